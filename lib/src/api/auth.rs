@@ -1,0 +1,107 @@
+//! Who asks: Basic authentication, as Kinto does it.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
+use http::header::AUTHORIZATION;
+use sha2::Sha256;
+
+use super::request::Request;
+use crate::permission::{AUTHENTICATED, EVERYONE};
+use crate::settings::Secret;
+
+/// Who sends a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// The user id; `None` for who is not authenticated.
+    pub id: Option<String>,
+    /// Everything that permissions can be granted to and that this user is.
+    pub principals: Vec<String>,
+}
+
+impl User {
+    /// The user of a request. Credentials that are missing or cannot be read make nobody, not an error.
+    pub fn of(request: &Request, userid_hmac_secret: &Secret) -> Self {
+        let credentials = request.header(AUTHORIZATION).and_then(basic_credentials);
+        match credentials {
+            Some(credentials) => {
+                let id = format!("basicauth:{}", hmac_hex(userid_hmac_secret, &credentials));
+                let principals = vec![id.clone(), EVERYONE.to_owned(), AUTHENTICATED.to_owned()];
+                Self {
+                    id: Some(id),
+                    principals,
+                }
+            }
+            None => Self {
+                id: None,
+                principals: vec![EVERYONE.to_owned()],
+            },
+        }
+    }
+
+    /// The principal that owns what this user creates.
+    pub fn principal(&self) -> &str {
+        self.id.as_deref().unwrap_or(EVERYONE)
+    }
+}
+
+/// `user:password` of a `Basic` header; `None` when it is another scheme, malformed, or the user is empty.
+fn basic_credentials(header: &str) -> Option<String> {
+    let (scheme, encoded) = header.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = BASE64_STANDARD.decode(encoded.trim()).ok()?;
+    // As Pyramid: UTF-8, else Latin-1, in which every byte is a character.
+    let text = String::from_utf8(decoded)
+        .unwrap_or_else(|e| e.into_bytes().into_iter().map(char::from).collect());
+    let (user, _) = text.split_once(':')?;
+    (!user.is_empty()).then_some(text)
+}
+
+/// HMAC-SHA256 of `message` in hexadecimal.
+fn hmac_hex(key: &Secret, message: &str) -> String {
+    // HMAC takes a key of any length: this cannot fail.
+    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key.reveal().as_bytes()) else {
+        return String::new();
+    };
+    mac.update(message.as_bytes());
+    mac.finalize()
+        .into_bytes()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_user_id_is_the_one_that_kinto_computes() {
+        // Answered by Kinto 26.5.0 with `userid_hmac_secret = s3cret` to `curl -u a:b`.
+        let id = hmac_hex(
+            &Secret::new("s3cret"),
+            &basic_credentials("Basic YTpi").unwrap(),
+        );
+        assert_eq!(
+            id,
+            "ea9e08d8cae10602e265b0c84235330f9b0286c69abcf7a1877f2dc939b115f8"
+        );
+    }
+
+    #[test]
+    fn what_is_no_basic_credential_makes_nobody() {
+        for header in [
+            "",
+            "Basic",
+            "Basic zzz",
+            "Bearer YTpi",
+            "Basic OmI=",
+            "Basic YQ==",
+        ] {
+            assert_eq!(basic_credentials(header), None, "{header}");
+        }
+        assert_eq!(basic_credentials("basic YTo=").as_deref(), Some("a:"));
+    }
+}

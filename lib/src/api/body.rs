@@ -1,0 +1,403 @@
+//! What a client sends: `data` and `permissions`, checked before anything is done with them.
+
+use http::header::{ACCEPT, CONTENT_TYPE};
+use json_patch::Patch;
+use serde_json::{Map, Value};
+
+use super::error::{ApiError, Detail};
+use super::request::Request;
+use crate::permission::Permissions;
+use crate::resource::Kind;
+
+/// How the body of a `PATCH` changes an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PatchType {
+    /// `application/json`: top-level fields replace those of the object.
+    Plain,
+    /// `application/merge-patch+json` (RFC 7396): deep, `null` removes.
+    Merge,
+    /// `application/json-patch+json` (RFC 6902): a list of operations on `/data` and `/permissions`.
+    Operations,
+}
+
+const PLAIN: &str = "application/json";
+const MERGE: &str = "application/merge-patch+json";
+const OPERATIONS: &str = "application/json-patch+json";
+
+/// Checks the headers that say what is sent and what is wanted.
+///
+/// # Errors
+/// 415 when the body is of another type, 406 when the client does not take JSON.
+pub fn check_media_types(request: &Request) -> Result<(), ApiError> {
+    let accepted: &[&str] = match request.method {
+        http::Method::PATCH => &[PLAIN, MERGE, OPERATIONS],
+        http::Method::PUT | http::Method::POST => &[PLAIN],
+        _ => &[],
+    };
+    if let Some(sent) = media_type(request).filter(|_| !accepted.is_empty())
+        && !accepted.contains(&sent.as_str())
+    {
+        return Err(ApiError::UnsupportedMediaType { accepted });
+    }
+    match request.header(ACCEPT) {
+        Some(wanted) if !accepts_json(wanted) => Err(ApiError::NotAcceptable),
+        _ => Ok(()),
+    }
+}
+
+/// How the body of a `PATCH` is to be read.
+pub fn patch_type(request: &Request) -> PatchType {
+    match media_type(request).as_deref() {
+        Some(MERGE) => PatchType::Merge,
+        Some(OPERATIONS) => PatchType::Operations,
+        _ => PatchType::Plain,
+    }
+}
+
+fn media_type(request: &Request) -> Option<String> {
+    let header = request.header(CONTENT_TYPE)?;
+    let sent = header
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
+    (!sent.is_empty()).then_some(sent)
+}
+
+fn accepts_json(wanted: &str) -> bool {
+    wanted.split(',').any(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        let of_json = matches!(
+            parts.next().unwrap_or_default(),
+            PLAIN | "application/*" | "*/*" | ""
+        );
+        let refused =
+            parts.any(|parameter| matches!(parameter, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"));
+        of_json && !refused
+    })
+}
+
+/// What a client says of permissions: for each the principals to have it, `None` for `null`.
+pub type PermissionChanges = Vec<(String, Option<Vec<String>>)>;
+
+/// `data` and `permissions` of a body.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Body {
+    /// `data`, with whatever `id` and `last_modified` the client gave.
+    pub data: Option<Map<String, Value>>,
+    /// `permissions`.
+    pub permissions: PermissionChanges,
+    /// Whether the body had a `permissions` at all.
+    has_permissions: bool,
+}
+
+impl Body {
+    /// Reads the body of a `PUT`, `POST` or plain or merge `PATCH` of an object of `kind`. No body reads as `{}`.
+    ///
+    /// # Errors
+    /// 400 for broken JSON, other top-level keys, unknown permissions and wrong types.
+    pub fn parse(kind: Kind, bytes: &[u8]) -> Result<Self, ApiError> {
+        if bytes.iter().all(u8::is_ascii_whitespace) {
+            return Ok(Self::default());
+        }
+        let Value::Object(mut fields) = parse_json(bytes)? else {
+            return Err(ApiError::invalid(
+                "body",
+                "",
+                "The body must be a JSON object",
+            ));
+        };
+        let data = match fields.shift_remove("data") {
+            None => None,
+            Some(Value::Object(data)) => Some(check_data(kind, data)?),
+            Some(_) => return Err(ApiError::invalid("body", "data", "Must be a JSON object")),
+        };
+        let permissions = fields.shift_remove("permissions");
+        let has_permissions = permissions.is_some();
+        let permissions = permissions
+            .map(|value| check_permissions(kind, value))
+            .transpose()?
+            .unwrap_or_default();
+        if !fields.is_empty() {
+            let unknown: Vec<_> = fields.keys().map(String::as_str).collect();
+            return Err(ApiError::invalid(
+                "body",
+                "",
+                format!("Unknown keys: {}", unknown.join(", ")),
+            ));
+        }
+        Ok(Self {
+            data,
+            permissions,
+            has_permissions,
+        })
+    }
+
+    /// Whether the body has neither `data` nor `permissions`.
+    pub fn is_empty(&self) -> bool {
+        self.data.is_none() && !self.has_permissions
+    }
+}
+
+/// Reads the operations of a JSON patch.
+///
+/// # Errors
+/// 400 for broken JSON and for what is no list of operations on `/data` or `/permissions`.
+pub fn parse_operations(bytes: &[u8]) -> Result<Patch, ApiError> {
+    let value = parse_json(bytes)?;
+    serde_json::from_value(value).map_err(|e| {
+        ApiError::invalid(
+            "body",
+            "",
+            format!("Not a list of JSON patch operations: {e}"),
+        )
+    })
+}
+
+/// Applies operations to an object that is shown as `{"data": …, "permissions": …}`; there, each permission is
+/// an object whose keys are the principals (Kinto 26.5: JSON patch on permissions).
+///
+/// # Errors
+/// 400 when an operation cannot be applied or leaves what cannot be stored.
+pub fn apply_operations(
+    kind: Kind,
+    patch: &Patch,
+    data: Map<String, Value>,
+    permissions: &Permissions,
+) -> Result<(Map<String, Value>, Permissions), ApiError> {
+    let failed = |description: String| {
+        ApiError::Invalid(vec![Detail {
+            location: "body",
+            name: None,
+            description,
+        }])
+    };
+    let principals = |granted: &[String]| {
+        granted
+            .iter()
+            .map(|p| (p.clone(), Value::from(p.as_str())))
+            .collect()
+    };
+    let granted: Map<String, Value> = kind
+        .permissions()
+        .iter()
+        .map(|permission| {
+            (
+                (*permission).to_owned(),
+                Value::Object(principals(permissions.granted(permission))),
+            )
+        })
+        .collect();
+    let mut document = serde_json::json!({"data": data, "permissions": granted});
+    json_patch::patch(&mut document, patch)
+        .map_err(|e| failed(format!("JSON patch failed: {e}")))?;
+
+    let Some(Value::Object(data)) = document.get_mut("data").map(Value::take) else {
+        return Err(failed(
+            "JSON patch failed: data must stay a JSON object".to_owned(),
+        ));
+    };
+    let data = check_data(kind, data)?;
+    let mut patched = Permissions::default();
+    if let Some(Value::Object(granted)) = document.get("permissions") {
+        for (permission, principals) in granted {
+            if !kind.permissions().contains(&permission.as_str()) {
+                return Err(unknown_permission(kind, permission));
+            }
+            if let Value::Object(principals) = principals {
+                patched.set(permission, principals.keys().cloned().collect());
+            }
+        }
+    }
+    Ok((data, patched))
+}
+
+fn parse_json(bytes: &[u8]) -> Result<Value, ApiError> {
+    serde_json::from_slice(bytes)
+        .map_err(|e| ApiError::invalid("body", "", format!("Invalid JSON: {e}")))
+}
+
+/// Checks the fields that mean something to the server (Kinto 26.5: schemas of bucket and collection).
+fn check_data(kind: Kind, mut data: Map<String, Value>) -> Result<Map<String, Value>, ApiError> {
+    let schemas: &[&str] = match kind {
+        Kind::Bucket => &["collection:schema", "group:schema", "record:schema"],
+        Kind::Collection => &["schema"],
+        Kind::Group | Kind::Record => &[],
+    };
+    for field in schemas {
+        if data.get(*field).is_some_and(|schema| !schema.is_object()) {
+            return Err(ApiError::invalid(
+                "body",
+                format!("data.{field}"),
+                "Must be a JSON object",
+            ));
+        }
+    }
+    if kind == Kind::Collection
+        && let Some(expires) = data.get_mut("cache_expires")
+    {
+        let seconds = match expires {
+            Value::Number(number) => number
+                .as_i64()
+                .or_else(|| number.as_f64().map(|seconds| seconds as i64)),
+            Value::String(digits) => digits.trim().parse().ok(),
+            _ => None,
+        };
+        *expires = seconds
+            .ok_or_else(|| {
+                ApiError::invalid("body", "data.cache_expires", "Must be a number of seconds")
+            })?
+            .into();
+    }
+    Ok(data)
+}
+
+fn check_permissions(kind: Kind, value: Value) -> Result<PermissionChanges, ApiError> {
+    let Value::Object(permissions) = value else {
+        return Err(ApiError::invalid(
+            "body",
+            "permissions",
+            "Must be a JSON object",
+        ));
+    };
+    let mut checked = Vec::with_capacity(permissions.len());
+    for (permission, principals) in permissions {
+        if !kind.permissions().contains(&permission.as_str()) {
+            return Err(unknown_permission(kind, &permission));
+        }
+        let name = format!("permissions.{permission}");
+        let principals = match principals {
+            Value::Null => None,
+            Value::Array(principals) => {
+                let strings =
+                    principals
+                        .into_iter()
+                        .enumerate()
+                        .map(|(i, principal)| match principal {
+                            Value::String(principal) => Ok(principal),
+                            _ => Err(ApiError::invalid(
+                                "body",
+                                format!("{name}.{i}"),
+                                "Must be a string",
+                            )),
+                        });
+                Some(strings.collect::<Result<_, _>>()?)
+            }
+            _ => {
+                return Err(ApiError::invalid(
+                    "body",
+                    name,
+                    "Must be a list of principals",
+                ));
+            }
+        };
+        checked.push((permission, principals));
+    }
+    Ok(checked)
+}
+
+fn unknown_permission(kind: Kind, permission: &str) -> ApiError {
+    let known = kind.permissions().join(", ");
+    ApiError::invalid(
+        "body",
+        "permissions",
+        format!("\"{permission}\" is not one of {known}"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(kind: Kind, body: &str) -> (String, &'static str) {
+        match Body::parse(kind, body.as_bytes()) {
+            Err(ApiError::Invalid(details)) => (
+                details[0].name.clone().unwrap_or_default(),
+                details[0].location,
+            ),
+            other => panic!("{body}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_body_is_named() {
+        for (kind, body, name) in [
+            (Kind::Record, "{\"data\": {\"a\": 1}", ""),
+            (Kind::Record, "[1]", ""),
+            (Kind::Record, "null", ""),
+            (Kind::Record, "{\"data\": []}", "data"),
+            (Kind::Record, "{\"data\": null}", "data"),
+            (Kind::Record, "{\"data\": {}, \"foo\": 1}", ""),
+            (Kind::Record, "{\"permissions\": 3}", "permissions"),
+            (
+                Kind::Record,
+                "{\"permissions\": {\"record:create\": []}}",
+                "permissions",
+            ),
+            (
+                Kind::Record,
+                "{\"permissions\": {\"read\": \"x\"}}",
+                "permissions.read",
+            ),
+            (
+                Kind::Record,
+                "{\"permissions\": {\"read\": [1]}}",
+                "permissions.read.0",
+            ),
+            (
+                Kind::Collection,
+                "{\"data\": {\"schema\": 3}}",
+                "data.schema",
+            ),
+            (
+                Kind::Collection,
+                "{\"data\": {\"cache_expires\": \"x\"}}",
+                "data.cache_expires",
+            ),
+            (
+                Kind::Bucket,
+                "{\"data\": {\"record:schema\": []}}",
+                "data.record:schema",
+            ),
+        ] {
+            assert_eq!(problem(kind, body), (name.to_owned(), "body"), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_deeply_nested_body_is_refused_not_a_crash() {
+        let body = format!(
+            "{{\"data\": {}{}}}",
+            "[".repeat(100_000),
+            "]".repeat(100_000)
+        );
+        assert_eq!(problem(Kind::Record, &body).1, "body");
+    }
+
+    #[test]
+    fn no_body_is_an_empty_one() {
+        assert!(Body::parse(Kind::Record, b"").unwrap().is_empty());
+        assert!(Body::parse(Kind::Record, b" \n").unwrap().is_empty());
+        assert!(
+            !Body::parse(Kind::Record, b"{\"permissions\": {}}")
+                .unwrap()
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn json_is_accepted_unless_ruled_out() {
+        for accept in [
+            "*/*",
+            "application/json",
+            "text/html, application/*;q=0.8",
+            "application/json; charset=utf-8",
+        ] {
+            assert!(accepts_json(accept), "{accept}");
+        }
+        for accept in ["text/html", "application/json;q=0"] {
+            assert!(!accepts_json(accept), "{accept}");
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! What goes wrong, and how Kinto says it: `{code, errno, error, message, details}`.
+
+use http::header::{ALLOW, ETAG, HeaderValue, LAST_MODIFIED, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::response::Response;
+use crate::resource::Kind;
+use crate::settings::ApiSettings;
+use crate::store::StoreError;
+use crate::timestamp::Timestamp;
+
+/// Where a request is wrong, one of Kinto's `details`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Detail {
+    /// `body`, `header`, `path` or `querystring`.
+    pub location: &'static str,
+    /// The field; `None` where the location says it all.
+    pub name: Option<String>,
+    /// What is wrong with it.
+    pub description: String,
+}
+
+impl Detail {
+    /// `name` in `location` is wrong, as `description` says.
+    pub fn new(
+        location: &'static str,
+        name: impl Into<String>,
+        description: impl Into<String>,
+    ) -> Self {
+        Self {
+            location,
+            name: Some(name.into()),
+            description: description.into(),
+        }
+    }
+
+    /// The sentence that stands for this detail alone.
+    fn message(&self) -> String {
+        match self.name.as_deref() {
+            Some(name) if self.description.contains(name) => self.description.clone(),
+            Some(name) => format!("{name} in {}: {}", self.location, self.description),
+            None => format!("{}: {}", self.location, self.description),
+        }
+    }
+}
+
+/// Every way in which the API refuses or fails a request.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The user may not do this: 401 without valid credentials, else 403.
+    #[error("forbidden")]
+    Forbidden {
+        /// Whether the request carried valid credentials.
+        authenticated: bool,
+    },
+    /// Nobody may do this, for the reason given: 403.
+    #[error("{0}")]
+    Reserved(&'static str),
+    /// The object does not exist: 404, errno 110.
+    #[error("unknown {} {id}", kind.name())]
+    UnknownObject {
+        /// Its kind.
+        kind: Kind,
+        /// Its id.
+        id: String,
+    },
+    /// Something that the object would live under does not exist: 404, errno 111.
+    #[error("unknown parent {} {id}", kind.name())]
+    UnknownParent {
+        /// The kind of what is missing.
+        kind: Kind,
+        /// Its id.
+        id: String,
+    },
+    /// There is no such endpoint: 404, errno 111.
+    #[error("unknown path")]
+    UnknownPath,
+    /// There is no such version of the API: 404, errno 116.
+    #[error("unknown version")]
+    UnknownVersion,
+    /// The endpoint does not take this method: 405.
+    #[error("method not allowed")]
+    MethodNotAllowed {
+        /// The methods that it takes.
+        allow: &'static [Method],
+    },
+    /// The `Accept` header rules JSON out: 406.
+    #[error("not acceptable")]
+    NotAcceptable,
+    /// The body is not of a type that the endpoint takes: 415.
+    #[error("unsupported media type")]
+    UnsupportedMediaType {
+        /// The types that it takes.
+        accepted: &'static [&'static str],
+    },
+    /// A parameter is wrong: 400, errno 107. Never empty.
+    #[error("invalid parameters")]
+    Invalid(Vec<Detail>),
+    /// `If-Match` or `If-None-Match` does not hold: 412.
+    #[error("modified meanwhile")]
+    Modified {
+        /// The timestamp of the object, or of the list when there is no such object.
+        current: Timestamp,
+        /// The object, without permissions.
+        existing: Option<Value>,
+    },
+    /// The object would be larger than the storage takes: 413.
+    #[error("object too large")]
+    TooLarge,
+    /// Writes by others came between, again and again: 503, worth another try.
+    #[error("too many concurrent writes")]
+    Busy,
+    /// The storage failed: 503, worth another try.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl ApiError {
+    /// One parameter is wrong.
+    pub fn invalid(
+        location: &'static str,
+        name: impl Into<String>,
+        description: impl Into<String>,
+    ) -> Self {
+        Self::Invalid(vec![Detail::new(location, name, description)])
+    }
+
+    /// The id in the path, or in a posted body, cannot be one.
+    pub fn invalid_id() -> Self {
+        Self::Invalid(vec![Detail {
+            location: "path",
+            name: None,
+            description: "Invalid object id".to_owned(),
+        }])
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Forbidden {
+                authenticated: false,
+            } => StatusCode::UNAUTHORIZED,
+            Self::Forbidden {
+                authenticated: true,
+            }
+            | Self::Reserved(_) => StatusCode::FORBIDDEN,
+            Self::UnknownObject { .. }
+            | Self::UnknownParent { .. }
+            | Self::UnknownPath
+            | Self::UnknownVersion => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
+            Self::UnsupportedMediaType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Invalid(_) => StatusCode::BAD_REQUEST,
+            Self::Modified { .. } => StatusCode::PRECONDITION_FAILED,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Busy | Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// Kinto's stable error number (Kinto 26.5: API documentation, error responses).
+    fn errno(&self) -> u16 {
+        match self {
+            Self::Forbidden {
+                authenticated: false,
+            } => 104,
+            Self::NotAcceptable | Self::UnsupportedMediaType { .. } | Self::Invalid(_) => 107,
+            Self::UnknownObject { .. } => 110,
+            Self::UnknownParent { .. } | Self::UnknownPath => 111,
+            Self::TooLarge => 113,
+            Self::Modified { .. } => 114,
+            Self::MethodNotAllowed { .. } => 115,
+            Self::UnknownVersion => 116,
+            Self::Forbidden {
+                authenticated: true,
+            }
+            | Self::Reserved(_) => 121,
+            Self::Busy | Self::Store(_) => 201,
+        }
+    }
+
+    fn details(&self) -> Vec<Detail> {
+        let not_one_of = |header: &str, types: &[&str]| {
+            vec![Detail::new(
+                "header",
+                header,
+                format!("{header} header must be one of {}", types.join(", ")),
+            )]
+        };
+        match self {
+            Self::Invalid(details) => {
+                let mut details = details.clone();
+                details.sort_by(|a, b| a.name.cmp(&b.name));
+                details
+            }
+            Self::NotAcceptable => not_one_of("Accept", &["application/json"]),
+            Self::UnsupportedMediaType { accepted } => not_one_of("Content-Type", accepted),
+            _ => vec![],
+        }
+    }
+
+    /// The response that tells the client, and nothing of ours that it need not know.
+    pub fn into_response(self, settings: &ApiSettings) -> Response {
+        if let Self::Store(error) = &self {
+            tracing::error!(%error, "storage failed");
+        }
+        let details = self.details();
+        let invalid = details.first().map(Detail::message);
+        let status = self.status();
+        let error = if invalid.is_some() {
+            "Invalid parameters"
+        } else {
+            status.canonical_reason().unwrap_or_default()
+        };
+        let message = invalid.or_else(|| {
+            let message = match &self {
+                Self::Forbidden {
+                    authenticated: false,
+                } => "Authentication is required here.",
+                Self::Forbidden {
+                    authenticated: true,
+                } => "You are not allowed to do this here.",
+                Self::Reserved(reason) => reason,
+                Self::UnknownPath => "There is nothing at this path.",
+                Self::UnknownVersion => "This server does not have that version of the API.",
+                Self::MethodNotAllowed { .. } => "This endpoint does not take that method.",
+                Self::Modified { .. } => "Resource was modified meanwhile",
+                Self::TooLarge => "The object is larger than 400 KB, the most that can be stored.",
+                Self::Busy => "Too many writes at once, please retry.",
+                Self::Store(_) => "The storage is not available, please retry.",
+                _ => return None,
+            };
+            Some(message.to_owned())
+        });
+        let mut body = json!({"code": status.as_u16(), "errno": self.errno(), "error": error});
+        if let Some(message) = message {
+            body["message"] = message.into();
+        }
+        if !details.is_empty() {
+            let as_json = |d: Detail| json!({"location": d.location, "name": d.name, "description": d.description});
+            body["details"] = details.into_iter().map(as_json).collect();
+        }
+        match &self {
+            Self::UnknownObject { kind, id } | Self::UnknownParent { kind, id } => {
+                body["details"] = json!({"id": id, "resource_name": kind.name()});
+            }
+            Self::Modified {
+                existing: Some(existing),
+                ..
+            } => body["details"] = json!({"existing": existing}),
+            _ => {}
+        }
+        let mut response = Response::json(status, &body);
+        match self {
+            Self::Forbidden {
+                authenticated: false,
+            } => {
+                response.set(
+                    WWW_AUTHENTICATE,
+                    HeaderValue::from_static("Basic realm=\"Realm\""),
+                );
+            }
+            Self::MethodNotAllowed { allow } => {
+                let methods: Vec<&str> = allow.iter().map(Method::as_str).collect();
+                response.set_text(ALLOW, &methods.join(", "));
+            }
+            Self::Modified { current, .. } => {
+                response.set_text(ETAG, &current.etag());
+                response.set_text(LAST_MODIFIED, &current.http_date());
+            }
+            Self::Busy | Self::Store(_) => {
+                response.set_text(RETRY_AFTER, &settings.retry_after_seconds.to_string())
+            }
+            _ => {}
+        }
+        response
+    }
+}

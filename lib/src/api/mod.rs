@@ -1,0 +1,168 @@
+//! The Kinto HTTP API v1, from API Gateway's event to its response.
+//!
+//! A request goes: [`request`] (out of the event) → [`router`] (which endpoint) → [`auth`] (who) → the
+//! endpoint ([`objects`], [`monitor`], [`server`]) → [`response`] (into the event). Every refusal is an
+//! [`error::ApiError`], turned into Kinto's JSON at one place.
+
+mod auth;
+mod body;
+mod error;
+mod monitor;
+mod objects;
+mod request;
+mod response;
+mod router;
+mod server;
+
+use std::time::Duration;
+
+use aws_lambda_events::apigw::{ApiGatewayV2httpRequest, ApiGatewayV2httpResponse};
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE,
+    ACCESS_CONTROL_REQUEST_HEADERS,
+};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+
+use self::auth::User;
+use self::error::ApiError;
+use self::objects::Target;
+use self::request::Request;
+use self::response::Response;
+use self::router::{Route, Routed};
+use crate::megaphone::Megaphone;
+use crate::settings::Settings;
+use crate::store::{CommitError, Store};
+use crate::timestamp::Timestamp;
+use crate::unit_of_work::UnitOfWork;
+
+/// Times that a request is done again because other writes came between.
+const MAX_ATTEMPTS: u32 = 12;
+/// The longest pause before doing a request again, in milliseconds, grows from this to [`MAX_PAUSE`].
+const FIRST_PAUSE: u64 = 8;
+/// See [`FIRST_PAUSE`].
+const MAX_PAUSE: u64 = 500;
+
+/// The HTTP API over one table.
+#[derive(Clone, Debug)]
+pub struct Api {
+    store: Store,
+    settings: Settings,
+    megaphones: Vec<Megaphone>,
+}
+
+impl Api {
+    /// The API with its dependencies.
+    pub fn new(store: Store, settings: Settings, megaphones: Vec<Megaphone>) -> Self {
+        Self {
+            store,
+            settings,
+            megaphones,
+        }
+    }
+
+    /// Answers one request. Whatever goes wrong becomes a response.
+    pub async fn handle(&self, event: ApiGatewayV2httpRequest) -> ApiGatewayV2httpResponse {
+        let head = event.request_context.http.method == Method::HEAD;
+        let answer = match Request::from_event(event) {
+            Ok(request) => self.answer(&request).await,
+            Err(error) => Err(error),
+        };
+        let mut response = answer.unwrap_or_else(|error| error.into_response(&self.settings.api));
+        self.add_common_headers(&mut response);
+        response.into_event(head)
+    }
+
+    async fn answer(&self, request: &Request) -> Result<Response, ApiError> {
+        let settings = &self.settings.api;
+        let route = match router::route(request, settings, Timestamp::now())? {
+            Routed::To(route) => route,
+            Routed::Redirect(response) => return Ok(response),
+        };
+        if request.method == Method::OPTIONS {
+            return Ok(preflight(request, route.methods(settings.readonly)));
+        }
+        let user = User::of(request, &settings.userid_hmac_secret);
+        match route {
+            Route::Hello => Ok(server::hello(self, request, &user)),
+            Route::Heartbeat => Ok(server::heartbeat(self).await),
+            Route::LbHeartbeat => Ok(server::lbheartbeat()),
+            Route::Version => Ok(server::version()),
+            Route::MonitorRecords => {
+                let entries = self.store.monitor_entries().await?;
+                monitor::records(request, &self.settings.changes, &entries)
+            }
+            Route::Object(uri) => self.objects(request, &user, Target::at(uri)).await,
+            Route::List(list) => {
+                self.objects(request, &user, Target::posted(list, request)?)
+                    .await
+            }
+        }
+    }
+
+    /// Reads, decides, commits; again from the start while other writes come between.
+    async fn objects(
+        &self,
+        request: &Request,
+        user: &User,
+        target: Target,
+    ) -> Result<Response, ApiError> {
+        for attempt in 0..MAX_ATTEMPTS {
+            let (objects, lists) = objects::needs(request, &target);
+            let mut unit = UnitOfWork::read(&self.store, Timestamp::now(), objects, lists).await?;
+            let response =
+                objects::answer(&mut unit, request, user, &target.uri, &self.settings.api)?;
+            if !unit.has_writes() {
+                return Ok(response);
+            }
+            match unit.commit(&self.store).await {
+                Ok(()) => return Ok(response),
+                Err(CommitError::Store(error)) => return Err(error.into()),
+                Err(CommitError::Conflict) => {
+                    // Full jitter: writers that collided once must not collide again in step.
+                    let longest = (FIRST_PAUSE << attempt).min(MAX_PAUSE);
+                    tokio::time::sleep(Duration::from_millis(fastrand::u64(0..=longest))).await;
+                }
+            }
+        }
+        Err(ApiError::Busy)
+    }
+
+    fn add_common_headers(&self, response: &mut Response) {
+        let fixed = [
+            ("x-content-type-options", "nosniff"),
+            (
+                "content-security-policy",
+                "default-src 'none'; frame-ancestors 'none'; base-uri 'none';",
+            ),
+            ("access-control-allow-origin", "*"),
+            (
+                "access-control-expose-headers",
+                "Alert, Backoff, Cache-Control, Content-Length, Content-Type, ETag, Expires, Last-Modified, Pragma, Retry-After",
+            ),
+        ];
+        for (name, value) in fixed {
+            response.set(
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            );
+        }
+        if let Some(seconds) = self.settings.api.backoff {
+            response.set(HeaderName::from_static("backoff"), seconds.into());
+        }
+    }
+}
+
+/// The answer to a browser that asks whether it may send a request from another origin: it may.
+fn preflight(request: &Request, methods: &[Method]) -> Response {
+    let methods: Vec<&str> = methods.iter().map(Method::as_str).collect();
+    let mut response = Response::empty(StatusCode::OK);
+    response.set_text(ACCESS_CONTROL_ALLOW_METHODS, &methods.join(","));
+    response.set_text(
+        ACCESS_CONTROL_ALLOW_HEADERS,
+        request
+            .header(ACCESS_CONTROL_REQUEST_HEADERS)
+            .unwrap_or("*"),
+    );
+    response.set_text(ACCESS_CONTROL_MAX_AGE, "3600");
+    response
+}

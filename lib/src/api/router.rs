@@ -1,0 +1,191 @@
+//! Which endpoint a request is for: method and path in, [`Route`] out.
+
+use http::Method;
+
+use super::error::ApiError;
+use super::request::Request;
+use super::response::Response;
+use crate::resource::{Kind, ListUri, ObjectUri};
+use crate::settings::ApiSettings;
+use crate::timestamp::Timestamp;
+
+/// The version prefix of every path.
+const PREFIX: &str = "/v1";
+/// The bucket id under which monitor/changes is served.
+const MONITOR: &str = "monitor";
+/// Seconds for which clients may keep the redirect of a trailing slash (`trailing_slash_redirect_ttl_seconds`).
+const TRAILING_SLASH_MAX_AGE: u64 = 3600;
+
+const READ: &[Method] = &[Method::GET, Method::HEAD, Method::OPTIONS];
+const OBJECT: &[Method] = &[
+    Method::GET,
+    Method::HEAD,
+    Method::PUT,
+    Method::PATCH,
+    Method::DELETE,
+    Method::OPTIONS,
+];
+const LIST: &[Method] = &[Method::POST, Method::OPTIONS];
+
+/// An endpoint. Ids in it are as the client sent them, valid or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// `/`
+    Hello,
+    /// `/__heartbeat__`
+    Heartbeat,
+    /// `/__lbheartbeat__`
+    LbHeartbeat,
+    /// `/__version__`
+    Version,
+    /// A single object.
+    Object(ObjectUri),
+    /// The objects of one kind under one parent.
+    List(ListUri),
+    /// `/buckets/monitor/collections/changes/records`
+    MonitorRecords,
+}
+
+impl Route {
+    /// The endpoint at `path`, without its version prefix.
+    fn at(path: &str) -> Option<Self> {
+        let segments: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
+        let collections = |bucket: &str| ObjectUri::bucket(bucket).children(Kind::Collection);
+        let records = |bucket: &str, collection: &str| {
+            ObjectUri::collection(bucket, collection).children(Kind::Record)
+        };
+        Some(match segments.as_slice() {
+            [""] => Self::Hello,
+            ["__heartbeat__"] => Self::Heartbeat,
+            ["__lbheartbeat__"] => Self::LbHeartbeat,
+            ["__version__"] => Self::Version,
+            ["buckets", MONITOR, "collections", "changes", "records"] => Self::MonitorRecords,
+            ["buckets"] => Self::List(ListUri::buckets()),
+            ["buckets", b] => Self::Object(ObjectUri::bucket(*b)),
+            ["buckets", b, "collections"] => Self::List(collections(b)),
+            ["buckets", b, "collections", c] => Self::Object(collections(b).object(*c)),
+            ["buckets", b, "collections", c, "records"] => Self::List(records(b, c)),
+            ["buckets", b, "collections", c, "records", r] => {
+                Self::Object(records(b, c).object(*r))
+            }
+            _ => return None,
+        })
+    }
+
+    /// The methods that the endpoint takes.
+    pub fn methods(&self, readonly: bool) -> &'static [Method] {
+        match self {
+            Self::Object(_) if readonly => READ,
+            Self::Object(_) => OBJECT,
+            Self::List(_) if readonly => &[Method::OPTIONS],
+            Self::List(_) => LIST,
+            _ => READ,
+        }
+    }
+
+    /// Whether the endpoint is of the bucket in whose name monitor/changes is served.
+    fn is_in_monitor(&self) -> bool {
+        match self {
+            Self::Object(uri) => uri.bucket_id() == MONITOR,
+            Self::List(list) => list
+                .parent()
+                .is_some_and(|parent| parent.bucket_id() == MONITOR),
+            _ => false,
+        }
+    }
+}
+
+/// Where a request goes.
+#[derive(Debug)]
+pub enum Routed {
+    /// To an endpoint that takes its method.
+    To(Route),
+    /// Elsewhere, by this redirect.
+    Redirect(Response),
+}
+
+/// Finds the endpoint of a request.
+///
+/// # Errors
+/// 404 for an unknown path or version, 405 for a method that the endpoint does not take, 403 for a write to
+/// the bucket `monitor`: in Kinto anyone may create it and so hide the changes feed.
+pub fn route(
+    request: &Request,
+    settings: &ApiSettings,
+    now: Timestamp,
+) -> Result<Routed, ApiError> {
+    let redirect = |path: &str, max_age| {
+        let url = format!(
+            "{}{PREFIX}{path}{}",
+            request.origin(settings),
+            request.query_suffix()
+        );
+        Ok(Routed::Redirect(Response::redirect(&url, now, max_age)))
+    };
+    let path = match request.path.strip_prefix(PREFIX) {
+        Some("") => return redirect("/", Some(TRAILING_SLASH_MAX_AGE)),
+        Some(path) if path.starts_with('/') => path,
+        _ if names_a_version(&request.path) => return Err(ApiError::UnknownVersion),
+        _ => return redirect(&request.path, None),
+    };
+    if path.len() > 1 && path.ends_with('/') {
+        return redirect(path.trim_end_matches('/'), Some(TRAILING_SLASH_MAX_AGE));
+    }
+    let route = Route::at(path).ok_or(ApiError::UnknownPath)?;
+    let allow = route.methods(settings.readonly);
+    if !allow.contains(&request.method) {
+        return Err(ApiError::MethodNotAllowed { allow });
+    }
+    if route.is_in_monitor() && !READ.contains(&request.method) {
+        return Err(ApiError::Reserved(
+            "The bucket id monitor is reserved for the changes feed.",
+        ));
+    }
+    Ok(Routed::To(route))
+}
+
+/// Whether a path begins with a version prefix: `/v` and digits.
+fn names_a_version(path: &str) -> bool {
+    let first = path.split('/').nth(1).unwrap_or_default();
+    first
+        .strip_prefix('v')
+        .is_some_and(|version| !version.is_empty() && version.bytes().all(|b| b.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_lead_to_their_endpoints() {
+        let records = ObjectUri::collection("a", "b").children(Kind::Record);
+        assert_eq!(Route::at("/"), Some(Route::Hello));
+        assert_eq!(
+            Route::at("/buckets/a"),
+            Some(Route::Object(ObjectUri::bucket("a")))
+        );
+        assert_eq!(
+            Route::at("/buckets/a/collections/b/records"),
+            Some(Route::List(records.clone()))
+        );
+        assert_eq!(
+            Route::at("/buckets/a/collections/b/records/c"),
+            Some(Route::Object(records.object("c")))
+        );
+        assert_eq!(
+            Route::at("/buckets/monitor/collections/changes/records"),
+            Some(Route::MonitorRecords)
+        );
+        assert_eq!(Route::at("/buckets/a/records"), None);
+        assert_eq!(Route::at("//buckets"), None);
+    }
+
+    #[test]
+    fn versions_are_told_from_paths_without_one() {
+        assert!(names_a_version("/v0/buckets"));
+        assert!(names_a_version("/v12"));
+        assert!(!names_a_version("/buckets/v1"));
+        assert!(!names_a_version("/version"));
+        assert!(!names_a_version("/v"));
+    }
+}

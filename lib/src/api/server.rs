@@ -1,0 +1,107 @@
+//! The endpoints that tell of the server itself.
+
+use std::collections::BTreeMap;
+
+use futures::future::join_all;
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::Api;
+use super::auth::User;
+use super::request::Request;
+use super::response::Response;
+
+/// The version of the HTTP API that Kinto 26.5 speaks.
+const HTTP_API_VERSION: &str = "1.23";
+
+/// `GET /v1/`: what this server is, can do, and takes the user for.
+pub fn hello(api: &Api, request: &Request, user: &User) -> Response {
+    let settings = &api.settings.api;
+    let mut hello = json!({
+        "project_name": "kinto-serverless",
+        "project_version": env!("CARGO_PKG_VERSION"),
+        "http_api_version": HTTP_API_VERSION,
+        "project_docs": settings.project_docs,
+        "url": format!("{}/v1/", request.origin(settings)),
+        "settings": {
+            "batch_max_requests": settings.batch_max_requests,
+            "readonly": settings.readonly,
+            "explicit_permissions": settings.explicit_permissions,
+        },
+        "capabilities": capabilities(api),
+    });
+    if let Some(id) = &user.id {
+        hello["user"] = json!({"id": id, "principals": user.principals});
+    }
+    Response::json(StatusCode::OK, &hello)
+}
+
+fn capabilities(api: &Api) -> Value {
+    let changes = &api.settings.changes;
+    let mut capabilities = json!({
+        "basicauth": {
+            "description": "Basic authentication: every user and password make a user id.",
+            "url": "https://kinto.readthedocs.io/en/stable/api/1.x/authentication.html",
+        },
+        "changes": {
+            "description": "Tells which collections changed, and when.",
+            "url": "https://github.com/Kinto/kinto-changes",
+            "version": env!("CARGO_PKG_VERSION"),
+            "collections": changes.resources.uris().iter().map(ToString::to_string).collect::<Vec<_>>(),
+        },
+    });
+    if !api.settings.megaphones.is_empty() {
+        capabilities["megaphone"] = json!({
+            "description": "Broadcasts the time of the latest change to all clients.",
+            "url": "https://github.com/Kinto/kinto-megaphone",
+            "version": env!("CARGO_PKG_VERSION"),
+        });
+    }
+    capabilities
+}
+
+/// `GET /v1/__heartbeat__`: whether what the server depends on answers; 503 when something does not.
+///
+/// `storage` and `permission` are one table. `megaphone` is there when one is configured.
+pub async fn heartbeat(api: &Api) -> Response {
+    let storage = async {
+        let answer = api.store.ping().await;
+        if let Err(error) = &answer {
+            tracing::error!(%error, "storage does not answer");
+        }
+        answer.is_ok()
+    };
+    let megaphones = join_all(
+        api.megaphones
+            .iter()
+            .map(|megaphone| megaphone.is_healthy()),
+    );
+    let (storage, megaphones) = futures::join!(storage, megaphones);
+    let mut status = BTreeMap::from([("storage", storage), ("permission", storage)]);
+    if !megaphones.is_empty() {
+        status.insert("megaphone", megaphones.into_iter().all(|healthy| healthy));
+    }
+    let healthy = status.values().all(|healthy| *healthy);
+    let code = if healthy {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    Response::json(code, &json!(status))
+}
+
+/// `GET /v1/__lbheartbeat__`: whether the server answers at all.
+pub fn lbheartbeat() -> Response {
+    Response::json(StatusCode::OK, &json!({}))
+}
+
+/// `GET /v1/__version__`: what is deployed (Dockerflow).
+pub fn version() -> Response {
+    let version = json!({
+        "name": env!("CARGO_PKG_NAME"),
+        "version": env!("CARGO_PKG_VERSION"),
+        "source": option_env!("KINTO_SERVERLESS_SOURCE").unwrap_or_default(),
+        "commit": option_env!("KINTO_SERVERLESS_COMMIT").unwrap_or_default(),
+    });
+    Response::json(StatusCode::OK, &version)
+}

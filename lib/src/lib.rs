@@ -1,0 +1,33 @@
+//! Kinto's records, changes feed and global broadcasts as serverless functions.
+//!
+//! The modules follow the way of a change:
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`api`] | the Kinto HTTP API v1: an API Gateway request in, its response out |
+//! | [`unit_of_work`] | what one request read and wants to write, committed in one transaction |
+//! | [`store`] | the one DynamoDB table: objects, list timestamps, monitor entries, broadcast states |
+//! | [`aggregator`] | stream batches in, monitor entries and broadcast requests out |
+//! | [`queue`] | the SQS queue of broadcast requests |
+//! | [`broadcaster`] | broadcast requests in, `PUT /v1/broadcasts/…` out |
+//! | [`megaphone`] | the HTTP client of Megaphone |
+//!
+//! Beside that way stand the vocabulary ([`resource`], [`permission`], [`timestamp`]), the
+//! configuration ([`settings`], [`secrets`]) and what a function does at its start ([`startup`]).
+//!
+//! Nothing below [`api`] knows of HTTP; nothing but [`api`], [`aggregator`] and [`broadcaster`]
+//! knows of Lambda's event types, which each of them leaves behind in its first lines.
+
+pub mod aggregator;
+pub mod api;
+pub mod broadcaster;
+pub mod megaphone;
+pub mod permission;
+pub mod queue;
+pub mod resource;
+pub mod secrets;
+pub mod settings;
+pub mod startup;
+pub mod store;
+pub mod timestamp;
+pub mod unit_of_work;

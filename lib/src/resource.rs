@@ -1,0 +1,305 @@
+//! What there is to store: buckets, groups, collections and records, and how their URIs are built.
+//!
+//! The four kinds differ by data only ([`Kind`]); an [`ObjectUri`] names one object and knows its
+//! ancestors, a [`ListUri`] names the objects of one kind under one parent.
+
+use std::fmt;
+
+/// Length of an id in bytes at most. Kinto sets none; DynamoDB's keys (1,024 and 2,048 bytes) must hold a path of three.
+pub const MAX_ID_LENGTH: usize = 255;
+
+/// Whether `id` may name an object: letters, digits, `-` and `_`, the first neither `-` nor `_`.
+pub fn is_valid_id(id: &str) -> bool {
+    let bytes = id.as_bytes();
+    bytes.len() <= MAX_ID_LENGTH
+        && bytes.first().is_some_and(u8::is_ascii_alphanumeric)
+        && bytes
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+}
+
+/// The kinds of object, Kinto's *resources*.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// The top level.
+    Bucket,
+    /// A set of principals, in a bucket.
+    Group,
+    /// A list of records, in a bucket.
+    Collection,
+    /// A JSON object, in a collection.
+    Record,
+}
+
+impl Kind {
+    /// Every kind, parents before children.
+    pub const ALL: [Self; 4] = [Self::Bucket, Self::Group, Self::Collection, Self::Record];
+
+    /// Kinto's `resource_name`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bucket => "bucket",
+            Self::Group => "group",
+            Self::Collection => "collection",
+            Self::Record => "record",
+        }
+    }
+
+    /// The path segment of the list.
+    pub const fn plural(self) -> &'static str {
+        match self {
+            Self::Bucket => "buckets",
+            Self::Group => "groups",
+            Self::Collection => "collections",
+            Self::Record => "records",
+        }
+    }
+
+    /// The kind called `name`, `None` when there is none.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// The permissions that an object of this kind can carry.
+    pub const fn permissions(self) -> &'static [&'static str] {
+        match self {
+            Self::Bucket => &["read", "write", "collection:create", "group:create"],
+            Self::Collection => &["read", "write", "record:create"],
+            Self::Group | Self::Record => &["read", "write"],
+        }
+    }
+
+    /// The kinds that live under an object of this kind.
+    pub const fn children(self) -> &'static [Kind] {
+        match self {
+            Self::Bucket => &[Self::Group, Self::Collection],
+            Self::Collection => &[Self::Record],
+            Self::Group | Self::Record => &[],
+        }
+    }
+}
+
+/// Names one object: its kind, its id and the object that it lives under.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectUri {
+    list: ListUri,
+    id: String,
+}
+
+impl ObjectUri {
+    /// `/buckets/{id}`.
+    pub fn bucket(id: impl Into<String>) -> Self {
+        ListUri::buckets().object(id)
+    }
+
+    /// `/buckets/{bucket}/collections/{id}`.
+    pub fn collection(bucket: impl Into<String>, id: impl Into<String>) -> Self {
+        Self::bucket(bucket).children(Kind::Collection).object(id)
+    }
+
+    /// Reads `/buckets/a` or `/buckets/a/collections/b`, the forms that settings use.
+    ///
+    /// `None` when it has another form or an id is not valid.
+    pub fn parse(uri: &str) -> Option<Self> {
+        let segments: Vec<&str> = uri.strip_prefix('/')?.split('/').collect();
+        let parsed = match segments.as_slice() {
+            ["buckets", bucket] => Self::bucket(*bucket),
+            ["buckets", bucket, "collections", collection] => {
+                Self::collection(*bucket, *collection)
+            }
+            _ => return None,
+        };
+        let valid = parsed.lineage().all(|uri| is_valid_id(uri.id()));
+        valid.then_some(parsed)
+    }
+
+    /// The kind of the object.
+    pub fn kind(&self) -> Kind {
+        self.list.kind
+    }
+
+    /// The object's own id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The list that the object is in.
+    pub fn list(&self) -> &ListUri {
+        &self.list
+    }
+
+    /// The object that this one lives under; `None` for a bucket.
+    pub fn parent(&self) -> Option<&ObjectUri> {
+        self.list.parent()
+    }
+
+    /// This object, its parent, and so on up to the bucket.
+    pub fn lineage(&self) -> impl Iterator<Item = &ObjectUri> {
+        std::iter::successors(Some(self), |uri| uri.parent())
+    }
+
+    /// The list of objects of `kind` under this object.
+    pub fn children(&self, kind: Kind) -> ListUri {
+        ListUri {
+            parent: Some(Box::new(self.clone())),
+            kind,
+        }
+    }
+
+    /// The lists under this object: none for a group or a record.
+    pub fn child_lists(&self) -> impl Iterator<Item = ListUri> + '_ {
+        self.kind()
+            .children()
+            .iter()
+            .map(|kind| self.children(*kind))
+    }
+
+    /// The id of the bucket that holds this object, or is it.
+    pub fn bucket_id(&self) -> &str {
+        self.lineage().last().map_or(&self.id, |bucket| &bucket.id)
+    }
+}
+
+impl fmt::Display for ObjectUri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.list, self.id)
+    }
+}
+
+/// Names the list of objects of one kind under one parent.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ListUri {
+    parent: Option<Box<ObjectUri>>,
+    kind: Kind,
+}
+
+impl ListUri {
+    /// `/buckets`.
+    pub fn buckets() -> Self {
+        Self {
+            parent: None,
+            kind: Kind::Bucket,
+        }
+    }
+
+    /// The kind of the listed objects.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The object that the list is under; `None` for the list of buckets.
+    pub fn parent(&self) -> Option<&ObjectUri> {
+        self.parent.as_deref()
+    }
+
+    /// The object with that id in this list.
+    pub fn object(self, id: impl Into<String>) -> ObjectUri {
+        ObjectUri {
+            list: self,
+            id: id.into(),
+        }
+    }
+}
+
+impl fmt::Display for ListUri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(parent) = &self.parent {
+            parent.fmt(f)?;
+        }
+        write!(f, "/{}", self.kind.plural())
+    }
+}
+
+/// A set of collections given by URIs: single collections, and all the collections of a bucket.
+///
+/// Ids are compared whole: `/buckets/main` does not take in `/buckets/main-preview`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CollectionSet(Vec<ObjectUri>);
+
+impl CollectionSet {
+    /// Reads URIs separated by white space. The first word that is no bucket or collection URI comes back as `Err`.
+    pub fn parse(words: &str) -> Result<Self, String> {
+        words
+            .split_whitespace()
+            .map(|word| ObjectUri::parse(word).ok_or_else(|| word.to_owned()))
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+
+    /// Whether the set takes in the collection `collection` of the bucket `bucket`.
+    pub fn contains(&self, bucket: &str, collection: &str) -> bool {
+        self.0.iter().any(|uri| {
+            uri.bucket_id() == bucket && (uri.kind() == Kind::Bucket || uri.id() == collection)
+        })
+    }
+
+    /// The URIs as they were given.
+    pub fn uris(&self) -> &[ObjectUri] {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uris_are_built_from_the_lineage() {
+        let record = ObjectUri::collection("a", "b")
+            .children(Kind::Record)
+            .object("c");
+        assert_eq!(record.to_string(), "/buckets/a/collections/b/records/c");
+        assert_eq!(
+            record.list().to_string(),
+            "/buckets/a/collections/b/records"
+        );
+        assert_eq!(record.bucket_id(), "a");
+        let lineage: Vec<_> = record.lineage().map(ObjectUri::kind).collect();
+        assert_eq!(lineage, [Kind::Record, Kind::Collection, Kind::Bucket]);
+    }
+
+    #[test]
+    fn ids_are_kintos_and_bounded() {
+        for good in ["a", "9", "a-b_C", &"x".repeat(MAX_ID_LENGTH)] {
+            assert!(is_valid_id(good), "{good}");
+        }
+        for bad in [
+            "",
+            "-a",
+            "_a",
+            "a b",
+            "a/b",
+            "é",
+            "a#",
+            "*",
+            &"x".repeat(MAX_ID_LENGTH + 1),
+        ] {
+            assert!(!is_valid_id(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_bucket_takes_in_its_collections_but_not_those_of_a_longer_name() {
+        let set = CollectionSet::parse("/buckets/main\n /buckets/x/collections/y").unwrap();
+        assert!(set.contains("main", "anything"));
+        assert!(!set.contains("main-preview", "anything"));
+        assert!(set.contains("x", "y"));
+        assert!(!set.contains("x", "z"));
+    }
+
+    #[test]
+    fn a_set_names_the_word_that_it_cannot_read() {
+        assert_eq!(
+            CollectionSet::parse("/buckets/a main"),
+            Err("main".to_owned())
+        );
+        assert_eq!(
+            CollectionSet::parse("/buckets/a/collections"),
+            Err("/buckets/a/collections".to_owned())
+        );
+        assert_eq!(
+            CollectionSet::parse("/buckets/-a"),
+            Err("/buckets/-a".to_owned())
+        );
+    }
+}

@@ -1,0 +1,463 @@
+//! Configuration: Kinto's own settings, in Kinto's own environment convention.
+//!
+//! The setting `changes.resources` is the variable `KINTO_CHANGES_RESOURCES`;
+//! `event_listeners.mp.url` is `KINTO_EVENT_LISTENERS_MP_URL`. Each concern has a struct of its own,
+//! built from [`Vars`] once at start; a value that cannot be used stops the start with a
+//! [`SettingError`] that names the variable.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::permission::AUTHENTICATED;
+use crate::resource::{CollectionSet, Kind};
+
+/// A setting that is missing or cannot be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{variable}: {problem}")]
+pub struct SettingError {
+    /// The environment variable.
+    pub variable: String,
+    /// What is wrong with it; never its value, which may be a secret.
+    pub problem: String,
+}
+
+impl SettingError {
+    /// `variable` is wrong because of `problem`.
+    pub fn new(variable: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self {
+            variable: variable.into(),
+            problem: problem.into(),
+        }
+    }
+}
+
+/// A value that neither logs nor error messages may show.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Keeps `value` out of sight.
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+
+    /// The value itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+/// The environment variables that settings are read from. An empty value counts as not set.
+#[derive(Clone, Default)]
+pub struct Vars(BTreeMap<String, String>);
+
+impl Vars {
+    /// The environment of this process.
+    pub fn from_env() -> Self {
+        // Variables that are not UTF-8 cannot be settings of ours; `std::env::vars` would panic on them.
+        std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect()
+    }
+
+    /// The value of `name`, trimmed; `None` when unset or empty.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0
+            .get(name)
+            .map(|value| value.trim())
+            .filter(|value| !value.is_empty())
+    }
+
+    /// The value of `name`, or an error that says that it is required.
+    pub fn require(&self, name: &str) -> Result<&str, SettingError> {
+        self.get(name)
+            .ok_or_else(|| SettingError::new(name, "is required"))
+    }
+
+    /// Sets `name` unless it is set already.
+    pub fn set_default(&mut self, name: &str, value: impl Into<String>) {
+        if self.get(name).is_none() {
+            self.0.insert(name.to_owned(), value.into());
+        }
+    }
+
+    /// Replaces every value for which `replace` has another one.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = (&String, &mut String)> {
+        self.0.iter_mut()
+    }
+
+    fn words(&self, name: &str) -> Option<Vec<String>> {
+        self.get(name)
+            .map(|value| value.split_whitespace().map(str::to_owned).collect())
+    }
+
+    fn flag(&self, name: &str, default: bool) -> Result<bool, SettingError> {
+        match self.get(name).map(str::to_ascii_lowercase).as_deref() {
+            None => Ok(default),
+            Some("true" | "yes" | "on" | "1" | "t" | "y") => Ok(true),
+            Some("false" | "no" | "off" | "0" | "f" | "n") => Ok(false),
+            Some(_) => Err(SettingError::new(name, "must be true or false")),
+        }
+    }
+
+    fn number(&self, name: &str) -> Result<Option<u64>, SettingError> {
+        let not_a_number = |_| SettingError::new(name, "must be a whole number, not negative");
+        self.get(name)
+            .map(|value| value.parse().map_err(not_a_number))
+            .transpose()
+    }
+
+    fn collections(&self, name: &str) -> Result<CollectionSet, SettingError> {
+        CollectionSet::parse(self.get(name).unwrap_or_default()).map_err(|word| {
+            SettingError::new(
+                name,
+                format!("`{word}` is no URI of a bucket or collection"),
+            )
+        })
+    }
+}
+
+impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Vars {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(vars: I) -> Self {
+        Self(
+            vars.into_iter()
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect(),
+        )
+    }
+}
+
+/// All the settings of a stack.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The HTTP API.
+    pub api: ApiSettings,
+    /// What monitor/changes shows.
+    pub changes: ChangesSettings,
+    /// The Megaphones to tell.
+    pub megaphones: Vec<MegaphoneSettings>,
+}
+
+impl Settings {
+    /// Reads every concern's settings.
+    ///
+    /// # Errors
+    /// The first setting that is missing or cannot be used.
+    pub fn from_vars(vars: &Vars) -> Result<Self, SettingError> {
+        Ok(Self {
+            api: ApiSettings::from_vars(vars)?,
+            changes: ChangesSettings::from_vars(vars)?,
+            megaphones: MegaphoneSettings::from_vars(vars)?,
+        })
+    }
+}
+
+/// Settings of the HTTP API.
+#[derive(Clone, Debug)]
+pub struct ApiSettings {
+    /// `userid_hmac_secret`: key of the user ids of Basic auth. Another key gives every user another id.
+    pub userid_hmac_secret: Secret,
+    /// `http_scheme`: scheme of absolute URLs; the request's when not set.
+    pub http_scheme: Option<String>,
+    /// `http_host`: host of absolute URLs; the request's when not set.
+    pub http_host: Option<String>,
+    /// `readonly`: whether writes are refused (405).
+    pub readonly: bool,
+    /// `explicit_permissions`: whether who creates or changes an object is granted `write` on it.
+    pub explicit_permissions: bool,
+    /// `retry_after_seconds`: value of `Retry-After` with 503.
+    pub retry_after_seconds: u64,
+    /// `backoff`: value of `Backoff` on every response, in seconds.
+    pub backoff: Option<u64>,
+    /// `batch_max_requests`, as the hello view shows it.
+    pub batch_max_requests: u64,
+    /// `project_docs`, as the hello view shows it.
+    pub project_docs: String,
+    grants: BTreeMap<String, Vec<String>>,
+}
+
+impl ApiSettings {
+    /// Reads the settings of the HTTP API; Kinto 26.5's defaults.
+    ///
+    /// # Errors
+    /// A number or flag that is none, and `KINTO_USERID_HMAC_SECRET` missing.
+    pub fn from_vars(vars: &Vars) -> Result<Self, SettingError> {
+        let mut grants = BTreeMap::new();
+        for kind in Kind::ALL {
+            for permission in ["create", "read", "write"] {
+                let setting = format!("{}_{permission}_principals", kind.name());
+                let variable = format!("KINTO_{}", setting.to_ascii_uppercase());
+                if let Some(principals) = vars.words(&variable) {
+                    grants.insert(setting, principals);
+                }
+            }
+        }
+        grants
+            .entry("bucket_create_principals".to_owned())
+            .or_insert_with(|| vec![AUTHENTICATED.to_owned()]);
+        Ok(Self {
+            userid_hmac_secret: Secret::new(vars.require("KINTO_USERID_HMAC_SECRET")?),
+            http_scheme: vars.get("KINTO_HTTP_SCHEME").map(str::to_owned),
+            http_host: vars.get("KINTO_HTTP_HOST").map(str::to_owned),
+            readonly: vars.flag("KINTO_READONLY", false)?,
+            explicit_permissions: vars.flag("KINTO_EXPLICIT_PERMISSIONS", true)?,
+            retry_after_seconds: vars.number("KINTO_RETRY_AFTER_SECONDS")?.unwrap_or(3),
+            backoff: vars.number("KINTO_BACKOFF")?,
+            batch_max_requests: vars.number("KINTO_BATCH_MAX_REQUESTS")?.unwrap_or(25),
+            project_docs: vars
+                .get("KINTO_PROJECT_DOCS")
+                .unwrap_or("https://kinto.readthedocs.io/")
+                .to_owned(),
+            grants,
+        })
+    }
+
+    /// The principals to whom the settings themselves grant `permission` (`create`, `read`, `write`) on every
+    /// object of `kind`: `KINTO_BUCKET_CREATE_PRINCIPALS` and its like.
+    pub fn granted(&self, kind: Kind, permission: &str) -> &[String] {
+        let setting = format!("{}_{permission}_principals", kind.name());
+        self.grants.get(&setting).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Settings of monitor/changes.
+#[derive(Clone, Debug, Default)]
+pub struct ChangesSettings {
+    /// `changes.resources`: the collections to show. None is shown when not set, as in kinto-changes.
+    pub resources: CollectionSet,
+    /// `changes.excluded_collections`: collections not to show all the same.
+    pub excluded_collections: CollectionSet,
+    /// `changes.http_host`, else `http_host`, else nothing: `host` of the entries, and part of their ids.
+    pub http_host: String,
+}
+
+impl ChangesSettings {
+    /// Reads the settings of monitor/changes.
+    ///
+    /// # Errors
+    /// A word that is no URI of a bucket or collection.
+    pub fn from_vars(vars: &Vars) -> Result<Self, SettingError> {
+        let http_host = vars
+            .get("KINTO_CHANGES_HTTP_HOST")
+            .or(vars.get("KINTO_HTTP_HOST"));
+        Ok(Self {
+            resources: vars.collections("KINTO_CHANGES_RESOURCES")?,
+            excluded_collections: vars.collections("KINTO_CHANGES_EXCLUDED_COLLECTIONS")?,
+            http_host: http_host.unwrap_or_default().to_owned(),
+        })
+    }
+
+    /// Whether monitor/changes shows the collection.
+    pub fn shows(&self, bucket: &str, collection: &str) -> bool {
+        self.resources.contains(bucket, collection)
+            && !self.excluded_collections.contains(bucket, collection)
+    }
+}
+
+/// One Megaphone to tell: a listener whose `use` is `kinto_megaphone.listeners`.
+#[derive(Clone, Debug)]
+pub struct MegaphoneSettings {
+    /// The listener's name, from `event_listeners`.
+    pub name: String,
+    /// `…api_key`: the broadcaster's Bearer token.
+    pub api_key: Secret,
+    /// `…url`: root of the Megaphone server, without `/v1`.
+    pub url: String,
+    /// `…broadcaster_id`: 1 to 64 of `[A-Za-z0-9_-]`.
+    pub broadcaster_id: String,
+    /// `…match_kinto_changes`: the collections whose changes are told.
+    pub match_kinto_changes: CollectionSet,
+    /// `…except_kinto_changes`: collections whose changes are not told all the same.
+    pub except_kinto_changes: CollectionSet,
+}
+
+impl MegaphoneSettings {
+    /// Reads the listeners named in `KINTO_EVENT_LISTENERS`; none when it is not set.
+    ///
+    /// # Errors
+    /// A required setting of a listener that is missing, an id or URL that Megaphone would refuse, and
+    /// a `use` that is not known: a listener that is configured must not be silently off.
+    pub fn from_vars(vars: &Vars) -> Result<Vec<Self>, SettingError> {
+        let names = vars.words("KINTO_EVENT_LISTENERS").unwrap_or_default();
+        names
+            .into_iter()
+            .map(|name| Self::listener(vars, name))
+            .collect()
+    }
+
+    fn listener(vars: &Vars, name: String) -> Result<Self, SettingError> {
+        if !is_token(&name, 64) {
+            return Err(SettingError::new(
+                "KINTO_EVENT_LISTENERS",
+                format!("`{name}` has other characters than A-Z a-z 0-9 _ -"),
+            ));
+        }
+        let variable = |setting: &str| {
+            format!(
+                "KINTO_EVENT_LISTENERS_{}_{setting}",
+                name.to_ascii_uppercase()
+            )
+        };
+        let used = variable("USE");
+        if vars.require(&used)? != "kinto_megaphone.listeners" {
+            return Err(SettingError::new(used, "must be kinto_megaphone.listeners"));
+        }
+        let (url, broadcaster_id) = (variable("URL"), variable("BROADCASTER_ID"));
+        let matched = variable("MATCH_KINTO_CHANGES");
+        vars.require(&matched)?;
+        let listener = Self {
+            api_key: Secret::new(vars.require(&variable("API_KEY"))?),
+            url: vars.require(&url)?.trim_end_matches('/').to_owned(),
+            broadcaster_id: vars.require(&broadcaster_id)?.to_owned(),
+            match_kinto_changes: vars.collections(&matched)?,
+            except_kinto_changes: vars.collections(&variable("EXCEPT_KINTO_CHANGES"))?,
+            name: name.clone(),
+        };
+        if reqwest::Url::parse(&listener.url)
+            .map_or(true, |url| !matches!(url.scheme(), "http" | "https"))
+        {
+            return Err(SettingError::new(url, "must be an http or https URL"));
+        }
+        if !is_token(&listener.broadcaster_id, 64) {
+            return Err(SettingError::new(
+                broadcaster_id,
+                "must be 1 to 64 of A-Z a-z 0-9 _ -",
+            ));
+        }
+        if !listener
+            .api_key
+            .reveal()
+            .bytes()
+            .all(|b| b.is_ascii_graphic())
+        {
+            return Err(SettingError::new(
+                variable("API_KEY"),
+                "must be printable ASCII without spaces",
+            ));
+        }
+        Ok(listener)
+    }
+
+    /// Whether a change of the collection is to be told.
+    pub fn matches(&self, bucket: &str, collection: &str) -> bool {
+        self.match_kinto_changes.contains(bucket, collection)
+            && !self.except_kinto_changes.contains(bucket, collection)
+    }
+}
+
+/// Whether `value` is 1 to `max` characters that Megaphone takes in an id.
+fn is_token(value: &str, max: usize) -> bool {
+    (1..=max).contains(&value.len())
+        && value
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LISTENER: [(&str, &str); 6] = [
+        ("KINTO_EVENT_LISTENERS", "mp"),
+        ("KINTO_EVENT_LISTENERS_MP_USE", "kinto_megaphone.listeners"),
+        ("KINTO_EVENT_LISTENERS_MP_API_KEY", "hush"),
+        ("KINTO_EVENT_LISTENERS_MP_URL", "https://megaphone.example/"),
+        ("KINTO_EVENT_LISTENERS_MP_BROADCASTER_ID", "remote-settings"),
+        (
+            "KINTO_EVENT_LISTENERS_MP_MATCH_KINTO_CHANGES",
+            "/buckets/main",
+        ),
+    ];
+
+    fn listeners_with(name: &str, value: &str) -> Result<Vec<MegaphoneSettings>, SettingError> {
+        let vars: Vars = LISTENER.into_iter().chain([(name, value)]).collect();
+        MegaphoneSettings::from_vars(&vars)
+    }
+
+    #[test]
+    fn a_listener_is_read_from_kinto_megaphones_settings() {
+        let listeners = listeners_with(
+            "KINTO_EVENT_LISTENERS_MP_EXCEPT_KINTO_CHANGES",
+            "/buckets/main/collections/x",
+        )
+        .unwrap();
+        assert_eq!(listeners.len(), 1);
+        assert_eq!(listeners[0].url, "https://megaphone.example");
+        assert!(listeners[0].matches("main", "y"));
+        assert!(!listeners[0].matches("main", "x"));
+        assert!(!listeners[0].matches("other", "y"));
+    }
+
+    #[test]
+    fn each_missing_or_malformed_setting_of_a_listener_is_named() {
+        for (name, _) in LISTENER.iter().skip(1) {
+            assert_eq!(listeners_with(name, "").unwrap_err().variable, *name);
+        }
+        for (name, value) in [
+            ("KINTO_EVENT_LISTENERS", "m/p"),
+            ("KINTO_EVENT_LISTENERS_MP_USE", "kinto_redis.listeners"),
+            ("KINTO_EVENT_LISTENERS_MP_URL", "megaphone.example"),
+            ("KINTO_EVENT_LISTENERS_MP_URL", "ftp://megaphone.example"),
+            ("KINTO_EVENT_LISTENERS_MP_BROADCASTER_ID", "remote settings"),
+            ("KINTO_EVENT_LISTENERS_MP_API_KEY", "line\nbreak"),
+            ("KINTO_EVENT_LISTENERS_MP_MATCH_KINTO_CHANGES", "main"),
+            ("KINTO_EVENT_LISTENERS_MP_EXCEPT_KINTO_CHANGES", "main"),
+        ] {
+            assert_eq!(
+                listeners_with(name, value).unwrap_err().variable,
+                name,
+                "{value}"
+            );
+        }
+    }
+
+    #[test]
+    fn neither_an_error_nor_a_debug_print_shows_a_secret() {
+        let listener = listeners_with("KINTO_EVENT_LISTENERS_MP_API_KEY", "hush").unwrap();
+        assert!(!format!("{listener:?}").contains("hush"));
+        let error = listeners_with("KINTO_EVENT_LISTENERS_MP_API_KEY", "hu sh").unwrap_err();
+        assert!(!error.to_string().contains("hu sh"));
+    }
+
+    #[test]
+    fn the_hmac_secret_is_required_and_buckets_may_be_created_by_who_is_authenticated() {
+        assert_eq!(
+            ApiSettings::from_vars(&Vars::default())
+                .unwrap_err()
+                .variable,
+            "KINTO_USERID_HMAC_SECRET"
+        );
+        let settings =
+            ApiSettings::from_vars(&[("KINTO_USERID_HMAC_SECRET", "s")].into_iter().collect())
+                .unwrap();
+        assert_eq!(settings.granted(Kind::Bucket, "create"), [AUTHENTICATED]);
+        assert!(settings.granted(Kind::Record, "read").is_empty());
+    }
+
+    #[test]
+    fn monitor_shows_what_is_listed_and_not_excluded() {
+        let vars: Vars = [
+            (
+                "KINTO_CHANGES_RESOURCES",
+                "/buckets/main /buckets/x/collections/y",
+            ),
+            (
+                "KINTO_CHANGES_EXCLUDED_COLLECTIONS",
+                "/buckets/main/collections/hidden",
+            ),
+            ("KINTO_HTTP_HOST", "kinto.example"),
+        ]
+        .into_iter()
+        .collect();
+        let changes = ChangesSettings::from_vars(&vars).unwrap();
+        assert!(changes.shows("main", "a") && changes.shows("x", "y"));
+        assert!(!changes.shows("main", "hidden") && !changes.shows("x", "z"));
+        assert_eq!(changes.http_host, "kinto.example");
+    }
+}

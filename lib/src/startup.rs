@@ -1,0 +1,118 @@
+//! What each deployed function does once, before its first event.
+
+use std::time::Duration;
+
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, SdkConfig};
+
+use crate::aggregator::Aggregator;
+use crate::api::Api;
+use crate::broadcaster::Broadcaster;
+use crate::megaphone::Megaphone;
+use crate::queue::BroadcastQueue;
+use crate::secrets;
+use crate::settings::{ChangesSettings, MegaphoneSettings, SettingError, Settings, Vars};
+use crate::store::Store;
+
+/// Why a function cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting is missing or wrong.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
+    /// The HTTP client cannot be made.
+    #[error("the HTTP client cannot be made")]
+    Http(#[from] reqwest::Error),
+}
+
+/// What every function has: its settings, the secrets that it needs fetched, and the SDK's configuration.
+struct Environment {
+    vars: Vars,
+    sdk: SdkConfig,
+}
+
+impl Environment {
+    async fn load(needs_secret: fn(&str) -> bool) -> Result<Self, StartError> {
+        // The SDK sets no limit to a call by itself. Three attempts of 2 seconds must fit into the API's time.
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(Duration::from_secs(1))
+            .operation_attempt_timeout(Duration::from_secs(2))
+            .operation_timeout(Duration::from_secs(7))
+            .build();
+        let sdk = aws_config::defaults(BehaviorVersion::v2026_01_12())
+            .timeout_config(timeouts)
+            .load()
+            .await;
+        let mut vars = Vars::from_env();
+        secrets::resolve(&mut vars, needs_secret, &sdk).await?;
+        Ok(Self { vars, sdk })
+    }
+
+    /// The table, its connection opened: the first request shall not pay for that.
+    async fn store(&self) -> Result<Store, StartError> {
+        let store = Store::new(
+            aws_sdk_dynamodb::Client::new(&self.sdk),
+            self.vars.require("TABLE_NAME")?,
+        );
+        if let Err(error) = store.ping().await {
+            // Not fatal: requests fail by themselves while the table does, and go on when it is back.
+            tracing::warn!(%error, "the table does not answer yet");
+        }
+        Ok(store)
+    }
+
+    fn megaphones(&self) -> Result<Vec<Megaphone>, StartError> {
+        let settings = MegaphoneSettings::from_vars(&self.vars)?;
+        Ok(settings
+            .into_iter()
+            .map(Megaphone::new)
+            .collect::<Result<_, _>>()?)
+    }
+}
+
+/// The API function, from its environment: `TABLE_NAME` and the `KINTO_*` settings.
+///
+/// # Errors
+/// Names the setting that is missing or wrong.
+pub async fn api() -> Result<Api, StartError> {
+    let environment = Environment::load(|name| name == "KINTO_USERID_HMAC_SECRET").await?;
+    let settings = Settings::from_vars(&environment.vars)?;
+    Ok(Api::new(
+        environment.store().await?,
+        settings,
+        environment.megaphones()?,
+    ))
+}
+
+/// The changes-aggregator, from its environment: `TABLE_NAME`, `BROADCAST_QUEUE_URL` and the settings of
+/// monitor/changes and listeners.
+///
+/// # Errors
+/// Names the setting that is missing or wrong.
+pub async fn aggregator() -> Result<Aggregator, StartError> {
+    let environment = Environment::load(|_| false).await?;
+    let queue_url = environment.vars.require("BROADCAST_QUEUE_URL")?;
+    let queue = BroadcastQueue::new(aws_sdk_sqs::Client::new(&environment.sdk), queue_url);
+    let changes = ChangesSettings::from_vars(&environment.vars)?;
+    let megaphones = MegaphoneSettings::from_vars(&environment.vars)?;
+    Ok(Aggregator::new(
+        environment.store().await?,
+        queue,
+        changes,
+        megaphones,
+    ))
+}
+
+/// The broadcaster, from its environment: `TABLE_NAME` and the settings of listeners.
+///
+/// # Errors
+/// Names the setting that is missing or wrong.
+pub async fn broadcaster() -> Result<Broadcaster, StartError> {
+    let is_api_key =
+        |name: &str| name.starts_with("KINTO_EVENT_LISTENERS_") && name.ends_with("_API_KEY");
+    let environment = Environment::load(is_api_key).await?;
+    Ok(Broadcaster::new(
+        environment.store().await?,
+        environment.megaphones()?,
+    ))
+}

@@ -1,0 +1,443 @@
+//! The one DynamoDB table: what it holds and the requests that read and write it.
+//!
+//! | item | `pk` | `sk` | see |
+//! | --- | --- | --- | --- |
+//! | object | its parent's URI, `#`, its kind | its id | [`Object`] |
+//! | timestamp of a list | the same partition | `#timestamp` | [`List`] |
+//! | monitor entry | `#monitor` | the collection's URI | [`monitor`] |
+//! | broadcast state | `#broadcast` | the listener's name | [`broadcast`] |
+//!
+//! No id may begin with `#`, so the reserved keys never meet an object's. The local secondary index
+//! `by_last_modified` takes in what has a `last_modified`: objects and monitor entries.
+
+pub mod broadcast;
+pub mod monitor;
+mod object;
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
+use aws_sdk_dynamodb::types::{
+    AttributeValue, ConditionCheck, KeysAndAttributes, Put, TransactWriteItem,
+};
+
+pub use object::{Content, Generation, List, Object};
+
+use crate::resource::{ListUri, ObjectUri};
+use crate::timestamp::Timestamp;
+
+/// The sort key of the item that holds a list's timestamp.
+pub const TIMESTAMP_KEY: &str = "#timestamp";
+/// The local secondary index by `last_modified`.
+pub const BY_LAST_MODIFIED: &str = "by_last_modified";
+/// Items in one transaction at most (DynamoDB).
+pub const MAX_TRANSACTION_ITEMS: usize = 100;
+/// Keys in one `BatchGetItem` at most (DynamoDB).
+const MAX_BATCH_GET_KEYS: usize = 100;
+/// Times that keys which DynamoDB left unread are asked for again.
+const MAX_UNPROCESSED_ROUNDS: u32 = 5;
+
+/// An item as the SDK gives it.
+pub type Item = HashMap<String, AttributeValue>;
+
+/// A request to the table that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// DynamoDB refused, did not answer, or did not answer in time, after the SDK's own retries.
+    #[error("{operation} failed: {}", DisplayErrorContext(&**source))]
+    Request {
+        /// The DynamoDB operation.
+        operation: &'static str,
+        /// What the SDK says.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// DynamoDB left keys unread each time that it was asked.
+    #[error("BatchGetItem left {0} keys unread")]
+    Unread(usize),
+    /// An item that is not as we write it.
+    #[error("item {pk} {sk}: {attribute} is missing or malformed")]
+    Malformed {
+        /// Its partition key.
+        pk: String,
+        /// Its sort key.
+        sk: String,
+        /// The attribute.
+        attribute: &'static str,
+    },
+}
+
+impl StoreError {
+    fn request<E, R>(operation: &'static str) -> impl FnOnce(SdkError<E, R>) -> Self
+    where
+        E: Error + Send + Sync + 'static,
+        R: std::fmt::Debug + Send + Sync + 'static,
+    {
+        move |error| Self::Request {
+            operation,
+            source: error.into(),
+        }
+    }
+}
+
+/// A transaction that was not committed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// Another write came between reading and committing. Nothing was written; read again and repeat.
+    #[error("another write came between")]
+    Conflict,
+    /// It failed; a lost answer may hide a commit.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The key of an item.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// Partition key.
+    pub pk: String,
+    /// Sort key.
+    pub sk: String,
+}
+
+impl Key {
+    /// The key of an object.
+    pub fn object(uri: &ObjectUri) -> Self {
+        Self {
+            pk: partition(uri.list()),
+            sk: uri.id().to_owned(),
+        }
+    }
+
+    /// The key of a list's timestamp.
+    pub fn list(uri: &ListUri) -> Self {
+        Self {
+            pk: partition(uri),
+            sk: TIMESTAMP_KEY.to_owned(),
+        }
+    }
+
+    fn into_item(self) -> Item {
+        [("pk", self.pk), ("sk", self.sk)]
+            .map(|(name, value)| (name.to_owned(), AttributeValue::S(value)))
+            .into()
+    }
+}
+
+/// The partition that holds the objects of a list, and the list's timestamp.
+fn partition(list: &ListUri) -> String {
+    match list.parent() {
+        Some(parent) => format!("{parent}#{}", list.kind().name()),
+        None => format!("#{}", list.kind().name()),
+    }
+}
+
+/// One part of a transaction.
+#[derive(Debug)]
+pub enum Write {
+    /// Replaces the object at `uri`, which must still be as it was read.
+    Object {
+        /// Where.
+        uri: ObjectUri,
+        /// What to write.
+        object: Object,
+        /// What was read there; `None` when nothing was.
+        read: Option<Object>,
+    },
+    /// Replaces the list item at `uri`, under a condition.
+    List {
+        /// Where.
+        uri: ListUri,
+        /// What to write.
+        list: List,
+        /// What must still hold.
+        condition: ListCondition,
+    },
+    /// Only checks a condition on the list item at `uri`.
+    CheckList {
+        /// Where.
+        uri: ListUri,
+        /// What must still hold.
+        condition: ListCondition,
+    },
+}
+
+/// What must hold of a list when a transaction commits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListCondition {
+    /// There is no such item yet.
+    Absent,
+    /// Its timestamp is what was read: nothing at all was written to the list meanwhile.
+    Unchanged(Timestamp),
+    /// It is open under the same parent, and every write so far came before this time.
+    OpenBefore(Generation, Timestamp),
+    /// It is open under the same parent.
+    Open(Generation),
+}
+
+/// The table.
+#[derive(Clone, Debug)]
+pub struct Store {
+    client: Client,
+    table: String,
+}
+
+impl Store {
+    /// The table called `table`.
+    pub fn new(client: Client, table: impl Into<String>) -> Self {
+        Self {
+            client,
+            table: table.into(),
+        }
+    }
+
+    /// Opens the connection with the cheapest read there is, and tells whether the table answers.
+    ///
+    /// One `GetItem`, 0.5 RCU.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        let key = Key::list(&ListUri::buckets());
+        self.client
+            .get_item()
+            .table_name(&self.table)
+            .set_key(Some(key.into_item()))
+            .send()
+            .await
+            .map_err(StoreError::request("GetItem"))?;
+        Ok(())
+    }
+
+    /// Reads the items with these keys, strongly consistent, those that exist.
+    ///
+    /// One `BatchGetItem` for each 100 keys, 1 RCU for each item and 4 KB of it. It is no snapshot: whoever
+    /// writes on the strength of it repeats what it relied on as conditions of the transaction.
+    pub async fn read(&self, keys: &[Key]) -> Result<HashMap<Key, Item>, StoreError> {
+        let mut found = HashMap::with_capacity(keys.len());
+        for chunk in keys.chunks(MAX_BATCH_GET_KEYS) {
+            let mut wanted = chunk
+                .iter()
+                .cloned()
+                .map(Key::into_item)
+                .collect::<Vec<_>>();
+            for round in 0.. {
+                let request = KeysAndAttributes::builder()
+                    .set_keys(Some(wanted))
+                    .consistent_read(true)
+                    .build();
+                let request = request.map_err(|e| StoreError::Request {
+                    operation: "BatchGetItem",
+                    source: e.into(),
+                })?;
+                let answer = self
+                    .client
+                    .batch_get_item()
+                    .request_items(&self.table, request)
+                    .send()
+                    .await
+                    .map_err(StoreError::request("BatchGetItem"))?;
+                for item in answer
+                    .responses
+                    .into_iter()
+                    .flatten()
+                    .flat_map(|(_, items)| items)
+                {
+                    found.insert(key_of(&item)?, item);
+                }
+                wanted = answer
+                    .unprocessed_keys
+                    .into_iter()
+                    .flatten()
+                    .flat_map(|(_, left)| left.keys)
+                    .collect();
+                if wanted.is_empty() {
+                    break;
+                }
+                if round == MAX_UNPROCESSED_ROUNDS {
+                    return Err(StoreError::Unread(wanted.len()));
+                }
+                tokio::time::sleep(Duration::from_millis(10 << round)).await;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Commits `writes` in one transaction, all or none. Each item costs 2 WCU for each KB.
+    ///
+    /// The SDK sends the same `ClientRequestToken` each time that it retries, so an answer that got lost
+    /// does not make it write twice.
+    ///
+    /// # Errors
+    /// [`CommitError::Conflict`] when a condition does not hold any more or another transaction has an
+    /// item in hand; nothing was written then.
+    pub async fn commit(&self, writes: Vec<Write>) -> Result<(), CommitError> {
+        let items = writes
+            .into_iter()
+            .map(|write| self.transact_item(write))
+            .collect::<Result<Vec<_>, _>>()?;
+        match self
+            .client
+            .transact_write_items()
+            .set_transact_items(Some(items))
+            .send()
+            .await
+        {
+            Ok(_) => Ok(()),
+            Err(error) if is_conflict(&error) => Err(CommitError::Conflict),
+            Err(error) => Err(StoreError::request("TransactWriteItems")(error).into()),
+        }
+    }
+
+    fn transact_item(&self, write: Write) -> Result<TransactWriteItem, StoreError> {
+        let built = match write {
+            Write::Object { uri, object, read } => {
+                let put = Put::builder()
+                    .table_name(&self.table)
+                    .set_item(Some(object.into_item(Key::object(&uri))));
+                match read {
+                    None => put.condition_expression("attribute_not_exists(pk)"),
+                    Some(read) => put
+                        .condition_expression(
+                            "generation = :generation AND last_modified = :last_modified",
+                        )
+                        .expression_attribute_values(
+                            ":generation",
+                            AttributeValue::S(read.generation.0),
+                        )
+                        .expression_attribute_values(":last_modified", number(read.last_modified)),
+                }
+                .build()
+                .map(|put| TransactWriteItem::builder().put(put).build())
+            }
+            Write::List {
+                uri,
+                list,
+                condition,
+            } => {
+                let (expression, names, values) = condition.expression();
+                Put::builder()
+                    .table_name(&self.table)
+                    .set_item(Some(list.into_item(Key::list(&uri), uri.kind())))
+                    .condition_expression(expression)
+                    .set_expression_attribute_names(names)
+                    .set_expression_attribute_values(values)
+                    .build()
+                    .map(|put| TransactWriteItem::builder().put(put).build())
+            }
+            Write::CheckList { uri, condition } => {
+                let (expression, names, values) = condition.expression();
+                ConditionCheck::builder()
+                    .table_name(&self.table)
+                    .set_key(Some(Key::list(&uri).into_item()))
+                    .condition_expression(expression)
+                    .set_expression_attribute_names(names)
+                    .set_expression_attribute_values(values)
+                    .build()
+                    .map(|check| TransactWriteItem::builder().condition_check(check).build())
+            }
+        };
+        built.map_err(|e| StoreError::Request {
+            operation: "TransactWriteItems",
+            source: e.into(),
+        })
+    }
+}
+
+impl ListCondition {
+    /// The condition expression with its names and values. `timestamp` is a reserved word of DynamoDB.
+    fn expression(self) -> (&'static str, Option<HashMap<String, String>>, Option<Item>) {
+        let names = || {
+            Some(HashMap::from([(
+                "#timestamp".to_owned(),
+                "timestamp".to_owned(),
+            )]))
+        };
+        let generation = |g: Generation| (":generation".to_owned(), AttributeValue::S(g.0));
+        let timestamp = |t: Timestamp| (":timestamp".to_owned(), number(t));
+        match self {
+            Self::Absent => ("attribute_not_exists(pk)", None, None),
+            Self::Unchanged(read) => (
+                "#timestamp = :timestamp",
+                names(),
+                Some([timestamp(read)].into()),
+            ),
+            Self::OpenBefore(g, t) => (
+                "generation = :generation AND attribute_not_exists(closed) AND #timestamp < :timestamp",
+                names(),
+                Some([generation(g), timestamp(t)].into()),
+            ),
+            Self::Open(g) => (
+                "generation = :generation AND attribute_not_exists(closed)",
+                None,
+                Some([generation(g)].into()),
+            ),
+        }
+    }
+}
+
+/// Whether a transaction failed because of another write, so that to read again and repeat may succeed.
+fn is_conflict<R>(error: &SdkError<TransactWriteItemsError, R>) -> bool {
+    match error.as_service_error() {
+        Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) => {
+            let mut codes = cancelled
+                .cancellation_reasons()
+                .iter()
+                .filter_map(|reason| reason.code());
+            codes.any(|code| matches!(code, "ConditionalCheckFailed" | "TransactionConflict"))
+        }
+        Some(other) => other.code() == Some("TransactionInProgressException"),
+        None => false,
+    }
+}
+
+/// A number attribute.
+pub(crate) fn number(timestamp: Timestamp) -> AttributeValue {
+    AttributeValue::N(timestamp.to_string())
+}
+
+/// The key of an item that was read.
+fn key_of(item: &Item) -> Result<Key, StoreError> {
+    Ok(Key {
+        pk: string(item, "pk")?,
+        sk: string(item, "sk")?,
+    })
+}
+
+/// A string attribute of an item that was read.
+fn string(item: &Item, attribute: &'static str) -> Result<String, StoreError> {
+    item.get(attribute)
+        .and_then(|value| value.as_s().ok())
+        .cloned()
+        .ok_or_else(|| malformed(item, attribute))
+}
+
+/// A time attribute of an item that was read.
+fn time(item: &Item, attribute: &'static str) -> Result<Timestamp, StoreError> {
+    let value = item.get(attribute).and_then(|value| value.as_n().ok());
+    value
+        .and_then(|digits| Timestamp::from_digits(digits))
+        .ok_or_else(|| malformed(item, attribute))
+}
+
+/// Whether a flag of an item that was read is set.
+fn flag(item: &Item, attribute: &str) -> bool {
+    item.get(attribute)
+        .and_then(|value| value.as_bool().ok())
+        .copied()
+        .unwrap_or(false)
+}
+
+fn malformed(item: &Item, attribute: &'static str) -> StoreError {
+    let shown = |name: &str| {
+        item.get(name)
+            .and_then(|value| value.as_s().ok())
+            .cloned()
+            .unwrap_or_default()
+    };
+    StoreError::Malformed {
+        pk: shown("pk"),
+        sk: shown("sk"),
+        attribute,
+    }
+}

@@ -1,0 +1,178 @@
+//! The entries of `monitor/changes`: one for every collection, whatever is shown of them.
+
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
+
+use super::{BY_LAST_MODIFIED, Item, Key, Store, StoreError, flag, number, string, time};
+use crate::resource::{Kind, ObjectUri};
+use crate::store::{Generation, List, Object};
+use crate::timestamp::Timestamp;
+
+/// The partition of all entries.
+const PARTITION: &str = "#monitor";
+
+/// What the monitor knows of one collection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MonitorEntry {
+    /// The collection's bucket.
+    pub bucket: String,
+    /// The collection.
+    pub collection: String,
+    /// The timestamp of its records.
+    pub last_modified: Timestamp,
+    /// Whether the collection was deleted. The entry stays, so that a late, older change does not bring it back.
+    pub deleted: bool,
+}
+
+impl MonitorEntry {
+    fn key(&self) -> Key {
+        let uri = ObjectUri::collection(&self.bucket, &self.collection);
+        Key {
+            pk: PARTITION.to_owned(),
+            sk: uri.to_string(),
+        }
+    }
+
+    fn into_item(self) -> Item {
+        let mut item = self.key().into_item();
+        item.insert("bucket".to_owned(), AttributeValue::S(self.bucket));
+        item.insert("collection".to_owned(), AttributeValue::S(self.collection));
+        item.insert("last_modified".to_owned(), number(self.last_modified));
+        if self.deleted {
+            item.insert("deleted".to_owned(), AttributeValue::Bool(true));
+        }
+        item
+    }
+
+    fn from_item(item: &Item) -> Result<Self, StoreError> {
+        Ok(Self {
+            bucket: string(item, "bucket")?,
+            collection: string(item, "collection")?,
+            last_modified: time(item, "last_modified")?,
+            deleted: flag(item, "deleted"),
+        })
+    }
+}
+
+impl Store {
+    /// Records `entry` unless the monitor knows of a change as late or later. Safe to repeat, in any order.
+    ///
+    /// One `PutItem`, 1 WCU in the table and 1 to 2 in the index.
+    pub async fn put_monitor_entry(&self, entry: MonitorEntry) -> Result<(), StoreError> {
+        let put = self
+            .client
+            .put_item()
+            .table_name(&self.table)
+            .condition_expression("attribute_not_exists(pk) OR last_modified < :last_modified")
+            .expression_attribute_values(":last_modified", number(entry.last_modified))
+            .set_item(Some(entry.into_item()))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::None);
+        match put.send().await {
+            Ok(_) => Ok(()),
+            Err(error)
+                if error
+                    .as_service_error()
+                    .is_some_and(|e| e.is_conditional_check_failed_exception()) =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(StoreError::request("PutItem")(error)),
+        }
+    }
+
+    /// Every entry, the latest change first, tombstones among them.
+    ///
+    /// One `Query` of the index for each MB of entries (about 4,000), strongly consistent.
+    pub async fn monitor_entries(&self) -> Result<Vec<MonitorEntry>, StoreError> {
+        let pages = self
+            .client
+            .query()
+            .table_name(&self.table)
+            .index_name(BY_LAST_MODIFIED)
+            .key_condition_expression("pk = :pk")
+            .expression_attribute_values(":pk", AttributeValue::S(PARTITION.to_owned()))
+            .scan_index_forward(false)
+            .consistent_read(true)
+            .into_paginator()
+            .items()
+            .send()
+            .try_collect()
+            .await
+            .map_err(StoreError::request("Query"))?;
+        pages.iter().map(MonitorEntry::from_item).collect()
+    }
+
+    /// Closes the lists of records of every collection that a deleted bucket held in that generation.
+    ///
+    /// The stream then tells the monitor of each, so that its entry goes. Safe to repeat: a list that was
+    /// closed, or opened again by a new collection, is left alone. One `Query`, then one `UpdateItem` for
+    /// each collection.
+    pub async fn close_collections(
+        &self,
+        bucket: &str,
+        generation: &str,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let collections = ObjectUri::bucket(bucket).children(Kind::Collection);
+        let items = self
+            .client
+            .query()
+            .table_name(&self.table)
+            .key_condition_expression("pk = :pk")
+            .filter_expression("parent = :parent AND attribute_not_exists(deleted)")
+            .expression_attribute_values(":pk", AttributeValue::S(super::partition(&collections)))
+            .expression_attribute_values(":parent", AttributeValue::S(generation.to_owned()))
+            .consistent_read(true)
+            .into_paginator()
+            .items()
+            .send()
+            .try_collect()
+            .await
+            .map_err(StoreError::request("Query"))?;
+        for item in &items {
+            let collection = Object::from_item(item)?;
+            let id = string(item, "sk")?;
+            self.close_records(
+                &ObjectUri::collection(bucket, id),
+                collection.generation,
+                now,
+            )
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Closes the list of records of one collection, if it is still open in that generation.
+    async fn close_records(
+        &self,
+        collection: &ObjectUri,
+        generation: Generation,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let key = Key::list(&collection.children(Kind::Record));
+        let found = self.read(std::slice::from_ref(&key)).await?;
+        let Some(list) = found.get(&key).map(List::from_item).transpose()? else {
+            return Ok(());
+        };
+        if list.closed || list.generation != generation {
+            return Ok(());
+        }
+        let update = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(key.into_item()))
+            .update_expression("SET closed = :true, #timestamp = :closing")
+            .condition_expression("#timestamp = :read AND generation = :generation")
+            .expression_attribute_names("#timestamp", "timestamp")
+            .expression_attribute_values(":true", AttributeValue::Bool(true))
+            .expression_attribute_values(":closing", number(now.max(list.timestamp.next())))
+            .expression_attribute_values(":read", number(list.timestamp))
+            .expression_attribute_values(":generation", AttributeValue::S(generation.0));
+        // A condition that fails is a write that came between: the caller repeats, and reads again.
+        update
+            .send()
+            .await
+            .map_err(StoreError::request("UpdateItem"))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,169 @@
+//! Objects and the timestamps of their lists, and how they look as items.
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use super::{Item, Key, StoreError, flag, malformed, number, string, time};
+use crate::permission::Permissions;
+use crate::resource::Kind;
+use crate::timestamp::Timestamp;
+
+/// Tells one life of an object from the next: made when it is created, kept until it is created again.
+///
+/// What lives under an object carries the object's generation. That makes deletion of a parent one
+/// write: children of an earlier generation are not there any more, whatever the table still holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Generation(pub(super) String);
+
+impl Generation {
+    /// What the buckets, which have no parent, carry as their parent's.
+    pub const ROOT: Self = Self(String::new());
+
+    /// A new one, never seen before (62 random bits).
+    pub fn unique() -> Self {
+        Self(format!("{:016x}", Uuid::new_v4().as_u64_pair().1))
+    }
+}
+
+/// An object, live or a tombstone.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Object {
+    /// When it was last written, in its list's time.
+    pub last_modified: Timestamp,
+    /// Its own generation.
+    pub generation: Generation,
+    /// The generation of the parent that it was written under.
+    pub parent: Generation,
+    /// What it holds.
+    pub content: Content,
+}
+
+/// What an object holds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Content {
+    /// It exists.
+    Live {
+        /// Its fields but for `id` and `last_modified`.
+        data: Map<String, Value>,
+        /// What is granted on it.
+        permissions: Permissions,
+    },
+    /// It was deleted.
+    Deleted,
+}
+
+impl Object {
+    pub(super) fn into_item(self, key: Key) -> Item {
+        let mut item = key.into_item();
+        item.insert("last_modified".to_owned(), number(self.last_modified));
+        item.insert(
+            "generation".to_owned(),
+            AttributeValue::S(self.generation.0),
+        );
+        item.insert("parent".to_owned(), AttributeValue::S(self.parent.0));
+        match self.content {
+            Content::Deleted => {
+                item.insert("deleted".to_owned(), AttributeValue::Bool(true));
+            }
+            Content::Live { data, permissions } => {
+                // As JSON text: a DynamoDB map would lose the order of keys and the form of numbers, and cost more to read.
+                item.insert(
+                    "data".to_owned(),
+                    AttributeValue::S(Value::Object(data).to_string()),
+                );
+                if !permissions.is_empty() {
+                    let granted = permissions.iter().map(|(permission, principals)| {
+                        let principals =
+                            principals.iter().cloned().map(AttributeValue::S).collect();
+                        (permission.clone(), AttributeValue::L(principals))
+                    });
+                    item.insert(
+                        "permissions".to_owned(),
+                        AttributeValue::M(granted.collect()),
+                    );
+                }
+            }
+        }
+        item
+    }
+
+    /// Reads an item back.
+    ///
+    /// # Errors
+    /// [`StoreError::Malformed`] when it is not as [`Object`]s are written.
+    pub fn from_item(item: &Item) -> Result<Self, StoreError> {
+        let content = if flag(item, "deleted") {
+            Content::Deleted
+        } else {
+            let data = serde_json::from_str(&string(item, "data")?)
+                .map_err(|_| malformed(item, "data"))?;
+            let mut permissions = Permissions::default();
+            if let Some(granted) = item.get("permissions") {
+                let granted = granted.as_m().map_err(|_| malformed(item, "permissions"))?;
+                for (permission, principals) in granted {
+                    let principals = principals
+                        .as_l()
+                        .map_err(|_| malformed(item, "permissions"))?;
+                    let principals = principals
+                        .iter()
+                        .filter_map(|principal| principal.as_s().ok().cloned());
+                    permissions.set(permission, principals.collect());
+                }
+            }
+            Content::Live { data, permissions }
+        };
+        Ok(Self {
+            last_modified: time(item, "last_modified")?,
+            generation: Generation(string(item, "generation")?),
+            parent: Generation(string(item, "parent")?),
+            content,
+        })
+    }
+
+    /// Whether it exists, rather than being a tombstone.
+    pub fn is_live(&self) -> bool {
+        matches!(self.content, Content::Live { .. })
+    }
+}
+
+/// The state of a list: its timestamp, and whose children it lists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct List {
+    /// The highest `last_modified` that the list ever had. Survives deletion of the parent.
+    pub timestamp: Timestamp,
+    /// The parent's generation.
+    pub generation: Generation,
+    /// Whether the parent was deleted.
+    pub closed: bool,
+}
+
+impl List {
+    pub(super) fn into_item(self, key: Key, kind: Kind) -> Item {
+        let mut item = key.into_item();
+        // Not called `last_modified`, so that the index leaves it out.
+        item.insert("timestamp".to_owned(), number(self.timestamp));
+        item.insert(
+            "generation".to_owned(),
+            AttributeValue::S(self.generation.0),
+        );
+        // What the stream's filter tells the lists of records by.
+        item.insert("kind".to_owned(), AttributeValue::S(kind.name().to_owned()));
+        if self.closed {
+            item.insert("closed".to_owned(), AttributeValue::Bool(true));
+        }
+        item
+    }
+
+    /// Reads an item back.
+    ///
+    /// # Errors
+    /// [`StoreError::Malformed`] when it is not as [`List`]s are written.
+    pub fn from_item(item: &Item) -> Result<Self, StoreError> {
+        Ok(Self {
+            timestamp: time(item, "timestamp")?,
+            generation: Generation(string(item, "generation")?),
+            closed: flag(item, "closed"),
+        })
+    }
+}

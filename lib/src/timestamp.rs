@@ -1,0 +1,96 @@
+//! The one measure of time: milliseconds since the epoch.
+
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+/// Milliseconds since the Unix epoch, as in `last_modified` and in every `ETag`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Timestamp(pub u64);
+
+impl Timestamp {
+    /// The latest time that a client may give: 2100-01-01T00:00:00Z (kinto-changes 4.1 bounds `_since` by it).
+    pub const MAX: Self = Self(4_102_444_800_000);
+
+    /// The clock of this machine.
+    pub fn now() -> Self {
+        let since_epoch = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or(Duration::ZERO);
+        Self(since_epoch.as_millis() as u64)
+    }
+
+    /// The next millisecond.
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    /// As an entity tag: the milliseconds between double quotes.
+    pub fn etag(self) -> String {
+        format!("\"{}\"", self.0)
+    }
+
+    /// As an HTTP date, which has a resolution of seconds.
+    pub fn http_date(self) -> String {
+        httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(self.0.min(Self::MAX.0)))
+    }
+
+    /// Reads `"123"`, the form of entity tags. `None` for anything else.
+    pub fn from_etag(value: &str) -> Option<Self> {
+        let digits = value.strip_prefix('"')?.strip_suffix('"')?;
+        Self::from_digits(digits)
+    }
+
+    /// Reads `123`: ASCII digits only, no sign. `None` for anything else.
+    pub fn from_digits(digits: &str) -> Option<Self> {
+        let all_digits = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        all_digits.then(|| digits.parse().ok().map(Self)).flatten()
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_etag_is_the_quoted_milliseconds() {
+        assert_eq!(Timestamp(1_795_289_972_422).etag(), "\"1795289972422\"");
+        assert_eq!(
+            Timestamp::from_etag("\"1795289972422\""),
+            Some(Timestamp(1_795_289_972_422))
+        );
+    }
+
+    #[test]
+    fn anything_but_quoted_digits_is_no_etag() {
+        for bad in [
+            "",
+            "12",
+            "\"",
+            "\"\"",
+            "\"-1\"",
+            "\"+1\"",
+            "\"a\"",
+            "W/\"1\"",
+            "\"99999999999999999999\"",
+        ] {
+            assert_eq!(Timestamp::from_etag(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_http_date_drops_the_milliseconds() {
+        assert_eq!(
+            Timestamp(1_795_289_972_999).http_date(),
+            "Sat, 21 Nov 2026 19:39:32 GMT"
+        );
+    }
+}

@@ -1,0 +1,88 @@
+//! The AWS port: the same DynamoDB and SQS for processes that take `AWS_ENDPOINT_URL`, such as `cargo lambda`.
+
+use http::header::CONTENT_TYPE;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Bytes, Incoming};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::aws::{ConnectionBroken, LocalAws};
+use crate::server;
+
+/// Serves `aws` until `stop` turns true.
+pub async fn serve(listener: TcpListener, stop: watch::Receiver<bool>, aws: LocalAws) {
+    server::serve(listener, stop, move |request, _peer| {
+        answer(aws.clone(), request)
+    })
+    .await;
+}
+
+async fn answer(
+    aws: LocalAws,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, ConnectionBroken> {
+    let (parts, body) = request.into_parts();
+    let target = parts
+        .headers
+        .get("x-amz-target")
+        .and_then(|target| target.to_str().ok())
+        .unwrap_or_default();
+    let body = body
+        .collect()
+        .await
+        .map_err(|_| ConnectionBroken)?
+        .to_bytes();
+    let answer = aws.call(target, &body)?;
+    let mut response = Response::new(Full::from(answer.body));
+    *response.status_mut() = StatusCode::from_u16(answer.status).map_err(|_| ConnectionBroken)?;
+    let json = http::HeaderValue::from_static("application/x-amz-json-1.0");
+    response.headers_mut().insert(CONTENT_TYPE, json);
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aws::Fault;
+    use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
+    use aws_sdk_dynamodb::types::AttributeValue;
+
+    #[tokio::test]
+    async fn another_process_reads_and_writes_over_http() {
+        let aws = LocalAws::memory().unwrap();
+        aws.create_table("kinto").unwrap();
+        let listener = server::bind(0).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_stop, stopped) = watch::channel(false);
+        tokio::spawn(serve(listener, stopped, aws.clone()));
+        let client = aws_sdk_dynamodb::Client::from_conf(
+            aws_sdk_dynamodb::Config::builder()
+                .behavior_version(BehaviorVersion::v2026_01_12())
+                .region(Region::new("us-east-1"))
+                .credentials_provider(Credentials::new("local", "local", None, None, "test"))
+                .endpoint_url(format!("http://{address}"))
+                .build(),
+        );
+        let requests = aws.requests();
+        let count = aws.requests();
+        aws.inject(move |_, _| (count.of("PutItem") == 1).then_some(Fault::AnswerLost));
+        let key = AttributeValue::S("k".to_owned());
+        let put = client.put_item().table_name("kinto");
+        put.item("pk", key.clone())
+            .item("sk", key.clone())
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(requests.of("PutItem"), 2);
+
+        let got = aws.dynamodb().get_item().table_name("kinto");
+        let got = got
+            .key("pk", key.clone())
+            .key("sk", key)
+            .send()
+            .await
+            .unwrap();
+        assert!(got.item.is_some());
+    }
+}

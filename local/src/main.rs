@@ -1,0 +1,47 @@
+//! `cargo run`: starts the stack, says where it listens, and ends with a signal.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use kinto_local::{Options, Stack, options};
+use kinto_serverless::settings::Vars;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<(), Box<dyn Error>> {
+    let var = |name: &str| std::env::var(name).ok();
+    let Some(options) = Options::parse(std::env::args_os().skip(1), var)? else {
+        println!("{}", options::HELP);
+        return Ok(());
+    };
+    let levels = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(levels)
+        .with_writer(std::io::stderr)
+        .init();
+
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    let stack = Stack::start(&options, Vars::from_env()).await?;
+    println!("dynamodb and sqs on {}", stack.aws_url());
+    println!("listening on {}", stack.url());
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    stack.stop().await;
+    Ok(())
+}

@@ -1,0 +1,108 @@
+//! What the command line and the environment say about the stack itself; Kinto's settings are the library's.
+
+use std::ffi::OsString;
+
+/// The answer to `--help`.
+pub const HELP: &str = "\
+Kinto, its functions and the AWS they need, in one process on loopback.
+
+Usage: kinto-local [--data FILE]
+
+  --data FILE  keep the table in FILE; without it everything ends with the process
+  --help       print this
+
+Environment:
+  PORT         port of the HTTP API, 0 for any [8888]
+  AWS_PORT     port of DynamoDB and SQS, for AWS_ENDPOINT_URL, 0 for any [PORT + 1]
+  RUST_LOG     levels of the log on stderr
+  KINTO_*      Kinto's settings: changes.resources is KINTO_CHANGES_RESOURCES
+
+Without KINTO_EVENT_LISTENERS a built-in Megaphone receives the changes of
+KINTO_EVENT_LISTENERS_MP_MATCH_KINTO_CHANGES [/buckets/main] and prints each broadcast.";
+
+/// Where the stack listens and keeps its table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Port of the HTTP API; 0 is any.
+    pub port: u16,
+    /// Port of DynamoDB and SQS; 0 is any.
+    pub aws_port: u16,
+    /// The table's file; in memory when `None`.
+    pub data: Option<String>,
+}
+
+/// An option or a port that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OptionsError {
+    /// The command line.
+    #[error("{0}; see --help")]
+    Arguments(#[from] lexopt::Error),
+    /// A variable that is no port.
+    #[error("{0} must be a port, 0 to 65535")]
+    Port(&'static str),
+}
+
+impl Options {
+    /// Reads the arguments (without the program's name) and the variables that `var` knows; `None` is `--help`.
+    pub fn parse(
+        arguments: impl IntoIterator<Item = OsString>,
+        var: impl Fn(&str) -> Option<String>,
+    ) -> Result<Option<Self>, OptionsError> {
+        use lexopt::prelude::*;
+
+        let mut data = None;
+        let mut parser = lexopt::Parser::from_args(arguments);
+        while let Some(argument) = parser.next()? {
+            match argument {
+                Long("data") => data = Some(parser.value()?.string()?),
+                Long("help") | Short('h') => return Ok(None),
+                _ => return Err(argument.unexpected().into()),
+            }
+        }
+        let port = |name| match var(name).filter(|value| !value.is_empty()) {
+            None => Ok(None),
+            Some(value) => value
+                .parse::<u16>()
+                .map(Some)
+                .map_err(|_| OptionsError::Port(name)),
+        };
+        let http = port("PORT")?.unwrap_or(8888);
+        let beside = if http == 0 { 0 } else { http.wrapping_add(1) };
+        let aws_port = port("AWS_PORT")?.unwrap_or(beside);
+        Ok(Some(Self {
+            port: http,
+            aws_port,
+            data,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str], port: Option<&str>) -> Result<Option<Options>, OptionsError> {
+        let port = port.map(str::to_owned);
+        let var = |name: &str| if name == "PORT" { port.clone() } else { None };
+        Options::parse(arguments.iter().map(OsString::from), var)
+    }
+
+    #[test]
+    fn the_ports_are_kintos_and_the_next_unless_set() {
+        let default = parse(&[], None).unwrap().unwrap();
+        assert_eq!((default.port, default.aws_port), (8888, 8889));
+        let any = parse(&[], Some("0")).unwrap().unwrap();
+        assert_eq!((any.port, any.aws_port), (0, 0));
+        let error = parse(&[], Some("http")).unwrap_err();
+        assert_eq!(error.to_string(), "PORT must be a port, 0 to 65535");
+    }
+
+    #[test]
+    fn data_names_a_file_and_what_is_unknown_is_refused() {
+        let data = parse(&["--data", "x.db"], None).unwrap().unwrap();
+        assert_eq!(data.data.as_deref(), Some("x.db"));
+        assert_eq!(parse(&["--help"], None).unwrap(), None);
+        assert!(parse(&["--date"], None).is_err());
+        assert!(parse(&["--data"], None).is_err());
+    }
+}

@@ -1,0 +1,438 @@
+//! A FIFO queue in memory, and its consumer: what SQS and its event source mapping are on AWS.
+//!
+//! Messages of one group are delivered in order and never two batches at once; groups do not wait for each other.
+//! What the consumer reports as failed comes back at the head of its group after a delay, and after too many
+//! deliveries goes to the dead letters.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use uuid::Uuid;
+
+/// How long SQS remembers a deduplication id.
+const DEDUPLICATION_WINDOW: Duration = Duration::from_secs(300);
+
+/// The batch size of the event source mapping.
+const BATCH: usize = 10;
+
+/// What happens to messages that the consumer fails.
+#[derive(Clone, Copy, Debug)]
+pub struct Redrive {
+    /// How long a failed message and its group wait: the visibility timeout.
+    pub delay: Duration,
+    /// How often a message is delivered before it goes to the dead letters.
+    pub max_receive_count: u32,
+}
+
+impl Default for Redrive {
+    fn default() -> Self {
+        Self {
+            delay: Duration::from_secs(1),
+            max_receive_count: 10,
+        }
+    }
+}
+
+/// A message as it waits in its group.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// The id that `SendMessage` answered.
+    pub id: String,
+    /// `MessageGroupId`
+    pub group: String,
+    /// `MessageBody`
+    pub body: String,
+    /// `MessageDeduplicationId`
+    pub deduplication_id: String,
+    /// How often it was delivered.
+    pub receive_count: u32,
+}
+
+/// A FIFO queue; clones share it.
+#[derive(Clone)]
+pub struct Queue {
+    redrive: Redrive,
+    // A std mutex: it is held for moves between collections, never across an await.
+    state: Arc<Mutex<State>>,
+    changed: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct State {
+    groups: HashMap<String, Group>,
+    sent: HashMap<String, String>,
+    sent_by_age: VecDeque<(Instant, String)>,
+    dead: Vec<Message>,
+}
+
+/// The messages of one group; it exists while it has any, waiting or in flight.
+#[derive(Default)]
+struct Group {
+    waiting: VecDeque<Message>,
+    in_flight: bool,
+    blocked_until: Option<Instant>,
+}
+
+impl Queue {
+    /// An empty queue.
+    pub fn new(redrive: Redrive) -> Self {
+        Self {
+            redrive,
+            state: Arc::default(),
+            changed: Arc::default(),
+        }
+    }
+
+    /// Adds a message to its group and returns its id; one with a deduplication id seen in the last five minutes
+    /// is accepted, under the first one's id, and not delivered again.
+    pub fn send(&self, group: &str, deduplication_id: &str, body: &str) -> String {
+        let mut state = self.lock();
+        let now = Instant::now();
+        while let Some((at, _)) = state.sent_by_age.front()
+            && now.duration_since(*at) >= DEDUPLICATION_WINDOW
+            && let Some((_, expired)) = state.sent_by_age.pop_front()
+        {
+            state.sent.remove(&expired);
+        }
+        if let Some(id) = state.sent.get(deduplication_id) {
+            return id.clone();
+        }
+        let message = Message {
+            id: Uuid::new_v4().to_string(),
+            group: group.to_owned(),
+            body: body.to_owned(),
+            deduplication_id: deduplication_id.to_owned(),
+            receive_count: 0,
+        };
+        let id = message.id.clone();
+        state.sent.insert(deduplication_id.to_owned(), id.clone());
+        state
+            .sent_by_age
+            .push_back((now, deduplication_id.to_owned()));
+        state
+            .groups
+            .entry(group.to_owned())
+            .or_default()
+            .waiting
+            .push_back(message);
+        drop(state);
+        self.changed.notify_one();
+        id
+    }
+
+    /// The messages that were delivered too often, oldest first.
+    pub fn dead_letters(&self) -> Vec<Message> {
+        self.lock().dead.clone()
+    }
+
+    /// True when no message waits or is in flight.
+    pub fn is_empty(&self) -> bool {
+        self.lock().groups.is_empty()
+    }
+
+    /// Delivers messages to `handler` for ever: one batch at a time for a group, all groups side by side.
+    pub async fn consume<H, F>(self, handler: H)
+    where
+        H: Fn(SqsEvent) -> F + Clone + Send + 'static,
+        F: Future<Output = SqsBatchResponse> + Send + 'static,
+    {
+        // Dropping the set with this future ends the deliveries too.
+        let mut deliveries = JoinSet::new();
+        loop {
+            let (batches, next) = self.receive(Instant::now());
+            for batch in batches {
+                deliveries.spawn(self.clone().deliver(batch, handler.clone()));
+            }
+            let wake = async {
+                match next {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.changed.notified() => {}
+                () = wake => {}
+                Some(_) = deliveries.join_next() => {}
+            }
+        }
+    }
+
+    async fn deliver<H, F>(self, batch: Vec<Message>, handler: H)
+    where
+        H: Fn(SqsEvent) -> F,
+        F: Future<Output = SqsBatchResponse> + Send + 'static,
+    {
+        let mut event = SqsEvent::default();
+        event.records = batch.iter().map(record).collect();
+        // In a task of its own, a panic of the handler is a failed batch and not the end of the queue.
+        let failed = match tokio::spawn(handler(event)).await {
+            Ok(response) => failed(batch, &response),
+            Err(panic) => {
+                tracing::error!(%panic, "the consumer panicked");
+                Outcome {
+                    group: batch.first().map(|message| message.group.clone()),
+                    failed: batch,
+                }
+            }
+        };
+        self.settle(failed, Instant::now());
+    }
+
+    /// The next batch of every group that may have one, and when the next blocked group may.
+    fn receive(&self, now: Instant) -> (Vec<Vec<Message>>, Option<Instant>) {
+        let mut batches = Vec::new();
+        let mut next: Option<Instant> = None;
+        for group in self.lock().groups.values_mut() {
+            if group.in_flight {
+                continue;
+            }
+            match group.blocked_until {
+                Some(until) if until > now => {
+                    next = Some(next.map_or(until, |next| next.min(until)));
+                }
+                _ => {
+                    group.in_flight = true;
+                    let count = group.waiting.len().min(BATCH);
+                    let mut batch: Vec<Message> = group.waiting.drain(..count).collect();
+                    for message in &mut batch {
+                        message.receive_count += 1;
+                    }
+                    batches.push(batch);
+                }
+            }
+        }
+        (batches, next)
+    }
+
+    fn settle(&self, outcome: Outcome, now: Instant) {
+        let Some(name) = outcome.group else { return };
+        let mut state = self.lock();
+        let State { groups, dead, .. } = &mut *state;
+        let Some(group) = groups.get_mut(&name) else {
+            return;
+        };
+        group.in_flight = false;
+        group.blocked_until = None;
+        for message in outcome.failed.into_iter().rev() {
+            if message.receive_count >= self.redrive.max_receive_count {
+                tracing::error!(
+                    id = message.id,
+                    group = message.group,
+                    body = message.body,
+                    receive_count = message.receive_count,
+                    "dead letter"
+                );
+                dead.push(message);
+            } else {
+                group.waiting.push_front(message);
+                group.blocked_until = Some(now + self.redrive.delay);
+            }
+        }
+        if group.waiting.is_empty() {
+            groups.remove(&name);
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What became of a group's batch.
+struct Outcome {
+    group: Option<String>,
+    failed: Vec<Message>,
+}
+
+/// The messages of `batch` that `response` names; all of them when it names one that is not in the batch, as Lambda
+/// treats an empty or unknown identifier.
+fn failed(batch: Vec<Message>, response: &SqsBatchResponse) -> Outcome {
+    let group = batch.first().map(|message| message.group.clone());
+    let named = |id: &str| {
+        response
+            .batch_item_failures
+            .iter()
+            .any(|failure| failure.item_identifier == id)
+    };
+    let all = response.batch_item_failures.iter().any(|failure| {
+        !batch
+            .iter()
+            .any(|message| message.id == failure.item_identifier)
+    });
+    let failed = batch
+        .into_iter()
+        .filter(|message| all || named(&message.id))
+        .collect();
+    Outcome { group, failed }
+}
+
+fn record(message: &Message) -> SqsMessage {
+    let mut record = SqsMessage::default();
+    record.message_id = Some(message.id.clone());
+    record.receipt_handle = Some(message.id.clone());
+    record.body = Some(message.body.clone());
+    record.attributes = HashMap::from([
+        ("MessageGroupId".to_owned(), message.group.clone()),
+        (
+            "MessageDeduplicationId".to_owned(),
+            message.deduplication_id.clone(),
+        ),
+        (
+            "ApproximateReceiveCount".to_owned(),
+            message.receive_count.to_string(),
+        ),
+    ]);
+    record.event_source = Some("aws:sqs".to_owned());
+    record.event_source_arn = Some("arn:aws:sqs:us-east-1:000000000000:local.fifo".to_owned());
+    record.aws_region = Some("us-east-1".to_owned());
+    record
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// A consumer that notes what it gets and fails the bodies that `fails` picks.
+    fn consumer(
+        queue: &Queue,
+        fails: impl Fn(&str, u32) -> bool + Clone + Send + Sync + 'static,
+    ) -> Arc<Mutex<Vec<String>>> {
+        let seen: Arc<Mutex<Vec<String>>> = Arc::default();
+        let log = Arc::clone(&seen);
+        tokio::spawn(queue.clone().consume(move |event: SqsEvent| {
+            let (log, fails) = (Arc::clone(&log), fails.clone());
+            async move {
+                let mut response = SqsBatchResponse::default();
+                for record in event.records {
+                    let body = record.body.unwrap();
+                    let count = record.attributes["ApproximateReceiveCount"]
+                        .parse()
+                        .unwrap();
+                    log.lock().unwrap().push(body.clone());
+                    if fails(&body, count) {
+                        response.add_failure(record.message_id.unwrap());
+                    }
+                }
+                response
+            }
+        }));
+        seen
+    }
+
+    async fn emptied(queue: &Queue) {
+        while !queue.is_empty() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    fn queue() -> Queue {
+        Queue::new(Redrive {
+            delay: Duration::from_secs(1),
+            max_receive_count: 3,
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_group_is_delivered_in_order_and_a_repeated_id_once() {
+        let queue = queue();
+        let first = queue.send("a", "1", "one");
+        assert_eq!(queue.send("a", "1", "one again"), first);
+        queue.send("a", "2", "two");
+        let seen = consumer(&queue, |_, _| false);
+        emptied(&queue).await;
+        assert_eq!(*seen.lock().unwrap(), ["one", "two"]);
+
+        tokio::time::advance(DEDUPLICATION_WINDOW).await;
+        assert_ne!(queue.send("a", "1", "one later"), first);
+        emptied(&queue).await;
+        assert_eq!(seen.lock().unwrap().len(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_message_comes_back_after_the_delay() {
+        let queue = queue();
+        let start = Instant::now();
+        queue.send("a", "1", "one");
+        let seen = consumer(&queue, |_, count| count < 2);
+        emptied(&queue).await;
+        assert_eq!(*seen.lock().unwrap(), ["one", "one"]);
+        assert!(start.elapsed() >= Duration::from_secs(1));
+        assert!(queue.dead_letters().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_that_always_fails_becomes_a_dead_letter_and_blocks_no_other_group() {
+        let queue = queue();
+        let start = Instant::now();
+        queue.send("bad", "1", "poison");
+        queue.send("good", "2", "fine");
+        let seen = consumer(&queue, |body, _| body == "poison");
+        while !seen.lock().unwrap().iter().any(|body| body == "fine") {
+            tokio::task::yield_now().await;
+        }
+        assert!(start.elapsed() < Duration::from_secs(1));
+        emptied(&queue).await;
+        let dead = queue.dead_letters();
+        assert_eq!(dead.len(), 1);
+        assert_eq!(
+            (dead[0].body.as_str(), dead[0].receive_count),
+            ("poison", 3)
+        );
+        assert_eq!(seen.lock().unwrap().len(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_group_has_one_batch_in_flight_while_groups_overlap() {
+        let queue = queue();
+        for (group, id) in [("a", "1"), ("a", "2"), ("b", "3")] {
+            queue.send(group, id, id);
+        }
+        let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (running, peak) = (Arc::clone(&now), Arc::clone(&most));
+        tokio::spawn(queue.clone().consume(move |event: SqsEvent| {
+            let (running, peak) = (Arc::clone(&running), Arc::clone(&peak));
+            async move {
+                assert!(event.records.len() <= 2);
+                peak.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                running.fetch_sub(1, Ordering::SeqCst);
+                SqsBatchResponse::default()
+            }
+        }));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        queue.send("a", "4", "4");
+        emptied(&queue).await;
+        assert_eq!(most.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_and_an_empty_identifier_fail_the_whole_batch() {
+        let queue = queue();
+        queue.send("a", "1", "one");
+        queue.send("a", "2", "two");
+        let calls = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&calls);
+        tokio::spawn(queue.clone().consume(move |event: SqsEvent| {
+            let call = count.fetch_add(1, Ordering::SeqCst);
+            async move {
+                assert_eq!(event.records.len(), 2);
+                assert!(call != 0, "a panic on purpose");
+                let mut response = SqsBatchResponse::default();
+                if call == 1 {
+                    response.add_failure("");
+                }
+                response
+            }
+        }));
+        emptied(&queue).await;
+        assert_eq!(calls.load(Ordering::SeqCst), 3);
+    }
+}

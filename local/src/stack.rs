@@ -1,0 +1,294 @@
+//! The stack as a whole: what is started, with which settings, and how it ends.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kinto_serverless::aggregator::Aggregator;
+use kinto_serverless::api::Api;
+use kinto_serverless::broadcaster::Broadcaster;
+use kinto_serverless::queue::BroadcastQueue;
+use kinto_serverless::settings::{Settings, Vars};
+use kinto_serverless::startup::StartError;
+use kinto_serverless::store::Store;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::aws::LocalAws;
+use crate::megaphone::Megaphone;
+use crate::{Options, endpoint, http, server, stream};
+
+/// The name of the one table.
+pub const TABLE: &str = "kinto";
+
+const MEGAPHONE_API_KEY: &str = "local";
+
+/// How long requests in flight may take once the stack is to end.
+const LAST_REQUESTS: Duration = Duration::from_secs(10);
+
+/// Why the stack did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StackError {
+    /// A port is taken.
+    #[error("port {port}: {source}")]
+    Port {
+        /// The port asked for.
+        port: u16,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The table's file cannot be used.
+    #[error("the table cannot be opened: {0}")]
+    Table(#[from] dynoxide::DynoxideError),
+    /// A function cannot start.
+    #[error(transparent)]
+    Function(#[from] StartError),
+}
+
+/// Everything of the local stack, running. Dropping it ends it at once, [`Stack::stop`] answers requests first.
+pub struct Stack {
+    address: SocketAddr,
+    aws_address: SocketAddr,
+    aws: LocalAws,
+    megaphone: Megaphone,
+    stop: watch::Sender<bool>,
+    servers: JoinSet<()>,
+    /// The event source mappings; they end with the set.
+    _consumers: JoinSet<()>,
+}
+
+impl Stack {
+    /// Starts everything, with the settings that `vars` hold and local defaults for what is required.
+    pub async fn start(options: &Options, vars: Vars) -> Result<Self, StackError> {
+        let aws = match &options.data {
+            Some(path) => LocalAws::open(path)?,
+            None => LocalAws::memory()?,
+        };
+        Self::over(aws, options, vars).await
+    }
+
+    /// Starts everything else around an AWS that a test has prepared.
+    pub async fn over(
+        aws: LocalAws,
+        options: &Options,
+        mut vars: Vars,
+    ) -> Result<Self, StackError> {
+        aws.create_table(TABLE)?;
+        let (http_listener, address) = listen(options.port).await?;
+        let (aws_listener, aws_address) = listen(options.aws_port).await?;
+        let (megaphone_listener, megaphone_address) = listen(0).await?;
+        set_defaults(&mut vars, megaphone_address);
+        let Functions {
+            api,
+            aggregator,
+            broadcaster,
+        } = Functions::new(&aws, &vars)?;
+        let megaphone = Megaphone::new(MEGAPHONE_API_KEY);
+
+        let (stop, stopped) = watch::channel(false);
+        let mut servers = JoinSet::new();
+        servers.spawn(endpoint::serve(aws_listener, stopped.clone(), aws.clone()));
+        servers.spawn(megaphone.clone().serve(megaphone_listener, stopped.clone()));
+        servers.spawn(http::serve(http_listener, stopped, move |event| {
+            let api = Arc::clone(&api);
+            async move { api.handle(event).await }
+        }));
+
+        let mut consumers = JoinSet::new();
+        consumers.spawn(stream::consume(
+            aws.clone(),
+            TABLE.to_owned(),
+            move |event| {
+                let aggregator = Arc::clone(&aggregator);
+                async move { aggregator.handle(event).await }
+            },
+        ));
+        consumers.spawn(aws.queue().clone().consume(move |event| {
+            let broadcaster = Arc::clone(&broadcaster);
+            async move { broadcaster.handle(event).await }
+        }));
+        Ok(Self {
+            address,
+            aws_address,
+            aws,
+            megaphone,
+            stop,
+            servers,
+            _consumers: consumers,
+        })
+    }
+
+    /// Where the HTTP API is: `http://127.0.0.1:PORT/v1/`.
+    pub fn url(&self) -> String {
+        format!("http://{}/v1/", self.address)
+    }
+
+    /// Where DynamoDB and SQS are, for `AWS_ENDPOINT_URL`.
+    pub fn aws_url(&self) -> String {
+        format!("http://{}", self.aws_address)
+    }
+
+    /// DynamoDB and SQS, to count and to fault their requests.
+    pub fn aws(&self) -> &LocalAws {
+        &self.aws
+    }
+
+    /// The built-in Megaphone, which hears nothing when the settings name another one.
+    pub fn megaphone(&self) -> &Megaphone {
+        &self.megaphone
+    }
+
+    /// Ends the stack: no new requests, those in flight are answered, the consumers stop where they are.
+    pub async fn stop(mut self) {
+        self.stop.send_replace(true);
+        let ended = async { while self.servers.join_next().await.is_some() {} };
+        if tokio::time::timeout(LAST_REQUESTS, ended).await.is_err() {
+            tracing::warn!("requests were still in flight after {LAST_REQUESTS:?}");
+        }
+    }
+}
+
+/// The functions, each with what its deployed one has.
+struct Functions {
+    api: Arc<Api>,
+    aggregator: Arc<Aggregator>,
+    broadcaster: Arc<Broadcaster>,
+}
+
+impl Functions {
+    fn new(aws: &LocalAws, vars: &Vars) -> Result<Self, StartError> {
+        use kinto_serverless::megaphone::Megaphone;
+
+        let settings = Settings::from_vars(vars)?;
+        let store = Store::new(aws.dynamodb(), TABLE);
+        let queue = BroadcastQueue::new(aws.sqs(), aws.queue_url());
+        let megaphones = settings.megaphones.iter().cloned().map(Megaphone::new);
+        let megaphones = megaphones.collect::<Result<Vec<_>, _>>()?;
+        let listeners = settings.megaphones.clone();
+        Ok(Self {
+            aggregator: Arc::new(Aggregator::new(
+                store.clone(),
+                queue,
+                settings.changes.clone(),
+                listeners,
+            )),
+            broadcaster: Arc::new(Broadcaster::new(store.clone(), megaphones.clone())),
+            api: Arc::new(Api::new(store, settings, megaphones)),
+        })
+    }
+}
+
+async fn listen(port: u16) -> Result<(TcpListener, SocketAddr), StackError> {
+    let bound = async {
+        let listener = server::bind(port).await?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    bound
+        .await
+        .map_err(|source| StackError::Port { port, source })
+}
+
+/// Settings that the functions require and a first `cargo run` does not have.
+fn set_defaults(vars: &mut Vars, megaphone: SocketAddr) {
+    vars.set_default("KINTO_USERID_HMAC_SECRET", "local");
+    if vars.get("KINTO_EVENT_LISTENERS").is_some() {
+        return;
+    }
+    for (name, value) in [
+        ("KINTO_EVENT_LISTENERS", "mp"),
+        ("KINTO_EVENT_LISTENERS_MP_USE", "kinto_megaphone.listeners"),
+        (
+            "KINTO_EVENT_LISTENERS_MP_URL",
+            &format!("http://{megaphone}"),
+        ),
+        ("KINTO_EVENT_LISTENERS_MP_API_KEY", MEGAPHONE_API_KEY),
+        ("KINTO_EVENT_LISTENERS_MP_BROADCASTER_ID", "remote-settings"),
+        (
+            "KINTO_EVENT_LISTENERS_MP_MATCH_KINTO_CHANGES",
+            "/buckets/main",
+        ),
+        // A listener is told only of what monitor/changes shows.
+        ("KINTO_CHANGES_RESOURCES", "/buckets/main"),
+    ] {
+        vars.set_default(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reqwest::{Method, StatusCode};
+    use serde_json::{Value, json};
+
+    const ANY_PORT: Options = Options {
+        port: 0,
+        aws_port: 0,
+        data: None,
+    };
+
+    async fn call(stack: &Stack, method: Method, path: &str, body: &Value) -> (StatusCode, Value) {
+        let request = reqwest::Client::new().request(method, stack.url() + path);
+        let request = request
+            .basic_auth("user", Some("password"))
+            .header("content-type", "application/json");
+        let answer = request.body(body.to_string()).send().await.unwrap();
+        (
+            answer.status(),
+            serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap(),
+        )
+    }
+
+    async fn put(stack: &Stack, path: &str) -> Value {
+        let (status, object) = call(stack, Method::PUT, path, &json!({"data": {}})).await;
+        assert_eq!(status, StatusCode::CREATED, "{object}");
+        object["data"]["last_modified"].clone()
+    }
+
+    async fn until(condition: impl AsyncFn() -> bool) {
+        tokio::time::timeout(Duration::from_secs(5), async {
+            while !condition().await {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+        .unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_write_reaches_monitor_changes_and_megaphone() {
+        let stack = Stack::start(&ANY_PORT, Vars::default()).await.unwrap();
+        put(&stack, "buckets/main").await;
+        put(&stack, "buckets/main/collections/c").await;
+        let written = put(&stack, "buckets/main/collections/c/records/r").await;
+        until(async || {
+            let path = "buckets/monitor/collections/changes/records";
+            let (_, changes) = call(&stack, Method::GET, path, &Value::Null).await;
+            changes["data"][0]["last_modified"] == written
+        })
+        .await;
+        let version = format!("\"{written}\"");
+        until(async || {
+            let broadcasts = stack.megaphone().broadcasts();
+            broadcasts.get("remote-settings/monitor_changes") == Some(&version)
+        })
+        .await;
+        stack.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_setting_that_cannot_be_used_or_a_port_that_is_taken_stops_the_start() {
+        let vars = Vars::from_iter([("KINTO_READONLY", "perhaps")]);
+        let error = Stack::start(&ANY_PORT, vars).await.err().unwrap();
+        assert!(error.to_string().starts_with("KINTO_READONLY"), "{error}");
+
+        let stack = Stack::start(&ANY_PORT, Vars::default()).await.unwrap();
+        let taken = Options {
+            port: stack.address.port(),
+            ..ANY_PORT
+        };
+        let error = Stack::start(&taken, Vars::default()).await.err().unwrap();
+        assert!(matches!(error, StackError::Port { .. }), "{error}");
+    }
+}

@@ -1,0 +1,257 @@
+//! The event source mapping of the table's stream: reads records, keeps those of template.yaml's filter, hands them
+//! to the aggregator and repeats what it reports as failed.
+//!
+//! A restart begins at the oldest record that is kept (a day): the aggregator is safe against redelivery, and this
+//! way nothing is lost that a stopped process had read but not finished.
+
+use std::time::Duration;
+
+use aws_lambda_events::dynamodb::{Event, EventRecord};
+use aws_lambda_events::streams::DynamoDbEventResponse;
+use dynoxide::AttributeValue;
+use dynoxide::actions::get_records::Record;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::aws::LocalAws;
+
+/// The batch size of the event source mapping.
+const BATCH: usize = 100;
+
+/// Writes wake the reader at once; under load this lets them gather into a batch.
+const GATHER: Duration = Duration::from_millis(5);
+
+/// Expired items and records are swept this often.
+const SWEEP: Duration = Duration::from_secs(60);
+
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LAST_RETRY: Duration = Duration::from_secs(10);
+
+/// Delivers the stream of `table` to `handler` for ever, in order; a failed batch is repeated until it succeeds.
+pub async fn consume<H, F>(aws: LocalAws, table: String, handler: H)
+where
+    H: Fn(Event) -> F,
+    F: Future<Output = DynamoDbEventResponse> + Send + 'static,
+{
+    let mut iterator = aws.database().oldest(&table);
+    let mut sweep_at = Instant::now();
+    loop {
+        let records = match aws.database().records(iterator.clone(), BATCH) {
+            Ok((records, next)) => {
+                iterator = next;
+                records
+            }
+            Err(error) => {
+                tracing::error!(%error, "the stream cannot be read");
+                sleep(LAST_RETRY).await;
+                continue;
+            }
+        };
+        // Between the read and the first await, all that is on the stream is in `records`.
+        if records.len() < BATCH && sweep_at <= Instant::now() {
+            sweep_at = Instant::now() + SWEEP;
+            if let Err(error) = aws.database().sweep() {
+                tracing::error!(%error, "what expired stays");
+            }
+        }
+        if records.is_empty() {
+            tokio::select! {
+                () = aws.written() => {}
+                () = sleep_until(sweep_at) => {}
+            }
+        } else {
+            let records = records
+                .iter()
+                .filter(|record| wanted(record))
+                .filter_map(event);
+            deliver(records.collect(), &handler).await;
+            sleep(GATHER).await;
+        }
+    }
+}
+
+async fn deliver<H, F>(mut records: Vec<EventRecord>, handler: &H)
+where
+    H: Fn(Event) -> F,
+    F: Future<Output = DynamoDbEventResponse> + Send + 'static,
+{
+    let mut pause = FIRST_RETRY;
+    while !records.is_empty() {
+        let mut batch = Event::default();
+        batch.records = records.clone();
+        // In a task of its own, a panic of the handler is a failed batch and not the end of the stream.
+        match tokio::spawn(handler(batch)).await {
+            Ok(response) => {
+                let done = succeeded(&records, &response);
+                records.drain(..done);
+            }
+            Err(panic) => tracing::error!(%panic, "the consumer of the stream panicked"),
+        }
+        if !records.is_empty() {
+            tracing::warn!(records = records.len(), "stream records come again");
+            sleep(pause).await;
+            pause = (pause * 2).min(LAST_RETRY);
+        }
+    }
+}
+
+/// How many records from the first on need no repetition: those before the lowest one that is reported as failed,
+/// none when a report names no record, as Lambda treats an empty or unknown identifier.
+fn succeeded(records: &[EventRecord], response: &DynamoDbEventResponse) -> usize {
+    let position = |failed: &str| {
+        records
+            .iter()
+            .position(|record| record.change.sequence_number.as_deref() == Some(failed))
+    };
+    response
+        .batch_item_failures
+        .iter()
+        .map(|failure| {
+            let failed = failure.item_identifier.as_deref();
+            failed.and_then(position).unwrap_or(0)
+        })
+        .min()
+        .unwrap_or(records.len())
+}
+
+/// The filter of template.yaml: a list of records moved on, or a bucket was deleted.
+fn wanted(record: &Record) -> bool {
+    let change = &record.dynamodb;
+    let new = |attribute| change.new_image.as_ref()?.get(attribute);
+    let is = |value: Option<&AttributeValue>, text: &str| matches!(value, Some(AttributeValue::S(s)) if s == text);
+    if is(change.keys.get("sk"), "#timestamp") {
+        return is(new("kind"), "record");
+    }
+    is(change.keys.get("pk"), "#bucket")
+        && matches!(new("deleted"), Some(AttributeValue::BOOL(true)))
+}
+
+/// The record as Lambda writes it, which is also how dynoxide serializes it.
+fn event(record: &Record) -> Option<EventRecord> {
+    let json = serde_json::to_vec(record);
+    match json.and_then(|json| serde_json::from_slice(&json)) {
+        Ok(event) => Some(event),
+        Err(error) => {
+            tracing::error!(%error, sequence_number = record.dynamodb.sequence_number, "not a stream record");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_lambda_events::streams::DynamoDbBatchItemFailure;
+    use aws_sdk_dynamodb::types::AttributeValue as Value;
+    use std::sync::{Arc, Mutex};
+
+    type Batches = Arc<Mutex<Vec<Event>>>;
+
+    async fn put(aws: &LocalAws, pk: &str, sk: &str, version: u64, deleted: bool) {
+        let put = aws.dynamodb().put_item().table_name("kinto");
+        put.item("pk", Value::S(pk.to_owned()))
+            .item("sk", Value::S(sk.to_owned()))
+            .item("last_modified", Value::N(version.to_string()))
+            .item("kind", Value::S("record".to_owned()))
+            .item("deleted", Value::Bool(deleted))
+            .send()
+            .await
+            .unwrap();
+    }
+
+    /// Starts the reader with a handler that reports what `answer(n, batch)` says in its n-th call.
+    fn start(
+        aws: &LocalAws,
+        answer: impl Fn(usize, &Event) -> Option<String> + Clone + Send + Sync + 'static,
+    ) -> Batches {
+        let batches = Batches::default();
+        let log = Arc::clone(&batches);
+        tokio::spawn(consume(aws.clone(), "kinto".to_owned(), move |event| {
+            let (log, answer) = (Arc::clone(&log), answer.clone());
+            async move {
+                let call = log.lock().unwrap().len();
+                log.lock().unwrap().push(event.clone());
+                let mut response = DynamoDbEventResponse::default();
+                if let Some(failed) = answer(call, &event) {
+                    let mut failure = DynamoDbBatchItemFailure::default();
+                    failure.item_identifier = Some(failed);
+                    response.batch_item_failures.push(failure);
+                }
+                response
+            }
+        }));
+        batches
+    }
+
+    async fn until(batches: &Batches, count: usize) {
+        tokio::time::timeout(Duration::from_secs(5), async {
+            while batches.lock().unwrap().len() < count {
+                sleep(Duration::from_millis(2)).await;
+            }
+        })
+        .await
+        .unwrap();
+    }
+
+    fn keys(event: &Event) -> Vec<String> {
+        event
+            .records
+            .iter()
+            .map(|record| {
+                let keys = serde_json::to_value(&record.change.keys).unwrap();
+                keys["pk"]["S"].as_str().unwrap().to_owned()
+            })
+            .collect()
+    }
+
+    fn aws() -> LocalAws {
+        let aws = LocalAws::memory().unwrap();
+        aws.create_table("kinto").unwrap();
+        aws
+    }
+
+    #[tokio::test]
+    async fn only_records_of_the_filter_arrive_and_with_both_images() {
+        let aws = aws();
+        let batches = start(&aws, |_, _| None);
+        put(&aws, "/a#record", "#timestamp", 1, false).await;
+        until(&batches, 1).await;
+        put(&aws, "/a#record", "r", 2, false).await;
+        put(&aws, "#bucket", "alive", 2, false).await;
+        put(&aws, "#bucket", "gone", 2, true).await;
+        put(&aws, "/a#record", "#timestamp", 2, false).await;
+        until(&batches, 2).await;
+        let last = loop {
+            let last = batches.lock().unwrap().last().cloned().unwrap();
+            if keys(&last).contains(&"/a#record".to_owned()) {
+                break last.records.last().cloned().unwrap();
+            }
+            sleep(Duration::from_millis(2)).await;
+        };
+        assert_eq!(last.event_name, "MODIFY");
+        let images = serde_json::to_value(&last.change).unwrap();
+        assert_eq!(images["OldImage"]["last_modified"]["N"], "1");
+        assert_eq!(images["NewImage"]["last_modified"]["N"], "2");
+        let all: Vec<String> = batches.lock().unwrap().iter().flat_map(keys).collect();
+        assert_eq!(all, ["/a#record", "#bucket", "/a#record"]);
+    }
+
+    #[tokio::test]
+    async fn a_failed_record_is_repeated_with_all_behind_it() {
+        let aws = aws();
+        for pk in ["a", "b", "c"] {
+            put(&aws, pk, "#timestamp", 1, false).await;
+        }
+        let batches = start(&aws, |call, event| match call {
+            0 => panic!("on purpose"),
+            1 => event.records[1].change.sequence_number.clone(),
+            2 => Some(String::new()),
+            _ => None,
+        });
+        until(&batches, 4).await;
+        let seen: Vec<Vec<String>> = batches.lock().unwrap().iter().map(keys).collect();
+        assert_eq!(seen[0], ["a", "b", "c"]);
+        assert_eq!(seen[1], ["a", "b", "c"]);
+        assert_eq!(seen[2], ["b", "c"]);
+        assert_eq!(seen[3], ["b", "c"]);
+    }
+}

@@ -1,0 +1,158 @@
+//! Every sample event in `events/` is understood and does what its name says; `cargo lambda invoke` sends the same.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use kinto_serverless::aggregator::Aggregator;
+use kinto_serverless::broadcaster::Broadcaster;
+use kinto_serverless::megaphone::Megaphone;
+use kinto_serverless::queue::BroadcastQueue;
+use kinto_serverless::store::Store;
+use kinto_serverless::timestamp::Timestamp;
+use serde::de::DeserializeOwned;
+use tests::{Kinto, TABLE, settings};
+use wiremock::{Mock, MockServer, ResponseTemplate, matchers};
+
+const API: [(&str, i64); 6] = [
+    ("api-hello", 200),
+    ("api-put-bucket", 201),
+    ("api-put-collection", 201),
+    ("api-put-record", 201),
+    ("api-get-monitor-changes", 200),
+    ("api-broken-json", 400),
+];
+/// With what monitor/changes shows afterwards: collections and how many milliseconds after the first change.
+const STREAM: [(&str, &[(&str, u64)]); 6] = [
+    ("stream-batch", &[("one", 20), ("two", 10)]),
+    ("stream-duplicated", &[("one", 20)]),
+    ("stream-reordered", &[("one", 20), ("two", 10)]),
+    ("stream-poison", &[("three", 20), ("one", 0)]),
+    ("stream-collection-deleted", &[]),
+    ("stream-bucket-deleted", &[]),
+];
+/// With the number of messages that come again.
+const QUEUE: [(&str, usize); 3] = [
+    ("queue-batch", 0),
+    ("queue-duplicated", 0),
+    ("queue-poison", 1),
+];
+const FIRST_CHANGE: u64 = 1_795_289_972_422;
+
+fn event<E: DeserializeOwned>(name: &str) -> E {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../events/{name}.json"));
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn listener(url: &str) -> [(&'static str, &str); 6] {
+    [
+        ("KINTO_EVENT_LISTENERS", "mp"),
+        ("KINTO_EVENT_LISTENERS_MP_USE", "kinto_megaphone.listeners"),
+        ("KINTO_EVENT_LISTENERS_MP_API_KEY", "hush"),
+        ("KINTO_EVENT_LISTENERS_MP_URL", url),
+        ("KINTO_EVENT_LISTENERS_MP_BROADCASTER_ID", "remote-settings"),
+        (
+            "KINTO_EVENT_LISTENERS_MP_MATCH_KINTO_CHANGES",
+            "/buckets/main",
+        ),
+    ]
+}
+
+#[test]
+fn every_event_has_its_test() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../events");
+    let files: BTreeSet<String> = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|file| {
+            file.unwrap()
+                .path()
+                .file_stem()
+                .unwrap()
+                .to_string_lossy()
+                .into_owned()
+        })
+        .collect();
+    let names = API
+        .iter()
+        .map(|(name, _)| *name)
+        .chain(STREAM.iter().map(|(name, _)| *name));
+    let tested = names
+        .chain(QUEUE.iter().map(|(name, _)| *name))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(files, tested);
+}
+
+#[tokio::test]
+async fn api_events_are_answered() {
+    let kinto = Kinto::new();
+    for (name, status) in API {
+        assert_eq!(
+            kinto.api.handle(event(name)).await.status_code,
+            status,
+            "{name}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn stream_events_reach_the_monitor() {
+    for (name, expected) in STREAM {
+        let kinto = Kinto::new();
+        let settings = settings(&listener("http://127.0.0.1:1"));
+        let store = Store::new(kinto.aws.dynamodb(), TABLE);
+        let queue = BroadcastQueue::new(kinto.aws.sqs(), kinto.aws.queue_url());
+        let aggregator = Aggregator::new(store, queue, settings.changes, settings.megaphones);
+        assert!(
+            aggregator
+                .handle(event(name))
+                .await
+                .batch_item_failures
+                .is_empty(),
+            "{name}"
+        );
+        let shown = kinto
+            .get("/buckets/monitor/collections/changes/records")
+            .await;
+        let shown: Vec<_> = shown.body["data"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|entry| {
+                (
+                    entry["collection"].as_str().unwrap(),
+                    entry["last_modified"].as_u64().unwrap() - FIRST_CHANGE,
+                )
+            })
+            .collect();
+        assert_eq!(shown, expected, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn queue_events_reach_megaphone_once() {
+    for (name, failures) in QUEUE {
+        let megaphone = MockServer::start().await;
+        Mock::given(matchers::method("PUT"))
+            .and(matchers::body_string(format!("\"{FIRST_CHANGE}\"")))
+            .respond_with(ResponseTemplate::new(200))
+            .expect(1)
+            .mount(&megaphone)
+            .await;
+        let store = Store::new(Kinto::new().aws.dynamodb(), TABLE);
+        store
+            .set_broadcast_due("mp", Timestamp(FIRST_CHANGE))
+            .await
+            .unwrap();
+        let megaphones = settings(&listener(&megaphone.uri())).megaphones;
+        let megaphones = megaphones
+            .into_iter()
+            .map(|m| Megaphone::new(m).unwrap())
+            .collect();
+        let response = Broadcaster::new(store, megaphones)
+            .handle(event(name))
+            .await;
+        assert_eq!(response.batch_item_failures.len(), failures, "{name}");
+    }
+}

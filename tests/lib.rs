@@ -1,0 +1,211 @@
+//! What the tests share: the API over an embedded DynamoDB, called through the same events as on Lambda.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
+
+use aws_lambda_events::apigw::ApiGatewayV2httpRequest;
+use aws_lambda_events::encodings::Body;
+use kinto_local::LocalAws;
+use kinto_serverless::api::Api;
+use kinto_serverless::megaphone::Megaphone;
+use kinto_serverless::settings::{Settings, Vars};
+use kinto_serverless::store::Store;
+use serde_json::{Value, json};
+
+/// The table of every test.
+pub const TABLE: &str = "kinto";
+
+/// `Authorization` of a first user, `alice:`.
+pub const ALICE: &str = "Basic YWxpY2U6";
+/// `Authorization` of a second user, `bob:`.
+pub const BOB: &str = "Basic Ym9iOg==";
+/// `Authorization` of nobody.
+pub const NOBODY: &str = "";
+
+/// The API over a table of its own, called as one user.
+#[derive(Clone)]
+pub struct Kinto {
+    /// The embedded AWS, to count and to fault its requests.
+    pub aws: LocalAws,
+    /// The API.
+    pub api: Api,
+    authorization: &'static str,
+}
+
+/// What the API answered.
+#[derive(Debug)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The JSON body; `null` when there is none.
+    pub body: Value,
+    /// The headers.
+    pub headers: http::HeaderMap,
+}
+
+/// The settings of the tests, with `more` besides.
+pub fn settings(more: &[(&str, &str)]) -> Settings {
+    let vars: Vars = [
+        ("KINTO_USERID_HMAC_SECRET", "s3cret"),
+        ("KINTO_CHANGES_RESOURCES", "/buckets/main"),
+    ]
+    .iter()
+    .chain(more)
+    .copied()
+    .collect();
+    Settings::from_vars(&vars).unwrap()
+}
+
+impl Kinto {
+    /// An empty one, called as alice.
+    pub fn new() -> Self {
+        Self::with(&[])
+    }
+
+    /// An empty one with these settings besides, called as alice.
+    pub fn with(vars: &[(&str, &str)]) -> Self {
+        let aws = LocalAws::memory().unwrap();
+        aws.create_table(TABLE).unwrap();
+        let settings = settings(vars);
+        let megaphones = settings
+            .megaphones
+            .iter()
+            .cloned()
+            .map(|m| Megaphone::new(m).unwrap())
+            .collect();
+        let api = Api::new(Store::new(aws.dynamodb(), TABLE), settings, megaphones);
+        Self {
+            aws,
+            api,
+            authorization: ALICE,
+        }
+    }
+
+    /// With a bucket `main`, a collection `one` in it and the requests so far not counted.
+    pub async fn with_collection() -> Self {
+        let kinto = Self::new();
+        assert_eq!(kinto.put("/buckets/main", json!({})).await.status, 201);
+        assert_eq!(
+            kinto
+                .put("/buckets/main/collections/one", json!({}))
+                .await
+                .status,
+            201
+        );
+        kinto.aws.requests().take();
+        kinto
+    }
+
+    /// The same, called as another user.
+    pub fn as_user(&self, authorization: &'static str) -> Self {
+        Self {
+            authorization,
+            ..self.clone()
+        }
+    }
+
+    /// `GET /v1{path}`.
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send("GET", path, &[], "").await
+    }
+
+    /// `PUT /v1{path}` with a JSON body.
+    pub async fn put(&self, path: &str, body: Value) -> Answer {
+        self.send("PUT", path, &[], &body.to_string()).await
+    }
+
+    /// `POST /v1{path}` with a JSON body.
+    pub async fn post(&self, path: &str, body: Value) -> Answer {
+        self.send("POST", path, &[], &body.to_string()).await
+    }
+
+    /// `PATCH /v1{path}` with a JSON body.
+    pub async fn patch(&self, path: &str, body: Value) -> Answer {
+        self.send("PATCH", path, &[], &body.to_string()).await
+    }
+
+    /// `DELETE /v1{path}`.
+    pub async fn delete(&self, path: &str) -> Answer {
+        self.send("DELETE", path, &[], "").await
+    }
+
+    /// Any request to `/v1{path}`; a header given here replaces the default one.
+    pub async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Answer {
+        self.send_raw(method, &format!("/v1{path}"), headers, body)
+            .await
+    }
+
+    /// Any request to any path.
+    pub async fn send_raw(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Answer {
+        let (raw_path, query) = path.split_once('?').unwrap_or((path, ""));
+        let mut all = json!({"host": "kinto.test"});
+        if !self.authorization.is_empty() {
+            all["authorization"] = self.authorization.into();
+        }
+        if !body.is_empty() {
+            all["content-type"] = "application/json".into();
+        }
+        for (name, value) in headers {
+            all[name.to_ascii_lowercase()] = (*value).into();
+        }
+        let event: ApiGatewayV2httpRequest = serde_json::from_value(json!({
+            "version": "2.0",
+            "routeKey": "$default",
+            "rawPath": raw_path,
+            "rawQueryString": query,
+            "headers": all,
+            "requestContext": {"http": {"method": method, "path": raw_path}},
+            "body": body,
+            "isBase64Encoded": false,
+        }))
+        .unwrap();
+        let answer = self.api.handle(event).await;
+        let body = match answer.body {
+            Some(Body::Text(text)) => serde_json::from_str(&text).unwrap(),
+            _ => Value::Null,
+        };
+        Answer {
+            status: answer.status_code as u16,
+            body,
+            headers: answer.headers,
+        }
+    }
+}
+
+impl Default for Kinto {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Answer {
+    /// `data.last_modified`.
+    pub fn last_modified(&self) -> u64 {
+        self.body["data"]["last_modified"]
+            .as_u64()
+            .unwrap_or_else(|| panic!("no last_modified: {self:?}"))
+    }
+
+    /// A header; empty when there is none.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// Status and errno.
+    pub fn error(&self) -> (u16, u64) {
+        (self.status, self.body["errno"].as_u64().unwrap_or_default())
+    }
+}

@@ -691,8 +691,13 @@ async fn a_browser_of_another_origin_may_send_what_the_endpoint_takes() {
     let kinto = Kinto::new().as_user(ALICE);
     let asked = [
         ("origin", "https://app.example"),
+        ("access-control-request-method", "PATCH"),
         ("access-control-request-headers", "authorization,if-match"),
     ];
+    assert_eq!(
+        kinto.send("OPTIONS", RECORD, &asked[..1], "").await.error(),
+        (400, 107)
+    );
     let answer = kinto.send("OPTIONS", RECORD, &asked, "").await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("access-control-allow-origin"), "*");

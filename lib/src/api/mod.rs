@@ -14,17 +14,17 @@ mod response;
 mod router;
 mod server;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aws_lambda_events::apigw::{ApiGatewayV2httpRequest, ApiGatewayV2httpResponse};
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE,
-    ACCESS_CONTROL_REQUEST_HEADERS,
+    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, ORIGIN,
 };
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use self::auth::User;
-use self::error::ApiError;
+use self::error::{ApiError, Detail};
 use self::objects::Target;
 use self::request::Request;
 use self::response::Response;
@@ -35,9 +35,11 @@ use crate::store::{CommitError, Store};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::UnitOfWork;
 
-/// Times that a request is done again because other writes came between.
+/// Times that a request is done again because other writes came between, unless time is up before.
 const MAX_ATTEMPTS: u32 = 12;
-/// The longest pause before doing a request again, in milliseconds, grows from this to [`MAX_PAUSE`].
+/// When a request is not done again any more: the function must answer before it is stopped (29 seconds).
+const LAST_ATTEMPT: Duration = Duration::from_secs(10);
+/// The longest pause before the first repetition, in milliseconds; it doubles each time, up to [`MAX_PAUSE`].
 const FIRST_PAUSE: u64 = 8;
 /// See [`FIRST_PAUSE`].
 const MAX_PAUSE: u64 = 500;
@@ -79,7 +81,7 @@ impl Api {
             Routed::Redirect(response) => return Ok(response),
         };
         if request.method == Method::OPTIONS {
-            return Ok(preflight(request, route.methods(settings.readonly)));
+            return preflight(request, route.methods(settings.readonly));
         }
         let user = User::of(request, &settings.userid_hmac_secret);
         match route {
@@ -106,7 +108,8 @@ impl Api {
         user: &User,
         target: Target,
     ) -> Result<Response, ApiError> {
-        for attempt in 0..MAX_ATTEMPTS {
+        let begin = Instant::now();
+        for attempt in (0..MAX_ATTEMPTS).take_while(|_| begin.elapsed() < LAST_ATTEMPT) {
             let (objects, lists) = objects::needs(request, &target);
             let mut unit = UnitOfWork::read(&self.store, Timestamp::now(), objects, lists).await?;
             let response =
@@ -153,16 +156,31 @@ impl Api {
 }
 
 /// The answer to a browser that asks whether it may send a request from another origin: it may.
-fn preflight(request: &Request, methods: &[Method]) -> Response {
+///
+/// # Errors
+/// 400 without the headers that such a question has (Kinto 26.5).
+fn preflight(request: &Request, methods: &[Method]) -> Result<Response, ApiError> {
+    let missing = [
+        (
+            "Access-Control-Request-Method",
+            ACCESS_CONTROL_REQUEST_METHOD,
+        ),
+        ("Origin", ORIGIN),
+    ]
+    .into_iter()
+    .filter(|(_, header)| request.header(header).is_none())
+    .map(|(name, _)| Detail::new("header", name, "Required"));
+    let missing: Vec<_> = missing.collect();
+    if !missing.is_empty() {
+        return Err(ApiError::Invalid(missing));
+    }
     let methods: Vec<&str> = methods.iter().map(Method::as_str).collect();
     let mut response = Response::empty(StatusCode::OK);
     response.set_text(ACCESS_CONTROL_ALLOW_METHODS, &methods.join(","));
-    response.set_text(
-        ACCESS_CONTROL_ALLOW_HEADERS,
-        request
-            .header(ACCESS_CONTROL_REQUEST_HEADERS)
-            .unwrap_or("*"),
-    );
+    let headers = request
+        .header(ACCESS_CONTROL_REQUEST_HEADERS)
+        .unwrap_or("*");
+    response.set_text(ACCESS_CONTROL_ALLOW_HEADERS, headers);
     response.set_text(ACCESS_CONTROL_MAX_AGE, "3600");
-    response
+    Ok(response)
 }

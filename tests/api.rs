@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
 
+use proptest::prelude::*;
 use serde_json::json;
 use tests::{ALICE, BOB, Kinto, NOBODY};
 
@@ -748,4 +749,103 @@ async fn a_request_costs_as_many_round_trips_as_the_design_allows() {
     requests.take();
     kinto.get("/").await;
     assert_eq!(requests.total(), 0);
+}
+
+/// Anything that a client may put where a word of a path, header, query or body stands.
+fn word() -> impl Strategy<Value = String> {
+    let known = prop::sample::select(vec![
+        "buckets",
+        "collections",
+        "records",
+        "main",
+        "one",
+        "r1",
+        "monitor",
+        "changes",
+        "__heartbeat__",
+        "v1",
+        "v0",
+        "*",
+        "",
+        "..",
+        "data",
+        "permissions",
+        "\"1\"",
+        "id",
+        "last_modified",
+        "{}",
+        "[]",
+        "null",
+        "1e999",
+        "_since",
+        "_fields",
+    ]);
+    prop_oneof![4 => known.prop_map(str::to_owned), 1 => "[ -~]{0,12}", 1 => "\\PC{0,8}"]
+}
+
+fn body() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        Just(json!(null)),
+        any::<bool>().prop_map(|b| json!(b)),
+        any::<i64>().prop_map(|n| json!(n)),
+        any::<f64>().prop_map(|n| json!(n)),
+        word().prop_map(|w| json!(w)),
+    ];
+    let value = leaf.prop_recursive(4, 24, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(|values| json!(values)),
+            prop::collection::hash_map(word(), inner, 0..4).prop_map(|fields| json!(fields)),
+        ]
+    });
+    let member = (
+        prop::sample::select(vec!["data", "permissions", "op"]),
+        value.clone(),
+    );
+    let object = prop::collection::hash_map(member.0, member.1, 0..3)
+        .prop_map(|fields| json!(fields).to_string());
+    prop_oneof![3 => object, 1 => value.prop_map(|v| v.to_string()), 1 => word()]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_that_a_client_sends_is_answered_with_a_5xx(
+        method in prop::sample::select(vec!["GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS"]),
+        segments in prop::collection::vec(word(), 0..7),
+        in_collection in any::<bool>(),
+        query in prop::collection::vec((word(), word()), 0..3),
+        headers in prop::collection::vec(
+            (
+                prop::sample::select(vec!["if-match", "if-none-match", "content-type", "accept", "authorization"]),
+                prop_oneof![
+                    word(),
+                    Just("application/json".to_owned()),
+                    Just("application/merge-patch+json".to_owned()),
+                    Just("application/json-patch+json".to_owned()),
+                ],
+            ),
+            0..3,
+        ),
+        body in body(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let kinto = Kinto::with_collection().await;
+            kinto.put(RECORD, json!({"data": {"a": {"b": 1}}})).await;
+            let mut path = if in_collection { RECORDS.to_owned() } else { String::new() };
+            for segment in segments {
+                path = format!("{path}/{segment}");
+            }
+            let query: Vec<_> = query.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let path = format!("{}?{}", path.replace('?', ""), query.join("&"));
+            // What no HTTP client can send as a header does not reach us.
+            let sent = |value: &str| http::HeaderValue::from_str(value).is_ok_and(|value| value.to_str().is_ok());
+            let headers: Vec<_> =
+                headers.iter().filter(|(_, value)| sent(value)).map(|(name, value)| (*name, value.as_str())).collect();
+            let answer = kinto.send(method, &path, &headers, &body).await;
+            assert!(answer.status < 500, "{method} {path} {headers:?} {body}: {answer:?}");
+            assert!(answer.status < 400 || method == "HEAD" || answer.body["errno"].is_u64(), "{answer:?}");
+        });
+    }
 }

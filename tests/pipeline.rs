@@ -137,7 +137,7 @@ impl Pipeline {
         entries.iter().map(entry).collect()
     }
 
-    /// The ETag of monitor/changes.
+    /// The `ETag` of monitor/changes.
     async fn monitor_etag(&self) -> String {
         let answer = self
             .kinto

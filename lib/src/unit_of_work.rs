@@ -191,7 +191,7 @@ impl UnitOfWork {
             slot.written.map(|object| Write::Object {
                 uri,
                 object,
-                read: slot.read,
+                replaces: slot.read.as_ref().map(Object::version),
             })
         });
         let lists = self

@@ -25,7 +25,7 @@ use aws_sdk_dynamodb::types::{
     AttributeValue, ConditionCheck, KeysAndAttributes, Put, TransactWriteItem,
 };
 
-pub use object::{Content, Generation, List, Object};
+pub use object::{Content, Generation, List, Object, Version};
 
 use crate::resource::{ListUri, ObjectUri};
 use crate::timestamp::Timestamp;
@@ -145,7 +145,7 @@ pub enum Write {
         /// What to write.
         object: Object,
         /// What was read there; `None` when nothing was.
-        read: Option<Object>,
+        replaces: Option<Version>,
     },
     /// Replaces the list item at `uri`, under a condition.
     List {
@@ -291,11 +291,15 @@ impl Store {
 
     fn transact_item(&self, write: Write) -> Result<TransactWriteItem, StoreError> {
         let built = match write {
-            Write::Object { uri, object, read } => {
+            Write::Object {
+                uri,
+                object,
+                replaces,
+            } => {
                 let put = Put::builder()
                     .table_name(&self.table)
                     .set_item(Some(object.into_item(Key::object(&uri))));
-                match read {
+                match replaces {
                     None => put.condition_expression("attribute_not_exists(pk)"),
                     Some(read) => put
                         .condition_expression(

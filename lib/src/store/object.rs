@@ -39,6 +39,15 @@ pub struct Object {
     pub content: Content,
 }
 
+/// What no two states of what is at one URI have in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// The generation of the object.
+    pub generation: Generation,
+    /// When it was last written.
+    pub last_modified: Timestamp,
+}
+
 /// What an object holds.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Content {
@@ -121,9 +130,12 @@ impl Object {
         })
     }
 
-    /// Whether it exists, rather than being a tombstone.
-    pub fn is_live(&self) -> bool {
-        matches!(self.content, Content::Live { .. })
+    /// Which state of what is at its URI this is.
+    pub fn version(&self) -> Version {
+        Version {
+            generation: self.generation.clone(),
+            last_modified: self.last_modified,
+        }
     }
 }
 

@@ -175,6 +175,10 @@ pub struct ApiSettings {
     pub retry_after_seconds: u64,
     /// `backoff`: value of `Backoff` on every response, in seconds.
     pub backoff: Option<u64>,
+    /// `paginate_by`: objects in a page at most; no limit but `storage_max_fetch_size` when not set.
+    pub paginate_by: Option<usize>,
+    /// `storage_max_fetch_size`: objects in a page at most, whatever is asked for.
+    pub storage_max_fetch_size: usize,
     /// `batch_max_requests`, as the hello view shows it.
     pub batch_max_requests: u64,
     /// `project_docs`, as the hello view shows it.
@@ -209,6 +213,15 @@ impl ApiSettings {
             explicit_permissions: vars.flag("KINTO_EXPLICIT_PERMISSIONS", true)?,
             retry_after_seconds: vars.number("KINTO_RETRY_AFTER_SECONDS")?.unwrap_or(3),
             backoff: vars.number("KINTO_BACKOFF")?,
+            paginate_by: vars
+                .number("KINTO_PAGINATE_BY")?
+                .and_then(|size| usize::try_from(size).ok())
+                .filter(|size| *size > 0),
+            storage_max_fetch_size: vars
+                .number("KINTO_STORAGE_MAX_FETCH_SIZE")?
+                .and_then(|size| usize::try_from(size).ok())
+                .filter(|size| *size > 0)
+                .unwrap_or(10_000),
             batch_max_requests: vars.number("KINTO_BATCH_MAX_REQUESTS")?.unwrap_or(25),
             project_docs: vars
                 .get("KINTO_PROJECT_DOCS")
@@ -216,6 +229,16 @@ impl ApiSettings {
                 .to_owned(),
             grants,
         })
+    }
+
+    /// How many objects a page holds for a client that asks for `limit`.
+    pub fn page_size(&self, limit: Option<usize>) -> usize {
+        let sizes = [limit, self.paginate_by, Some(self.storage_max_fetch_size)];
+        sizes
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(self.storage_max_fetch_size)
     }
 
     /// The principals to whom the settings themselves grant `permission` (`create`, `read`, `write`) on every

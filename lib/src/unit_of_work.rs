@@ -129,6 +129,22 @@ impl UnitOfWork {
         })
     }
 
+    /// The generation that the objects of a list were written under if they are there still; `None` when what they
+    /// live under does not exist.
+    pub fn generation_of(&self, list: &ListUri) -> Option<Generation> {
+        match list.parent() {
+            Some(parent) => self.get(parent).map(|live| live.generation.clone()),
+            None => Some(Generation::ROOT),
+        }
+    }
+
+    /// The timestamp of a list.
+    pub fn timestamp_of(&self, list: &ListUri) -> Timestamp {
+        self.lists
+            .get(list)
+            .map_or(Timestamp(0), |slot| slot.now.timestamp)
+    }
+
     /// The timestamp of a list. The commit will fail if it is another by then, so that an answer may rest on it.
     pub fn rely_on_timestamp(&mut self, list: &ListUri) -> Timestamp {
         let slot = self.list(list);

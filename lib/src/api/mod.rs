@@ -7,6 +7,7 @@
 mod auth;
 mod body;
 mod error;
+mod listing;
 mod monitor;
 mod objects;
 mod request;
@@ -91,13 +92,14 @@ impl Api {
             Route::Version => Ok(server::version()),
             Route::MonitorRecords => {
                 let entries = self.store.monitor_entries().await?;
-                monitor::records(request, &self.settings.changes, &entries)
+                monitor::records(request, &self.settings, &entries)
             }
             Route::Object(uri) => self.objects(request, &user, Target::at(uri)).await,
-            Route::List(list) => {
+            Route::List(list) if request.method == Method::POST => {
                 self.objects(request, &user, Target::posted(list, request)?)
                     .await
             }
+            Route::List(list) => objects::list(&self.store, request, &user, &list, settings).await,
         }
     }
 
@@ -140,7 +142,7 @@ impl Api {
             ("access-control-allow-origin", "*"),
             (
                 "access-control-expose-headers",
-                "Alert, Backoff, Cache-Control, Content-Length, Content-Type, ETag, Expires, Last-Modified, Pragma, Retry-After",
+                "Alert, Backoff, Cache-Control, Content-Length, Content-Type, ETag, Expires, Last-Modified, Next-Page, Pragma, Retry-After, Total-Objects, Total-Records",
             ),
         ];
         for (name, value) in fixed {

@@ -9,11 +9,13 @@ use uuid::Uuid;
 use super::auth::User;
 use super::body::{self, Body, PatchType};
 use super::error::ApiError;
+use super::listing::{self, ListQuery};
 use super::request::{Preconditions, Request};
 use super::response::Response;
 use crate::permission::{self, Access, Permissions};
 use crate::resource::{Kind, ListUri, ObjectUri, is_valid_id};
 use crate::settings::ApiSettings;
+use crate::store::{Content, Object, Store, StoreError};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::{Live, UnitOfWork};
 
@@ -114,6 +116,110 @@ pub fn answer(
     }
 }
 
+/// Answers `GET` and `HEAD` of a list.
+///
+/// Two round trips: the parents with the list's timestamp, then the objects. In this order a write that comes
+/// between shows as an object later than the `ETag`, which the client asks for again, never as one that it misses.
+///
+/// # Errors
+/// Whatever the request is to be refused for.
+pub async fn list(
+    store: &Store,
+    request: &Request,
+    user: &User,
+    list: &ListUri,
+    settings: &ApiSettings,
+) -> Result<Response, ApiError> {
+    body::check_media_types(request)?;
+    // Any object of the list stands for all: what they live under is the same.
+    let uri = list.clone().object("x");
+    let asked = Asked {
+        request,
+        user,
+        settings,
+        uri: &uri,
+    };
+    let parents = uri.lineage().skip(1).cloned().collect::<Vec<_>>();
+    let ids_are_valid = parents.iter().all(|parent| is_valid_id(parent.id()));
+    let (parents, lists) = if ids_are_valid {
+        (parents, vec![list.clone()])
+    } else {
+        (vec![], vec![])
+    };
+    let now = Timestamp::now();
+    let unit = UnitOfWork::read(store, now, parents, lists).await?;
+
+    // Who may not read all of the list sees what of it is shared; this takes all of it to be read.
+    let shared = if asked.may_list(&unit) {
+        None
+    } else {
+        let all = asked
+            .objects(&unit, store, list, &ListQuery::all(), None)
+            .await?;
+        let shared: Vec<_> = all
+            .into_iter()
+            .filter(|(id, object)| asked.is_shared(list, id, object))
+            .collect();
+        if shared.is_empty() && !asked.may_create(&unit) {
+            return Err(asked.forbidden());
+        }
+        Some(shared)
+    };
+    asked.check_parents(&unit)?;
+
+    let preconditions = request.preconditions()?;
+    let timestamp = unit.timestamp_of(list);
+    if preconditions.not_modified(timestamp) {
+        return Ok(Response::empty(StatusCode::NOT_MODIFIED).modified_at(timestamp));
+    }
+    if !preconditions.hold(Some(timestamp)) {
+        return Err(ApiError::Modified {
+            current: timestamp,
+            existing: None,
+        });
+    }
+    let query = ListQuery::parse(request, None, settings, now)?;
+    let counts = request.method == Method::HEAD;
+    let objects = match shared {
+        Some(shared) => shared,
+        None => {
+            asked
+                .objects(
+                    &unit,
+                    store,
+                    list,
+                    &query,
+                    query.enough().filter(|_| !counts),
+                )
+                .await?
+        }
+    };
+    let objects: Vec<_> = objects
+        .into_iter()
+        .map(|(id, object)| shown_in_list(&id, object))
+        .collect();
+    if counts {
+        return Ok(listing::counted(query.count(&objects), timestamp));
+    }
+    Ok(query
+        .apply(objects, request, settings)
+        .into_response(timestamp))
+}
+
+/// An object of a list, a tombstone or not, as the API shows it.
+fn shown_in_list(id: &str, object: Object) -> Map<String, Value> {
+    let mut data = match object.content {
+        Content::Live { data, .. } => data,
+        Content::Deleted => Map::from_iter([("deleted".to_owned(), true.into())]),
+    };
+    data.insert("id".to_owned(), id.into());
+    data.insert(
+        listing::LAST_MODIFIED.to_owned(),
+        object.last_modified.0.into(),
+    );
+    data
+}
+
 /// One request, with all that decides on it but the unit of work.
 struct Asked<'a> {
     request: &'a Request,
@@ -156,19 +262,14 @@ impl Asked<'_> {
             Method::POST if exists => self.may(unit, Access::Read, self.uri),
             Method::PUT | Method::POST => self.may_create(unit),
             // Kinto#918: who may read the parent may learn that the object is not there.
-            Method::PATCH | Method::DELETE if !exists => self
-                .uri
-                .parent()
-                .is_some_and(|parent| self.may_list(unit, parent)),
+            Method::PATCH | Method::DELETE if !exists => self.may_list(unit),
             Method::PATCH | Method::DELETE => self.may(unit, Access::Write, self.uri),
             _ => self.may(unit, Access::Read, self.uri),
         };
         if allowed {
             Ok(())
         } else {
-            Err(ApiError::Forbidden {
-                authenticated: self.user.id.is_some(),
-            })
+            Err(self.forbidden())
         }
     }
 
@@ -188,12 +289,56 @@ impl Asked<'_> {
         }
     }
 
-    /// Whether the user may read what is in `parent`: to see the parent itself, less is enough.
-    fn may_list(&self, unit: &UnitOfWork, parent: &ObjectUri) -> bool {
-        let in_parent = parent.children(self.uri.kind()).object(self.uri.id());
+    /// Whether the user may read whatever is in the list that the object is in.
+    fn may_list(&self, unit: &UnitOfWork) -> bool {
+        // The object itself grants nothing here, whether it exists or not: only what it lives under is asked.
+        let granted_above = |object: &ObjectUri| {
+            let live = unit.get(object).filter(|_| object != self.uri);
+            live.map(|live| live.permissions)
+        };
         self.settings_grant("read")
             || self.settings_grant("write")
-            || self.is_granted(unit, Access::Read, &in_parent)
+            || permission::allows(Access::Read, self.uri, &self.user.principals, granted_above)
+    }
+
+    /// Whether an object of the list is readable by its own permissions.
+    fn is_shared(&self, list: &ListUri, id: &str, object: &Object) -> bool {
+        let Content::Live { permissions, .. } = &object.content else {
+            return false;
+        };
+        let uri = list.clone().object(id);
+        let granted = |asked: &ObjectUri| (*asked == uri).then_some(permissions);
+        permission::allows(Access::Read, &uri, &self.user.principals, granted)
+    }
+
+    /// The objects of the list that `query` may ask for; none when what they live under does not exist.
+    async fn objects(
+        &self,
+        unit: &UnitOfWork,
+        store: &Store,
+        list: &ListUri,
+        query: &ListQuery,
+        enough: Option<usize>,
+    ) -> Result<Vec<(String, Object)>, StoreError> {
+        let Some(generation) = unit.generation_of(list) else {
+            return Ok(vec![]);
+        };
+        let bounds = query.bounds();
+        store
+            .list(
+                list,
+                &generation,
+                (bounds.since, bounds.before),
+                query.includes_tombstones(),
+                enough,
+            )
+            .await
+    }
+
+    fn forbidden(&self) -> ApiError {
+        ApiError::Forbidden {
+            authenticated: self.user.id.is_some(),
+        }
     }
 
     fn is_granted(&self, unit: &UnitOfWork, access: Access, uri: &ObjectUri) -> bool {
@@ -219,7 +364,7 @@ impl Asked<'_> {
         }
         let data = self.with_id(object.data.clone(), object.last_modified);
         let body = match self.fields() {
-            Some(fields) => json!({"data": only(data, &fields)}),
+            Some(fields) => json!({"data": listing::subset(&data, &fields)}),
             None => self.shown(data, object.permissions),
         };
         Ok(Response::json(StatusCode::OK, &body)
@@ -469,18 +614,13 @@ impl Asked<'_> {
         json!({"permissions": permissions, "data": data})
     }
 
-    /// The fields named in `_fields`, with those that are always shown.
+    /// The fields named in `_fields`.
     fn fields(&self) -> Option<Vec<String>> {
         let fields = self
             .request
             .parameter("_fields")
             .filter(|fields| !fields.is_empty())?;
-        let fields = fields.split(',').map(|field| field.trim().to_owned());
-        Some(
-            fields
-                .chain(["id".to_owned(), "last_modified".to_owned()])
-                .collect(),
-        )
+        Some(fields.split(',').map(str::to_owned).collect())
     }
 
     fn last_modified_parameter(&self) -> Result<Option<Timestamp>, ApiError> {
@@ -559,28 +699,4 @@ fn set_all(
     for (permission, principals) in changes {
         permissions.set(&permission, principals.unwrap_or_default());
     }
-}
-
-/// `data` with the named fields only; a name with dots picks from nested objects.
-fn only(data: Map<String, Value>, fields: &[String]) -> Map<String, Value> {
-    let mut picked = Map::new();
-    for field in fields {
-        match field.split_once('.') {
-            None => {
-                if let Some(value) = data.get(field) {
-                    picked.insert(field.clone(), value.clone());
-                }
-            }
-            Some((first, rest)) => {
-                if let Some(Value::Object(nested)) = data.get(first) {
-                    let nested = only(nested.clone(), &[rest.to_owned()]);
-                    match picked.get_mut(first) {
-                        Some(Value::Object(already)) => already.extend(nested),
-                        _ => _ = picked.insert(first.to_owned(), nested.into()),
-                    }
-                }
-            }
-        }
-    }
-    picked
 }

@@ -25,7 +25,7 @@ const OBJECT: &[Method] = &[
     Method::DELETE,
     Method::OPTIONS,
 ];
-const LIST: &[Method] = &[Method::POST, Method::OPTIONS];
+const LIST: &[Method] = &[Method::GET, Method::HEAD, Method::POST, Method::OPTIONS];
 
 /// An endpoint. Ids in it are as the client sent them, valid or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,7 +77,7 @@ impl Route {
         match self {
             Self::Object(_) if readonly => READ,
             Self::Object(_) => OBJECT,
-            Self::List(_) if readonly => &[Method::OPTIONS],
+            Self::List(_) if readonly => READ,
             Self::List(_) => LIST,
             _ => READ,
         }

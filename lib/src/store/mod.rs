@@ -263,6 +263,58 @@ impl Store {
         Ok(found)
     }
 
+    /// The objects of a list, the latest first: those written under the parent's `generation`, between the times
+    /// given (both exclusive), tombstones only when asked for, and no more than `enough` of them.
+    ///
+    /// One `Query` of the index for each MB read, strongly consistent; 1 RCU for each 4 KB.
+    pub async fn list(
+        &self,
+        list: &ListUri,
+        generation: &Generation,
+        (since, before): (Option<Timestamp>, Option<Timestamp>),
+        with_tombstones: bool,
+        enough: Option<usize>,
+    ) -> Result<Vec<(String, Object)>, StoreError> {
+        let first = since.map_or(Timestamp(0), Timestamp::next);
+        let last = before.map_or(Timestamp(u64::MAX), |before| {
+            Timestamp(before.0.saturating_sub(1))
+        });
+        if first > last {
+            return Ok(vec![]);
+        }
+        let filter = if with_tombstones {
+            "parent = :parent"
+        } else {
+            "parent = :parent AND attribute_not_exists(deleted)"
+        };
+        let mut objects = vec![];
+        let mut pages = self
+            .client
+            .query()
+            .table_name(&self.table)
+            .index_name(BY_LAST_MODIFIED)
+            .key_condition_expression("pk = :pk AND last_modified BETWEEN :first AND :last")
+            .filter_expression(filter)
+            .expression_attribute_values(":pk", AttributeValue::S(partition(list)))
+            .expression_attribute_values(":first", number(first))
+            .expression_attribute_values(":last", number(last))
+            .expression_attribute_values(":parent", AttributeValue::S(generation.0.clone()))
+            .scan_index_forward(false)
+            .consistent_read(true)
+            .set_limit(enough.and_then(|enough| i32::try_from(enough).ok()))
+            .into_paginator()
+            .items()
+            .send();
+        while let Some(item) = pages.next().await {
+            let item = item.map_err(StoreError::request("Query"))?;
+            objects.push((string(&item, "sk")?, Object::from_item(&item)?));
+            if enough.is_some_and(|enough| objects.len() >= enough) {
+                break;
+            }
+        }
+        Ok(objects)
+    }
+
     /// Commits `writes` in one transaction, all or none. Each item costs 2 WCU for each KB.
     ///
     /// The SDK sends the same `ClientRequestToken` each time that it retries, so an answer that got lost

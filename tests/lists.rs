@@ -1,0 +1,299 @@
+//! Lists of objects: filters, order, fields, pages, tombstones, and who sees what of them.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
+
+use serde_json::{Value, json};
+use tests::{Answer, BOB, Kinto, NOBODY};
+
+const RECORDS: &str = "/buckets/main/collections/one/records";
+
+/// The ids of the listed objects, in order.
+fn ids(answer: &Answer) -> Vec<String> {
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let objects = answer.body["data"].as_array().unwrap();
+    objects
+        .iter()
+        .map(|object| object["id"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// A collection with the records r0 to r4; `n` counts up, `even` is there for the even ones.
+async fn with_records() -> Kinto {
+    let kinto = Kinto::with_collection().await;
+    for n in 0..5 {
+        let mut data = json!({"n": n, "tags": [n, "all"], "in": {"ner": 10 - n}, "name": format!("Record {n}")});
+        if n % 2 == 0 {
+            data["even"] = json!(true);
+        }
+        kinto
+            .put(&format!("{RECORDS}/r{n}"), json!({"data": data}))
+            .await;
+    }
+    kinto.aws.requests().take();
+    kinto
+}
+
+#[tokio::test]
+async fn a_list_has_the_latest_first_and_costs_two_requests() {
+    let kinto = with_records().await;
+    let listed = kinto.get(RECORDS).await;
+    assert_eq!(ids(&listed), ["r4", "r3", "r2", "r1", "r0"]);
+    let requests = kinto.aws.requests();
+    assert_eq!(
+        (
+            requests.of("BatchGetItem"),
+            requests.of("Query"),
+            requests.total()
+        ),
+        (1, 1, 2)
+    );
+    let latest = listed.body["data"][0]["last_modified"].as_u64().unwrap();
+    assert_eq!(listed.header("etag"), format!("\"{latest}\""));
+    assert_eq!(listed.header("cache-control"), "no-cache, no-store");
+    assert_eq!(listed.header("next-page"), "");
+
+    requests.take();
+    let etag = listed.header("etag");
+    assert_eq!(
+        kinto
+            .send("GET", RECORDS, &[("if-none-match", etag)], "")
+            .await
+            .status,
+        304
+    );
+    assert_eq!(requests.total(), 1);
+    assert_eq!(
+        kinto
+            .send("GET", RECORDS, &[("if-match", "\"1\"")], "")
+            .await
+            .error(),
+        (412, 114)
+    );
+    assert_eq!(
+        kinto
+            .send("GET", RECORDS, &[("if-none-match", "*")], "")
+            .await
+            .error(),
+        (412, 114)
+    );
+}
+
+#[tokio::test]
+async fn filters_pick_objects() {
+    let kinto = with_records().await;
+    for (query, expected) in [
+        ("n=3", &["r3"][..]),
+        ("n=%223%22", &[]),
+        ("min_n=3", &["r4", "r3"]),
+        ("gt_n=3", &["r4"]),
+        ("max_n=1", &["r1", "r0"]),
+        ("lt_n=1", &["r0"]),
+        ("not_n=0", &["r4", "r3", "r2", "r1"]),
+        ("in_n=1,3", &["r3", "r1"]),
+        ("exclude_n=1,3", &["r4", "r2", "r0"]),
+        ("has_even=true", &["r4", "r2", "r0"]),
+        ("has_even=false", &["r3", "r1"]),
+        ("like_name=ORD%202", &["r2"]),
+        ("like_name=*%204", &["r4"]),
+        ("contains_tags=[%22all%22,2]", &["r2"]),
+        ("contains_any_tags=[1,2]", &["r2", "r1"]),
+        ("in.ner=8", &["r2"]),
+        ("id=r3", &["r3"]),
+        ("in_id=r1,r3", &["r3", "r1"]),
+        ("even=true&lt_n=3", &["r2", "r0"]),
+        ("_unknown=1", &["r4", "r3", "r2", "r1", "r0"]),
+        ("nope=1", &[]),
+    ] {
+        assert_eq!(
+            ids(&kinto.get(&format!("{RECORDS}?{query}")).await),
+            expected,
+            "{query}"
+        );
+    }
+    for wrong in [
+        "_since=abc",
+        "_since=99999999999999",
+        "like_n=3",
+        "_limit=x",
+        "_token=x",
+        "last_modified=x",
+        "contains_id=x",
+    ] {
+        assert_eq!(
+            kinto.get(&format!("{RECORDS}?{wrong}")).await.error(),
+            (400, 107),
+            "{wrong}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_knows_a_time_gets_what_changed_since_with_tombstones() {
+    let kinto = with_records().await;
+    let known = kinto
+        .get(RECORDS)
+        .await
+        .header("etag")
+        .trim_matches('"')
+        .to_owned();
+    kinto.delete(&format!("{RECORDS}/r2")).await;
+    kinto
+        .patch(&format!("{RECORDS}/r0"), json!({"data": {"n": 100}}))
+        .await;
+    for since in [known.clone(), format!("%22{known}%22")] {
+        let changed = kinto.get(&format!("{RECORDS}?_since={since}")).await;
+        assert_eq!(ids(&changed), ["r0", "r2"]);
+        assert_eq!(changed.body["data"][1]["deleted"], true);
+    }
+    assert_eq!(ids(&kinto.get(RECORDS).await), ["r0", "r4", "r3", "r1"]);
+    assert_eq!(
+        ids(&kinto.get(&format!("{RECORDS}?_before={known}")).await),
+        ["r3", "r1"]
+    );
+    assert_eq!(
+        ids(&kinto.get(&format!("{RECORDS}?last_modified={known}")).await),
+        ["r4"]
+    );
+}
+
+#[tokio::test]
+async fn order_and_fields_are_as_asked_for() {
+    let kinto = with_records().await;
+    assert_eq!(
+        ids(&kinto.get(&format!("{RECORDS}?_sort=n")).await),
+        ["r0", "r1", "r2", "r3", "r4"]
+    );
+    assert_eq!(
+        ids(&kinto.get(&format!("{RECORDS}?_sort=even,-n")).await),
+        ["r4", "r2", "r0", "r3", "r1"]
+    );
+    assert_eq!(
+        ids(&kinto.get(&format!("{RECORDS}?_sort=in.ner")).await),
+        ["r4", "r3", "r2", "r1", "r0"]
+    );
+    let picked = kinto
+        .get(&format!("{RECORDS}?_fields=n,in.ner&id=r1"))
+        .await;
+    let last_modified = picked.body["data"][0]["last_modified"].clone();
+    let expected = json!([{"n": 1, "in": {"ner": 9}, "id": "r1", "last_modified": last_modified}]);
+    assert_eq!(picked.body["data"], expected);
+}
+
+#[tokio::test]
+async fn pages_follow_one_another_until_all_is_shown() {
+    let kinto = with_records().await;
+    for (query, expected) in [
+        ("_limit=2", ["r4", "r3", "r2", "r1", "r0"]),
+        ("_limit=2&_sort=n", ["r0", "r1", "r2", "r3", "r4"]),
+        ("_limit=1&_sort=even", ["r4", "r2", "r0", "r3", "r1"]),
+        ("_limit=2&like_name=rec", ["r4", "r3", "r2", "r1", "r0"]),
+        ("_limit=5", ["r4", "r3", "r2", "r1", "r0"]),
+    ] {
+        let mut url = format!("{RECORDS}?{query}");
+        let mut shown = vec![];
+        for _ in 0..6 {
+            let page = kinto.get(&url).await;
+            shown.extend(ids(&page));
+            match page
+                .header("next-page")
+                .strip_prefix("http://kinto.test/v1")
+            {
+                Some(next) => next.clone_into(&mut url),
+                None => break,
+            }
+        }
+        assert_eq!(shown, expected, "{query}");
+    }
+    let paginated = Kinto::with(&[("KINTO_PAGINATE_BY", "2")]);
+    for bucket in ["a", "b", "c"] {
+        paginated
+            .put(&format!("/buckets/{bucket}"), json!({}))
+            .await;
+    }
+    assert_eq!(ids(&paginated.get("/buckets?_limit=3").await).len(), 2);
+}
+
+#[tokio::test]
+async fn head_counts_what_is_live() {
+    let kinto = with_records().await;
+    kinto.delete(&format!("{RECORDS}/r2")).await;
+    let counted = kinto
+        .send("HEAD", &format!("{RECORDS}?_since=1"), &[], "")
+        .await;
+    assert_eq!((counted.status, &counted.body), (200, &Value::Null));
+    assert_eq!(
+        (
+            counted.header("total-objects"),
+            counted.header("total-records")
+        ),
+        ("4", "4")
+    );
+}
+
+#[tokio::test]
+async fn others_see_what_is_shared_with_them() {
+    let alice = with_records().await;
+    let (bob, nobody) = (alice.as_user(BOB), alice.as_user(NOBODY));
+    assert_eq!(bob.get(RECORDS).await.error(), (403, 121));
+    assert_eq!(nobody.get(RECORDS).await.error(), (401, 104));
+    assert_eq!(bob.get("/buckets").await.body["data"], json!([]));
+
+    alice
+        .patch(
+            &format!("{RECORDS}/r3"),
+            json!({"permissions": {"read": ["system.Authenticated"]}}),
+        )
+        .await;
+    assert_eq!(ids(&bob.get(RECORDS).await), ["r3"]);
+    assert_eq!(
+        bob.send("HEAD", RECORDS, &[], "")
+            .await
+            .header("total-objects"),
+        "1"
+    );
+    assert_eq!(nobody.get(RECORDS).await.status, 401);
+
+    alice
+        .patch(
+            "/buckets/main",
+            json!({"permissions": {"read": ["system.Everyone"]}}),
+        )
+        .await;
+    assert_eq!(ids(&nobody.get(RECORDS).await).len(), 5);
+    assert_eq!(ids(&bob.get("/buckets").await), ["main"]);
+    assert_eq!(ids(&bob.get("/buckets/main/collections").await), ["one"]);
+}
+
+#[tokio::test]
+async fn lists_of_what_does_not_exist_are_refused_as_kinto_does() {
+    let kinto = Kinto::with_collection().await;
+    assert_eq!(
+        kinto
+            .get("/buckets/main/collections/nope/records")
+            .await
+            .error(),
+        (404, 111)
+    );
+    assert_eq!(
+        kinto.get("/buckets/nope/collections").await.error(),
+        (403, 121)
+    );
+    assert_eq!(
+        kinto
+            .get("/buckets/nope/collections/c/records")
+            .await
+            .error(),
+        (403, 121)
+    );
+}
+
+#[tokio::test]
+async fn a_list_made_anew_is_empty_and_its_time_has_gone_on() {
+    let kinto = with_records().await;
+    let before = kinto.get(RECORDS).await.header("etag").to_owned();
+    kinto.delete("/buckets/main/collections/one").await;
+    kinto.put("/buckets/main/collections/one", json!({})).await;
+    let anew = kinto.get(&format!("{RECORDS}?_since=0")).await;
+    assert_eq!(ids(&anew), [""; 0]);
+    assert!(anew.header("etag") > before.as_str());
+}

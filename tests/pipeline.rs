@@ -36,11 +36,16 @@ impl Pipeline {
     async fn new() -> Self {
         let megaphone = MockServer::start().await;
         let url = megaphone.uri();
+        Self::with(megaphone, &url)
+    }
+
+    /// With a Megaphone at `url`, which need not be `megaphone`.
+    fn with(megaphone: MockServer, url: &str) -> Self {
         let vars = [
             ("KINTO_EVENT_LISTENERS", "mp"),
             ("KINTO_EVENT_LISTENERS_MP_USE", "kinto_megaphone.listeners"),
             ("KINTO_EVENT_LISTENERS_MP_API_KEY", "hush"),
-            ("KINTO_EVENT_LISTENERS_MP_URL", url.as_str()),
+            ("KINTO_EVENT_LISTENERS_MP_URL", url),
             ("KINTO_EVENT_LISTENERS_MP_BROADCASTER_ID", "remote-settings"),
             (
                 "KINTO_EVENT_LISTENERS_MP_MATCH_KINTO_CHANGES",
@@ -337,6 +342,22 @@ async fn a_broadcast_that_megaphone_did_not_take_comes_again() {
     pipeline.megaphone_answers(201).await;
     assert_eq!(pipeline.broadcast(&[TRIGGER]).await, [""; 0]);
     assert_eq!(pipeline.told().await, ["\"10\""]);
+}
+
+#[tokio::test]
+async fn a_broadcast_that_is_not_answered_comes_again() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let pipeline = Pipeline::with(
+        MockServer::start().await,
+        &format!("http://{}", silent.local_addr().unwrap()),
+    );
+    pipeline.aggregate(&[changed(1, "one", 10)]).await;
+    // The clock runs as soon as there is nothing to do but wait: the time limit is met at once.
+    tokio::time::pause();
+    assert_eq!(pipeline.broadcast(&[TRIGGER]).await, ["0"]);
+    tokio::time::resume();
+    drop(silent);
+    assert_eq!(pipeline.broadcast(&[TRIGGER]).await, ["0"]);
 }
 
 #[tokio::test]

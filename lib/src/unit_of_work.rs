@@ -164,10 +164,7 @@ impl UnitOfWork {
         at: Option<Timestamp>,
     ) -> Timestamp {
         let generation = Generation::unique();
-        for list in uri.child_lists() {
-            let (now, slot) = (self.now, self.list(&list));
-            slot.replace(now, generation.clone(), false);
-        }
+        self.replace_child_lists(uri, &generation, false);
         self.write(uri, generation, Content::Live { data, permissions }, at)
     }
 
@@ -186,10 +183,7 @@ impl UnitOfWork {
     /// Makes the object at `uri`, which exists, a tombstone and closes the lists under it. `at` as for [`Self::create`].
     pub fn delete(&mut self, uri: &ObjectUri, at: Option<Timestamp>) -> Timestamp {
         let generation = self.generation(uri);
-        for list in uri.child_lists() {
-            let (now, slot) = (self.now, self.list(&list));
-            slot.replace(now, generation.clone(), true);
-        }
+        self.replace_child_lists(uri, &generation, true);
         self.write(uri, generation, Content::Deleted, at)
     }
 
@@ -215,6 +209,14 @@ impl UnitOfWork {
             .into_iter()
             .filter_map(|(uri, slot)| slot.into_write(uri));
         store.commit(objects.chain(lists).collect()).await
+    }
+
+    /// Opens the lists under an object that is created, or closes those under one that is deleted.
+    fn replace_child_lists(&mut self, uri: &ObjectUri, generation: &Generation, closed: bool) {
+        let now = self.now;
+        for list in uri.child_lists() {
+            self.list(&list).replace(now, generation.clone(), closed);
+        }
     }
 
     fn write(

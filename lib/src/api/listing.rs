@@ -102,6 +102,29 @@ impl Page {
     }
 }
 
+/// What the preconditions make of a request to read a list: `Some` is the answer already, 304.
+///
+/// # Errors
+/// 412 when they do not hold, 400 when they cannot be read.
+pub fn check_preconditions(
+    request: &Request,
+    timestamp: Timestamp,
+) -> Result<Option<Response>, ApiError> {
+    let preconditions = request.preconditions()?;
+    if preconditions.not_modified(timestamp) {
+        return Ok(Some(
+            Response::empty(StatusCode::NOT_MODIFIED).modified_at(timestamp),
+        ));
+    }
+    if !preconditions.hold(Some(timestamp)) {
+        return Err(ApiError::Modified {
+            current: timestamp,
+            existing: None,
+        });
+    }
+    Ok(None)
+}
+
 /// The response to the `HEAD` of a list of so many objects.
 pub fn counted(count: usize, timestamp: Timestamp) -> Response {
     let mut response = Response::json(StatusCode::OK, &json!({"data": []}))
@@ -364,7 +387,9 @@ impl Filter {
                 Value::Array(values) => values.into(),
                 value => json!([value]),
             },
-            Operator::In | Operator::Exclude if of_id => text.split(',').map(Value::from).collect(),
+            Operator::In | Operator::Exclude if of_id && !words().iter().all(Value::is_string) => {
+                return Err(wrong());
+            }
             Operator::In | Operator::Exclude if of_time && !words().iter().all(Value::is_u64) => {
                 return Err(wrong());
             }
@@ -641,7 +666,7 @@ mod tests {
         assert!(matches("in_n", "1,2", json!({"n": 2})));
         assert!(!matches("in_n", "1,2", json!({"n": "2"})));
         assert!(matches("exclude_n", "1,2", json!({"n": 3})));
-        assert!(matches("in_id", "1,2", json!({"id": "1"})));
+        assert!(matches("in_id", "a,b", json!({"id": "a"})));
         assert!(matches("contains_n", "[1,2]", json!({"n": [3, 2, 1]})));
         assert!(!matches("contains_n", "[1,4]", json!({"n": [3, 2, 1]})));
         assert!(matches("contains_any_n", "[1,4]", json!({"n": [3, 2, 1]})));
@@ -684,6 +709,7 @@ mod tests {
         assert!(!wrong("last_modified", "\"12\""));
         assert!(wrong("contains_id", "x"));
         assert!(wrong("in_last_modified", "1,x"));
+        assert!(wrong("in_id", "1,x"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! monitor/changes: which collections changed, and when.
 
-use http::{Method, StatusCode};
+use http::Method;
 use md5::{Digest, Md5};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -62,8 +62,6 @@ pub fn records(
 ) -> Result<Response, ApiError> {
     let Settings { api, changes, .. } = settings;
     check_media_types(request)?;
-    let preconditions = request.preconditions()?;
-    let query = ListQuery::parse(request, Some(&FIELDS), api, Timestamp::now())?;
     let mut shown: Vec<_> = entries
         .iter()
         .filter(|entry| changes.shows(&entry.bucket, &entry.collection))
@@ -73,15 +71,10 @@ pub fn records(
         .map(|entry| entry.last_modified)
         .max()
         .unwrap_or_default();
-    if preconditions.not_modified(timestamp) {
-        return Ok(Response::empty(StatusCode::NOT_MODIFIED).modified_at(timestamp));
+    if let Some(answer) = listing::check_preconditions(request, timestamp)? {
+        return Ok(answer);
     }
-    if !preconditions.hold(Some(timestamp)) {
-        return Err(ApiError::Modified {
-            current: timestamp,
-            existing: None,
-        });
-    }
+    let query = ListQuery::parse(request, Some(&FIELDS), api, Timestamp::now())?;
     shown.retain(|entry| !entry.deleted);
     let objects: Vec<_> = shown
         .into_iter()

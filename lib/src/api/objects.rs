@@ -167,16 +167,9 @@ pub async fn list(
     };
     asked.check_parents(&unit)?;
 
-    let preconditions = request.preconditions()?;
     let timestamp = unit.timestamp_of(list);
-    if preconditions.not_modified(timestamp) {
-        return Ok(Response::empty(StatusCode::NOT_MODIFIED).modified_at(timestamp));
-    }
-    if !preconditions.hold(Some(timestamp)) {
-        return Err(ApiError::Modified {
-            current: timestamp,
-            existing: None,
-        });
+    if let Some(answer) = listing::check_preconditions(request, timestamp)? {
+        return Ok(answer);
     }
     let query = ListQuery::parse(request, None, settings, now)?;
     let counts = request.method == Method::HEAD;

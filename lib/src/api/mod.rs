@@ -37,13 +37,13 @@ use crate::timestamp::Timestamp;
 use crate::unit_of_work::UnitOfWork;
 
 /// Times that a request is done again because other writes came between, unless time is up before.
-const MAX_ATTEMPTS: u32 = 12;
+const MAX_ATTEMPTS: u32 = 24;
 /// When a request is not done again any more: the function must answer before it is stopped (29 seconds).
 const LAST_ATTEMPT: Duration = Duration::from_secs(10);
 /// The longest pause before the first repetition, in milliseconds; it doubles each time, up to [`MAX_PAUSE`].
-const FIRST_PAUSE: u64 = 8;
-/// See [`FIRST_PAUSE`].
-const MAX_PAUSE: u64 = 500;
+const FIRST_PAUSE: u64 = 2;
+/// See [`FIRST_PAUSE`]. Some ten times what a transaction takes: who has waited long must not wait longest.
+const MAX_PAUSE: u64 = 100;
 
 /// The HTTP API over one table.
 #[derive(Clone, Debug)]

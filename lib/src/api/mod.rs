@@ -15,6 +15,7 @@ mod response;
 mod router;
 mod server;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_lambda_events::apigw::{ApiGatewayV2httpRequest, ApiGatewayV2httpResponse};
@@ -23,6 +24,7 @@ use http::header::{
     ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, ORIGIN,
 };
 use http::{HeaderName, HeaderValue, Method, StatusCode};
+use tokio::sync::Mutex;
 
 use self::auth::User;
 use self::error::{ApiError, Detail};
@@ -51,6 +53,10 @@ pub struct Api {
     store: Store,
     settings: Settings,
     megaphones: Vec<Megaphone>,
+    /// Held by the one request of this process that is being done again. Requests of one process that collide
+    /// would go on colliding with one another; in turn, each meets but those of other processes. A function of
+    /// Lambda has one request at a time and never waits for this.
+    turn: Arc<Mutex<()>>,
 }
 
 impl Api {
@@ -60,6 +66,7 @@ impl Api {
             store,
             settings,
             megaphones,
+            turn: Arc::default(),
         }
     }
 
@@ -111,6 +118,7 @@ impl Api {
         target: Target,
     ) -> Result<Response, ApiError> {
         let begin = Instant::now();
+        let mut turn = None;
         for attempt in (0..MAX_ATTEMPTS).take_while(|_| begin.elapsed() < LAST_ATTEMPT) {
             let (objects, lists) = objects::needs(request, &target);
             let mut unit = UnitOfWork::read(&self.store, Timestamp::now(), objects, lists).await?;
@@ -123,6 +131,10 @@ impl Api {
                 Ok(()) => return Ok(response),
                 Err(CommitError::Store(error)) => return Err(error.into()),
                 Err(CommitError::Conflict) => {
+                    if turn.is_none() {
+                        turn = Some(self.turn.lock().await);
+                        continue;
+                    }
                     // Full jitter: writers that collided once must not collide again in step.
                     let longest = (FIRST_PAUSE << attempt).min(MAX_PAUSE);
                     tokio::time::sleep(Duration::from_millis(fastrand::u64(0..=longest))).await;

@@ -24,7 +24,7 @@ use http::header::{
     ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, ORIGIN,
 };
 use http::{HeaderName, HeaderValue, Method, StatusCode};
-use tokio::sync::Mutex;
+use tokio::sync::RwLock;
 
 use self::auth::User;
 use self::error::{ApiError, Detail};
@@ -53,10 +53,10 @@ pub struct Api {
     store: Store,
     settings: Settings,
     megaphones: Vec<Megaphone>,
-    /// Held by the one request of this process that is being done again. Requests of one process that collide
-    /// would go on colliding with one another; in turn, each meets but those of other processes. A function of
-    /// Lambda has one request at a time and never waits for this.
-    turn: Arc<Mutex<()>>,
+    /// Shared by requests that are tried the first time, held alone by one that is done again: requests of one
+    /// process that collide once would go on colliding with one another; alone, each meets but those of other
+    /// processes. A function of Lambda has one request at a time and never waits for this.
+    turn: Arc<RwLock<()>>,
 }
 
 impl Api {
@@ -118,7 +118,7 @@ impl Api {
         target: Target,
     ) -> Result<Response, ApiError> {
         let begin = Instant::now();
-        let mut turn = None;
+        let (mut shared, mut alone) = (Some(self.turn.read().await), None);
         for attempt in (0..MAX_ATTEMPTS).take_while(|_| begin.elapsed() < LAST_ATTEMPT) {
             let (objects, lists) = objects::needs(request, &target);
             let mut unit = UnitOfWork::read(&self.store, Timestamp::now(), objects, lists).await?;
@@ -131,8 +131,8 @@ impl Api {
                 Ok(()) => return Ok(response),
                 Err(CommitError::Store(error)) => return Err(error.into()),
                 Err(CommitError::Conflict) => {
-                    if turn.is_none() {
-                        turn = Some(self.turn.lock().await);
+                    if shared.take().is_some() {
+                        alone = Some(self.turn.write().await);
                         continue;
                     }
                     // Full jitter: writers that collided once must not collide again in step.
@@ -141,6 +141,7 @@ impl Api {
                 }
             }
         }
+        drop(alone);
         Err(ApiError::Busy)
     }
 

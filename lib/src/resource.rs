@@ -109,8 +109,12 @@ impl ObjectUri {
             }
             _ => return None,
         };
-        let valid = parsed.lineage().all(|uri| is_valid_id(uri.id()));
-        valid.then_some(parsed)
+        parsed.is_valid().then_some(parsed)
+    }
+
+    /// Whether an object can be there: its id and those of all that it lives under are valid.
+    pub fn is_valid(&self) -> bool {
+        self.lineage().all(|uri| is_valid_id(&uri.id))
     }
 
     /// The kind of the object.

@@ -113,6 +113,14 @@ impl Vars {
             .transpose()
     }
 
+    /// A number of objects; 0 counts as not set.
+    fn size(&self, name: &str) -> Result<Option<usize>, SettingError> {
+        let size = self
+            .number(name)?
+            .and_then(|size| usize::try_from(size).ok());
+        Ok(size.filter(|size| *size > 0))
+    }
+
     fn collections(&self, name: &str) -> Result<CollectionSet, SettingError> {
         CollectionSet::parse(self.get(name).unwrap_or_default()).map_err(|word| {
             SettingError::new(
@@ -213,15 +221,8 @@ impl ApiSettings {
             explicit_permissions: vars.flag("KINTO_EXPLICIT_PERMISSIONS", true)?,
             retry_after_seconds: vars.number("KINTO_RETRY_AFTER_SECONDS")?.unwrap_or(3),
             backoff: vars.number("KINTO_BACKOFF")?,
-            paginate_by: vars
-                .number("KINTO_PAGINATE_BY")?
-                .and_then(|size| usize::try_from(size).ok())
-                .filter(|size| *size > 0),
-            storage_max_fetch_size: vars
-                .number("KINTO_STORAGE_MAX_FETCH_SIZE")?
-                .and_then(|size| usize::try_from(size).ok())
-                .filter(|size| *size > 0)
-                .unwrap_or(10_000),
+            paginate_by: vars.size("KINTO_PAGINATE_BY")?,
+            storage_max_fetch_size: vars.size("KINTO_STORAGE_MAX_FETCH_SIZE")?.unwrap_or(10_000),
             batch_max_requests: vars.number("KINTO_BATCH_MAX_REQUESTS")?.unwrap_or(25),
             project_docs: vars
                 .get("KINTO_PROJECT_DOCS")
@@ -233,12 +234,8 @@ impl ApiSettings {
 
     /// How many objects a page holds for a client that asks for `limit`.
     pub fn page_size(&self, limit: Option<usize>) -> usize {
-        let sizes = [limit, self.paginate_by, Some(self.storage_max_fetch_size)];
-        sizes
-            .into_iter()
-            .flatten()
-            .min()
-            .unwrap_or(self.storage_max_fetch_size)
+        let sizes = [limit, self.paginate_by].into_iter().flatten();
+        sizes.fold(self.storage_max_fetch_size, usize::min)
     }
 
     /// The principals to whom the settings themselves grant `permission` (`create`, `read`, `write`) on every

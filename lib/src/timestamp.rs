@@ -43,6 +43,11 @@ impl Timestamp {
         Self::from_digits(digits)
     }
 
+    /// Reads `123` or `"123"`, the forms of times in a query string. `None` for anything else.
+    pub fn from_query(value: &str) -> Option<Self> {
+        Self::from_etag(value).or_else(|| Self::from_digits(value))
+    }
+
     /// Reads `123`: ASCII digits only, no sign. `None` for anything else.
     pub fn from_digits(digits: &str) -> Option<Self> {
         let all_digits = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());

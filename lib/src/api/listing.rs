@@ -413,7 +413,7 @@ impl Filter {
 
     /// A filter by `last_modified`: milliseconds, between double quotes or not.
     fn time(name: &str, operator: Operator, text: &str, now: Timestamp) -> Result<Self, ApiError> {
-        let time = Timestamp::from_etag(text).or_else(|| Timestamp::from_digits(text));
+        let time = Timestamp::from_query(text);
         let value = time
             .filter(|time| time.0 <= now.0 + MAX_AHEAD)
             .map(|time| json!(time.0));

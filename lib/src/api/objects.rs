@@ -60,15 +60,14 @@ impl Target {
 /// The objects and lists that the request must know; what has no valid id cannot exist and is not asked for.
 pub fn needs(request: &Request, target: &Target) -> (Vec<ObjectUri>, Vec<ListUri>) {
     let uri = &target.uri;
-    let exists_maybe = |uri: &&ObjectUri| uri.lineage().all(|uri| is_valid_id(uri.id()));
     let objects = uri
         .lineage()
         .skip(target.is_new.into())
-        .filter(exists_maybe)
+        .filter(|uri| uri.is_valid())
         .cloned()
         .collect();
     let reads_only = request.method == Method::GET || request.method == Method::HEAD;
-    if reads_only || !exists_maybe(&uri) {
+    if reads_only || !uri.is_valid() {
         return (objects, vec![]);
     }
     (
@@ -139,9 +138,8 @@ pub async fn list(
         settings,
         uri: &uri,
     };
-    let parents = uri.lineage().skip(1).cloned().collect::<Vec<_>>();
-    let ids_are_valid = parents.iter().all(|parent| is_valid_id(parent.id()));
-    let (parents, lists) = if ids_are_valid {
+    let (parents, lists) = if uri.is_valid() {
+        let parents = uri.lineage().skip(1).cloned().collect();
         (parents, vec![list.clone()])
     } else {
         (vec![], vec![])
@@ -153,9 +151,7 @@ pub async fn list(
     let shared = if asked.may_list(&unit) {
         None
     } else {
-        let all = asked
-            .objects(&unit, store, list, &ListQuery::all(), None)
-            .await?;
+        let all = read_list(&unit, store, list, &ListQuery::all(), None).await?;
         let shared: Vec<_> = all
             .into_iter()
             .filter(|(id, object)| asked.is_shared(list, id, object))
@@ -176,15 +172,8 @@ pub async fn list(
     let objects = match shared {
         Some(shared) => shared,
         None => {
-            asked
-                .objects(
-                    &unit,
-                    store,
-                    list,
-                    &query,
-                    query.enough().filter(|_| !counts),
-                )
-                .await?
+            let enough = query.enough().filter(|_| !counts);
+            read_list(&unit, store, list, &query, enough).await?
         }
     };
     let objects: Vec<_> = objects
@@ -197,6 +186,29 @@ pub async fn list(
     Ok(query
         .apply(objects, request, settings)
         .into_response(timestamp))
+}
+
+/// The objects of the list that `query` may ask for; none when what they live under does not exist.
+async fn read_list(
+    unit: &UnitOfWork,
+    store: &Store,
+    list: &ListUri,
+    query: &ListQuery,
+    enough: Option<usize>,
+) -> Result<Vec<(String, Object)>, StoreError> {
+    let Some(generation) = unit.generation_of(list) else {
+        return Ok(vec![]);
+    };
+    let bounds = query.bounds();
+    store
+        .list(
+            list,
+            &generation,
+            (bounds.since, bounds.before),
+            query.includes_tombstones(),
+            enough,
+        )
+        .await
 }
 
 /// An object of a list, a tombstone or not, as the API shows it.
@@ -302,30 +314,6 @@ impl Asked<'_> {
         let uri = list.clone().object(id);
         let granted = |asked: &ObjectUri| (*asked == uri).then_some(permissions);
         permission::allows(Access::Read, &uri, &self.user.principals, granted)
-    }
-
-    /// The objects of the list that `query` may ask for; none when what they live under does not exist.
-    async fn objects(
-        &self,
-        unit: &UnitOfWork,
-        store: &Store,
-        list: &ListUri,
-        query: &ListQuery,
-        enough: Option<usize>,
-    ) -> Result<Vec<(String, Object)>, StoreError> {
-        let Some(generation) = unit.generation_of(list) else {
-            return Ok(vec![]);
-        };
-        let bounds = query.bounds();
-        store
-            .list(
-                list,
-                &generation,
-                (bounds.since, bounds.before),
-                query.includes_tombstones(),
-                enough,
-            )
-            .await
     }
 
     fn forbidden(&self) -> ApiError {
@@ -620,8 +608,7 @@ impl Asked<'_> {
         let Some(text) = self.request.parameter("last_modified") else {
             return Ok(None);
         };
-        Timestamp::from_etag(&text)
-            .or_else(|| Timestamp::from_digits(&text))
+        Timestamp::from_query(&text)
             .filter(|at| *at <= Timestamp::MAX)
             .map(Some)
             .ok_or_else(|| {

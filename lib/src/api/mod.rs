@@ -63,6 +63,14 @@ pub struct Api {
     turn: Arc<RwLock<()>>,
 }
 
+/// What becomes of a request at first sight.
+enum Found {
+    /// It has an endpoint.
+    Call(Call),
+    /// It is answered already: refused, sent elsewhere, or needs nothing.
+    Answer(Response),
+}
+
 impl Api {
     /// The API with its dependencies.
     pub fn new(store: Store, settings: Settings, megaphones: Vec<Megaphone>) -> Self {
@@ -86,50 +94,57 @@ impl Api {
 
     async fn answer(&self, request: Request) -> Response {
         let answer = match self.find(request) {
-            Ok(call) if call.is_batch() => self.batch(&call.request).await,
-            Ok(call) => self
-                .work(&[call])
-                .await
-                .map(|mut responses| responses.swap_remove(0)),
-            Err(response) => return response,
+            Found::Call(call) if call.is_batch() => self.batch(&call.request).await,
+            Found::Call(call) => {
+                let responses = self.work(&[call]).await;
+                responses.map(|mut responses| responses.swap_remove(0))
+            }
+            Found::Answer(response) => Ok(response),
         };
         answer.unwrap_or_else(|error| self.refusal(error))
     }
 
-    /// Finds the endpoint of a request; `Err` is the answer to one that none is needed for, or has none.
-    fn find(&self, request: Request) -> Result<Call, Response> {
+    fn find(&self, request: Request) -> Found {
         let settings = &self.settings.api;
         let call = match router::route(&request, settings) {
             Ok(Routed::To(route)) if request.method == Method::OPTIONS => {
                 let answer = preflight(&request, route.methods(settings.readonly));
-                return Err(answer.map_or_else(|e| self.refusal(e), |r| self.finished(r)));
+                return Found::Answer(
+                    answer.map_or_else(|e| self.refusal(e), |r| self.finished(r)),
+                );
             }
             Ok(Routed::To(route)) => Call::to(route, request, settings),
             Ok(Routed::Redirect { path, max_age }) => {
                 let (origin, query) = (request.origin(settings), request.query_suffix());
                 let url = format!("{origin}{path}{query}");
                 let redirect = Response::redirect(&url, Timestamp::now(), max_age);
-                return Err(self.finished(redirect));
+                return Found::Answer(self.finished(redirect));
             }
             Err(error) => Err(error),
         };
-        call.map_err(|error| self.refusal(error))
+        call.map_or_else(|error| Found::Answer(self.refusal(error)), Found::Call)
     }
 
     async fn batch(&self, batch: &Request) -> Result<Response, ApiError> {
         let mut calls = vec![];
-        // `Ok` in the place of each of the calls, else what the request is answered without one.
+        // `None` in the place of each of the calls, else what the request is answered without one.
         let mut answers = vec![];
         for mut request in batch::requests(batch, &self.settings.api)? {
             if let Ok(Routed::Redirect { path, .. }) = router::route(&request, &self.settings.api) {
                 request.path = path;
             }
-            let found = self.find(request.clone()).map(|call| calls.push(call));
-            answers.push((request, found));
+            let answer = match self.find(request.clone()) {
+                Found::Call(call) => {
+                    calls.push(call);
+                    None
+                }
+                Found::Answer(response) => Some(response),
+            };
+            answers.push((request, answer));
         }
         let mut responses = self.work(&calls).await?.into_iter();
-        let answers = answers.into_iter().filter_map(|(request, found)| {
-            let response = found.map_or_else(Some, |()| responses.next())?;
+        let answers = answers.into_iter().filter_map(|(request, answer)| {
+            let response = answer.or_else(|| responses.next())?;
             Some((request, response))
         });
         Ok(batch::response(answers.collect()))

@@ -427,14 +427,14 @@ async fn each_part_of_a_long_deletion_is_complete_up_to_its_timestamp() {
 fn request() -> impl Strategy<Value = Value> {
     let id = prop::sample::select(vec!["a", "b", "c"]);
     let path = prop_oneof![
-        6 => id.clone().prop_map(|id| format!("/buckets/b/collections/c/records/{id}")),
-        2 => Just("/buckets/b/collections/c/records".to_owned()),
-        1 => Just("/buckets/b/collections/c/records?_since=0&_sort=id".to_owned()),
-        1 => Just("/buckets/b/collections/c/records?n=1".to_owned()),
-        2 => id.prop_map(|id| format!("/buckets/b/groups/{id}")),
-        2 => Just("/buckets/b/collections/c".to_owned()),
-        1 => Just("/buckets/b".to_owned()),
-        1 => Just("/buckets/b/collections".to_owned()),
+        12 => id.clone().prop_map(|id| format!("/buckets/main/collections/one/records/{id}")),
+        2 => Just("/buckets/main/collections/one/records".to_owned()),
+        1 => Just("/buckets/main/collections/one/records?_since=0&_sort=id".to_owned()),
+        1 => Just("/buckets/main/collections/one/records?n=1".to_owned()),
+        2 => id.prop_map(|id| format!("/buckets/main/groups/{id}")),
+        2 => Just("/buckets/main/collections/one".to_owned()),
+        1 => Just("/buckets/main".to_owned()),
+        1 => Just("/buckets/main/collections".to_owned()),
     ];
     let method = prop::sample::select(vec!["PUT", "PUT", "PUT", "GET", "PATCH", "DELETE", "HEAD"]);
     let headers = prop_oneof![
@@ -477,7 +477,7 @@ proptest! {
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let (together, apart) = (Kinto::new(), Kinto::new());
+            let (together, apart) = (Kinto::with_collection().await, Kinto::with_collection().await);
             for requests in batches {
                 let answer = batch(&together, requests.clone()).await;
                 assert_eq!(answer.status, 200, "{answer:?}");

@@ -6,6 +6,7 @@
 
 mod auth;
 mod body;
+mod broadcasts;
 mod error;
 mod listing;
 mod monitor;
@@ -97,6 +98,8 @@ impl Api {
             Route::Heartbeat => Ok(server::heartbeat(self).await),
             Route::LbHeartbeat => Ok(server::lbheartbeat()),
             Route::Version => Ok(server::version()),
+            Route::PullBroadcasts => broadcasts::pull(self).await,
+            Route::Broadcasts => broadcasts::broadcasts(self, request).await,
             Route::MonitorRecords => {
                 let entries = self.store.monitor_entries().await?;
                 monitor::records(request, &self.settings, &entries)

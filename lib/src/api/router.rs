@@ -38,6 +38,10 @@ pub enum Route {
     LbHeartbeat,
     /// `/__version__`
     Version,
+    /// `/__broadcasts__`
+    PullBroadcasts,
+    /// `/broadcasts`
+    Broadcasts,
     /// A single object.
     Object(ObjectUri),
     /// The objects of one kind under one parent.
@@ -59,6 +63,8 @@ impl Route {
             ["__heartbeat__"] => Self::Heartbeat,
             ["__lbheartbeat__"] => Self::LbHeartbeat,
             ["__version__"] => Self::Version,
+            ["__broadcasts__"] => Self::PullBroadcasts,
+            ["broadcasts"] => Self::Broadcasts,
             ["buckets", MONITOR, "collections", "changes", "records"] => Self::MonitorRecords,
             ["buckets"] => Self::List(ListUri::buckets()),
             ["buckets", b] => Self::Object(ObjectUri::bucket(*b)),

@@ -6,6 +6,7 @@
 //! | timestamp of a list | the same partition | `#timestamp` | [`List`] |
 //! | monitor entry | `#monitor` | the collection's URI | [`monitor`] |
 //! | broadcast state | `#broadcast` | the listener's name | [`broadcast`] |
+//! | what is told to who asks | `#broadcast` | `#pull` | [`pull`] |
 //!
 //! No id may begin with `#`, so the reserved keys never meet an object's. The local secondary index
 //! `by_last_modified` takes in what has a `last_modified`: objects and monitor entries.
@@ -13,6 +14,7 @@
 pub mod broadcast;
 pub mod monitor;
 mod object;
+pub mod pull;
 
 use std::collections::HashMap;
 use std::error::Error;

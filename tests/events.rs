@@ -15,12 +15,13 @@ use serde::de::DeserializeOwned;
 use tests::{Kinto, TABLE, settings};
 use wiremock::{Mock, MockServer, ResponseTemplate, matchers};
 
-const API: [(&str, i64); 6] = [
+const API: [(&str, i64); 7] = [
     ("api-hello", 200),
     ("api-put-bucket", 201),
     ("api-put-collection", 201),
     ("api-put-record", 201),
     ("api-get-monitor-changes", 200),
+    ("api-get-broadcasts", 200),
     ("api-broken-json", 400),
 ];
 /// With what monitor/changes shows afterwards: collections and how many milliseconds after the first change.

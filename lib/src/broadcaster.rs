@@ -22,9 +22,10 @@ use crate::store::broadcast::Claim;
 use crate::store::{Store, StoreError};
 use crate::timestamp::Timestamp;
 
-/// Within this time of its claim, a broadcast that leaves arrives or never will. The function is stopped 40 seconds
-/// after it began (template.yaml); the rest is for what is under way by then, in the network or behind a gateway, and
-/// for clocks that differ.
+/// Within this time of its claim, a broadcast that leaves arrives or never will.
+///
+/// The function is stopped 40 seconds after it began (template.yaml); the rest is for what is under way by then, in
+/// the network or behind a gateway, and for clocks that differ.
 pub const LEASE: Duration = Duration::from_secs(90);
 /// The pause after a first failure that may pass; it doubles each time, up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);

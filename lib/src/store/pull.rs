@@ -193,8 +193,9 @@ mod tests {
             state = raised(state, seconds, seconds);
             let expected = match seconds {
                 ..1200 => 1,
-                1200..2400 => 1200,
-                _ => 2400,
+                // The one before: this one came when that was shown.
+                1200..2400 => 1140,
+                _ => 2340,
             };
             assert_eq!(shown_at(state, seconds), expected, "after {seconds} s");
         }

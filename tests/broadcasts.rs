@@ -659,14 +659,21 @@ async fn schedule(seed: u64) -> usize {
         if rng.bool() {
             rng.shuffle(&mut batch);
         }
-        while let Some(from) = match rng.u8(..8) {
-            0 => killed_after(rng.usize(..12), world.aggregate(&batch))
-                .await
-                .unwrap_or(Some(String::new())),
-            _ => world.aggregate(&batch).await,
-        } {
-            let failed = |record: &Value| record["dynamodb"]["SequenceNumber"] == from.as_str();
-            batch.drain(..batch.iter().position(failed).unwrap_or(0));
+        loop {
+            let aggregated = world.aggregate(&batch);
+            let waits = if rng.u8(..8) == 0 {
+                rng.usize(..12)
+            } else {
+                usize::MAX
+            };
+            match killed_after(waits, aggregated).await {
+                Some(None) => break,
+                // All before it by number, wherever they stood, are done.
+                Some(Some(failed)) => {
+                    batch.retain(|record| number(record) >= failed.parse().unwrap())
+                }
+                None => {}
+            }
         }
     }
     sleep(Duration::from_secs(rng.u64(..1000))).await;
@@ -687,6 +694,11 @@ async fn schedule(seed: u64) -> usize {
         assert!(apart >= window, "{apart:?} in a window of {window:?}");
     }
     arrivals.len()
+}
+
+fn number(record: &Value) -> u64 {
+    let number = &record["dynamodb"]["SequenceNumber"];
+    number.as_str().unwrap().parse().unwrap()
 }
 
 /// While it storms, requests to the table and the queue fail now and then, and Megaphone often.

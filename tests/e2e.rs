@@ -24,6 +24,7 @@ use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate, matchers};
 const REGION: &str = "us-east-1";
 const STACK: &str = "kinto-e2e";
 const API_KEY: &str = "key-of-the-broadcaster";
+const READER_TOKEN: &str = "token-of-a-reader";
 const CHANNEL: &str = "/v1/broadcasts/remote-settings/monitor_changes";
 /// Far above what a change takes on the emulator (about a second), for machines that are busy.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,12 +35,15 @@ async fn the_deployed_stack_announces_writes_whatever_happens_to_megaphone() {
     let megaphone = Megaphone::start().await;
     let emulator = Emulator::start().await;
     let key_arn = emulator.create_secret("megaphone-api-key", API_KEY).await;
+    let token_arn = emulator.create_secret("reader-token", READER_TOKEN).await;
     let outputs = emulator.deploy(&[
         ("Architecture", architecture()),
         ("ChangesResources", "/buckets/main"),
         ("MegaphoneUrl", &megaphone.server.uri()),
         ("MegaphoneApiKeyArn", &key_arn),
         ("MatchKintoChanges", "/buckets/main"),
+        ("BroadcastsReaderTokenArn", &token_arn),
+        ("PushBroadcastMinDebounceSeconds", "0"),
     ]);
     let api = Api::new(&emulator, &outputs["ApiUrl"]);
 
@@ -101,11 +105,32 @@ async fn the_deployed_stack_announces_writes_whatever_happens_to_megaphone() {
         "{batch}"
     );
 
-    // An outage of Megaphone is the queue's concern and not the client's. Between two attempts the queue waits
-    // for minutes, which is shortened here.
+    // Who asks instead of being told gets the same, with a token in Megaphone's place.
+    let broadcasts = json!({"remote-settings/monitor_changes": format!("\"{first}\"")});
+    eventually("who asks gets the record's timestamp", async || {
+        let (_, answer) = api.call(Method::GET, "/__broadcasts__", Value::Null).await;
+        answer["broadcasts"] == broadcasts
+    })
+    .await;
+    assert_eq!(
+        api.read_broadcasts(READER_TOKEN).await["broadcasts"],
+        broadcasts
+    );
+    assert_eq!(api.read_broadcasts("another").await["errno"], 121);
+
+    // What cannot be understood is put aside.
     emulator
-        .set_visibility_timeout(&outputs["BroadcastQueueUrl"], 5)
+        .send(&outputs["BroadcastQueueUrl"], "not json")
         .await;
+    eventually("a message that says nothing is a dead letter", async || {
+        emulator
+            .count_messages(&outputs["BroadcastDeadLetterQueueUrl"])
+            .await
+            == 1
+    })
+    .await;
+
+    // An outage of Megaphone is the queue's concern and not the client's.
     megaphone.fails(true);
     let second = api
         .create("/buckets/main/collections/one/records/r2", json!({}))
@@ -201,6 +226,19 @@ impl Api {
             status,
             serde_json::from_str(&text).unwrap_or(Value::String(text)),
         )
+    }
+
+    /// What Megaphone would answer to a reader with this token.
+    async fn read_broadcasts(&self, token: &str) -> Value {
+        let request = self
+            .http
+            .get(format!("{}/broadcasts", self.url))
+            .header("host", &self.host)
+            .bearer_auth(token)
+            .timeout(PATIENCE);
+        let response = request.send().await.expect("the API answers");
+        let text = response.text().await.expect("the API's answer is whole");
+        serde_json::from_str(&text).expect("the answer is JSON")
     }
 
     /// Creates the object, which must work, and returns its timestamp.
@@ -374,15 +412,28 @@ impl Emulator {
             .expect("a secret has an ARN")
     }
 
-    async fn set_visibility_timeout(&self, queue_url: &str, seconds: u32) {
+    /// Sends a message to the group of the listener.
+    async fn send(&self, queue_url: &str, body: &str) {
         let client = aws_sdk_sqs::Client::new(&self.sdk_config().await);
-        client
-            .set_queue_attributes()
-            .queue_url(queue_url)
-            .attributes(QueueAttributeName::VisibilityTimeout, seconds.to_string())
+        let message = client.send_message().queue_url(queue_url);
+        message
+            .message_body(body)
+            .message_group_id("mp")
+            .message_deduplication_id(body.replace(' ', "-"))
             .send()
             .await
-            .expect("the queue's attributes are set");
+            .expect("the message is sent");
+    }
+
+    /// About how many messages wait in a queue.
+    async fn count_messages(&self, queue_url: &str) -> u32 {
+        let client = aws_sdk_sqs::Client::new(&self.sdk_config().await);
+        let name = QueueAttributeName::ApproximateNumberOfMessages;
+        let asked = client.get_queue_attributes().queue_url(queue_url);
+        let answer = asked.attribute_names(name.clone()).send().await;
+        let answer = answer.expect("the queue's attributes are read");
+        let count = answer.attributes.and_then(|mut all| all.remove(&name));
+        count.and_then(|count| count.parse().ok()).unwrap_or(0)
     }
 
     /// Deploys what `sam build` left and returns the stack's outputs.

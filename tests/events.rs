@@ -8,19 +8,20 @@ use std::path::Path;
 use kinto_serverless::aggregator::Aggregator;
 use kinto_serverless::broadcaster::Broadcaster;
 use kinto_serverless::megaphone::Megaphone;
-use kinto_serverless::queue::BroadcastQueue;
+use kinto_serverless::queue::{BroadcastInbox, BroadcastQueue};
 use kinto_serverless::store::Store;
 use kinto_serverless::timestamp::Timestamp;
 use serde::de::DeserializeOwned;
 use tests::{Kinto, TABLE, settings};
 use wiremock::{Mock, MockServer, ResponseTemplate, matchers};
 
-const API: [(&str, i64); 6] = [
+const API: [(&str, i64); 7] = [
     ("api-hello", 200),
     ("api-put-bucket", 201),
     ("api-put-collection", 201),
     ("api-put-record", 201),
     ("api-get-monitor-changes", 200),
+    ("api-get-broadcasts", 200),
     ("api-broken-json", 400),
 ];
 /// With what monitor/changes shows afterwards: collections and how many milliseconds after the first change.
@@ -32,7 +33,7 @@ const STREAM: [(&str, &[(&str, u64)]); 6] = [
     ("stream-collection-deleted", &[]),
     ("stream-bucket-deleted", &[]),
 ];
-/// With the number of messages that come again.
+/// With the number of messages that end among the dead letters.
 const QUEUE: [(&str, usize); 3] = [
     ("queue-batch", 0),
     ("queue-duplicated", 0),
@@ -103,7 +104,13 @@ async fn stream_events_reach_the_monitor() {
         let settings = settings(&listener("http://127.0.0.1:1"));
         let store = Store::new(kinto.aws.dynamodb(), TABLE);
         let queue = BroadcastQueue::new(kinto.aws.sqs(), kinto.aws.queue_url());
-        let aggregator = Aggregator::new(store, queue, settings.changes, settings.megaphones);
+        let aggregator = Aggregator::new(
+            store,
+            queue,
+            settings.changes,
+            settings.broadcasts,
+            settings.megaphones,
+        );
         assert!(
             aggregator
                 .handle(event(name))
@@ -132,7 +139,7 @@ async fn stream_events_reach_the_monitor() {
 
 #[tokio::test]
 async fn queue_events_reach_megaphone_once() {
-    for (name, failures) in QUEUE {
+    for (name, dead) in QUEUE {
         let megaphone = MockServer::start().await;
         Mock::given(matchers::method("PUT"))
             .and(matchers::body_string(format!("\"{FIRST_CHANGE}\"")))
@@ -140,7 +147,9 @@ async fn queue_events_reach_megaphone_once() {
             .expect(1)
             .mount(&megaphone)
             .await;
-        let store = Store::new(Kinto::new().aws.dynamodb(), TABLE);
+        let aws = Kinto::new().aws;
+        let store = Store::new(aws.dynamodb(), TABLE);
+        let inbox = BroadcastInbox::new(aws.sqs(), aws.queue_url(), aws.dead_letter_url());
         store
             .set_broadcast_due("mp", Timestamp(FIRST_CHANGE))
             .await
@@ -150,9 +159,10 @@ async fn queue_events_reach_megaphone_once() {
             .into_iter()
             .map(|m| Megaphone::new(m).unwrap())
             .collect();
-        let response = Broadcaster::new(store, megaphones)
+        let response = Broadcaster::new(store, inbox, megaphones)
             .handle(event(name))
             .await;
-        assert_eq!(response.batch_item_failures.len(), failures, "{name}");
+        assert!(response.batch_item_failures.is_empty(), "{name}");
+        assert_eq!(aws.queue().dead_letters().len(), dead, "{name}");
     }
 }

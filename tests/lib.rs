@@ -55,6 +55,30 @@ pub fn settings(more: &[(&str, &str)]) -> Settings {
     Settings::from_vars(&vars).unwrap()
 }
 
+/// A record of the stream: the list of records of `collection` in the bucket `main` got `timestamp`.
+pub fn changed(sequence_number: u64, collection: &str, timestamp: u64) -> Value {
+    json!({
+        "eventID": sequence_number.to_string(),
+        "eventName": "MODIFY",
+        "eventSource": "aws:dynamodb",
+        "awsRegion": "eu-central-1",
+        "dynamodb": {
+            "ApproximateCreationDateTime": 1.7,
+            "Keys": {"pk": {"S": format!("/buckets/main/collections/{collection}#record")}, "sk": {"S": "#timestamp"}},
+            "NewImage": {
+                "pk": {"S": format!("/buckets/main/collections/{collection}#record")},
+                "sk": {"S": "#timestamp"},
+                "timestamp": {"N": timestamp.to_string()},
+                "generation": {"S": "8000000000000000"},
+                "kind": {"S": "record"},
+            },
+            "SequenceNumber": sequence_number.to_string(),
+            "SizeBytes": 200,
+            "StreamViewType": "NEW_AND_OLD_IMAGES",
+        },
+    })
+}
+
 impl Kinto {
     /// An empty one, called as alice.
     pub fn new() -> Self {

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use aws_lambda_events::dynamodb::Event;
@@ -14,11 +14,12 @@ use kinto_local::queue::Redrive;
 use kinto_serverless::aggregator::Aggregator;
 use kinto_serverless::broadcaster::Broadcaster;
 use kinto_serverless::megaphone::Megaphone;
-use kinto_serverless::queue::BroadcastQueue;
+use kinto_serverless::queue::{BroadcastInbox, BroadcastQueue};
 use kinto_serverless::store::Store;
+use kinto_serverless::timestamp::Timestamp;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tests::{Kinto, NOBODY, TABLE, settings};
+use tests::{Kinto, NOBODY, TABLE, changed, settings};
 use wiremock::matchers::{body_string, header, method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
@@ -30,6 +31,8 @@ struct Pipeline {
     aggregator: Aggregator,
     broadcaster: Broadcaster,
     megaphone: MockServer,
+    /// Hours since the epoch on the broadcaster's clock.
+    hours: AtomicU64,
 }
 
 impl Pipeline {
@@ -60,6 +63,11 @@ impl Pipeline {
         let settings = settings(&vars);
         let store = Store::new(kinto.aws.dynamodb(), TABLE);
         let queue = BroadcastQueue::new(kinto.aws.sqs(), kinto.aws.queue_url());
+        let inbox = BroadcastInbox::new(
+            kinto.aws.sqs(),
+            kinto.aws.queue_url(),
+            kinto.aws.dead_letter_url(),
+        );
         let megaphones = settings
             .megaphones
             .iter()
@@ -71,11 +79,13 @@ impl Pipeline {
                 store.clone(),
                 queue,
                 settings.changes,
+                settings.broadcasts,
                 settings.megaphones,
             ),
-            broadcaster: Broadcaster::new(store, megaphones),
+            broadcaster: Broadcaster::new(store, inbox, megaphones),
             kinto,
             megaphone,
+            hours: AtomicU64::new(1),
         }
     }
 
@@ -110,7 +120,7 @@ impl Pipeline {
             .map(|failure| failure.item_identifier.unwrap())
     }
 
-    /// The ids of the messages that have to come again.
+    /// The ids of the messages that have to come again. They come an hour after those before: no claim holds them up.
     async fn broadcast(&self, bodies: &[&str]) -> Vec<String> {
         let messages: Vec<_> = bodies
             .iter()
@@ -118,8 +128,10 @@ impl Pipeline {
             .map(|(n, body)| json!({"messageId": n.to_string(), "body": body, "eventSource": "aws:sqs"}))
             .collect();
         let event: SqsEvent = serde_json::from_value(json!({"Records": messages})).unwrap();
-        let failures = self.broadcaster.handle(event).await.batch_item_failures;
-        failures
+        let now = Timestamp(self.hours.fetch_add(1, Ordering::SeqCst) * 3_600_000);
+        let response = self.broadcaster.handle_at(event, now).await;
+        response
+            .batch_item_failures
             .into_iter()
             .map(|failure| failure.item_identifier)
             .collect()
@@ -152,31 +164,7 @@ impl Pipeline {
     }
 }
 
-/// A record of the stream: the list of records of `collection` in the bucket `main` got `timestamp`.
-fn changed(sequence_number: u64, collection: &str, timestamp: u64) -> Value {
-    json!({
-        "eventID": sequence_number.to_string(),
-        "eventName": "MODIFY",
-        "eventSource": "aws:dynamodb",
-        "awsRegion": "eu-central-1",
-        "dynamodb": {
-            "ApproximateCreationDateTime": 1.7,
-            "Keys": {"pk": {"S": format!("/buckets/main/collections/{collection}#record")}, "sk": {"S": "#timestamp"}},
-            "NewImage": {
-                "pk": {"S": format!("/buckets/main/collections/{collection}#record")},
-                "sk": {"S": "#timestamp"},
-                "timestamp": {"N": timestamp.to_string()},
-                "generation": {"S": "8000000000000000"},
-                "kind": {"S": "record"},
-            },
-            "SequenceNumber": sequence_number.to_string(),
-            "SizeBytes": 200,
-            "StreamViewType": "NEW_AND_OLD_IMAGES",
-        },
-    })
-}
-
-/// The same, and the collection is gone.
+/// A record of the stream: the collection is gone.
 fn closed(sequence_number: u64, collection: &str, timestamp: u64) -> Value {
     let mut record = changed(sequence_number, collection, timestamp);
     record["dynamodb"]["NewImage"]["closed"] = json!({"BOOL": true});
@@ -211,8 +199,10 @@ async fn a_batch_becomes_one_entry_and_one_broadcast_for_the_latest_of_each_coll
             requests.of("UpdateItem"),
             requests.of("SendMessage")
         ),
-        (3, 1, 1)
+        // The entries of three collections, and the version for who asks, which is read before.
+        (3 + 1, 1, 1)
     );
+    assert_eq!((requests.of("GetItem"), requests.total()), (1, 7));
 
     let expected = BTreeMap::from([
         ("one".to_owned(), 12),
@@ -220,8 +210,14 @@ async fn a_batch_becomes_one_entry_and_one_broadcast_for_the_latest_of_each_coll
         ("quiet".to_owned(), 13),
     ]);
     assert_eq!(pipeline.monitor().await, expected);
+    requests.take();
     assert_eq!(pipeline.broadcast(&[TRIGGER]).await, [""; 0]);
     assert_eq!(pipeline.told().await, ["\"12\""]);
+    assert_eq!((requests.of("UpdateItem"), requests.total()), (2, 2));
+    // Once more, to see that there is nothing to do.
+    requests.take();
+    assert_eq!(pipeline.broadcast(&[TRIGGER]).await, [""; 0]);
+    assert_eq!((requests.of("UpdateItem"), requests.total()), (1, 1));
 }
 
 #[tokio::test]
@@ -365,10 +361,10 @@ async fn a_broadcast_whose_record_failed_is_sent_again_and_never_an_older_one() 
     let pipeline = Pipeline::new().await;
     pipeline.megaphone_answers(200).await;
     pipeline.aggregate(&[changed(1, "one", 10)]).await;
-    pipeline
-        .kinto
-        .aws
-        .inject(|target, _| target.ends_with("UpdateItem").then_some(Fault::Unreached));
+    pipeline.kinto.aws.inject(|target, body| {
+        let settles = String::from_utf8_lossy(body).contains("sent = :sent");
+        (target.ends_with("UpdateItem") && settles).then_some(Fault::Unreached)
+    });
     assert_eq!(pipeline.broadcast(&[TRIGGER]).await, ["0"]);
     pipeline.kinto.aws.heal();
     pipeline.aggregate(&[changed(2, "one", 11)]).await;
@@ -377,14 +373,25 @@ async fn a_broadcast_whose_record_failed_is_sent_again_and_never_an_older_one() 
 }
 
 #[tokio::test]
-async fn poison_messages_come_back_for_the_dead_letter_queue_and_hold_up_no_other() {
+async fn poison_messages_become_dead_letters_and_hold_up_no_other() {
     let pipeline = Pipeline::new().await;
     pipeline.megaphone_answers(200).await;
     pipeline.aggregate(&[changed(1, "one", 10)]).await;
-    let failed = pipeline
-        .broadcast(&["not json", r#"{"listener": "gone"}"#, TRIGGER, "{}"])
-        .await;
-    assert_eq!(failed, ["0", "3", "1"]);
+    let poison = ["not json", r#"{"listener": "gone"}"#, "{}"];
+    let messages = [poison[0], poison[1], TRIGGER, poison[2]];
+    // Where they cannot be put aside, they come again.
+    let send = |target: &str, _: &[u8]| {
+        target
+            .ends_with("SendMessage")
+            .then(|| Fault::error("AccessDenied"))
+    };
+    pipeline.kinto.aws.inject(send);
+    assert_eq!(pipeline.broadcast(&messages).await, ["0", "1", "3"]);
+    pipeline.kinto.aws.heal();
+    assert_eq!(pipeline.broadcast(&messages).await, [""; 0]);
+    let dead = pipeline.kinto.aws.queue().dead_letters();
+    let dead: Vec<_> = dead.iter().map(|message| message.body.as_str()).collect();
+    assert_eq!(dead, poison);
     assert_eq!(pipeline.told().await, ["\"10\""]);
 }
 
@@ -507,8 +514,10 @@ async fn a_message_that_keeps_failing_rests_among_the_dead_letters() {
         max_receive_count: 3,
     };
     let queue = kinto_local::queue::Queue::new(redrive);
-    queue.send("mp", "mp-1", "poison");
+    queue.send("mp", "mp-1", TRIGGER);
     let pipeline = Pipeline::new().await;
+    let down = |_: &str, _: &[u8]| Some(Fault::error("ValidationException"));
+    pipeline.kinto.aws.inject(down);
     let consumed = queue.clone().consume(move |event| {
         let broadcaster = pipeline.broadcaster.clone();
         async move { broadcaster.handle(event).await }

@@ -7,7 +7,8 @@
 //! 2. the entries of monitor/changes are raised;
 //! 3. then, so that who is told finds the change, each listener's due version is raised in the table;
 //! 4. then the queue is asked to broadcast it, even when nothing was raised: an earlier attempt may have ended
-//!    between 3 and 4.
+//!    between 3 and 4;
+//! 5. and the version is raised that is told to who asks for it.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +18,7 @@ use futures::stream::{self, StreamExt};
 
 use crate::queue::{BroadcastQueue, QueueError};
 use crate::resource::{Kind, ObjectUri, is_valid_id};
-use crate::settings::{ChangesSettings, MegaphoneSettings};
+use crate::settings::{BroadcastsSettings, ChangesSettings, MegaphoneSettings};
 use crate::store::monitor::MonitorEntry;
 use crate::store::{Store, StoreError, TIMESTAMP_KEY};
 use crate::timestamp::Timestamp;
@@ -31,6 +32,7 @@ pub struct Aggregator {
     store: Store,
     queue: BroadcastQueue,
     changes: ChangesSettings,
+    broadcasts: BroadcastsSettings,
     megaphones: Vec<MegaphoneSettings>,
 }
 
@@ -70,12 +72,14 @@ impl Aggregator {
         store: Store,
         queue: BroadcastQueue,
         changes: ChangesSettings,
+        broadcasts: BroadcastsSettings,
         megaphones: Vec<MegaphoneSettings>,
     ) -> Self {
         Self {
             store,
             queue,
             changes,
+            broadcasts,
             megaphones,
         }
     }
@@ -120,9 +124,21 @@ impl Aggregator {
         }
 
         for listener in &self.megaphones {
-            if let Err(failure) = self.request_broadcast(listener, &changed).await {
-                failed.push(logged(failure));
+            let told = latest(&changed, |entry| self.is_told(listener, entry));
+            if let Some((version, sequence_number)) = told
+                && let Err(failure) = self.request_broadcast(listener, version).await
+            {
+                failed.push(logged((sequence_number.to_owned(), failure)));
             }
+        }
+        let shown = latest(&changed, |entry| self.is_shown_to_who_asks(entry));
+        if let Some((version, sequence_number)) = shown
+            && let Err(error) = self
+                .store
+                .raise_pull_version(version, Timestamp::now(), self.broadcasts.debounce)
+                .await
+        {
+            failed.push(logged((sequence_number.to_owned(), error.into())));
         }
 
         let mut response = DynamoDbEventResponse::default();
@@ -135,40 +151,17 @@ impl Aggregator {
         response
     }
 
-    /// Has `listener`'s Megaphone told of the latest of the changes that concern it.
+    /// Has `listener`'s Megaphone told of `version`.
     async fn request_broadcast(
         &self,
         listener: &MegaphoneSettings,
-        changed: &[Numbered<MonitorEntry>],
-    ) -> Result<(), (String, Failure)> {
-        let concerned: Vec<_> = changed
-            .iter()
-            .filter(|entry| self.is_told(listener, &entry.change))
-            .collect();
-        let Some(version) = concerned
-            .iter()
-            .map(|entry| entry.change.last_modified)
-            .max()
-        else {
-            return Ok(());
-        };
-        let told = async {
-            self.store
-                .set_broadcast_due(&listener.name, version)
-                .await?;
-            self.queue.request(&listener.name, version).await?;
-            Ok(())
-        };
-        told.await.map_err(|failure| {
-            let numbers = concerned.iter().map(|entry| &entry.sequence_number);
-            (
-                numbers
-                    .min_by(|a, b| by_number(a, b))
-                    .cloned()
-                    .unwrap_or_default(),
-                failure,
-            )
-        })
+        version: Timestamp,
+    ) -> Result<(), Failure> {
+        self.store
+            .set_broadcast_due(&listener.name, version)
+            .await?;
+        self.queue.request(&listener.name, version).await?;
+        Ok(())
     }
 
     /// Whether the listener is told of a change: of what monitor/changes shows and the listener matches, but
@@ -181,6 +174,29 @@ impl Aggregator {
             && self.changes.shows(bucket, collection)
             && listener.matches(bucket, collection)
     }
+
+    /// Whether who asks for broadcasts is told of a change: of what monitor/changes shows, previews and entries that
+    /// go left out (Remote Settings).
+    fn is_shown_to_who_asks(&self, entry: &MonitorEntry) -> bool {
+        let MonitorEntry {
+            bucket, collection, ..
+        } = entry;
+        !entry.deleted
+            && self.changes.shows(bucket, collection)
+            && !format!("{bucket}/{collection}").contains("-preview")
+    }
+}
+
+/// The latest timestamp of the changes that concern somebody, and the sequence number from which on they have to
+/// come again should that fail; `None` when none does.
+fn latest(
+    changed: &[Numbered<MonitorEntry>],
+    concerns: impl Fn(&MonitorEntry) -> bool,
+) -> Option<(Timestamp, &str)> {
+    let concerned = || changed.iter().filter(|entry| concerns(&entry.change));
+    let version = concerned().map(|entry| entry.change.last_modified).max()?;
+    let numbers = concerned().map(|entry| entry.sequence_number.as_str());
+    Some((version, numbers.min_by(|a, b| by_number(a, b))?))
 }
 
 fn logged((sequence_number, failure): (String, Failure)) -> String {

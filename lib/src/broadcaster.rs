@@ -3,102 +3,252 @@
 //! A message says only whose turn it is. What is sent is the version that is due in the table when it is
 //! handled, and nothing when Megaphone took that already; so a message that comes late, twice or out of
 //! order never makes Megaphone go back.
+//!
+//! Before a broadcast leaves, it is claimed in the table, so that no other leaves until it was answered, or, if it is
+//! not, until it can no longer arrive (`docs/decisions/006-broadcasts.md`). A message that
+//! must wait for that, for the end of the debounce window or after a failure is put off by the queue.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent};
+use futures::future::{join, join_all};
+use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::megaphone::{Megaphone, MegaphoneError};
-use crate::queue::BroadcastRequest;
+use crate::queue::{BroadcastInbox, BroadcastRequest, Received};
+use crate::store::broadcast::Claim;
 use crate::store::{Store, StoreError};
 use crate::timestamp::Timestamp;
+
+/// Within this time of its claim, a broadcast that leaves arrives or never will.
+///
+/// The function is stopped 40 seconds after it began (template.yaml); the rest is for what is under way by then, in
+/// the network or behind a gateway, and for clocks that differ.
+pub const LEASE: Duration = Duration::from_secs(90);
+/// The pause after a first failure that may pass; it doubles each time, up to [`MAX_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// See [`FIRST_PAUSE`]: once Megaphone is well again, it takes no longer than this until it is told.
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+/// The pause after a refusal, which will hardly pass by itself.
+const REFUSED_PAUSE: Duration = Duration::from_secs(60);
+/// A message that meets a refusal when it was received this often is given up.
+const MAX_REFUSALS: u32 = 3;
 
 /// What the broadcaster works with.
 #[derive(Clone, Debug)]
 pub struct Broadcaster {
     store: Store,
+    inbox: BroadcastInbox,
     megaphones: Vec<Megaphone>,
 }
 
-/// Why a broadcast has to be tried again.
-#[derive(Debug, thiserror::Error)]
-pub enum BroadcastError {
-    /// The table failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// Megaphone failed, or refused.
-    #[error(transparent)]
-    Megaphone(#[from] MegaphoneError),
+/// What came of a message.
+#[derive(Debug)]
+enum Outcome {
+    /// Megaphone took this version.
+    Sent(Timestamp),
+    /// Megaphone has the latest version already.
+    NothingDue,
+    /// Something is due, but not yet.
+    NotBefore(Timestamp),
+    /// Megaphone did not take it; the next attempt is not before the time given.
+    Failed(MegaphoneError, Timestamp),
 }
 
 impl Broadcaster {
     /// The broadcaster with its dependencies.
-    pub fn new(store: Store, megaphones: Vec<Megaphone>) -> Self {
-        Self { store, megaphones }
+    pub fn new(store: Store, inbox: BroadcastInbox, megaphones: Vec<Megaphone>) -> Self {
+        Self {
+            store,
+            inbox,
+            megaphones,
+        }
     }
 
     /// Handles one batch; tells which messages are to come again.
-    ///
-    /// A message that cannot be understood, or names a listener that is not configured, is among those: it
-    /// ends in the dead-letter queue, where it can be looked at, and holds up no other.
     pub async fn handle(&self, event: SqsEvent) -> SqsBatchResponse {
-        let mut response = SqsBatchResponse::default();
-        let mut by_listener = BTreeMap::<String, Vec<String>>::new();
-        for message in event.records {
-            let message_id = message.message_id.unwrap_or_default();
-            match serde_json::from_str::<BroadcastRequest>(
-                message.body.as_deref().unwrap_or_default(),
-            ) {
-                Ok(request) => by_listener
-                    .entry(request.listener)
-                    .or_default()
-                    .push(message_id),
+        self.handle_at(event, Timestamp::now()).await
+    }
+
+    /// Handles one batch that begins `now`.
+    ///
+    /// A message that cannot be understood, or names a listener that is not configured, goes to the dead-letter queue
+    /// at once, where it can be looked at: it would hold up its group.
+    pub async fn handle_at(&self, event: SqsEvent, now: Timestamp) -> SqsBatchResponse {
+        let mut by_listener = BTreeMap::<String, (&Megaphone, Received)>::new();
+        let mut hopeless = vec![];
+        for message in event.records.into_iter().map(Received::from) {
+            let request = serde_json::from_str::<BroadcastRequest>(&message.body);
+            let listener = request.as_ref().map(|request| request.listener.as_str());
+            match listener.map(|listener| self.megaphone(listener)) {
+                // One message is enough to come again for all: the others say the same.
+                Ok(Some(megaphone)) => {
+                    let name = megaphone.settings().name.clone();
+                    by_listener.entry(name).or_insert((megaphone, message));
+                }
+                Ok(None) => {
+                    tracing::error!(body = message.body, "no such listener is configured");
+                    hopeless.push(message);
+                }
                 Err(error) => {
-                    tracing::error!(message_id, %error, "a message of the queue cannot be understood");
-                    response.add_failure(message_id);
+                    tracing::error!(body = message.body, %error, "a message of the queue cannot be understood");
+                    hopeless.push(message);
                 }
             }
         }
-        for (listener, message_ids) in by_listener {
-            let Some(megaphone) = self
-                .megaphones
-                .iter()
-                .find(|m| m.settings().name == listener)
-            else {
-                tracing::error!(listener, "no such listener is configured");
-                message_ids
-                    .into_iter()
-                    .for_each(|id| response.add_failure(id));
-                continue;
-            };
-            match self.broadcast(megaphone).await {
-                Ok(Some(version)) => tracing::info!(listener, %version, "broadcast"),
-                Ok(None) => tracing::debug!(listener, "nothing to broadcast"),
-                Err(error) => {
-                    tracing::error!(
-                        listener,
-                        error = &error as &dyn std::error::Error,
-                        "broadcast failed"
-                    );
-                    message_ids
-                        .into_iter()
-                        .for_each(|id| response.add_failure(id));
-                }
-            }
+        // Side by side: one Megaphone that does not answer holds up no other.
+        let told = by_listener
+            .into_values()
+            .map(|(megaphone, message)| self.tell(megaphone, message, now));
+        let given_up = hopeless.into_iter().map(|message| self.give_up(message));
+        let (told, given_up) = join(join_all(told), join_all(given_up)).await;
+        let mut response = SqsBatchResponse::default();
+        for message in told.into_iter().chain(given_up).flatten() {
+            response.add_failure(message.message_id);
         }
         response
     }
 
-    /// Sends the version that is due, if Megaphone has not taken it yet, and records that it did.
-    ///
-    /// Two requests to the table and one to Megaphone; one to the table when nothing is pending.
-    async fn broadcast(&self, megaphone: &Megaphone) -> Result<Option<Timestamp>, BroadcastError> {
+    fn megaphone(&self, listener: &str) -> Option<&Megaphone> {
+        let mut megaphones = self.megaphones.iter();
+        megaphones.find(|megaphone| megaphone.settings().name == listener)
+    }
+
+    /// Does what a message asks for; gives it back if it is to come again, put off until then.
+    async fn tell(
+        &self,
+        megaphone: &Megaphone,
+        message: Received,
+        now: Timestamp,
+    ) -> Option<Received> {
         let listener = &megaphone.settings().name;
-        let Some(version) = self.store.broadcast_state(listener).await?.pending() else {
-            return Ok(None);
+        let begin = Instant::now();
+        let count = message.receive_count;
+        let not_before = match self.broadcast(megaphone, count, now).await {
+            Ok(Outcome::Sent(version)) => {
+                tracing::info!(listener, %version, "broadcast");
+                return None;
+            }
+            Ok(Outcome::NothingDue) => {
+                tracing::debug!(listener, "nothing to broadcast");
+                return None;
+            }
+            Ok(Outcome::NotBefore(time)) => {
+                tracing::debug!(listener, %time, "a broadcast waits");
+                time
+            }
+            Ok(Outcome::Failed(error, time)) => {
+                failed(listener, count, &error);
+                if matches!(error, MegaphoneError::Refused(_)) && count >= MAX_REFUSALS {
+                    return self.give_up(message).await;
+                }
+                time
+            }
+            Err(error) => {
+                failed(listener, count, &error);
+                now.after(begin.elapsed() + pause(count))
+            }
         };
-        megaphone.broadcast(version).await?;
-        self.store.set_broadcast_sent(listener, version).await?;
-        Ok(Some(version))
+        let pause = not_before.since(now.after(begin.elapsed()));
+        if let Err(error) = self.inbox.postpone(&message, pause).await {
+            tracing::warn!(listener, %error, "a message comes again later than it could");
+        }
+        Some(message)
+    }
+
+    /// Sends the version that is due, if Megaphone has not taken it yet and its time has come.
+    ///
+    /// Two requests to the table and one to Megaphone; one to the table when there is nothing to send.
+    async fn broadcast(
+        &self,
+        megaphone: &Megaphone,
+        count: u32,
+        now: Timestamp,
+    ) -> Result<Outcome, StoreError> {
+        let (listener, debounce) = (&megaphone.settings().name, megaphone.settings().debounce);
+        let begin = Instant::now();
+        let holder = Uuid::new_v4().to_string();
+        // What holds if we never get to say how it ended: a window after the last moment at which it may have arrived.
+        let until = now.after(LEASE + debounce);
+        let version = match self
+            .store
+            .claim_broadcast(listener, &holder, now, until)
+            .await?
+        {
+            Claim::Granted(version) => version,
+            Claim::NotBefore(time) => return Ok(Outcome::NotBefore(time)),
+            Claim::NothingDue => return Ok(Outcome::NothingDue),
+        };
+        let answer = megaphone.broadcast(version).await;
+        let now = now.after(begin.elapsed());
+        let (outcome, sent, not_before) = match answer {
+            Ok(()) => (Outcome::Sent(version), Some(version), now.after(debounce)),
+            Err(error) if error.may_arrive() => return Ok(Outcome::Failed(error, until)),
+            Err(error) => {
+                let not_before = now.after(error_pause(&error, count));
+                (Outcome::Failed(error, not_before), None, not_before)
+            }
+        };
+        self.store
+            .settle_broadcast(listener, &holder, sent, not_before)
+            .await?;
+        Ok(outcome)
+    }
+
+    /// Moves a message to the dead letters; gives it back if that fails.
+    async fn give_up(&self, message: Received) -> Option<Received> {
+        match self.inbox.give_up(&message).await {
+            Ok(()) => None,
+            Err(error) => {
+                tracing::error!(%error, "a message that is given up comes again");
+                Some(message)
+            }
+        }
+    }
+}
+
+fn failed(listener: &str, count: u32, error: &(dyn std::error::Error + 'static)) {
+    tracing::error!(listener, count, error, "broadcast failed");
+}
+
+/// The pause after an attempt that surely did not arrive.
+fn error_pause(error: &MegaphoneError, count: u32) -> Duration {
+    match error {
+        MegaphoneError::Refused(_) => REFUSED_PAUSE,
+        MegaphoneError::Unavailable {
+            retry_after: Some(retry_after),
+            ..
+        } => pause(count).max(*retry_after),
+        _ => pause(count),
+    }
+}
+
+/// The pause after the failure of a message that was received `count` times.
+fn pause(count: u32) -> Duration {
+    let doublings = count.saturating_sub(1).min(16);
+    (FIRST_PAUSE * (1 << doublings)).min(MAX_PAUSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reqwest::StatusCode;
+
+    #[test]
+    fn pauses_double_up_to_a_minute() {
+        let seconds = [0, 1, 2, 3, 6, 7, 8, 1000].map(|count| pause(count).as_secs());
+        assert_eq!(seconds, [1, 1, 2, 4, 32, 60, 60, 60]);
+    }
+
+    #[test]
+    fn megaphones_own_wish_counts_when_it_is_longer() {
+        let busy = |seconds| MegaphoneError::Unavailable {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            retry_after: Some(Duration::from_secs(seconds)),
+        };
+        assert_eq!(error_pause(&busy(120), 1).as_secs(), 120);
+        assert_eq!(error_pause(&busy(2), 5).as_secs(), 16);
     }
 }

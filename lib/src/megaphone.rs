@@ -1,9 +1,9 @@
 //! The client of Megaphone, which tells every client at once.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use reqwest::StatusCode;
-use reqwest::header::{CONTENT_TYPE, HeaderValue};
+use reqwest::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use reqwest::{Response, StatusCode};
 
 use crate::settings::MegaphoneSettings;
 use crate::timestamp::Timestamp;
@@ -11,21 +11,73 @@ use crate::timestamp::Timestamp;
 /// The channel of the changes feed: bucket and collection of monitor/changes (kinto-megaphone 0.5).
 pub const CHANNEL: &str = "monitor_changes";
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// For a whole request. Far below the queue's visibility timeout, so that no two requests for one channel overlap.
-const TIMEOUT: Duration = Duration::from_secs(10);
 /// For a whole heartbeat (Kinto gives all of them 10 seconds together).
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A broadcast that did not arrive, as far as we know.
 #[derive(Debug, thiserror::Error)]
 pub enum MegaphoneError {
-    /// No answer, or none in time. The broadcast may have arrived all the same.
+    /// There was no connection: the broadcast did not leave.
+    #[error("Megaphone cannot be reached")]
+    Unreachable(#[source] reqwest::Error),
+    /// No answer, or none in time. The broadcast may have arrived, or be about to.
     #[error("no answer from Megaphone")]
     NoAnswer(#[source] reqwest::Error),
-    /// Megaphone refused.
-    #[error("Megaphone answered {0}")]
+    /// Something in front of Megaphone had no answer from it (502, 504), which is no better than none.
+    #[error("no answer from behind the gateway, which answered {0}")]
+    NoAnswerBehind(StatusCode),
+    /// Megaphone cannot take it now (429, 408, 5xx).
+    #[error("Megaphone is busy or broken, it answered {status}")]
+    Unavailable {
+        /// What it answered.
+        status: StatusCode,
+        /// `Retry-After`: when it may be asked again at the earliest.
+        retry_after: Option<Duration>,
+    },
+    /// Megaphone will not take it, now or later: a wrong key, id or URL.
+    #[error("Megaphone refused with {0}")]
     Refused(StatusCode),
+}
+
+impl MegaphoneError {
+    /// Whether the broadcast may have been taken all the same, or may yet be.
+    pub fn may_arrive(&self) -> bool {
+        matches!(self, Self::NoAnswer(_) | Self::NoAnswerBehind(_))
+    }
+
+    fn answered(answer: &Response) -> Self {
+        match answer.status() {
+            status @ (StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT) => {
+                Self::NoAnswerBehind(status)
+            }
+            status
+                if status.is_server_error()
+                    || matches!(
+                        status,
+                        StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT
+                    ) =>
+            {
+                let header = answer.headers().get(RETRY_AFTER);
+                let retry_after = header
+                    .and_then(|value| value.to_str().ok())
+                    .and_then(|value| retry_after(value, SystemTime::now()));
+                Self::Unavailable {
+                    status,
+                    retry_after,
+                }
+            }
+            status => Self::Refused(status),
+        }
+    }
+}
+
+/// Reads `Retry-After`: seconds, or a date. `None` for anything else.
+fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    if let Ok(seconds) = value.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = httpdate::parse_http_date(value).ok()?;
+    Some(date.duration_since(now).unwrap_or_default())
 }
 
 /// One Megaphone and what it is to be told.
@@ -42,8 +94,12 @@ impl Megaphone {
     /// When the TLS backend cannot be set up.
     pub fn new(settings: MegaphoneSettings) -> Result<Self, reqwest::Error> {
         let client = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(TIMEOUT)
+            .connect_timeout(settings.connect_timeout)
+            .timeout(settings.timeout)
+            // A connection that slept with the function may be dead; a broadcast lost on it would be one without answer.
+            .pool_max_idle_per_host(0)
+            // A repetition is the queue's, under the claim of its own time.
+            .retry(reqwest::retry::never())
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("kinto-serverless/", env!("CARGO_PKG_VERSION")))
             .build()?;
@@ -71,11 +127,17 @@ impl Megaphone {
             .body(version.etag())
             .send()
             .await
-            .map_err(|error| MegaphoneError::NoAnswer(error.without_url()))?;
+            .map_err(|error| {
+                if error.is_connect() {
+                    MegaphoneError::Unreachable(error.without_url())
+                } else {
+                    MegaphoneError::NoAnswer(error.without_url())
+                }
+            })?;
         if answer.status().is_success() {
             Ok(())
         } else {
-            Err(MegaphoneError::Refused(answer.status()))
+            Err(MegaphoneError::answered(&answer))
         }
     }
 
@@ -89,5 +151,21 @@ impl Megaphone {
                 false
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_289_972);
+        let seconds = |value| retry_after(value, now).map(|pause| pause.as_secs());
+        assert_eq!(seconds("120"), Some(120));
+        assert_eq!(seconds("Sat, 21 Nov 2026 19:40:32 GMT"), Some(60));
+        assert_eq!(seconds("Sat, 21 Nov 2026 19:39:30 GMT"), Some(0));
+        assert_eq!(seconds("soon"), None);
+        assert_eq!(seconds("-1"), None);
     }
 }

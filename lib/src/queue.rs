@@ -3,11 +3,18 @@
 //! A message is a trigger, no more: it names the listener, and what is to be sent stands in the table.
 //! A message that comes late, twice, or back from the dead-letter queue is harmless therefore.
 
+use std::time::Duration;
+
+use aws_lambda_events::sqs::SqsMessage;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::error::DisplayErrorContext;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::timestamp::Timestamp;
+
+/// The longest time for which a message is put off. SQS allows 12 hours since it was received.
+const MAX_PAUSE: Duration = Duration::from_secs(11 * 3600);
 
 /// The body of a message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,12 +23,26 @@ pub struct BroadcastRequest {
     pub listener: String,
 }
 
-/// A request that did not get into the queue, as far as we know.
+/// A request to the queue that failed, as far as we know.
 #[derive(Debug, thiserror::Error)]
-#[error("SendMessage failed: {}", DisplayErrorContext(&**.0))]
-pub struct QueueError(Box<dyn std::error::Error + Send + Sync>);
+#[error("{operation} failed: {}", DisplayErrorContext(&**.source))]
+pub struct QueueError {
+    operation: &'static str,
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
 
-/// The queue of broadcast requests.
+impl QueueError {
+    fn of<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+        operation: &'static str,
+    ) -> impl FnOnce(E) -> Self {
+        move |error| Self {
+            operation,
+            source: error.into(),
+        }
+    }
+}
+
+/// The queue of broadcast requests, as the aggregator sees it.
 #[derive(Clone, Debug)]
 pub struct BroadcastQueue {
     client: Client,
@@ -39,13 +60,13 @@ impl BroadcastQueue {
 
     /// Asks for `listener`'s Megaphone to be told of `version`, which must be due in the table already.
     ///
-    /// Messages of one listener are one group, so that no two broadcasters handle it at once. SQS drops a
+    /// Messages of one listener are one group: they wait for each other, and no other listener's for them. SQS drops a
     /// second request for the same version within five minutes.
     pub async fn request(&self, listener: &str, version: Timestamp) -> Result<(), QueueError> {
         let body = BroadcastRequest {
             listener: listener.to_owned(),
         };
-        let body = serde_json::to_string(&body).map_err(|error| QueueError(error.into()))?;
+        let body = serde_json::to_string(&body).map_err(QueueError::of("SendMessage"))?;
         self.client
             .send_message()
             .queue_url(&self.url)
@@ -54,7 +75,93 @@ impl BroadcastQueue {
             .message_body(body)
             .send()
             .await
-            .map_err(|error| QueueError(error.into()))?;
+            .map_err(QueueError::of("SendMessage"))?;
+        Ok(())
+    }
+}
+
+/// A message as it was received.
+#[derive(Clone, Debug)]
+pub struct Received {
+    /// The message's id.
+    pub message_id: String,
+    /// Its body.
+    pub body: String,
+    /// How often it was received, this time included.
+    pub receive_count: u32,
+    /// What names this reception of it to SQS.
+    receipt_handle: String,
+    group: String,
+}
+
+impl From<SqsMessage> for Received {
+    fn from(mut message: SqsMessage) -> Self {
+        let receive_count = message
+            .attributes
+            .get("ApproximateReceiveCount")
+            .and_then(|count| count.parse().ok());
+        Self {
+            message_id: message.message_id.unwrap_or_default(),
+            body: message.body.unwrap_or_default(),
+            receive_count: receive_count.unwrap_or(1),
+            receipt_handle: message.receipt_handle.unwrap_or_default(),
+            group: message
+                .attributes
+                .remove("MessageGroupId")
+                .unwrap_or_default(),
+        }
+    }
+}
+
+/// The queue of broadcast requests and its dead-letter queue, as the broadcaster sees them.
+#[derive(Clone, Debug)]
+pub struct BroadcastInbox {
+    client: Client,
+    url: String,
+    dead_letter_url: String,
+}
+
+impl BroadcastInbox {
+    /// The FIFO queue at `url`, and the one at `dead_letter_url` for what is given up.
+    pub fn new(client: Client, url: impl Into<String>, dead_letter_url: impl Into<String>) -> Self {
+        Self {
+            client,
+            url: url.into(),
+            dead_letter_url: dead_letter_url.into(),
+        }
+    }
+
+    /// Has a message, which must be reported as failed besides, come again after `pause`, up to 11 hours.
+    ///
+    /// Its group waits with it. Without this it comes again after the queue's visibility timeout.
+    pub async fn postpone(&self, message: &Received, pause: Duration) -> Result<(), QueueError> {
+        // Rounded up: to come a moment too early would be to come twice.
+        let seconds = pause.min(MAX_PAUSE).as_millis().div_ceil(1000);
+        self.client
+            .change_message_visibility()
+            .queue_url(&self.url)
+            .receipt_handle(&message.receipt_handle)
+            .visibility_timeout(i32::try_from(seconds).unwrap_or(i32::MAX))
+            .send()
+            .await
+            .map_err(QueueError::of("ChangeMessageVisibility"))?;
+        Ok(())
+    }
+
+    /// Puts a copy of a message, which is to be reported as handled then, among the dead letters.
+    ///
+    /// SQS does that itself after many receptions; this is for what is known to be hopeless sooner.
+    pub async fn give_up(&self, message: &Received) -> Result<(), QueueError> {
+        self.client
+            .send_message()
+            .queue_url(&self.dead_letter_url)
+            .message_group_id(&message.group)
+            // Never the same: a message that was moved back and fails again must be seen again.
+            .message_deduplication_id(Uuid::new_v4().to_string())
+            .message_body(&message.body)
+            .send()
+            .await
+            .map_err(QueueError::of("SendMessage"))?;
         Ok(())
     }
 }

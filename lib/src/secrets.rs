@@ -7,8 +7,16 @@ use futures::future::try_join_all;
 use crate::settings::{SettingError, Vars};
 
 /// Whether the value of a setting refers to a secret.
-fn is_reference(value: &str) -> bool {
-    value.starts_with("arn:") && value.contains(":secretsmanager:")
+///
+/// # Errors
+/// When it refers to something else: nobody shall take an ARN, which is no secret, for the secret itself.
+fn is_reference(name: &str, value: &str) -> Result<bool, SettingError> {
+    if value.starts_with("arn:") && !value.contains(":secretsmanager:") {
+        let problem =
+            "must be a secret, or the ARN of one in Secrets Manager; other ARNs cannot be read";
+        return Err(SettingError::new(name, problem));
+    }
+    Ok(value.starts_with("arn:"))
 }
 
 /// Replaces the values that are ARNs of secrets by the secrets' strings, all at once, where `needs` says that
@@ -17,16 +25,18 @@ fn is_reference(value: &str) -> bool {
 /// Makes no request, and no client, when there is nothing to replace.
 ///
 /// # Errors
-/// Names the variable whose secret cannot be read or is not a string.
+/// Names the variable whose secret cannot be read or is not a string, or that is an ARN of something else.
 pub async fn resolve(
     vars: &mut Vars,
     needs: fn(&str) -> bool,
     config: &aws_config::SdkConfig,
 ) -> Result<(), SettingError> {
-    let references: Vec<_> = vars
-        .values_mut()
-        .filter(|(name, value)| needs(name) && is_reference(value))
-        .collect();
+    let mut references = vec![];
+    for (name, value) in vars.values_mut().filter(|(name, _)| needs(name)) {
+        if is_reference(name, value)? {
+            references.push((name, value));
+        }
+    }
     if references.is_empty() {
         return Ok(());
     }
@@ -50,4 +60,20 @@ pub async fn resolve(
     }))
     .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_arn_of_anything_but_a_secret_is_named_where_a_secret_is_needed() {
+        let arn = "arn:aws:ssm:eu-central-1:123456789012:parameter/key";
+        let mut vars: Vars = [("KEY", arn), ("OTHER", arn)].into_iter().collect();
+        let config = aws_config::SdkConfig::builder().build();
+        let error = resolve(&mut vars, |name| name == "KEY", &config).await;
+        assert_eq!(error.unwrap_err().variable, "KEY");
+        resolve(&mut vars, |_| false, &config).await.unwrap();
+        assert_eq!(vars.get("OTHER"), Some(arn));
+    }
 }

@@ -5,9 +5,15 @@
 //! built from [`Vars`] once at start; a value that cannot be used stops the start with a
 //! [`SettingError`] that names the variable.
 
+mod broadcasts;
+mod megaphone;
+
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
+pub use self::broadcasts::BroadcastsSettings;
+pub use self::megaphone::MegaphoneSettings;
 use crate::permission::{AUTHENTICATED, EVERYONE};
 use crate::resource::{CollectionSet, Kind};
 
@@ -121,6 +127,22 @@ impl Vars {
         Ok(size.filter(|size| *size > 0))
     }
 
+    fn seconds(&self, name: &str, default: u64) -> Result<Duration, SettingError> {
+        let seconds = self.number(name)?.unwrap_or(default);
+        Ok(Duration::from_secs(seconds))
+    }
+
+    /// The token of an `Authorization: Bearer` header.
+    fn token(&self, name: &str) -> Result<Option<Secret>, SettingError> {
+        match self.get(name) {
+            Some(value) if !value.bytes().all(|b| b.is_ascii_graphic()) => Err(SettingError::new(
+                name,
+                "must be printable ASCII without spaces",
+            )),
+            value => Ok(value.map(Secret::new)),
+        }
+    }
+
     fn collections(&self, name: &str) -> Result<CollectionSet, SettingError> {
         CollectionSet::parse(self.get(name).unwrap_or_default()).map_err(|word| {
             SettingError::new(
@@ -148,6 +170,8 @@ pub struct Settings {
     pub api: ApiSettings,
     /// What monitor/changes shows.
     pub changes: ChangesSettings,
+    /// What is told to who asks for broadcasts.
+    pub broadcasts: BroadcastsSettings,
     /// The Megaphones to tell.
     pub megaphones: Vec<MegaphoneSettings>,
 }
@@ -161,6 +185,7 @@ impl Settings {
         Ok(Self {
             api: ApiSettings::from_vars(vars)?,
             changes: ChangesSettings::from_vars(vars)?,
+            broadcasts: BroadcastsSettings::from_vars(vars)?,
             megaphones: MegaphoneSettings::from_vars(vars)?,
         })
     }
@@ -293,170 +318,9 @@ impl ChangesSettings {
     }
 }
 
-/// One Megaphone to tell: a listener whose `use` is `kinto_megaphone.listeners`.
-#[derive(Clone, Debug)]
-pub struct MegaphoneSettings {
-    /// The listener's name, from `event_listeners`.
-    pub name: String,
-    /// `…api_key`: the broadcaster's Bearer token.
-    pub api_key: Secret,
-    /// `…url`: root of the Megaphone server, without `/v1`.
-    pub url: String,
-    /// `…broadcaster_id`: 1 to 64 of `[A-Za-z0-9_-]`.
-    pub broadcaster_id: String,
-    /// `…match_kinto_changes`: the collections whose changes are told.
-    pub match_kinto_changes: CollectionSet,
-    /// `…except_kinto_changes`: collections whose changes are not told all the same.
-    pub except_kinto_changes: CollectionSet,
-}
-
-impl MegaphoneSettings {
-    /// Reads the listeners named in `KINTO_EVENT_LISTENERS`; none when it is not set.
-    ///
-    /// # Errors
-    /// A required setting of a listener that is missing, an id or URL that Megaphone would refuse, and
-    /// a `use` that is not known: a listener that is configured must not be silently off.
-    pub fn from_vars(vars: &Vars) -> Result<Vec<Self>, SettingError> {
-        let names = vars.words("KINTO_EVENT_LISTENERS").unwrap_or_default();
-        names
-            .into_iter()
-            .map(|name| Self::listener(vars, name))
-            .collect()
-    }
-
-    fn listener(vars: &Vars, name: String) -> Result<Self, SettingError> {
-        if !is_token(&name, 64) {
-            return Err(SettingError::new(
-                "KINTO_EVENT_LISTENERS",
-                format!("`{name}` has other characters than A-Z a-z 0-9 _ -"),
-            ));
-        }
-        let variable = |setting: &str| {
-            format!(
-                "KINTO_EVENT_LISTENERS_{}_{setting}",
-                name.to_ascii_uppercase()
-            )
-        };
-        let used = variable("USE");
-        if vars.require(&used)? != "kinto_megaphone.listeners" {
-            return Err(SettingError::new(used, "must be kinto_megaphone.listeners"));
-        }
-        let (url, broadcaster_id) = (variable("URL"), variable("BROADCASTER_ID"));
-        let matched = variable("MATCH_KINTO_CHANGES");
-        vars.require(&matched)?;
-        let listener = Self {
-            api_key: Secret::new(vars.require(&variable("API_KEY"))?),
-            url: vars.require(&url)?.trim_end_matches('/').to_owned(),
-            broadcaster_id: vars.require(&broadcaster_id)?.to_owned(),
-            match_kinto_changes: vars.collections(&matched)?,
-            except_kinto_changes: vars.collections(&variable("EXCEPT_KINTO_CHANGES"))?,
-            name: name.clone(),
-        };
-        if reqwest::Url::parse(&listener.url)
-            .map_or(true, |url| !matches!(url.scheme(), "http" | "https"))
-        {
-            return Err(SettingError::new(url, "must be an http or https URL"));
-        }
-        if !is_token(&listener.broadcaster_id, 64) {
-            return Err(SettingError::new(
-                broadcaster_id,
-                "must be 1 to 64 of A-Z a-z 0-9 _ -",
-            ));
-        }
-        if !listener
-            .api_key
-            .reveal()
-            .bytes()
-            .all(|b| b.is_ascii_graphic())
-        {
-            return Err(SettingError::new(
-                variable("API_KEY"),
-                "must be printable ASCII without spaces",
-            ));
-        }
-        Ok(listener)
-    }
-
-    /// Whether a change of the collection is to be told.
-    pub fn matches(&self, bucket: &str, collection: &str) -> bool {
-        self.match_kinto_changes.contains(bucket, collection)
-            && !self.except_kinto_changes.contains(bucket, collection)
-    }
-}
-
-/// Whether `value` is 1 to `max` characters that Megaphone takes in an id.
-fn is_token(value: &str, max: usize) -> bool {
-    (1..=max).contains(&value.len())
-        && value
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const LISTENER: [(&str, &str); 6] = [
-        ("KINTO_EVENT_LISTENERS", "mp"),
-        ("KINTO_EVENT_LISTENERS_MP_USE", "kinto_megaphone.listeners"),
-        ("KINTO_EVENT_LISTENERS_MP_API_KEY", "hush"),
-        ("KINTO_EVENT_LISTENERS_MP_URL", "https://megaphone.example/"),
-        ("KINTO_EVENT_LISTENERS_MP_BROADCASTER_ID", "remote-settings"),
-        (
-            "KINTO_EVENT_LISTENERS_MP_MATCH_KINTO_CHANGES",
-            "/buckets/main",
-        ),
-    ];
-
-    fn listeners_with(name: &str, value: &str) -> Result<Vec<MegaphoneSettings>, SettingError> {
-        let vars: Vars = LISTENER.into_iter().chain([(name, value)]).collect();
-        MegaphoneSettings::from_vars(&vars)
-    }
-
-    #[test]
-    fn a_listener_is_read_from_kinto_megaphones_settings() {
-        let listeners = listeners_with(
-            "KINTO_EVENT_LISTENERS_MP_EXCEPT_KINTO_CHANGES",
-            "/buckets/main/collections/x",
-        )
-        .unwrap();
-        assert_eq!(listeners.len(), 1);
-        assert_eq!(listeners[0].url, "https://megaphone.example");
-        assert!(listeners[0].matches("main", "y"));
-        assert!(!listeners[0].matches("main", "x"));
-        assert!(!listeners[0].matches("other", "y"));
-    }
-
-    #[test]
-    fn each_missing_or_malformed_setting_of_a_listener_is_named() {
-        for (name, _) in LISTENER.iter().skip(1) {
-            assert_eq!(listeners_with(name, "").unwrap_err().variable, *name);
-        }
-        for (name, value) in [
-            ("KINTO_EVENT_LISTENERS", "m/p"),
-            ("KINTO_EVENT_LISTENERS_MP_USE", "kinto_redis.listeners"),
-            ("KINTO_EVENT_LISTENERS_MP_URL", "megaphone.example"),
-            ("KINTO_EVENT_LISTENERS_MP_URL", "ftp://megaphone.example"),
-            ("KINTO_EVENT_LISTENERS_MP_BROADCASTER_ID", "remote settings"),
-            ("KINTO_EVENT_LISTENERS_MP_API_KEY", "line\nbreak"),
-            ("KINTO_EVENT_LISTENERS_MP_MATCH_KINTO_CHANGES", "main"),
-            ("KINTO_EVENT_LISTENERS_MP_EXCEPT_KINTO_CHANGES", "main"),
-        ] {
-            assert_eq!(
-                listeners_with(name, value).unwrap_err().variable,
-                name,
-                "{value}"
-            );
-        }
-    }
-
-    #[test]
-    fn neither_an_error_nor_a_debug_print_shows_a_secret() {
-        let listener = listeners_with("KINTO_EVENT_LISTENERS_MP_API_KEY", "hush").unwrap();
-        assert!(!format!("{listener:?}").contains("hush"));
-        let error = listeners_with("KINTO_EVENT_LISTENERS_MP_API_KEY", "hu sh").unwrap_err();
-        assert!(!error.to_string().contains("hu sh"));
-    }
 
     #[test]
     fn the_hmac_secret_is_required_and_buckets_may_be_created_by_who_is_authenticated() {

@@ -9,9 +9,11 @@ use crate::aggregator::Aggregator;
 use crate::api::Api;
 use crate::broadcaster::Broadcaster;
 use crate::megaphone::Megaphone;
-use crate::queue::BroadcastQueue;
+use crate::queue::{BroadcastInbox, BroadcastQueue};
 use crate::secrets;
-use crate::settings::{ChangesSettings, MegaphoneSettings, SettingError, Settings, Vars};
+use crate::settings::{
+    BroadcastsSettings, ChangesSettings, MegaphoneSettings, SettingError, Settings, Vars,
+};
 use crate::store::Store;
 
 /// Why a function cannot start.
@@ -75,7 +77,13 @@ impl Environment {
 /// # Errors
 /// Names the setting that is missing or wrong.
 pub async fn api() -> Result<Api, StartError> {
-    let environment = Environment::load(|name| name == "KINTO_USERID_HMAC_SECRET").await?;
+    let needs_secret = |name: &str| {
+        matches!(
+            name,
+            "KINTO_USERID_HMAC_SECRET" | "KINTO_BROADCASTS_READER_TOKEN"
+        )
+    };
+    let environment = Environment::load(needs_secret).await?;
     let settings = Settings::from_vars(&environment.vars)?;
     Ok(Api::new(
         environment.store().await?,
@@ -94,16 +102,19 @@ pub async fn aggregator() -> Result<Aggregator, StartError> {
     let queue_url = environment.vars.require("BROADCAST_QUEUE_URL")?;
     let queue = BroadcastQueue::new(aws_sdk_sqs::Client::new(&environment.sdk), queue_url);
     let changes = ChangesSettings::from_vars(&environment.vars)?;
+    let broadcasts = BroadcastsSettings::from_vars(&environment.vars)?;
     let megaphones = MegaphoneSettings::from_vars(&environment.vars)?;
     Ok(Aggregator::new(
         environment.store().await?,
         queue,
         changes,
+        broadcasts,
         megaphones,
     ))
 }
 
-/// The broadcaster, from its environment: `TABLE_NAME` and the settings of listeners.
+/// The broadcaster, from its environment: `TABLE_NAME`, `BROADCAST_QUEUE_URL`, `BROADCAST_DEAD_LETTER_QUEUE_URL` and
+/// the settings of listeners.
 ///
 /// # Errors
 /// Names the setting that is missing or wrong.
@@ -111,8 +122,16 @@ pub async fn broadcaster() -> Result<Broadcaster, StartError> {
     let is_api_key =
         |name: &str| name.starts_with("KINTO_EVENT_LISTENERS_") && name.ends_with("_API_KEY");
     let environment = Environment::load(is_api_key).await?;
+    let inbox = BroadcastInbox::new(
+        aws_sdk_sqs::Client::new(&environment.sdk),
+        environment.vars.require("BROADCAST_QUEUE_URL")?,
+        environment
+            .vars
+            .require("BROADCAST_DEAD_LETTER_QUEUE_URL")?,
+    );
     Ok(Broadcaster::new(
         environment.store().await?,
+        inbox,
         environment.megaphones()?,
     ))
 }

@@ -27,6 +27,17 @@ impl Timestamp {
         Self(self.0 + 1)
     }
 
+    /// This long after.
+    pub fn after(self, duration: Duration) -> Self {
+        let milliseconds = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(milliseconds))
+    }
+
+    /// How long after `earlier` this is; nothing when it is before.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+
     /// As an entity tag: the milliseconds between double quotes.
     pub fn etag(self) -> String {
         format!("\"{}\"", self.0)

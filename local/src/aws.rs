@@ -163,6 +163,11 @@ impl LocalAws {
         sqs::URL
     }
 
+    /// The URL of the queue of its dead letters.
+    pub fn dead_letter_url(&self) -> &'static str {
+        sqs::DEAD_LETTER_URL
+    }
+
     /// The FIFO queue itself.
     pub fn queue(&self) -> &Queue {
         &self.queue

@@ -1,20 +1,24 @@
-//! A Megaphone for one machine: keeps the latest version of each channel and prints every broadcast.
+//! A Megaphone for one machine: keeps the latest version of each channel and, in the stack, prints every broadcast.
 //!
-//! Like the real one it does not look at the order of versions: an older one overwrites a newer one.
+//! Like the real one it does not look at the order of versions: an older one overwrites a newer one. A test can have
+//! it fail in every way in which a server far away does.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Bytes, Incoming};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
 
-use crate::server::{self, Answered};
+use crate::server;
 
 const MAX_BROADCASTER: usize = 64;
 const MAX_CHANNEL: usize = 128;
@@ -24,8 +28,46 @@ const MAX_VERSION: usize = 200;
 #[derive(Clone)]
 pub struct Megaphone {
     api_key: Arc<str>,
+    prints: bool,
     broadcasts: Arc<Mutex<BTreeMap<String, String>>>,
+    arrivals: Arc<Mutex<Vec<Arrival>>>,
+    mood: Arc<Mutex<Option<Mood>>>,
 }
+
+type Mood = Arc<dyn Fn() -> Behaviour + Send + Sync>;
+
+/// A broadcast that took effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// `broadcaster_id/channel_id`
+    pub channel: String,
+    /// The version, with its quotes.
+    pub version: String,
+    /// When it took effect.
+    pub at: Instant,
+}
+
+/// What becomes of a broadcast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Behaviour {
+    /// It is taken and answered.
+    Taken,
+    /// It is taken, and answered after this time.
+    Slow(Duration),
+    /// It is taken, and the connection ends without an answer.
+    Unanswered,
+    /// The connection ends without an answer, and it is taken this much later.
+    Late(Duration),
+    /// The connection ends without an answer, and it is not taken.
+    Lost,
+    /// It is not taken, and answered with this status and this `Retry-After` in seconds.
+    Refused(u16, Option<u64>),
+}
+
+/// The connection ends without an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("hung up")]
+struct HungUp;
 
 /// Megaphone's answers other than 200 and 201, with its errno.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
@@ -65,8 +107,30 @@ impl Megaphone {
     pub fn new(api_key: &str) -> Self {
         Self {
             api_key: api_key.into(),
+            prints: false,
             broadcasts: Arc::default(),
+            arrivals: Arc::default(),
+            mood: Arc::default(),
         }
+    }
+
+    /// The same, and it prints every broadcast.
+    pub fn printing(self) -> Self {
+        Self {
+            prints: true,
+            ..self
+        }
+    }
+
+    /// From now on asks `mood` what becomes of each broadcast.
+    pub fn behave(&self, mood: impl Fn() -> Behaviour + Send + Sync + 'static) {
+        *self.mood.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(mood));
+    }
+
+    /// Every broadcast that took effect, in order.
+    pub fn arrivals(&self) -> Vec<Arrival> {
+        let arrivals = self.arrivals.lock();
+        arrivals.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The latest versions by `broadcaster_id/channel_id`.
@@ -83,18 +147,36 @@ impl Megaphone {
         .await;
     }
 
-    async fn answer(self, request: Request<Incoming>) -> Answered {
+    async fn answer(self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, HungUp> {
         let (parts, body) = request.into_parts();
-        let token = parts
-            .headers
-            .get(AUTHORIZATION)
-            .and_then(|value| value.to_str().ok());
         let body = match Limited::new(body, MAX_VERSION + 1).collect().await {
             Ok(body) => Some(body.to_bytes()),
             Err(_) => None,
         };
+        let behaviour = match parts.method {
+            Method::PUT => self.behaviour(),
+            _ => Behaviour::Taken,
+        };
+        match behaviour {
+            Behaviour::Taken | Behaviour::Unanswered => {}
+            Behaviour::Slow(pause) => sleep(pause).await,
+            Behaviour::Lost => return Err(HungUp),
+            Behaviour::Late(pause) => {
+                tokio::spawn(async move {
+                    sleep(pause).await;
+                    self.route(
+                        &parts.method,
+                        parts.uri.path(),
+                        token(&parts),
+                        body.as_deref(),
+                    )
+                });
+                return Err(HungUp);
+            }
+            Behaviour::Refused(status, retry_after) => return Ok(refusal(status, retry_after)),
+        }
         let (status, answer) = self
-            .route(&parts.method, parts.uri.path(), token, body.as_deref())
+            .route(&parts.method, parts.uri.path(), token(&parts), body.as_deref())
             .unwrap_or_else(|refusal| {
                 let (status, errno) = refusal.status_and_errno();
                 let error = status.canonical_reason();
@@ -104,11 +186,15 @@ impl Megaphone {
                     json!({"code": status.as_u16(), "errno": errno, "error": error, "message": message}),
                 )
             });
-        let mut response = Response::new(Full::from(answer.to_string()));
-        *response.status_mut() = status;
-        let json = HeaderValue::from_static("application/json");
-        response.headers_mut().insert(CONTENT_TYPE, json);
-        Ok(response)
+        if behaviour == Behaviour::Unanswered {
+            return Err(HungUp);
+        }
+        Ok(response(status, &answer))
+    }
+
+    fn behaviour(&self) -> Behaviour {
+        let mood = self.mood.lock().unwrap_or_else(PoisonError::into_inner);
+        mood.as_ref().map_or(Behaviour::Taken, |mood| mood())
     }
 
     /// A body that is `None` is longer than any version.
@@ -170,8 +256,18 @@ impl Megaphone {
             .filter(|version| version.is_ascii() && version.len() <= MAX_VERSION)
             .ok_or(Refusal::Version)?;
         let name = format!("{broadcaster}/{channel}");
-        // Not println: a reader that closed the pipe must not fail the broadcast.
-        drop(writeln!(std::io::stdout(), "broadcast {name} {version}"));
+        if self.prints {
+            // Not println: a reader that closed the pipe must not fail the broadcast.
+            drop(writeln!(std::io::stdout(), "broadcast {name} {version}"));
+        }
+        let arrivals = self.arrivals.lock();
+        arrivals
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Arrival {
+                channel: name.clone(),
+                version: version.to_owned(),
+                at: Instant::now(),
+            });
         let broadcasts = self.broadcasts.lock();
         let mut broadcasts = broadcasts.unwrap_or_else(PoisonError::into_inner);
         match broadcasts.insert(name, version.to_owned()) {
@@ -179,6 +275,27 @@ impl Megaphone {
             Some(_) => Ok(StatusCode::OK),
         }
     }
+}
+
+fn token(request: &Parts) -> Option<&str> {
+    request.headers.get(AUTHORIZATION)?.to_str().ok()
+}
+
+fn response(status: StatusCode, body: &Value) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body.to_string()));
+    *response.status_mut() = status;
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, json);
+    response
+}
+
+fn refusal(status: u16, retry_after: Option<u64>) -> Response<Full<Bytes>> {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = response(status, &json!({"code": status.as_u16()}));
+    if let Some(seconds) = retry_after {
+        response.headers_mut().insert(RETRY_AFTER, seconds.into());
+    }
+    response
 }
 
 fn is_id(id: &str, max: usize) -> bool {

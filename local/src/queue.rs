@@ -1,8 +1,8 @@
 //! A FIFO queue in memory, and its consumer: what SQS and its event source mapping are on AWS.
 //!
 //! Messages of one group are delivered in order and never two batches at once; groups do not wait for each other.
-//! What the consumer reports as failed comes back at the head of its group after a delay, and after too many
-//! deliveries goes to the dead letters.
+//! What the consumer reports as failed comes back at the head of its group, after a delay that the consumer may have
+//! changed, and after too many deliveries goes to the dead letters, from which it can be moved back.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,7 +23,7 @@ const BATCH: usize = 10;
 /// What happens to messages that the consumer fails.
 #[derive(Clone, Copy, Debug)]
 pub struct Redrive {
-    /// How long a failed message and its group wait: the visibility timeout.
+    /// How long a failed message and its group wait unless the consumer said otherwise: the visibility timeout.
     pub delay: Duration,
     /// How often a message is delivered before it goes to the dead letters.
     pub max_receive_count: u32,
@@ -33,7 +33,8 @@ impl Default for Redrive {
     fn default() -> Self {
         Self {
             delay: Duration::from_secs(1),
-            max_receive_count: 10,
+            // As in template.yaml.
+            max_receive_count: 1000,
         }
     }
 }
@@ -51,6 +52,13 @@ pub struct Message {
     pub deduplication_id: String,
     /// How often it was delivered.
     pub receive_count: u32,
+}
+
+impl Message {
+    /// What names its latest delivery.
+    fn receipt(&self) -> String {
+        format!("{}#{}", self.id, self.receive_count)
+    }
 }
 
 /// A FIFO queue; clones share it.
@@ -74,7 +82,8 @@ struct State {
 #[derive(Default)]
 struct Group {
     waiting: VecDeque<Message>,
-    in_flight: bool,
+    /// The receipts of what is in flight, with the time at which it is to come again if the consumer set one.
+    in_flight: HashMap<String, Option<Instant>>,
     blocked_until: Option<Instant>,
 }
 
@@ -125,7 +134,48 @@ impl Queue {
         id
     }
 
-    /// The messages that were delivered too often, oldest first.
+    /// Has the message with that receipt come again after `pause` once it is reported as failed. False when no such
+    /// message is in flight.
+    pub fn change_visibility(&self, receipt: &str, pause: Duration) -> bool {
+        let mut state = self.lock();
+        let mut groups = state.groups.values_mut();
+        match groups.find_map(|group| group.in_flight.get_mut(receipt)) {
+            Some(visible_at) => {
+                *visible_at = Some(Instant::now() + pause);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Adds a message to the dead letters, as their own queue does on AWS, and returns its id.
+    pub fn bury(&self, group: &str, deduplication_id: &str, body: &str) -> String {
+        let message = Message {
+            id: Uuid::new_v4().to_string(),
+            group: group.to_owned(),
+            body: body.to_owned(),
+            deduplication_id: deduplication_id.to_owned(),
+            receive_count: 0,
+        };
+        let id = message.id.clone();
+        self.lock().dead.push(message);
+        id
+    }
+
+    /// Moves all dead letters back to the end of their groups, as new as on their first day.
+    pub fn redrive(&self) {
+        let mut state = self.lock();
+        let State { groups, dead, .. } = &mut *state;
+        for mut message in dead.drain(..) {
+            message.receive_count = 0;
+            let group = groups.entry(message.group.clone()).or_default();
+            group.waiting.push_back(message);
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// The messages that were delivered too often or given up, oldest first.
     pub fn dead_letters(&self) -> Vec<Message> {
         self.lock().dead.clone()
     }
@@ -167,6 +217,9 @@ impl Queue {
         H: Fn(SqsEvent) -> F,
         F: Future<Output = SqsBatchResponse> + Send + 'static,
     {
+        let Some(group) = batch.first().map(|message| message.group.clone()) else {
+            return;
+        };
         let mut event = SqsEvent::default();
         event.records = batch.iter().map(record).collect();
         // In a task of its own, a panic of the handler is a failed batch and not the end of the queue.
@@ -174,13 +227,10 @@ impl Queue {
             Ok(response) => failed(batch, &response),
             Err(panic) => {
                 tracing::error!(%panic, "the consumer panicked");
-                Outcome {
-                    group: batch.first().map(|message| message.group.clone()),
-                    failed: batch,
-                }
+                batch
             }
         };
-        self.settle(failed, Instant::now());
+        self.settle(&group, failed, Instant::now());
     }
 
     /// The next batch of every group that may have one, and when the next blocked group may.
@@ -188,7 +238,7 @@ impl Queue {
         let mut batches = Vec::new();
         let mut next: Option<Instant> = None;
         for group in self.lock().groups.values_mut() {
-            if group.in_flight {
+            if !group.in_flight.is_empty() {
                 continue;
             }
             match group.blocked_until {
@@ -196,11 +246,11 @@ impl Queue {
                     next = Some(next.map_or(until, |next| next.min(until)));
                 }
                 _ => {
-                    group.in_flight = true;
                     let count = group.waiting.len().min(BATCH);
                     let mut batch: Vec<Message> = group.waiting.drain(..count).collect();
                     for message in &mut batch {
                         message.receive_count += 1;
+                        group.in_flight.insert(message.receipt(), None);
                     }
                     batches.push(batch);
                 }
@@ -209,16 +259,15 @@ impl Queue {
         (batches, next)
     }
 
-    fn settle(&self, outcome: Outcome, now: Instant) {
-        let Some(name) = outcome.group else { return };
+    fn settle(&self, name: &str, failed: Vec<Message>, now: Instant) {
         let mut state = self.lock();
         let State { groups, dead, .. } = &mut *state;
-        let Some(group) = groups.get_mut(&name) else {
+        let Some(group) = groups.get_mut(name) else {
             return;
         };
-        group.in_flight = false;
+        let in_flight = std::mem::take(&mut group.in_flight);
         group.blocked_until = None;
-        for message in outcome.failed.into_iter().rev() {
+        for message in failed.into_iter().rev() {
             if message.receive_count >= self.redrive.max_receive_count {
                 tracing::error!(
                     id = message.id,
@@ -229,12 +278,14 @@ impl Queue {
                 );
                 dead.push(message);
             } else {
+                let changed = in_flight.get(&message.receipt()).copied().flatten();
+                let visible_at = changed.unwrap_or(now + self.redrive.delay);
+                group.blocked_until = group.blocked_until.max(Some(visible_at));
                 group.waiting.push_front(message);
-                group.blocked_until = Some(now + self.redrive.delay);
             }
         }
         if group.waiting.is_empty() {
-            groups.remove(&name);
+            groups.remove(name);
         }
         drop(state);
         self.changed.notify_one();
@@ -245,16 +296,9 @@ impl Queue {
     }
 }
 
-/// What became of a group's batch.
-struct Outcome {
-    group: Option<String>,
-    failed: Vec<Message>,
-}
-
 /// The messages of `batch` that `response` names; all of them when it names one that is not in the batch, as Lambda
 /// treats an empty or unknown identifier.
-fn failed(batch: Vec<Message>, response: &SqsBatchResponse) -> Outcome {
-    let group = batch.first().map(|message| message.group.clone());
+fn failed(batch: Vec<Message>, response: &SqsBatchResponse) -> Vec<Message> {
     let named = |id: &str| {
         response
             .batch_item_failures
@@ -266,17 +310,16 @@ fn failed(batch: Vec<Message>, response: &SqsBatchResponse) -> Outcome {
             .iter()
             .any(|message| message.id == failure.item_identifier)
     });
-    let failed = batch
+    batch
         .into_iter()
         .filter(|message| all || named(&message.id))
-        .collect();
-    Outcome { group, failed }
+        .collect()
 }
 
 fn record(message: &Message) -> SqsMessage {
     let mut record = SqsMessage::default();
     record.message_id = Some(message.id.clone());
-    record.receipt_handle = Some(message.id.clone());
+    record.receipt_handle = Some(message.receipt());
     record.body = Some(message.body.clone());
     record.attributes = HashMap::from([
         ("MessageGroupId".to_owned(), message.group.clone()),
@@ -365,6 +408,48 @@ mod tests {
         emptied(&queue).await;
         assert_eq!(*seen.lock().unwrap(), ["one", "one"]);
         assert!(start.elapsed() >= Duration::from_secs(1));
+        assert!(queue.dead_letters().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_consumer_may_change_when_a_failed_message_comes_back() {
+        let queue = queue();
+        let start = Instant::now();
+        queue.send("a", "1", "one");
+        queue.send("a", "2", "two");
+        let inbox = queue.clone();
+        tokio::spawn(queue.clone().consume(move |event: SqsEvent| {
+            let inbox = inbox.clone();
+            async move {
+                let mut response = SqsBatchResponse::default();
+                for record in event.records {
+                    let receipt = record.receipt_handle.unwrap();
+                    if receipt.ends_with("#1") && record.body.as_deref() == Some("one") {
+                        assert!(inbox.change_visibility(&receipt, Duration::from_secs(60)));
+                        assert!(!inbox.change_visibility("other", Duration::ZERO));
+                        response.add_failure(record.message_id.unwrap());
+                    }
+                }
+                response
+            }
+        }));
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        queue.send("a", "3", "three");
+        emptied(&queue).await;
+        assert_eq!(start.elapsed().as_secs(), 60);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn dead_letters_can_be_moved_back() {
+        let queue = queue();
+        queue.bury("a", "1", "one");
+        assert_eq!(queue.dead_letters().len(), 1);
+        let seen = consumer(&queue, |_, _| false);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(seen.lock().unwrap().is_empty());
+        queue.redrive();
+        emptied(&queue).await;
+        assert_eq!(*seen.lock().unwrap(), ["one"]);
         assert!(queue.dead_letters().is_empty());
     }
 

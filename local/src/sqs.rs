@@ -1,4 +1,6 @@
-//! The sender's side of SQS on the wire: AWS JSON 1.0 in front of the queue in memory.
+//! SQS on the wire, as far as senders and the functions use it: AWS JSON 1.0 in front of the queue in memory.
+
+use std::time::Duration;
 
 use md5::{Digest as _, Md5};
 use serde::Deserialize;
@@ -11,6 +13,16 @@ pub const NAME: &str = "kinto-broadcasts.fifo";
 
 /// What `SQS_QUEUE_URL`-like settings must hold: SQS checks the account and the name, and so do we.
 pub const URL: &str = "http://sqs.us-east-1.localhost/000000000000/kinto-broadcasts.fifo";
+
+/// The name of the queue of its dead letters; its URL is [`DEAD_LETTER_URL`].
+pub const DEAD_LETTER_NAME: &str = "kinto-broadcasts-dead.fifo";
+
+/// Where messages are sent that are given up.
+pub const DEAD_LETTER_URL: &str =
+    "http://sqs.us-east-1.localhost/000000000000/kinto-broadcasts-dead.fifo";
+
+/// The longest time in seconds for which SQS hides a message.
+const MAX_VISIBILITY_TIMEOUT: u64 = 43_200;
 
 /// SQS refuses a batch of more entries.
 const MAX_ENTRIES: usize = 10;
@@ -66,6 +78,14 @@ struct SendMessageBatch {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
+struct ChangeMessageVisibility {
+    queue_url: String,
+    receipt_handle: String,
+    visibility_timeout: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
 struct GetQueueUrl {
     queue_name: String,
 }
@@ -75,8 +95,11 @@ pub fn execute(queue: &Queue, operation: &str, body: &[u8]) -> Result<String, Sq
     match operation {
         "SendMessage" => {
             let SendMessage { queue_url, entry } = read(body)?;
+            if name(&queue_url) == DEAD_LETTER_NAME {
+                return Ok(send(&entry, |g, d, b| queue.bury(g, d, b))?.to_string());
+            }
             known(&queue_url)?;
-            Ok(send(queue, &entry)?.to_string())
+            Ok(send(&entry, |g, d, b| queue.send(g, d, b))?.to_string())
         }
         "SendMessageBatch" => {
             let SendMessageBatch { queue_url, entries } = read(body)?;
@@ -95,6 +118,28 @@ pub fn execute(queue: &Queue, operation: &str, body: &[u8]) -> Result<String, Sq
             }
             Ok(send_batch(queue, &entries).to_string())
         }
+        "ChangeMessageVisibility" => {
+            let ChangeMessageVisibility {
+                queue_url,
+                receipt_handle,
+                visibility_timeout,
+            } = read(body)?;
+            known(&queue_url)?;
+            if visibility_timeout > MAX_VISIBILITY_TIMEOUT {
+                return Err(SqsError::new(
+                    "InvalidParameterValue",
+                    format!("{visibility_timeout} seconds, at most {MAX_VISIBILITY_TIMEOUT}"),
+                ));
+            }
+            let pause = Duration::from_secs(visibility_timeout);
+            if !queue.change_visibility(&receipt_handle, pause) {
+                return Err(SqsError::new(
+                    "ReceiptHandleIsInvalid",
+                    "No message in flight has that receipt handle",
+                ));
+            }
+            Ok(json!({}).to_string())
+        }
         "GetQueueUrl" => {
             let GetQueueUrl { queue_name } = read(body)?;
             known(&queue_name)?;
@@ -111,7 +156,7 @@ fn send_batch(queue: &Queue, entries: &[Entry]) -> Value {
     let mut successful = Vec::new();
     let mut failed = Vec::new();
     for entry in entries {
-        match send(queue, entry) {
+        match send(entry, |g, d, b| queue.send(g, d, b)) {
             Ok(mut sent) => {
                 sent["Id"] = json!(entry.id);
                 successful.push(sent);
@@ -124,7 +169,8 @@ fn send_batch(queue: &Queue, entries: &[Entry]) -> Value {
     json!({"Successful": successful, "Failed": failed})
 }
 
-fn send(queue: &Queue, entry: &Entry) -> Result<Value, SqsError> {
+/// Has `accept` take the entry's group, deduplication id and body and give it its id.
+fn send(entry: &Entry, accept: impl FnOnce(&str, &str, &str) -> String) -> Result<Value, SqsError> {
     let required = |value: &Option<String>, name| {
         value
             .clone()
@@ -132,14 +178,18 @@ fn send(queue: &Queue, entry: &Entry) -> Result<Value, SqsError> {
     };
     let group = required(&entry.message_group_id, "MessageGroupId")?;
     let deduplication_id = required(&entry.message_deduplication_id, "MessageDeduplicationId")?;
-    let id = queue.send(&group, &deduplication_id, &entry.message_body);
+    let id = accept(&group, &deduplication_id, &entry.message_body);
     let digest = Md5::digest(entry.message_body.as_bytes());
     let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(json!({"MessageId": id, "MD5OfMessageBody": digest}))
 }
 
+fn name(queue_url: &str) -> &str {
+    queue_url.rsplit('/').next().unwrap_or_default()
+}
+
 fn known(queue: &str) -> Result<(), SqsError> {
-    if queue.rsplit('/').next() == Some(NAME) {
+    if name(queue) == NAME {
         Ok(())
     } else {
         Err(SqsError::new(

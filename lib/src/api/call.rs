@@ -10,7 +10,7 @@ use super::objects::{self, Target};
 use super::request::Request;
 use super::response::Response;
 use super::router::Route;
-use super::{Api, lists, monitor, permissions, server};
+use super::{Api, broadcasts, lists, monitor, permissions, server};
 use crate::settings::ApiSettings;
 use crate::unit_of_work::{Needs, UnitOfWork};
 
@@ -95,6 +95,8 @@ impl Call {
                     let entries = api.store.monitor_entries().await?;
                     monitor::records(request, &api.settings, &entries)
                 }
+                Route::PullBroadcasts => broadcasts::pull(api).await,
+                Route::Broadcasts => broadcasts::broadcasts(api, request).await,
                 Route::Hello => Ok(server::hello(api, request, &user)),
                 Route::Heartbeat => Ok(server::heartbeat(api).await),
                 Route::LbHeartbeat => Ok(server::lbheartbeat()),

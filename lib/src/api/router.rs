@@ -47,6 +47,10 @@ pub enum Route {
     Batch,
     /// `/permissions`
     Permissions,
+    /// `/__broadcasts__`
+    PullBroadcasts,
+    /// `/broadcasts`
+    Broadcasts,
     /// A single object.
     Object(ObjectUri),
     /// The objects of one kind under one parent.
@@ -71,6 +75,8 @@ impl Route {
             ["__version__"] => Self::Version,
             ["batch"] => Self::Batch,
             ["permissions"] => Self::Permissions,
+            ["__broadcasts__"] => Self::PullBroadcasts,
+            ["broadcasts"] => Self::Broadcasts,
             ["buckets", MONITOR, "collections", "changes", "records"] => Self::MonitorRecords,
             ["buckets"] => Self::List(ListUri::buckets()),
             ["buckets", b] => Self::Object(ObjectUri::bucket(*b)),

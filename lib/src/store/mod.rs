@@ -7,6 +7,7 @@
 //! | monitor entry | `#monitor` | the collection's URI | [`monitor`] |
 //! | broadcast state | `#broadcast` | the listener's name | [`broadcast`] |
 //! | a principal's groups | `#principal#` and the principal | `#groups` | [`membership`] |
+//! | what is told to who asks | `#broadcast` | `#pull` | [`pull`] |
 //!
 //! No id may begin with `#`, so the reserved keys never meet an object's. The local secondary index
 //! `by_last_modified` takes in what has a `last_modified`: objects and monitor entries.
@@ -15,6 +16,7 @@ pub mod broadcast;
 pub mod membership;
 pub mod monitor;
 mod object;
+pub mod pull;
 
 use std::collections::HashMap;
 use std::error::Error;

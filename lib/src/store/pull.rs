@@ -1,0 +1,227 @@
+//! What is told to who asks for broadcasts: the latest version, and the one shown while it is held back.
+//!
+//! The aggregator raises the version and notes the times; what is to be shown at any later time follows from that
+//! alone. So a read writes nothing, every function shows the same, and who asks how often changes nothing.
+
+use std::time::Duration;
+
+use super::broadcast::PARTITION;
+use super::{Item, Key, Store, StoreError, number, time};
+use crate::timestamp::Timestamp;
+
+/// No listener has this name.
+const SORT_KEY: &str = "#pull";
+
+/// How long a change is held back, so that few come in a row (Remote Settings).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Debounce {
+    /// A version is shown once nothing has changed for this long …
+    pub min: Duration,
+    /// … or once this has passed since the last version was shown. Not below `min`.
+    pub max: Duration,
+}
+
+/// The latest version, and what was shown before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PullState {
+    /// The latest version.
+    due: Timestamp,
+    /// When it became the latest.
+    due_at: Timestamp,
+    /// The version shown before, and since when; `None` when there was none.
+    shown: Option<(Timestamp, Timestamp)>,
+}
+
+impl PullState {
+    /// With a first version.
+    fn first(due: Timestamp, now: Timestamp) -> Self {
+        Self {
+            due,
+            due_at: now,
+            shown: None,
+        }
+    }
+
+    /// With `due` as the latest version from `now` on.
+    fn raised(self, due: Timestamp, now: Timestamp, debounce: Debounce) -> Self {
+        let now = now.max(self.due_at);
+        let since = self.due_shown_from(debounce);
+        Self {
+            due,
+            due_at: now,
+            shown: if since <= now {
+                Some((self.due, since))
+            } else {
+                self.shown
+            },
+        }
+    }
+
+    /// From when on the latest version is shown, if no later one comes.
+    fn due_shown_from(self, debounce: Debounce) -> Timestamp {
+        let Some((_, shown_at)) = self.shown else {
+            return self.due_at;
+        };
+        let quiet = self.due_at.after(debounce.min);
+        let longest = shown_at.after(debounce.max);
+        quiet.min(longest).max(self.due_at)
+    }
+
+    /// The version to show.
+    pub fn version(self, now: Timestamp, debounce: Debounce) -> Timestamp {
+        match self.shown {
+            Some((shown, _)) if now < self.due_shown_from(debounce) => shown,
+            _ => self.due,
+        }
+    }
+
+    fn from_item(item: &Item) -> Result<Self, StoreError> {
+        let shown = item
+            .contains_key("shown")
+            .then(|| Ok((time(item, "shown")?, time(item, "shown_at")?)));
+        Ok(Self {
+            due: time(item, "due")?,
+            due_at: time(item, "due_at")?,
+            shown: shown.transpose()?,
+        })
+    }
+
+    fn into_item(self) -> Item {
+        let mut item = key().into_item();
+        let times = [("due", self.due), ("due_at", self.due_at)];
+        let shown = self
+            .shown
+            .map(|(shown, at)| [("shown", shown), ("shown_at", at)]);
+        for (name, value) in times.into_iter().chain(shown.into_iter().flatten()) {
+            item.insert(name.to_owned(), number(value));
+        }
+        item
+    }
+}
+
+fn key() -> Key {
+    Key {
+        pk: PARTITION.to_owned(),
+        sk: SORT_KEY.to_owned(),
+    }
+}
+
+impl Store {
+    /// Reads what is to be shown; `None` before the first change. One `GetItem`, strongly consistent, 1 RCU.
+    pub async fn pull_state(&self) -> Result<Option<PullState>, StoreError> {
+        let answer = self
+            .client
+            .get_item()
+            .table_name(&self.table)
+            .set_key(Some(key().into_item()))
+            .consistent_read(true)
+            .send()
+            .await
+            .map_err(StoreError::request("GetItem"))?;
+        answer.item.as_ref().map(PullState::from_item).transpose()
+    }
+
+    /// Records that `due` is the latest version from `now` on, unless a later one is known. Safe to repeat.
+    ///
+    /// One `GetItem`, and one `PutItem`, 1 WCU, if it is the latest.
+    ///
+    /// # Errors
+    /// Also when another came between: the caller repeats.
+    pub async fn raise_pull_version(
+        &self,
+        due: Timestamp,
+        now: Timestamp,
+        debounce: Debounce,
+    ) -> Result<(), StoreError> {
+        let read = self.pull_state().await?;
+        if read.is_some_and(|state| state.due >= due) {
+            return Ok(());
+        }
+        let state = match read {
+            Some(state) => state.raised(due, now, debounce),
+            None => PullState::first(due, now),
+        };
+        let put = self
+            .client
+            .put_item()
+            .table_name(&self.table)
+            .set_item(Some(state.into_item()));
+        let put = match read {
+            Some(state) => put
+                .condition_expression("due = :read")
+                .expression_attribute_values(":read", number(state.due)),
+            None => put.condition_expression("attribute_not_exists(pk)"),
+        };
+        put.send().await.map_err(StoreError::request("PutItem"))?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const DEBOUNCE: Debounce = Debounce {
+        min: Duration::from_secs(300),
+        max: Duration::from_secs(1200),
+    };
+
+    /// In seconds.
+    fn shown_at(state: PullState, seconds: u64) -> u64 {
+        state.version(Timestamp(seconds * 1000), DEBOUNCE).0
+    }
+
+    fn raised(state: PullState, due: u64, seconds: u64) -> PullState {
+        state.raised(Timestamp(due), Timestamp(seconds * 1000), DEBOUNCE)
+    }
+
+    #[test]
+    fn a_change_after_a_long_rest_shows_at_once_and_the_next_after_five_quiet_minutes() {
+        let state = PullState::first(Timestamp(1), Timestamp(0));
+        assert_eq!(shown_at(state, 0), 1);
+        let state = raised(state, 2, 5000);
+        assert_eq!(shown_at(state, 5000), 2);
+        let state = raised(state, 3, 5010);
+        assert_eq!((shown_at(state, 5309), shown_at(state, 5310)), (2, 3));
+    }
+
+    #[test]
+    fn changes_without_a_rest_show_every_twenty_minutes() {
+        let mut state = PullState::first(Timestamp(1), Timestamp(0));
+        for seconds in (60..=2400).step_by(60) {
+            state = raised(state, seconds, seconds);
+            let expected = match seconds {
+                ..1200 => 1,
+                // The one before: this one came when that was shown.
+                1200..2400 => 1140,
+                _ => 2340,
+            };
+            assert_eq!(shown_at(state, seconds), expected, "after {seconds} s");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_shown_never_goes_back_changes_no_sooner_than_the_minimum_and_ends_at_the_latest(
+            pauses in prop::collection::vec(0..900_u64, 1..40),
+        ) {
+            let mut state = PullState::first(Timestamp(1), Timestamp(0));
+            let (mut now, mut version, mut last, mut last_at) = (0, 1, 1, 0);
+            for pause in pauses {
+                for second in now..now + pause {
+                    let shown = shown_at(state, second);
+                    prop_assert!(shown >= last);
+                    if shown > last {
+                        prop_assert!(second - last_at >= 300, "{second} {last_at}");
+                        (last, last_at) = (shown, second);
+                    }
+                }
+                now += pause;
+                version += 1;
+                state = raised(state, version, now);
+            }
+            prop_assert_eq!(shown_at(state, now + 300), version);
+        }
+    }
+}

@@ -9,11 +9,15 @@
 //! 4. then the queue is asked to broadcast it, even when nothing was raised: an earlier attempt may have ended
 //!    between 3 and 4.
 
+mod rebuild;
+
 use std::collections::BTreeMap;
 
 use aws_lambda_events::dynamodb::{Event, EventRecord};
 use aws_lambda_events::streams::{DynamoDbBatchItemFailure, DynamoDbEventResponse};
 use futures::stream::{self, StreamExt};
+
+pub use rebuild::{Input, Output, RebuildError, Rebuilt};
 
 use crate::queue::{BroadcastQueue, QueueError};
 use crate::resource::{Kind, ObjectUri, is_valid_id};

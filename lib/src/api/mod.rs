@@ -1,11 +1,13 @@
 //! The Kinto HTTP API v1, from API Gateway's event to its response.
 //!
 //! A request goes: [`request`] (out of the event) → [`router`] (which endpoint) → [`auth`] (who) → the
-//! endpoint ([`objects`], [`monitor`], [`server`]) → [`response`] (into the event). Every refusal is an
+//! endpoint ([`objects`], [`changeset`], [`monitor`], [`server`]) → [`response`] (into the event). Every refusal is an
 //! [`error::ApiError`], turned into Kinto's JSON at one place.
 
 mod auth;
 mod body;
+mod caching;
+mod changeset;
 mod error;
 mod listing;
 mod monitor;
@@ -98,8 +100,13 @@ impl Api {
             Route::LbHeartbeat => Ok(server::lbheartbeat()),
             Route::Version => Ok(server::version()),
             Route::MonitorRecords => {
-                let entries = self.store.monitor_entries().await?;
-                monitor::records(request, &self.settings, &entries)
+                monitor::records(&self.store, request, &user, &self.settings).await
+            }
+            Route::MonitorChangeset => {
+                monitor::changeset(&self.store, request, &user, &self.settings).await
+            }
+            Route::Changeset(uri) => {
+                changeset::of_collection(&self.store, request, &user, &uri, &self.settings).await
             }
             Route::Object(uri) => self.objects(request, &user, Target::at(uri)).await,
             Route::List(list) if request.method == Method::POST => {

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::auth::User;
 use super::body::{self, Body, PatchType};
+use super::caching;
 use super::error::ApiError;
 use super::listing::{self, ListQuery};
 use super::request::{Preconditions, Request};
@@ -180,12 +181,30 @@ pub async fn list(
         .into_iter()
         .map(|(id, object)| shown_in_list(&id, object))
         .collect();
-    if counts {
-        return Ok(listing::counted(query.count(&objects), timestamp));
-    }
-    Ok(query
-        .apply(objects, request, settings)
-        .into_response(timestamp))
+    let response = if counts {
+        listing::counted(query.count(&objects), timestamp)
+    } else {
+        let page = query.apply(objects, request, settings);
+        page.into_response(timestamp)
+    };
+    Ok(asked.kept(&unit, response))
+}
+
+/// Whether the user may read the object at `uri`.
+pub(super) fn may_read(
+    unit: &UnitOfWork,
+    request: &Request,
+    user: &User,
+    uri: &ObjectUri,
+    settings: &ApiSettings,
+) -> bool {
+    let asked = Asked {
+        request,
+        user,
+        settings,
+        uri,
+    };
+    asked.may(unit, Access::Read, uri)
 }
 
 /// The objects of the list that `query` may ask for; none when what they live under does not exist.
@@ -348,9 +367,16 @@ impl Asked<'_> {
             Some(fields) => json!({"data": listing::subset(&data, &fields)}),
             None => self.shown(data, object.permissions),
         };
-        Ok(Response::json(StatusCode::OK, &body)
-            .modified_at(object.last_modified)
-            .uncached())
+        let response = Response::json(StatusCode::OK, &body).modified_at(object.last_modified);
+        Ok(self.kept(unit, response))
+    }
+
+    /// With how long the answer to a `GET` may be kept.
+    fn kept(&self, unit: &UnitOfWork, response: Response) -> Response {
+        let parent = self.uri.parent().and_then(|parent| unit.get(parent));
+        let collection = parent.map(|live| live.data);
+        let caching = &self.settings.caching;
+        caching::keep_read(response, self.uri.list(), collection, self.user, caching)
     }
 
     fn put(

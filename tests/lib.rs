@@ -80,6 +80,16 @@ impl Kinto {
         }
     }
 
+    /// The API with these settings besides, over the table of another.
+    pub fn over(aws: &LocalAws, vars: &[(&str, &str)]) -> Self {
+        let store = Store::new(aws.dynamodb(), TABLE);
+        Self {
+            aws: aws.clone(),
+            api: Api::new(store, settings(vars), vec![]),
+            authorization: ALICE,
+        }
+    }
+
     /// With a bucket `main`, a collection `one` in it and the requests so far not counted.
     pub async fn with_collection() -> Self {
         let kinto = Self::new();

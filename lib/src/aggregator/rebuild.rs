@@ -87,8 +87,8 @@ impl Aggregator {
     /// Computes every entry of monitor/changes anew from the timestamps of the collections' records, and has
     /// what was raised broadcast.
     ///
-    /// A `Query` of the entries, one of the buckets, one for each bucket; a `BatchGetItem` for each 100 collections of
-    /// it; a `PutItem` for each entry that is behind. Safe to repeat and while writes go on.
+    /// A `Query` of the entries, one of the buckets, one for each bucket with a `BatchGetItem` of itself and one for each
+    /// 100 collections; a `PutItem` for each entry that is behind. Safe to repeat and while writes go on.
     ///
     /// # Errors
     /// The table or the queue failed.
@@ -99,11 +99,7 @@ impl Aggregator {
 
         let buckets = self.store.every_bucket().await?;
         let entries = stream::iter(buckets)
-            .map(async |(bucket, life)| {
-                self.store
-                    .entries_of(&bucket, life.as_deref(), Timestamp::now())
-                    .await
-            })
+            .map(async |bucket| self.store.entries_of(&bucket, Timestamp::now()).await)
             .buffer_unordered(CONCURRENCY);
         let entries: Vec<_> = entries.try_concat().await?;
 

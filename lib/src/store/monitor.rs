@@ -126,27 +126,21 @@ impl Store {
         items.iter().map(MonitorEntry::from_item).collect()
     }
 
-    /// Every bucket that ever was; with its generation if it exists.
-    pub async fn every_bucket(&self) -> Result<Vec<(String, Option<String>)>, StoreError> {
+    /// The ids of every bucket that ever was.
+    pub async fn every_bucket(&self) -> Result<Vec<String>, StoreError> {
         let pk = super::partition(&ListUri::buckets());
-        let items = self
-            .partition_items(&pk, Some("sk, generation, deleted"))
-            .await?;
-        let buckets = items.iter().filter(|item| !is_list(item)).map(|item| {
-            let life = (!flag(item, "deleted")).then(|| string(item, "generation"));
-            Ok((string(item, "sk")?, life.transpose()?))
-        });
-        buckets.collect()
+        let items = self.partition_items(&pk, Some("sk")).await?;
+        let buckets = items.iter().filter(|item| !is_list(item));
+        buckets.map(|item| string(item, "sk")).collect()
     }
 
     /// What the monitor's entries of a bucket's collections must say, deleted ones among them.
     ///
-    /// `life` is the bucket's generation, `None` if it is deleted. A list that is open in a collection of another
-    /// life is closed: the bucket's deletion ought to have done so.
+    /// A list that is open in a collection of an earlier life of the bucket is closed: the bucket's deletion ought
+    /// to have done so.
     pub async fn entries_of(
         &self,
         bucket: &str,
-        life: Option<&str>,
         now: Timestamp,
     ) -> Result<Vec<MonitorEntry>, StoreError> {
         let collections = ObjectUri::bucket(bucket).children(Kind::Collection);
@@ -156,11 +150,18 @@ impl Store {
                 Some("sk, generation, parent, deleted"),
             )
             .await?;
+        // Read after its collections: a life that it does not have now, but had when they were made, never returns.
+        let key = Key::object(&ObjectUri::bucket(bucket));
+        let found = self.read(std::slice::from_ref(&key)).await?;
+        let life = match found.get(&key).filter(|item| !flag(item, "deleted")) {
+            Some(item) => Some(string(item, "generation")?),
+            None => None,
+        };
         let mut keys = HashMap::with_capacity(items.len());
         for item in items.iter().filter(|item| !is_list(item)) {
             let collection = string(item, "sk")?;
             let uri = ObjectUri::collection(bucket, &collection);
-            if !flag(item, "deleted") && life != Some(&*string(item, "parent")?) {
+            if !flag(item, "deleted") && life != Some(string(item, "parent")?) {
                 let generation = Generation(string(item, "generation")?);
                 self.close_records(&uri, generation, now).await?;
             }

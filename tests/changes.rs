@@ -12,7 +12,7 @@ use kinto_serverless::store::monitor::MonitorEntry;
 use kinto_serverless::timestamp::Timestamp;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tests::{Answer, BOB, Kinto, NOBODY, TABLE};
+use tests::{Answer, BOB, Kinto, NOBODY, TABLE, cases};
 
 const COLLECTION: &str = "/buckets/main/collections/one";
 const CHANGESET: &str = "/buckets/main/collections/one/changeset";
@@ -449,12 +449,6 @@ proptest! {
             }
         });
     }
-}
-
-/// How many cases a property is tried with: `KINTO_TEST_CASES`, else so many.
-fn cases(few: u32) -> u32 {
-    let asked = std::env::var("KINTO_TEST_CASES").ok();
-    asked.and_then(|cases| cases.parse().ok()).unwrap_or(few)
 }
 
 #[tokio::test]

@@ -42,6 +42,12 @@ pub struct Answer {
     pub headers: http::HeaderMap,
 }
 
+/// How many cases a property is tried with: `KINTO_TEST_CASES`, else so many.
+pub fn cases(few: u32) -> u32 {
+    let asked = std::env::var("KINTO_TEST_CASES").ok();
+    asked.and_then(|cases| cases.parse().ok()).unwrap_or(few)
+}
+
 /// The settings of the tests, with `more` besides.
 pub fn settings(more: &[(&str, &str)]) -> Settings {
     let vars: Vars = [

@@ -22,8 +22,8 @@ use crate::timestamp::Timestamp;
 #[derive(Debug, Deserialize)]
 pub struct Input {
     /// The records of the stream.
-    #[serde(rename = "Records", default)]
-    records: Vec<EventRecord>,
+    #[serde(rename = "Records")]
+    records: Option<Vec<EventRecord>>,
     /// Whether every entry is to be computed anew.
     #[serde(rename = "rebuild-monitor", default)]
     rebuild_monitor: bool,
@@ -50,7 +50,7 @@ pub struct Rebuilt {
     pub removed: usize,
 }
 
-/// A rebuilding that did not come to its end. What it did is right; do it again for the rest.
+/// A call that did not come to its end. What it did is right; do it again for the rest.
 #[derive(Debug, thiserror::Error)]
 pub enum RebuildError {
     /// The table failed.
@@ -59,6 +59,9 @@ pub enum RebuildError {
     /// The queue failed.
     #[error(transparent)]
     Queue(#[from] QueueError),
+    /// The function was called with something else.
+    #[error("neither `Records` nor `\"rebuild-monitor\": true`")]
+    NotAsked,
 }
 
 impl From<Failure> for RebuildError {
@@ -74,13 +77,13 @@ impl Aggregator {
     /// Does what it is called for.
     ///
     /// # Errors
-    /// Those of [`Self::rebuild_monitor`]; a batch of the stream tells its failures in the answer.
+    /// Those of [`Self::rebuild_monitor`], and an input that is neither; a batch of the stream tells its failures in the answer.
     pub async fn answer(&self, input: Input) -> Result<Output, RebuildError> {
         if input.rebuild_monitor {
             return Ok(Output::Rebuilt(self.rebuild_monitor().await?));
         }
         let mut event = Event::default();
-        event.records = input.records;
+        event.records = input.records.ok_or(RebuildError::NotAsked)?;
         Ok(Output::Batch(self.handle(event).await))
     }
 

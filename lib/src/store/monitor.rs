@@ -158,17 +158,24 @@ impl Store {
             None => None,
         };
         let mut keys = HashMap::with_capacity(items.len());
+        let mut orphans = vec![];
         for item in items.iter().filter(|item| !is_list(item)) {
             let collection = string(item, "sk")?;
             let uri = ObjectUri::collection(bucket, &collection);
+            let key = Key::list(&uri.children(Kind::Record));
             if !flag(item, "deleted") && life != Some(string(item, "parent")?) {
-                let generation = Generation(string(item, "generation")?);
-                self.close_records(&uri, generation, now).await?;
+                orphans.push((key.clone(), uri, Generation(string(item, "generation")?)));
             }
-            keys.insert(Key::list(&uri.children(Kind::Record)), collection);
+            keys.insert(key, collection);
         }
         let wanted: Vec<_> = keys.keys().cloned().collect();
-        let found = self.read(&wanted).await?;
+        let mut found = self.read(&wanted).await?;
+        for (key, uri, generation) in orphans {
+            if found.get(&key).is_some_and(|list| !flag(list, "closed")) {
+                self.close_records(&uri, generation, now).await?;
+                found.extend(self.read(&[key]).await?);
+            }
+        }
         let entries = found.iter().filter_map(|(key, item)| {
             let collection = keys.get(key)?.clone();
             Some(List::from_item(item).map(|list| MonitorEntry {

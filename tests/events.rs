@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use kinto_serverless::aggregator::Aggregator;
+use kinto_serverless::aggregator::{Aggregator, Input, Output};
 use kinto_serverless::broadcaster::Broadcaster;
 use kinto_serverless::megaphone::Megaphone;
 use kinto_serverless::queue::BroadcastQueue;
@@ -128,6 +128,20 @@ async fn stream_events_reach_the_monitor() {
             .collect();
         assert_eq!(shown, expected, "{name}");
     }
+}
+
+#[tokio::test]
+async fn an_operators_event_rebuilds_the_monitor() {
+    let kinto = Kinto::with_collection().await;
+    let settings = settings(&[]);
+    let store = Store::new(kinto.aws.dynamodb(), TABLE);
+    let queue = BroadcastQueue::new(kinto.aws.sqs(), kinto.aws.queue_url());
+    let aggregator = Aggregator::new(store, queue, settings.changes, settings.megaphones);
+    let input: Input = event("rebuild-monitor");
+    let Output::Rebuilt(rebuilt) = aggregator.answer(input).await.unwrap() else {
+        panic!("it is taken for a batch of the stream");
+    };
+    assert_eq!((rebuilt.collections, rebuilt.raised), (1, 1));
 }
 
 #[tokio::test]

@@ -15,11 +15,12 @@ use serde::de::DeserializeOwned;
 use tests::{Kinto, TABLE, settings};
 use wiremock::{Mock, MockServer, ResponseTemplate, matchers};
 
-const API: [(&str, i64); 6] = [
+const API: [(&str, i64); 7] = [
     ("api-hello", 200),
     ("api-put-bucket", 201),
     ("api-put-collection", 201),
     ("api-put-record", 201),
+    ("api-get-changeset", 200),
     ("api-get-monitor-changes", 200),
     ("api-broken-json", 400),
 ];
@@ -38,6 +39,8 @@ const QUEUE: [(&str, usize); 3] = [
     ("queue-duplicated", 0),
     ("queue-poison", 1),
 ];
+/// What an operator calls the aggregator with.
+const REBUILD: &str = "rebuild-monitor";
 const FIRST_CHANGE: u64 = 1_795_289_972_422;
 
 fn event<E: DeserializeOwned>(name: &str) -> E {
@@ -79,6 +82,7 @@ fn every_event_has_its_test() {
         .chain(STREAM.iter().map(|(name, _)| *name));
     let tested = names
         .chain(QUEUE.iter().map(|(name, _)| *name))
+        .chain([REBUILD])
         .map(str::to_owned)
         .collect();
     assert_eq!(files, tested);
@@ -137,7 +141,7 @@ async fn an_operators_event_rebuilds_the_monitor() {
     let store = Store::new(kinto.aws.dynamodb(), TABLE);
     let queue = BroadcastQueue::new(kinto.aws.sqs(), kinto.aws.queue_url());
     let aggregator = Aggregator::new(store, queue, settings.changes, settings.megaphones);
-    let input: Input = event("rebuild-monitor");
+    let input: Input = event(REBUILD);
     let Output::Rebuilt(rebuilt) = aggregator.answer(input).await.unwrap() else {
         panic!("it is taken for a batch of the stream");
     };

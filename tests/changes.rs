@@ -277,6 +277,11 @@ async fn an_answer_that_lambda_could_not_give_is_refused_and_not_cut() {
         .get(&format!("{CHANGESET}?_expected=1&_limit=5"))
         .await;
     assert_eq!(ids(&limited), ["r20", "r19", "r18", "r17", "r16"]);
+    // What is left in the table of an earlier life does not count.
+    kinto.delete(COLLECTION).await;
+    kinto.put(COLLECTION, json!({})).await;
+    let empty = kinto.get(&format!("{CHANGESET}?_expected=1")).await;
+    assert_eq!(ids(&empty), [""; 0]);
 }
 
 #[tokio::test]

@@ -220,7 +220,7 @@ fn answer(
 ) -> Result<Response, ApiError> {
     let timestamp = changes.timestamp();
     let mut text = String::from("[");
-    for (n, change) in changes.shown(&collection.generation).iter().enumerate() {
+    for (n, change) in changes.shown().iter().enumerate() {
         if n > 0 {
             text.push(',');
         }

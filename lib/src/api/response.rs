@@ -53,7 +53,7 @@ impl Response {
         }
     }
 
-    /// To be kept by clients and caches for so many seconds; for 0 by none (as WebOb, which Kinto answers with).
+    /// To be kept by clients and caches for so many seconds; for 0 by none (as `webob`, which Kinto answers with).
     pub fn kept_for(mut self, seconds: u64, now: Timestamp) -> Self {
         if seconds == 0 {
             self.set(

@@ -67,10 +67,13 @@ pub struct Wanted {
 #[derive(Debug)]
 pub struct Changes {
     wanted: Wanted,
+    /// The generation of the parent.
+    generation: Generation,
     /// All that was read, the latest last; of an object that was written meanwhile more than one state.
     read: Vec<Change>,
     /// The timestamp of the list at that moment.
     timestamp: Timestamp,
+    /// How much data of this generation was read.
     bytes: usize,
 }
 
@@ -85,26 +88,28 @@ impl Changes {
         self.bytes > self.wanted.most_bytes
     }
 
-    fn add(&mut self, change: Change) {
+    fn add(&mut self, mut change: Change) {
+        if change.parent != self.generation {
+            // It only tells that there was a write; of what is left of an earlier life there may be much.
+            change.data = None;
+        }
         self.bytes += change.data.as_ref().map_or(0, String::len);
         self.timestamp = self.timestamp.max(change.last_modified);
         self.read.push(change);
     }
 
-    /// What existed at that moment under the parent's `generation`, the latest first.
-    pub fn shown(&self, generation: &Generation) -> Vec<&Change> {
+    fn shows(&self, change: &Change) -> bool {
+        change.parent == self.generation && (self.wanted.tombstones || change.data.is_some())
+    }
+
+    /// What existed at that moment, the latest first.
+    pub fn shown(&self) -> Vec<&Change> {
         let mut seen = HashSet::with_capacity(self.read.len());
         let latest = self.read.iter().rev().filter(|c| seen.insert(&*c.id));
         latest
-            .filter(|change| self.wanted.takes(change, generation))
+            .filter(|change| self.shows(change))
             .take(self.wanted.limit.unwrap_or(usize::MAX))
             .collect()
-    }
-}
-
-impl Wanted {
-    fn takes(&self, change: &Change, generation: &Generation) -> bool {
-        change.parent == *generation && (self.tombstones || change.data.is_some())
     }
 }
 
@@ -122,14 +127,14 @@ impl Store {
     ) -> Result<Changes, StoreError> {
         let mut changes = Changes {
             wanted,
+            generation: generation.clone(),
             read: vec![],
             timestamp: at,
             bytes: 0,
         };
         let mut since = wanted.since;
         if let Some(limit) = wanted.limit {
-            self.read_latest(list, generation, limit, &mut changes)
-                .await?;
+            self.read_latest(list, limit, &mut changes).await?;
             // What was moved on while this was read backwards, and so missed, is behind the latest of it.
             since = since.max(changes.timestamp);
         }
@@ -179,13 +184,11 @@ impl Store {
     async fn read_latest(
         &self,
         list: &ListUri,
-        generation: &Generation,
         limit: usize,
         changes: &mut Changes,
     ) -> Result<(), StoreError> {
-        let wanted = changes.wanted;
         let mut items = self
-            .by_time(list, wanted.since)
+            .by_time(list, changes.wanted.since)
             .scan_index_forward(false)
             .limit(i32::try_from(limit).unwrap_or(i32::MAX))
             .into_paginator()
@@ -197,7 +200,7 @@ impl Store {
             && let Some(item) = items.next().await
         {
             let change = Change::from_item(item.map_err(StoreError::request("Query"))?)?;
-            found += usize::from(wanted.takes(&change, generation));
+            found += usize::from(changes.shows(&change));
             changes.add(change);
         }
         changes.read.reverse();

@@ -69,6 +69,35 @@ async fn the_deployed_stack_announces_writes_whatever_happens_to_megaphone() {
     })
     .await;
 
+    // Its changeset announces it; the monitor, computed anew, has nothing to add.
+    let (status, changeset) = api
+        .call(
+            Method::GET,
+            "/buckets/main/collections/one/changeset?_expected=0",
+            Value::Null,
+        )
+        .await;
+    assert_eq!(status, StatusCode::OK, "{changeset}");
+    assert_eq!(changeset["timestamp"], first);
+    assert_eq!(changeset["changes"][0]["id"], "r1");
+    let rebuilt = emulator.sam(
+        &[
+            "remote",
+            "invoke",
+            "ChangesAggregator",
+            "--stack-name",
+            STACK,
+            "--event-file",
+            "events/rebuild-monitor.json",
+        ],
+        [],
+    );
+    let rebuilt: Value = serde_json::from_slice(&rebuilt).expect("sam prints what it answers");
+    assert_eq!(
+        rebuilt,
+        json!({"collections": 1, "raised": 0, "removed": 0})
+    );
+
     // A record that brings its own time from the past moves nothing.
     let past = api
         .create(

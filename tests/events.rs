@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use kinto_serverless::aggregator::Aggregator;
+use kinto_serverless::aggregator::{Aggregator, Input, Output};
 use kinto_serverless::broadcaster::Broadcaster;
 use kinto_serverless::megaphone::Megaphone;
 use kinto_serverless::queue::{BroadcastInbox, BroadcastQueue};
@@ -20,6 +20,7 @@ const API: [(&str, i64); 7] = [
     ("api-put-bucket", 201),
     ("api-put-collection", 201),
     ("api-put-record", 201),
+    ("api-get-changeset", 200),
     ("api-get-monitor-changes", 200),
     ("api-get-broadcasts", 200),
     ("api-broken-json", 400),
@@ -39,6 +40,8 @@ const QUEUE: [(&str, usize); 3] = [
     ("queue-duplicated", 0),
     ("queue-poison", 1),
 ];
+/// What an operator calls the aggregator with.
+const REBUILD: &str = "rebuild-monitor";
 const FIRST_CHANGE: u64 = 1_795_289_972_422;
 
 fn event<E: DeserializeOwned>(name: &str) -> E {
@@ -80,6 +83,7 @@ fn every_event_has_its_test() {
         .chain(STREAM.iter().map(|(name, _)| *name));
     let tested = names
         .chain(QUEUE.iter().map(|(name, _)| *name))
+        .chain([REBUILD])
         .map(str::to_owned)
         .collect();
     assert_eq!(files, tested);
@@ -135,6 +139,20 @@ async fn stream_events_reach_the_monitor() {
             .collect();
         assert_eq!(shown, expected, "{name}");
     }
+}
+
+#[tokio::test]
+async fn an_operators_event_rebuilds_the_monitor() {
+    let kinto = Kinto::with_collection().await;
+    let settings = settings(&[]);
+    let store = Store::new(kinto.aws.dynamodb(), TABLE);
+    let queue = BroadcastQueue::new(kinto.aws.sqs(), kinto.aws.queue_url());
+    let aggregator = Aggregator::new(store, queue, settings.changes, settings.megaphones);
+    let input: Input = event(REBUILD);
+    let Output::Rebuilt(rebuilt) = aggregator.answer(input).await.unwrap() else {
+        panic!("it is taken for a batch of the stream");
+    };
+    assert_eq!((rebuilt.collections, rebuilt.raised), (1, 1));
 }
 
 #[tokio::test]

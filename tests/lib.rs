@@ -42,6 +42,12 @@ pub struct Answer {
     pub headers: http::HeaderMap,
 }
 
+/// How many cases a property is tried with: `KINTO_TEST_CASES`, else so many.
+pub fn cases(few: u32) -> u32 {
+    let asked = std::env::var("KINTO_TEST_CASES").ok();
+    asked.and_then(|cases| cases.parse().ok()).unwrap_or(few)
+}
+
 /// The settings of the tests, with `more` besides.
 pub fn settings(more: &[(&str, &str)]) -> Settings {
     let vars: Vars = [
@@ -100,6 +106,16 @@ impl Kinto {
         Self {
             aws,
             api,
+            authorization: ALICE,
+        }
+    }
+
+    /// The API with these settings besides, over the table of another.
+    pub fn over(aws: &LocalAws, vars: &[(&str, &str)]) -> Self {
+        let store = Store::new(aws.dynamodb(), TABLE);
+        Self {
+            aws: aws.clone(),
+            api: Api::new(store, settings(vars), vec![]),
             authorization: ALICE,
         }
     }

@@ -58,6 +58,8 @@ impl Pipeline {
                 "KINTO_EVENT_LISTENERS_MP_EXCEPT_KINTO_CHANGES",
                 "/buckets/main/collections/quiet",
             ),
+            // The changes here are of 1970.
+            ("KINTO_CHANGES_SINCE_MAX_AGE_DAYS", "-1"),
         ];
         let kinto = Kinto::with(&vars).as_user(NOBODY);
         let settings = settings(&vars);

@@ -10,11 +10,15 @@
 //!    between 3 and 4;
 //! 5. and the version is raised that is told to who asks for it.
 
+mod rebuild;
+
 use std::collections::BTreeMap;
 
 use aws_lambda_events::dynamodb::{Event, EventRecord};
 use aws_lambda_events::streams::{DynamoDbBatchItemFailure, DynamoDbEventResponse};
 use futures::stream::{self, StreamExt};
+
+pub use rebuild::{Input, Output, RebuildError, Rebuilt};
 
 use crate::queue::{BroadcastQueue, QueueError};
 use crate::resource::{Kind, ObjectUri, is_valid_id};
@@ -123,23 +127,7 @@ impl Aggregator {
             }
         }
 
-        for listener in &self.megaphones {
-            let told = latest(&changed, |entry| self.is_told(listener, entry));
-            if let Some((version, sequence_number)) = told
-                && let Err(failure) = self.request_broadcast(listener, version).await
-            {
-                failed.push(logged((sequence_number.to_owned(), failure)));
-            }
-        }
-        let shown = latest(&changed, |entry| self.is_shown_to_who_asks(entry));
-        if let Some((version, sequence_number)) = shown
-            && let Err(error) = self
-                .store
-                .raise_pull_version(version, Timestamp::now(), self.broadcasts.debounce)
-                .await
-        {
-            failed.push(logged((sequence_number.to_owned(), error.into())));
-        }
+        failed.extend(self.announce(&changed).await.into_iter().map(logged));
 
         let mut response = DynamoDbEventResponse::default();
         // The batch comes again from the earliest failure on, so that one says it all.
@@ -149,6 +137,29 @@ impl Aggregator {
             response.batch_item_failures.push(failure);
         }
         response
+    }
+
+    /// Has everybody told whom the changes concern. What failed, with the record from which on it has to come again.
+    async fn announce(&self, changed: &[Numbered<MonitorEntry>]) -> Vec<(String, Failure)> {
+        let mut failed = vec![];
+        for listener in &self.megaphones {
+            let told = latest(changed, |entry| self.is_told(listener, entry));
+            if let Some((version, sequence_number)) = told
+                && let Err(failure) = self.request_broadcast(listener, version).await
+            {
+                failed.push((sequence_number.to_owned(), failure));
+            }
+        }
+        let shown = latest(changed, |entry| self.is_shown_to_who_asks(entry));
+        if let Some((version, sequence_number)) = shown
+            && let Err(error) = self
+                .store
+                .raise_pull_version(version, Timestamp::now(), self.broadcasts.debounce)
+                .await
+        {
+            failed.push((sequence_number.to_owned(), error.into()));
+        }
+        failed
     }
 
     /// Has `listener`'s Megaphone told of `version`.

@@ -6,6 +6,8 @@
 //! [`SettingError`] that names the variable.
 
 mod broadcasts;
+mod caching;
+mod changes;
 mod megaphone;
 
 use std::collections::BTreeMap;
@@ -13,6 +15,8 @@ use std::fmt;
 use std::time::Duration;
 
 pub use self::broadcasts::BroadcastsSettings;
+pub use self::caching::{CacheSettings, Expiry};
+pub use self::changes::{ChangesSettings, Flavour};
 pub use self::megaphone::MegaphoneSettings;
 use crate::permission::{AUTHENTICATED, EVERYONE};
 use crate::resource::{CollectionSet, Kind};
@@ -223,6 +227,8 @@ pub struct ApiSettings {
     pub batch_max_requests: usize,
     /// `project_docs`, as the hello view shows it.
     pub project_docs: String,
+    /// How long answers may be kept.
+    pub caching: CacheSettings,
     grants: BTreeMap<String, Vec<String>>,
 }
 
@@ -266,6 +272,7 @@ impl ApiSettings {
                 .get("KINTO_PROJECT_DOCS")
                 .unwrap_or("https://kinto.readthedocs.io/")
                 .to_owned(),
+            caching: CacheSettings::from_vars(vars)?,
             grants,
         })
     }
@@ -281,40 +288,6 @@ impl ApiSettings {
     pub fn granted(&self, kind: Kind, permission: &str) -> &[String] {
         let setting = format!("{}_{permission}_principals", kind.name());
         self.grants.get(&setting).map_or(&[], Vec::as_slice)
-    }
-}
-
-/// Settings of monitor/changes.
-#[derive(Clone, Debug, Default)]
-pub struct ChangesSettings {
-    /// `changes.resources`: the collections to show. None is shown when not set, as in kinto-changes.
-    pub resources: CollectionSet,
-    /// `changes.excluded_collections`: collections not to show all the same.
-    pub excluded_collections: CollectionSet,
-    /// `changes.http_host`, else `http_host`, else nothing: `host` of the entries, and part of their ids.
-    pub http_host: String,
-}
-
-impl ChangesSettings {
-    /// Reads the settings of monitor/changes.
-    ///
-    /// # Errors
-    /// A word that is no URI of a bucket or collection.
-    pub fn from_vars(vars: &Vars) -> Result<Self, SettingError> {
-        let http_host = vars
-            .get("KINTO_CHANGES_HTTP_HOST")
-            .or(vars.get("KINTO_HTTP_HOST"));
-        Ok(Self {
-            resources: vars.collections("KINTO_CHANGES_RESOURCES")?,
-            excluded_collections: vars.collections("KINTO_CHANGES_EXCLUDED_COLLECTIONS")?,
-            http_host: http_host.unwrap_or_default().to_owned(),
-        })
-    }
-
-    /// Whether monitor/changes shows the collection.
-    pub fn shows(&self, bucket: &str, collection: &str) -> bool {
-        self.resources.contains(bucket, collection)
-            && !self.excluded_collections.contains(bucket, collection)
     }
 }
 
@@ -335,26 +308,5 @@ mod tests {
                 .unwrap();
         assert_eq!(settings.granted(Kind::Bucket, "create"), [AUTHENTICATED]);
         assert!(settings.granted(Kind::Record, "read").is_empty());
-    }
-
-    #[test]
-    fn monitor_shows_what_is_listed_and_not_excluded() {
-        let vars: Vars = [
-            (
-                "KINTO_CHANGES_RESOURCES",
-                "/buckets/main /buckets/x/collections/y",
-            ),
-            (
-                "KINTO_CHANGES_EXCLUDED_COLLECTIONS",
-                "/buckets/main/collections/hidden",
-            ),
-            ("KINTO_HTTP_HOST", "kinto.example"),
-        ]
-        .into_iter()
-        .collect();
-        let changes = ChangesSettings::from_vars(&vars).unwrap();
-        assert!(changes.shows("main", "a") && changes.shows("x", "y"));
-        assert!(!changes.shows("main", "hidden") && !changes.shows("x", "z"));
-        assert_eq!(changes.http_host, "kinto.example");
     }
 }

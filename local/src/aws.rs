@@ -18,7 +18,7 @@ use crate::dynamodb::DynamoDb;
 use crate::queue::{Queue, Redrive};
 use crate::sqs;
 
-const REGION: &str = "us-east-1";
+pub(crate) const REGION: Region = Region::from_static("us-east-1");
 
 /// Operations that leave records on the stream.
 const WRITES: [&str; 5] = [
@@ -134,7 +134,7 @@ impl LocalAws {
         aws_sdk_dynamodb::Client::from_conf(
             aws_sdk_dynamodb::Config::builder()
                 .behavior_version(BehaviorVersion::v2026_01_12())
-                .region(Region::new(REGION))
+                .region(REGION)
                 .credentials_provider(credentials())
                 .http_client(self.http_client())
                 .build(),
@@ -146,7 +146,7 @@ impl LocalAws {
         aws_sdk_sqs::Client::from_conf(
             aws_sdk_sqs::Config::builder()
                 .behavior_version(BehaviorVersion::v2026_01_12())
-                .region(Region::new(REGION))
+                .region(REGION)
                 .credentials_provider(credentials())
                 .http_client(self.http_client())
                 .build(),
@@ -287,7 +287,7 @@ impl RequestCounter {
     }
 }
 
-fn credentials() -> Credentials {
+pub(crate) fn credentials() -> Credentials {
     Credentials::new("local", "local", None, None, "kinto-local")
 }
 

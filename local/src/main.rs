@@ -1,9 +1,10 @@
-//! `cargo run`: starts the stack, says where it listens, and ends with a signal.
+//! `cargo run`: starts the stack, says where it listens, and ends with a signal; or has a running one rebuild its
+//! monitor.
 
 use std::error::Error;
 use std::process::ExitCode;
 
-use kinto_local::{Options, Stack, options};
+use kinto_local::{Options, Stack, options, rebuild};
 use kinto_serverless::settings::Vars;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -31,6 +32,14 @@ async fn run() -> Result<(), Box<dyn Error>> {
         .with_writer(std::io::stderr)
         .init();
 
+    if options.rebuild_monitor {
+        let rebuilt = rebuild::rebuild_monitor(options.aws_port, Vars::from_env()).await?;
+        println!(
+            "{} collections, {} entries raised, {} removed",
+            rebuilt.collections, rebuilt.raised, rebuilt.removed
+        );
+        return Ok(());
+    }
     let (mut terminate, mut interrupt) = (
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,

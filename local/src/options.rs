@@ -7,8 +7,12 @@ pub const HELP: &str = "\
 Kinto, its functions and the AWS they need, in one process on loopback.
 
 Usage: kinto-local [--data FILE]
+       kinto-local rebuild-monitor
 
   --data FILE  keep the table in FILE; without it everything ends with the process
+  rebuild-monitor
+               compute the entries of monitor/changes anew, in the stack that
+               is running on AWS_PORT
   --help       print this
 
 Environment:
@@ -29,6 +33,8 @@ pub struct Options {
     pub aws_port: u16,
     /// The table's file; in memory when `None`.
     pub data: Option<String>,
+    /// Whether not to start a stack, but to have the one that runs rebuild its monitor.
+    pub rebuild_monitor: bool,
 }
 
 /// An option or a port that cannot be used.
@@ -51,9 +57,11 @@ impl Options {
         use lexopt::prelude::*;
 
         let mut data = None;
+        let mut rebuild_monitor = false;
         let mut parser = lexopt::Parser::from_args(arguments);
         while let Some(argument) = parser.next()? {
             match argument {
+                Value(command) if command == "rebuild-monitor" => rebuild_monitor = true,
                 Long("data") => data = Some(parser.value()?.string()?),
                 Long("help") | Short('h') => return Ok(None),
                 _ => return Err(argument.unexpected().into()),
@@ -73,6 +81,7 @@ impl Options {
             port: http,
             aws_port,
             data,
+            rebuild_monitor,
         }))
     }
 }
@@ -102,6 +111,10 @@ mod tests {
         let data = parse(&["--data", "x.db"], None).unwrap().unwrap();
         assert_eq!(data.data.as_deref(), Some("x.db"));
         assert_eq!(parse(&["--help"], None).unwrap(), None);
+        assert!(!parse(&[], None).unwrap().unwrap().rebuild_monitor);
+        let command = parse(&["rebuild-monitor"], None).unwrap().unwrap();
+        assert!(command.rebuild_monitor);
+        assert!(parse(&["rebuild"], None).is_err());
         assert!(parse(&["--date"], None).is_err());
         assert!(parse(&["--data"], None).is_err());
     }

@@ -193,7 +193,7 @@ async fn listen(port: u16) -> Result<(TcpListener, SocketAddr), StackError> {
 }
 
 /// Settings that the functions require and a first `cargo run` does not have.
-fn set_defaults(vars: &mut Vars, megaphone: SocketAddr) {
+pub(crate) fn set_defaults(vars: &mut Vars, megaphone: SocketAddr) {
     vars.set_default("KINTO_USERID_HMAC_SECRET", "local");
     if vars.get("KINTO_EVENT_LISTENERS").is_some() {
         return;
@@ -228,6 +228,7 @@ mod tests {
         port: 0,
         aws_port: 0,
         data: None,
+        rebuild_monitor: false,
     };
 
     async fn call(stack: &Stack, method: Method, path: &str, body: &Value) -> (StatusCode, Value) {

@@ -13,6 +13,7 @@ use serde_json::Value;
 struct Program {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
+    aws_port: String,
     url: String,
 }
 
@@ -33,12 +34,19 @@ impl Program {
                 break rest.to_owned();
             }
         };
+        let aws_url = program_says("dynamodb and sqs on ");
+        let aws_port = aws_url.rsplit(':').next().unwrap().to_owned();
         let url = program_says("listening on ");
         assert!(
             url.starts_with("http://127.0.0.1:") && url.ends_with("/v1/"),
             "{url}"
         );
-        Self { child, lines, url }
+        Self {
+            child,
+            lines,
+            aws_port,
+            url,
+        }
     }
 
     async fn put(&self, path: &str) -> Value {
@@ -106,6 +114,35 @@ async fn a_record_is_broadcast_and_survives_a_restart() {
         record["data"]["last_modified"]
     );
     program.terminate();
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{suffix}", data.display()));
+    }
+}
+
+#[tokio::test]
+async fn the_monitor_of_a_running_stack_is_rebuilt() {
+    let data = std::env::temp_dir().join(format!("kinto-rebuild-{}.db", std::process::id()));
+    let program = Program::start(&data);
+    program.put("buckets/main").await;
+    program.put("buckets/main/collections/news").await;
+    let rebuild = |port: &str| {
+        Command::new(env!("CARGO_BIN_EXE_kinto-local"))
+            .arg("rebuild-monitor")
+            .env("AWS_PORT", port)
+            .output()
+            .unwrap()
+    };
+    let output = rebuild(&program.aws_port);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    assert!(said.starts_with("1 collections, "), "{said}");
+    let port = program.aws_port.clone();
+    program.terminate();
+
+    let output = rebuild(&port);
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains(&format!("AWS_PORT {port}")), "{said}");
     for suffix in ["", "-wal", "-shm"] {
         let _ = std::fs::remove_file(format!("{}{suffix}", data.display()));
     }

@@ -3,8 +3,10 @@
 use http::Method;
 
 use super::auth::User;
+use super::caching;
 use super::error::ApiError;
 use super::request::Request;
+use super::response::Response;
 use crate::permission::{self, Access};
 use crate::resource::{Kind, ListUri, ObjectUri, is_valid_id};
 use crate::settings::ApiSettings;
@@ -105,6 +107,11 @@ impl Asked<'_> {
         }
     }
 
+    /// Whether the user may read the object.
+    pub fn may_read(&self, unit: &UnitOfWork) -> bool {
+        self.may(unit, Access::Read, self.uri)
+    }
+
     /// Whether the user may create an object in the list that the object is in.
     pub fn may_create(&self, unit: &UnitOfWork) -> bool {
         match self.uri.parent() {
@@ -132,6 +139,14 @@ impl Asked<'_> {
         let uri = list.clone().object(id);
         let granted = |asked: &ObjectUri| (*asked == uri).then_some(permissions);
         permission::allows(access, &uri, &self.user.principals, granted)
+    }
+
+    /// With how long the answer to a `GET` may be kept.
+    pub fn kept(&self, unit: &UnitOfWork, response: Response) -> Response {
+        let parent = self.uri.parent().and_then(|parent| unit.get(parent));
+        let collection = parent.map(|live| live.data);
+        let caching = &self.settings.caching;
+        caching::keep_read(response, self.uri.list(), collection, self.user, caching)
     }
 
     /// The refusal of who may not.

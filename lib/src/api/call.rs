@@ -10,7 +10,7 @@ use super::objects::{self, Target};
 use super::request::Request;
 use super::response::Response;
 use super::router::Route;
-use super::{Api, broadcasts, lists, monitor, permissions, server};
+use super::{Api, broadcasts, changeset, lists, monitor, permissions, server};
 use crate::settings::ApiSettings;
 use crate::unit_of_work::{Needs, UnitOfWork};
 
@@ -92,8 +92,15 @@ impl Call {
                     permissions::answer(&api.store, request, &user, settings).await
                 }
                 Route::MonitorRecords => {
-                    let entries = api.store.monitor_entries().await?;
-                    monitor::records(request, &api.settings, &entries)
+                    monitor::records(&api.store, request, &user, &api.settings).await
+                }
+                Route::MonitorChangeset => {
+                    monitor::changeset(&api.store, request, &user, &api.settings).await
+                }
+                // Reads who asks with the collection, at one moment.
+                Route::Changeset(uri) => {
+                    let (store, settings) = (&api.store, &api.settings);
+                    changeset::of_collection(store, request, &self.credentials, uri, settings).await
                 }
                 Route::PullBroadcasts => broadcasts::pull(api).await,
                 Route::Broadcasts => broadcasts::broadcasts(api, request).await,

@@ -108,6 +108,9 @@ pub enum ApiError {
     /// The object would be larger than the storage takes: 413.
     #[error("object too large")]
     TooLarge,
+    /// The answer would be larger than a function may give: 507, errno 999.
+    #[error("answer too large")]
+    AnswerTooLarge,
     /// Writes by others came between, again and again: 503, worth another try.
     #[error("too many concurrent writes")]
     Busy,
@@ -159,6 +162,7 @@ impl ApiError {
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::Modified { .. } => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::AnswerTooLarge => StatusCode::INSUFFICIENT_STORAGE,
             Self::Busy | Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -181,6 +185,7 @@ impl ApiError {
             }
             | Self::Reserved(_) => 121,
             Self::Busy | Self::Store(_) => 201,
+            Self::AnswerTooLarge => 999,
         }
     }
 
@@ -231,6 +236,9 @@ impl ApiError {
                 Self::MethodNotAllowed { .. } => "This endpoint does not take that method.",
                 Self::Modified { .. } => "Resource was modified meanwhile",
                 Self::TooLarge => "The object is larger than 400 KB, the most that can be stored.",
+                Self::AnswerTooLarge => {
+                    "The answer is larger than 6 MB. Ask for less, by _since or _limit, or for pages of the records."
+                }
                 Self::Busy => "Too many writes at once, please retry.",
                 Self::Store(_) => "The storage is not available, please retry.",
                 _ => return None,

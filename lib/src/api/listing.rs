@@ -301,7 +301,13 @@ impl ListQuery {
         let bounded_by_time_only = self.filters.iter().all(|filter| {
             filter.field == LAST_MODIFIED && matches!(filter.operator, Operator::Gt | Operator::Lt)
         });
-        (self.is_by_time() && bounded_by_time_only).then_some(self.limit + 1)
+        (self.is_by_time() && bounded_by_time_only).then_some(self.limit.saturating_add(1))
+    }
+
+    /// How many objects a page holds at most, if it is of whole objects, the latest first, chosen by their time alone.
+    pub fn plain_page_size(&self) -> Option<usize> {
+        let enough = self.enough().filter(|_| self.fields.is_none());
+        enough.map(|enough| enough - 1)
     }
 
     /// Whether the order is that of the index: the latest first.

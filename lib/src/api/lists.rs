@@ -100,12 +100,13 @@ pub async fn answer(
         .into_iter()
         .map(|(id, object)| shown(&id, object))
         .collect();
-    if counts {
-        return Ok(listing::counted(query.count(&objects), timestamp));
-    }
-    Ok(query
-        .apply(objects, request, settings)
-        .into_response(timestamp))
+    let response = if counts {
+        listing::counted(query.count(&objects), timestamp)
+    } else {
+        let page = query.apply(objects, request, settings);
+        page.into_response(timestamp)
+    };
+    Ok(asked.kept(unit, response))
 }
 
 /// Deletes those of the objects that are in the page that is asked for.

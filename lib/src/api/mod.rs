@@ -1,16 +1,18 @@
 //! The Kinto HTTP API v1, from API Gateway's event to its response.
 //!
 //! A request goes: [`request`] (out of the event) → [`call`] ([`router`]: which endpoint; [`auth`]: who) → the
-//! endpoint ([`objects`], [`lists`], [`permissions`], [`monitor`], [`broadcasts`], [`server`]; [`asked`]: may they;
-//! [`body`], [`schema`]: what they send) → [`response`] (into the event). A [`batch`] is several calls in one unit
-//! of work. Every refusal is an [`error::ApiError`], turned into Kinto's JSON at one place.
+//! endpoint ([`objects`], [`lists`], [`permissions`], [`changeset`], [`monitor`], [`broadcasts`], [`server`];
+//! [`asked`]: may they; [`body`], [`schema`]: what they send) → [`response`] (into the event). A [`batch`] is
+//! several calls in one unit of work. Every refusal is an [`error::ApiError`], turned into Kinto's JSON at one place.
 
 mod asked;
 mod auth;
 mod batch;
 mod body;
 mod broadcasts;
+mod caching;
 mod call;
+mod changeset;
 mod error;
 mod listing;
 mod lists;

@@ -1,20 +1,30 @@
-//! monitor/changes: which collections changed, and when.
+//! monitor/changes: which collections changed, and when. For everyone.
 
 use http::Method;
+use http::StatusCode;
+use http::header::IF_NONE_MATCH;
 use md5::{Digest, Md5};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use super::auth::User;
 use super::body::check_media_types;
+use super::caching;
+use super::changeset::{self, ChangesetQuery};
 use super::error::ApiError;
 use super::listing::{self, ListQuery};
 use super::request::Request;
 use super::response::Response;
 use crate::resource::ObjectUri;
-use crate::settings::Settings;
+use crate::settings::{ChangesSettings, Settings};
 use crate::store::monitor::MonitorEntry;
+use crate::store::{Store, StoreError};
 use crate::timestamp::Timestamp;
+
+/// The bucket and the collection in whose name the changes are served; neither needs to exist.
+const MONITOR_CHANGES: (&str, &str) = ("monitor", "changes");
 
 /// One collection as monitor/changes shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -48,42 +58,247 @@ impl<'a> Change<'a> {
     }
 }
 
+/// What is escaped in a query string: all but RFC 3986's unreserved characters.
+const IN_QUERY: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
 /// The fields of an entry, all there are to filter and sort by.
 const FIELDS: [&str; 5] = ["id", "last_modified", "bucket", "collection", "host"];
 
-/// `GET /v1/buckets/monitor/collections/changes/records`, for everyone.
+/// The body of a list.
+#[derive(Serialize)]
+struct Listed<'a> {
+    data: &'a [Change<'a>],
+}
+
+/// What of the monitor the settings show.
+struct Shown {
+    /// The entries, the latest first, without those of deleted collections.
+    entries: Vec<MonitorEntry>,
+    /// The highest timestamp of all that is shown, that of a collection deleted since included: it never goes back.
+    timestamp: Timestamp,
+}
+
+impl Shown {
+    /// Reads the entries; if `since` is given, those alone that are later, as far as that spares reading.
+    ///
+    /// One `Query`. Who asks with the timestamp that it has costs what changed, not what there is: the entry of
+    /// that very time, or a later one, tells the highest. A time that no entry has takes a second `Query`, of all.
+    async fn read(
+        store: &Store,
+        changes: &ChangesSettings,
+        since: Option<Timestamp>,
+    ) -> Result<Self, StoreError> {
+        let is_shown = |entry: &MonitorEntry| changes.shows(&entry.bucket, &entry.collection);
+        let mut entries = store.monitor_entries(since.unwrap_or_default()).await?;
+        entries.retain(is_shown);
+        if entries.is_empty() && since.is_some() {
+            entries = store.monitor_entries(Timestamp(0)).await?;
+            entries.retain(is_shown);
+        }
+        let timestamp = entries
+            .first()
+            .map_or(Timestamp(0), |latest| latest.last_modified);
+        entries.retain(|entry| !entry.deleted);
+        Ok(Self { entries, timestamp })
+    }
+
+    /// What is shown of them and lies between these times, both exclusive.
+    fn changes<'a>(
+        &'a self,
+        host: &'a str,
+        since: Option<Timestamp>,
+        before: Option<Timestamp>,
+    ) -> impl Iterator<Item = Change<'a>> {
+        let later = move |time| since.is_none_or(|since| since < time);
+        let earlier = move |time| before.is_none_or(|before| time < before);
+        self.entries
+            .iter()
+            .filter(move |entry| later(entry.last_modified) && earlier(entry.last_modified))
+            .map(move |entry| Change::of(entry, host))
+    }
+}
+
+/// Answers `GET` and `HEAD` of `/v1/buckets/monitor/collections/changes/records`: a list like any other, the
+/// latest change first, with the highest timestamp as its `ETag`.
 ///
-/// `entries` are all there are. The latest change comes first. `ETag` is the highest timestamp of what the
-/// settings show, filtered or not, that of a collection deleted since included: it never goes back.
-pub fn records(
+/// # Errors
+/// Whatever the request is to be refused for.
+pub async fn records(
+    store: &Store,
     request: &Request,
+    user: &User,
     settings: &Settings,
-    entries: &[MonitorEntry],
+) -> Result<Response, ApiError> {
+    let Settings { api, changes, .. } = settings;
+    if let Some(answer) = answer_to_age(request, settings, Timestamp::now()) {
+        return Ok(answer);
+    }
+    check_media_types(request)?;
+    let query = ListQuery::parse(request, Some(&FIELDS), api, Timestamp::now());
+    let bounds = query.as_ref().map(ListQuery::bounds).unwrap_or_default();
+    let shown = Shown::read(store, changes, bounds.since).await?;
+    let kept =
+        |response| caching::keep_changes(response, MONITOR_CHANGES, request, user, &api.caching);
+    // As in Kinto, these go before a query string that cannot be read.
+    if let Some(not_modified) = listing::check_preconditions(request, shown.timestamp)? {
+        if changes.flavour.answers_not_modified() {
+            return Ok(not_modified);
+        }
+        return Ok(kept(listed(&[], shown.timestamp)));
+    }
+    let query = query?;
+    let objects = shown.changes(&changes.http_host, bounds.since, bounds.before);
+    if request.method == Method::GET
+        && let Some(size) = query.plain_page_size()
+        && shown.entries.len() <= size
+    {
+        let objects: Vec<_> = objects.collect();
+        return Ok(kept(listed(&objects, shown.timestamp)));
+    }
+    let objects: Vec<_> = objects.map(Change::into_object).collect();
+    let response = if request.method == Method::HEAD {
+        listing::counted(query.count(&objects), shown.timestamp)
+    } else {
+        let page = query.apply(objects, request, api);
+        page.into_response(shown.timestamp)
+    };
+    Ok(kept(response))
+}
+
+fn listed(changes: &[Change<'_>], timestamp: Timestamp) -> Response {
+    let body = serde_json::to_string(&Listed { data: changes }).unwrap_or_default();
+    Response::json_text(StatusCode::OK, body)
+        .modified_at(timestamp)
+        .uncached()
+}
+
+/// Answers `GET` and `HEAD` of `/v1/buckets/monitor/collections/changes/changeset`.
+///
+/// `timestamp` and `ETag` are the highest timestamp, whatever is filtered.
+///
+/// # Errors
+/// Whatever the request is to be refused for.
+pub async fn changeset(
+    store: &Store,
+    request: &Request,
+    user: &User,
+    settings: &Settings,
 ) -> Result<Response, ApiError> {
     let Settings { api, changes, .. } = settings;
     check_media_types(request)?;
-    let mut shown: Vec<_> = entries
-        .iter()
-        .filter(|entry| changes.shows(&entry.bucket, &entry.collection))
-        .collect();
-    let timestamp = shown
-        .iter()
-        .map(|entry| entry.last_modified)
-        .max()
-        .unwrap_or_default();
-    if let Some(answer) = listing::check_preconditions(request, timestamp)? {
+    let query = ChangesetQuery::parse(request)?;
+    if changes.flavour.redirects_quoted_expected()
+        && let Some(url) = url_with_plain_expected(request, settings)
+    {
+        return Ok(Response::redirect(&url, Timestamp::now(), None));
+    }
+    if let Some(answer) = answer_to_age(request, settings, Timestamp::now()) {
         return Ok(answer);
     }
-    let query = ListQuery::parse(request, Some(&FIELDS), api, Timestamp::now())?;
-    shown.retain(|entry| !entry.deleted);
-    let objects: Vec<_> = shown
-        .into_iter()
-        .map(|entry| Change::of(entry, &changes.http_host).into_object())
-        .collect();
-    if request.method == Method::HEAD {
-        return Ok(listing::counted(query.count(&objects), timestamp));
+    let shown = Shown::read(store, changes, query.since).await?;
+    let etag = shown.timestamp.etag();
+    if changes.flavour.answers_not_modified() && request.header(IF_NONE_MATCH) == Some(&*etag) {
+        return Ok(Response::empty(StatusCode::NOT_MODIFIED).modified_at(shown.timestamp));
     }
-    Ok(query.apply(objects, request, api).into_response(timestamp))
+    let is_asked_for = |asked: &Option<String>, id: &str| asked.as_deref().is_none_or(|a| a == id);
+    let objects: Vec<_> = shown
+        .changes(&changes.http_host, query.since, None)
+        .filter(|change| {
+            is_asked_for(&query.bucket, change.bucket)
+                && is_asked_for(&query.collection, change.collection)
+        })
+        .take(query.limit.unwrap_or(usize::MAX))
+        .collect();
+    let mut metadata = Map::new();
+    if changes.flavour.names_monitors_bucket() {
+        metadata.insert("bucket".to_owned(), MONITOR_CHANGES.0.into());
+    }
+    let objects = serde_json::to_string(&objects).unwrap_or_default();
+    let body = changeset::body(&metadata, shown.timestamp, &objects)?;
+    let response = Response::json_text(StatusCode::OK, body).modified_at(shown.timestamp);
+    Ok(caching::keep_changes(
+        response,
+        MONITOR_CHANGES,
+        request,
+        user,
+        &api.caching,
+    ))
+}
+
+/// What is answered, without reading anything, to who asks with times that are too old.
+///
+/// Who asks for what changed since long ago is redirected to the whole list (kinto-changes 4.1), so that caches
+/// keep one answer for all of them; who expects less than it has got is told that there is nothing (its successor).
+fn answer_to_age(request: &Request, settings: &Settings, now: Timestamp) -> Option<Response> {
+    let changes = &settings.changes;
+    let time = |name: &str| {
+        request
+            .parameter(name)?
+            .trim_matches('"')
+            .parse::<i64>()
+            .ok()
+    };
+    // What cannot be read is refused later, with the other parameters.
+    let since = time("_since")?;
+    let max_age = changes.since_max_age_redirect_ttl_seconds;
+    if changes.flavour.refuses_stale_expected()
+        && time("_expected").is_some_and(|expected| 0 < expected && expected < since)
+    {
+        let response = Response::empty(StatusCode::NO_CONTENT);
+        return Some(match max_age {
+            Some(seconds) => response.kept_for(seconds, now),
+            None => response,
+        });
+    }
+    let days = changes.since_max_age_days?;
+    let oldest = now
+        .0
+        .saturating_sub(days.saturating_mul(24 * 60 * 60 * 1000));
+    if u64::try_from(since).is_ok_and(|since| oldest <= since) {
+        return None;
+    }
+    let url = url_with(request, settings, |name, value| {
+        (name != "_since").then_some(value)
+    });
+    Some(Response::redirect(&url, now, max_age))
+}
+
+/// The URL of the request with `_expected` without its quotes; `None` when it has none.
+fn url_with_plain_expected(request: &Request, settings: &Settings) -> Option<String> {
+    let expected = request.parameter("_expected")?;
+    expected.contains('"').then(|| {
+        url_with(request, settings, |name, value| match name {
+            "_expected" => Some(value.replace('"', "")),
+            _ => Some(value),
+        })
+    })
+}
+
+/// The URL of the request on the host that the settings name, with the parameters that `keep` gives a value.
+fn url_with(
+    request: &Request,
+    settings: &Settings,
+    keep: impl Fn(&str, String) -> Option<String>,
+) -> String {
+    let host = &settings.changes.http_host;
+    let origin = if host.is_empty() {
+        request.origin(&settings.api)
+    } else {
+        let scheme = settings.api.http_scheme.as_deref().unwrap_or("https");
+        format!("{scheme}://{host}")
+    };
+    let encoded = |text: &str| utf8_percent_encode(text, IN_QUERY).to_string();
+    let pairs = request.query().filter_map(|(name, value)| {
+        let value = keep(&name, value)?;
+        Some(format!("{}={}", encoded(&name), encoded(&value)))
+    });
+    let pairs: Vec<_> = pairs.collect();
+    let query = if pairs.is_empty() { "" } else { "?" };
+    format!("{origin}{}{query}{}", request.path, pairs.join("&"))
 }
 
 #[cfg(test)]

@@ -134,9 +134,8 @@ impl Asked<'_> {
             Some(fields) => json!({"data": listing::subset(&data, &fields)}),
             None => self.shown(data, object.permissions),
         };
-        Ok(Response::json(StatusCode::OK, &body)
-            .modified_at(object.last_modified)
-            .uncached())
+        let response = Response::json(StatusCode::OK, &body).modified_at(object.last_modified);
+        Ok(self.kept(unit, response))
     }
 
     fn put(

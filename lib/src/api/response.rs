@@ -3,7 +3,7 @@
 use aws_lambda_events::apigw::ApiGatewayV2httpResponse;
 use aws_lambda_events::encodings::Body;
 use http::header::{
-    CACHE_CONTROL, CONTENT_TYPE, ETAG, EXPIRES, HeaderName, LAST_MODIFIED, LOCATION,
+    CACHE_CONTROL, CONTENT_TYPE, ETAG, EXPIRES, HeaderName, LAST_MODIFIED, LOCATION, PRAGMA,
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::Value;
@@ -30,8 +30,13 @@ impl Response {
 
     /// A response with `body` as its JSON.
     pub fn json(status: StatusCode, body: &Value) -> Self {
+        Self::json_text(status, body.to_string())
+    }
+
+    /// A response whose body is JSON already.
+    pub fn json_text(status: StatusCode, body: String) -> Self {
         let mut response = Self {
-            body: body.to_string(),
+            body,
             ..Self::empty(status)
         };
         response.set(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -42,11 +47,40 @@ impl Response {
     pub fn redirect(url: &str, now: Timestamp, max_age: Option<u64>) -> Self {
         let mut response = Self::empty(StatusCode::TEMPORARY_REDIRECT);
         response.set_text(LOCATION, url);
-        if let Some(seconds) = max_age {
-            response.set_text(CACHE_CONTROL, &format!("max-age={seconds}"));
-            response.set_text(EXPIRES, &Timestamp(now.0 + seconds * 1000).http_date());
+        match max_age {
+            Some(seconds) => response.kept_for(seconds, now),
+            None => response,
         }
-        response
+    }
+
+    /// To be kept by clients and caches for so many seconds; for 0 by none (as `webob`, which Kinto answers with).
+    pub fn kept_for(mut self, seconds: u64, now: Timestamp) -> Self {
+        if seconds == 0 {
+            self.set(
+                CACHE_CONTROL,
+                HeaderValue::from_static(
+                    "max-age=0, must-revalidate, no-cache, no-store, post-check=0, pre-check=0",
+                ),
+            );
+            self.set(PRAGMA, HeaderValue::from_static("no-cache"));
+        } else {
+            self.set_text(CACHE_CONTROL, &format!("max-age={seconds}"));
+        }
+        let expires = now.0.saturating_add(seconds.saturating_mul(1000));
+        self.set_text(EXPIRES, &Timestamp(expires).http_date());
+        self
+    }
+
+    /// With an entity tag that is no time.
+    pub fn tagged(mut self, etag: &str) -> Self {
+        self.set_text(ETAG, etag);
+        self
+    }
+
+    /// With `Last-Modified` alone.
+    pub fn last_modified(mut self, timestamp: Timestamp) -> Self {
+        self.set_text(LAST_MODIFIED, &timestamp.http_date());
+        self
     }
 
     /// With `ETag` and `Last-Modified` of `timestamp`.

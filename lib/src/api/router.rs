@@ -57,6 +57,10 @@ pub enum Route {
     List(ListUri),
     /// `/buckets/monitor/collections/changes/records`
     MonitorRecords,
+    /// `/buckets/monitor/collections/changes/changeset`
+    MonitorChangeset,
+    /// The changeset of any other collection.
+    Changeset(ObjectUri),
 }
 
 impl Route {
@@ -78,6 +82,10 @@ impl Route {
             ["__broadcasts__"] => Self::PullBroadcasts,
             ["broadcasts"] => Self::Broadcasts,
             ["buckets", MONITOR, "collections", "changes", "records"] => Self::MonitorRecords,
+            ["buckets", MONITOR, "collections", "changes", "changeset"] => Self::MonitorChangeset,
+            ["buckets", b, "collections", c, "changeset"] => {
+                Self::Changeset(collections(b).object(*c))
+            }
             ["buckets"] => Self::List(ListUri::buckets()),
             ["buckets", b] => Self::Object(ObjectUri::bucket(*b)),
             ["buckets", b, "groups"] => Self::List(groups(b)),
@@ -197,6 +205,14 @@ mod tests {
         assert_eq!(
             Route::at("/buckets/monitor/collections/changes/records"),
             Some(Route::MonitorRecords)
+        );
+        assert_eq!(
+            Route::at("/buckets/monitor/collections/changes/changeset"),
+            Some(Route::MonitorChangeset)
+        );
+        assert_eq!(
+            Route::at("/buckets/a/collections/b/changeset"),
+            Some(Route::Changeset(ObjectUri::collection("a", "b")))
         );
         assert_eq!(Route::at("/buckets/a/records"), None);
         assert_eq!(Route::at("//buckets"), None);

@@ -13,6 +13,7 @@
 //! `by_last_modified` takes in what has a `last_modified`: objects and monitor entries.
 
 pub mod broadcast;
+pub mod changeset;
 pub mod membership;
 pub mod monitor;
 mod object;
@@ -23,10 +24,12 @@ use std::error::Error;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::error::{BuildError, DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::operation::transact_get_items::TransactGetItemsError;
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::{
-    AttributeValue, ConditionCheck, KeysAndAttributes, Put, TransactWriteItem, Update,
+    AttributeValue, ConditionCheck, Get, KeysAndAttributes, Put, TransactGetItem,
+    TransactWriteItem, Update,
 };
 
 use self::membership::MembershipChanges;
@@ -44,6 +47,8 @@ pub const BY_LAST_MODIFIED: &str = "by_last_modified";
 pub const MAX_TRANSACTION_ITEMS: usize = 100;
 /// Keys in one `BatchGetItem` at most (DynamoDB).
 const MAX_BATCH_GET_KEYS: usize = 100;
+/// Times that a reading is done again because a transaction had an item in hand: about a second.
+const MAX_CONFLICTS: u32 = 8;
 /// Times that keys which DynamoDB left unread are asked for again.
 const MAX_UNPROCESSED_ROUNDS: u32 = 5;
 
@@ -199,6 +204,8 @@ pub enum ListCondition {
 pub struct Store {
     client: Client,
     table: String,
+    /// Whether items that are read together are read at one moment.
+    at_once: bool,
 }
 
 impl Store {
@@ -207,6 +214,17 @@ impl Store {
         Self {
             client,
             table: table.into(),
+            at_once: false,
+        }
+    }
+
+    /// The same table, which reads items together at one moment: a transaction shows in all of them or in none.
+    ///
+    /// Costs twice as much, and is refused while a transaction has one of the items in hand; then it is done again.
+    pub fn at_once(&self) -> Self {
+        Self {
+            at_once: true,
+            ..self.clone()
         }
     }
 
@@ -230,6 +248,9 @@ impl Store {
     /// One `BatchGetItem` for each 100 keys, 1 RCU for each item and 4 KB of it. It is no snapshot: whoever
     /// writes on the strength of it repeats what it relied on as conditions of the transaction.
     pub async fn read(&self, keys: &[Key]) -> Result<HashMap<Key, Item>, StoreError> {
+        if self.at_once && (1..=MAX_TRANSACTION_ITEMS).contains(&keys.len()) {
+            return self.read_at_once(keys).await;
+        }
         let mut found = HashMap::with_capacity(keys.len());
         for chunk in keys.chunks(MAX_BATCH_GET_KEYS) {
             let mut wanted = chunk
@@ -277,6 +298,42 @@ impl Store {
             }
         }
         Ok(found)
+    }
+
+    /// One `TransactGetItems` of at most 100 keys, 2 RCU for each item and 4 KB of it.
+    async fn read_at_once(&self, keys: &[Key]) -> Result<HashMap<Key, Item>, StoreError> {
+        let not_built = |error: BuildError| StoreError::Request {
+            operation: "TransactGetItems",
+            source: error.into(),
+        };
+        let gets = keys.iter().cloned().map(|key| {
+            let get = Get::builder()
+                .table_name(&self.table)
+                .set_key(Some(key.into_item()))
+                .build()?;
+            Ok(TransactGetItem::builder().get(get).build())
+        });
+        let gets: Vec<_> = gets.collect::<Result<_, _>>().map_err(not_built)?;
+        let mut round = 0;
+        loop {
+            let request = self.client.transact_get_items();
+            match request.set_transact_items(Some(gets.clone())).send().await {
+                Ok(answer) => {
+                    let items = answer.responses.into_iter().flatten();
+                    return items
+                        .filter_map(|response| response.item)
+                        .map(|item| Ok((key_of(&item)?, item)))
+                        .collect();
+                }
+                Err(error) if round < MAX_CONFLICTS && is_read_conflict(&error) => {
+                    // A transaction takes some milliseconds; full jitter, as among writers.
+                    let longest = 4 << round;
+                    round += 1;
+                    tokio::time::sleep(Duration::from_millis(fastrand::u64(0..=longest))).await;
+                }
+                Err(error) => return Err(StoreError::request("TransactGetItems")(error)),
+            }
+        }
     }
 
     /// The objects of a list, the latest first: those written under the parent's `generation`, between the times
@@ -471,6 +528,17 @@ fn is_conflict<R>(error: &SdkError<TransactWriteItemsError, R>) -> bool {
         }
         Some(other) => other.code() == Some("TransactionInProgressException"),
         None => false,
+    }
+}
+
+/// Whether a reading failed because a transaction had an item in hand.
+fn is_read_conflict<R>(error: &SdkError<TransactGetItemsError, R>) -> bool {
+    match error.as_service_error() {
+        Some(TransactGetItemsError::TransactionCanceledException(cancelled)) => cancelled
+            .cancellation_reasons()
+            .iter()
+            .any(|reason| reason.code() == Some("TransactionConflict")),
+        _ => false,
     }
 }
 

@@ -1,9 +1,13 @@
 //! The entries of `monitor/changes`: one for every collection, whatever is shown of them.
 
+use std::collections::{HashMap, HashSet};
+
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
 
-use super::{BY_LAST_MODIFIED, Item, Key, Store, StoreError, flag, number, string, time};
-use crate::resource::{Kind, ObjectUri};
+use super::{
+    BY_LAST_MODIFIED, Item, Key, Store, StoreError, TIMESTAMP_KEY, flag, number, string, time,
+};
+use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::store::{Generation, List, Object};
 use crate::timestamp::Timestamp;
 
@@ -53,6 +57,13 @@ impl MonitorEntry {
     }
 }
 
+/// Whether an item is the timestamp of a list, which lies among the list's objects.
+fn is_list(item: &Item) -> bool {
+    item.get("sk")
+        .and_then(|sk| sk.as_s().ok())
+        .is_some_and(|sk| sk == TIMESTAMP_KEY)
+}
+
 impl Store {
     /// Records `entry` unless the monitor knows of a change as late or later. Safe to repeat, in any order.
     ///
@@ -79,18 +90,20 @@ impl Store {
         }
     }
 
-    /// Every entry, the latest change first, tombstones among them.
+    /// Every entry from the time `from` on, the latest change first, tombstones among them.
     ///
-    /// One `Query` of the index for each MB of entries (about 4,000), strongly consistent.
-    pub async fn monitor_entries(&self) -> Result<Vec<MonitorEntry>, StoreError> {
-        let pages = self
+    /// One `Query` of the index for each MB of entries (about 4,000), strongly consistent. It reads the earliest first:
+    /// an entry only ever moves on, so one that does so meanwhile is found twice and never missed.
+    pub async fn monitor_entries(&self, from: Timestamp) -> Result<Vec<MonitorEntry>, StoreError> {
+        let items = self
             .client
             .query()
             .table_name(&self.table)
             .index_name(BY_LAST_MODIFIED)
-            .key_condition_expression("pk = :pk")
+            .key_condition_expression("pk = :pk AND last_modified >= :from")
             .expression_attribute_values(":pk", AttributeValue::S(PARTITION.to_owned()))
-            .scan_index_forward(false)
+            .expression_attribute_values(":from", number(from))
+            .scan_index_forward(true)
             .consistent_read(true)
             .into_paginator()
             .items()
@@ -98,7 +111,104 @@ impl Store {
             .try_collect()
             .await
             .map_err(StoreError::request("Query"))?;
-        pages.iter().map(MonitorEntry::from_item).collect()
+        let mut seen = HashSet::with_capacity(items.len());
+        items
+            .iter()
+            .rev()
+            .filter(|item| seen.insert(item.get("sk").and_then(|sk| sk.as_s().ok())))
+            .map(MonitorEntry::from_item)
+            .collect()
+    }
+
+    /// Every entry, in no order, read from the table itself.
+    pub async fn every_monitor_entry(&self) -> Result<Vec<MonitorEntry>, StoreError> {
+        let items = self.partition_items(PARTITION, None).await?;
+        items.iter().map(MonitorEntry::from_item).collect()
+    }
+
+    /// The ids of every bucket that ever was.
+    pub async fn every_bucket(&self) -> Result<Vec<String>, StoreError> {
+        let pk = super::partition(&ListUri::buckets());
+        let items = self.partition_items(&pk, Some("sk")).await?;
+        let buckets = items.iter().filter(|item| !is_list(item));
+        buckets.map(|item| string(item, "sk")).collect()
+    }
+
+    /// What the monitor's entries of a bucket's collections must say, deleted ones among them.
+    ///
+    /// A list that is open in a collection of an earlier life of the bucket is closed: the bucket's deletion ought
+    /// to have done so.
+    pub async fn entries_of(
+        &self,
+        bucket: &str,
+        now: Timestamp,
+    ) -> Result<Vec<MonitorEntry>, StoreError> {
+        let collections = ObjectUri::bucket(bucket).children(Kind::Collection);
+        let items = self
+            .partition_items(
+                &super::partition(&collections),
+                Some("sk, generation, parent, deleted"),
+            )
+            .await?;
+        // Read after its collections: a life that it does not have now, but had when they were made, never returns.
+        let key = Key::object(&ObjectUri::bucket(bucket));
+        let found = self.read(std::slice::from_ref(&key)).await?;
+        let life = match found.get(&key).filter(|item| !flag(item, "deleted")) {
+            Some(item) => Some(string(item, "generation")?),
+            None => None,
+        };
+        let mut keys = HashMap::with_capacity(items.len());
+        let mut orphans = vec![];
+        for item in items.iter().filter(|item| !is_list(item)) {
+            let collection = string(item, "sk")?;
+            let uri = ObjectUri::collection(bucket, &collection);
+            let key = Key::list(&uri.children(Kind::Record));
+            if !flag(item, "deleted") && life != Some(string(item, "parent")?) {
+                orphans.push((key.clone(), uri, Generation(string(item, "generation")?)));
+            }
+            keys.insert(key, collection);
+        }
+        let wanted: Vec<_> = keys.keys().cloned().collect();
+        let mut found = self.read(&wanted).await?;
+        for (key, uri, generation) in orphans {
+            if found.get(&key).is_some_and(|list| !flag(list, "closed")) {
+                self.close_records(&uri, generation, now).await?;
+                found.extend(self.read(&[key]).await?);
+            }
+        }
+        let entries = found.iter().filter_map(|(key, item)| {
+            let collection = keys.get(key)?.clone();
+            Some(List::from_item(item).map(|list| MonitorEntry {
+                bucket: bucket.to_owned(),
+                collection,
+                last_modified: list.timestamp,
+                deleted: list.closed,
+            }))
+        });
+        entries.collect()
+    }
+
+    /// All items of a partition, with these attributes of them.
+    ///
+    /// One `Query` for each MB, strongly consistent.
+    async fn partition_items(
+        &self,
+        pk: &str,
+        attributes: Option<&str>,
+    ) -> Result<Vec<Item>, StoreError> {
+        self.client
+            .query()
+            .table_name(&self.table)
+            .key_condition_expression("pk = :pk")
+            .expression_attribute_values(":pk", AttributeValue::S(pk.to_owned()))
+            .set_projection_expression(attributes.map(str::to_owned))
+            .consistent_read(true)
+            .into_paginator()
+            .items()
+            .send()
+            .try_collect()
+            .await
+            .map_err(StoreError::request("Query"))
     }
 
     /// Closes the lists of records of every collection that a deleted bucket held in that generation.

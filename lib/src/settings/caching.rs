@@ -1,0 +1,115 @@
+//! Settings that say how long answers may be kept.
+
+use std::collections::BTreeMap;
+
+use super::{SettingError, Vars};
+use crate::resource::Kind;
+
+/// Every setting of the form `…cache_expires_seconds`, with `maximum_` or `minimum_` or neither in it.
+///
+/// They name buckets and collections, so they are kept by the variable, in which `-` and `.` are `_` and all is
+/// upper case: ids that differ in these alone share their settings, as in Kinto.
+#[derive(Clone, Debug, Default)]
+pub struct CacheSettings(BTreeMap<String, u64>);
+
+/// Which of the times that a collection may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// `record_cache_expires_seconds`.
+    Default,
+    /// `record_cache_minimum_expires_seconds`, else the default.
+    Minimum,
+    /// `record_cache_maximum_expires_seconds`, else the default.
+    Maximum,
+}
+
+impl CacheSettings {
+    /// Reads the settings of caching.
+    ///
+    /// # Errors
+    /// A number that is none.
+    pub fn from_vars(vars: &Vars) -> Result<Self, SettingError> {
+        const ENDS: [&str; 3] = [
+            "_CACHE_EXPIRES_SECONDS",
+            "_CACHE_MINIMUM_EXPIRES_SECONDS",
+            "_CACHE_MAXIMUM_EXPIRES_SECONDS",
+        ];
+        let mut seconds = BTreeMap::new();
+        for name in vars.0.keys() {
+            if name.starts_with("KINTO_") && ENDS.iter().any(|end| name.ends_with(end)) {
+                seconds.extend(vars.number(name)?.map(|number| (name.clone(), number)));
+            }
+        }
+        Ok(Self(seconds))
+    }
+
+    /// `{kind}_cache_expires_seconds`.
+    pub fn of_kind(&self, kind: Kind) -> Option<u64> {
+        self.get(&[kind.name(), "cache_expires_seconds"])
+    }
+
+    /// `{bucket}.record_cache_expires_seconds`, else `record_cache_expires_seconds`.
+    pub fn of_bucket(&self, bucket: &str) -> Option<u64> {
+        self.get(&[bucket, "record_cache_expires_seconds"])
+            .or_else(|| self.of_kind(Kind::Record))
+    }
+
+    /// `{bucket}.{collection}.record_cache_expires_seconds`, or the longer or shorter time beside it.
+    pub fn of_collection(&self, bucket: &str, collection: &str, expiry: Expiry) -> Option<u64> {
+        let special = match expiry {
+            Expiry::Default => None,
+            Expiry::Minimum => Some("record_cache_minimum_expires_seconds"),
+            Expiry::Maximum => Some("record_cache_maximum_expires_seconds"),
+        };
+        special
+            .and_then(|setting| self.get(&[bucket, collection, setting]))
+            .or_else(|| self.get(&[bucket, collection, "record_cache_expires_seconds"]))
+    }
+
+    fn get(&self, words: &[&str]) -> Option<u64> {
+        // Most have none: then no name needs to be made.
+        if self.0.is_empty() {
+            return None;
+        }
+        let name = format!("KINTO_{}", words.join("_"));
+        self.0
+            .get(&name.replace(['-', '.'], "_").to_ascii_uppercase())
+            .copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_looked_up_from_the_narrowest_setting_on() {
+        let vars: Vars = [
+            ("KINTO_MAIN_MY_COL_RECORD_CACHE_EXPIRES_SECONDS", "10"),
+            (
+                "KINTO_MAIN_MY_COL_RECORD_CACHE_MAXIMUM_EXPIRES_SECONDS",
+                "100",
+            ),
+            ("KINTO_MAIN_RECORD_CACHE_EXPIRES_SECONDS", "20"),
+            ("KINTO_RECORD_CACHE_EXPIRES_SECONDS", "0"),
+        ]
+        .into_iter()
+        .collect();
+        let settings = CacheSettings::from_vars(&vars).unwrap();
+        let of = |expiry| settings.of_collection("main", "my-col", expiry);
+        assert_eq!(of(Expiry::Default), Some(10));
+        assert_eq!(of(Expiry::Minimum), Some(10));
+        assert_eq!(of(Expiry::Maximum), Some(100));
+        assert_eq!(settings.of_collection("main", "x", Expiry::Maximum), None);
+        assert_eq!(settings.of_bucket("main"), Some(20));
+        assert_eq!(settings.of_bucket("other"), Some(0));
+        assert_eq!(settings.of_kind(Kind::Bucket), None);
+    }
+
+    #[test]
+    fn a_time_that_is_no_number_stops_the_start() {
+        const NAME: &str = "KINTO_A_B_RECORD_CACHE_MINIMUM_EXPIRES_SECONDS";
+        let vars: Vars = [(NAME, "-1")].into_iter().collect();
+        assert_eq!(CacheSettings::from_vars(&vars).unwrap_err().variable, NAME);
+    }
+}

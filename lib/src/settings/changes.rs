@@ -1,0 +1,171 @@
+//! Settings of kinto-changes, and of its successor inside Remote Settings.
+
+use super::{SettingError, Vars};
+use crate::resource::CollectionSet;
+
+/// The answers in which kinto-changes 4.1 and its successor differ. This is the only place that knows the difference.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Flavour {
+    /// kinto-changes 4.1.
+    #[default]
+    KintoChanges,
+    /// `kinto_remote_settings.changes`, when `includes` names it: made for a CDN in front.
+    RemoteSettings,
+}
+
+impl Flavour {
+    fn from_vars(vars: &Vars) -> Self {
+        let is_successor = |word: &String| {
+            word == "kinto_remote_settings" || word == "kinto_remote_settings.changes"
+        };
+        let includes = vars.words("KINTO_INCLUDES").unwrap_or_default();
+        if includes.iter().any(is_successor) {
+            Self::RemoteSettings
+        } else {
+            Self::KintoChanges
+        }
+    }
+
+    /// Whether the metadata of monitor/changes names its bucket, as that of every other changeset does.
+    pub fn names_monitors_bucket(self) -> bool {
+        self == Self::RemoteSettings
+    }
+
+    /// Whether who knows the current list already is answered 304; else 200 with an empty list, which CDNs keep.
+    pub fn answers_not_modified(self) -> bool {
+        self == Self::KintoChanges
+    }
+
+    /// Whether who expects less than it has (`0 < _expected < _since`) is answered 204.
+    pub fn refuses_stale_expected(self) -> bool {
+        self == Self::RemoteSettings
+    }
+
+    /// Whether `_expected="1"` is redirected to `_expected=1`, so that a CDN keeps one answer and not two.
+    pub fn redirects_quoted_expected(self) -> bool {
+        self == Self::RemoteSettings
+    }
+}
+
+/// Settings of monitor/changes and of changesets.
+#[derive(Clone, Debug, Default)]
+pub struct ChangesSettings {
+    /// `changes.resources`: the collections to show. None is shown when not set, as in kinto-changes.
+    pub resources: CollectionSet,
+    /// `changes.excluded_collections`: collections not to show all the same.
+    pub excluded_collections: CollectionSet,
+    /// `changes.http_host`, else `http_host`, else nothing: `host` of the entries, part of their ids, and where
+    /// redirects lead.
+    pub http_host: String,
+    /// `changes.since_max_age_days`: who asks for what changed since an older time is sent to the whole list;
+    /// `None` (a negative number) sends nobody.
+    pub since_max_age_days: Option<u64>,
+    /// `changes.since_max_age_redirect_ttl_seconds`: how long that redirect may be kept; `None` says nothing of it.
+    pub since_max_age_redirect_ttl_seconds: Option<u64>,
+    /// Whose answers are given where the two differ.
+    pub flavour: Flavour,
+}
+
+impl ChangesSettings {
+    /// Reads the settings of monitor/changes; kinto-changes 4.1's defaults.
+    ///
+    /// # Errors
+    /// A word that is no URI of a bucket or collection, and a number that is none.
+    pub fn from_vars(vars: &Vars) -> Result<Self, SettingError> {
+        let http_host = vars
+            .get("KINTO_CHANGES_HTTP_HOST")
+            .or(vars.get("KINTO_HTTP_HOST"));
+        Ok(Self {
+            resources: vars.collections("KINTO_CHANGES_RESOURCES")?,
+            excluded_collections: vars.collections("KINTO_CHANGES_EXCLUDED_COLLECTIONS")?,
+            http_host: http_host.unwrap_or_default().to_owned(),
+            since_max_age_days: unless_negative(vars, "KINTO_CHANGES_SINCE_MAX_AGE_DAYS", 21)?,
+            since_max_age_redirect_ttl_seconds: unless_negative(
+                vars,
+                "KINTO_CHANGES_SINCE_MAX_AGE_REDIRECT_TTL_SECONDS",
+                24 * 60 * 60,
+            )?,
+            flavour: Flavour::from_vars(vars),
+        })
+    }
+
+    /// Whether monitor/changes shows the collection.
+    pub fn shows(&self, bucket: &str, collection: &str) -> bool {
+        self.resources.contains(bucket, collection)
+            && !self.excluded_collections.contains(bucket, collection)
+    }
+}
+
+/// A number; `None` when it is negative, which stands for *never*.
+fn unless_negative(vars: &Vars, name: &str, default: u64) -> Result<Option<u64>, SettingError> {
+    let Some(value) = vars.get(name) else {
+        return Ok(Some(default));
+    };
+    let number: i64 = value
+        .parse()
+        .map_err(|_| SettingError::new(name, "must be a whole number; a negative one for never"))?;
+    Ok(u64::try_from(number).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(vars: &[(&str, &str)]) -> Result<ChangesSettings, SettingError> {
+        ChangesSettings::from_vars(&vars.iter().copied().collect())
+    }
+
+    #[test]
+    fn monitor_shows_what_is_listed_and_not_excluded() {
+        let changes = settings(&[
+            (
+                "KINTO_CHANGES_RESOURCES",
+                "/buckets/main /buckets/x/collections/y",
+            ),
+            (
+                "KINTO_CHANGES_EXCLUDED_COLLECTIONS",
+                "/buckets/main/collections/hidden",
+            ),
+            ("KINTO_HTTP_HOST", "kinto.example"),
+        ])
+        .unwrap();
+        assert!(changes.shows("main", "a") && changes.shows("x", "y"));
+        assert!(!changes.shows("main", "hidden") && !changes.shows("x", "z"));
+        assert_eq!(changes.http_host, "kinto.example");
+    }
+
+    #[test]
+    fn a_negative_age_or_time_to_live_is_none() {
+        const AGE: &str = "KINTO_CHANGES_SINCE_MAX_AGE_DAYS";
+        let changes = settings(&[]).unwrap();
+        assert_eq!(
+            (
+                changes.since_max_age_days,
+                changes.since_max_age_redirect_ttl_seconds
+            ),
+            (Some(21), Some(86400))
+        );
+        assert_eq!(settings(&[(AGE, "0")]).unwrap().since_max_age_days, Some(0));
+        assert_eq!(settings(&[(AGE, "-1")]).unwrap().since_max_age_days, None);
+        assert_eq!(settings(&[(AGE, "a week")]).unwrap_err().variable, AGE);
+    }
+
+    #[test]
+    fn the_successor_is_told_by_includes() {
+        let flavour = |includes| settings(&[("KINTO_INCLUDES", includes)]).unwrap().flavour;
+        assert_eq!(flavour(""), Flavour::KintoChanges);
+        assert_eq!(
+            flavour("kinto_changes kinto_attachment"),
+            Flavour::KintoChanges
+        );
+        assert_eq!(flavour("kinto_remote_settings_x"), Flavour::KintoChanges);
+        assert_eq!(
+            flavour("kinto_attachment kinto_remote_settings"),
+            Flavour::RemoteSettings
+        );
+        assert_eq!(
+            flavour("kinto_remote_settings.changes"),
+            Flavour::RemoteSettings
+        );
+    }
+}

@@ -1,0 +1,224 @@
+//! What changed in a list, as one moment had it, whatever is written meanwhile.
+//!
+//! Why a reading of many pages can be one moment is the subject of
+//! [decision 7](../../../docs/decisions/007-changesets.md).
+
+use std::collections::HashSet;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+
+use super::{BY_LAST_MODIFIED, Generation, Item, Store, StoreError, flag, number, string, time};
+use crate::resource::ListUri;
+use crate::timestamp::Timestamp;
+
+/// An object of a list, as it is stored: its data is not parsed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Its id.
+    pub id: String,
+    /// When it was last written.
+    pub last_modified: Timestamp,
+    /// The JSON of its fields but for `id` and `last_modified`; `None` for a tombstone.
+    pub data: Option<String>,
+    /// The generation of the parent that it was written under.
+    parent: Generation,
+}
+
+impl Change {
+    fn from_item(mut item: Item) -> Result<Self, StoreError> {
+        let last_modified = time(&item, "last_modified")?;
+        let data = if flag(&item, "deleted") {
+            None
+        } else {
+            Some(take(&mut item, "data")?)
+        };
+        Ok(Self {
+            id: take(&mut item, "sk")?,
+            last_modified,
+            data,
+            parent: Generation(take(&mut item, "parent")?),
+        })
+    }
+}
+
+/// Moves a string attribute out of an item, since data may be large.
+fn take(item: &mut Item, attribute: &'static str) -> Result<String, StoreError> {
+    match item.remove(attribute) {
+        Some(AttributeValue::S(text)) => Ok(text),
+        // For its error: the attribute is not there, or no string.
+        _ => string(item, attribute),
+    }
+}
+
+/// What is read of a list.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// Only what is later.
+    pub since: Timestamp,
+    /// No more than so many, the latest; all when `None`.
+    pub limit: Option<usize>,
+    /// When more bytes of data than this have come, no more is read.
+    pub most_bytes: usize,
+    /// Whether tombstones are shown.
+    pub tombstones: bool,
+}
+
+/// The objects of a list that are later than a time, as of the moment when the last reading ended.
+#[derive(Debug)]
+pub struct Changes {
+    wanted: Wanted,
+    /// The generation of the parent.
+    generation: Generation,
+    /// All that was read, the latest last; of an object that was written meanwhile more than one state.
+    read: Vec<Change>,
+    /// The timestamp of the list at that moment.
+    timestamp: Timestamp,
+    /// How much data of this generation was read.
+    bytes: usize,
+}
+
+impl Changes {
+    /// The timestamp of the list at the moment that the changes are of.
+    pub fn timestamp(&self) -> Timestamp {
+        self.timestamp
+    }
+
+    /// Whether there is more than was wanted, so that this is not all.
+    pub fn are_too_large(&self) -> bool {
+        self.bytes > self.wanted.most_bytes
+    }
+
+    fn add(&mut self, mut change: Change) {
+        if change.parent != self.generation {
+            // It only tells that there was a write; of what is left of an earlier life there may be much.
+            change.data = None;
+        }
+        self.bytes += change.data.as_ref().map_or(0, String::len);
+        self.timestamp = self.timestamp.max(change.last_modified);
+        self.read.push(change);
+    }
+
+    fn shows(&self, change: &Change) -> bool {
+        change.parent == self.generation && (self.wanted.tombstones || change.data.is_some())
+    }
+
+    /// What existed at that moment, the latest first.
+    pub fn shown(&self) -> Vec<&Change> {
+        let mut seen = HashSet::with_capacity(self.read.len());
+        let latest = self.read.iter().rev().filter(|c| seen.insert(&*c.id));
+        latest
+            .filter(|change| self.shows(change))
+            .take(self.wanted.limit.unwrap_or(usize::MAX))
+            .collect()
+    }
+}
+
+impl Store {
+    /// Reads the changes of a list.
+    ///
+    /// `at` is the list's timestamp, read before; `generation` that of its parent, read with it. One `Query` of
+    /// the index for each MB, strongly consistent; with a limit it takes one more.
+    pub async fn changes(
+        &self,
+        list: &ListUri,
+        generation: &Generation,
+        at: Timestamp,
+        wanted: Wanted,
+    ) -> Result<Changes, StoreError> {
+        let mut changes = Changes {
+            wanted,
+            generation: generation.clone(),
+            read: vec![],
+            timestamp: at,
+            bytes: 0,
+        };
+        let mut since = wanted.since;
+        if let Some(limit) = wanted.limit {
+            self.read_latest(list, limit, &mut changes).await?;
+            // What was moved on while this was read backwards, and so missed, is behind the latest of it.
+            since = since.max(changes.timestamp);
+        }
+        self.read_on(list, since, &mut changes).await?;
+        Ok(changes)
+    }
+
+    /// Brings `changes` up to this moment. `at` is the list's timestamp, read since they were read.
+    ///
+    /// One `Query` of what is later than they are.
+    pub async fn update_changes(
+        &self,
+        list: &ListUri,
+        at: Timestamp,
+        mut changes: Changes,
+    ) -> Result<Changes, StoreError> {
+        let since = changes.timestamp;
+        changes.timestamp = since.max(at);
+        self.read_on(list, since, &mut changes).await?;
+        Ok(changes)
+    }
+
+    /// Reads what is later than `since`, from the earliest on.
+    async fn read_on(
+        &self,
+        list: &ListUri,
+        since: Timestamp,
+        changes: &mut Changes,
+    ) -> Result<(), StoreError> {
+        let mut pages = self
+            .by_time(list, since)
+            .scan_index_forward(true)
+            .into_paginator()
+            .send();
+        while !changes.are_too_large()
+            && let Some(page) = pages.next().await
+        {
+            let page = page.map_err(StoreError::request("Query"))?;
+            for item in page.items.into_iter().flatten() {
+                changes.add(Change::from_item(item)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads as many of the latest as are wanted, with those between them that are not.
+    async fn read_latest(
+        &self,
+        list: &ListUri,
+        limit: usize,
+        changes: &mut Changes,
+    ) -> Result<(), StoreError> {
+        let mut items = self
+            .by_time(list, changes.wanted.since)
+            .scan_index_forward(false)
+            .limit(i32::try_from(limit).unwrap_or(i32::MAX))
+            .into_paginator()
+            .items()
+            .send();
+        let mut found = 0;
+        while found < limit
+            && !changes.are_too_large()
+            && let Some(item) = items.next().await
+        {
+            let change = Change::from_item(item.map_err(StoreError::request("Query"))?)?;
+            found += usize::from(changes.shows(&change));
+            changes.add(change);
+        }
+        changes.read.reverse();
+        Ok(())
+    }
+
+    fn by_time(
+        &self,
+        list: &ListUri,
+        since: Timestamp,
+    ) -> aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder {
+        self.client
+            .query()
+            .table_name(&self.table)
+            .index_name(BY_LAST_MODIFIED)
+            .key_condition_expression("pk = :pk AND last_modified > :since")
+            .expression_attribute_values(":pk", AttributeValue::S(super::partition(list)))
+            .expression_attribute_values(":since", number(since))
+            .consistent_read(true)
+    }
+}

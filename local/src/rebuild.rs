@@ -1,0 +1,64 @@
+//! `rebuild-monitor`: has monitor/changes rebuilt in the stack that is running, over its AWS port.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use aws_sdk_dynamodb::config::BehaviorVersion;
+use kinto_serverless::aggregator::{Aggregator, RebuildError, Rebuilt};
+use kinto_serverless::queue::BroadcastQueue;
+use kinto_serverless::settings::{BroadcastsSettings, ChangesSettings, MegaphoneSettings, Vars};
+use kinto_serverless::startup::StartError;
+use kinto_serverless::store::Store;
+
+use crate::aws::{REGION, credentials};
+use crate::sqs;
+use crate::stack::{TABLE, set_defaults};
+
+/// Why the monitor was not rebuilt.
+#[derive(Debug, thiserror::Error)]
+pub enum RebuildMonitorError {
+    /// The settings cannot be used.
+    #[error(transparent)]
+    Settings(#[from] StartError),
+    /// The stack does not answer, or fails.
+    #[error("the stack on AWS_PORT {port} did not do it: {source}")]
+    Stack {
+        /// The port.
+        port: u16,
+        /// What failed.
+        source: RebuildError,
+    },
+}
+
+/// Rebuilds the monitor of the stack whose DynamoDB and SQS are on `port` of loopback.
+///
+/// # Errors
+/// Nothing answers there, or a setting cannot be used.
+pub async fn rebuild_monitor(port: u16, mut vars: Vars) -> Result<Rebuilt, RebuildMonitorError> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    // Which Megaphone it is does not matter here: what is due goes to the queue.
+    set_defaults(&mut vars, address);
+    let endpoint = format!("http://{address}");
+    let dynamodb = aws_sdk_dynamodb::Config::builder()
+        .behavior_version(BehaviorVersion::v2026_01_12())
+        .region(REGION)
+        .credentials_provider(credentials())
+        .endpoint_url(&endpoint)
+        .build();
+    let sqs = aws_sdk_sqs::Config::builder()
+        .behavior_version(BehaviorVersion::v2026_01_12())
+        .region(REGION)
+        .credentials_provider(credentials())
+        .endpoint_url(&endpoint)
+        .build();
+    let aggregator = Aggregator::new(
+        Store::new(aws_sdk_dynamodb::Client::from_conf(dynamodb), TABLE),
+        BroadcastQueue::new(aws_sdk_sqs::Client::from_conf(sqs), sqs::URL),
+        ChangesSettings::from_vars(&vars).map_err(StartError::from)?,
+        BroadcastsSettings::from_vars(&vars).map_err(StartError::from)?,
+        MegaphoneSettings::from_vars(&vars).map_err(StartError::from)?,
+    );
+    aggregator
+        .rebuild_monitor()
+        .await
+        .map_err(|source| RebuildMonitorError::Stack { port, source })
+}

@@ -1,0 +1,793 @@
+//! Changesets and monitor/changes as kinto-changes answers them: content, permissions, caching, redirects, and
+//! what a changeset is while others write.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use kinto_local::Fault;
+use kinto_serverless::store::Store;
+use kinto_serverless::store::monitor::MonitorEntry;
+use kinto_serverless::timestamp::Timestamp;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use tests::{Answer, BOB, Kinto, NOBODY, TABLE, cases};
+
+const COLLECTION: &str = "/buckets/main/collections/one";
+const CHANGESET: &str = "/buckets/main/collections/one/changeset";
+const MONITOR: &str = "/buckets/monitor/collections/changes";
+
+/// The ids of the changes, in order.
+fn ids(answer: &Answer) -> Vec<&str> {
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let changes = answer.body["changes"].as_array().unwrap();
+    changes.iter().map(|c| c["id"].as_str().unwrap()).collect()
+}
+
+async fn put(kinto: &Kinto, id: &str, data: Value) -> u64 {
+    let path = format!("{COLLECTION}/records/{id}");
+    let answer = kinto.put(&path, json!({"data": data})).await;
+    assert!(answer.status < 300, "{answer:?}");
+    answer.last_modified()
+}
+
+/// Puts entries into the monitor: bucket, collection, timestamp, and whether it is of a deleted collection.
+async fn monitor(kinto: &Kinto, entries: &[(&str, &str, u64, bool)]) {
+    let store = Store::new(kinto.aws.dynamodb(), TABLE);
+    for (bucket, collection, last_modified, deleted) in entries {
+        let entry = MonitorEntry {
+            bucket: (*bucket).to_owned(),
+            collection: (*collection).to_owned(),
+            last_modified: Timestamp(*last_modified),
+            deleted: *deleted,
+        };
+        store.put_monitor_entry(entry).await.unwrap();
+    }
+    kinto.aws.requests().take();
+}
+
+/// Now, a moment that no age is too old for.
+fn now() -> u64 {
+    Timestamp::now().0
+}
+
+#[tokio::test]
+async fn a_changeset_has_metadata_timestamp_and_changes_in_two_requests() {
+    let kinto = Kinto::with_collection().await;
+    let collection = kinto
+        .put(COLLECTION, json!({"data": {"signature": {"x5u": "…"}}}))
+        .await;
+    put(&kinto, "a", json!({})).await;
+    let text = "\"quoted\" \\ 🦀\n";
+    put(
+        &kinto,
+        "b",
+        json!({"text": text, "n": 1.50, "in": {"ner": [null]}}),
+    )
+    .await;
+    let timestamp = put(&kinto, "c", json!({"last_modified": 7}))
+        .await
+        .max(put(&kinto, "a", json!({"again": true})).await);
+    kinto.aws.requests().take();
+
+    let changeset = kinto.get(&format!("{CHANGESET}?_expected=0")).await;
+    assert_eq!(ids(&changeset), ["a", "b", "c"]);
+    let requests = kinto.aws.requests();
+    assert_eq!(
+        (
+            requests.of("TransactGetItems"),
+            requests.of("Query"),
+            requests.total()
+        ),
+        (1, 1, 2)
+    );
+    let mut metadata = collection.body["data"].clone();
+    metadata["bucket"] = "main".into();
+    assert_eq!(changeset.body["metadata"], metadata);
+    assert_eq!(changeset.body["timestamp"], timestamp);
+    assert_eq!(changeset.body["changes"][1]["text"], text);
+    let listed = kinto.get(&format!("{COLLECTION}/records")).await;
+    assert_eq!(changeset.body["changes"], listed.body["data"]);
+    assert_eq!(
+        changeset.header("last-modified"),
+        listed.header("last-modified")
+    );
+    assert_eq!(changeset.header("cache-control"), "");
+    assert_eq!(changeset.header("content-type"), "application/json");
+
+    let head = kinto
+        .send("HEAD", &format!("{CHANGESET}?_expected=0"), &[], "")
+        .await;
+    assert_eq!((head.status, head.body), (200, Value::Null));
+}
+
+#[tokio::test]
+async fn tombstones_come_with_since_which_costs_what_changed() {
+    let kinto = Kinto::with_collection().await;
+    for n in 0..50 {
+        put(&kinto, &format!("r{n}"), json!({"n": n})).await;
+    }
+    let known = put(&kinto, "x", json!({})).await;
+    put(&kinto, "y", json!({})).await;
+    kinto.delete(&format!("{COLLECTION}/records/x")).await;
+
+    let read = Arc::new(AtomicUsize::new(0));
+    let (counted, database) = (Arc::clone(&read), kinto.aws.clone());
+    kinto.aws.inject(move |target, body| {
+        if target.ends_with("Query") {
+            let answer = database.database().execute("Query", body).unwrap();
+            let answer: Value = serde_json::from_str(&answer).unwrap();
+            let scanned = answer["ScannedCount"].as_u64().unwrap();
+            counted.fetch_add(scanned as usize, Ordering::SeqCst);
+        }
+        None
+    });
+    for since in [format!("%22{known}%22"), known.to_string()] {
+        read.store(0, Ordering::SeqCst);
+        let changeset = kinto
+            .get(&format!("{CHANGESET}?_expected=1&_since={since}"))
+            .await;
+        assert_eq!(ids(&changeset), ["x", "y"]);
+        let tombstone = &changeset.body["changes"][0];
+        let expected =
+            json!({"id": "x", "last_modified": changeset.body["timestamp"], "deleted": true});
+        assert_eq!(*tombstone, expected);
+        assert_eq!(read.load(Ordering::SeqCst), 2);
+    }
+    kinto.aws.heal();
+    let all = kinto.get(&format!("{CHANGESET}?_expected=1")).await;
+    assert_eq!(ids(&all).len(), 51);
+    let limited = kinto
+        .get(&format!("{CHANGESET}?_expected=1&_limit=2"))
+        .await;
+    assert_eq!(ids(&limited), ["y", "r49"]);
+    assert_eq!(limited.body["timestamp"], all.body["timestamp"]);
+    let limited = kinto
+        .get(&format!("{CHANGESET}?_expected=1&_limit=1&_since={known}"))
+        .await;
+    assert_eq!(ids(&limited), ["x"]);
+    let nothing = kinto
+        .get(&format!(
+            "{CHANGESET}?_expected=1&_since={}",
+            now() + 1_000_000
+        ))
+        .await;
+    assert_eq!(ids(&nothing), [""; 0]);
+    assert_eq!(nothing.body["timestamp"], all.body["timestamp"]);
+}
+
+#[tokio::test]
+async fn a_changeset_is_for_who_may_read_the_collection() {
+    let kinto = Kinto::with_collection().await;
+    let status = async |user, path: &str| {
+        let answer = kinto.as_user(user).get(path).await;
+        (answer.status, answer.body["errno"].as_u64())
+    };
+    let of_one = format!("{CHANGESET}?_expected=1");
+    assert_eq!(status(NOBODY, &of_one).await, (401, Some(104)));
+    assert_eq!(status(BOB, &of_one).await, (403, Some(121)));
+    // Permissions go before parameters.
+    assert_eq!(status(NOBODY, CHANGESET).await, (401, Some(104)));
+    let unknown = "/buckets/main/collections/two/changeset?_expected=1";
+    assert_eq!(kinto.get(unknown).await.error(), (404, 111));
+    assert_eq!(status(BOB, unknown).await, (403, Some(121)));
+    let invalid = "/buckets/main/collections/-/changeset?_expected=1";
+    assert_eq!(kinto.get(invalid).await.status, 403);
+    let unknown = "/buckets/none/collections/one/changeset?_expected=1";
+    assert_eq!(kinto.get(unknown).await.error(), (403, 121));
+    assert_eq!(status(NOBODY, unknown).await, (401, Some(104)));
+
+    let public = json!({"permissions": {"read": ["system.Everyone"]}});
+    kinto.patch(COLLECTION, public).await;
+    assert_eq!(status(NOBODY, &of_one).await, (200, None));
+    for write in ["POST", "PUT", "PATCH", "DELETE"] {
+        let refused = kinto.send(write, &of_one, &[], "").await;
+        assert_eq!(
+            (refused.error(), refused.header("allow")),
+            ((405, 115), "GET, HEAD, OPTIONS")
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_is_asked_for_must_make_sense() {
+    let kinto = Kinto::with_collection().await;
+    for path in [CHANGESET.to_owned(), format!("{MONITOR}/changeset")] {
+        let missing = kinto.get(&path).await;
+        assert_eq!(missing.error(), (400, 107));
+        let required =
+            json!([{"location": "querystring", "name": "_expected", "description": "Required"}]);
+        assert_eq!(missing.body["details"], required);
+        for wrong in [
+            "_since=abc",
+            "_since=%22",
+            "_since=4102444800001",
+            "_limit=x",
+        ] {
+            let refused = kinto.get(&format!("{path}?_expected=1&{wrong}")).await;
+            assert_eq!(refused.error(), (400, 107), "{wrong}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_of_an_earlier_life_shows() {
+    let kinto = Kinto::with_collection().await;
+    put(&kinto, "old", json!({})).await;
+    let before = kinto.get(&format!("{CHANGESET}?_expected=1")).await;
+    kinto.delete(COLLECTION).await;
+    assert_eq!(
+        kinto.get(&format!("{CHANGESET}?_expected=1")).await.error(),
+        (404, 111)
+    );
+    kinto.put(COLLECTION, json!({})).await;
+    for query in [
+        "_expected=1",
+        "_expected=1&_since=1",
+        "_expected=1&_limit=5",
+    ] {
+        let empty = kinto.get(&format!("{CHANGESET}?{query}")).await;
+        assert_eq!(ids(&empty), [""; 0]);
+        assert!(empty.body["timestamp"].as_u64() > before.body["timestamp"].as_u64());
+    }
+    put(&kinto, "new", json!({})).await;
+    let limited = kinto
+        .get(&format!("{CHANGESET}?_expected=1&_limit=5"))
+        .await;
+    assert_eq!(ids(&limited), ["new"]);
+}
+
+#[tokio::test]
+async fn who_has_a_changeset_is_answered_304_until_records_or_metadata_change() {
+    let kinto = Kinto::with_collection().await;
+    put(&kinto, "a", json!({})).await;
+    let path = format!("{CHANGESET}?_expected=1");
+    let mut etag = String::new();
+    for change in ["none", "record", "metadata"] {
+        match change {
+            "record" => _ = put(&kinto, "a", json!({})).await,
+            "metadata" => _ = kinto.put(COLLECTION, json!({"data": {"n": 1}})).await,
+            _ => {}
+        }
+        let fresh = kinto
+            .send("GET", &path, &[("if-none-match", &etag)], "")
+            .await;
+        assert_eq!(fresh.status, 200, "{change}");
+        etag = fresh.header("etag").to_owned();
+        kinto.aws.requests().take();
+        let known = kinto
+            .send("GET", &path, &[("if-none-match", &etag)], "")
+            .await;
+        assert_eq!((known.status, known.header("etag")), (304, &*etag));
+        assert_eq!(kinto.aws.requests().total(), 1);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_lambda_could_not_give_is_refused_and_not_cut() {
+    let kinto = Kinto::with_collection().await;
+    let text = "\"".repeat(150_000);
+    for n in 0..21 {
+        put(&kinto, &format!("r{n}"), json!({"text": text})).await;
+    }
+    let refused = kinto.get(&format!("{CHANGESET}?_expected=1")).await;
+    assert_eq!(refused.error(), (507, 999), "{:?}", refused.body["message"]);
+    let limited = kinto
+        .get(&format!("{CHANGESET}?_expected=1&_limit=5"))
+        .await;
+    assert_eq!(ids(&limited), ["r20", "r19", "r18", "r17", "r16"]);
+    // What is left in the table of an earlier life does not count.
+    kinto.delete(COLLECTION).await;
+    kinto.put(COLLECTION, json!({})).await;
+    let empty = kinto.get(&format!("{CHANGESET}?_expected=1")).await;
+    assert_eq!(ids(&empty), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_collection_in_the_hand_of_a_transaction_is_read_again() {
+    let kinto = Kinto::with_collection().await;
+    let path = format!("{CHANGESET}?_expected=1");
+    let met = Arc::new(AtomicUsize::new(0));
+    let times = Arc::clone(&met);
+    kinto.aws.inject(move |target, _| {
+        let hit = target.ends_with("TransactGetItems") && times.fetch_add(1, Ordering::SeqCst) < 3;
+        hit.then(|| Fault::transaction_canceled(&["None", "TransactionConflict"]))
+    });
+    assert_eq!(kinto.get(&path).await.status, 200);
+    assert_eq!(met.load(Ordering::SeqCst), 4);
+    kinto.aws.inject(|target, _| {
+        let hit = target.ends_with("TransactGetItems");
+        hit.then(|| Fault::transaction_canceled(&["TransactionConflict"]))
+    });
+    let refused = kinto.get(&path).await;
+    assert_eq!(
+        (refused.error(), refused.header("retry-after")),
+        ((503, 201), "3")
+    );
+}
+
+/// What another does to the collection while its changeset is read.
+#[derive(Clone, Debug)]
+enum Write {
+    /// A record is written, under a time of its list or under this one.
+    Put(u8, Option<u64>),
+    Delete(u8),
+    Metadata,
+    /// The collection is deleted and made anew.
+    Anew,
+}
+
+/// A state that the collection had: timestamp, metadata, records and tombstones, the latest first.
+type State = (Value, Value, Vec<Value>);
+
+/// The collection as its other endpoints tell it while nobody writes; `None` when it is not there.
+async fn state(kinto: &Kinto) -> Option<State> {
+    let collection = kinto.get(COLLECTION).await;
+    let listed = kinto.get(&format!("{COLLECTION}/records?_since=0")).await;
+    if collection.status == 404 {
+        return None;
+    }
+    let mut metadata = collection.body["data"].clone();
+    metadata["bucket"] = "main".into();
+    let timestamp = listed
+        .header("etag")
+        .trim_matches('"')
+        .parse::<u64>()
+        .unwrap();
+    let records = listed.body["data"].as_array().unwrap().clone();
+    Some((timestamp.into(), metadata, records))
+}
+
+async fn write(kinto: &Kinto, write: &Write, states: &Mutex<Vec<State>>) {
+    let log = async || states.lock().unwrap().extend(state(kinto).await);
+    match write {
+        Write::Put(n, at) => {
+            let data = match at {
+                Some(at) => json!({"by": "rival", "last_modified": at}),
+                None => json!({"by": "rival"}),
+            };
+            put(kinto, &format!("r{n}"), data).await;
+        }
+        Write::Delete(n) => _ = kinto.delete(&format!("{COLLECTION}/records/r{n}")).await,
+        Write::Metadata => _ = kinto.put(COLLECTION, json!({"data": {"n": now()}})).await,
+        Write::Anew => {
+            kinto.delete(COLLECTION).await;
+            kinto.put(COLLECTION, json!({})).await;
+        }
+    }
+    log().await;
+}
+
+/// What happens before each of the changeset's requests to the table.
+fn schedule() -> impl Strategy<Value = Vec<Vec<Write>>> {
+    let write = prop_oneof![
+        4 => (0..8_u8).prop_map(|n| Write::Put(n, None)),
+        1 => (0..8_u8, 1..1_000_u64).prop_map(|(n, at)| Write::Put(n, Some(at))),
+        3 => (0..8_u8).prop_map(Write::Delete),
+        2 => Just(Write::Metadata),
+        1 => Just(Write::Anew),
+    ];
+    prop::collection::vec(prop::collection::vec(write, 0..3), 0..8)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(16), ..ProptestConfig::default() })]
+
+    /// Invariant 6: whatever is written between any two requests of one changeset, it is a state that there was.
+    #[test]
+    fn a_changeset_is_one_moments_state(
+        schedule in schedule(),
+        since in prop::option::of(0..12_usize),
+        limit in prop::option::of(1..4_usize),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let kinto = Kinto::with_collection().await;
+            // Large records among the small ones make it several pages.
+            let mut times = vec![1];
+            for n in 0..8 {
+                let text = "x".repeat(if n % 2 == 0 { 300_000 } else { 0 });
+                times.push(put(&kinto, &format!("r{n}"), json!({"text": text})).await);
+            }
+            for n in [1, 6] {
+                let gone = kinto.delete(&format!("{COLLECTION}/records/r{n}")).await;
+                times.push(gone.last_modified());
+            }
+            put(&kinto, "past", json!({"last_modified": 5})).await;
+            let states = Arc::new(Mutex::new(vec![]));
+            states.lock().unwrap().extend(state(&kinto).await);
+
+            let (rival, seen, busy) = (kinto.clone(), Arc::clone(&states), AtomicBool::new(false));
+            let left = Mutex::new(schedule.into_iter());
+            kinto.aws.inject(move |_, _| {
+                if busy.swap(true, Ordering::SeqCst) {
+                    return None;
+                }
+                let writes = left.lock().unwrap().next().unwrap_or_default();
+                let (rival, seen) = (rival.clone(), Arc::clone(&seen));
+                // In a thread of its own: this one is in the middle of the request that the rival is to come before.
+                let thread = std::thread::spawn(move || {
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                    runtime.block_on(async {
+                        for one in &writes {
+                            write(&rival, one, &seen).await;
+                        }
+                    });
+                });
+                thread.join().unwrap();
+                busy.store(false, Ordering::SeqCst);
+                None
+            });
+            let since = since.map(|n| times.get(n).copied().unwrap_or_else(now));
+            let mut path = format!("{CHANGESET}?_expected=1");
+            path.extend(since.map(|since| format!("&_since={since}")));
+            path.extend(limit.map(|limit| format!("&_limit={limit}")));
+            let changeset = kinto.get(&path).await;
+            kinto.aws.heal();
+            // With a collection that changes each time that it is looked at, it may be given up.
+            if changeset.status == 503 {
+                return;
+            }
+            assert_eq!(changeset.status, 200, "{:?}", changeset.body);
+            let matches = |(timestamp, metadata, records): &State| {
+                let wanted = records.iter().filter(|record| match since {
+                    Some(since) => record["last_modified"].as_u64().unwrap() > since,
+                    None => record["deleted"] != true,
+                });
+                changeset.body["timestamp"] == *timestamp
+                    && changeset.body["metadata"] == *metadata
+                    && wanted.take(limit.unwrap_or(usize::MAX)).eq(changeset.body["changes"].as_array().unwrap())
+            };
+            let states = states.lock().unwrap();
+            if !states.iter().any(matches) {
+                let brief = |records: &[Value]| {
+                    let each = records.iter().map(|r| format!("{}@{}", r["id"], r["last_modified"]));
+                    each.collect::<Vec<_>>().join(" ")
+                };
+                let shown = changeset.body["changes"].as_array().unwrap();
+                let states: Vec<_> = states.iter().map(|(t, m, r)| format!("{t} {m} {}", brief(r))).collect();
+                panic!(
+                    "{path}: {} {} {}\nwas never:\n{}",
+                    changeset.body["timestamp"], changeset.body["metadata"], brief(shown), states.join("\n")
+                );
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn the_monitors_changeset_is_public_and_has_the_highest_timestamp() {
+    let kinto = Kinto::with(&[("KINTO_CHANGES_SINCE_MAX_AGE_DAYS", "-1")]).as_user(NOBODY);
+    let empty = kinto.get(&format!("{MONITOR}/changeset?_expected=1")).await;
+    let nothing = json!({"metadata": {}, "timestamp": 0, "changes": []});
+    assert_eq!((empty.status, empty.body), (200, nothing));
+
+    monitor(
+        &kinto,
+        &[
+            ("main", "one", 10, false),
+            ("main", "two", 30, false),
+            ("main", "gone", 40, true),
+            ("other", "hidden", 50, false),
+        ],
+    )
+    .await;
+    let all = kinto.get(&format!("{MONITOR}/changeset?_expected=1")).await;
+    let listed = kinto.get(&format!("{MONITOR}/records")).await;
+    assert_eq!(all.body["timestamp"], 40);
+    assert_eq!(all.body["changes"], listed.body["data"]);
+    assert_eq!(all.header("etag"), "\"40\"");
+    assert_eq!(all.header("last-modified"), listed.header("last-modified"));
+    assert_eq!(kinto.aws.requests().total(), 2);
+
+    for (query, expected) in [
+        ("_since=10", &["two"][..]),
+        ("_since=%2230%22", &[]),
+        ("_since=50", &[]),
+        ("_limit=1", &["two"]),
+        ("bucket=main&collection=one", &["one"]),
+        ("bucket=other", &[]),
+        ("collection=two&_since=30", &[]),
+    ] {
+        let changeset = kinto
+            .get(&format!("{MONITOR}/changeset?_expected=1&{query}"))
+            .await;
+        assert_eq!(changeset.body["timestamp"], 40, "{query}");
+        let changes = changeset.body["changes"].as_array().unwrap();
+        let collections: Vec<_> = changes
+            .iter()
+            .map(|c| c["collection"].as_str().unwrap())
+            .collect();
+        assert_eq!(collections, expected, "{query}");
+    }
+    let known = [("if-none-match", "\"40\"")];
+    let path = format!("{MONITOR}/changeset?_expected=1");
+    assert_eq!(kinto.send("GET", &path, &known, "").await.status, 304);
+    for write in ["POST", "PUT", "PATCH", "DELETE"] {
+        assert_eq!(kinto.send(write, &path, &[], "").await.error(), (405, 115));
+    }
+}
+
+#[tokio::test]
+async fn a_poll_costs_what_changed_and_one_query() {
+    let kinto = Kinto::with(&[("KINTO_CHANGES_SINCE_MAX_AGE_DAYS", "-1")]).as_user(NOBODY);
+    monitor(
+        &kinto,
+        &[
+            ("main", "a", 10, false),
+            ("main", "b", 20, false),
+            ("main", "c", 30, true),
+        ],
+    )
+    .await;
+    let queries = async |path: &str| {
+        kinto.aws.requests().take();
+        let answer = kinto.get(&format!("{MONITOR}/{path}")).await;
+        assert_eq!(answer.status, 200, "{path}");
+        assert_eq!(answer.header("etag"), "\"30\"", "{path}");
+        kinto.aws.requests().of("Query")
+    };
+    for path in [
+        "records",
+        "records?_since=30",
+        "records?_since=15&_sort=last_modified",
+        "changeset?_expected=1&_since=30",
+        "changeset?_expected=1&_since=0",
+    ] {
+        assert_eq!(queries(path).await, 1, "{path}");
+    }
+    // A time that no entry has, and none after it: the highest must be looked for.
+    assert_eq!(queries("records?_since=31").await, 2);
+}
+
+#[tokio::test]
+async fn the_settings_of_the_monitor_show_at_once() {
+    let kinto = Kinto::with(&[]);
+    let at = now();
+    monitor(
+        &kinto,
+        &[("main", "one", at, false), ("other", "two", at, false)],
+    )
+    .await;
+    let shown = async |vars: &[(&str, &str)]| {
+        let other = Kinto::over(&kinto.aws, vars);
+        let answer = other
+            .get(&format!("{MONITOR}/records?_sort=collection"))
+            .await;
+        let entries = answer.body["data"].as_array().unwrap().clone();
+        let capabilities =
+            other.get("/").await.body["capabilities"]["changes"]["collections"].clone();
+        (entries, capabilities)
+    };
+    let both = "/buckets/main /buckets/other/collections/two";
+    let (entries, collections) =
+        shown(&[("KINTO_CHANGES_RESOURCES", both), ("KINTO_HTTP_HOST", "h")]).await;
+    assert_eq!(entries.len(), 2);
+    assert_eq!(entries[0]["host"], "h");
+    assert_eq!(
+        collections,
+        json!(["/buckets/main", "/buckets/other/collections/two"])
+    );
+    let (excluded, _) = shown(&[
+        ("KINTO_CHANGES_RESOURCES", both),
+        (
+            "KINTO_CHANGES_EXCLUDED_COLLECTIONS",
+            "/buckets/main/collections/one",
+        ),
+        ("KINTO_HTTP_HOST", "h"),
+        ("KINTO_CHANGES_HTTP_HOST", "other"),
+    ])
+    .await;
+    assert_eq!(excluded.len(), 1);
+    assert_eq!(
+        (&excluded[0]["collection"], &excluded[0]["host"]),
+        (&json!("two"), &json!("other"))
+    );
+    assert_ne!(excluded[0]["id"], entries[1]["id"]);
+}
+
+#[tokio::test]
+async fn an_old_since_is_sent_to_the_whole_list() {
+    let host = ("KINTO_CHANGES_HTTP_HOST", "cdn.example");
+    let kinto = Kinto::with(&[host]).as_user(NOBODY);
+    let month_ago = now() - 30 * 24 * 60 * 60 * 1000;
+    for (asked, location) in [
+        (format!("records?_since={month_ago}"), "records"),
+        (
+            "records?_since=-1&bucket=main".to_owned(),
+            "records?bucket=main",
+        ),
+        (
+            format!("changeset?_expected=a%20b&%5Fsince=%22{month_ago}%22&_limit=2"),
+            "changeset?_expected=a%20b&_limit=2",
+        ),
+    ] {
+        let redirect = kinto.get(&format!("{MONITOR}/{asked}")).await;
+        assert_eq!(redirect.status, 307, "{asked}");
+        let url = format!("https://cdn.example/v1{MONITOR}/{location}");
+        assert_eq!(redirect.header("location"), url);
+        assert_eq!(redirect.header("cache-control"), "max-age=86400");
+        assert_ne!(redirect.header("expires"), "");
+    }
+    let week_ago = now() - 7 * 24 * 60 * 60 * 1000;
+    let recent = format!("{MONITOR}/records?_since={week_ago}");
+    assert_eq!(kinto.get(&recent).await.status, 200);
+    assert_eq!(
+        kinto
+            .get(&format!("{MONITOR}/records?_since=abc"))
+            .await
+            .error(),
+        (400, 107)
+    );
+
+    let kinto = Kinto::with(&[
+        ("KINTO_CHANGES_SINCE_MAX_AGE_DAYS", "5"),
+        ("KINTO_CHANGES_SINCE_MAX_AGE_REDIRECT_TTL_SECONDS", "-1"),
+    ]);
+    let redirect = kinto.get(&recent).await;
+    let url = format!("http://kinto.test/v1{MONITOR}/records");
+    assert_eq!((redirect.status, redirect.header("location")), (307, &*url));
+    assert_eq!(redirect.header("cache-control"), "");
+    let kinto = Kinto::with(&[("KINTO_CHANGES_SINCE_MAX_AGE_DAYS", "-1")]);
+    assert_eq!(
+        kinto
+            .get(&format!("{MONITOR}/records?_since=1"))
+            .await
+            .status,
+        200
+    );
+}
+
+#[tokio::test]
+async fn the_successor_differs_in_four_answers() {
+    let includes = (
+        "KINTO_INCLUDES",
+        "kinto_emailer kinto_remote_settings.changes",
+    );
+    let (original, successor) = (Kinto::with(&[]), Kinto::with(&[includes]));
+    let at = now();
+    for kinto in [&original, &successor] {
+        monitor(kinto, &[("main", "one", at, false)]).await;
+    }
+    let etag = format!("\"{at}\"");
+    let both = async |path: &str, headers: &[(&str, &str)]| {
+        let path = format!("{MONITOR}/{path}");
+        (
+            original.send("GET", &path, headers, "").await,
+            successor.send("GET", &path, headers, "").await,
+        )
+    };
+    let (a, b) = both("changeset?_expected=1", &[]).await;
+    assert_eq!(a.body["metadata"], json!({}));
+    assert_eq!(b.body["metadata"], json!({"bucket": "monitor"}));
+
+    let known = [("if-none-match", &*etag)];
+    let (a, b) = both("records", &known).await;
+    assert_eq!((a.status, a.body), (304, Value::Null));
+    assert_eq!(
+        (b.status, &b.body, b.header("etag")),
+        (200, &json!({"data": []}), &*etag)
+    );
+    let (_, b) = both("changeset?_expected=1", &known).await;
+    assert_eq!(b.status, 200);
+
+    for path in ["records", "changeset"] {
+        let stale = format!("{path}?_since={at}&_expected={}", at - 1);
+        let (a, b) = both(&stale, &[]).await;
+        assert_eq!((a.status, b.status), (200, 204));
+        assert_eq!(b.header("cache-control"), "max-age=86400");
+        let (_, b) = both(&format!("{path}?_since={at}&_expected=0"), &[]).await;
+        assert_eq!(b.status, 200);
+    }
+
+    let (a, b) = both("changeset?_expected=%2212%22&bucket=main", &[]).await;
+    assert_eq!((a.status, b.status), (200, 307));
+    let url = format!("http://kinto.test/v1{MONITOR}/changeset?_expected=12&bucket=main");
+    assert_eq!(
+        (b.header("location"), b.header("cache-control")),
+        (&*url, "")
+    );
+}
+
+#[tokio::test]
+async fn changes_are_kept_for_as_long_as_the_settings_say() {
+    let kinto = Kinto::with(&[
+        ("KINTO_MONITOR_CHANGES_RECORD_CACHE_EXPIRES_SECONDS", "60"),
+        (
+            "KINTO_MONITOR_CHANGES_RECORD_CACHE_MAXIMUM_EXPIRES_SECONDS",
+            "3600",
+        ),
+        (
+            "KINTO_MONITOR_CHANGES_RECORD_CACHE_MINIMUM_EXPIRES_SECONDS",
+            "5",
+        ),
+        ("KINTO_MAIN_RECORD_CACHE_EXPIRES_SECONDS", "10"),
+    ]);
+    for (path, seconds) in [
+        ("records", 60),
+        ("records?_expected=1", 3600),
+        ("records?_expected=0", 5),
+        ("records?bucket=main", 60),
+        ("changeset?_expected=1", 3600),
+        ("changeset?_expected=%221%22", 3600),
+        ("changeset?_expected=0", 5),
+        ("changeset?_expected=9999123", 5),
+    ] {
+        let answer = kinto.get(&format!("{MONITOR}/{path}")).await;
+        assert_eq!(answer.status, 200, "{path}");
+        assert_eq!(
+            answer.header("cache-control"),
+            format!("max-age={seconds}"),
+            "{path}"
+        );
+        let expires = httpdate::parse_http_date(answer.header("expires")).unwrap();
+        let left = expires
+            .duration_since(std::time::SystemTime::now())
+            .unwrap_or_default();
+        assert!(left.as_secs().abs_diff(seconds) <= 2, "{path}: {left:?}");
+    }
+    let uncached = Kinto::with(&[]).get(&format!("{MONITOR}/records")).await;
+    assert_eq!(uncached.header("cache-control"), "no-cache, no-store");
+
+    // What is set for all collections of a bucket is for anonymous users alone.
+    let public = json!({"permissions": {"read": ["system.Everyone"]}});
+    kinto.put("/buckets/main", public).await;
+    kinto.put(COLLECTION, json!({})).await;
+    let path = format!("{CHANGESET}?_expected=1");
+    assert_eq!(kinto.get(&path).await.header("cache-control"), "");
+    let anonymous = kinto.as_user(NOBODY).get(&path).await;
+    assert_eq!(anonymous.header("cache-control"), "max-age=10");
+}
+
+#[tokio::test]
+async fn records_are_kept_by_anonymous_users_for_as_long_as_is_set() {
+    let public = json!({"permissions": {"read": ["system.Everyone"]}});
+    let of = async |vars: &[(&str, &str)], collection: Value| {
+        let kinto = Kinto::with(vars);
+        kinto.put("/buckets/main", public.clone()).await;
+        kinto.put(COLLECTION, json!({"data": collection})).await;
+        put(&kinto, "a", json!({})).await;
+        let record = format!("{COLLECTION}/records/a");
+        assert_eq!(
+            kinto.get(&record).await.header("cache-control"),
+            "no-cache, no-store"
+        );
+        let anonymous = kinto.as_user(NOBODY);
+        let listed = anonymous.get(&format!("{COLLECTION}/records")).await;
+        let answer = anonymous.get(&record).await;
+        assert_eq!(
+            listed.header("cache-control"),
+            answer.header("cache-control")
+        );
+        assert_eq!(
+            listed.header("expires").is_empty(),
+            answer.header("expires").is_empty()
+        );
+        let bucket = anonymous.get("/buckets/main").await;
+        (
+            answer.header("cache-control").to_owned(),
+            bucket.header("cache-control").to_owned(),
+        )
+    };
+    let none = || "no-cache, no-store".to_owned();
+    let kept = |seconds: u32| format!("max-age={seconds}");
+    let all = ("KINTO_RECORD_CACHE_EXPIRES_SECONDS", "10");
+    assert_eq!(of(&[], json!({})).await, (none(), none()));
+    assert_eq!(of(&[all], json!({})).await, (kept(10), none()));
+    assert_eq!(
+        of(&[all], json!({"cache_expires": 5})).await,
+        (kept(10), none())
+    );
+    assert_eq!(
+        of(&[], json!({"cache_expires": 5})).await,
+        (kept(5), none())
+    );
+    let bucket = ("KINTO_MAIN_RECORD_CACHE_EXPIRES_SECONDS", "20");
+    assert_eq!(of(&[all, bucket], json!({})).await, (kept(20), none()));
+    let one = ("KINTO_MAIN_ONE_RECORD_CACHE_EXPIRES_SECONDS", "0");
+    let (never, _) = of(&[all, bucket, one], json!({})).await;
+    assert!(never.starts_with("max-age=0, must-revalidate"), "{never}");
+    let buckets = ("KINTO_BUCKET_CACHE_EXPIRES_SECONDS", "7");
+    assert_eq!(of(&[buckets], json!({})).await, (none(), kept(7)));
+}

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use tests::{Kinto, TABLE, settings};
 use wiremock::{Mock, MockServer, ResponseTemplate, matchers};
 
-const API: [(&str, i64); 7] = [
+const API: [(&str, i64); 8] = [
     ("api-hello", 200),
     ("api-put-bucket", 201),
     ("api-put-collection", 201),
@@ -147,7 +147,13 @@ async fn an_operators_event_rebuilds_the_monitor() {
     let settings = settings(&[]);
     let store = Store::new(kinto.aws.dynamodb(), TABLE);
     let queue = BroadcastQueue::new(kinto.aws.sqs(), kinto.aws.queue_url());
-    let aggregator = Aggregator::new(store, queue, settings.changes, settings.megaphones);
+    let aggregator = Aggregator::new(
+        store,
+        queue,
+        settings.changes,
+        settings.broadcasts,
+        settings.megaphones,
+    );
     let input: Input = event(REBUILD);
     let Output::Rebuilt(rebuilt) = aggregator.answer(input).await.unwrap() else {
         panic!("it is taken for a batch of the stream");

@@ -5,6 +5,7 @@
 //! history. What `Database` adds for transactions, idempotency by `ClientRequestToken`, is therefore here too.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,9 +16,9 @@ use dynoxide::actions::vector_lifecycle::VectorIndexLifecycle;
 use dynoxide::actions::{self, get_records, get_shard_iterator};
 use dynoxide::storage::Storage;
 use dynoxide::{DynoxideError, Result, streams, ttl};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde::de::{DeserializeOwned, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::json;
 
 /// How long DynamoDB remembers a `ClientRequestToken`.
 const TOKEN_WINDOW: Duration = Duration::from_secs(600);
@@ -199,8 +200,9 @@ impl State {
                 request,
             ));
         };
-        let items: Value = read(body)?;
-        let hash = hash_of(&items["TransactItems"]);
+        let Identity {
+            items: Digest(hash),
+        } = read(body)?;
         if let Some(answer) = self.tokens.replay(&token, hash)? {
             return Ok(answer);
         }
@@ -243,25 +245,70 @@ impl Tokens {
     }
 }
 
-/// A hash that does not depend on the order of keys: the SDK writes its maps in whatever order they iterate.
-fn hash_of(value: &Value) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    match value {
-        Value::Object(members) => members
-            .iter()
-            .map(|(key, member)| {
-                let mut pair = DefaultHasher::new();
-                (key, hash_of(member)).hash(&mut pair);
-                pair.finish()
-            })
-            .fold(0_u64, u64::wrapping_add)
-            .hash(&mut hasher),
-        Value::Array(items) => items
-            .iter()
-            .map(hash_of)
-            .for_each(|hash| hash.hash(&mut hasher)),
-        scalar => scalar.hash(&mut hasher),
+/// What makes two transactions the same one.
+#[derive(Deserialize)]
+struct Identity {
+    #[serde(rename = "TransactItems")]
+    items: Digest,
+}
+
+/// A hash of DynamoDB's JSON (which has no numbers) that does not depend on the order of keys: the SDK writes its maps
+/// in whatever order they iterate.
+struct Digest(u64);
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> std::result::Result<Self, D::Error> {
+        json.deserialize_any(DigestVisitor)
     }
+}
+
+struct DigestVisitor;
+
+impl DigestVisitor {
+    fn digest<E>(value: impl Hash) -> std::result::Result<Digest, E> {
+        Ok(Digest(hash_of(value)))
+    }
+}
+
+impl<'de> Visitor<'de> for DigestVisitor {
+    type Value = Digest;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> std::result::Result<Digest, E> {
+        Self::digest(())
+    }
+
+    fn visit_bool<E>(self, value: bool) -> std::result::Result<Digest, E> {
+        Self::digest(value)
+    }
+
+    fn visit_str<E>(self, value: &str) -> std::result::Result<Digest, E> {
+        Self::digest(value)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> std::result::Result<Digest, A::Error> {
+        let mut hasher = DefaultHasher::new();
+        while let Some(Digest(item)) = items.next_element()? {
+            item.hash(&mut hasher);
+        }
+        Ok(Digest(hasher.finish()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> std::result::Result<Digest, A::Error> {
+        let mut sum = 0_u64;
+        while let Some((Digest(key), Digest(member))) = members.next_entry()? {
+            sum = sum.wrapping_add(hash_of((key, member)));
+        }
+        Self::digest(sum)
+    }
+}
+
+fn hash_of(value: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
     hasher.finish()
 }
 

@@ -135,6 +135,11 @@ impl ApiError {
         }])
     }
 
+    /// Whether it is a failure of ours, not a refusal: worth another try.
+    pub fn is_ours(&self) -> bool {
+        self.status().is_server_error()
+    }
+
     fn status(&self) -> StatusCode {
         match self {
             Self::Forbidden {

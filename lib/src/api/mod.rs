@@ -1,13 +1,18 @@
 //! The Kinto HTTP API v1, from API Gateway's event to its response.
 //!
-//! A request goes: [`request`] (out of the event) → [`router`] (which endpoint) → [`auth`] (who) → the
-//! endpoint ([`objects`], [`monitor`], [`server`]) → [`response`] (into the event). Every refusal is an
-//! [`error::ApiError`], turned into Kinto's JSON at one place.
+//! A request goes: [`request`] (out of the event) → [`call`] ([`router`]: which endpoint; [`auth`]: who) → the
+//! endpoint ([`objects`], [`lists`], [`monitor`], [`server`]; [`asked`]: may they) → [`response`] (into the event).
+//! A [`batch`] is several calls in one unit of work. Every refusal is an [`error::ApiError`], turned into
+//! Kinto's JSON at one place.
 
+mod asked;
 mod auth;
+mod batch;
 mod body;
+mod call;
 mod error;
 mod listing;
+mod lists;
 mod monitor;
 mod objects;
 mod request;
@@ -26,17 +31,16 @@ use http::header::{
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use tokio::sync::RwLock;
 
-use self::auth::User;
+use self::call::Call;
 use self::error::{ApiError, Detail};
-use self::objects::Target;
 use self::request::Request;
 use self::response::Response;
-use self::router::{Route, Routed};
+use self::router::Routed;
 use crate::megaphone::Megaphone;
 use crate::settings::Settings;
 use crate::store::{CommitError, Store};
 use crate::timestamp::Timestamp;
-use crate::unit_of_work::UnitOfWork;
+use crate::unit_of_work::{Needs, UnitOfWork};
 
 /// Times that a request is done again because other writes came between, unless time is up before.
 const MAX_ATTEMPTS: u32 = 24;
@@ -59,6 +63,14 @@ pub struct Api {
     turn: Arc<RwLock<()>>,
 }
 
+/// What becomes of a request at first sight.
+enum Found {
+    /// It has an endpoint.
+    Call(Call),
+    /// It is answered already: refused, sent elsewhere, or needs nothing.
+    Answer(Response),
+}
+
 impl Api {
     /// The API with its dependencies.
     pub fn new(store: Store, settings: Settings, megaphones: Vec<Megaphone>) -> Self {
@@ -73,63 +85,102 @@ impl Api {
     /// Answers one request. Whatever goes wrong becomes a response.
     pub async fn handle(&self, event: ApiGatewayV2httpRequest) -> ApiGatewayV2httpResponse {
         let head = event.request_context.http.method == Method::HEAD;
-        let answer = match Request::from_event(event) {
-            Ok(request) => self.answer(&request).await,
-            Err(error) => Err(error),
+        let response = match Request::from_event(event) {
+            Ok(request) => self.answer(request).await,
+            Err(error) => self.refusal(error),
         };
-        let mut response = answer.unwrap_or_else(|error| error.into_response(&self.settings.api));
-        self.add_common_headers(&mut response);
         response.into_event(head)
     }
 
-    async fn answer(&self, request: &Request) -> Result<Response, ApiError> {
-        let settings = &self.settings.api;
-        let route = match router::route(request, settings, Timestamp::now())? {
-            Routed::To(route) => route,
-            Routed::Redirect(response) => return Ok(response),
+    async fn answer(&self, request: Request) -> Response {
+        let answer = match self.find(request) {
+            Found::Call(call) if call.is_batch() => self.batch(&call.request).await,
+            Found::Call(call) => {
+                let responses = self.work(&[call]).await;
+                responses.map(|mut responses| responses.swap_remove(0))
+            }
+            Found::Answer(response) => Ok(response),
         };
-        if request.method == Method::OPTIONS {
-            return preflight(request, route.methods(settings.readonly));
-        }
-        let user = User::of(request, &settings.userid_hmac_secret);
-        match route {
-            Route::Hello => Ok(server::hello(self, request, &user)),
-            Route::Heartbeat => Ok(server::heartbeat(self).await),
-            Route::LbHeartbeat => Ok(server::lbheartbeat()),
-            Route::Version => Ok(server::version()),
-            Route::MonitorRecords => {
-                let entries = self.store.monitor_entries().await?;
-                monitor::records(request, &self.settings, &entries)
-            }
-            Route::Object(uri) => self.objects(request, &user, Target::at(uri)).await,
-            Route::List(list) if request.method == Method::POST => {
-                self.objects(request, &user, Target::posted(list, request)?)
-                    .await
-            }
-            Route::List(list) => objects::list(&self.store, request, &user, &list, settings).await,
-        }
+        answer.unwrap_or_else(|error| self.refusal(error))
     }
 
-    /// Reads, decides, commits; again from the start while other writes come between.
-    async fn objects(
-        &self,
-        request: &Request,
-        user: &User,
-        target: Target,
-    ) -> Result<Response, ApiError> {
+    fn find(&self, request: Request) -> Found {
+        let settings = &self.settings.api;
+        let call = match router::route(&request, settings) {
+            Ok(Routed::To(route)) if request.method == Method::OPTIONS => {
+                let answer = preflight(&request, route.methods(settings.readonly));
+                return Found::Answer(
+                    answer.map_or_else(|e| self.refusal(e), |r| self.finished(r)),
+                );
+            }
+            Ok(Routed::To(route)) => Call::to(route, request, settings),
+            Ok(Routed::Redirect { path, max_age }) => {
+                let (origin, query) = (request.origin(settings), request.query_suffix());
+                let url = format!("{origin}{path}{query}");
+                let redirect = Response::redirect(&url, Timestamp::now(), max_age);
+                return Found::Answer(self.finished(redirect));
+            }
+            Err(error) => Err(error),
+        };
+        call.map_or_else(|error| Found::Answer(self.refusal(error)), Found::Call)
+    }
+
+    async fn batch(&self, batch: &Request) -> Result<Response, ApiError> {
+        let mut calls = vec![];
+        // `None` in the place of each of the calls, else what the request is answered without one.
+        let mut answers = vec![];
+        for mut request in batch::requests(batch, &self.settings.api)? {
+            if let Ok(Routed::Redirect { path, .. }) = router::route(&request, &self.settings.api) {
+                request.path = path;
+            }
+            let answer = match self.find(request.clone()) {
+                Found::Call(call) => {
+                    calls.push(call);
+                    None
+                }
+                Found::Answer(response) => Some(response),
+            };
+            answers.push((request, answer));
+        }
+        let mut responses = self.work(&calls).await?.into_iter();
+        let answers = answers.into_iter().filter_map(|(request, answer)| {
+            let response = answer.or_else(|| responses.next())?;
+            Some((request, response))
+        });
+        Ok(batch::response(answers.collect()))
+    }
+
+    /// Reads, answers, commits; again from the start while other writes come between.
+    ///
+    /// # Errors
+    /// What takes back all of it: a failure of ours. What is refused is a response.
+    async fn work(&self, calls: &[Call]) -> Result<Vec<Response>, ApiError> {
         let begin = Instant::now();
-        let (mut shared, mut alone) = (Some(self.turn.read().await), None);
+        let (mut shared, mut alone) = (None, None);
+        if calls.iter().any(Call::writes) {
+            shared = Some(self.turn.read().await);
+        }
         for attempt in (0..MAX_ATTEMPTS).take_while(|_| begin.elapsed() < LAST_ATTEMPT) {
-            let (objects, lists) = objects::needs(request, &target);
-            let mut unit = UnitOfWork::read(&self.store, Timestamp::now(), objects, lists).await?;
-            let response =
-                objects::answer(&mut unit, request, user, &target.uri, &self.settings.api)?;
+            let needs = calls
+                .iter()
+                .map(Call::needs)
+                .fold(Needs::default(), Needs::and);
+            let mut unit = UnitOfWork::read(&self.store, Timestamp::now(), needs).await?;
+            let mut responses = Vec::with_capacity(calls.len());
+            for call in calls {
+                responses.push(match call.answer(self, &mut unit).await {
+                    Ok(response) => self.finished(response),
+                    Err(error) if error.is_ours() => return Err(error),
+                    Err(error) => self.refusal(error),
+                });
+            }
             if !unit.has_writes() {
-                return Ok(response);
+                return Ok(responses);
             }
             match unit.commit(&self.store).await {
-                Ok(()) => return Ok(response),
+                Ok(()) => return Ok(responses),
                 Err(CommitError::Store(error)) => return Err(error.into()),
+                Err(CommitError::Partial) => return Err(ApiError::Busy),
                 Err(CommitError::Conflict) => {
                     if shared.take().is_some() {
                         alone = Some(self.turn.write().await);
@@ -143,6 +194,15 @@ impl Api {
         }
         drop(alone);
         Err(ApiError::Busy)
+    }
+
+    fn refusal(&self, error: ApiError) -> Response {
+        self.finished(error.into_response(&self.settings.api))
+    }
+
+    fn finished(&self, mut response: Response) -> Response {
+        self.add_common_headers(&mut response);
+        response
     }
 
     fn add_common_headers(&self, response: &mut Response) {

@@ -52,6 +52,11 @@ impl Request {
         })
     }
 
+    /// Whether its method only reads.
+    pub fn is_read(&self) -> bool {
+        self.method == Method::GET || self.method == Method::HEAD
+    }
+
     /// The value of a header; `None` when it is absent or not text.
     pub fn header(&self, name: impl http::header::AsHeaderName) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()

@@ -4,13 +4,11 @@ use http::Method;
 
 use super::error::ApiError;
 use super::request::Request;
-use super::response::Response;
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::settings::ApiSettings;
-use crate::timestamp::Timestamp;
 
 /// The version prefix of every path.
-const PREFIX: &str = "/v1";
+pub const PREFIX: &str = "/v1";
 /// The bucket id under which monitor/changes is served.
 const MONITOR: &str = "monitor";
 /// Seconds for which clients may keep the redirect of a trailing slash (`trailing_slash_redirect_ttl_seconds`).
@@ -25,7 +23,14 @@ const OBJECT: &[Method] = &[
     Method::DELETE,
     Method::OPTIONS,
 ];
-const LIST: &[Method] = &[Method::GET, Method::HEAD, Method::POST, Method::OPTIONS];
+const LIST: &[Method] = &[
+    Method::GET,
+    Method::HEAD,
+    Method::POST,
+    Method::DELETE,
+    Method::OPTIONS,
+];
+const BATCH: &[Method] = &[Method::POST, Method::OPTIONS];
 
 /// An endpoint. Ids in it are as the client sent them, valid or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +43,8 @@ pub enum Route {
     LbHeartbeat,
     /// `/__version__`
     Version,
+    /// `/batch`
+    Batch,
     /// A single object.
     Object(ObjectUri),
     /// The objects of one kind under one parent.
@@ -50,6 +57,7 @@ impl Route {
     /// The endpoint at `path`, without its version prefix.
     fn at(path: &str) -> Option<Self> {
         let segments: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
+        let groups = |bucket: &str| ObjectUri::bucket(bucket).children(Kind::Group);
         let collections = |bucket: &str| ObjectUri::bucket(bucket).children(Kind::Collection);
         let records = |bucket: &str, collection: &str| {
             ObjectUri::collection(bucket, collection).children(Kind::Record)
@@ -59,9 +67,12 @@ impl Route {
             ["__heartbeat__"] => Self::Heartbeat,
             ["__lbheartbeat__"] => Self::LbHeartbeat,
             ["__version__"] => Self::Version,
+            ["batch"] => Self::Batch,
             ["buckets", MONITOR, "collections", "changes", "records"] => Self::MonitorRecords,
             ["buckets"] => Self::List(ListUri::buckets()),
             ["buckets", b] => Self::Object(ObjectUri::bucket(*b)),
+            ["buckets", b, "groups"] => Self::List(groups(b)),
+            ["buckets", b, "groups", g] => Self::Object(groups(b).object(*g)),
             ["buckets", b, "collections"] => Self::List(collections(b)),
             ["buckets", b, "collections", c] => Self::Object(collections(b).object(*c)),
             ["buckets", b, "collections", c, "records"] => Self::List(records(b, c)),
@@ -79,6 +90,7 @@ impl Route {
             Self::Object(_) => OBJECT,
             Self::List(_) if readonly => READ,
             Self::List(_) => LIST,
+            Self::Batch => BATCH,
             _ => READ,
         }
     }
@@ -100,8 +112,13 @@ impl Route {
 pub enum Routed {
     /// To an endpoint that takes its method.
     To(Route),
-    /// Elsewhere, by this redirect.
-    Redirect(Response),
+    /// Elsewhere.
+    Redirect {
+        /// The path to ask for.
+        path: String,
+        /// Seconds for which clients may keep that; `None` says nothing of keeping.
+        max_age: Option<u64>,
+    },
 }
 
 /// Finds the endpoint of a request.
@@ -109,18 +126,12 @@ pub enum Routed {
 /// # Errors
 /// 404 for an unknown path or version, 405 for a method that the endpoint does not take, 403 for a write to
 /// the bucket `monitor`: in Kinto anyone may create it and so hide the changes feed.
-pub fn route(
-    request: &Request,
-    settings: &ApiSettings,
-    now: Timestamp,
-) -> Result<Routed, ApiError> {
+pub fn route(request: &Request, settings: &ApiSettings) -> Result<Routed, ApiError> {
     let redirect = |path: &str, max_age| {
-        let url = format!(
-            "{}{PREFIX}{path}{}",
-            request.origin(settings),
-            request.query_suffix()
-        );
-        Ok(Routed::Redirect(Response::redirect(&url, now, max_age)))
+        Ok(Routed::Redirect {
+            path: format!("{PREFIX}{path}"),
+            max_age,
+        })
     };
     let path = match request.path.strip_prefix(PREFIX) {
         Some("") => return redirect("/", Some(TRAILING_SLASH_MAX_AGE)),

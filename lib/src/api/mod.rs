@@ -1,7 +1,7 @@
 //! The Kinto HTTP API v1, from API Gateway's event to its response.
 //!
 //! A request goes: [`request`] (out of the event) → [`call`] ([`router`]: which endpoint; [`auth`]: who) → the
-//! endpoint ([`objects`], [`lists`], [`monitor`], [`server`]; [`asked`]: may they) → [`response`] (into the event).
+//! endpoint ([`objects`], [`lists`], [`permissions`], [`monitor`], [`server`]; [`asked`]: may they; [`body`], [`schema`]: what they send) → [`response`] (into the event).
 //! A [`batch`] is several calls in one unit of work. Every refusal is an [`error::ApiError`], turned into
 //! Kinto's JSON at one place.
 
@@ -15,9 +15,11 @@ mod listing;
 mod lists;
 mod monitor;
 mod objects;
+mod permissions;
 mod request;
 mod response;
 mod router;
+mod schema;
 mod server;
 
 use std::sync::Arc;

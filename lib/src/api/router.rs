@@ -45,6 +45,8 @@ pub enum Route {
     Version,
     /// `/batch`
     Batch,
+    /// `/permissions`
+    Permissions,
     /// A single object.
     Object(ObjectUri),
     /// The objects of one kind under one parent.
@@ -68,6 +70,7 @@ impl Route {
             ["__lbheartbeat__"] => Self::LbHeartbeat,
             ["__version__"] => Self::Version,
             ["batch"] => Self::Batch,
+            ["permissions"] => Self::Permissions,
             ["buckets", MONITOR, "collections", "changes", "records"] => Self::MonitorRecords,
             ["buckets"] => Self::List(ListUri::buckets()),
             ["buckets", b] => Self::Object(ObjectUri::bucket(*b)),
@@ -142,7 +145,9 @@ pub fn route(request: &Request, settings: &ApiSettings) -> Result<Routed, ApiErr
     if path.len() > 1 && path.ends_with('/') {
         return redirect(path.trim_end_matches('/'), Some(TRAILING_SLASH_MAX_AGE));
     }
-    let route = Route::at(path).ok_or(ApiError::UnknownPath)?;
+    let route = Route::at(path)
+        .filter(|route| *route != Route::Permissions || settings.permissions_endpoint)
+        .ok_or(ApiError::UnknownPath)?;
     let allow = route.methods(settings.readonly);
     if !allow.contains(&request.method) {
         return Err(ApiError::MethodNotAllowed { allow });

@@ -93,7 +93,7 @@ const since = await articles.getRecordsTimestamp();
 const { data: deleted } = await articles.deleteRecord("r2");
 check("a record is deleted", deleted.deleted && (await refused(404, articles.getRecord("r2"))));
 const { data: changes } = await articles.listRecords({ since });
-check("a tombstone tells of the deletion", JSON.stringify(changes) === JSON.stringify([deleted]));
+check("a tombstone tells of the deletion", changes.length === 1 && changes[0].deleted && changes[0].last_modified === deleted.last_modified);
 check("records are deleted by a filter", (await articles.deleteRecords({ filters: { even: true } })).data.length === 13);
 check("records are deleted page by page", (await articles.deleteRecords({ limit: 5, pages: Infinity })).data.length > 5);
 const { data: permissions } = await alice.listPermissions();

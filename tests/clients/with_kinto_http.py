@@ -57,16 +57,22 @@ check("the records' timestamp is the latest record's", alice.get_records_timesta
 updated = alice.update_record(data={**record, "n": 10})["data"]
 check("a record is updated", updated["n"] == 10 and updated["last_modified"] > record["last_modified"])
 check("an update of what changed meanwhile is refused", refused(412, lambda: alice.update_record(data=record)))
-check("a deletion of what changed meanwhile is refused",
-      refused(412, lambda: alice.delete_record(id="one", if_match=record["last_modified"])))
+check(
+    "a deletion of what changed meanwhile is refused",
+    refused(412, lambda: alice.delete_record(id="one", if_match=record["last_modified"])),
+)
 patched = alice.patch_record(id="one", data={"title": "One"})["data"]
 check("a patch keeps the other fields", (patched["n"], patched["title"]) == (10, "One"))
 merged = alice.patch_record(id="one", changes=MergePatch(data={"tags": {"a": None, "c": 3}}))["data"]
 check("a merge patch goes deep and removes", merged["tags"] == {"b": 2, "c": 3})
-operations = JSONPatch([{"op": "add", "path": "/data/list", "value": [1]},
-                        {"op": "add", "path": "/data/list/0", "value": 0},
-                        {"op": "remove", "path": "/data/title"},
-                        {"op": "add", "path": f"/permissions/read/{bob_id}"}])
+operations = JSONPatch(
+    [
+        {"op": "add", "path": "/data/list", "value": [1]},
+        {"op": "add", "path": "/data/list/0", "value": 0},
+        {"op": "remove", "path": "/data/title"},
+        {"op": "add", "path": f"/permissions/read/{bob_id}"},
+    ]
+)
 patched = alice.patch_record(id="one", changes=operations)
 check("a JSON patch is applied", patched["data"]["list"] == [0, 1] and "title" not in patched["data"])
 check("a JSON patch grants", patched["permissions"]["read"] == [bob_id])
@@ -81,7 +87,10 @@ alice.create_group(id="editors", data={"members": [bob_id]})
 check("a group has its members", alice.get_group(id="editors")["data"]["members"] == [bob_id])
 check("the group is listed", ids(alice.get_groups()) == ["editors"])
 group = f"/buckets/{alice.bucket_name}/groups/editors"
-check("membership is a principal", group in bob.clone(server_url=URL, auth=("bob", "secret")).server_info()["user"]["principals"])
+check(
+    "membership is a principal",
+    group in bob.clone(server_url=URL, auth=("bob", "secret")).server_info()["user"]["principals"],
+)
 alice.patch_collection(permissions={"record:create": [group], "read": ["system.Everyone"]})
 check("a member may do what the group may", bob.create_record(id="of-bob")["data"]["id"] == "of-bob")
 check("who is nobody may read now", len(nobody.get_records()) == 3)
@@ -109,18 +118,28 @@ check("all pages are followed", len(alice.get_records(_limit=7, pages=float("inf
 check("one page has its size", len(alice.get_records(_limit=7)) == 7)
 pages = list(alice.get_paginated_records(_limit=10))
 check("pages come one after the other", [len(page["data"]) for page in pages] == [10, 10, 10, 3])
-check("records are filtered and sorted", ids(alice.get_records(even="true", lt_n=7, _sort="-n")) == ["r06", "r04", "r02"])
+check(
+    "records are filtered and sorted", ids(alice.get_records(even="true", lt_n=7, _sort="-n")) == ["r06", "r04", "r02"]
+)
 check("some fields are read", set(alice.get_records(_fields="n", _limit=1)[0]) == {"id", "last_modified", "n"})
 
 before = alice.get_records_timestamp()
-check("nothing is new", refused(304, lambda: alice.get_records(if_none_match=before)) or alice.get_records(_since=before) == [])
+check(
+    "nothing is new",
+    refused(304, lambda: alice.get_records(if_none_match=before)) or alice.get_records(_since=before) == [],
+)
 deleted = alice.delete_record(id="r02")
 check("a record is deleted", deleted["deleted"] and refused(404, lambda: alice.get_record(id="r02")))
 check("what is gone may be deleted again", alice.delete_record(id="r02", if_exists=True) is None)
 check("a tombstone tells of the deletion", alice.get_records(_since=f'"{before}"') == [deleted])
 check("records are deleted", len(alice.delete_records()) == 32 and alice.get_records() == [])
-check("permissions are listed", any(entry["uri"] == f"/buckets/{alice.bucket_name}" and "write" in entry["permissions"]
-                                    for entry in alice.get_permissions()))
+check(
+    "permissions are listed",
+    any(
+        entry["uri"] == f"/buckets/{alice.bucket_name}" and "write" in entry["permissions"]
+        for entry in alice.get_permissions()
+    ),
+)
 check("a collection is deleted", alice.delete_collection()["deleted"])
 check("collections are deleted", alice.delete_collections() == [])
 check("a bucket is deleted", alice.delete_bucket()["deleted"])

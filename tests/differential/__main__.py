@@ -156,7 +156,9 @@ def main():
             findings[signature][0] += 1
             if not arguments.all:
                 sys.exit(1)
-    print(f"\n{differential.requests} requests in {time.monotonic() - start:.0f} s, {len(findings)} sorts of differences")
+    print(
+        f"\n{differential.requests} requests in {time.monotonic() - start:.0f} s, {len(findings)} sorts of differences"
+    )
     for reason, times in differential.justified.most_common():
         print(f"{times:6} times: {reason}")
     for signature, (times, _, number) in sorted(findings.items(), key=lambda item: -item[1][0]):

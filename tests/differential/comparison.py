@@ -117,7 +117,9 @@ class Comparison:
         if types[0] != types[1] and (kinto.body or ours.body):
             self._differ(f"{prefix}header content-type", *types)
         if "etag" in kinto.headers and "etag" in ours.headers:
-            self._timestamp(f"{prefix}header etag", self.list, *(side.headers["etag"].strip('"') for side in (kinto, ours)))
+            self._timestamp(
+                f"{prefix}header etag", self.list, *(side.headers["etag"].strip('"') for side in (kinto, ours))
+            )
             for side in (kinto, ours):
                 self._last_modified(prefix, side)
         for name in ("location", "next-page"):
@@ -185,7 +187,9 @@ class Comparison:
     def _permissions(self, where, kinto, ours):
         """Principals and permissions are sets."""
         if isinstance(kinto, dict) and isinstance(ours, dict):
-            sets = [{name: sorted(who) for name, who in side.items() if isinstance(who, list)} for side in (kinto, ours)]
+            sets = [
+                {name: sorted(who) for name, who in side.items() if isinstance(who, list)} for side in (kinto, ours)
+            ]
             self._value(where, *sets)
         elif isinstance(kinto, list) and isinstance(ours, list):
             self._value(where, sorted(kinto), sorted(ours))
@@ -213,7 +217,9 @@ class Comparison:
     def _url(self, where, kinto, ours):
         a, b = urlsplit(kinto), urlsplit(ours)
         self._value(where, f"{a.scheme}://{a.netloc}{a.path}", f"{b.scheme}://{b.netloc}{b.path}")
-        queries = [sorted((n, v) for n, v in parse_qsl(url.query, keep_blank_values=True) if n != "_token") for url in (a, b)]
+        queries = [
+            sorted((n, v) for n, v in parse_qsl(url.query, keep_blank_values=True) if n != "_token") for url in (a, b)
+        ]
         if [name for name, _ in queries[0]] != [name for name, _ in queries[1]]:
             return self._differ(where, kinto, ours)
         for (name, x), (_, y) in zip(*queries):

@@ -12,7 +12,21 @@ PERMISSIONS = {
     "record": ["read", "write"],
 }
 FIELDS = ["n", "s", "l", "o", "t"]
-COMPARISONS = ["", "", "min_", "max_", "gt_", "lt_", "not_", "in_", "exclude_", "like_", "has_", "contains_", "contains_any_"]
+COMPARISONS = [
+    "",
+    "",
+    "min_",
+    "max_",
+    "gt_",
+    "lt_",
+    "not_",
+    "in_",
+    "exclude_",
+    "like_",
+    "has_",
+    "contains_",
+    "contains_any_",
+]
 # Without those that the ids that the servers make could decide.
 ID_COMPARISONS = ["", "not_", "in_", "exclude_", "like_", "has_", "contains_"]
 VALUES = {
@@ -47,7 +61,11 @@ class Generator:
         start = self.random.choice(range(5))
         records = [Request("PUT", path, body={"data": self.data()}) for path in self.some_records()]
         prelude = [
-            Request("PUT", f"/buckets/{BUCKETS[0]}", body=self.random.choice([None, {"permissions": self.permissions("bucket")}])),
+            Request(
+                "PUT",
+                f"/buckets/{BUCKETS[0]}",
+                body=self.random.choice([None, {"permissions": self.permissions("bucket")}]),
+            ),
             Request("PUT", f"/buckets/{BUCKETS[0]}/collections/c0"),
             *records,
         ]
@@ -79,7 +97,9 @@ class Generator:
             return self.random.choices(BUCKETS, [9, 1])[0]
         if kind == "record" and self.makes_ids and self.chance(4):
             return Made(self.random.randrange(3))
-        return kind[0] + str(self.random.choices(range(4), [6, 3, 2, 1])[0] if kind == "record" else int(self.chance(20)))
+        return kind[0] + str(
+            self.random.choices(range(4), [6, 3, 2, 1])[0] if kind == "record" else int(self.chance(20))
+        )
 
     def list(self, kind):
         bucket = self.id("bucket")
@@ -124,7 +144,12 @@ class Generator:
         if self.chance(2):
             headers += (("Accept", self.random.choice(["text/html", "*/*", "application/json", "application/*", ""])),)
         if method in ("PUT", "POST") and self.chance(3):
-            types = ["application/json; charset=utf-8", "text/plain", "application/merge-patch+json", "APPLICATION/JSON"]
+            types = [
+                "application/json; charset=utf-8",
+                "text/plain",
+                "application/merge-patch+json",
+                "APPLICATION/JSON",
+            ]
             headers += (("Content-Type", self.random.choice(types)),)
         return headers
 
@@ -137,7 +162,9 @@ class Generator:
             case "l":
                 return self.random.choice([[], [1], ["a"], [1, "a"], [1, [2]], [{"a": 1}]])
             case "o":
-                return self.random.choice([{}, {"a": 1}, {"a": 2, "b": {"c": 1}}, {"a": "x", "b": {"c": None}}, {"b": 1}])
+                return self.random.choice(
+                    [{}, {"a": 1}, {"a": 2, "b": {"c": 1}}, {"a": "x", "b": {"c": None}}, {"b": 1}]
+                )
         return self.random.choice([True, False, None])
 
     def data(self, of=None, id=None):
@@ -159,7 +186,9 @@ class Generator:
         names = self.random.sample(PERMISSIONS[kind], self.random.randint(0, 2))
         permissions = {name: self.principals() for name in names}
         if self.chance(4):
-            permissions[self.random.choice(["record:create", "bogus", "read"])] = self.random.choice([None, "x", [1], []])
+            permissions[self.random.choice(["record:create", "bogus", "read"])] = self.random.choice(
+                [None, "x", [1], []]
+            )
         return permissions
 
     def body(self, kind, of, id):
@@ -173,7 +202,13 @@ class Generator:
             data = {"members": self.members(), **({} if self.chance(70) else data)}
         if kind == "collection" and "schemas" not in self.without and self.chance(10):
             data["schema"] = self.random.choice(
-                [{"type": "object", "properties": {"n": {"type": "integer"}}}, {"required": ["s"]}, {"type": "nothing"}, {}, 1]
+                [
+                    {"type": "object", "properties": {"n": {"type": "integer"}}},
+                    {"required": ["s"]},
+                    {"type": "nothing"},
+                    {},
+                    1,
+                ]
             )
         body = {"data": data} if self.chance(85) else {}
         if self.chance(25):
@@ -183,7 +218,9 @@ class Generator:
     def members(self):
         if self.chance(4):
             return self.random.choice([["system.Everyone"], ["/buckets/x/groups/y"], "alice", [1], None])
-        return self.random.sample([Principal("alice"), Principal("bob"), "system.Authenticated", "someone"], self.random.randint(0, 2))
+        return self.random.sample(
+            [Principal("alice"), Principal("bob"), "system.Authenticated", "someone"], self.random.randint(0, 2)
+        )
 
     def operation(self):
         """One of a JSON patch."""
@@ -193,7 +230,12 @@ class Generator:
         path = self.random.choices(where, weights)[0]
         if self.chance(20):
             path = Text(f"/permissions/{self.random.choice(['read', 'write'])}/", Principal("bob"))
-        operation = {"op": self.random.choices(["add", "replace", "remove", "test", "move", "copy", "bogus"], [8, 4, 3, 2, 1, 1, 0.3])[0], "path": path}
+        operation = {
+            "op": self.random.choices(
+                ["add", "replace", "remove", "test", "move", "copy", "bogus"], [8, 4, 3, 2, 1, 1, 0.3]
+            )[0],
+            "path": path,
+        }
         if operation["op"] in ("add", "replace", "test") and self.chance(95):
             operation["value"] = self.value(self.random.choice(FIELDS))
         if operation["op"] in ("move", "copy"):
@@ -216,27 +258,78 @@ class Generator:
             name = self.random.choice(["", "gt_", "lt_", "min_", "max_", "not_", "in_"]) + "last_modified"
             query.append((name, Text(self.time(of))))
         if self.chance(25):
-            sort = self.random.sample(["n", "-n", "s", "-s", "o.a", "-o.b.c", "last_modified", "-last_modified", "-t", "missing", *([] if self.makes_ids else ["id", "-id"])], self.random.randint(1, 2))
+            sort = self.random.sample(
+                [
+                    "n",
+                    "-n",
+                    "s",
+                    "-s",
+                    "o.a",
+                    "-o.b.c",
+                    "last_modified",
+                    "-last_modified",
+                    "-t",
+                    "missing",
+                    *([] if self.makes_ids else ["id", "-id"]),
+                ],
+                self.random.randint(1, 2),
+            )
             query.append(("_sort", ",".join(sort)))
         if self.chance(25):
-            query.append(("_limit", self.random.choices(["1", "2", "3", "0", "-1", "x", "99999999999999999999"], [8, 8, 4, 1, 0.5, 0.5, 0.3])[0]))
+            query.append(
+                (
+                    "_limit",
+                    self.random.choices(
+                        ["1", "2", "3", "0", "-1", "x", "99999999999999999999"], [8, 8, 4, 1, 0.5, 0.5, 0.3]
+                    )[0],
+                )
+            )
         if self.chance(12) and method != "DELETE":
-            query.append(("_fields", ",".join(self.random.sample(["n", "s", "o.a", "o.b.c", "id", "last_modified", "missing", "o"], self.random.randint(1, 3)))))
+            query.append(
+                (
+                    "_fields",
+                    ",".join(
+                        self.random.sample(
+                            ["n", "s", "o.a", "o.b.c", "id", "last_modified", "missing", "o"], self.random.randint(1, 3)
+                        )
+                    ),
+                )
+            )
         if method == "DELETE" and any(name == "_limit" for name, _ in query):
             # Without a filter Kinto takes away the permissions of those that it does not delete too.
             query.append(("not_missing", "0"))
         for name in ("_since", "_before"):
             if self.chance(15 if name == "_since" else 5):
-                value = self.random.choices([Text(self.time(of)), Text('"', self.time(of), '"'), "abc", "0", "", "-1", '"', "99999999999999"], [10, 10, 0.5, 1, 0.3, 0.3, 0.3, 0.3])[0]
+                value = self.random.choices(
+                    [Text(self.time(of)), Text('"', self.time(of), '"'), "abc", "0", "", "-1", '"', "99999999999999"],
+                    [10, 10, 0.5, 1, 0.3, 0.3, 0.3, 0.3],
+                )[0]
                 query.append((name, value))
         if self.chance(1):
-            query.append(self.random.choice([("_unknown", "1"), ("_token", "x"), ("_to", "1"), ("_token", ""), ("in_", "1"), ("", "x")]))
+            query.append(
+                self.random.choice(
+                    [("_unknown", "1"), ("_token", "x"), ("_to", "1"), ("_token", ""), ("in_", "1"), ("", "x")]
+                )
+            )
         return tuple(query)
 
     # Requests.
 
     def request(self, within_batch=False):
-        weights = {"read": 12, "list": 34, "page": 10, "put": 18, "post": 8, "patch": 14, "delete": 9, "delete_list": 4, "head": 4, "permissions": 2, "batch": 7, "odd": 3}
+        weights = {
+            "read": 12,
+            "list": 34,
+            "page": 10,
+            "put": 18,
+            "post": 8,
+            "patch": 14,
+            "delete": 9,
+            "delete_list": 4,
+            "head": 4,
+            "permissions": 2,
+            "batch": 7,
+            "odd": 3,
+        }
         if within_batch:
             del weights["batch"], weights["page"]
         for name in self.without & weights.keys():
@@ -246,7 +339,12 @@ class Generator:
     def object(self, method):
         kind = self.kind()
         of, id = self.list(kind), self.id(kind)
-        return kind, of, id, dict(method=method, path=Text(of, "/", id), user=self.user(), headers=self.headers(of, method))
+        return (
+            kind,
+            of,
+            id,
+            dict(method=method, path=Text(of, "/", id), user=self.user(), headers=self.headers(of, method)),
+        )
 
     def a_read(self):
         kind, of, id, request = self.object("HEAD" if self.chance(10) else "GET")
@@ -271,7 +369,10 @@ class Generator:
 
     def a_patch(self):
         kind, of, id, request = self.object("PATCH")
-        type = self.random.choices(["application/json", "application/merge-patch+json", "application/json-patch+json", "text/plain"], [45, 25, 29, 1])[0]
+        type = self.random.choices(
+            ["application/json", "application/merge-patch+json", "application/json-patch+json", "text/plain"],
+            [45, 25, 29, 1],
+        )[0]
         body = self.operations() if "json-patch" in type else self.body(kind, of, id)
         request["headers"] += (("Content-Type", type),)
         if self.chance(20):
@@ -283,7 +384,9 @@ class Generator:
         kind, of, id, request = self.object("DELETE")
         query = ()
         if self.chance(12):
-            value = self.random.choices([Text(self.time_of_its_own(of)), Text('"', self.time(of), '"'), "abc"], [8, 1, 1])[0]
+            value = self.random.choices(
+                [Text(self.time_of_its_own(of)), Text('"', self.time(of), '"'), "abc"], [8, 1, 1]
+            )[0]
             query = (("last_modified", value),)
         return Request(**request, query=query)
 
@@ -306,7 +409,15 @@ class Generator:
         return Request(method, "(next page)", follows=True, user=self.random.choices(["alice", "bob"], [95, 5])[0])
 
     def a_permissions(self):
-        query = self.random.choice([(), (("_sort", "uri"),), (("resource_name", "record"),), (("_limit", "1"), ("_sort", "uri")), (("unknown", "1"),)])
+        query = self.random.choice(
+            [
+                (),
+                (("_sort", "uri"),),
+                (("resource_name", "record"),),
+                (("_limit", "1"), ("_sort", "uri")),
+                (("unknown", "1"),),
+            ]
+        )
         return Request(self.random.choice(["GET", "GET", "HEAD"]), "/permissions", query=query, user=self.user())
 
     def a_odd(self):
@@ -338,14 +449,33 @@ class Generator:
         if self.chance(20):
             of = self.list("record")
             defaults = self.random.choices(
-                [{"method": "PUT"}, {"headers": {"If-None-Match": "*"}}, {"body": {"data": self.data()}}, {"path": of}, {"method": "POST", "path": of}, {"unknown": 1}, {"method": 1}],
+                [
+                    {"method": "PUT"},
+                    {"headers": {"If-None-Match": "*"}},
+                    {"body": {"data": self.data()}},
+                    {"path": of},
+                    {"method": "POST", "path": of},
+                    {"unknown": 1},
+                    {"method": 1},
+                ],
                 [3, 3, 3, 3, 3, 0.5, 0.5],
             )[0]
         return Request("POST", "/batch", user=self.user(), batch=tuple(parts), defaults=defaults)
 
     def part(self):
         if self.chance(3):
-            return self.random.choice([{}, {"path": "no/slash"}, {"path": "/batch", "method": "POST", "body": {"requests": []}}, {"path": "/", "method": "BOGUS"}, {"path": "/", "unknown": 1}, 1, {"path": "/", "headers": {"a": 1}}, {"path": "/", "body": 1}])
+            return self.random.choice(
+                [
+                    {},
+                    {"path": "no/slash"},
+                    {"path": "/batch", "method": "POST", "body": {"requests": []}},
+                    {"path": "/", "method": "BOGUS"},
+                    {"path": "/", "unknown": 1},
+                    1,
+                    {"path": "/", "headers": {"a": 1}},
+                    {"path": "/", "body": 1},
+                ]
+            )
         part = self.request(within_batch=True)
         headers = part.headers
         if self.chance(15):

@@ -5,7 +5,7 @@ import hashlib
 import hmac
 import json
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from urllib.parse import quote, urlencode
 
 # The secret of both servers, so that a user has the same id on both.

@@ -5,11 +5,9 @@ import logging
 from urllib.parse import urlsplit
 
 import kinto
-from kinto.core import utils
-from webob import Request as WebRequest
-
 from comparison import Answer
 from request import USERID_HMAC_SECRET
+from webob import Request as WebRequest
 
 # Kinto logs its own failures, which are looked at as answers.
 logging.disable(logging.CRITICAL)

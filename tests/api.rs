@@ -714,6 +714,134 @@ async fn a_browser_of_another_origin_may_send_what_the_endpoint_takes() {
 }
 
 #[tokio::test]
+async fn of_two_errors_the_one_that_kinto_sees_first_is_told() {
+    let kinto = Kinto::with_collection().await;
+    kinto.put(RECORD, json!({})).await;
+    let json_patch = ("Content-Type", "application/json-patch+json");
+    for (method, path, headers, body, error) in [
+        (
+            "GET",
+            "/buckets/main/collections/_a/records",
+            vec![],
+            "",
+            (404, 111),
+        ),
+        (
+            "GET",
+            "/buckets/-/collections/a/records",
+            vec![],
+            "",
+            (403, 121),
+        ),
+        (
+            "GET",
+            "/buckets?_limit=-1",
+            vec![("If-None-Match", "*")],
+            "",
+            (400, 107),
+        ),
+        (
+            "GET",
+            "/buckets?in_last_modified=x",
+            vec![("If-None-Match", "*")],
+            "",
+            (412, 114),
+        ),
+        (
+            "PATCH",
+            "/buckets/main/collections/none",
+            vec![json_patch],
+            r#"[{"op": "add", "path": "/data/l"}]"#,
+            (404, 110),
+        ),
+        (
+            "PATCH",
+            RECORD,
+            vec![json_patch],
+            r#"[{"op": "add", "path": "/data/l"}]"#,
+            (400, 107),
+        ),
+        (
+            "PATCH",
+            "/buckets/main/collections/none",
+            vec![("Response-Behavior", "LIGHT")],
+            "{}",
+            (400, 107),
+        ),
+        (
+            "POST",
+            "/buckets/main/collections/none/records",
+            vec![],
+            r#"{"data": {"id": "a b"}}"#,
+            (404, 111),
+        ),
+        (
+            "POST",
+            RECORDS,
+            vec![],
+            r#"{"data": {"id": "a b"}}"#,
+            (400, 107),
+        ),
+        (
+            "POST",
+            RECORDS,
+            vec![],
+            r#"{"data": {"id": 3}}"#,
+            (400, 107),
+        ),
+        (
+            "DELETE",
+            "/buckets/main/collections/none?last_modified=abc",
+            vec![],
+            "",
+            (404, 110),
+        ),
+        (
+            "PUT",
+            RECORD,
+            vec![("Accept", "text/html"), ("Content-Type", "text/html")],
+            "{}",
+            (406, 107),
+        ),
+    ] {
+        let answer = kinto.send(method, path, &headers, body).await;
+        assert_eq!(answer.error(), error, "{method} {path} {headers:?} {body}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_malformed_in_a_json_patch_is_named() {
+    let kinto = Kinto::with_collection().await;
+    for (operations, name) in [
+        (json!({}), json!("")),
+        (json!([3]), json!("0")),
+        (json!([{"op": "foo", "path": "/data/x"}]), json!("0.op")),
+        (json!([{"op": "add"}]), json!("0.path")),
+        (json!([{"op": "add", "path": "data"}]), json!("0.path")),
+        (
+            json!([{"op": "test", "path": "/data"}, {"path": "/data"}]),
+            json!("1.op"),
+        ),
+        (
+            json!([{"op": "remove", "path": "/data/x", "more": 1}]),
+            json!("0"),
+        ),
+        (json!([{"op": "move", "path": "/data/x"}]), json!(null)),
+        (json!([{"op": "remove", "path": "/data/none"}]), json!(null)),
+    ] {
+        let header = [("Content-Type", "application/json-patch+json")];
+        let answer = kinto
+            .send("PATCH", "/buckets/main", &header, &operations.to_string())
+            .await;
+        assert_eq!(
+            (answer.error(), &answer.body["details"][0]["name"]),
+            ((400, 107), &name),
+            "{operations}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_request_costs_as_many_round_trips_as_the_design_allows() {
     let kinto = Kinto::with_collection().await;
     let requests = kinto.aws.requests();

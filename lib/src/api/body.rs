@@ -36,13 +36,16 @@ pub fn check_media_types(request: &Request) -> Result<(), ApiError> {
         http::Method::PUT | http::Method::POST => &[PLAIN],
         _ => &[],
     };
-    if let Some(sent) = media_type(request).filter(|_| !accepted.is_empty())
-        && !accepted.contains(&sent.as_str())
+    if request
+        .header(ACCEPT)
+        .is_some_and(|wanted| !accepts_json(wanted))
     {
-        return Err(ApiError::UnsupportedMediaType { accepted });
+        return Err(ApiError::NotAcceptable);
     }
-    match request.header(ACCEPT) {
-        Some(wanted) if !accepts_json(wanted) => Err(ApiError::NotAcceptable),
+    match media_type(request).filter(|_| !accepted.is_empty()) {
+        Some(sent) if !accepted.contains(&sent.as_str()) => {
+            Err(ApiError::UnsupportedMediaType { accepted })
+        }
         _ => Ok(()),
     }
 }
@@ -156,29 +159,61 @@ impl Body {
     }
 }
 
-/// Reads the operations of a JSON patch.
+/// Reads the operations of a JSON patch. Whether each has the `value` or `from` that it needs is seen when they are
+/// applied (Kinto 26.5).
 ///
 /// # Errors
-/// 400 for broken JSON and for what is no list of operations on `/data` or `/permissions`.
-pub fn parse_operations(bytes: &[u8]) -> Result<Patch, ApiError> {
-    let mut value = parse_json(bytes)?;
-    // A principal is its own value, which need not be given (Kinto 26.5).
-    for operation in value.as_array_mut().into_iter().flatten() {
-        let path = operation.get("path").and_then(Value::as_str);
-        let principal = path.and_then(|path| path.strip_prefix("/permissions/")?.split_once('/'));
-        if let Some((_, principal)) = principal.map(|(p, q)| (p, q.to_owned()))
-            && let Some(operation) = operation.as_object_mut()
-        {
-            operation.entry("value").or_insert(principal.into());
-        }
-    }
-    serde_json::from_value(value).map_err(|e| {
-        ApiError::invalid(
+/// 400 for broken JSON and for what is no list of operations.
+pub fn parse_operations(bytes: &[u8]) -> Result<Vec<Value>, ApiError> {
+    let Value::Array(mut operations) = parse_json(bytes)? else {
+        return Err(ApiError::invalid(
             "body",
             "",
-            format!("Not a list of JSON patch operations: {e}"),
-        )
-    })
+            "Must be a list of operations",
+        ));
+    };
+    for (n, operation) in operations.iter_mut().enumerate() {
+        let wrong = |field: &str, problem: &str| {
+            let dot = if field.is_empty() { "" } else { "." };
+            Err(ApiError::invalid(
+                "body",
+                format!("{n}{dot}{field}"),
+                problem,
+            ))
+        };
+        let Value::Object(fields) = operation else {
+            return wrong("", "Must be a JSON object");
+        };
+        match fields.get("op").map(Value::as_str) {
+            Some(Some("test" | "add" | "remove" | "replace" | "move" | "copy")) => {}
+            Some(_) => {
+                return wrong(
+                    "op",
+                    "Must be one of test, add, remove, replace, move, copy",
+                );
+            }
+            None => return wrong("op", "Required"),
+        }
+        for field in ["path", "from"] {
+            match fields.get(field).map(Value::as_str) {
+                Some(Some(pointer)) if pointer.starts_with('/') => {}
+                None if field == "from" => {}
+                Some(_) => return wrong(field, "Must be a JSON pointer that begins with /"),
+                None => return wrong(field, "Required"),
+            }
+        }
+        let known = ["op", "path", "from", "value"];
+        if let Some(unknown) = fields.keys().find(|field| !known.contains(&field.as_str())) {
+            return wrong("", &format!("Unknown key {unknown}"));
+        }
+        // A principal is its own value, which need not be given.
+        let path = fields.get("path").and_then(Value::as_str);
+        let principal = path.and_then(|path| path.strip_prefix("/permissions/")?.split_once('/'));
+        if let Some(principal) = principal.map(|(_, principal)| principal.to_owned()) {
+            fields.insert("value".to_owned(), principal.into());
+        }
+    }
+    Ok(operations)
 }
 
 /// Applies operations to an object that is shown as `{"data": …, "permissions": …}`; there, each permission is
@@ -188,7 +223,7 @@ pub fn parse_operations(bytes: &[u8]) -> Result<Patch, ApiError> {
 /// 400 when an operation cannot be applied or leaves what cannot be stored.
 pub fn apply_operations(
     kind: Kind,
-    patch: &Patch,
+    operations: Vec<Value>,
     data: Map<String, Value>,
     permissions: &Permissions,
 ) -> Result<(Map<String, Value>, Permissions), ApiError> {
@@ -216,7 +251,9 @@ pub fn apply_operations(
         })
         .collect();
     let mut document = serde_json::json!({"data": data, "permissions": granted});
-    json_patch::patch(&mut document, patch)
+    let patch: Patch = serde_json::from_value(operations.into())
+        .map_err(|e| failed(format!("JSON patch failed: {e}")))?;
+    json_patch::patch(&mut document, &patch)
         .map_err(|e| failed(format!("JSON patch failed: {e}")))?;
 
     let Some(Value::Object(data)) = document.get_mut("data").map(Value::take) else {

@@ -33,22 +33,19 @@ enum Endpoint {
 
 impl Call {
     /// A request that goes to `route`.
-    ///
-    /// # Errors
-    /// 400 for a `POST` that gives an id that cannot be one.
-    pub fn to(route: Route, request: Request, settings: &ApiSettings) -> Result<Self, ApiError> {
+    pub fn to(route: Route, request: Request, settings: &ApiSettings) -> Self {
         let endpoint = match route {
             Route::Object(uri) => Endpoint::Object(Target::at(uri)),
             Route::List(list) if request.method == Method::POST => {
-                Endpoint::Object(Target::posted(list, &request)?)
+                Endpoint::Object(Target::posted(list, &request))
             }
             route => Endpoint::Route(route),
         };
-        Ok(Self {
+        Self {
             credentials: Credentials::of(&request, settings),
             request,
             endpoint,
-        })
+        }
     }
 
     /// Whether this is a batch of other requests.

@@ -105,6 +105,17 @@ impl Page {
     }
 }
 
+/// Whether a query cannot even be read: then its preconditions do not matter, while they go before what is wrong with
+/// its filters (Kinto 26.5).
+pub fn is_malformed(error: &ApiError) -> bool {
+    let parameters = ["_limit", "_since", "_to", "_before", LAST_MODIFIED];
+    let names = |detail: &Detail| {
+        let name = detail.name.as_deref();
+        name.is_some_and(|name| parameters.contains(&name))
+    };
+    matches!(error, ApiError::Invalid(details) if details.iter().any(names))
+}
+
 /// What the preconditions make of a request for a list: `Some` is the answer already, 304 to one that reads.
 ///
 /// # Errors
@@ -588,8 +599,8 @@ fn pick<'a>(
             (Some(Value::Object(nested)), Some(rest)) => {
                 let nested = pick(nested, std::iter::once(&rest.to_owned()));
                 match picked.get_mut(root) {
-                    Some(already) => json_patch::merge(already, &nested.into()),
-                    None => _ = picked.insert(root.to_owned(), nested.into()),
+                    Some(Value::Object(already)) => add(already, nested),
+                    _ => _ = picked.insert(root.to_owned(), nested.into()),
                 }
             }
             (Some(value), _) => _ = picked.insert(root.to_owned(), value.clone()),
@@ -597,6 +608,16 @@ fn pick<'a>(
         }
     }
     picked
+}
+
+/// Adds fields, within objects too.
+fn add(to: &mut Map<String, Value>, fields: Map<String, Value>) {
+    for (field, value) in fields {
+        match (to.get_mut(&field), value) {
+            (Some(Value::Object(nested)), Value::Object(value)) => add(nested, value),
+            (_, value) => _ = to.insert(field, value),
+        }
+    }
 }
 
 fn is_truthy(value: &Value) -> bool {
@@ -779,11 +800,11 @@ mod tests {
     #[test]
     fn fields_are_picked_from_nested_objects_too() {
         let of = object(
-            json!({"id": "x", "last_modified": 1, "a": {"b": 1, "c": 2, "d": 3}, "e": 4, "f": 5}),
+            json!({"id": "x", "last_modified": 1, "a": {"b": 1, "c": null, "d": 3}, "e": 4, "f": 5}),
         );
         let fields = ["a.b", "a.c", "e", "f.g", "nope"].map(str::to_owned);
         let expected =
-            json!({"a": {"b": 1, "c": 2}, "e": 4, "f": 5, "id": "x", "last_modified": 1});
+            json!({"a": {"b": 1, "c": null}, "e": 4, "f": 5, "id": "x", "last_modified": 1});
         assert_eq!(Value::Object(subset(&of, &fields)), expected);
     }
 }

@@ -19,14 +19,11 @@ use crate::unit_of_work::{Needs, UnitOfWork};
 
 /// What a request for a list must know before the list is read; what has no valid id cannot exist.
 pub fn needs(list: &ListUri) -> Needs {
-    let parent = list.parent();
-    if parent.is_some_and(|parent| !parent.is_valid()) {
-        return Needs::default();
-    }
-    let lineage = parent.into_iter().flat_map(ObjectUri::lineage);
+    let lineage = list.parent().into_iter().flat_map(ObjectUri::lineage);
+    let exists = list.parent().is_none_or(ObjectUri::is_valid);
     Needs {
-        objects: lineage.cloned().collect(),
-        lists: [list.clone()].into(),
+        objects: lineage.filter(|uri| uri.is_valid()).cloned().collect(),
+        lists: exists.then(|| list.clone()).into_iter().collect(),
         ..Needs::default()
     }
 }
@@ -76,10 +73,15 @@ pub async fn answer(
     asked.check_parents(unit)?;
 
     let timestamp = unit.timestamp_of(list);
+    let query = ListQuery::parse(request, None, settings, Timestamp::now());
+    let query = match query {
+        Err(error) if listing::is_malformed(&error) => return Err(error),
+        query => query,
+    };
     if let Some(answer) = listing::check_preconditions(request, timestamp)? {
         return Ok(answer);
     }
-    let query = ListQuery::parse(request, None, settings, Timestamp::now())?;
+    let query = query?;
     let counts = request.method == Method::HEAD;
     let objects = match shared {
         Some(shared) => shared,

@@ -108,23 +108,22 @@ impl Api {
 
     fn find(&self, request: Request) -> Found {
         let settings = &self.settings.api;
-        let call = match router::route(&request, settings) {
+        match router::route(&request, settings) {
             Ok(Routed::To(route)) if request.method == Method::OPTIONS => {
                 let answer = preflight(&request, route.methods(settings.readonly));
                 return Found::Answer(
                     answer.map_or_else(|e| self.refusal(e), |r| self.finished(r)),
                 );
             }
-            Ok(Routed::To(route)) => Call::to(route, request, settings),
+            Ok(Routed::To(route)) => Found::Call(Call::to(route, request, settings)),
             Ok(Routed::Redirect { path, max_age }) => {
                 let (origin, query) = (request.origin(settings), request.query_suffix());
                 let url = format!("{origin}{path}{query}");
                 let redirect = Response::redirect(&url, Timestamp::now(), max_age);
-                return Found::Answer(self.finished(redirect));
+                Found::Answer(self.finished(redirect))
             }
-            Err(error) => Err(error),
-        };
-        call.map_or_else(|error| Found::Answer(self.refusal(error)), Found::Call)
+            Err(error) => Found::Answer(self.refusal(error)),
+        }
     }
 
     async fn batch(&self, batch: &Request) -> Result<Response, ApiError> {

@@ -40,20 +40,17 @@ impl Target {
         Self { uri, is_new: false }
     }
 
-    /// The object that a `POST` to `list` is about, under the id that the client gave or a new one.
-    ///
-    /// # Errors
-    /// 400 when the body gives an id that cannot be one. A body that cannot be read is looked at later.
-    pub fn posted(list: ListUri, request: &Request) -> Result<Self, ApiError> {
+    /// The object that a `POST` to `list` is about, under the id that the client gave, valid or not, or a new one. A
+    /// body that cannot be read is looked at later.
+    pub fn posted(list: ListUri, request: &Request) -> Self {
         let body: Option<Value> = serde_json::from_slice(&request.body).ok();
         let given = body.as_ref().and_then(|body| body.get("data")?.get("id"));
         match given {
-            None => Ok(Self {
+            None => Self {
                 uri: list.object(Uuid::new_v4().to_string()),
                 is_new: true,
-            }),
-            Some(Value::String(id)) if is_valid_id(id) => Ok(Self::at(list.object(id))),
-            Some(_) => Err(ApiError::invalid_id()),
+            },
+            Some(id) => Self::at(list.object(id.as_str().unwrap_or_default())),
         }
     }
 }
@@ -102,6 +99,9 @@ pub fn answer(
     let writes = !request.is_read();
     if writes {
         asked.check_parents(unit)?;
+    }
+    if request.method == Method::POST && !is_valid_id(uri.id()) {
+        return Err(ApiError::invalid_id());
     }
     body::check_media_types(request)?;
     asked.check_permission(unit)?;
@@ -217,7 +217,7 @@ impl Asked<'_> {
             (Some(operations), _) => {
                 let (data, patched) = body::apply_operations(
                     self.uri.kind(),
-                    &operations,
+                    operations,
                     before.clone(),
                     &permissions,
                 )?;
@@ -247,9 +247,14 @@ impl Asked<'_> {
                 (body::check_data(self.uri.kind(), data, "")?, asked_for)
             }
         };
+        let mut kept = data.clone();
+        if !matches!(wanted_time(kept.get(listing::LAST_MODIFIED).cloned()), Ok(Some(at)) if at > previous)
+        {
+            kept.shift_remove(listing::LAST_MODIFIED);
+        }
         let changed: Vec<String> = asked_for
             .keys()
-            .filter(|field| before.get(*field) != data.get(*field))
+            .filter(|field| value_of(&before, field) != value_of(&kept, field))
             .cloned()
             .collect();
         let full = self.store(unit, data, permissions, Some(previous), false)?;
@@ -259,7 +264,7 @@ impl Asked<'_> {
         let mut data = self.with_id(now.data.clone(), now.last_modified);
         data.retain(|field, value| {
             changed.contains(field)
-                && (behavior == Behavior::Light || asked_for.get(field) != Some(value))
+                && (behavior == Behavior::Light || value_of(&asked_for, field) != Some(value))
         });
         Ok(Response::json(StatusCode::OK, &json!({"data": data})).modified_at(now.last_modified))
     }
@@ -269,8 +274,8 @@ impl Asked<'_> {
         unit: &mut UnitOfWork,
         preconditions: Preconditions,
     ) -> Result<Response, ApiError> {
-        let at = self.last_modified_parameter()?;
         let existing = self.existing(unit)?;
+        let at = self.last_modified_parameter()?;
         if !preconditions.hold(Some(existing.last_modified)) {
             return Err(self.modified(existing));
         }
@@ -425,12 +430,7 @@ impl Asked<'_> {
     }
 
     fn response_behavior(&self) -> Result<Behavior, ApiError> {
-        match self
-            .request
-            .header("response-behavior")
-            .map(str::to_ascii_lowercase)
-            .as_deref()
-        {
+        match self.request.header("response-behavior") {
             None | Some("full") => Ok(Behavior::Full),
             Some("light") => Ok(Behavior::Light),
             Some("diff") => Ok(Behavior::Diff),
@@ -474,6 +474,11 @@ fn wanted_time(value: Option<Value>) -> Result<Option<Timestamp>, ApiError> {
         )
     };
     time.map(Some).ok_or_else(out_of_range)
+}
+
+/// A field; one that is `null` counts as missing.
+fn value_of<'a>(data: &'a Map<String, Value>, field: &str) -> Option<&'a Value> {
+    data.get(field).filter(|value| !value.is_null())
 }
 
 fn set_all(

@@ -1,0 +1,194 @@
+//! What was written in a unit of work, as transactions.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::UnitOfWork;
+use super::slot::{ListChange, ListSlot, ObjectSlot};
+use crate::resource::{Kind, ListUri, ObjectUri};
+use crate::store::membership::{Membership, MembershipChanges};
+use crate::store::{CommitError, Content, MAX_TRANSACTION_ITEMS, Object, Store, Write};
+
+/// Times that a later part of a large commit is tried.
+const MAX_PART_ATTEMPTS: u32 = 8;
+
+impl UnitOfWork {
+    /// What was written as transactions, in the order in which they are to be committed: one, unless it holds too much.
+    pub(super) fn into_transactions(self) -> Vec<Vec<Write>> {
+        let memberships = self.membership_changes();
+        let writes_lists = self.lists.values();
+        let lists = writes_lists.filter(|slot| slot.change != ListChange::None);
+        let objects = self.objects.values();
+        let objects = objects.filter(|slot| slot.written.is_some());
+        if objects.count() + lists.count() + memberships.len() > MAX_TRANSACTION_ITEMS {
+            return self.into_parts();
+        }
+        let memberships = memberships
+            .into_iter()
+            .map(|(principal, changes)| Write::Memberships { principal, changes });
+        let objects = self
+            .objects
+            .into_iter()
+            .filter_map(|(uri, slot)| slot.into_write(uri));
+        let lists = self
+            .lists
+            .into_iter()
+            .filter_map(|(uri, slot)| slot.into_write(uri));
+        vec![objects.chain(lists).chain(memberships).collect()]
+    }
+
+    /// The same in several transactions, in the order in which they are to be committed: who leaves groups, the
+    /// objects of each list by time with the list's timestamp, who joins groups.
+    fn into_parts(self) -> Vec<Vec<Write>> {
+        let (mut leaves, mut joins) = (vec![], vec![]);
+        for (principal, changes) in self.membership_changes() {
+            let leaving = MembershipChanges {
+                leaves: changes.leaves,
+                ..MembershipChanges::default()
+            };
+            let joining = MembershipChanges {
+                joins: changes.joins,
+                ..MembershipChanges::default()
+            };
+            if !leaving.leaves.is_empty() {
+                leaves.push(Write::Memberships {
+                    principal: principal.clone(),
+                    changes: leaving,
+                });
+            }
+            if !joining.joins.is_empty() {
+                joins.push(Write::Memberships {
+                    principal,
+                    changes: joining,
+                });
+            }
+        }
+        let mut parts = in_chunks(leaves);
+        let mut objects: Vec<_> = self
+            .objects
+            .into_iter()
+            .filter(|(_, slot)| slot.written.is_some())
+            .collect();
+        objects.sort_by_key(|(uri, slot)| {
+            let written = slot.written.as_ref();
+            (uri.list().clone(), written.map(|o| o.last_modified))
+        });
+        let mut lists = self.lists;
+        let mut part = Part::default();
+        for (uri, slot) in objects {
+            if part.size_with(&uri) > MAX_TRANSACTION_ITEMS {
+                parts.push(std::mem::take(&mut part).into_writes(&mut lists, false));
+            }
+            part.add(uri, slot);
+        }
+        parts.push(part.into_writes(&mut lists, true));
+        parts.extend(in_chunks(joins));
+        parts
+    }
+
+    /// What becomes of the memberships of each principal. A group's members join it each time that it is written, so
+    /// that to repeat a request completes what one that failed between its parts left undone.
+    fn membership_changes(&self) -> BTreeMap<String, MembershipChanges> {
+        let mut changes = BTreeMap::<String, MembershipChanges>::new();
+        let groups = self.objects.iter();
+        for (group, slot) in groups.filter(|(uri, _)| uri.kind() == Kind::Group) {
+            let Some(written) = &slot.written else {
+                continue;
+            };
+            let (before, after) = (members(slot.read.as_ref()), members(Some(written)));
+            for member in &after {
+                let joins = &mut changes.entry((*member).to_owned()).or_default().joins;
+                joins.push(Membership {
+                    group: group.clone(),
+                    bucket: written.parent.clone(),
+                });
+            }
+            for member in before.difference(&after) {
+                let leaves = &mut changes.entry((*member).to_owned()).or_default().leaves;
+                leaves.push(group.clone());
+            }
+        }
+        changes
+    }
+}
+
+/// The members of a group; none of what is no group, or is there no more.
+fn members(object: Option<&Object>) -> BTreeSet<&str> {
+    let members = match object.map(|object| &object.content) {
+        Some(Content::Live { data, .. }) => data.get("members").and_then(Value::as_array),
+        _ => None,
+    };
+    members
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect()
+}
+
+/// What one of several transactions writes.
+#[derive(Default)]
+struct Part {
+    objects: Vec<(ObjectUri, ObjectSlot)>,
+    lists: BTreeSet<ListUri>,
+}
+
+impl Part {
+    /// How many items it would have with one more object.
+    fn size_with(&self, uri: &ObjectUri) -> usize {
+        let child_lists = uri.child_lists();
+        let more = std::iter::once(uri.list().clone()).chain(child_lists);
+        let more = more.filter(|list| !self.lists.contains(list)).count();
+        self.objects.len() + 1 + self.lists.len() + more
+    }
+
+    fn add(&mut self, uri: ObjectUri, slot: ObjectSlot) {
+        self.lists.insert(uri.list().clone());
+        self.lists.extend(uri.child_lists());
+        self.objects.push((uri, slot));
+    }
+
+    /// Takes the part's share out of what becomes of the lists.
+    fn into_writes(self, lists: &mut HashMap<ListUri, ListSlot>, last: bool) -> Vec<Write> {
+        let mut writes = vec![];
+        for uri in self.lists {
+            let times = self
+                .objects
+                .iter()
+                .filter(|(object, _)| *object.list() == uri);
+            let times = times.filter_map(|(_, slot)| Some(slot.written.as_ref()?.last_modified));
+            let latest = times.max();
+            let Some(slot) = lists.get_mut(&uri) else {
+                continue;
+            };
+            writes.extend(slot.take_share(uri, latest, last));
+        }
+        let objects = self.objects.into_iter();
+        writes.extend(objects.filter_map(|(uri, slot)| slot.into_write(uri)));
+        writes
+    }
+}
+
+fn in_chunks(writes: Vec<Write>) -> Vec<Vec<Write>> {
+    let mut writes = writes.into_iter().peekable();
+    let mut chunks = vec![];
+    while writes.peek().is_some() {
+        chunks.push(writes.by_ref().take(MAX_TRANSACTION_ITEMS).collect());
+    }
+    chunks
+}
+
+/// Commits a part that is not the first one.
+pub(super) async fn commit_part(store: &Store, part: Vec<Write>) -> Result<(), CommitError> {
+    for attempt in 0..MAX_PART_ATTEMPTS {
+        match store.commit(part.clone()).await {
+            Err(CommitError::Conflict) => {
+                let longest = 2 << attempt;
+                tokio::time::sleep(Duration::from_millis(fastrand::u64(0..=longest))).await;
+            }
+            outcome => return outcome,
+        }
+    }
+    Err(CommitError::Partial)
+}

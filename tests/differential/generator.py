@@ -347,7 +347,7 @@ class Generator:
         )
 
     def a_read(self):
-        kind, of, id, request = self.object("HEAD" if self.chance(10) else "GET")
+        _, _, _, request = self.object("HEAD" if self.chance(10) else "GET")
         query = (("_fields", self.random.choice(["n", "o.a,s", "id", "missing", ""])),) if self.chance(10) else ()
         return Request(**request, query=query)
 
@@ -381,7 +381,7 @@ class Generator:
         return Request(**request, body=body)
 
     def a_delete(self):
-        kind, of, id, request = self.object("DELETE")
+        _, of, _, request = self.object("DELETE")
         query = ()
         if self.chance(12):
             value = self.random.choices(
@@ -418,7 +418,9 @@ class Generator:
                 (("unknown", "1"),),
             ]
         )
-        return Request(self.random.choice(["GET", "GET", "HEAD"]), "/permissions", query=query, user=self.user())
+        # They are in the order of their URIs, and with it of the ids that the servers make.
+        method = "HEAD" if self.makes_ids else self.random.choice(["GET", "GET", "HEAD"])
+        return Request(method, "/permissions", query=query, user=self.user())
 
     def a_odd(self):
         """Beside the endpoints: slashes, versions, methods, paths."""

@@ -1,0 +1,104 @@
+//! Clients that were written for Kinto against the local stack, and the stack against Kinto itself.
+//!
+//! The clients' scripts are in `tests/clients`, the comparison is `tests/differential`; both are run by what
+//! `tests/run` installs in `target/`. For more sequences than usual set `DIFFERENTIAL_SEQUENCES`.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use kinto_local::{Options, Stack};
+use kinto_serverless::settings::Vars;
+use tokio::process::Command;
+
+/// How long a client may take. It takes seconds; this is for machines that are busy.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Enough for a build to find what is broken at all; a release takes 5,000.
+const SEQUENCES: &str = "200";
+
+#[tokio::test]
+#[ignore = "needs kinto-http for Python: tests/run"]
+async fn kinto_http_for_python_works_unchanged() {
+    client("python", "with_kinto_http.py").await;
+}
+
+#[tokio::test]
+#[ignore = "needs node and kinto-http for JavaScript: tests/run"]
+async fn kinto_http_for_javascript_works_unchanged() {
+    client("node", "with_kinto_http.mjs").await;
+}
+
+#[tokio::test]
+#[ignore = "needs node and kinto.js: tests/run"]
+async fn two_kinto_js_clients_stay_in_sync() {
+    client("node", "with_kinto.mjs").await;
+}
+
+#[tokio::test]
+#[ignore = "needs Kinto: tests/run"]
+async fn random_requests_are_answered_as_by_kinto() {
+    let stack = stack().await;
+    let sequences = std::env::var("DIFFERENTIAL_SEQUENCES");
+    let mut python = installed("python");
+    python
+        // Kinto's own imports warn of what they are to become.
+        .args(["-W", "ignore"])
+        .arg(workspace().join("tests/differential"))
+        .arg(stack.url())
+        .args(["--sequences", sequences.as_deref().unwrap_or(SEQUENCES)]);
+    // The comparison ends by itself: each request that it sends is answered or fails within a minute.
+    assert!(succeeds(python).await, "a difference from Kinto, see above");
+    stack.stop().await;
+}
+
+/// Runs a client's script, which prints what it checks and fails at the first check that does not hold.
+async fn client(interpreter: &str, script: &str) {
+    let stack = stack().await;
+    let url = stack.url();
+    let mut command = installed(interpreter);
+    command
+        .arg(workspace().join("tests/clients").join(script))
+        .arg(url.trim_end_matches('/'))
+        .env("NODE_PATH", workspace().join("target/clients/node_modules"));
+    let succeeded = tokio::time::timeout(PATIENCE, succeeds(command)).await;
+    assert_eq!(succeeded, Ok(true), "{script} failed, see above");
+    stack.stop().await;
+}
+
+/// A stack on ports of its own with what real Kinto has to be told to have too.
+async fn stack() -> Stack {
+    let any_port = Options::default();
+    let vars = Vars::from_iter([
+        ("KINTO_EXPERIMENTAL_PERMISSIONS_ENDPOINT", "true"),
+        ("KINTO_EXPERIMENTAL_COLLECTION_SCHEMA_VALIDATION", "true"),
+    ]);
+    Stack::start(&any_port, vars)
+        .await
+        .expect("the stack starts")
+}
+
+/// A program that `tests/run` has installed.
+fn installed(program: &str) -> Command {
+    Command::new(workspace().join("target/venv/bin").join(program))
+}
+
+/// Whether the command succeeds; what it prints is this test's output.
+async fn succeeds(mut command: Command) -> bool {
+    let output = command
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .expect("the program is installed (tests/run)");
+    print!("{}", String::from_utf8_lossy(&output.stdout));
+    eprint!("{}", String::from_utf8_lossy(&output.stderr));
+    output.status.success()
+}
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the workspace is above tests/")
+        .to_owned()
+}

@@ -1,0 +1,230 @@
+"""What of two answers must be the same, and what only in the same relation to the answers before."""
+
+import bisect
+import json
+import re
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from urllib.parse import parse_qsl, urlsplit
+
+from request import list_of
+
+TIMESTAMP = re.compile(r'^"?(\d{10,})"?$')
+
+# Those that clients act on. Allow and Cache-Control are sets.
+PLAIN_HEADERS = ("www-authenticate", "retry-after", "backoff", "total-objects", "total-records")
+SET_HEADERS = ("allow", "cache-control")
+PRESENCE_HEADERS = ("expires", "alert", "next-page", "etag", "last-modified")
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict
+    body: object
+
+    @classmethod
+    def read(cls, status, headers, content):
+        try:
+            body = json.loads(content) if content else None
+        except ValueError:
+            body = content.decode(errors="replace")
+        return cls(status, {name.lower(): value for name, value in headers}, body)
+
+    def __str__(self):
+        names = PLAIN_HEADERS + SET_HEADERS + PRESENCE_HEADERS + ("content-type", "location")
+        lines = [str(self.status)]
+        lines += [f"    {name}: {self.headers[name]}" for name in names if name in self.headers]
+        return "\n".join(lines + [f"    {json.dumps(self.body, ensure_ascii=False)}"])
+
+
+@dataclass(frozen=True)
+class Difference:
+    # Where: `status`, `header etag`, `body.data.n`, in a batch with `responses[2].` before it.
+    where: str
+    kinto: object
+    ours: object
+
+    def __str__(self):
+        return f"{self.where}: {self.kinto!r} and {self.ours!r}"
+
+
+class Times:
+    """The timestamps of each list by which both servers mean the same moment, in order.
+
+    Timestamps of different lists are in no order: whether two requests fall into one millisecond is chance.
+    """
+
+    def __init__(self):
+        self.lists = {}
+
+    def seen(self, list, back, side):
+        pairs = self.lists.get(list)
+        return pairs[-1 - back % len(pairs)][side] if pairs else None
+
+    def same(self, list, kinto, ours):
+        """Whether the two can be the same moment after all that was seen; remembers that they are."""
+        pairs = self.lists.setdefault(list, [])
+        at = bisect.bisect_left(pairs, (kinto, ours))
+        if at < len(pairs) and pairs[at] == (kinto, ours):
+            return True
+        before, after = pairs[max(at - 1, 0) : at], pairs[at : at + 1]
+        if before and not (before[0][0] < kinto and before[0][1] < ours):
+            return False
+        if after and not (kinto < after[0][0] and ours < after[0][1]):
+            return False
+        pairs.insert(at, (kinto, ours))
+        return True
+
+
+class Comparison:
+    """Compares answer by answer in a run."""
+
+    def __init__(self):
+        self.times = Times()
+        self.made = []
+
+    def compare(self, path, kinto, ours):
+        """All differences between the answers to a request for `path`."""
+        self.list = list_of(path)
+        self.found = []
+        self._answers("", kinto, ours)
+        return self.found
+
+    def _differ(self, where, kinto, ours):
+        self.found.append(Difference(where, kinto, ours))
+
+    def _answers(self, prefix, kinto, ours):
+        if kinto.status != ours.status:
+            self._differ(f"{prefix}status", kinto.status, ours.status)
+            return
+        # Only what is created has an id that was not sent.
+        self.makes_ids = kinto.status == 201
+        for name in PLAIN_HEADERS:
+            if kinto.headers.get(name) != ours.headers.get(name):
+                self._differ(f"{prefix}header {name}", kinto.headers.get(name), ours.headers.get(name))
+        for name in SET_HEADERS:
+            sets = [set(re.split(r",\s*", side.headers.get(name, ""))) for side in (kinto, ours)]
+            if sets[0] != sets[1]:
+                self._differ(f"{prefix}header {name}", kinto.headers.get(name), ours.headers.get(name))
+        for name in PRESENCE_HEADERS:
+            if (name in kinto.headers) != (name in ours.headers):
+                self._differ(f"{prefix}header {name}", kinto.headers.get(name), ours.headers.get(name))
+        if 300 <= kinto.status < 400:
+            # What a redirect shows to people is nothing to clients.
+            kinto.body = ours.body = None
+        types = [side.headers.get("content-type", "").split(";")[0] for side in (kinto, ours)]
+        if types[0] != types[1] and (kinto.body or ours.body):
+            self._differ(f"{prefix}header content-type", *types)
+        if "etag" in kinto.headers and "etag" in ours.headers:
+            self._timestamp(
+                f"{prefix}header etag", self.list, *(side.headers["etag"].strip('"') for side in (kinto, ours))
+            )
+            for side in (kinto, ours):
+                self._last_modified(prefix, side)
+        for name in ("location", "next-page"):
+            if name in kinto.headers and name in ours.headers:
+                self._url(f"{prefix}header {name}", kinto.headers[name], ours.headers[name])
+        if isinstance(kinto.body, dict) and isinstance(ours.body, dict) and "responses" in kinto.body:
+            self._responses(kinto.body["responses"], ours.body.get("responses"))
+        else:
+            self._body(f"{prefix}body", kinto.body, ours.body)
+
+    def _last_modified(self, prefix, side):
+        """Last-Modified is the second of the ETag."""
+        text, etag = side.headers.get("last-modified"), side.headers["etag"].strip('"')
+        if text and etag.isdigit() and parsedate_to_datetime(text).timestamp() != int(etag) // 1000:
+            self._differ(f"{prefix}header last-modified", text, etag)
+
+    def _responses(self, kinto, ours):
+        if not isinstance(ours, list) or len(kinto) != len(ours):
+            return self._differ("responses", kinto, ours)
+        for index, (a, b) in enumerate(zip(kinto, ours)):
+            self.list = list_of(a["path"])
+            self._value(f"responses[{index}].path", a["path"], b.get("path"))
+            sides = [Answer(s["status"], {n.lower(): v for n, v in s["headers"].items()}, s["body"]) for s in (a, b)]
+            # An answer without a body is an empty text in a batch of Kinto's.
+            for side in sides:
+                side.body = side.body or None
+            self._answers(f"responses[{index}].", *sides)
+
+    def _body(self, where, kinto, ours):
+        if isinstance(kinto, dict) and isinstance(ours, dict) and "errno" in kinto:
+            # The words are each server's own.
+            kinto, ours = ({k: v for k, v in body.items() if k not in ("message", "info")} for body in (kinto, ours))
+            for body in (kinto, ours):
+                if isinstance(body.get("details"), list):
+                    body["details"] = sorted({(d.get("location"), d.get("name") or "") for d in body["details"]})
+        self._value(where, kinto, ours)
+
+    def _value(self, where, kinto, ours):
+        key = where.rsplit(".", 1)[-1]
+        if type(kinto) is not type(ours):
+            self._differ(where, kinto, ours)
+        elif isinstance(kinto, dict):
+            for name in kinto.keys() | ours.keys():
+                if name not in kinto or name not in ours:
+                    self._differ(f"{where}.{name}", kinto.get(name, "(absent)"), ours.get(name, "(absent)"))
+                elif name == "permissions":
+                    self._permissions(f"{where}.{name}", kinto[name], ours[name])
+                else:
+                    self._value(f"{where}.{name}", kinto[name], ours[name])
+        elif isinstance(kinto, list | tuple):
+            if len(kinto) != len(ours):
+                return self._differ(where, kinto, ours)
+            for index, (a, b) in enumerate(zip(kinto, ours)):
+                self._value(f"{where}[{index}]", a, b)
+        elif key == "last_modified" and isinstance(kinto, int):
+            self._timestamp(where, self.list, kinto, ours)
+        elif key == "schema" and isinstance(kinto, int):
+            # A record tells the timestamp of the collection whose schema it was validated with.
+            self._timestamp(where, list_of(self.list.removesuffix("/records")), kinto, ours)
+        elif isinstance(kinto, str):
+            self._text(where, kinto, ours)
+        elif kinto != ours:
+            self._differ(where, kinto, ours)
+
+    def _permissions(self, where, kinto, ours):
+        """Principals and permissions are sets."""
+        if isinstance(kinto, dict) and isinstance(ours, dict):
+            sets = [
+                {name: sorted(who) for name, who in side.items() if isinstance(who, list)} for side in (kinto, ours)
+            ]
+            self._value(where, *sets)
+        elif isinstance(kinto, list) and isinstance(ours, list):
+            self._value(where, sorted(kinto), sorted(ours))
+        else:
+            self._value(where, kinto, ours)
+
+    def _text(self, where, kinto, ours):
+        """Ids that the servers made are the same when they were made by the same request."""
+        if where.endswith("data.id") and self.makes_ids and kinto != ours:
+            self.made.append((kinto, ours))
+        texts = [kinto, ours]
+        for number, pair in enumerate(self.made):
+            texts = [text.replace(id, f"<made {number}>") for text, id in zip(texts, pair)]
+        if texts[0] != texts[1]:
+            self._differ(where, kinto, ours)
+
+    def _timestamp(self, where, of, kinto, ours):
+        try:
+            same = self.times.same(of, int(kinto), int(ours))
+        except ValueError:
+            same = kinto == ours
+        if not same:
+            self._differ(where, kinto, ours)
+
+    def _url(self, where, kinto, ours):
+        a, b = urlsplit(kinto), urlsplit(ours)
+        self._value(where, f"{a.scheme}://{a.netloc}{a.path}", f"{b.scheme}://{b.netloc}{b.path}")
+        queries = [
+            sorted((n, v) for n, v in parse_qsl(url.query, keep_blank_values=True) if n != "_token") for url in (a, b)
+        ]
+        if [name for name, _ in queries[0]] != [name for name, _ in queries[1]]:
+            return self._differ(where, kinto, ours)
+        for (name, x), (_, y) in zip(*queries):
+            times = TIMESTAMP.match(x), TIMESTAMP.match(y)
+            if all(times):
+                self._timestamp(where, self.list, times[0][1], times[1][1])
+            else:
+                self._text(f"{where} {name}", x, y)

@@ -1,0 +1,486 @@
+"""Random sequences of requests to a small universe of objects."""
+
+from request import RUN, At, Authorization, Made, Principal, Request, Seen, Text
+
+# The second bucket's id begins with the first's.
+BUCKETS = [f"b-{RUN}", f"b-{RUN}-staging"]
+KINDS = ["bucket", "group", "collection", "record"]
+PERMISSIONS = {
+    "bucket": ["read", "write", "collection:create", "group:create"],
+    "group": ["read", "write"],
+    "collection": ["read", "write", "record:create"],
+    "record": ["read", "write"],
+}
+FIELDS = ["n", "s", "l", "o", "t"]
+COMPARISONS = [
+    "",
+    "",
+    "min_",
+    "max_",
+    "gt_",
+    "lt_",
+    "not_",
+    "in_",
+    "exclude_",
+    "like_",
+    "has_",
+    "contains_",
+    "contains_any_",
+]
+# Without those that the ids that the servers make could decide.
+ID_COMPARISONS = ["", "not_", "in_", "exclude_", "like_", "has_", "contains_"]
+VALUES = {
+    "n": ["0", "1", "2", "-1", "1.5", '"1"', "null", "1,2", "x"],
+    "s": ["a", "A", "b", "ab", "3", '"3"', "é", "a*", "*b", "a,b", "3,a", ""],
+    "l": ["[1]", '["a"]', '[1,"a"]', "1", "[]"],
+    "o": ['{"a":1}', "1", "null"],
+    "o.a": ["1", "2", '"x"', "true"],
+    "o.b.c": ["1", "x", "null"],
+    "t": ["true", "false", "1", "null"],
+    "id": ["r0", "r1", "r0,r2"],
+    "missing": ["true", "1", "x"],
+}
+HOUR = 3_600_000
+MINUTE = 60_000
+INVALID_IDS = ["a b", "-a", "_a", "é", "*", "a.b"]
+ODD_IDS = ["A", "a" * 100, "a" * 256]
+
+
+class Generator:
+    """Generates one sequence, with everything that `random` decides."""
+
+    def __init__(self, random, without=()):
+        self.random = random
+        self.without = set(without)
+        self.times = 0
+
+    def sequence(self):
+        """Five to 25 requests, the first of them most often making something to work on."""
+        # Ids that the servers make are in no order.
+        self.makes_ids = self.chance(50)
+        start = self.random.choice(range(5))
+        records = [Request("PUT", path, body={"data": self.data()}) for path in self.some_records()]
+        prelude = [
+            Request(
+                "PUT",
+                f"/buckets/{BUCKETS[0]}",
+                body=self.random.choice([None, {"permissions": self.permissions("bucket")}]),
+            ),
+            Request("PUT", f"/buckets/{BUCKETS[0]}/collections/c0"),
+            *records,
+        ]
+        rest = [self.request() for _ in range(self.random.randint(5, 20))]
+        return (prelude if start else []) + rest
+
+    def some_records(self):
+        count = self.random.choice([0, 1, 3, 4])
+        return [f"/buckets/{BUCKETS[0]}/collections/c0/records/r{n}" for n in range(count)]
+
+    def chance(self, percent):
+        return self.random.random() * 100 < percent
+
+    def weighted(self, **weights):
+        return self.random.choices(list(weights), weights.values())[0]
+
+    # What a request is about.
+
+    def kind(self):
+        weights = {"bucket": 10, "group": 10, "collection": 15, "record": 65}
+        if "groups" in self.without:
+            del weights["group"]
+        return self.weighted(**weights)
+
+    def id(self, kind):
+        if self.chance(3):
+            return self.random.choice(INVALID_IDS if kind == "bucket" else INVALID_IDS + ODD_IDS)
+        if kind == "bucket":
+            return self.random.choices(BUCKETS, [9, 1])[0]
+        if kind == "record" and self.makes_ids and self.chance(4):
+            return Made(self.random.randrange(3))
+        return kind[0] + str(
+            self.random.choices(range(4), [6, 3, 2, 1])[0] if kind == "record" else int(self.chance(20))
+        )
+
+    def list(self, kind):
+        bucket = self.id("bucket")
+        match kind:
+            case "bucket":
+                return "/buckets"
+            case "group" | "collection":
+                return Text("/buckets/", bucket, f"/{kind}s")
+        return Text("/buckets/", bucket, "/collections/", self.id("collection"), "/records")
+
+    def user(self):
+        return self.random.choices(["alice", "bob", None], [75, 15, 10])[0]
+
+    def time(self, of):
+        """A time to send: one that was seen, most often, or one far off."""
+        if self.chance(80):
+            return Seen(of, self.random.choices(range(5), [8, 4, 2, 1, 1])[0])
+        # The list of buckets is there in the next run too, and its time does not go back.
+        return At(self.random.choice([-3, -2, -1] if of == "/buckets" else [-3, -2, -1, 1, 2, 3]) * HOUR // 4)
+
+    def time_of_its_own(self, of):
+        """A time for an object that no other has: two of one time are in no order."""
+        if self.chance(50):
+            return Seen(of)
+        self.times += 1
+        sign = -1 if of == "/buckets" else self.random.choice([-1, 1])
+        return At(sign * (HOUR + self.times * MINUTE))
+
+    # The parts of a request.
+
+    def preconditions(self, of):
+        if not self.chance(15):
+            return ()
+        name = self.random.choice(["If-Match", "If-None-Match"])
+        value = self.random.choices(
+            [Text('"', self.time(of), '"'), "*", self.time(of), '"abc"', "", "abc", '"0"'], [70, 18, 4, 2, 1, 3, 2]
+        )[0]
+        return ((name, value if isinstance(value, str) else Text(value)),)
+
+    def headers(self, of, method):
+        headers = self.preconditions(of)
+        if self.chance(2):
+            headers += (("Accept", self.random.choice(["text/html", "*/*", "application/json", "application/*", ""])),)
+        if method in ("PUT", "POST") and self.chance(3):
+            types = [
+                "application/json; charset=utf-8",
+                "text/plain",
+                "application/merge-patch+json",
+                "APPLICATION/JSON",
+            ]
+            headers += (("Content-Type", self.random.choice(types)),)
+        return headers
+
+    def value(self, name):
+        match name:
+            case "n":
+                return self.random.choice([0, 1, 2, 3, -1, 1.5, None, "1"])
+            case "s":
+                return self.random.choice(["a", "A", "b", "ab", "3", "é", "", "a*b"])
+            case "l":
+                return self.random.choice([[], [1], ["a"], [1, "a"], [1, [2]], [{"a": 1}]])
+            case "o":
+                return self.random.choice(
+                    [{}, {"a": 1}, {"a": 2, "b": {"c": 1}}, {"a": "x", "b": {"c": None}}, {"b": 1}]
+                )
+        return self.random.choice([True, False, None])
+
+    def data(self, of=None, id=None):
+        data = {name: self.value(name) for name in FIELDS if self.chance(35)}
+        if of is not None and self.chance(8):
+            data["last_modified"] = self.time_of_its_own(of)
+        if self.chance(1):
+            data["last_modified"] = self.random.choice([0, -1, 1.5, "abc", True, None, []])
+        if id is not None and self.chance(6):
+            data["id"] = id if self.chance(70) else self.random.choice(["other", 1, None])
+        return data
+
+    def principals(self):
+        everybody = ["system.Everyone", "system.Authenticated", Principal("alice"), Principal("bob")]
+        everybody += [f"/buckets/{BUCKETS[0]}/groups/g0", "someone"]
+        return self.random.sample(everybody, self.random.randint(0, 2))
+
+    def permissions(self, kind):
+        names = self.random.sample(PERMISSIONS[kind], self.random.randint(0, 2))
+        permissions = {name: self.principals() for name in names}
+        if self.chance(4):
+            permissions[self.random.choice(["record:create", "bogus", "read"])] = self.random.choice(
+                [None, "x", [1], []]
+            )
+        return permissions
+
+    def body(self, kind, of, id):
+        """Most often one that a `PUT`, `POST` or `PATCH` takes."""
+        if self.chance(4):
+            odd = [b"{", b"[]", b"null", b'""', b"1", b"\xff", b"{}", {"data": 1}, {"data": None}, {"data": []}]
+            odd += [{"permissions": None}, {"permissions": []}, {"unknown": 1}, {"data": {}, "unknown": 1}]
+            return self.random.choice(odd)
+        data = self.data(of, id)
+        if kind == "group":
+            data = {"members": self.members(), **({} if self.chance(70) else data)}
+        if kind == "collection" and "schemas" not in self.without and self.chance(10):
+            data["schema"] = self.random.choice(
+                [
+                    {"type": "object", "properties": {"n": {"type": "integer"}}},
+                    {"required": ["s"]},
+                    {"type": "nothing"},
+                    {},
+                    1,
+                ]
+            )
+        body = {"data": data} if self.chance(85) else {}
+        if self.chance(25):
+            body["permissions"] = self.permissions(kind)
+        return body
+
+    def members(self):
+        if self.chance(4):
+            return self.random.choice([["system.Everyone"], ["/buckets/x/groups/y"], "alice", [1], None])
+        return self.random.sample(
+            [Principal("alice"), Principal("bob"), "system.Authenticated", "someone"], self.random.randint(0, 2)
+        )
+
+    def operation(self):
+        """One of a JSON patch."""
+        where = ["/data/n", "/data/s", "/data/l", "/data/l/0", "/data/l/-", "/data/o/a", "/data/o/b/c", "/data/missing"]
+        where += ["/data/o", "/data/last_modified", "/data/id", "/data", "/permissions", "/nowhere", "data/n", ""]
+        weights = [6, 4, 3, 2, 2, 3, 1, 1, 1, 0.3, 0.3, 0.3, 0.2, 0.5, 0.3, 0.3]
+        path = self.random.choices(where, weights)[0]
+        if self.chance(20):
+            path = Text(f"/permissions/{self.random.choice(['read', 'write'])}/", Principal("bob"))
+        operation = {
+            "op": self.random.choices(
+                ["add", "replace", "remove", "test", "move", "copy", "bogus"], [8, 4, 3, 2, 1, 1, 0.3]
+            )[0],
+            "path": path,
+        }
+        if operation["op"] in ("add", "replace", "test") and self.chance(95):
+            operation["value"] = self.value(self.random.choice(FIELDS))
+        if operation["op"] in ("move", "copy"):
+            operation["from"] = self.random.choice(where[:8])
+        return operation
+
+    def operations(self):
+        if self.chance(4):
+            return self.random.choice([[], [1], [{}], {"data": {}}, b"[", [{"op": "add"}]])
+        return [self.operation() for _ in range(self.random.randint(1, 3))]
+
+    def query(self, of, method):
+        """Of a list."""
+        query = []
+        for _ in range(self.random.choices([0, 1, 2], [50, 35, 15])[0]):
+            field = self.random.choice([*VALUES])
+            name = self.random.choice(ID_COMPARISONS if field == "id" else COMPARISONS) + field
+            query.append((name, self.random.choice(VALUES[field])))
+        if self.chance(6):
+            name = self.random.choice(["", "gt_", "lt_", "min_", "max_", "not_", "in_"]) + "last_modified"
+            query.append((name, Text(self.time(of))))
+        if self.chance(25):
+            sort = self.random.sample(
+                [
+                    "n",
+                    "-n",
+                    "s",
+                    "-s",
+                    "o.a",
+                    "-o.b.c",
+                    "last_modified",
+                    "-last_modified",
+                    "-t",
+                    "missing",
+                    *([] if self.makes_ids else ["id", "-id"]),
+                ],
+                self.random.randint(1, 2),
+            )
+            query.append(("_sort", ",".join(sort)))
+        if self.chance(25):
+            query.append(
+                (
+                    "_limit",
+                    self.random.choices(
+                        ["1", "2", "3", "0", "-1", "x", "99999999999999999999"], [8, 8, 4, 1, 0.5, 0.5, 0.3]
+                    )[0],
+                )
+            )
+        if self.chance(12) and method != "DELETE":
+            query.append(
+                (
+                    "_fields",
+                    ",".join(
+                        self.random.sample(
+                            ["n", "s", "o.a", "o.b.c", "id", "last_modified", "missing", "o"], self.random.randint(1, 3)
+                        )
+                    ),
+                )
+            )
+        if method == "DELETE" and any(name == "_limit" for name, _ in query):
+            # Without a filter Kinto takes away the permissions of those that it does not delete too.
+            query.append(("not_missing", "0"))
+        for name in ("_since", "_before"):
+            if self.chance(15 if name == "_since" else 5):
+                value = self.random.choices(
+                    [Text(self.time(of)), Text('"', self.time(of), '"'), "abc", "0", "", "-1", '"', "99999999999999"],
+                    [10, 10, 0.5, 1, 0.3, 0.3, 0.3, 0.3],
+                )[0]
+                query.append((name, value))
+        if self.chance(1):
+            query.append(
+                self.random.choice(
+                    [("_unknown", "1"), ("_token", "x"), ("_to", "1"), ("_token", ""), ("in_", "1"), ("", "x")]
+                )
+            )
+        return tuple(query)
+
+    # Requests.
+
+    def request(self, within_batch=False):
+        weights = {
+            "read": 12,
+            "list": 34,
+            "page": 10,
+            "put": 18,
+            "post": 8,
+            "patch": 14,
+            "delete": 9,
+            "delete_list": 4,
+            "head": 4,
+            "permissions": 2,
+            "batch": 7,
+            "odd": 3,
+        }
+        if within_batch:
+            del weights["batch"], weights["page"]
+        for name in self.without & weights.keys():
+            del weights[name]
+        return getattr(self, f"a_{self.weighted(**weights)}")()
+
+    def object(self, method):
+        kind = self.kind()
+        of, id = self.list(kind), self.id(kind)
+        return (
+            kind,
+            of,
+            id,
+            dict(method=method, path=Text(of, "/", id), user=self.user(), headers=self.headers(of, method)),
+        )
+
+    def a_read(self):
+        _, _, _, request = self.object("HEAD" if self.chance(10) else "GET")
+        query = (("_fields", self.random.choice(["n", "o.a,s", "id", "missing", ""])),) if self.chance(10) else ()
+        return Request(**request, query=query)
+
+    def a_put(self):
+        kind, of, id, request = self.object("PUT")
+        return Request(**request, body=self.body(kind, of, id) if self.chance(85) else None)
+
+    def a_post(self):
+        kind = self.kind()
+        of = self.list(kind)
+        body = self.body(kind, of, self.id(kind)) if self.chance(95) else None
+        if isinstance(body, dict) and isinstance(body.get("data"), dict):
+            # A bucket whose id the server makes would be met by other runs.
+            if not self.makes_ids or kind == "bucket" or self.chance(50):
+                body["data"]["id"] = self.id(kind)
+        elif not self.makes_ids or kind == "bucket":
+            body = {"data": {"id": self.id(kind)}}
+        return Request("POST", of, user=self.user(), headers=self.headers(of, "POST"), body=body)
+
+    def a_patch(self):
+        kind, of, id, request = self.object("PATCH")
+        type = self.random.choices(
+            ["application/json", "application/merge-patch+json", "application/json-patch+json", "text/plain"],
+            [45, 25, 29, 1],
+        )[0]
+        body = self.operations() if "json-patch" in type else self.body(kind, of, id)
+        request["headers"] += (("Content-Type", type),)
+        if self.chance(20):
+            behavior = self.random.choices(["light", "diff", "full", "LIGHT", "bogus"], [4, 4, 1, 0.5, 0.5])[0]
+            request["headers"] += (("Response-Behavior", behavior),)
+        return Request(**request, body=body)
+
+    def a_delete(self):
+        _, of, _, request = self.object("DELETE")
+        query = ()
+        if self.chance(12):
+            value = self.random.choices(
+                [Text(self.time_of_its_own(of)), Text('"', self.time(of), '"'), "abc"], [8, 1, 1]
+            )[0]
+            query = (("last_modified", value),)
+        return Request(**request, query=query)
+
+    def list_request(self, method):
+        kind = self.kind()
+        of = self.list(kind)
+        return Request(method, of, query=self.query(of, method), user=self.user(), headers=self.headers(of, method))
+
+    def a_list(self):
+        return self.list_request("GET")
+
+    def a_head(self):
+        return self.list_request("HEAD")
+
+    def a_delete_list(self):
+        return self.list_request("DELETE")
+
+    def a_page(self):
+        method = "DELETE" if "delete_list" not in self.without and self.chance(15) else "GET"
+        return Request(method, "(next page)", follows=True, user=self.random.choices(["alice", "bob"], [95, 5])[0])
+
+    def a_permissions(self):
+        query = self.random.choice(
+            [
+                (),
+                (("_sort", "uri"),),
+                (("resource_name", "record"),),
+                (("_limit", "1"), ("_sort", "uri")),
+                (("unknown", "1"),),
+            ]
+        )
+        # They are in the order of their URIs, and with it of the ids that the servers make.
+        method = "HEAD" if self.makes_ids else self.random.choice(["GET", "GET", "HEAD"])
+        return Request(method, "/permissions", query=query, user=self.user())
+
+    def a_odd(self):
+        """Beside the endpoints: slashes, versions, methods, paths."""
+        path = self.list("record") if self.chance(50) else Text(self.list("bucket"), "/", self.id("bucket"))
+        method, prefix, path = self.random.choice(
+            [
+                ("GET", "/v1", Text(path, "/")),
+                ("PUT", "/v1", Text(path, "/")),
+                ("GET", "", path),
+                ("DELETE", "", path),
+                ("GET", "/v0", path),
+                ("GET", "/v1", Text(path, "/unknown")),
+                ("PATCH", "/v1", "/buckets"),
+                ("PUT", "/v1", "/buckets"),
+                ("POST", "/v1", f"/buckets/{BUCKETS[0]}"),
+                ("GET", "/v1", "/batch"),
+                ("POST", "/v1", "/"),
+                ("GET", "/v1", "//buckets"),
+                ("GET", "/v1", f"/buckets/{BUCKETS[0]}/unknown"),
+                ("TRACE", "/v1", path),
+            ]
+        )
+        return Request(method, path, prefix=prefix, user=self.user())
+
+    def a_batch(self):
+        parts = [self.part() for _ in range(self.random.choices([0, 1, 2, 4, 8, 26], [1, 20, 30, 30, 16, 3])[0])]
+        defaults = None
+        if self.chance(20):
+            of = self.list("record")
+            defaults = self.random.choices(
+                [
+                    {"method": "PUT"},
+                    {"headers": {"If-None-Match": "*"}},
+                    {"body": {"data": self.data()}},
+                    {"path": of},
+                    {"method": "POST", "path": of},
+                    {"unknown": 1},
+                    {"method": 1},
+                ],
+                [3, 3, 3, 3, 3, 0.5, 0.5],
+            )[0]
+        return Request("POST", "/batch", user=self.user(), batch=tuple(parts), defaults=defaults)
+
+    def part(self):
+        if self.chance(3):
+            return self.random.choice(
+                [
+                    {},
+                    {"path": "no/slash"},
+                    {"path": "/batch", "method": "POST", "body": {"requests": []}},
+                    {"path": "/", "method": "BOGUS"},
+                    {"path": "/", "unknown": 1},
+                    1,
+                    {"path": "/", "headers": {"a": 1}},
+                    {"path": "/", "body": 1},
+                ]
+            )
+        part = self.request(within_batch=True)
+        headers = part.headers
+        if self.chance(15):
+            headers += (("Authorization", Authorization(self.random.choice(["alice", "bob"]))),)
+        prefix = self.random.choices(["", "/v1"], [80, 20])[0]
+        return Request(part.method, part.path, part.query, part.user, headers, part.body, prefix=prefix)

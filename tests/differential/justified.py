@@ -1,0 +1,109 @@
+"""The differences from Kinto 26.5 that are meant, each with its reason. All others are faults.
+
+What a batch holds is not looked into one by one: a difference in the batch is justified when what it holds can be.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Justified:
+    reason: str
+    # Whether a difference between Kinto's and our answer to a request, as it was sent to us, is this one.
+    applies: Callable[..., bool]
+    # Whether the servers may hold different things from then on, so that the sequence ends.
+    ends: bool = True
+
+
+def text_of(sent):
+    """All that a request says, its batch's requests included."""
+    headers = "\n".join(f"{name}: {value}" for name, value in sent.headers.items())
+    return f"{sent.url}\n{headers}\n{sent.body.decode(errors='replace')}"
+
+
+def says(pattern):
+    """Of requests in which the pattern is found."""
+    compiled = re.compile(pattern)
+    return lambda sent, kinto, ours, difference: compiled.search(text_of(sent)) is not None
+
+
+def fails(sent, kinto, ours, difference):
+    """Of requests at which Kinto fails, alone or in a batch."""
+    responses = kinto.body.get("responses", []) if isinstance(kinto.body, dict) else []
+    return kinto.status >= 500 or any(response["status"] >= 500 for response in responses)
+
+
+def permissions_etag(sent, kinto, ours, difference):
+    return "/permissions" in text_of(sent) and difference.where.endswith("header etag")
+
+
+def details(sent, kinto, ours, difference):
+    """Of answers that differ only in which parts of the request they name."""
+    return re.search(r"body\.details(\[.*)?$", difference.where) is not None and difference.ours != "(absent)"
+
+
+JUSTIFIED = [
+    Justified("Kinto fails by a fault of its own; ours refuses the request or does what was asked", fails),
+    Justified("An id is at most 255 bytes long, which DynamoDB's keys ask for; Kinto's have no bound", says("a{256}")),
+    Justified(
+        "Media types are compared without case (RFC 9110, 8.3.1), which Kinto does not", says("APPLICATION/JSON")
+    ),
+    Justified(
+        "Kinto takes the list of in_last_modified for a timestamp and refuses them all",
+        says("(in|exclude)_last_modified="),
+    ),
+    Justified(
+        "Kinto's memory backend lets contains_ look into the letters of a text; on PostgreSQL it does not",
+        says("contains_(any_)?(s|id|o.a)="),
+    ),
+    Justified(
+        "Kinto's memory backend forgets the filters before has_; on PostgreSQL it does not", says(r"\?.*&has_|=.*&has_")
+    ),
+    Justified(
+        "To Kinto's memory backend true is 1 in in_ and exclude_; on PostgreSQL it is not",
+        says("[?&](in|exclude)_(t|n|o.a)="),
+    ),
+    Justified(
+        "An empty header is refused (If-Match) or says nothing (Accept); in Kinto it is the other way round",
+        says(r'(?m)^(If-Match|If-None-Match|Accept): *$|"(If-Match|If-None-Match|Accept)": ""'),
+    ),
+    Justified('Kinto takes If-Match: "0" for none', says(r'If-(None-)?Match("?: "?)\\?"0\\?"')),
+    Justified(
+        "A time of an object is between 1 and the end of 2099; Kinto takes 0, less and true, and stores or ignores it",
+        says(r'"last_modified": (0|-1|true)[,}]'),
+    ),
+    Justified(
+        "Of several things that are wrong the first is named, in words; Kinto names what its schemas find, one by one",
+        details,
+        ends=False,
+    ),
+    Justified(
+        "Who may write an object by its bucket alone does not get at its permissions with a JSON patch in Kinto",
+        says(r'"op": "(remove|test|replace|move|copy)", ("value": [^}]*)?"path": "/permissions'),
+    ),
+    Justified(
+        "The ETag of /permissions is new each time; Kinto's never changes, whatever is granted meanwhile",
+        permissions_etag,
+        ends=False,
+    ),
+    Justified("A parameter without a name is ignored; Kinto filters by the field without a name", says(r"[?&]=")),
+    Justified(
+        "A null for a permission that the kind does not have is refused; Kinto overlooks it",
+        says(r'"permissions": \{[^}]*"(bogus|record:create)": null'),
+    ),
+    Justified(
+        "When a request of a batch fails after a redirect Kinto tells the path from before it and errno 999",
+        says(r'(?s)/batch\n.*"path": "(/v1)?/buckets[^"?]*/["?]'),
+    ),
+    Justified(
+        "In a batch Kinto finds a collection that an earlier request has deleted",
+        says(r'(?s)/batch\n.*"path": "[^"]*/records.*"method": "DELETE".*"path": "[^"]*/records'),
+    ),
+]
+
+
+def justification(sent, kinto, ours, difference):
+    """The entry that a difference falls under, if any."""
+    return next((entry for entry in JUSTIFIED if entry.applies(sent, kinto, ours, difference)), None)

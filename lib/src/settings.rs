@@ -5,9 +5,12 @@
 //! built from [`Vars`] once at start; a value that cannot be used stops the start with a
 //! [`SettingError`] that names the variable.
 
+mod web;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
+pub use self::web::{EndOfService, EndpointType, Redirects, WebSettings};
 use crate::permission::AUTHENTICATED;
 use crate::resource::{CollectionSet, Kind};
 
@@ -191,6 +194,8 @@ pub struct ApiSettings {
     pub batch_max_requests: u64,
     /// `project_docs`, as the hello view shows it.
     pub project_docs: String,
+    /// The API as a web service.
+    pub web: WebSettings,
     grants: BTreeMap<String, Vec<String>>,
 }
 
@@ -228,6 +233,7 @@ impl ApiSettings {
                 .get("KINTO_PROJECT_DOCS")
                 .unwrap_or("https://kinto.readthedocs.io/")
                 .to_owned(),
+            web: WebSettings::from_vars(vars)?,
             grants,
         })
     }

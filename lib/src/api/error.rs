@@ -83,7 +83,7 @@ pub enum ApiError {
     #[error("method not allowed")]
     MethodNotAllowed {
         /// The methods that it takes.
-        allow: &'static [Method],
+        allow: Vec<Method>,
     },
     /// The `Accept` header rules JSON out: 406.
     #[error("not acceptable")]
@@ -108,6 +108,9 @@ pub enum ApiError {
     /// The object would be larger than the storage takes: 413.
     #[error("object too large")]
     TooLarge,
+    /// The service has ended: 410.
+    #[error("the service has ended")]
+    Gone,
     /// Writes by others came between, again and again: 503, worth another try.
     #[error("too many concurrent writes")]
     Busy,
@@ -154,6 +157,7 @@ impl ApiError {
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::Modified { .. } => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Gone => StatusCode::GONE,
             Self::Busy | Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -176,6 +180,7 @@ impl ApiError {
             }
             | Self::Reserved(_) => 121,
             Self::Busy | Self::Store(_) => 201,
+            Self::Gone => 202,
         }
     }
 
@@ -226,6 +231,7 @@ impl ApiError {
                 Self::MethodNotAllowed { .. } => "This endpoint does not take that method.",
                 Self::Modified { .. } => "Resource was modified meanwhile",
                 Self::TooLarge => "The object is larger than 400 KB, the most that can be stored.",
+                Self::Gone => "This service has ended, see the Alert header.",
                 Self::Busy => "Too many writes at once, please retry.",
                 Self::Store(_) => "The storage is not available, please retry.",
                 _ => return None,

@@ -6,10 +6,14 @@
 
 mod auth;
 mod body;
+mod compression;
+mod cors;
+mod end_of_service;
 mod error;
 mod listing;
 mod monitor;
 mod objects;
+mod openapi;
 mod request;
 mod response;
 mod router;
@@ -19,15 +23,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_lambda_events::apigw::{ApiGatewayV2httpRequest, ApiGatewayV2httpResponse};
-use http::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE,
-    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, ORIGIN,
-};
-use http::{HeaderName, HeaderValue, Method, StatusCode};
+use http::header::ACCEPT_ENCODING;
+use http::{HeaderName, HeaderValue, Method};
 use tokio::sync::RwLock;
 
 use self::auth::User;
-use self::error::{ApiError, Detail};
+use self::error::ApiError;
 use self::objects::Target;
 use self::request::Request;
 use self::response::Response;
@@ -72,14 +73,36 @@ impl Api {
 
     /// Answers one request. Whatever goes wrong becomes a response.
     pub async fn handle(&self, event: ApiGatewayV2httpRequest) -> ApiGatewayV2httpResponse {
-        let head = event.request_context.http.method == Method::HEAD;
-        let answer = match Request::from_event(event) {
-            Ok(request) => self.answer(&request).await,
-            Err(error) => Err(error),
+        match Request::from_event(event) {
+            Ok(request) => {
+                let accept_encoding = request.header(ACCEPT_ENCODING).unwrap_or_default();
+                let response = self.respond(&request).await;
+                response.into_event(request.method == Method::HEAD, accept_encoding)
+            }
+            Err(error) => error
+                .into_response(&self.settings.api)
+                .into_event(false, ""),
+        }
+    }
+
+    /// The response to one request, complete but for the form in which it travels.
+    async fn respond(&self, request: &Request) -> Response {
+        let settings = &self.settings.api;
+        let end = settings.web.end_of_service.as_ref();
+        let now = Timestamp::now();
+        let (route, answer) = if end_of_service::is_over(end, now) {
+            (None, Err(ApiError::Gone))
+        } else {
+            (router::endpoint(&request.path), self.answer(request).await)
         };
-        let mut response = answer.unwrap_or_else(|error| error.into_response(&self.settings.api));
+        let mut response = answer.unwrap_or_else(|error| error.into_response(settings));
+        cors::apply(request, route.as_ref(), settings, &mut response);
+        if let Some(end) = end {
+            let alert = end_of_service::alert(end, now, &settings.project_docs);
+            response.set_text(end_of_service::ALERT, &alert);
+        }
         self.add_common_headers(&mut response);
-        response.into_event(head)
+        response
     }
 
     async fn answer(&self, request: &Request) -> Result<Response, ApiError> {
@@ -88,8 +111,9 @@ impl Api {
             Routed::To(route) => route,
             Routed::Redirect(response) => return Ok(response),
         };
+        cors::check_origin(request, &settings.web)?;
         if request.method == Method::OPTIONS {
-            return preflight(request, route.methods(settings.readonly));
+            return cors::preflight(request, &route, settings);
         }
         let user = User::of(request, &settings.userid_hmac_secret);
         match route {
@@ -97,6 +121,8 @@ impl Api {
             Route::Heartbeat => Ok(server::heartbeat(self).await),
             Route::LbHeartbeat => Ok(server::lbheartbeat()),
             Route::Version => Ok(server::version()),
+            Route::Contribute => Ok(server::contribute()),
+            Route::OpenApi => Ok(openapi::response(request, settings)),
             Route::MonitorRecords => {
                 let entries = self.store.monitor_entries().await?;
                 monitor::records(request, &self.settings, &entries)
@@ -152,11 +178,6 @@ impl Api {
                 "content-security-policy",
                 "default-src 'none'; frame-ancestors 'none'; base-uri 'none';",
             ),
-            ("access-control-allow-origin", "*"),
-            (
-                "access-control-expose-headers",
-                "Alert, Backoff, Cache-Control, Content-Length, Content-Type, ETag, Expires, Last-Modified, Next-Page, Pragma, Retry-After, Total-Objects, Total-Records",
-            ),
         ];
         for (name, value) in fixed {
             response.set(
@@ -164,38 +185,11 @@ impl Api {
                 HeaderValue::from_static(value),
             );
         }
-        if let Some(seconds) = self.settings.api.backoff {
+        let share = self.settings.api.web.backoff_percentage.unwrap_or(100);
+        if let Some(seconds) = self.settings.api.backoff
+            && fastrand::u64(0..100) < share
+        {
             response.set(HeaderName::from_static("backoff"), seconds.into());
         }
     }
-}
-
-/// The answer to a browser that asks whether it may send a request from another origin: it may.
-///
-/// # Errors
-/// 400 without the headers that such a question has (Kinto 26.5).
-fn preflight(request: &Request, methods: &[Method]) -> Result<Response, ApiError> {
-    let missing = [
-        (
-            "Access-Control-Request-Method",
-            ACCESS_CONTROL_REQUEST_METHOD,
-        ),
-        ("Origin", ORIGIN),
-    ]
-    .into_iter()
-    .filter(|(_, header)| request.header(header).is_none())
-    .map(|(name, _)| Detail::new("header", name, "Required"));
-    let missing: Vec<_> = missing.collect();
-    if !missing.is_empty() {
-        return Err(ApiError::Invalid(missing));
-    }
-    let methods: Vec<&str> = methods.iter().map(Method::as_str).collect();
-    let mut response = Response::empty(StatusCode::OK);
-    response.set_text(ACCESS_CONTROL_ALLOW_METHODS, &methods.join(","));
-    let headers = request
-        .header(ACCESS_CONTROL_REQUEST_HEADERS)
-        .unwrap_or("*");
-    response.set_text(ACCESS_CONTROL_ALLOW_HEADERS, headers);
-    response.set_text(ACCESS_CONTROL_MAX_AGE, "3600");
-    Ok(response)
 }

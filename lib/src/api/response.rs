@@ -3,11 +3,13 @@
 use aws_lambda_events::apigw::ApiGatewayV2httpResponse;
 use aws_lambda_events::encodings::Body;
 use http::header::{
-    CACHE_CONTROL, CONTENT_TYPE, ETAG, EXPIRES, HeaderName, LAST_MODIFIED, LOCATION,
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, EXPIRES, HeaderName,
+    LAST_MODIFIED, LOCATION, VARY,
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::Value;
 
+use super::compression;
 use crate::timestamp::Timestamp;
 
 /// An HTTP response.
@@ -42,11 +44,18 @@ impl Response {
     pub fn redirect(url: &str, now: Timestamp, max_age: Option<u64>) -> Self {
         let mut response = Self::empty(StatusCode::TEMPORARY_REDIRECT);
         response.set_text(LOCATION, url);
-        if let Some(seconds) = max_age {
-            response.set_text(CACHE_CONTROL, &format!("max-age={seconds}"));
-            response.set_text(EXPIRES, &Timestamp(now.0 + seconds * 1000).http_date());
+        match max_age {
+            Some(seconds) => response.kept_for(seconds, now),
+            None => response,
         }
-        response
+    }
+
+    /// To be kept by clients and caches for so many seconds.
+    pub fn kept_for(mut self, seconds: u64, now: Timestamp) -> Self {
+        self.set_text(CACHE_CONTROL, &format!("max-age={seconds}"));
+        let expires = now.0.saturating_add(seconds.saturating_mul(1000));
+        self.set_text(EXPIRES, &Timestamp(expires).http_date());
+        self
     }
 
     /// With `ETag` and `Last-Modified` of `timestamp`.
@@ -77,12 +86,33 @@ impl Response {
         }
     }
 
-    /// As API Gateway wants it. The answer to `HEAD` has the headers alone.
-    pub fn into_event(self, head: bool) -> ApiGatewayV2httpResponse {
+    /// Says that the response would be another one with another value of this header of the request.
+    pub fn add_vary(&mut self, header: HeaderName) {
+        let header: HeaderValue = header.into();
+        self.headers.append(VARY, header);
+    }
+
+    /// As API Gateway wants it, compressed where that is worth it and the client accepts it. The answer to `HEAD`
+    /// has the headers alone.
+    pub fn into_event(mut self, head: bool, accept_encoding: &str) -> ApiGatewayV2httpResponse {
+        let mut body = None;
+        if head {
+            self.body.clear();
+        } else if compression::is_negotiated(self.body.len()) {
+            self.add_vary(ACCEPT_ENCODING);
+            if compression::accepts_gzip(accept_encoding)
+                && let Some(bytes) = compression::gzip(&self.body)
+            {
+                self.set(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+                body = Some(Body::Binary(bytes));
+            }
+        }
         let mut event = ApiGatewayV2httpResponse::default();
         event.status_code = self.status.as_u16().into();
+        event.body = body
+            .or_else(|| (!self.body.is_empty()).then(|| compression::plain(self.body)));
+        event.is_base64_encoded = matches!(event.body, Some(Body::Binary(_)));
         event.headers = self.headers;
-        event.body = (!head && !self.body.is_empty()).then_some(Body::Text(self.body));
         event
     }
 }

@@ -1,20 +1,18 @@
 //! Which endpoint a request is for: method and path in, [`Route`] out.
 
-use http::Method;
+use http::{Method, StatusCode};
 
 use super::error::ApiError;
 use super::request::Request;
 use super::response::Response;
 use crate::resource::{Kind, ListUri, ObjectUri};
-use crate::settings::ApiSettings;
+use crate::settings::{ApiSettings, EndpointType, Redirects};
 use crate::timestamp::Timestamp;
 
 /// The version prefix of every path.
 const PREFIX: &str = "/v1";
 /// The bucket id under which monitor/changes is served.
 const MONITOR: &str = "monitor";
-/// Seconds for which clients may keep the redirect of a trailing slash (`trailing_slash_redirect_ttl_seconds`).
-const TRAILING_SLASH_MAX_AGE: u64 = 3600;
 
 const READ: &[Method] = &[Method::GET, Method::HEAD, Method::OPTIONS];
 const OBJECT: &[Method] = &[
@@ -38,6 +36,10 @@ pub enum Route {
     LbHeartbeat,
     /// `/__version__`
     Version,
+    /// `/__api__`
+    OpenApi,
+    /// `/contribute.json`
+    Contribute,
     /// A single object.
     Object(ObjectUri),
     /// The objects of one kind under one parent.
@@ -59,6 +61,8 @@ impl Route {
             ["__heartbeat__"] => Self::Heartbeat,
             ["__lbheartbeat__"] => Self::LbHeartbeat,
             ["__version__"] => Self::Version,
+            ["__api__"] => Self::OpenApi,
+            ["contribute.json"] => Self::Contribute,
             ["buckets", MONITOR, "collections", "changes", "records"] => Self::MonitorRecords,
             ["buckets"] => Self::List(ListUri::buckets()),
             ["buckets", b] => Self::Object(ObjectUri::bucket(*b)),
@@ -72,15 +76,46 @@ impl Route {
         })
     }
 
+    /// Every endpoint, with the path that leads there; `{…}` stands for the ids in it.
+    pub fn all() -> Vec<(String, Self)> {
+        let (bucket, collection) = ("{bucket_id}", "{collection_id}");
+        let lists = Kind::ALL.map(|kind| match kind {
+            Kind::Bucket => ListUri::buckets(),
+            Kind::Group | Kind::Collection => ObjectUri::bucket(bucket).children(kind),
+            Kind::Record => ObjectUri::collection(bucket, collection).children(kind),
+        });
+        let of_kinds = lists
+            .into_iter()
+            .flat_map(|list| [list.to_string(), list.object("{id}").to_string()]);
+        let others = [
+            "/",
+            "/__heartbeat__",
+            "/__lbheartbeat__",
+            "/__version__",
+            "/__api__",
+            "/contribute.json",
+            "/buckets/monitor/collections/changes/records",
+        ];
+        let paths = others.into_iter().map(str::to_owned).chain(of_kinds);
+        paths
+            .filter_map(|path| Self::at(&path).map(|route| (path, route)))
+            .collect()
+    }
+
     /// The methods that the endpoint takes.
-    pub fn methods(&self, readonly: bool) -> &'static [Method] {
-        match self {
-            Self::Object(_) if readonly => READ,
-            Self::Object(_) => OBJECT,
-            Self::List(_) if readonly => READ,
-            Self::List(_) => LIST,
-            _ => READ,
-        }
+    pub fn methods(&self, settings: &ApiSettings) -> Vec<Method> {
+        let (methods, switched) = match self {
+            Self::Object(uri) => (OBJECT, Some((EndpointType::Object, uri.kind()))),
+            Self::List(list) => (LIST, Some((EndpointType::Plural, list.kind()))),
+            _ => (READ, None),
+        };
+        let is_enabled = |method: &&Method| {
+            (!settings.readonly || READ.contains(method))
+                && switched.is_none_or(|(endpoint, kind)| {
+                    settings.web.is_enabled(endpoint, kind, method)
+                })
+        };
+        methods.iter().filter(is_enabled).cloned().collect()
     }
 
     /// Whether the endpoint is of the bucket in whose name monitor/changes is served.
@@ -100,8 +135,13 @@ impl Route {
 pub enum Routed {
     /// To an endpoint that takes its method.
     To(Route),
-    /// Elsewhere, by this redirect.
+    /// Elsewhere, by this redirect, or to what a browser is told before it would follow one.
     Redirect(Response),
+}
+
+/// The endpoint that a path with its version leads to, whatever the method.
+pub fn endpoint(path: &str) -> Option<Route> {
+    Route::at(path.strip_prefix(PREFIX)?)
 }
 
 /// Finds the endpoint of a request.
@@ -114,25 +154,39 @@ pub fn route(
     settings: &ApiSettings,
     now: Timestamp,
 ) -> Result<Routed, ApiError> {
-    let redirect = |path: &str, max_age| {
-        let url = format!(
-            "{}{PREFIX}{path}{}",
-            request.origin(settings),
-            request.query_suffix()
-        );
-        Ok(Routed::Redirect(Response::redirect(&url, now, max_age)))
+    if settings.readonly && !READ.contains(&request.method) {
+        let allow = READ.to_vec();
+        return Err(ApiError::MethodNotAllowed { allow });
+    }
+    let redirect = |path: &str, redirects: Redirects| {
+        let (origin, query) = (request.origin(settings), request.query_suffix());
+        let url = format!("{origin}{PREFIX}{path}{query}");
+        Ok(Routed::Redirect(Response::redirect(
+            &url,
+            now,
+            redirects.ttl_seconds,
+        )))
     };
+    let versions = settings.web.version_prefix_redirect;
+    let slashes = settings.web.trailing_slash_redirect;
     let path = match request.path.strip_prefix(PREFIX) {
-        Some("") => return redirect("/", Some(TRAILING_SLASH_MAX_AGE)),
+        Some("") if slashes.enabled => return redirect("/", slashes),
+        Some("") => return Err(ApiError::UnknownPath),
         Some(path) if path.starts_with('/') => path,
-        _ if names_a_version(&request.path) => return Err(ApiError::UnknownVersion),
-        _ => return redirect(&request.path, None),
+        _ if names_a_version(&request.path) || !versions.enabled => {
+            return Err(ApiError::UnknownVersion);
+        }
+        // A browser follows no redirect of a preflight.
+        _ if request.method == Method::OPTIONS => {
+            return Ok(Routed::Redirect(Response::empty(StatusCode::OK)));
+        }
+        _ => return redirect(&request.path, versions),
     };
-    if path.len() > 1 && path.ends_with('/') {
-        return redirect(path.trim_end_matches('/'), Some(TRAILING_SLASH_MAX_AGE));
+    if slashes.enabled && path.len() > 1 && path.ends_with('/') {
+        return redirect(path.trim_end_matches('/'), slashes);
     }
     let route = Route::at(path).ok_or(ApiError::UnknownPath)?;
-    let allow = route.methods(settings.readonly);
+    let allow = route.methods(settings);
     if !allow.contains(&request.method) {
         return Err(ApiError::MethodNotAllowed { allow });
     }

@@ -56,7 +56,9 @@ pub fn accepts_gzip(accept_encoding: &str) -> bool {
         let mut parts = coding.split(';').map(str::trim);
         let name = parts.next().unwrap_or_default();
         let is_refused = |weight: &str| {
-            let weight = weight.strip_prefix("q=").and_then(|q| q.parse::<f32>().ok());
+            let weight = weight
+                .strip_prefix("q=")
+                .and_then(|q| q.parse::<f32>().ok());
             weight == Some(0.0)
         };
         (name.eq_ignore_ascii_case("gzip") || name.eq_ignore_ascii_case("x-gzip"))

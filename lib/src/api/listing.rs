@@ -27,7 +27,7 @@ pub const LAST_MODIFIED: &str = "last_modified";
 const MAX_AHEAD: u64 = 24 * 60 * 60 * 1000;
 
 /// Bytes of JSON that the objects of one page have at most; what is left goes to the next page.
-const MAX_PAGE: usize = MAX_BODY - 100;
+pub const MAX_PAGE: usize = MAX_BODY - 100;
 
 /// What a query string asks for.
 #[derive(Clone, Debug)]
@@ -280,10 +280,12 @@ impl ListQuery {
         live.filter(|object| self.matches(object)).count()
     }
 
-    /// The page that is asked for, out of all the objects that may be in it.
+    /// The page that is asked for, out of all the objects that may be in it; or out of the first ones, with `more`
+    /// to come.
     pub fn apply(
         &self,
         mut objects: Vec<Map<String, Value>>,
+        more: bool,
         request: &Request,
         settings: &ApiSettings,
     ) -> Page {
@@ -302,7 +304,7 @@ impl ListQuery {
             length <= MAX_PAGE
         };
         let in_page = objects.iter().take(self.limit).take_while(fits).count();
-        let more = objects.len() > in_page;
+        let more = more || objects.len() > in_page;
         objects.truncate(in_page);
         let next = objects
             .last()

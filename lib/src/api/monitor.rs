@@ -83,7 +83,9 @@ pub fn records(
     if request.method == Method::HEAD {
         return Ok(listing::counted(query.count(&objects), timestamp));
     }
-    Ok(query.apply(objects, request, api).into_response(timestamp))
+    Ok(query
+        .apply(objects, false, request, api)
+        .into_response(timestamp))
 }
 
 #[cfg(test)]

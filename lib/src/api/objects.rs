@@ -151,7 +151,7 @@ pub async fn list(
     let shared = if asked.may_list(&unit) {
         None
     } else {
-        let all = read_list(&unit, store, list, &ListQuery::all(), None).await?;
+        let (all, _) = read_list(&unit, store, list, &ListQuery::all(), None).await?;
         let shared: Vec<_> = all
             .into_iter()
             .filter(|(id, object)| asked.is_shared(list, id, object))
@@ -169,8 +169,8 @@ pub async fn list(
     }
     let query = ListQuery::parse(request, None, settings, now)?;
     let counts = request.method == Method::HEAD;
-    let objects = match shared {
-        Some(shared) => shared,
+    let (objects, more) = match shared {
+        Some(shared) => (shared, false),
         None => {
             let enough = query.enough().filter(|_| !counts);
             read_list(&unit, store, list, &query, enough).await?
@@ -184,24 +184,28 @@ pub async fn list(
         return Ok(listing::counted(query.count(&objects), timestamp));
     }
     Ok(query
-        .apply(objects, request, settings)
+        .apply(objects, more, request, settings)
         .into_response(timestamp))
 }
 
-/// The objects of the list that `query` may ask for; none when what they live under does not exist.
+/// The objects of the list that `query` may ask for, and whether there may be more of them, which a page that is as
+/// large as it may be has no room for; none when what they live under does not exist.
 async fn read_list(
     unit: &UnitOfWork,
     store: &Store,
     list: &ListUri,
     query: &ListQuery,
     enough: Option<usize>,
-) -> Result<Vec<(String, Object)>, StoreError> {
+) -> Result<(Vec<(String, Object)>, bool), StoreError> {
     let Some(generation) = unit.generation_of(list) else {
-        return Ok(vec![]);
+        return Ok((vec![], false));
     };
     let bounds = query.bounds();
+    // Where one page is read and no more, what it cannot hold need not be read.
+    let bytes = enough.map_or(usize::MAX, |_| listing::MAX_PAGE);
     store
-        .list(
+        .list_within(
+            bytes,
             list,
             &generation,
             (bounds.since, bounds.before),

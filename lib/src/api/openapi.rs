@@ -41,10 +41,7 @@ fn document(origin: &str, settings: &ApiSettings) -> Value {
             if !tags.contains(&operation.tag) {
                 tags.push(operation.tag.clone());
             }
-            operations.insert(
-                method.as_str().to_ascii_lowercase(),
-                operation.into_json(),
-            );
+            operations.insert(method.as_str().to_ascii_lowercase(), operation.into_json());
         }
         if operations.is_empty() {
             continue;
@@ -119,7 +116,7 @@ fn operation(route: &Route, method: &Method) -> Operation {
         Route::Contribute => utility("contribute", "How to take part in the project."),
         Route::Object(uri) => of_object(uri.kind(), method),
         Route::List(list) => of_list(list.kind(), method),
-        // The name that kinto-changes 4.1 ends up with.
+        // The names that kinto-changes 4.1 ends up with.
         Route::MonitorRecords => Operation {
             id: "get_changess".to_owned(),
             tag: "Changess".to_owned(),
@@ -418,8 +415,14 @@ mod tests {
             Route::List(_) => 7,
             Route::MonitorRecords => 8,
         };
-        let numbers: BTreeSet<_> = Route::all().iter().map(|(_, route)| number(route)).collect();
-        assert_eq!(numbers.into_iter().collect::<Vec<_>>(), Vec::from_iter(0..9));
+        let numbers: BTreeSet<_> = Route::all()
+            .iter()
+            .map(|(_, route)| number(route))
+            .collect();
+        assert_eq!(
+            numbers.into_iter().collect::<Vec<_>>(),
+            Vec::from_iter(0..9)
+        );
     }
 
     #[test]

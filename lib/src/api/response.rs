@@ -88,8 +88,13 @@ impl Response {
 
     /// Says that the response would be another one with another value of this header of the request.
     pub fn add_vary(&mut self, header: HeaderName) {
-        let header: HeaderValue = header.into();
-        self.headers.append(VARY, header);
+        // One value: of several, the event's JSON would keep the first alone.
+        let before = self.headers.get(VARY).and_then(|vary| vary.to_str().ok());
+        let vary = match before {
+            Some(before) => format!("{before}, {header}"),
+            None => header.to_string(),
+        };
+        self.set_text(VARY, &vary);
     }
 
     /// As API Gateway wants it, compressed where that is worth it and the client accepts it. The answer to `HEAD`
@@ -109,8 +114,8 @@ impl Response {
         }
         let mut event = ApiGatewayV2httpResponse::default();
         event.status_code = self.status.as_u16().into();
-        event.body = body
-            .or_else(|| (!self.body.is_empty()).then(|| compression::plain(self.body)));
+        event.body =
+            body.or_else(|| (!self.body.is_empty()).then(|| compression::plain(self.body)));
         event.is_base64_encoded = matches!(event.body, Some(Body::Binary(_)));
         event.headers = self.headers;
         event

@@ -1,6 +1,7 @@
 //! Which endpoint a request is for: method and path in, [`Route`] out.
 
 use http::{Method, StatusCode};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::error::ApiError;
 use super::request::Request;
@@ -13,6 +14,20 @@ use crate::timestamp::Timestamp;
 const PREFIX: &str = "/v1";
 /// The bucket id under which monitor/changes is served.
 const MONITOR: &str = "monitor";
+
+/// What a path is not to have in a URL but encoded.
+const NOT_IN_PATHS: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'%')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'\\')
+    .add(b'`')
+    .add(b'{')
+    .add(b'}');
 
 const READ: &[Method] = &[Method::GET, Method::HEAD, Method::OPTIONS];
 const OBJECT: &[Method] = &[
@@ -52,6 +67,9 @@ impl Route {
     /// The endpoint at `path`, without its version prefix.
     fn at(path: &str) -> Option<Self> {
         let segments: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
+        if segments.len() > 1 && segments.contains(&"") {
+            return None;
+        }
         let collections = |bucket: &str| ObjectUri::bucket(bucket).children(Kind::Collection);
         let records = |bucket: &str, collection: &str| {
             ObjectUri::collection(bucket, collection).children(Kind::Record)
@@ -111,9 +129,8 @@ impl Route {
         };
         let is_enabled = |method: &&Method| {
             (!settings.readonly || READ.contains(method))
-                && switched.is_none_or(|(endpoint, kind)| {
-                    settings.web.is_enabled(endpoint, kind, method)
-                })
+                && switched
+                    .is_none_or(|(endpoint, kind)| settings.web.is_enabled(endpoint, kind, method))
         };
         methods.iter().filter(is_enabled).cloned().collect()
     }
@@ -160,6 +177,7 @@ pub fn route(
     }
     let redirect = |path: &str, redirects: Redirects| {
         let (origin, query) = (request.origin(settings), request.query_suffix());
+        let path = utf8_percent_encode(path, NOT_IN_PATHS);
         let url = format!("{origin}{PREFIX}{path}{query}");
         Ok(Routed::Redirect(Response::redirect(
             &url,
@@ -232,6 +250,8 @@ mod tests {
         );
         assert_eq!(Route::at("/buckets/a/records"), None);
         assert_eq!(Route::at("//buckets"), None);
+        assert_eq!(Route::at("/buckets/"), None);
+        assert_eq!(Route::at("/buckets//collections"), None);
     }
 
     #[test]

@@ -189,8 +189,9 @@ impl EndOfService {
         let Some(date) = vars.get("KINTO_EOS") else {
             return Ok(None);
         };
-        let at = parse_date(date)
-            .ok_or_else(|| SettingError::new("KINTO_EOS", "must be a date: 2030-12-31[T23:59:59Z]"))?;
+        let at = parse_date(date).ok_or_else(|| {
+            SettingError::new("KINTO_EOS", "must be a date: 2030-12-31[T23:59:59Z]")
+        })?;
         Ok(Some(Self {
             date: date.to_owned(),
             at,
@@ -250,7 +251,11 @@ mod tests {
         assert!(!is_enabled(EndpointType::Object, Kind::Bucket, Method::PUT));
         assert!(is_enabled(EndpointType::Object, Kind::Group, Method::PUT));
         assert!(is_enabled(EndpointType::Plural, Kind::Bucket, Method::PUT));
-        assert!(!is_enabled(EndpointType::Object, Kind::Record, Method::HEAD));
+        assert!(!is_enabled(
+            EndpointType::Object,
+            Kind::Record,
+            Method::HEAD
+        ));
         assert!(is_enabled(EndpointType::Plural, Kind::Record, Method::HEAD));
     }
 

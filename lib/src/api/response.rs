@@ -7,7 +7,7 @@ use http::header::{
     LAST_MODIFIED, LOCATION, VARY,
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::compression;
 use crate::timestamp::Timestamp;
@@ -99,25 +99,77 @@ impl Response {
 
     /// As API Gateway wants it, compressed where that is worth it and the client accepts it. The answer to `HEAD`
     /// has the headers alone.
+    ///
+    /// A body that Lambda could not send becomes a 500 that says so, rather than a failure of the function. No
+    /// endpoint is to let it come to that: [`compression::MAX_BODY`] is what each may answer.
     pub fn into_event(mut self, head: bool, accept_encoding: &str) -> ApiGatewayV2httpResponse {
+        let text = std::mem::take(&mut self.body);
         let mut body = None;
-        if head {
-            self.body.clear();
-        } else if compression::is_negotiated(self.body.len()) {
-            self.add_vary(ACCEPT_ENCODING);
-            if compression::accepts_gzip(accept_encoding)
-                && let Some(bytes) = compression::gzip(&self.body)
-            {
-                self.set(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-                body = Some(Body::Binary(bytes));
-            }
+        if !head && !text.is_empty() {
+            body = Some(self.encode(text, accept_encoding));
+        }
+        if !body.as_ref().is_none_or(compression::fits) {
+            tracing::error!(status = %self.status, "a response larger than Lambda can send");
+            body = Some(self.fail("The response is larger than can be sent, please ask for less."));
         }
         let mut event = ApiGatewayV2httpResponse::default();
         event.status_code = self.status.as_u16().into();
-        event.body =
-            body.or_else(|| (!self.body.is_empty()).then(|| compression::plain(self.body)));
-        event.is_base64_encoded = matches!(event.body, Some(Body::Binary(_)));
+        event.is_base64_encoded = matches!(body, Some(Body::Binary(_)));
+        event.body = body;
         event.headers = self.headers;
         event
+    }
+
+    /// The body in the form in which it travels, with the headers that say so.
+    fn encode(&mut self, text: String, accept_encoding: &str) -> Body {
+        if !compression::is_negotiated(text.len()) {
+            return Body::Text(text);
+        }
+        self.add_vary(ACCEPT_ENCODING);
+        let accepts_gzip = compression::accepts_gzip(accept_encoding);
+        match accepts_gzip.then(|| compression::gzip(&text)).flatten() {
+            Some(bytes) => {
+                self.set(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+                Body::Binary(bytes)
+            }
+            None => compression::plain(text),
+        }
+    }
+
+    /// Turns the response into a 500; its body is returned.
+    fn fail(&mut self, message: &str) -> Body {
+        self.status = StatusCode::INTERNAL_SERVER_ERROR;
+        for header in [
+            CACHE_CONTROL,
+            CONTENT_ENCODING,
+            ETAG,
+            EXPIRES,
+            LAST_MODIFIED,
+        ] {
+            self.headers.remove(header);
+        }
+        let error = self.status.canonical_reason();
+        let body = json!({"code": 500, "errno": 999, "error": error, "message": message});
+        Body::Text(body.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_that_lambda_could_not_send_becomes_a_500_that_says_so() {
+        let body = json!({"data": "x".repeat(compression::MAX_BODY * 2)});
+        let large = Response::json(StatusCode::OK, &body).modified_at(Timestamp(1));
+        let compressed = large.clone().into_event(false, "gzip");
+        assert_eq!(
+            (compressed.status_code, compressed.is_base64_encoded),
+            (200, true)
+        );
+        let failed = large.clone().into_event(false, "");
+        assert_eq!((failed.status_code, failed.headers.get(ETAG)), (500, None));
+        assert!(matches!(failed.body, Some(Body::Text(text)) if text.contains("\"errno\":999")));
+        assert_eq!(large.into_event(true, "").status_code, 200);
     }
 }

@@ -11,6 +11,8 @@ use aws_lambda_events::apigw::{ApiGatewayV2httpRequest, ApiGatewayV2httpResponse
 use aws_lambda_events::encodings::Body;
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+use kinto_local::{Options, Stack};
+use kinto_serverless::settings::Vars;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
@@ -364,7 +366,7 @@ async fn hello_shows_what_the_settings_say_of_the_project() {
     assert_eq!(contribute["name"], "kinto-serverless");
 }
 
-/// Every method that Kinto's endpoints may take, without those that the OpenAPI document leaves out.
+/// Every method that Kinto's endpoints may take, without those that `__api__` leaves out.
 const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 
 #[tokio::test]
@@ -531,6 +533,22 @@ async fn a_large_response_is_compressed_for_clients_that_accept_it() {
     let small = answered(&kinto, event("GET", "/v1/buckets/main", &gzip, b"")).await;
     assert!(matches!(small.body, Some(Body::Text(_))));
     assert_eq!(small.headers.get("vary"), None);
+}
+
+#[tokio::test]
+async fn a_compressed_response_comes_through_the_local_stack() {
+    let stack = Stack::start(&Options::default(), Vars::default())
+        .await
+        .unwrap();
+    let request = reqwest::Client::new()
+        .get(format!("{}__api__", stack.url()))
+        .header("Accept-Encoding", "gzip");
+    let answer = request.send().await.unwrap();
+    assert_eq!(answer.headers()["content-encoding"], "gzip");
+    let bytes = answer.bytes().await.unwrap();
+    let api: Value = serde_json::from_reader(flate2::read::GzDecoder::new(&bytes[..])).unwrap();
+    assert_eq!(api["swagger"], "2.0");
+    stack.stop().await;
 }
 
 #[tokio::test]

@@ -299,7 +299,7 @@ impl ListQuery {
         objects.sort_by(|a, b| self.order(a, b));
         let mut length = 0;
         let fits = |object: &&Map<String, Value>| {
-            length += json_length(&*self.shown(object)) + ",".len();
+            length += json_length(&self.shown(object)) + ",".len();
             // The first one always does: nothing that is stored is longer than a page.
             length <= MAX_PAGE
         };

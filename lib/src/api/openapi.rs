@@ -1,6 +1,6 @@
 //! `GET /v1/__api__`: the endpoints of the running server, for machines.
 //!
-//! The document is of the version that Kinto 26.5 writes, Swagger 2.0 (since 2017 the same as OpenAPI 2.0), with its
+//! The document is of the version that Kinto 26.5 writes, Swagger 2.0 (called `OpenAPI` 2.0 since), with its
 //! `operationId`s, `host` and `basePath`: clients that build their calls from it go on working. It is made of what
 //! the router serves, so a method that a setting turns off is not in it. `HEAD` and `OPTIONS` are left out, as in
 //! Kinto.

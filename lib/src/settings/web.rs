@@ -13,7 +13,7 @@ use crate::timestamp::Timestamp;
 /// Settings of the API as a web service; the defaults are Kinto 26.5's.
 #[derive(Clone, Debug)]
 pub struct WebSettings {
-    /// `project_name`: in the hello view and in the OpenAPI document.
+    /// `project_name`: in the hello view and in `__api__`.
     pub project_name: String,
     /// `project_version`: in the hello view.
     pub project_version: String,

@@ -722,6 +722,9 @@ async fn a_request_costs_as_many_round_trips_as_the_design_allows() {
     assert_eq!((requests.of("Query"), requests.total()), (1, 1));
     requests.take();
     kinto.get("/").await;
+    assert_eq!((requests.of("BatchGetItem"), requests.total()), (1, 1));
+    requests.take();
+    kinto.as_user(NOBODY).get("/").await;
     assert_eq!(requests.total(), 0);
 }
 

@@ -97,7 +97,12 @@ impl ObjectUri {
         Self::bucket(bucket).children(Kind::Collection).object(id)
     }
 
-    /// Reads `/buckets/a` or `/buckets/a/collections/b`, the forms that settings use.
+    /// `/buckets/{bucket}/groups/{id}`.
+    pub fn group(bucket: impl Into<String>, id: impl Into<String>) -> Self {
+        Self::bucket(bucket).children(Kind::Group).object(id)
+    }
+
+    /// Reads `/buckets/a`, `/buckets/a/collections/b` or `/buckets/a/groups/b`.
     ///
     /// `None` when it has another form or an id is not valid.
     pub fn parse(uri: &str) -> Option<Self> {
@@ -107,6 +112,7 @@ impl ObjectUri {
             ["buckets", bucket, "collections", collection] => {
                 Self::collection(*bucket, *collection)
             }
+            ["buckets", bucket, "groups", group] => Self::group(*bucket, *group),
             _ => return None,
         };
         parsed.is_valid().then_some(parsed)
@@ -158,9 +164,14 @@ impl ObjectUri {
             .map(|kind| self.children(*kind))
     }
 
+    /// The bucket that holds this object, or is it.
+    pub fn bucket_uri(&self) -> &ObjectUri {
+        self.lineage().last().unwrap_or(self)
+    }
+
     /// The id of the bucket that holds this object, or is it.
     pub fn bucket_id(&self) -> &str {
-        self.lineage().last().map_or(&self.id, |bucket| &bucket.id)
+        &self.bucket_uri().id
     }
 }
 
@@ -225,7 +236,11 @@ impl CollectionSet {
     pub fn parse(words: &str) -> Result<Self, String> {
         words
             .split_whitespace()
-            .map(|word| ObjectUri::parse(word).ok_or_else(|| word.to_owned()))
+            .map(|word| {
+                ObjectUri::parse(word)
+                    .filter(|uri| uri.kind() != Kind::Group)
+                    .ok_or_else(|| word.to_owned())
+            })
             .collect::<Result<_, _>>()
             .map(Self)
     }
@@ -300,6 +315,10 @@ mod tests {
         assert_eq!(
             CollectionSet::parse("/buckets/a/collections"),
             Err("/buckets/a/collections".to_owned())
+        );
+        assert_eq!(
+            CollectionSet::parse("/buckets/a/groups/b"),
+            Err("/buckets/a/groups/b".to_owned())
         );
         assert_eq!(
             CollectionSet::parse("/buckets/-a"),

@@ -190,8 +190,8 @@ pub struct ApiSettings {
     pub paginate_by: Option<usize>,
     /// `storage_max_fetch_size`: objects in a page at most, whatever is asked for.
     pub storage_max_fetch_size: usize,
-    /// `batch_max_requests`, as the hello view shows it.
-    pub batch_max_requests: u64,
+    /// `batch_max_requests`: requests in a batch at most.
+    pub batch_max_requests: usize,
     /// `project_docs`, as the hello view shows it.
     pub project_docs: String,
     /// The API as a web service.
@@ -228,7 +228,7 @@ impl ApiSettings {
             backoff: vars.number("KINTO_BACKOFF")?,
             paginate_by: vars.size("KINTO_PAGINATE_BY")?,
             storage_max_fetch_size: vars.size("KINTO_STORAGE_MAX_FETCH_SIZE")?.unwrap_or(10_000),
-            batch_max_requests: vars.number("KINTO_BATCH_MAX_REQUESTS")?.unwrap_or(25),
+            batch_max_requests: vars.size("KINTO_BATCH_MAX_REQUESTS")?.unwrap_or(25),
             project_docs: vars
                 .get("KINTO_PROJECT_DOCS")
                 .unwrap_or("https://kinto.readthedocs.io/")

@@ -6,16 +6,43 @@
 //! conditions say that what it relied on still holds. When they do not, nothing was written, and the
 //! whole request is done again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
 use crate::permission::Permissions;
-use crate::resource::{ListUri, ObjectUri};
+use crate::resource::{Kind, ListUri, ObjectUri};
+use crate::store::membership::{Membership, MembershipChanges};
 use crate::store::{
-    CommitError, Content, Generation, Key, List, ListCondition, Object, Store, StoreError, Write,
+    CommitError, Content, Generation, Key, List, ListCondition, MAX_TRANSACTION_ITEMS, Object,
+    Store, StoreError, Write,
 };
 use crate::timestamp::Timestamp;
+
+/// Times that a later part of a large commit is tried.
+const MAX_PART_ATTEMPTS: u32 = 8;
+
+/// What a request must know before it can be answered.
+#[derive(Clone, Debug, Default)]
+pub struct Needs {
+    /// Objects, those that they live under included.
+    pub objects: BTreeSet<ObjectUri>,
+    /// Lists whose timestamps are to be known, or written.
+    pub lists: BTreeSet<ListUri>,
+    /// Principals whose groups are to be known.
+    pub principals: BTreeSet<String>,
+}
+
+impl Needs {
+    /// The needs of both.
+    pub fn and(mut self, other: Self) -> Self {
+        self.objects.extend(other.objects);
+        self.lists.extend(other.lists);
+        self.principals.extend(other.principals);
+        self
+    }
+}
 
 /// An object that exists, as the unit sees it.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +73,7 @@ struct ListSlot {
     relied_on: bool,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ListChange {
     None,
     /// Objects were written under past times that their client gave: the parent must exist, no more.
@@ -63,46 +90,102 @@ pub struct UnitOfWork {
     now: Timestamp,
     objects: HashMap<ObjectUri, ObjectSlot>,
     lists: HashMap<ListUri, ListSlot>,
+    memberships: HashMap<String, Vec<Membership>>,
 }
 
 impl UnitOfWork {
-    /// Reads `objects` and `lists` in one round trip. What is asked for later must be among them.
-    pub async fn read(
-        store: &Store,
-        now: Timestamp,
-        objects: impl IntoIterator<Item = ObjectUri>,
-        lists: impl IntoIterator<Item = ListUri>,
-    ) -> Result<Self, StoreError> {
-        let objects: HashMap<_, _> = objects
-            .into_iter()
-            .map(|uri| (Key::object(&uri), uri))
-            .collect();
-        let lists: HashMap<_, _> = lists
-            .into_iter()
-            .map(|uri| (Key::list(&uri), uri))
-            .collect();
-        let keys: Vec<Key> = objects.keys().chain(lists.keys()).cloned().collect();
-        let found = store.read(&keys).await?;
+    /// Reads what is needed, in one round trip; in a second one the buckets of groups that a principal is in,
+    /// where these are other buckets. What is asked for later must be among it.
+    pub async fn read(store: &Store, now: Timestamp, needs: Needs) -> Result<Self, StoreError> {
         let mut unit = Self {
             now,
             objects: HashMap::new(),
             lists: HashMap::new(),
+            memberships: HashMap::new(),
         };
+        unit.read_more(store, needs).await?;
+        let groups = unit.memberships.values().flatten();
+        let buckets = groups.map(|membership| membership.group.bucket_uri().clone());
+        let needs = Needs {
+            objects: buckets.collect(),
+            ..Needs::default()
+        };
+        unit.read_more(store, needs).await?;
+        Ok(unit)
+    }
+
+    /// Reads what is needed besides and not known yet, in one round trip; in none if all is known.
+    pub async fn read_more(&mut self, store: &Store, needs: Needs) -> Result<(), StoreError> {
+        let objects = needs.objects.into_iter();
+        let objects: Vec<_> = objects
+            .filter(|uri| !self.objects.contains_key(uri))
+            .map(|uri| (Key::object(&uri), uri))
+            .collect();
+        let lists = needs.lists.into_iter();
+        let lists: Vec<_> = lists
+            .filter(|uri| !self.lists.contains_key(uri))
+            .map(|uri| (Key::list(&uri), uri))
+            .collect();
+        let principals = needs.principals.into_iter();
+        let principals: Vec<_> = principals
+            .filter(|principal| !self.memberships.contains_key(principal))
+            .map(|principal| (Key::groups(&principal), principal))
+            .collect();
+        let keys: Vec<Key> = objects
+            .iter()
+            .map(|(key, _)| key)
+            .chain(lists.iter().map(|(key, _)| key))
+            .chain(principals.iter().map(|(key, _)| key))
+            .cloned()
+            .collect();
+        let found = store.read(&keys).await?;
         for (key, uri) in objects {
             let read = found.get(&key).map(Object::from_item).transpose()?;
-            unit.objects.insert(
-                uri,
-                ObjectSlot {
-                    read,
-                    written: None,
-                },
-            );
+            self.objects.insert(uri, ObjectSlot::new(read));
         }
         for (key, uri) in lists {
             let read = found.get(&key).map(List::from_item).transpose()?;
-            unit.lists.insert(uri, ListSlot::new(read));
+            self.lists.insert(uri, ListSlot::new(read));
         }
-        Ok(unit)
+        for (key, principal) in principals {
+            let groups = found.get(&key).map(Membership::from_item).transpose()?;
+            self.memberships
+                .insert(principal, groups.unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    /// Takes in an object that was read otherwise, unless it is known already.
+    pub fn learn(&mut self, uri: &ObjectUri, object: &Object) {
+        if !self.objects.contains_key(uri) {
+            let slot = ObjectSlot::new(Some(object.clone()));
+            self.objects.insert(uri.clone(), slot);
+        }
+    }
+
+    /// The URIs of the groups that `principal` is in, in their order.
+    pub fn groups_of(&self, principal: &str) -> Vec<String> {
+        let memberships = self.memberships.get(principal).into_iter().flatten();
+        let mut groups: Vec<_> = memberships
+            .filter(|Membership { group, bucket }| {
+                let held_by = self.get(group.bucket_uri());
+                held_by.is_some_and(|live| live.generation == bucket)
+            })
+            .map(|membership| membership.group.to_string())
+            .collect();
+        groups.sort_unstable();
+        groups
+    }
+
+    /// The objects of a list that were written, by id: what was read of the list by a query is as it was before.
+    pub fn written_in<'a>(
+        &'a self,
+        list: &'a ListUri,
+    ) -> impl Iterator<Item = (&'a str, &'a Object)> {
+        self.objects
+            .iter()
+            .filter(move |(uri, _)| uri.list() == list)
+            .filter_map(|(uri, slot)| Some((uri.id(), slot.written.as_ref()?)))
     }
 
     /// The object at `uri`, if it and everything that it lives under exist.
@@ -194,21 +277,118 @@ impl UnitOfWork {
 
     /// Commits what was written, all or none, in one round trip.
     ///
+    /// More than a transaction can hold (a long list that is deleted, a large group) is committed in parts, each
+    /// of them all or none, so that whoever reads meanwhile sees times in their order, and no principal in a group
+    /// that it is not to be in.
+    ///
     /// # Errors
     /// [`CommitError::Conflict`] when something that the unit relied on has changed: read and decide again.
     pub async fn commit(self, store: &Store) -> Result<(), CommitError> {
-        let objects = self.objects.into_iter().filter_map(|(uri, slot)| {
-            slot.written.map(|object| Write::Object {
-                uri,
-                object,
-                replaces: slot.read.as_ref().map(Object::version),
-            })
-        });
+        let mut parts = self.into_transactions().into_iter();
+        if let Some(first) = parts.next() {
+            store.commit(first).await?;
+        }
+        for part in parts {
+            commit_part(store, part).await?;
+        }
+        Ok(())
+    }
+
+    fn into_transactions(self) -> Vec<Vec<Write>> {
+        let memberships = self.membership_changes();
+        let writes_lists = self.lists.values();
+        let lists = writes_lists.filter(|slot| slot.change != ListChange::None);
+        let objects = self.objects.values();
+        let objects = objects.filter(|slot| slot.written.is_some());
+        if objects.count() + lists.count() + memberships.len() > MAX_TRANSACTION_ITEMS {
+            return self.into_parts();
+        }
+        let memberships = memberships
+            .into_iter()
+            .map(|(principal, changes)| Write::Memberships { principal, changes });
+        let objects = self
+            .objects
+            .into_iter()
+            .filter_map(|(uri, slot)| slot.into_write(uri));
         let lists = self
             .lists
             .into_iter()
             .filter_map(|(uri, slot)| slot.into_write(uri));
-        store.commit(objects.chain(lists).collect()).await
+        vec![objects.chain(lists).chain(memberships).collect()]
+    }
+
+    /// The same in several transactions, in the order in which they are to be committed: who leaves groups, the
+    /// objects of each list by time with the list's timestamp, who joins groups.
+    fn into_parts(self) -> Vec<Vec<Write>> {
+        let (mut leaves, mut joins) = (vec![], vec![]);
+        for (principal, changes) in self.membership_changes() {
+            let leaving = MembershipChanges {
+                leaves: changes.leaves,
+                ..MembershipChanges::default()
+            };
+            let joining = MembershipChanges {
+                joins: changes.joins,
+                ..MembershipChanges::default()
+            };
+            if !leaving.leaves.is_empty() {
+                leaves.push(Write::Memberships {
+                    principal: principal.clone(),
+                    changes: leaving,
+                });
+            }
+            if !joining.joins.is_empty() {
+                joins.push(Write::Memberships {
+                    principal,
+                    changes: joining,
+                });
+            }
+        }
+        let mut parts = in_chunks(leaves);
+        let mut objects: Vec<_> = self
+            .objects
+            .into_iter()
+            .filter(|(_, slot)| slot.written.is_some())
+            .collect();
+        objects.sort_by_key(|(uri, slot)| {
+            let written = slot.written.as_ref();
+            (uri.list().clone(), written.map(|o| o.last_modified))
+        });
+        let mut lists = self.lists;
+        let mut part = Part::default();
+        for (uri, slot) in objects {
+            if part.size_with(&uri) > MAX_TRANSACTION_ITEMS {
+                parts.push(std::mem::take(&mut part).into_writes(&mut lists, false));
+            }
+            part.add(uri, slot);
+        }
+        parts.push(part.into_writes(&mut lists, true));
+        parts.extend(in_chunks(joins));
+        parts
+    }
+
+    /// What becomes of the memberships of each principal. A group's members join it each time that it is written, so
+    /// that to repeat a request completes what one that failed between its parts left undone.
+    fn membership_changes(&self) -> BTreeMap<String, MembershipChanges> {
+        let mut changes = BTreeMap::<String, MembershipChanges>::new();
+        let groups = self.objects.iter();
+        for (group, slot) in groups.filter(|(uri, _)| uri.kind() == Kind::Group) {
+            let Some(written) = &slot.written else {
+                continue;
+            };
+            let (before, after) = (members(slot.read.as_ref()), members(Some(written)));
+            for member in &after {
+                let joins = &mut changes.entry((*member).to_owned()).or_default().joins;
+                joins.push(Membership {
+                    group: group.clone(),
+                    bucket: written.parent.clone(),
+                });
+            }
+            for member in before.difference(&after) {
+                let leaves = &mut changes.entry((*member).to_owned()).or_default().leaves;
+                leaves.push(group.clone());
+            }
+        }
+        changes
     }
 
     /// Opens the lists under an object that is created, or closes those under one that is deleted.
@@ -237,10 +417,10 @@ impl UnitOfWork {
             parent,
             content,
         };
-        let slot = self.objects.entry(uri.clone()).or_insert(ObjectSlot {
-            read: None,
-            written: None,
-        });
+        let slot = self
+            .objects
+            .entry(uri.clone())
+            .or_insert_with(|| ObjectSlot::new(None));
         slot.written = Some(object);
         last_modified
     }
@@ -256,6 +436,103 @@ impl UnitOfWork {
             .entry(uri.clone())
             .or_insert_with(|| ListSlot::new(None))
     }
+}
+
+impl ObjectSlot {
+    fn new(read: Option<Object>) -> Self {
+        Self {
+            read,
+            written: None,
+        }
+    }
+
+    fn into_write(self, uri: ObjectUri) -> Option<Write> {
+        let replaces = self.read.as_ref().map(Object::version);
+        self.written.map(|object| Write::Object {
+            uri,
+            object,
+            replaces,
+        })
+    }
+}
+
+/// The members of a group; none of what is no group, or is there no more.
+fn members(object: Option<&Object>) -> BTreeSet<&str> {
+    let members = match object.map(|object| &object.content) {
+        Some(Content::Live { data, .. }) => data.get("members").and_then(Value::as_array),
+        _ => None,
+    };
+    members
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect()
+}
+
+/// What one of several transactions writes.
+#[derive(Default)]
+struct Part {
+    objects: Vec<(ObjectUri, ObjectSlot)>,
+    lists: BTreeSet<ListUri>,
+}
+
+impl Part {
+    /// How many items it would have with one more object.
+    fn size_with(&self, uri: &ObjectUri) -> usize {
+        let child_lists = uri.child_lists();
+        let more = std::iter::once(uri.list().clone()).chain(child_lists);
+        let more = more.filter(|list| !self.lists.contains(list)).count();
+        self.objects.len() + 1 + self.lists.len() + more
+    }
+
+    fn add(&mut self, uri: ObjectUri, slot: ObjectSlot) {
+        self.lists.insert(uri.list().clone());
+        self.lists.extend(uri.child_lists());
+        self.objects.push((uri, slot));
+    }
+
+    /// Takes the part's share out of what becomes of the lists.
+    fn into_writes(self, lists: &mut HashMap<ListUri, ListSlot>, last: bool) -> Vec<Write> {
+        let mut writes = vec![];
+        for uri in self.lists {
+            let times = self
+                .objects
+                .iter()
+                .filter(|(object, _)| *object.list() == uri);
+            let times = times.filter_map(|(_, slot)| Some(slot.written.as_ref()?.last_modified));
+            let latest = times.max();
+            let Some(slot) = lists.get_mut(&uri) else {
+                continue;
+            };
+            writes.extend(slot.take_share(uri, latest, last));
+        }
+        let objects = self.objects.into_iter();
+        writes.extend(objects.filter_map(|(uri, slot)| slot.into_write(uri)));
+        writes
+    }
+}
+
+fn in_chunks(writes: Vec<Write>) -> Vec<Vec<Write>> {
+    let mut writes = writes.into_iter().peekable();
+    let mut chunks = vec![];
+    while writes.peek().is_some() {
+        chunks.push(writes.by_ref().take(MAX_TRANSACTION_ITEMS).collect());
+    }
+    chunks
+}
+
+/// Commits a part that is not the first one.
+async fn commit_part(store: &Store, part: Vec<Write>) -> Result<(), CommitError> {
+    for attempt in 0..MAX_PART_ATTEMPTS {
+        match store.commit(part.clone()).await {
+            Err(CommitError::Conflict) => {
+                let longest = 2 << attempt;
+                tokio::time::sleep(Duration::from_millis(fastrand::u64(0..=longest))).await;
+            }
+            outcome => return outcome,
+        }
+    }
+    Err(CommitError::Partial)
 }
 
 impl ListSlot {
@@ -303,6 +580,41 @@ impl ListSlot {
             closed,
         };
         self.change = ListChange::Replaced;
+    }
+
+    /// Takes a part's share out of what becomes of the list; what is left goes on from there. `latest` is the time of
+    /// the latest object of the list in the part, `last` whether no other part follows.
+    fn take_share(&mut self, uri: ListUri, latest: Option<Timestamp>, last: bool) -> Option<Write> {
+        let before = self
+            .read
+            .as_ref()
+            .map_or(Timestamp(0), |read| read.timestamp);
+        let reached = match self.change {
+            _ if last => self.now.timestamp,
+            ListChange::Replaced => latest.unwrap_or_default().max(before.next()),
+            ListChange::Advanced(first) => latest.filter(|time| *time >= first).unwrap_or(before),
+            ListChange::Checked | ListChange::None => before,
+        };
+        let now = List {
+            timestamp: reached,
+            ..self.now.clone()
+        };
+        let share = Self {
+            read: self.read.replace(now.clone()),
+            change: match self.change {
+                ListChange::Advanced(_) if reached == before => ListChange::Checked,
+                change => change,
+            },
+            relied_on: std::mem::take(&mut self.relied_on),
+            now,
+        };
+        self.change = match self.change {
+            ListChange::None => ListChange::None,
+            ListChange::Advanced(first) if reached == before => ListChange::Advanced(first),
+            _ if reached < self.now.timestamp => ListChange::Advanced(reached.next()),
+            _ => ListChange::Checked,
+        };
+        share.into_write(uri)
     }
 
     fn into_write(self, uri: ListUri) -> Option<Write> {

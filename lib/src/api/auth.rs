@@ -8,7 +8,33 @@ use sha2::Sha256;
 
 use super::request::Request;
 use crate::permission::{AUTHENTICATED, EVERYONE};
-use crate::settings::Secret;
+use crate::settings::{ApiSettings, Secret};
+use crate::unit_of_work::UnitOfWork;
+
+/// What a request says of who sends it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// The user id; `None` of nobody.
+    user_id: Option<String>,
+}
+
+impl Credentials {
+    /// Those of a request. What is missing or cannot be read makes nobody, not an error.
+    pub fn of(request: &Request, settings: &ApiSettings) -> Self {
+        let basic = request.header(AUTHORIZATION).and_then(basic_credentials);
+        let user_id = basic.map(|credentials| {
+            let digest = hmac_hex(&settings.userid_hmac_secret, &credentials);
+            format!("basicauth:{digest}")
+        });
+        Self { user_id }
+    }
+
+    /// The principals of the user that groups may have as members.
+    pub fn principals_in_groups(&self) -> impl Iterator<Item = String> + '_ {
+        let user_id = self.user_id.iter();
+        user_id.flat_map(|id| [id.clone(), AUTHENTICATED.to_owned()])
+    }
+}
 
 /// Who sends a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,22 +46,22 @@ pub struct User {
 }
 
 impl User {
-    /// The user of a request. Credentials that are missing or cannot be read make nobody, not an error.
-    pub fn of(request: &Request, userid_hmac_secret: &Secret) -> Self {
-        let credentials = request.header(AUTHORIZATION).and_then(basic_credentials);
-        match credentials {
-            Some(credentials) => {
-                let id = format!("basicauth:{}", hmac_hex(userid_hmac_secret, &credentials));
-                let principals = vec![id.clone(), EVERYONE.to_owned(), AUTHENTICATED.to_owned()];
-                Self {
-                    id: Some(id),
-                    principals,
-                }
-            }
-            None => Self {
+    /// Who has these credentials, in the groups that `unit` has read.
+    pub fn of(credentials: &Credentials, unit: &UnitOfWork) -> Self {
+        let Some(id) = &credentials.user_id else {
+            return Self {
                 id: None,
                 principals: vec![EVERYONE.to_owned()],
-            },
+            };
+        };
+        let mut principals = vec![id.clone(), EVERYONE.to_owned()];
+        for member in credentials.principals_in_groups() {
+            principals.extend(unit.groups_of(&member));
+        }
+        principals.push(AUTHENTICATED.to_owned());
+        Self {
+            id: Some(id.clone()),
+            principals,
         }
     }
 

@@ -2,12 +2,13 @@
 
 use http::header::{ACCEPT, CONTENT_TYPE};
 use json_patch::Patch;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::error::{ApiError, Detail};
 use super::request::Request;
-use crate::permission::Permissions;
+use crate::permission::{EVERYONE, Permissions};
 use crate::resource::Kind;
+use crate::store::membership::MAX_PRINCIPAL_LENGTH;
 
 /// How the body of a `PATCH` changes an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,11 +94,25 @@ pub struct Body {
 }
 
 impl Body {
-    /// Reads the body of a `PUT`, `POST` or plain or merge `PATCH` of an object of `kind`. No body reads as `{}`.
+    /// Reads the body of a `PUT` or `POST` of an object of `kind`. No body reads as `{}`.
     ///
     /// # Errors
     /// 400 for broken JSON, other top-level keys, unknown permissions and wrong types.
     pub fn parse(kind: Kind, bytes: &[u8]) -> Result<Self, ApiError> {
+        let mut body = Self::parse_patch(kind, bytes)?;
+        let data = body.data.take();
+        body.data = data
+            .map(|data| check_data(kind, data, "data."))
+            .transpose()?;
+        Ok(body)
+    }
+
+    /// Reads the body of a plain or merge `PATCH`, whose `data` is a part of what is to be checked when it is
+    /// applied ([`check_data`]).
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_patch(kind: Kind, bytes: &[u8]) -> Result<Self, ApiError> {
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Ok(Self::default());
         }
@@ -110,7 +125,7 @@ impl Body {
         };
         let data = match fields.shift_remove("data") {
             None => None,
-            Some(Value::Object(data)) => Some(check_data(kind, data)?),
+            Some(Value::Object(data)) => Some(data),
             Some(_) => return Err(ApiError::invalid("body", "data", "Must be a JSON object")),
         };
         let permissions = fields.shift_remove("permissions");
@@ -198,7 +213,7 @@ pub fn apply_operations(
             "JSON patch failed: data must stay a JSON object".to_owned(),
         ));
     };
-    let data = check_data(kind, data)?;
+    let data = check_data(kind, data, "")?;
     let mut patched = Permissions::default();
     if let Some(Value::Object(granted)) = document.get("permissions") {
         for (permission, principals) in granted {
@@ -213,13 +228,32 @@ pub fn apply_operations(
     Ok((data, patched))
 }
 
-fn parse_json(bytes: &[u8]) -> Result<Value, ApiError> {
+/// Reads JSON.
+///
+/// # Errors
+/// 400 for what is none.
+pub fn parse_json(bytes: &[u8]) -> Result<Value, ApiError> {
     serde_json::from_slice(bytes)
         .map_err(|e| ApiError::invalid("body", "", format!("Invalid JSON: {e}")))
 }
 
-/// Checks the fields that mean something to the server (Kinto 26.5: schemas of bucket and collection).
-fn check_data(kind: Kind, mut data: Map<String, Value>) -> Result<Map<String, Value>, ApiError> {
+/// Checks the fields that mean something to the server (Kinto 26.5: schemas of bucket, group and collection), and adds
+/// those that must be there. `within` goes before their names in what is said of them.
+///
+/// # Errors
+/// 400 for a field of a wrong type.
+pub fn check_data(
+    kind: Kind,
+    mut data: Map<String, Value>,
+    within: &str,
+) -> Result<Map<String, Value>, ApiError> {
+    let wrong = |field: &str, problem: &str| {
+        Err(ApiError::invalid(
+            "body",
+            format!("{within}{field}"),
+            problem,
+        ))
+    };
     let schemas: &[&str] = match kind {
         Kind::Bucket => &["collection:schema", "group:schema", "record:schema"],
         Kind::Collection => &["schema"],
@@ -227,11 +261,7 @@ fn check_data(kind: Kind, mut data: Map<String, Value>) -> Result<Map<String, Va
     };
     for field in schemas {
         if data.get(*field).is_some_and(|schema| !schema.is_object()) {
-            return Err(ApiError::invalid(
-                "body",
-                format!("data.{field}"),
-                "Must be a JSON object",
-            ));
+            return wrong(field, "Must be a JSON object");
         }
     }
     if kind == Kind::Collection
@@ -244,11 +274,27 @@ fn check_data(kind: Kind, mut data: Map<String, Value>) -> Result<Map<String, Va
             Value::String(digits) => digits.trim().parse().ok(),
             _ => None,
         };
-        *expires = seconds
-            .ok_or_else(|| {
-                ApiError::invalid("body", "data.cache_expires", "Must be a number of seconds")
-            })?
-            .into();
+        match seconds {
+            Some(seconds) => *expires = seconds.into(),
+            None => return wrong("cache_expires", "Must be a number of seconds"),
+        }
+    }
+    if kind == Kind::Group {
+        let members = data.entry("members").or_insert_with(|| json!([]));
+        let Value::Array(members) = members else {
+            return wrong("members", "Must be a list of principals");
+        };
+        for (n, member) in members.iter().enumerate() {
+            let problem = match member {
+                Value::String(member) if member.len() > MAX_PRINCIPAL_LENGTH => "Is too long",
+                Value::String(member) if member == EVERYONE || member.starts_with("/buckets/") => {
+                    "Is not a user id"
+                }
+                Value::String(_) => continue,
+                _ => "Must be a string",
+            };
+            return wrong(&format!("members.{n}"), problem);
+        }
     }
     Ok(data)
 }

@@ -108,6 +108,9 @@ pub enum ApiError {
     /// The object would be larger than the storage takes: 413.
     #[error("object too large")]
     TooLarge,
+    /// What was asked for is larger together than Lambda can send, nothing of it was done: 413.
+    #[error("response too large")]
+    ResponseTooLarge,
     /// The service has ended: 410.
     #[error("the service has ended")]
     Gone,
@@ -138,6 +141,11 @@ impl ApiError {
         }])
     }
 
+    /// Whether it is a failure of ours, not a refusal: worth another try.
+    pub fn is_ours(&self) -> bool {
+        self.status().is_server_error()
+    }
+
     fn status(&self) -> StatusCode {
         match self {
             Self::Forbidden {
@@ -156,7 +164,7 @@ impl ApiError {
             Self::UnsupportedMediaType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::Modified { .. } => StatusCode::PRECONDITION_FAILED,
-            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooLarge | Self::ResponseTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Gone => StatusCode::GONE,
             Self::Busy | Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -171,7 +179,7 @@ impl ApiError {
             Self::NotAcceptable | Self::UnsupportedMediaType { .. } | Self::Invalid(_) => 107,
             Self::UnknownObject { .. } => 110,
             Self::UnknownParent { .. } | Self::UnknownPath => 111,
-            Self::TooLarge => 113,
+            Self::TooLarge | Self::ResponseTooLarge => 113,
             Self::Modified { .. } => 114,
             Self::MethodNotAllowed { .. } => 115,
             Self::UnknownVersion => 116,
@@ -231,6 +239,9 @@ impl ApiError {
                 Self::MethodNotAllowed { .. } => "This endpoint does not take that method.",
                 Self::Modified { .. } => "Resource was modified meanwhile",
                 Self::TooLarge => "The object is larger than 400 KB, the most that can be stored.",
+                Self::ResponseTooLarge => {
+                    "The responses are larger together than can be sent, please ask for less at once."
+                }
                 Self::Gone => "This service has ended, see the Alert header.",
                 Self::Busy => "Too many writes at once, please retry.",
                 Self::Store(_) => "The storage is not available, please retry.",

@@ -23,6 +23,9 @@ use crate::timestamp::Timestamp;
 /// The field whose filters reach tombstones too.
 pub const LAST_MODIFIED: &str = "last_modified";
 
+/// The header that leads to the page that follows.
+pub const NEXT_PAGE: HeaderName = HeaderName::from_static("next-page");
+
 /// How far ahead of now a time in a query may lie: one day, in milliseconds (Kinto 26.5).
 const MAX_AHEAD: u64 = 24 * 60 * 60 * 1000;
 
@@ -101,13 +104,13 @@ impl Page {
             .modified_at(timestamp)
             .uncached();
         if let Some(next) = self.next {
-            response.set_text(HeaderName::from_static("next-page"), &next);
+            response.set_text(NEXT_PAGE, &next);
         }
         response
     }
 }
 
-/// What the preconditions make of a request to read a list: `Some` is the answer already, 304.
+/// What the preconditions make of a request for a list: `Some` is the answer already, 304 to one that reads.
 ///
 /// # Errors
 /// 412 when they do not hold, 400 when they cannot be read.
@@ -116,7 +119,7 @@ pub fn check_preconditions(
     timestamp: Timestamp,
 ) -> Result<Option<Response>, ApiError> {
     let preconditions = request.preconditions()?;
-    if preconditions.not_modified(timestamp) {
+    if request.is_read() && preconditions.not_modified(timestamp) {
         return Ok(Some(
             Response::empty(StatusCode::NOT_MODIFIED).modified_at(timestamp),
         ));
@@ -222,6 +225,14 @@ impl ListQuery {
             fields: None,
             limit: usize::MAX,
             after: None,
+        }
+    }
+
+    /// The same, with no fields of the objects but those that are always shown.
+    pub fn of_ids(self) -> Self {
+        Self {
+            fields: Some(vec![]),
+            ..self
         }
     }
 

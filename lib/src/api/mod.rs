@@ -1,16 +1,21 @@
 //! The Kinto HTTP API v1, from API Gateway's event to its response.
 //!
-//! A request goes: [`request`] (out of the event) → [`router`] (which endpoint) → [`auth`] (who) → the
-//! endpoint ([`objects`], [`monitor`], [`server`]) → [`response`] (into the event). Every refusal is an
-//! [`error::ApiError`], turned into Kinto's JSON at one place.
+//! A request goes: [`request`] (out of the event) → [`call`] ([`router`]: which endpoint; [`auth`]: who) → the
+//! endpoint ([`objects`], [`lists`], [`monitor`], [`server`]; [`asked`]: may they) → [`response`] (into the event).
+//! A [`batch`] is several calls in one unit of work. Every refusal is an [`error::ApiError`], turned into
+//! Kinto's JSON at one place.
 
+mod asked;
 mod auth;
+mod batch;
 mod body;
+mod call;
 mod compression;
 mod cors;
 mod end_of_service;
 mod error;
 mod listing;
+mod lists;
 mod monitor;
 mod objects;
 mod openapi;
@@ -24,20 +29,19 @@ use std::time::{Duration, Instant};
 
 use aws_lambda_events::apigw::{ApiGatewayV2httpRequest, ApiGatewayV2httpResponse};
 use http::header::ACCEPT_ENCODING;
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use tokio::sync::RwLock;
 
-use self::auth::User;
+use self::call::Call;
 use self::error::ApiError;
-use self::objects::Target;
 use self::request::Request;
 use self::response::Response;
-use self::router::{Route, Routed};
+use self::router::Routed;
 use crate::megaphone::Megaphone;
 use crate::settings::Settings;
 use crate::store::{CommitError, Store};
 use crate::timestamp::Timestamp;
-use crate::unit_of_work::UnitOfWork;
+use crate::unit_of_work::{Needs, UnitOfWork};
 
 /// Times that a request is done again because other writes came between, unless time is up before.
 const MAX_ATTEMPTS: u32 = 24;
@@ -60,6 +64,14 @@ pub struct Api {
     turn: Arc<RwLock<()>>,
 }
 
+/// What becomes of a request at first sight.
+enum Found {
+    /// It has an endpoint.
+    Call(Call),
+    /// It is answered already: refused, sent elsewhere, or needs nothing.
+    Answer(Response),
+}
+
 impl Api {
     /// The API with its dependencies.
     pub fn new(store: Store, settings: Settings, megaphones: Vec<Megaphone>) -> Self {
@@ -76,86 +88,125 @@ impl Api {
         match Request::from_event(event) {
             Ok(request) => {
                 let accept_encoding = request.header(ACCEPT_ENCODING).unwrap_or_default();
-                let response = self.respond(&request).await;
+                let response = self.answer(&request).await;
                 response.into_event(request.method == Method::HEAD, accept_encoding)
             }
-            Err(error) => error
-                .into_response(&self.settings.api)
-                .into_event(false, ""),
+            Err(error) => {
+                let response = error.into_response(&self.settings.api);
+                response.into_event(false, "")
+            }
         }
     }
 
-    /// The response to one request, complete but for the form in which it travels.
-    async fn respond(&self, request: &Request) -> Response {
-        let settings = &self.settings.api;
-        let end = settings.web.end_of_service.as_ref();
-        let now = Timestamp::now();
-        let (route, answer) = if end_of_service::is_over(end, now) {
-            (None, Err(ApiError::Gone))
-        } else {
-            (router::endpoint(&request.path), self.answer(request).await)
+    async fn answer(&self, request: &Request) -> Response {
+        let answer = match self.find(request) {
+            Found::Answer(response) => return response,
+            Found::Call(call) if call.is_batch() => {
+                let response = self.batch(request).await;
+                response.map(|response| self.finished(request, response))
+            }
+            Found::Call(call) => {
+                let responses = self.work(&[call]).await;
+                responses.map(|mut responses| responses.swap_remove(0))
+            }
         };
-        let mut response = answer.unwrap_or_else(|error| error.into_response(settings));
-        cors::apply(request, route.as_ref(), settings, &mut response);
-        if let Some(end) = end {
-            let alert = end_of_service::alert(end, now, &settings.project_docs);
-            response.set_text(end_of_service::ALERT, &alert);
-        }
-        self.add_common_headers(&mut response);
-        response
+        answer.unwrap_or_else(|error| self.refusal(request, error))
     }
 
-    async fn answer(&self, request: &Request) -> Result<Response, ApiError> {
+    fn find(&self, request: &Request) -> Found {
+        match self.find_call(request) {
+            Ok(Found::Answer(response)) => Found::Answer(self.finished(request, response)),
+            Ok(found) => found,
+            Err(error) => Found::Answer(self.refusal(request, error)),
+        }
+    }
+
+    fn find_call(&self, request: &Request) -> Result<Found, ApiError> {
         let settings = &self.settings.api;
-        let route = match router::route(request, settings, Timestamp::now())? {
+        let now = Timestamp::now();
+        if end_of_service::is_over(settings.web.end_of_service.as_ref(), now) {
+            return Err(ApiError::Gone);
+        }
+        let route = match router::route(request, settings)? {
             Routed::To(route) => route,
-            Routed::Redirect(response) => return Ok(response),
+            // A browser follows no redirect of a preflight.
+            Routed::Redirect { .. }
+                if request.method == Method::OPTIONS && !router::has_version(&request.path) =>
+            {
+                return Ok(Found::Answer(Response::empty(StatusCode::OK)));
+            }
+            Routed::Redirect { path, max_age } => {
+                let url = request.url_of(&path, settings);
+                return Ok(Found::Answer(Response::redirect(&url, now, max_age)));
+            }
         };
         cors::check_origin(request, &settings.web)?;
         if request.method == Method::OPTIONS {
-            return cors::preflight(request, &route, settings);
+            return cors::preflight(request, &route, settings).map(Found::Answer);
         }
-        let user = User::of(request, &settings.userid_hmac_secret);
-        match route {
-            Route::Hello => Ok(server::hello(self, request, &user)),
-            Route::Heartbeat => Ok(server::heartbeat(self).await),
-            Route::LbHeartbeat => Ok(server::lbheartbeat()),
-            Route::Version => Ok(server::version()),
-            Route::Contribute => Ok(server::contribute()),
-            Route::OpenApi => Ok(openapi::response(request, settings)),
-            Route::MonitorRecords => {
-                let entries = self.store.monitor_entries().await?;
-                monitor::records(request, &self.settings, &entries)
-            }
-            Route::Object(uri) => self.objects(request, &user, Target::at(uri)).await,
-            Route::List(list) if request.method == Method::POST => {
-                self.objects(request, &user, Target::posted(list, request)?)
-                    .await
-            }
-            Route::List(list) => objects::list(&self.store, request, &user, &list, settings).await,
-        }
+        Call::to(route, request.clone(), settings).map(Found::Call)
     }
 
-    /// Reads, decides, commits; again from the start while other writes come between.
-    async fn objects(
-        &self,
-        request: &Request,
-        user: &User,
-        target: Target,
-    ) -> Result<Response, ApiError> {
+    async fn batch(&self, batch: &Request) -> Result<Response, ApiError> {
+        let mut calls = vec![];
+        // `None` in the place of each of the calls, else what the request is answered without one.
+        let mut answers = vec![];
+        for mut request in batch::requests(batch, &self.settings.api)? {
+            if let Ok(Routed::Redirect { path, .. }) = router::route(&request, &self.settings.api) {
+                request.path = path;
+            }
+            let answer = match self.find(&request) {
+                Found::Call(call) => {
+                    calls.push(call);
+                    None
+                }
+                Found::Answer(response) => Some(response),
+            };
+            answers.push((request, answer));
+        }
+        let mut responses = self.work(&calls).await?.into_iter();
+        let answers = answers.into_iter().filter_map(|(request, answer)| {
+            let response = answer.or_else(|| responses.next())?;
+            Some((request, response))
+        });
+        Ok(batch::response(answers.collect()))
+    }
+
+    /// Reads, answers, commits; again from the start while other writes come between.
+    ///
+    /// # Errors
+    /// What takes back all of it: a failure of ours. What is refused is a response.
+    async fn work(&self, calls: &[Call]) -> Result<Vec<Response>, ApiError> {
         let begin = Instant::now();
-        let (mut shared, mut alone) = (Some(self.turn.read().await), None);
+        let (mut shared, mut alone) = (None, None);
+        if calls.iter().any(Call::writes) {
+            shared = Some(self.turn.read().await);
+        }
         for attempt in (0..MAX_ATTEMPTS).take_while(|_| begin.elapsed() < LAST_ATTEMPT) {
-            let (objects, lists) = objects::needs(request, &target);
-            let mut unit = UnitOfWork::read(&self.store, Timestamp::now(), objects, lists).await?;
-            let response =
-                objects::answer(&mut unit, request, user, &target.uri, &self.settings.api)?;
+            let needs = calls
+                .iter()
+                .map(Call::needs)
+                .fold(Needs::default(), Needs::and);
+            let mut unit = UnitOfWork::read(&self.store, Timestamp::now(), needs).await?;
+            let mut responses = Vec::with_capacity(calls.len());
+            for call in calls {
+                responses.push(match call.answer(self, &mut unit).await {
+                    Ok(response) => self.finished(&call.request, response),
+                    Err(error) if error.is_ours() => return Err(error),
+                    Err(error) => self.refusal(&call.request, error),
+                });
+            }
+            // Before anything is written: what cannot be answered must not be done.
+            if responses.iter().map(Response::length).sum::<usize>() > compression::MAX_BODY {
+                return Err(ApiError::ResponseTooLarge);
+            }
             if !unit.has_writes() {
-                return Ok(response);
+                return Ok(responses);
             }
             match unit.commit(&self.store).await {
-                Ok(()) => return Ok(response),
+                Ok(()) => return Ok(responses),
                 Err(CommitError::Store(error)) => return Err(error.into()),
+                Err(CommitError::Partial) => return Err(ApiError::Busy),
                 Err(CommitError::Conflict) => {
                     if shared.take().is_some() {
                         alone = Some(self.turn.write().await);
@@ -171,7 +222,13 @@ impl Api {
         Err(ApiError::Busy)
     }
 
-    fn add_common_headers(&self, response: &mut Response) {
+    fn refusal(&self, request: &Request, error: ApiError) -> Response {
+        self.finished(request, error.into_response(&self.settings.api))
+    }
+
+    /// Adds what every response has.
+    fn finished(&self, request: &Request, mut response: Response) -> Response {
+        let settings = &self.settings.api;
         let fixed = [
             ("x-content-type-options", "nosniff"),
             (
@@ -185,11 +242,19 @@ impl Api {
                 HeaderValue::from_static(value),
             );
         }
-        let share = self.settings.api.web.backoff_percentage.unwrap_or(100);
-        if let Some(seconds) = self.settings.api.backoff
+        let route =
+            router::endpoint(&request.path).filter(|_| response.status() != StatusCode::GONE);
+        cors::apply(request, route.as_ref(), settings, &mut response);
+        if let Some(end) = &settings.web.end_of_service {
+            let alert = end_of_service::alert(end, Timestamp::now(), &settings.project_docs);
+            response.set_text(end_of_service::ALERT, &alert);
+        }
+        let share = settings.web.backoff_percentage.unwrap_or(100);
+        if let Some(seconds) = settings.backoff
             && fastrand::u64(0..100) < share
         {
             response.set(HeaderName::from_static("backoff"), seconds.into());
         }
+        response
     }
 }

@@ -1,4 +1,4 @@
-//! The endpoints of buckets, collections and records: one set of rules for all kinds.
+//! The endpoints of single buckets, groups, collections and records: one set of rules for all kinds.
 //!
 //! Nothing here waits: a request has read what it needs ([`needs`]) when [`answer`] decides.
 
@@ -6,18 +6,18 @@ use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use super::asked::Asked;
 use super::auth::User;
 use super::body::{self, Body, PatchType};
 use super::error::ApiError;
-use super::listing::{self, ListQuery};
+use super::listing;
 use super::request::{Preconditions, Request};
 use super::response::Response;
-use crate::permission::{self, Access, Permissions};
-use crate::resource::{Kind, ListUri, ObjectUri, is_valid_id};
+use crate::permission::Permissions;
+use crate::resource::{ListUri, ObjectUri, is_valid_id};
 use crate::settings::ApiSettings;
-use crate::store::{Content, Object, Store, StoreError};
 use crate::timestamp::Timestamp;
-use crate::unit_of_work::{Live, UnitOfWork};
+use crate::unit_of_work::{Live, Needs, UnitOfWork};
 
 /// An item of DynamoDB in bytes at most.
 const MAX_ITEM_SIZE: usize = 400 * 1024;
@@ -57,8 +57,8 @@ impl Target {
     }
 }
 
-/// The objects and lists that the request must know; what has no valid id cannot exist and is not asked for.
-pub fn needs(request: &Request, target: &Target) -> (Vec<ObjectUri>, Vec<ListUri>) {
+/// What the request must know; what has no valid id cannot exist and is not asked for.
+pub fn needs(request: &Request, target: &Target) -> Needs {
     let uri = &target.uri;
     let objects = uri
         .lineage()
@@ -66,16 +66,18 @@ pub fn needs(request: &Request, target: &Target) -> (Vec<ObjectUri>, Vec<ListUri
         .filter(|uri| uri.is_valid())
         .cloned()
         .collect();
-    let reads_only = request.method == Method::GET || request.method == Method::HEAD;
-    if reads_only || !uri.is_valid() {
-        return (objects, vec![]);
-    }
-    (
-        objects,
+    let lists = if request.is_read() || !uri.is_valid() {
+        vec![]
+    } else {
         std::iter::once(uri.list().clone())
             .chain(uri.child_lists())
-            .collect(),
-    )
+            .collect()
+    };
+    Needs {
+        objects,
+        lists: lists.into_iter().collect(),
+        ..Needs::default()
+    }
 }
 
 /// Decides on a request, writing to `unit` what it changes.
@@ -96,13 +98,15 @@ pub fn answer(
         uri,
     };
     // Kinto looks a parent up before the permissions when it writes, after them when it reads.
-    let writes = request.method != Method::GET && request.method != Method::HEAD;
+    let writes = !request.is_read();
     if writes {
         asked.check_parents(unit)?;
     }
     body::check_media_types(request)?;
     asked.check_permission(unit)?;
-    if !writes {
+    if writes {
+        asked.check_parent_exists(unit)?;
+    } else {
         asked.check_parents(unit)?;
     }
     let preconditions = request.preconditions()?;
@@ -115,230 +119,7 @@ pub fn answer(
     }
 }
 
-/// Answers `GET` and `HEAD` of a list.
-///
-/// Two round trips: the parents with the list's timestamp, then the objects. In this order a write that comes
-/// between shows as an object later than the `ETag`, which the client asks for again, never as one that it misses.
-///
-/// # Errors
-/// Whatever the request is to be refused for.
-pub async fn list(
-    store: &Store,
-    request: &Request,
-    user: &User,
-    list: &ListUri,
-    settings: &ApiSettings,
-) -> Result<Response, ApiError> {
-    body::check_media_types(request)?;
-    // Any object of the list stands for all: what they live under is the same.
-    let uri = list.clone().object("x");
-    let asked = Asked {
-        request,
-        user,
-        settings,
-        uri: &uri,
-    };
-    let (parents, lists) = if uri.is_valid() {
-        let parents = uri.lineage().skip(1).cloned().collect();
-        (parents, vec![list.clone()])
-    } else {
-        (vec![], vec![])
-    };
-    let now = Timestamp::now();
-    let unit = UnitOfWork::read(store, now, parents, lists).await?;
-
-    // Who may not read all of the list sees what of it is shared; this takes all of it to be read.
-    let shared = if asked.may_list(&unit) {
-        None
-    } else {
-        let (all, _) = read_list(&unit, store, list, &ListQuery::all(), None).await?;
-        let shared: Vec<_> = all
-            .into_iter()
-            .filter(|(id, object)| asked.is_shared(list, id, object))
-            .collect();
-        if shared.is_empty() && !asked.may_create(&unit) {
-            return Err(asked.forbidden());
-        }
-        Some(shared)
-    };
-    asked.check_parents(&unit)?;
-
-    let timestamp = unit.timestamp_of(list);
-    if let Some(answer) = listing::check_preconditions(request, timestamp)? {
-        return Ok(answer);
-    }
-    let query = ListQuery::parse(request, None, settings, now)?;
-    let counts = request.method == Method::HEAD;
-    let (objects, more) = match shared {
-        Some(shared) => (shared, false),
-        None => {
-            let enough = query.enough().filter(|_| !counts);
-            read_list(&unit, store, list, &query, enough).await?
-        }
-    };
-    let objects: Vec<_> = objects
-        .into_iter()
-        .map(|(id, object)| shown_in_list(&id, object))
-        .collect();
-    if counts {
-        return Ok(listing::counted(query.count(&objects), timestamp));
-    }
-    Ok(query
-        .apply(objects, more, request, settings)
-        .into_response(timestamp))
-}
-
-/// The objects of the list that `query` may ask for, and whether there may be more of them, which a page that is as
-/// large as it may be has no room for; none when what they live under does not exist.
-async fn read_list(
-    unit: &UnitOfWork,
-    store: &Store,
-    list: &ListUri,
-    query: &ListQuery,
-    enough: Option<usize>,
-) -> Result<(Vec<(String, Object)>, bool), StoreError> {
-    let Some(generation) = unit.generation_of(list) else {
-        return Ok((vec![], false));
-    };
-    let bounds = query.bounds();
-    // Where one page is read and no more, what it cannot hold need not be read.
-    let bytes = enough.map_or(usize::MAX, |_| listing::MAX_PAGE);
-    store
-        .list_within(
-            bytes,
-            list,
-            &generation,
-            (bounds.since, bounds.before),
-            query.includes_tombstones(),
-            enough,
-        )
-        .await
-}
-
-/// An object of a list, a tombstone or not, as the API shows it.
-fn shown_in_list(id: &str, object: Object) -> Map<String, Value> {
-    let mut data = match object.content {
-        Content::Live { data, .. } => data,
-        Content::Deleted => Map::from_iter([("deleted".to_owned(), true.into())]),
-    };
-    data.insert("id".to_owned(), id.into());
-    data.insert(
-        listing::LAST_MODIFIED.to_owned(),
-        object.last_modified.0.into(),
-    );
-    data
-}
-
-/// One request, with all that decides on it but the unit of work.
-struct Asked<'a> {
-    request: &'a Request,
-    user: &'a User,
-    settings: &'a ApiSettings,
-    uri: &'a ObjectUri,
-}
-
 impl Asked<'_> {
-    /// Checks that what the object lives under can exist, and that a record's collection does.
-    fn check_parents(&self, unit: &UnitOfWork) -> Result<(), ApiError> {
-        let Some(parent) = self.uri.parent() else {
-            return Ok(());
-        };
-        let unknown = |uri: &ObjectUri| ApiError::UnknownParent {
-            kind: uri.kind(),
-            id: uri.id().to_owned(),
-        };
-        let ancestors: Vec<_> = parent.lineage().collect();
-        if let Some(invalid) = ancestors
-            .into_iter()
-            .rev()
-            .find(|uri| !is_valid_id(uri.id()))
-        {
-            return Err(unknown(invalid));
-        }
-        // A bucket that does not exist grants nothing, which the check of permissions sees.
-        if self.uri.kind() == Kind::Record && unit.get(parent).is_none() {
-            return Err(unknown(parent));
-        }
-        Ok(())
-    }
-
-    fn check_permission(&self, unit: &UnitOfWork) -> Result<(), ApiError> {
-        let exists = unit.get(self.uri).is_some();
-        let safe_creation = self.request.header(http::header::IF_NONE_MATCH) == Some("*");
-        let allowed = match self.request.method {
-            // Kinto#792: who may only create can say that nothing is to be overwritten.
-            Method::PUT if exists && !safe_creation => self.may(unit, Access::Write, self.uri),
-            Method::POST if exists => self.may(unit, Access::Read, self.uri),
-            Method::PUT | Method::POST => self.may_create(unit),
-            // Kinto#918: who may read the parent may learn that the object is not there.
-            Method::PATCH | Method::DELETE if !exists => self.may_list(unit),
-            Method::PATCH | Method::DELETE => self.may(unit, Access::Write, self.uri),
-            _ => self.may(unit, Access::Read, self.uri),
-        };
-        if allowed {
-            Ok(())
-        } else {
-            Err(self.forbidden())
-        }
-    }
-
-    fn may(&self, unit: &UnitOfWork, access: Access, uri: &ObjectUri) -> bool {
-        let by_settings = match access {
-            Access::Read => self.settings_grant("read") || self.settings_grant("write"),
-            Access::Write => self.settings_grant("write"),
-            Access::Create(_) => self.settings_grant("create") || self.settings_grant("write"),
-        };
-        by_settings || self.is_granted(unit, access, uri)
-    }
-
-    fn may_create(&self, unit: &UnitOfWork) -> bool {
-        match self.uri.parent() {
-            Some(parent) => self.may(unit, Access::Create(self.uri.kind()), parent),
-            None => self.settings_grant("create"),
-        }
-    }
-
-    /// Whether the user may read whatever is in the list that the object is in.
-    fn may_list(&self, unit: &UnitOfWork) -> bool {
-        // The object itself grants nothing here, whether it exists or not: only what it lives under is asked.
-        let granted_above = |object: &ObjectUri| {
-            let live = unit.get(object).filter(|_| object != self.uri);
-            live.map(|live| live.permissions)
-        };
-        self.settings_grant("read")
-            || self.settings_grant("write")
-            || permission::allows(Access::Read, self.uri, &self.user.principals, granted_above)
-    }
-
-    /// Whether an object of the list is readable by its own permissions.
-    fn is_shared(&self, list: &ListUri, id: &str, object: &Object) -> bool {
-        let Content::Live { permissions, .. } = &object.content else {
-            return false;
-        };
-        let uri = list.clone().object(id);
-        let granted = |asked: &ObjectUri| (*asked == uri).then_some(permissions);
-        permission::allows(Access::Read, &uri, &self.user.principals, granted)
-    }
-
-    fn forbidden(&self) -> ApiError {
-        ApiError::Forbidden {
-            authenticated: self.user.id.is_some(),
-        }
-    }
-
-    fn is_granted(&self, unit: &UnitOfWork, access: Access, uri: &ObjectUri) -> bool {
-        permission::allows(access, uri, &self.user.principals, |object| {
-            unit.get(object).map(|live| live.permissions)
-        })
-    }
-
-    fn settings_grant(&self, permission: &str) -> bool {
-        let granted = self.settings.granted(self.uri.kind(), permission);
-        granted
-            .iter()
-            .any(|principal| self.user.principals.contains(principal))
-    }
-
     fn get(&self, unit: &UnitOfWork, preconditions: Preconditions) -> Result<Response, ApiError> {
         let object = self.existing(unit)?;
         if preconditions.not_modified(object.last_modified) {
@@ -415,7 +196,7 @@ impl Asked<'_> {
         };
         let body = match operations {
             Some(_) => Body::default(),
-            None => Body::parse(self.uri.kind(), &self.request.body)?,
+            None => Body::parse_patch(self.uri.kind(), &self.request.body)?,
         };
         let existing = self.existing(unit)?;
         if !preconditions.hold(Some(existing.last_modified)) {
@@ -450,7 +231,7 @@ impl Asked<'_> {
                 let Value::Object(data) = data else {
                     return Err(ApiError::invalid("body", "data", "Must be a JSON object"));
                 };
-                (data, asked_for)
+                (body::check_data(self.uri.kind(), data, "")?, asked_for)
             }
             (None, _) => {
                 let asked_for = body.data.unwrap_or_default();
@@ -462,7 +243,7 @@ impl Asked<'_> {
                         .into_iter()
                         .filter(|(_, principals)| principals.is_some()),
                 );
-                (data, asked_for)
+                (body::check_data(self.uri.kind(), data, "")?, asked_for)
             }
         };
         let changed: Vec<String> = asked_for

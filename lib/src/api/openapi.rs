@@ -8,6 +8,7 @@
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
+use super::batch::METHODS as BATCH_METHODS;
 use super::request::Request;
 use super::response::Response;
 use super::router::Route;
@@ -114,6 +115,21 @@ fn operation(route: &Route, method: &Method) -> Operation {
         Route::Version => utility("__version__", "What is deployed."),
         Route::OpenApi => utility("get_openapi_spec", "This document."),
         Route::Contribute => utility("contribute", "How to take part in the project."),
+        Route::Batch => Operation {
+            id: "batch".to_owned(),
+            tag: "Batch".to_owned(),
+            is_secured: false,
+            parameters: vec![body("Batch")],
+            consumes: &["application/json"],
+            responses: {
+                let refusals = [(400, ""), (406, ""), (413, ""), (415, "")];
+                let mut responses = responses(&refusals);
+                let mut answer = described("The responses, in the order of the requests.");
+                answer["schema"] = reference("Responses");
+                responses.insert("200".to_owned(), answer);
+                responses
+            },
+        },
         Route::Object(uri) => of_object(uri.kind(), method),
         Route::List(list) => of_list(list.kind(), method),
         // The names that kinto-changes 4.1 ends up with.
@@ -301,7 +317,7 @@ fn responses(answers: &[(u16, &str)]) -> Map<String, Value> {
             404 => "There is no such object.",
             406 => "The client does not take JSON.",
             412 => "It is not what `If-Match` or `If-None-Match` names.",
-            413 => "The object is larger than can be stored.",
+            413 => "What is sent, or is to be answered, is too large.",
             415 => "The body is of another type than the endpoint takes.",
             _ => "",
         };
@@ -375,6 +391,30 @@ fn definitions() -> Value {
         },
     });
     definitions.insert("Changes".to_owned(), list_of(&change));
+    let headers = json!({"type": "object", "additionalProperties": text});
+    let method = json!({"type": "string", "enum": BATCH_METHODS.map(|method| method.to_string())});
+    let request = json!({
+        "type": "object",
+        "properties": {
+            "method": method, "path": text, "headers": headers, "body": {"type": "object"},
+        },
+    });
+    let batch = json!({
+        "type": "object",
+        "required": ["requests"],
+        "properties": {"defaults": request, "requests": {"type": "array", "items": request}},
+    });
+    definitions.insert("Batch".to_owned(), batch);
+    let response = json!({
+        "type": "object",
+        "required": ["status", "path"],
+        "properties": {"status": integer, "path": text, "headers": headers, "body": {}},
+    });
+    let responses = json!({
+        "type": "object",
+        "properties": {"responses": {"type": "array", "items": response}},
+    });
+    definitions.insert("Responses".to_owned(), responses);
     let error = json!({
         "type": "object",
         "required": ["code", "errno", "error"],
@@ -414,6 +454,7 @@ mod tests {
             Route::Object(_) => 6,
             Route::List(_) => 7,
             Route::MonitorRecords => 8,
+            Route::Batch => 9,
         };
         let numbers: BTreeSet<_> = Route::all()
             .iter()
@@ -421,7 +462,7 @@ mod tests {
             .collect();
         assert_eq!(
             numbers.into_iter().collect::<Vec<_>>(),
-            Vec::from_iter(0..9)
+            Vec::from_iter(0..10)
         );
     }
 

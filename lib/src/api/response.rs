@@ -74,6 +74,26 @@ impl Response {
         self
     }
 
+    /// Its status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Its headers.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// Its body as JSON; an empty text when there is none.
+    pub fn body_json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|_| self.body.clone().into())
+    }
+
+    /// How long the body is, in bytes, as it is.
+    pub fn length(&self) -> usize {
+        self.body.len()
+    }
+
     /// Sets a header.
     pub fn set(&mut self, name: HeaderName, value: HeaderValue) {
         self.headers.insert(name, value);

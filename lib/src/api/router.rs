@@ -1,33 +1,16 @@
 //! Which endpoint a request is for: method and path in, [`Route`] out.
 
-use http::{Method, StatusCode};
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use http::Method;
 
 use super::error::ApiError;
 use super::request::Request;
-use super::response::Response;
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::settings::{ApiSettings, EndpointType, Redirects};
-use crate::timestamp::Timestamp;
 
 /// The version prefix of every path.
-const PREFIX: &str = "/v1";
+pub const PREFIX: &str = "/v1";
 /// The bucket id under which monitor/changes is served.
 const MONITOR: &str = "monitor";
-
-/// What a path is not to have in a URL but encoded.
-const NOT_IN_PATHS: &AsciiSet = &CONTROLS
-    .add(b' ')
-    .add(b'"')
-    .add(b'#')
-    .add(b'%')
-    .add(b'<')
-    .add(b'>')
-    .add(b'?')
-    .add(b'\\')
-    .add(b'`')
-    .add(b'{')
-    .add(b'}');
 
 const READ: &[Method] = &[Method::GET, Method::HEAD, Method::OPTIONS];
 const OBJECT: &[Method] = &[
@@ -38,7 +21,14 @@ const OBJECT: &[Method] = &[
     Method::DELETE,
     Method::OPTIONS,
 ];
-const LIST: &[Method] = &[Method::GET, Method::HEAD, Method::POST, Method::OPTIONS];
+const LIST: &[Method] = &[
+    Method::GET,
+    Method::HEAD,
+    Method::POST,
+    Method::DELETE,
+    Method::OPTIONS,
+];
+const BATCH: &[Method] = &[Method::POST, Method::OPTIONS];
 
 /// An endpoint. Ids in it are as the client sent them, valid or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +45,8 @@ pub enum Route {
     OpenApi,
     /// `/contribute.json`
     Contribute,
+    /// `/batch`
+    Batch,
     /// A single object.
     Object(ObjectUri),
     /// The objects of one kind under one parent.
@@ -70,6 +62,7 @@ impl Route {
         if segments.len() > 1 && segments.contains(&"") {
             return None;
         }
+        let groups = |bucket: &str| ObjectUri::bucket(bucket).children(Kind::Group);
         let collections = |bucket: &str| ObjectUri::bucket(bucket).children(Kind::Collection);
         let records = |bucket: &str, collection: &str| {
             ObjectUri::collection(bucket, collection).children(Kind::Record)
@@ -81,9 +74,12 @@ impl Route {
             ["__version__"] => Self::Version,
             ["__api__"] => Self::OpenApi,
             ["contribute.json"] => Self::Contribute,
+            ["batch"] => Self::Batch,
             ["buckets", MONITOR, "collections", "changes", "records"] => Self::MonitorRecords,
             ["buckets"] => Self::List(ListUri::buckets()),
             ["buckets", b] => Self::Object(ObjectUri::bucket(*b)),
+            ["buckets", b, "groups"] => Self::List(groups(b)),
+            ["buckets", b, "groups", g] => Self::Object(groups(b).object(*g)),
             ["buckets", b, "collections"] => Self::List(collections(b)),
             ["buckets", b, "collections", c] => Self::Object(collections(b).object(*c)),
             ["buckets", b, "collections", c, "records"] => Self::List(records(b, c)),
@@ -112,6 +108,7 @@ impl Route {
             "/__version__",
             "/__api__",
             "/contribute.json",
+            "/batch",
             "/buckets/monitor/collections/changes/records",
         ];
         let paths = others.into_iter().map(str::to_owned).chain(of_kinds);
@@ -125,6 +122,7 @@ impl Route {
         let (methods, switched) = match self {
             Self::Object(uri) => (OBJECT, Some((EndpointType::Object, uri.kind()))),
             Self::List(list) => (LIST, Some((EndpointType::Plural, list.kind()))),
+            Self::Batch => (BATCH, None),
             _ => (READ, None),
         };
         let is_enabled = |method: &&Method| {
@@ -152,8 +150,13 @@ impl Route {
 pub enum Routed {
     /// To an endpoint that takes its method.
     To(Route),
-    /// Elsewhere, by this redirect, or to what a browser is told before it would follow one.
-    Redirect(Response),
+    /// Elsewhere.
+    Redirect {
+        /// The path to ask for.
+        path: String,
+        /// Seconds for which clients may keep that; `None` says nothing of keeping.
+        max_age: Option<u64>,
+    },
 }
 
 /// The endpoint that a path with its version leads to, whatever the method.
@@ -166,24 +169,16 @@ pub fn endpoint(path: &str) -> Option<Route> {
 /// # Errors
 /// 404 for an unknown path or version, 405 for a method that the endpoint does not take, 403 for a write to
 /// the bucket `monitor`: in Kinto anyone may create it and so hide the changes feed.
-pub fn route(
-    request: &Request,
-    settings: &ApiSettings,
-    now: Timestamp,
-) -> Result<Routed, ApiError> {
+pub fn route(request: &Request, settings: &ApiSettings) -> Result<Routed, ApiError> {
     if settings.readonly && !READ.contains(&request.method) {
         let allow = READ.to_vec();
         return Err(ApiError::MethodNotAllowed { allow });
     }
     let redirect = |path: &str, redirects: Redirects| {
-        let (origin, query) = (request.origin(settings), request.query_suffix());
-        let path = utf8_percent_encode(path, NOT_IN_PATHS);
-        let url = format!("{origin}{PREFIX}{path}{query}");
-        Ok(Routed::Redirect(Response::redirect(
-            &url,
-            now,
-            redirects.ttl_seconds,
-        )))
+        Ok(Routed::Redirect {
+            path: format!("{PREFIX}{path}"),
+            max_age: redirects.ttl_seconds,
+        })
     };
     let versions = settings.web.version_prefix_redirect;
     let slashes = settings.web.trailing_slash_redirect;
@@ -193,10 +188,6 @@ pub fn route(
         Some(path) if path.starts_with('/') => path,
         _ if names_a_version(&request.path) || !versions.enabled => {
             return Err(ApiError::UnknownVersion);
-        }
-        // A browser follows no redirect of a preflight.
-        _ if request.method == Method::OPTIONS => {
-            return Ok(Routed::Redirect(Response::empty(StatusCode::OK)));
         }
         _ => return redirect(&request.path, versions),
     };
@@ -214,6 +205,12 @@ pub fn route(
         ));
     }
     Ok(Routed::To(route))
+}
+
+/// Whether a path begins with the version of this API.
+pub fn has_version(path: &str) -> bool {
+    let rest = path.strip_prefix(PREFIX);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Whether a path begins with a version prefix: `/v` and digits.

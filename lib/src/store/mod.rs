@@ -6,11 +6,13 @@
 //! | timestamp of a list | the same partition | `#timestamp` | [`List`] |
 //! | monitor entry | `#monitor` | the collection's URI | [`monitor`] |
 //! | broadcast state | `#broadcast` | the listener's name | [`broadcast`] |
+//! | a principal's groups | `#principal#` and the principal | `#groups` | [`membership`] |
 //!
 //! No id may begin with `#`, so the reserved keys never meet an object's. The local secondary index
 //! `by_last_modified` takes in what has a `last_modified`: objects and monitor entries.
 
 pub mod broadcast;
+pub mod membership;
 pub mod monitor;
 mod object;
 
@@ -22,8 +24,10 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::{
-    AttributeValue, ConditionCheck, KeysAndAttributes, Put, TransactWriteItem,
+    AttributeValue, ConditionCheck, KeysAndAttributes, Put, TransactWriteItem, Update,
 };
+
+use self::membership::MembershipChanges;
 
 pub use object::{Content, Generation, List, Object, Version};
 
@@ -89,6 +93,9 @@ pub enum CommitError {
     /// Another write came between reading and committing. Nothing was written; read again and repeat.
     #[error("another write came between")]
     Conflict,
+    /// A part of it is committed and the rest cannot be, since another write came between. Safe to repeat.
+    #[error("another write came between the parts of a large one")]
+    Partial,
     /// It failed; a lost answer may hide a commit.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -136,7 +143,7 @@ fn partition(list: &ListUri) -> String {
 }
 
 /// One part of a transaction.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Write {
     /// Replaces the object at `uri`, which must still be as it was read.
     Object {
@@ -162,6 +169,13 @@ pub enum Write {
         uri: ListUri,
         /// What must still hold.
         condition: ListCondition,
+    },
+    /// Changes the groups of a principal.
+    Memberships {
+        /// Whose.
+        principal: String,
+        /// How.
+        changes: MembershipChanges,
     },
 }
 
@@ -415,6 +429,17 @@ impl Store {
                     .set_expression_attribute_values(values)
                     .build()
                     .map(|check| TransactWriteItem::builder().condition_check(check).build())
+            }
+            Write::Memberships { principal, changes } => {
+                let (expression, names, values) = changes.expression();
+                Update::builder()
+                    .table_name(&self.table)
+                    .set_key(Some(Key::groups(&principal).into_item()))
+                    .update_expression(expression)
+                    .set_expression_attribute_names(Some(names.into_iter().collect()))
+                    .set_expression_attribute_values(values)
+                    .build()
+                    .map(|update| TransactWriteItem::builder().update(update).build())
             }
         };
         built.map_err(|e| StoreError::Request {

@@ -130,6 +130,11 @@ impl Object {
         })
     }
 
+    /// Whether it was written under a parent of that generation.
+    pub fn is_of(&self, parent: &Generation) -> bool {
+        self.parent == *parent
+    }
+
     /// Which state of what is at its URI this is.
     pub fn version(&self) -> Version {
         Version {

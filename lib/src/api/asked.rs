@@ -1,0 +1,150 @@
+//! Who may do what: one request against the permissions of the objects that it is about.
+
+use http::Method;
+
+use super::auth::User;
+use super::error::ApiError;
+use super::request::Request;
+use crate::permission::{self, Access};
+use crate::resource::{Kind, ListUri, ObjectUri, is_valid_id};
+use crate::settings::ApiSettings;
+use crate::store::{Content, Object};
+use crate::unit_of_work::UnitOfWork;
+
+/// One request, with all that decides on it but the unit of work.
+pub struct Asked<'a> {
+    /// The request.
+    pub request: &'a Request,
+    /// Who sends it.
+    pub user: &'a User,
+    /// The settings, which grant permissions too.
+    pub settings: &'a ApiSettings,
+    /// The object; of a list, any object in it.
+    pub uri: &'a ObjectUri,
+}
+
+impl Asked<'_> {
+    /// Checks that what the object lives under can exist, and that a record's collection does.
+    ///
+    /// # Errors
+    /// 404.
+    pub fn check_parents(&self, unit: &UnitOfWork) -> Result<(), ApiError> {
+        let Some(parent) = self.uri.parent() else {
+            return Ok(());
+        };
+        let unknown = |uri: &ObjectUri| ApiError::UnknownParent {
+            kind: uri.kind(),
+            id: uri.id().to_owned(),
+        };
+        let ancestors: Vec<_> = parent.lineage().collect();
+        if let Some(invalid) = ancestors
+            .into_iter()
+            .rev()
+            .find(|uri| !is_valid_id(uri.id()))
+        {
+            return Err(unknown(invalid));
+        }
+        // A bucket that does not exist grants nothing, which the check of permissions sees.
+        if self.uri.kind() == Kind::Record && unit.get(parent).is_none() {
+            return Err(unknown(parent));
+        }
+        Ok(())
+    }
+
+    /// Checks that there is what the object is to be written under: settings grant permissions in any bucket, those
+    /// too that do not exist.
+    ///
+    /// # Errors
+    /// 404.
+    pub fn check_parent_exists(&self, unit: &UnitOfWork) -> Result<(), ApiError> {
+        match self.uri.parent() {
+            Some(parent) if unit.get(parent).is_none() => Err(ApiError::UnknownParent {
+                kind: parent.kind(),
+                id: parent.id().to_owned(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that the user may do to the object what the request asks for.
+    ///
+    /// # Errors
+    /// 403, or 401 of nobody.
+    pub fn check_permission(&self, unit: &UnitOfWork) -> Result<(), ApiError> {
+        let exists = unit.get(self.uri).is_some();
+        let safe_creation = self.request.header(http::header::IF_NONE_MATCH) == Some("*");
+        let allowed = match self.request.method {
+            // Kinto#792: who may only create can say that nothing is to be overwritten.
+            Method::PUT if exists && !safe_creation => self.may(unit, Access::Write, self.uri),
+            Method::POST if exists => self.may(unit, Access::Read, self.uri),
+            Method::PUT | Method::POST => self.may_create(unit),
+            // Kinto#918: who may read the parent may learn that the object is not there.
+            Method::PATCH | Method::DELETE if !exists => self.may_all(unit, Access::Read),
+            Method::PATCH | Method::DELETE => self.may(unit, Access::Write, self.uri),
+            _ => self.may(unit, Access::Read, self.uri),
+        };
+        if allowed {
+            Ok(())
+        } else {
+            Err(self.forbidden())
+        }
+    }
+
+    fn may(&self, unit: &UnitOfWork, access: Access, uri: &ObjectUri) -> bool {
+        self.granted_by_settings(access)
+            || permission::allows(access, uri, &self.user.principals, |object| {
+                unit.get(object).map(|live| live.permissions)
+            })
+    }
+
+    fn granted_by_settings(&self, access: Access) -> bool {
+        match access {
+            Access::Read => self.settings_grant("read") || self.settings_grant("write"),
+            Access::Write => self.settings_grant("write"),
+            Access::Create(_) => self.settings_grant("create") || self.settings_grant("write"),
+        }
+    }
+
+    /// Whether the user may create an object in the list that the object is in.
+    pub fn may_create(&self, unit: &UnitOfWork) -> bool {
+        match self.uri.parent() {
+            Some(parent) => self.may(unit, Access::Create(self.uri.kind()), parent),
+            None => self.settings_grant("create"),
+        }
+    }
+
+    /// Whether the user has `access`, to read or to write, to whatever is in the list that the object is in.
+    pub fn may_all(&self, unit: &UnitOfWork, access: Access) -> bool {
+        // The object itself grants nothing here, whether it exists or not: only what it lives under is asked.
+        let granted_above = |object: &ObjectUri| {
+            let live = unit.get(object).filter(|_| object != self.uri);
+            live.map(|live| live.permissions)
+        };
+        self.granted_by_settings(access)
+            || permission::allows(access, self.uri, &self.user.principals, granted_above)
+    }
+
+    /// Whether an object of the list grants `access` by its own permissions.
+    pub fn is_shared(&self, access: Access, list: &ListUri, id: &str, object: &Object) -> bool {
+        let Content::Live { permissions, .. } = &object.content else {
+            return false;
+        };
+        let uri = list.clone().object(id);
+        let granted = |asked: &ObjectUri| (*asked == uri).then_some(permissions);
+        permission::allows(access, &uri, &self.user.principals, granted)
+    }
+
+    /// The refusal of who may not.
+    pub fn forbidden(&self) -> ApiError {
+        ApiError::Forbidden {
+            authenticated: self.user.id.is_some(),
+        }
+    }
+
+    fn settings_grant(&self, permission: &str) -> bool {
+        let granted = self.settings.granted(self.uri.kind(), permission);
+        granted
+            .iter()
+            .any(|principal| self.user.principals.contains(principal))
+    }
+}

@@ -1,0 +1,214 @@
+//! The endpoints of lists: `GET`, `HEAD` and `DELETE` of the objects of one kind under one parent.
+
+use http::{Method, StatusCode};
+use serde_json::{Map, Value, json};
+
+use super::asked::Asked;
+use super::auth::User;
+use super::body;
+use super::error::ApiError;
+use super::listing::{self, ListQuery};
+use super::request::Request;
+use super::response::Response;
+use crate::permission::Access;
+use crate::resource::{ListUri, ObjectUri};
+use crate::settings::ApiSettings;
+use crate::store::{Content, Object, Store, StoreError};
+use crate::timestamp::Timestamp;
+use crate::unit_of_work::{Needs, UnitOfWork};
+
+/// What a request for a list must know before the list is read; what has no valid id cannot exist.
+pub fn needs(list: &ListUri) -> Needs {
+    let parent = list.parent();
+    if parent.is_some_and(|parent| !parent.is_valid()) {
+        return Needs::default();
+    }
+    let lineage = parent.into_iter().flat_map(ObjectUri::lineage);
+    Needs {
+        objects: lineage.cloned().collect(),
+        lists: [list.clone()].into(),
+        ..Needs::default()
+    }
+}
+
+/// Answers `GET`, `HEAD` and `DELETE` of a list.
+///
+/// Two round trips: the parents with the list's timestamp, which `unit` has read, then the objects. In this order
+/// a write that comes between shows as an object later than the `ETag`, which the client asks for again, never as
+/// one that it misses. To delete buckets or collections takes a third one, for the lists under them.
+///
+/// # Errors
+/// Whatever the request is to be refused for.
+pub async fn answer(
+    unit: &mut UnitOfWork,
+    store: &Store,
+    request: &Request,
+    user: &User,
+    list: &ListUri,
+    settings: &ApiSettings,
+) -> Result<Response, ApiError> {
+    body::check_media_types(request)?;
+    let deletes = request.method == Method::DELETE;
+    let access = if deletes { Access::Write } else { Access::Read };
+    // Any object of the list stands for all: what they live under is the same.
+    let any = list.clone().object("x");
+    let asked = Asked {
+        request,
+        user,
+        settings,
+        uri: &any,
+    };
+
+    // Who may not do it to all of the list does it to what of it is shared; this takes all of it to be read.
+    let shared = if asked.may_all(unit, access) {
+        None
+    } else {
+        let (all, _) = read(unit, store, list, &ListQuery::all(), None, usize::MAX).await?;
+        let shared: Vec<_> = all
+            .into_iter()
+            .filter(|(id, object)| asked.is_shared(access, list, id, object))
+            .collect();
+        if shared.is_empty() && !asked.may_create(unit) {
+            return Err(asked.forbidden());
+        }
+        Some(shared)
+    };
+    asked.check_parents(unit)?;
+
+    let timestamp = unit.timestamp_of(list);
+    if let Some(answer) = listing::check_preconditions(request, timestamp)? {
+        return Ok(answer);
+    }
+    let query = ListQuery::parse(request, None, settings, Timestamp::now())?;
+    let counts = request.method == Method::HEAD;
+    let (objects, more) = match shared {
+        Some(shared) => (shared, false),
+        None => {
+            let enough = query.enough().filter(|_| !counts);
+            // What the page cannot hold need not be read; tombstones are small.
+            let bytes = match enough {
+                Some(_) if !deletes => listing::MAX_PAGE,
+                _ => usize::MAX,
+            };
+            read(unit, store, list, &query, enough, bytes).await?
+        }
+    };
+    if deletes {
+        if request.preconditions()?.if_match.is_some() {
+            unit.rely_on_timestamp(list);
+        }
+        return delete(unit, store, request, list, query, objects, settings).await;
+    }
+    let objects: Vec<_> = objects
+        .into_iter()
+        .map(|(id, object)| shown(&id, object))
+        .collect();
+    if counts {
+        return Ok(listing::counted(query.count(&objects), timestamp));
+    }
+    Ok(query
+        .apply(objects, more, request, settings)
+        .into_response(timestamp))
+}
+
+/// Deletes those of the objects that are in the page that is asked for.
+async fn delete(
+    unit: &mut UnitOfWork,
+    store: &Store,
+    request: &Request,
+    list: &ListUri,
+    query: ListQuery,
+    objects: Vec<(String, Object)>,
+    settings: &ApiSettings,
+) -> Result<Response, ApiError> {
+    let live = objects
+        .into_iter()
+        .filter(|(_, object)| object.content != Content::Deleted);
+    let mut fields = vec![];
+    for (id, object) in live {
+        unit.learn(&list.clone().object(&*id), &object);
+        fields.push(shown(&id, object));
+    }
+    let page = query.of_ids().apply(fields, false, request, settings);
+    let ids = page
+        .objects
+        .iter()
+        .filter_map(|object| object["id"].as_str());
+    let uris: Vec<_> = ids.map(|id| list.clone().object(id)).collect();
+    let needs = Needs {
+        lists: uris.iter().flat_map(ObjectUri::child_lists).collect(),
+        ..Needs::default()
+    };
+    unit.read_more(store, needs).await?;
+    let mut tombstones: Vec<Value> = vec![];
+    let mut timestamp = unit.timestamp_of(list);
+    for uri in uris {
+        let deleted_at = unit.delete(&uri, None);
+        timestamp = timestamp.max(deleted_at);
+        tombstones.push(json!({"id": uri.id(), "last_modified": deleted_at, "deleted": true}));
+    }
+    let mut response =
+        Response::json(StatusCode::OK, &json!({"data": tombstones})).modified_at(timestamp);
+    if let Some(next) = page.next {
+        response.set_text(listing::NEXT_PAGE, &next);
+    }
+    Ok(response)
+}
+
+/// The objects of the list that `query` may ask for; none when what they live under does not exist. `true` when there
+/// may be more, which were not read for having more than `bytes` bytes.
+async fn read(
+    unit: &UnitOfWork,
+    store: &Store,
+    list: &ListUri,
+    query: &ListQuery,
+    enough: Option<usize>,
+    bytes: usize,
+) -> Result<(Vec<(String, Object)>, bool), StoreError> {
+    let Some(generation) = unit.generation_of(list) else {
+        return Ok((vec![], false));
+    };
+    let bounds = query.bounds();
+    let written: Vec<_> = unit.written_in(list).collect();
+    let bytes = if written.is_empty() {
+        bytes
+    } else {
+        usize::MAX
+    };
+    let (mut objects, more) = store
+        .list_within(
+            bytes,
+            list,
+            &generation,
+            (bounds.since, bounds.before),
+            query.includes_tombstones(),
+            // What the request itself has written may take the place of any of them.
+            enough.filter(|_| written.is_empty()),
+        )
+        .await?;
+    if !written.is_empty() {
+        objects.retain(|(id, _)| written.iter().all(|(other, _)| other != id));
+        let written = written
+            .into_iter()
+            .filter(|(_, object)| object.is_of(&generation));
+        objects.extend(written.map(|(id, object)| (id.to_owned(), object.clone())));
+        if !query.includes_tombstones() {
+            objects.retain(|(_, object)| object.content != Content::Deleted);
+        }
+    }
+    Ok((objects, more))
+}
+
+/// An object of a list, a tombstone or not, as the API shows it.
+fn shown(id: &str, object: Object) -> Map<String, Value> {
+    let mut data = match object.content {
+        Content::Live { data, .. } => data,
+        Content::Deleted => Map::from_iter([("deleted".to_owned(), true.into())]),
+    };
+    data.insert("id".to_owned(), id.into());
+    data.insert(
+        listing::LAST_MODIFIED.to_owned(),
+        object.last_modified.0.into(),
+    );
+    data
+}

@@ -1,0 +1,423 @@
+//! Several requests in one, and the deletion of lists. Statuses and error numbers are those of Kinto 26.5.0.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
+
+use futures::future::join_all;
+use kinto_local::Fault;
+use serde_json::{Value, json};
+use tests::{Answer, BOB, Kinto, NOBODY};
+
+const RECORDS: &str = "/buckets/main/collections/one/records";
+
+fn record(id: &str) -> String {
+    format!("{RECORDS}/{id}")
+}
+
+fn put(id: &str) -> Value {
+    json!({"method": "PUT", "path": record(id), "body": {"data": {"n": id}}})
+}
+
+async fn batch(kinto: &Kinto, requests: Vec<Value>) -> Answer {
+    kinto.post("/batch", json!({"requests": requests})).await
+}
+
+fn statuses(answer: &Answer) -> Vec<u64> {
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let responses = answer.body["responses"].as_array().unwrap();
+    responses
+        .iter()
+        .map(|r| r["status"].as_u64().unwrap())
+        .collect()
+}
+
+async fn ids(kinto: &Kinto) -> Vec<String> {
+    let list = kinto.get(&format!("{RECORDS}?_sort=id")).await;
+    let objects = list.body["data"].as_array().unwrap();
+    objects
+        .iter()
+        .map(|o| o["id"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[tokio::test]
+async fn requests_are_answered_in_their_order_and_see_what_those_before_them_wrote() {
+    let kinto = Kinto::with_collection().await;
+    let answer = batch(
+        &kinto,
+        vec![
+            put("a"),
+            json!({"path": record("a")}),
+            put("a"),
+            json!({"method": "PATCH", "path": record("a"), "body": {"data": {"more": 1}}}),
+            put("b"),
+            json!({"path": RECORDS}),
+            json!({"method": "HEAD", "path": RECORDS}),
+            json!({"method": "DELETE", "path": record("a")}),
+            json!({"path": record("a")}),
+            json!({"path": format!("{RECORDS}?_since=0")}),
+        ],
+    )
+    .await;
+    assert_eq!(
+        statuses(&answer),
+        [201, 200, 200, 200, 201, 200, 200, 200, 404, 200]
+    );
+    let responses = &answer.body["responses"];
+    assert_eq!(responses[0]["path"], format!("/v1{}", record("a")));
+    assert_eq!(responses[0]["body"]["data"]["n"], "a");
+    let modified = responses[0]["body"]["data"]["last_modified"]
+        .as_u64()
+        .unwrap();
+    assert_eq!(responses[0]["headers"]["ETag"], format!("\"{modified}\""));
+    assert_eq!(responses[5]["body"]["data"].as_array().unwrap().len(), 2);
+    assert_eq!(responses[5]["body"]["data"][0]["id"], "b");
+    assert_eq!(responses[6]["headers"]["Total-Objects"], "2");
+    assert_eq!(responses[6]["body"], "");
+    assert_eq!(responses[9]["body"]["data"][0]["deleted"], true);
+    assert_eq!(ids(&kinto).await, ["b"]);
+}
+
+#[tokio::test]
+async fn a_bucket_and_all_in_it_can_be_made_at_once() {
+    let kinto = Kinto::new();
+    let path = |path: &str| json!({"method": "PUT", "path": path});
+    let made = batch(
+        &kinto,
+        vec![
+            path("/buckets/new"),
+            path("/buckets/new/groups/g"),
+            path("/buckets/new/collections/c"),
+            path("/buckets/new/collections/c/records/r"),
+        ],
+    )
+    .await;
+    assert_eq!(statuses(&made), [201; 4]);
+    assert_eq!(
+        kinto
+            .get("/buckets/new/collections/c/records/r")
+            .await
+            .status,
+        200
+    );
+}
+
+#[tokio::test]
+async fn what_is_refused_leaves_the_others_standing() {
+    let kinto = Kinto::with_collection().await;
+    let refused = json!({"method": "PUT", "path": record("-"), "body": {}});
+    let unknown = json!({"path": "/nowhere"});
+    let not_modified =
+        json!({"method": "PUT", "path": record("a"), "headers": {"If-None-Match": "*"}});
+    let answer = batch(
+        &kinto,
+        vec![put("a"), refused, unknown, not_modified, put("b")],
+    )
+    .await;
+    assert_eq!(statuses(&answer), [201, 400, 404, 412, 201]);
+    let existing = &answer.body["responses"][3]["body"]["details"]["existing"];
+    assert_eq!(existing["id"], "a");
+    assert_eq!(ids(&kinto).await, ["a", "b"]);
+}
+
+#[tokio::test]
+async fn a_failure_of_ours_takes_all_of_it_back() {
+    let kinto = Kinto::with_collection().await;
+    kinto.aws.inject(|target, _| {
+        target
+            .ends_with("TransactWriteItems")
+            .then(|| Fault::error("ResourceNotFoundException"))
+    });
+    let failed = batch(&kinto, vec![put("a"), put("b")]).await;
+    assert_eq!(failed.error(), (503, 201));
+    assert_eq!(failed.header("retry-after"), "3");
+    kinto.aws.heal();
+    assert!(ids(&kinto).await.is_empty());
+}
+
+#[tokio::test]
+async fn defaults_are_added_to_each_request() {
+    let kinto = Kinto::with_collection().await;
+    let answer = kinto
+        .post(
+            "/batch",
+            json!({
+                "defaults": {"method": "PUT", "headers": {"Authorization": BOB}, "body": {"data": {"a": 1}}},
+                "requests": [
+                    {"path": "/buckets/bobs", "body": {"data": {"b": 2}}},
+                    {"path": record("x")},
+                    {"path": "/", "method": "GET"},
+                ],
+            }),
+        )
+        .await;
+    assert_eq!(statuses(&answer), [201, 403, 200]);
+    let responses = &answer.body["responses"];
+    assert_eq!(responses[0]["body"]["data"]["a"], 1);
+    assert_eq!(responses[0]["body"]["data"]["b"], 2);
+    let bob = kinto.as_user(BOB).get("/").await.body["user"]["id"].clone();
+    assert_eq!(responses[2]["body"]["user"]["id"], bob);
+}
+
+#[tokio::test]
+async fn redirects_are_followed_within() {
+    let kinto = Kinto::with_collection().await;
+    let slash = json!({"path": format!("{RECORDS}/")});
+    let prefixed = json!({"path": format!("/v1{RECORDS}?_limit=1")});
+    let answer = batch(&kinto, vec![slash, prefixed]).await;
+    assert_eq!(statuses(&answer), [200, 200]);
+    assert_eq!(answer.body["responses"][0]["path"], format!("/v1{RECORDS}"));
+    assert_eq!(answer.body["responses"][1]["path"], format!("/v1{RECORDS}"));
+}
+
+#[tokio::test]
+async fn a_malformed_batch_is_refused_whole() {
+    let kinto = Kinto::with_collection().await;
+    let too_many = vec![json!({"path": "/"}); 26];
+    for (body, name) in [
+        (json!({}), "requests"),
+        (json!([]), ""),
+        (json!({"requests": 3}), "requests"),
+        (json!({"requests": [3]}), "requests.0"),
+        (json!({"requests": [{}]}), "requests.0.path"),
+        (
+            json!({"requests": [{"path": "buckets"}]}),
+            "requests.0.path",
+        ),
+        (
+            json!({"requests": [{"path": "/", "method": "FOO"}]}),
+            "requests.0.method",
+        ),
+        (
+            json!({"requests": [{"path": "/", "method": 3}]}),
+            "requests.0.method",
+        ),
+        (json!({"requests": [{"path": "/", "foo": 1}]}), "requests.0"),
+        (
+            json!({"requests": [{"path": "/", "body": []}]}),
+            "requests.0.body",
+        ),
+        (
+            json!({"requests": [{"path": "/", "headers": {"a": 1}}]}),
+            "requests.0.headers",
+        ),
+        (
+            json!({"requests": [{"path": "/", "headers": {"a b": "c"}}]}),
+            "requests.0.headers",
+        ),
+        (
+            json!({"requests": [put("a"), {"path": "/batch", "method": "POST"}]}),
+            "requests",
+        ),
+        (json!({"requests": [{"path": "/v1/batch/"}]}), "requests"),
+        (json!({"requests": too_many}), "requests"),
+        (json!({"requests": [], "x": 1}), ""),
+        (json!({"requests": [], "defaults": 3}), "defaults"),
+    ] {
+        let answer = kinto.post("/batch", body.clone()).await;
+        assert_eq!(answer.error(), (400, 107), "{body}");
+        assert_eq!(answer.body["details"][0]["name"], name, "{body}");
+    }
+    assert_eq!(kinto.get("/batch").await.error(), (405, 115));
+    assert!(ids(&kinto).await.is_empty());
+    assert_eq!(statuses(&batch(&kinto, vec![]).await), [0u64; 0]);
+}
+
+#[tokio::test]
+async fn a_batch_of_25_costs_two_round_trips() {
+    let kinto = Kinto::with_collection().await;
+    let requests = kinto.aws.requests();
+    let puts: Vec<_> = (0..25).map(|n| put(&format!("r{n}"))).collect();
+    for expected in [201, 200] {
+        requests.take();
+        assert_eq!(statuses(&batch(&kinto, puts.clone()).await), [expected; 25]);
+        assert_eq!(requests.total(), 2);
+    }
+}
+
+#[tokio::test]
+async fn eight_clients_sending_batches_at_once_lose_nothing() {
+    let kinto = Kinto::with_collection().await;
+    let client = |client: usize| {
+        let kinto = kinto.clone();
+        async move {
+            for n in 0..4 {
+                let puts = (0..25)
+                    .map(|i| put(&format!("c{client}-{n}-{i}")))
+                    .collect();
+                assert_eq!(statuses(&batch(&kinto, puts).await), [201; 25]);
+            }
+        }
+    };
+    join_all((0..8).map(client)).await;
+    let list = kinto.get(&format!("{RECORDS}?_sort=last_modified")).await;
+    let objects = list.body["data"].as_array().unwrap();
+    assert_eq!(objects.len(), 8 * 4 * 25);
+    let times: Vec<_> = objects
+        .iter()
+        .map(|o| o["last_modified"].as_u64().unwrap())
+        .collect();
+    assert!(times.windows(2).all(|pair| pair[0] < pair[1]));
+    assert_eq!(
+        list.header("etag"),
+        format!("\"{}\"", times.last().unwrap())
+    );
+}
+
+#[tokio::test]
+async fn deleting_a_list_leaves_a_tombstone_of_each_with_a_time_of_its_own() {
+    let kinto = Kinto::with_collection().await;
+    batch(&kinto, vec![put("a"), put("b"), put("c")]).await;
+    let before = kinto.get(RECORDS).await;
+    let deleted = kinto.delete(RECORDS).await;
+    assert_eq!(deleted.status, 200);
+    let tombstones = deleted.body["data"].as_array().unwrap();
+    let order: Vec<_> = tombstones
+        .iter()
+        .map(|t| t["id"].as_str().unwrap())
+        .collect();
+    assert_eq!(order, ["c", "b", "a"]);
+    assert!(tombstones.iter().all(|t| t["deleted"] == true));
+    let times: Vec<_> = tombstones
+        .iter()
+        .map(|t| t["last_modified"].as_u64().unwrap())
+        .collect();
+    assert!(times.windows(2).all(|pair| pair[0] < pair[1]));
+    assert_eq!(deleted.header("etag"), format!("\"{}\"", times[2]));
+    assert!(ids(&kinto).await.is_empty());
+    let since = before.header("etag").trim_matches('"').to_owned();
+    let changes = kinto.get(&format!("{RECORDS}?_since={since}")).await;
+    assert_eq!(changes.body["data"].as_array().unwrap().len(), 3);
+    assert_eq!(kinto.delete(RECORDS).await.body, json!({"data": []}));
+}
+
+#[tokio::test]
+async fn only_what_the_query_asks_for_is_deleted() {
+    let kinto = Kinto::with_collection().await;
+    let puts = (0..6).map(|n| {
+        json!({"method": "PUT", "path": record(&format!("r{n}")), "body": {"data": {"even": n % 2 == 0}}})
+    });
+    batch(&kinto, puts.collect()).await;
+    let deleted = kinto
+        .delete(&format!("{RECORDS}?even=true&_limit=2&_sort=id"))
+        .await;
+    assert_eq!(deleted.body["data"][0]["id"], "r0");
+    assert_eq!(ids(&kinto).await, ["r1", "r3", "r4", "r5"]);
+    let next = deleted.header("next-page");
+    let path = next
+        .strip_prefix("http://kinto.test/v1")
+        .unwrap()
+        .to_owned();
+    let rest = kinto.delete(&path).await;
+    assert_eq!((rest.status, rest.header("next-page")), (200, ""));
+    assert_eq!(ids(&kinto).await, ["r1", "r3", "r5"]);
+    for (query, status) in [("_limit=x", 400), ("_since=x", 400), ("nothing=1", 200)] {
+        assert_eq!(
+            kinto.delete(&format!("{RECORDS}?{query}")).await.status,
+            status
+        );
+    }
+    assert_eq!(ids(&kinto).await.len(), 3);
+}
+
+#[tokio::test]
+async fn a_list_is_deleted_only_as_the_client_knows_it() {
+    let kinto = Kinto::with_collection().await;
+    batch(&kinto, vec![put("a")]).await;
+    for (header, value) in [("If-Match", "\"3\""), ("If-None-Match", "*")] {
+        let answer = kinto.send("DELETE", RECORDS, &[(header, value)], "").await;
+        assert_eq!(answer.error(), (412, 114), "{header}");
+    }
+    let etag = kinto.get(RECORDS).await.header("etag").to_owned();
+    let answer = kinto
+        .send("DELETE", RECORDS, &[("If-Match", &etag)], "")
+        .await;
+    assert_eq!(answer.status, 200);
+    assert!(ids(&kinto).await.is_empty());
+}
+
+#[tokio::test]
+async fn deleting_a_list_spares_what_the_user_may_not_delete() {
+    let kinto = Kinto::with_collection().await;
+    let bob = kinto.as_user(BOB);
+    let id = bob.get("/").await.body["user"]["id"].clone();
+    kinto.put(&record("mine"), json!({})).await;
+    kinto
+        .put(&record("shared"), json!({"permissions": {"write": [id]}}))
+        .await;
+    kinto
+        .put(&record("shown"), json!({"permissions": {"read": [id]}}))
+        .await;
+    assert_eq!(kinto.as_user(NOBODY).delete(RECORDS).await.status, 401);
+    assert_eq!(bob.delete(RECORDS).await.body["data"][0]["id"], "shared");
+    assert_eq!(ids(&kinto).await, ["mine", "shown"]);
+    assert_eq!(bob.delete(RECORDS).await.status, 403);
+}
+
+#[tokio::test]
+async fn deleting_lists_of_parents_takes_their_children() {
+    let kinto = Kinto::with_collection().await;
+    batch(&kinto, vec![put("a")]).await;
+    let deleted = kinto.delete("/buckets/main/collections").await;
+    assert_eq!(deleted.body["data"][0]["id"], "one");
+    assert_eq!(kinto.get(RECORDS).await.error(), (404, 111));
+    kinto.put("/buckets/main/collections/one", json!({})).await;
+    assert!(ids(&kinto).await.is_empty());
+    assert_eq!(kinto.delete("/buckets").await.body["data"][0]["id"], "main");
+    assert_eq!(kinto.get("/buckets/main").await.status, 403);
+    kinto.put("/buckets/main", json!({})).await;
+    assert_eq!(kinto.get(RECORDS).await.error(), (404, 111));
+}
+
+#[tokio::test]
+async fn a_list_longer_than_a_transaction_is_deleted_in_parts_whose_times_go_on() {
+    let kinto = Kinto::with_collection().await;
+    for n in 0..10 {
+        let puts = (0..25).map(|i| put(&format!("r{n}-{i}"))).collect();
+        batch(&kinto, puts).await;
+    }
+    let deleted = kinto.delete(RECORDS).await;
+    let tombstones = deleted.body["data"].as_array().unwrap();
+    assert_eq!(tombstones.len(), 250);
+    assert!(ids(&kinto).await.is_empty());
+    let list = kinto
+        .get(&format!("{RECORDS}?_since=0&_sort=last_modified"))
+        .await;
+    let listed = list.body["data"].as_array().unwrap();
+    assert_eq!(listed, tombstones);
+    let latest = &tombstones[249]["last_modified"];
+    assert_eq!(list.header("etag"), format!("\"{latest}\""));
+    // What comes after goes on from there.
+    let next = kinto.put(&record("next"), json!({})).await;
+    assert!(next.last_modified() > latest.as_u64().unwrap());
+}
+
+#[tokio::test]
+async fn each_part_of_a_long_deletion_is_complete_up_to_its_timestamp() {
+    let kinto = Kinto::with_collection().await;
+    for n in 0..10 {
+        let puts = (0..25).map(|i| put(&format!("r{n}-{i}"))).collect();
+        batch(&kinto, puts).await;
+    }
+    let written = kinto.aws.requests();
+    written.take();
+    kinto.aws.inject(move |target, _| {
+        let late = written.of("TransactWriteItems") >= 2;
+        (late && target.ends_with("TransactWriteItems"))
+            .then(|| Fault::error("ResourceNotFoundException"))
+    });
+    assert_eq!(kinto.delete(RECORDS).await.status, 503);
+    kinto.aws.heal();
+    let left = ids(&kinto).await.len();
+    assert!(left > 0 && left < 250, "{left}");
+    let list = kinto.get(&format!("{RECORDS}?_since=0")).await;
+    let latest = &list.body["data"][0]["last_modified"];
+    assert_eq!(list.header("etag"), format!("\"{latest}\""));
+    assert_eq!(
+        kinto.delete(RECORDS).await.body["data"]
+            .as_array()
+            .unwrap()
+            .len(),
+        left
+    );
+    assert!(ids(&kinto).await.is_empty());
+}

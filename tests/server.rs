@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::time::{Duration, Instant};
@@ -600,6 +601,35 @@ async fn no_more_of_a_list_is_read_than_one_page_can_hold() {
 }
 
 #[tokio::test]
+async fn a_batch_whose_responses_could_not_be_sent_together_is_refused_and_writes_nothing() {
+    let kinto = Kinto::with_collection().await;
+    let text = "x".repeat(380_000);
+    kinto.put(RECORD, json!({"data": {"text": text}})).await;
+    let mut requests = vec![json!({"path": RECORD}); 13];
+    requests.push(json!({"method": "PUT", "path": format!("{RECORDS}/r2")}));
+    let body = json!({"requests": requests}).to_string();
+    let refused = answered(&kinto, event("POST", "/v1/batch", &[], body.as_bytes())).await;
+    assert_eq!(
+        (refused.status_code, &json_of(&refused)["errno"]),
+        (413, &json!(113))
+    );
+    assert_eq!(kinto.get(&format!("{RECORDS}/r2")).await.status, 404);
+
+    requests.truncate(10);
+    let body = json!({"requests": requests}).to_string();
+    let batch = answered(&kinto, event("POST", "/v1/batch", &[], body.as_bytes())).await;
+    assert_eq!(batch.status_code, 200);
+    assert_eq!(
+        batch.headers["access-control-expose-headers"]
+            .to_str()
+            .unwrap()
+            .split(',')
+            .count(),
+        5
+    );
+}
+
+#[tokio::test]
 async fn bodies_are_json_in_utf_8_and_not_compressed() {
     let kinto = Kinto::with_collection().await;
     let path = format!("/v1{RECORD}");
@@ -646,9 +676,12 @@ fn text() -> BoxedStrategy<String> {
     prop_oneof!["[ -~]{0,12}", "\\PC{0,8}"].boxed()
 }
 
-fn id() -> BoxedStrategy<String> {
+/// An id, mostly `usual`.
+fn id(usual: &'static str) -> BoxedStrategy<String> {
     prop_oneof![
-        12 => one_of(&["main", "one", "r1", "r2", "monitor", "changes", "default"]),
+        24 => Just(usual.to_owned()),
+        4 => one_of(&["main", "one", "r1", "r2", "r3", "r4"]),
+        1 => one_of(&["monitor", "changes", "default"]),
         1 => one_of(&["", "*", "..", "-a", "caf\u{e9}", "a b", "%2F", "\u{0}"]),
         1 => text(),
     ]
@@ -657,10 +690,9 @@ fn id() -> BoxedStrategy<String> {
 
 fn field() -> BoxedStrategy<String> {
     prop_oneof![
-        8 => one_of(&[
-            "id", "last_modified", "deleted", "a", "a.b", "schema", "cache_expires", "members",
-            "record:schema", "displayFields", "",
-        ]),
+        16 => one_of(&["a", "b", "c", "title"]),
+        2 => one_of(&["id", "last_modified", "deleted", "a.b", "displayFields", ""]),
+        1 => one_of(&["schema", "cache_expires", "members", "record:schema"]),
         1 => text(),
     ]
     .boxed()
@@ -670,8 +702,6 @@ fn path() -> BoxedStrategy<String> {
     let fixed = one_of(&[
         "/v1/",
         "/v1",
-        "/v1/buckets",
-        "/v1/batch",
         "/v1/__api__",
         "/v1/__heartbeat__",
         "/v1/__version__",
@@ -686,16 +716,36 @@ fn path() -> BoxedStrategy<String> {
         "/v1/buckets/monitor/collections/changes/records",
         "/v1/buckets/monitor/collections/changes/changeset",
     ]);
-    let bucket = id().prop_map(|b| format!("/v1/buckets/{b}"));
-    let list = (id(), one_of(&["collections", "groups"]))
+    let (b, c, r) = (
+        id("main"),
+        id("one"),
+        prop_oneof![id("r1"), id("r2"), id("r3")],
+    );
+    let bucket = b.clone().prop_map(|b| format!("/v1/buckets/{b}"));
+    let list = (b.clone(), one_of(&["collections", "groups"]))
         .prop_map(|(b, kind)| format!("/v1/buckets/{b}/{kind}"));
-    let child = (list.clone(), id()).prop_map(|(list, c)| format!("{list}/{c}"));
-    let records = (id(), id(), one_of(&["records", "changeset"]))
+    let child = (list.clone(), c.clone()).prop_map(|(list, c)| format!("{list}/{c}"));
+    let records = (
+        b.clone(),
+        c.clone(),
+        prop_oneof![9 => Just("records"), 1 => Just("changeset")],
+    )
         .prop_map(|(b, c, kind)| format!("/v1/buckets/{b}/collections/{c}/{kind}"));
-    let record = (id(), id(), id())
-        .prop_map(|(b, c, r)| format!("/v1/buckets/{b}/collections/{c}/records/{r}"));
-    let wild = prop::collection::vec(id(), 0..7).prop_map(|ids| format!("/{}", ids.join("/")));
-    prop_oneof![1 => fixed, 2 => bucket, 1 => list, 3 => child, 3 => records, 5 => record, 1 => wild]
+    let record =
+        (b, c, r).prop_map(|(b, c, r)| format!("/v1/buckets/{b}/collections/{c}/records/{r}"));
+    let wild =
+        prop::collection::vec(id("buckets"), 0..7).prop_map(|ids| format!("/{}", ids.join("/")));
+    prop_oneof![
+        1 => fixed,
+        1 => Just("/v1/buckets".to_owned()),
+        2 => Just("/v1/batch".to_owned()),
+        2 => bucket,
+        1 => list,
+        4 => child,
+        4 => records,
+        8 => record,
+        1 => wild,
+    ]
     .boxed()
 }
 
@@ -728,24 +778,24 @@ fn value() -> BoxedStrategy<Value> {
 /// `{"data": …, "permissions": …}`, mostly of the right types.
 fn object() -> BoxedStrategy<Value> {
     let data = prop_oneof![
-        6 => prop::collection::hash_map(field(), value(), 0..5).prop_map(|fields| json!(fields)),
+        24 => prop::collection::hash_map(field(), value(), 0..4).prop_map(|fields| json!(fields)),
         1 => value(),
     ];
-    let permission = one_of(&[
-        "read",
-        "write",
-        "record:create",
-        "collection:create",
-        "group:create",
-        "x",
-    ]);
-    let principals =
-        prop_oneof![3 => prop::collection::vec(text(), 0..3).prop_map(|p| json!(p)), 1 => value()];
+    let permission = prop_oneof![
+        8 => one_of(&["read", "write"]),
+        1 => one_of(&["record:create", "collection:create", "group:create", "x"]),
+    ];
+    let principals = prop_oneof![
+        8 => prop::collection::vec(text(), 0..3).prop_map(|principals| json!(principals)),
+        1 => value(),
+    ];
     let permissions = prop_oneof![
-        6 => prop::collection::hash_map(permission, principals, 0..3).prop_map(|p| json!(p)),
+        16 => prop::collection::hash_map(permission, principals, 0..3).prop_map(|p| json!(p)),
         1 => value(),
     ];
-    (prop::option::of(data), prop::option::of(permissions))
+    let data = prop::option::weighted(0.8, data);
+    let permissions = prop::option::weighted(0.3, permissions);
+    (data, permissions)
         .prop_map(|(data, permissions)| {
             let mut object = json!({});
             for (name, value) in [("data", data), ("permissions", permissions)] {
@@ -775,17 +825,22 @@ fn operations() -> BoxedStrategy<Value> {
 }
 
 fn batch() -> BoxedStrategy<Value> {
-    let method = one_of(&[
-        "GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS", "x",
-    ]);
+    let method = prop_oneof![
+        8 => one_of(&["GET", "HEAD", "PUT", "POST", "PATCH", "DELETE"]),
+        1 => one_of(&["OPTIONS", "TRACE"]),
+    ];
+    let headers = prop_oneof![
+        8 => Just(json!({})),
+        1 => prop::collection::hash_map(text(), text(), 0..2).prop_map(|headers| json!(headers)),
+    ];
     let request = (
         prop::option::of(method),
-        path(),
+        (path(), query()),
         prop::option::of(object()),
-        value(),
+        headers,
     );
-    let request = request.prop_map(|(method, path, body, headers)| {
-        let mut request = json!({"path": path, "headers": headers});
+    let request = request.prop_map(|(method, (path, query), body, headers)| {
+        let mut request = json!({"path": format!("{path}?{query}"), "headers": headers});
         if let Some(method) = method {
             request["method"] = json!(method);
         }
@@ -794,22 +849,28 @@ fn batch() -> BoxedStrategy<Value> {
         }
         request
     });
-    let requests = prop::collection::vec(request.clone(), 0..30);
-    (requests, prop::option::of(request))
-        .prop_map(|(requests, defaults)| {
-            let mut batch = json!({"requests": requests});
-            if let Some(defaults) = defaults {
-                batch["defaults"] = defaults;
-            }
-            batch
-        })
-        .boxed()
+    let requests = prop::collection::vec(request.clone(), 0..5);
+    let defaults = prop::option::weighted(0.2, request);
+    let batch = (requests, defaults).prop_map(|(requests, defaults)| {
+        let mut batch = json!({"requests": requests});
+        if let Some(defaults) = defaults {
+            batch["defaults"] = defaults;
+        }
+        batch
+    });
+    batch.boxed()
 }
 
-fn body() -> BoxedStrategy<Vec<u8>> {
-    let json = prop_oneof![6 => object(), 3 => operations(), 2 => batch(), 1 => value()];
+/// What fits the method and the path, mostly.
+fn body(method: &str, path: &str) -> BoxedStrategy<Vec<u8>> {
+    let fitting = match method {
+        "POST" if path.ends_with("/batch") => batch(),
+        "PATCH" => prop_oneof![operations(), object()].boxed(),
+        _ => object(),
+    };
     prop_oneof![
-        8 => json.prop_map(|value| value.to_string().into_bytes()),
+        16 => fitting.prop_map(|value| value.to_string().into_bytes()),
+        1 => value().prop_map(|value| value.to_string().into_bytes()),
         1 => Just(vec![]),
         1 => prop::collection::vec(any::<u8>(), 0..40),
         1 => Just("[".repeat(20_000).into_bytes()),
@@ -864,8 +925,9 @@ fn query() -> BoxedStrategy<String> {
         .prop_map(|(name, value)| format!("{}={}", encoded(&name), encoded(&value)));
     let pair =
         prop_oneof![12 => pair, 1 => one_of(&["%ff=%", "&&", "=", "a", "%", "_since=%e9", "+=+"])];
-    prop::collection::vec(pair, 0..4)
-        .prop_map(|pairs| pairs.join("&"))
+    let pairs = prop::collection::vec(pair, 0..3);
+    prop_oneof![2 => Just(vec![]), 1 => pairs]
+        .prop_map(|pairs: Vec<String>| pairs.join("&"))
         .boxed()
 }
 
@@ -896,19 +958,38 @@ fn headers() -> BoxedStrategy<Vec<(String, String)>> {
         2 => one_of(&["Basic YTpi", "Basic", "Basic /w==", "Bearer x", "gzip", "gzip;q=x", "*;q=0", "light", "diff", "PUT", ",,", "https"]),
         1 => text(),
     ];
-    prop::collection::vec((name, given), 0..4).boxed()
+    let wild = prop::collection::vec((name, given), 0..3);
+    let precondition =
+        one_of(&["if-match", "if-none-match"]).prop_map(|name| (name, "*".to_owned()));
+    prop_oneof![
+        6 => Just(vec![]),
+        1 => precondition.prop_map(|header| vec![header]),
+        2 => wild,
+    ]
+    .boxed()
 }
 
-fn sent() -> BoxedStrategy<Sent> {
+fn request() -> BoxedStrategy<Sent> {
     let method = prop::sample::select(vec![
         "GET", "GET", "HEAD", "PUT", "PUT", "PUT", "POST", "POST", "PATCH", "PATCH", "DELETE",
         "OPTIONS", "TRACE", "FOO",
     ]);
-    (method, path(), query(), headers(), body())
-        .prop_map(|(method, path, query, headers, body)| {
-            // A patch of operations says so; what no client can send as a header does not reach us.
+    let with_body = (method, path()).prop_flat_map(|(method, path)| {
+        // Batches take nothing else.
+        let method = if path.ends_with("/batch") {
+            "POST"
+        } else {
+            method
+        };
+        let body = body(method, &path);
+        (Just(method), Just(path), body)
+    });
+    let request =
+        (with_body, query(), headers()).prop_map(|((method, path, body), query, headers)| {
             let mut headers = headers;
-            if method == "PATCH" && body.starts_with(b"[") {
+            // A patch of operations says so; what no client can send as a header does not reach us.
+            let is_typed = headers.iter().any(|(name, _)| name == "content-type");
+            if method == "PATCH" && body.starts_with(b"[") && !is_typed {
                 headers.push((
                     "content-type".to_owned(),
                     "application/json-patch+json".to_owned(),
@@ -922,8 +1003,8 @@ fn sent() -> BoxedStrategy<Sent> {
                 headers,
                 body,
             }
-        })
-        .boxed()
+        });
+    request.boxed()
 }
 
 /// `KINTO_FUZZ_SECONDS` makes it go on for that long.
@@ -935,17 +1016,18 @@ fn no_sequence_of_requests_is_ever_answered_with_a_500_or_makes_the_api_panic() 
         .enable_all()
         .build()
         .unwrap();
-    let mut cases = 0;
+    let (mut cases, sent, done) = (0, Cell::new(0), Cell::new(0));
     loop {
         let config = ProptestConfig {
             cases: 150,
             failure_persistence: None,
             ..ProptestConfig::default()
         };
-        let requests = prop::collection::vec(sent(), 1..12);
+        let requests = prop::collection::vec(request(), 1..12);
         let outcome = TestRunner::new(config).run(&requests, |requests| {
             runtime.block_on(async {
                 let kinto = Kinto::with_collection().await;
+                kinto.put(RECORD, json!({"data": {"a": {"b": [1]}}})).await;
                 for request in requests {
                     let Sent {
                         method,
@@ -957,6 +1039,8 @@ fn no_sequence_of_requests_is_ever_answered_with_a_500_or_makes_the_api_panic() 
                     let url = format!("{}?{query}", path.replace('?', ""));
                     let answer = answered(&kinto, event(method, &url, headers, body)).await;
                     let json = json_of(&answer);
+                    sent.set(sent.get() + 1);
+                    done.set(done.get() + i32::from(answer.status_code < 300));
                     prop_assert!(answer.status_code < 500, "{request:?}: {answer:?}");
                     prop_assert!(
                         answer.status_code < 400 || *method == "HEAD" || json["errno"].is_u64(),
@@ -972,5 +1056,7 @@ fn no_sequence_of_requests_is_ever_answered_with_a_500_or_makes_the_api_panic() 
             break;
         }
     }
-    println!("{cases} sequences of requests");
+    let (sent, done) = (sent.get(), done.get());
+    println!("{cases} sequences of {sent} requests, {done} of them done");
+    assert!(done * 10 > sent, "too few come through to go deep");
 }

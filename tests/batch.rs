@@ -4,6 +4,7 @@
 
 use futures::future::join_all;
 use kinto_local::Fault;
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use tests::{Answer, BOB, Kinto, NOBODY};
 
@@ -420,4 +421,83 @@ async fn each_part_of_a_long_deletion_is_complete_up_to_its_timestamp() {
         left
     );
     assert!(ids(&kinto).await.is_empty());
+}
+
+/// A request on one of few objects, so that those of a batch meet.
+fn request() -> impl Strategy<Value = Value> {
+    let id = prop::sample::select(vec!["a", "b", "c"]);
+    let path = prop_oneof![
+        12 => id.clone().prop_map(|id| format!("/buckets/main/collections/one/records/{id}")),
+        2 => Just("/buckets/main/collections/one/records".to_owned()),
+        1 => Just("/buckets/main/collections/one/records?_since=0&_sort=id".to_owned()),
+        1 => Just("/buckets/main/collections/one/records?n=1".to_owned()),
+        2 => id.prop_map(|id| format!("/buckets/main/groups/{id}")),
+        2 => Just("/buckets/main/collections/one".to_owned()),
+        1 => Just("/buckets/main".to_owned()),
+        1 => Just("/buckets/main/collections".to_owned()),
+    ];
+    let method = prop::sample::select(vec!["PUT", "PUT", "PUT", "GET", "PATCH", "DELETE", "HEAD"]);
+    let headers = prop_oneof![
+        4 => Just(json!({})),
+        1 => Just(json!({"If-None-Match": "*"})),
+        1 => Just(json!({"If-Match": "\"1\""})),
+    ];
+    (method, path, 0..3, headers).prop_map(|(method, path, n, headers)| {
+        let mut request = json!({"method": method, "path": path, "headers": headers});
+        if method == "PUT" || method == "PATCH" {
+            request["body"] = json!({"data": {"n": n}});
+        }
+        request
+    })
+}
+
+/// An answer without what differs between two servers: times.
+fn timeless(mut value: Value) -> Value {
+    match &mut value {
+        Value::Object(fields) => {
+            fields.shift_remove("last_modified");
+            fields
+                .values_mut()
+                .for_each(|field| *field = timeless(field.take()));
+        }
+        Value::Array(values) => values
+            .iter_mut()
+            .for_each(|value| *value = timeless(value.take())),
+        _ => {}
+    }
+    value
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_batch_answers_and_does_the_same_as_its_requests_one_by_one(
+        batches in prop::collection::vec(prop::collection::vec(request(), 1..12), 1..4)
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (together, apart) = (Kinto::with_collection().await, Kinto::with_collection().await);
+            for requests in batches {
+                let answer = batch(&together, requests.clone()).await;
+                assert_eq!(answer.status, 200, "{answer:?}");
+                let responses = answer.body["responses"].as_array().unwrap();
+                for (request, response) in requests.iter().zip(responses) {
+                    let text = |field: &str| request[field].as_str().unwrap();
+                    let headers = request["headers"].as_object().unwrap();
+                    let headers: Vec<_> =
+                        headers.iter().map(|(name, value)| (&**name, value.as_str().unwrap())).collect();
+                    let body = request.get("body").map(Value::to_string).unwrap_or_default();
+                    let single = apart.send(text("method"), text("path"), &headers, &body).await;
+                    prop_assert_eq!(response["status"].as_u64(), Some(single.status.into()), "{}", request);
+                    let body = match response["body"].as_str() {
+                        Some("") => Value::Null,
+                        _ => response["body"].clone(),
+                    };
+                    prop_assert_eq!(timeless(body), timeless(single.body), "{}", request);
+                }
+            }
+            Ok(())
+        })?;
+    }
 }

@@ -74,6 +74,33 @@ async fn the_deployed_stack_announces_writes_whatever_happens_to_megaphone() {
         .await;
     assert_eq!(past, first - 1);
 
+    // A batch with a group, whose members are written besides, and the deletion of a list.
+    let put =
+        |path: &str, data: Value| json!({"method": "PUT", "path": path, "body": {"data": data}});
+    let requests = [
+        put("/buckets/other", json!({})),
+        put(
+            "/buckets/other/groups/g",
+            json!({"members": ["account:alice"]}),
+        ),
+        put("/buckets/other/collections/c", json!({})),
+        put("/buckets/other/collections/c/records/r", json!({})),
+        json!({"method": "DELETE", "path": "/buckets/other/collections/c/records"}),
+    ];
+    let (status, batch) = api
+        .call(Method::POST, "/batch", json!({"requests": requests}))
+        .await;
+    let responses = batch["responses"].as_array().map_or(&[][..], Vec::as_slice);
+    let statuses: Vec<_> = responses
+        .iter()
+        .map(|response| &response["status"])
+        .collect();
+    assert_eq!(
+        (status, json!(statuses)),
+        (StatusCode::OK, json!([201, 201, 201, 201, 200])),
+        "{batch}"
+    );
+
     // An outage of Megaphone is the queue's concern and not the client's. Between two attempts the queue waits
     // for minutes, which is shortened here.
     emulator

@@ -372,7 +372,7 @@ const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 
 #[tokio::test]
 async fn the_openapi_document_lists_the_methods_that_each_endpoint_takes() {
-    let kinto = Kinto::new().as_user(NOBODY);
+    let kinto = Kinto::with(&[("KINTO_EXPERIMENTAL_PERMISSIONS_ENDPOINT", "true")]).as_user(NOBODY);
     let api = kinto.get("/__api__").await.body;
     assert_eq!(
         (
@@ -399,10 +399,13 @@ async fn the_openapi_document_lists_the_methods_that_each_endpoint_takes() {
             assert!(!is_unknown, "{method} {path}");
         }
     }
+    assert!(Kinto::new().get("/__api__").await.body["paths"]["/permissions"].is_null());
     // As the real server names them, and clients call them.
     for (path, method, id) in [
         ("/", "get", "server_info"),
         ("/__api__", "get", "get_openapi_spec"),
+        ("/batch", "post", "batch"),
+        ("/permissions", "get", "get_permissionss"),
         ("/buckets", "get", "get_buckets"),
         ("/buckets", "post", "create_bucket"),
         ("/buckets/{id}", "put", "update_bucket"),
@@ -1007,6 +1010,12 @@ fn request() -> BoxedStrategy<Sent> {
     request.boxed()
 }
 
+/// With all that is off by default.
+const SETTINGS: [(&str, &str); 2] = [
+    ("KINTO_EXPERIMENTAL_COLLECTION_SCHEMA_VALIDATION", "true"),
+    ("KINTO_EXPERIMENTAL_PERMISSIONS_ENDPOINT", "true"),
+];
+
 /// `KINTO_FUZZ_SECONDS` makes it go on for that long.
 #[test]
 fn no_sequence_of_requests_is_ever_answered_with_a_500_or_makes_the_api_panic() {
@@ -1026,8 +1035,10 @@ fn no_sequence_of_requests_is_ever_answered_with_a_500_or_makes_the_api_panic() 
         let requests = prop::collection::vec(request(), 1..12);
         let outcome = TestRunner::new(config).run(&requests, |requests| {
             runtime.block_on(async {
-                let kinto = Kinto::with_collection().await;
-                kinto.put(RECORD, json!({"data": {"a": {"b": [1]}}})).await;
+                let kinto = Kinto::with(&SETTINGS);
+                for path in [BUCKET, "/buckets/main/collections/one", RECORD] {
+                    kinto.put(path, json!({"data": {"a": {"b": [1]}}})).await;
+                }
                 for request in requests {
                     let Sent {
                         method,

@@ -124,6 +124,28 @@ impl Access {
     }
 }
 
+/// All that a permission granted on an object of `kind` lets do with that object, itself included. `read:attributes`
+/// is to see the object, not what is under it (Kinto 26.5, the permissions endpoint).
+pub fn implied(kind: Kind, permission: &str) -> &'static [&'static str] {
+    match (kind, permission) {
+        (Kind::Bucket, "write") => &[
+            "collection:create",
+            "group:create",
+            "read",
+            "read:attributes",
+            "write",
+        ],
+        (Kind::Bucket, "collection:create") => &["collection:create", "read:attributes"],
+        (Kind::Bucket, "group:create") => &["group:create", "read:attributes"],
+        (Kind::Collection, "write") => &["read", "read:attributes", "record:create", "write"],
+        (Kind::Collection, "record:create") => &["read:attributes", "record:create"],
+        (Kind::Bucket | Kind::Collection, "read") => &["read", "read:attributes"],
+        (Kind::Group | Kind::Record, "write") => &["read", "write"],
+        (Kind::Group | Kind::Record, "read") => &["read"],
+        _ => &[],
+    }
+}
+
 /// Whether one of `principals` has `access` to the object `uri`.
 ///
 /// `granted` tells the permissions of an object, `None` for one that does not exist; it is asked for

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 pub use self::web::{EndOfService, EndpointType, Redirects, WebSettings};
-use crate::permission::AUTHENTICATED;
+use crate::permission::{AUTHENTICATED, EVERYONE};
 use crate::resource::{CollectionSet, Kind};
 
 /// A setting that is missing or cannot be used.
@@ -182,6 +182,13 @@ pub struct ApiSettings {
     pub readonly: bool,
     /// `explicit_permissions`: whether who creates or changes an object is granted `write` on it.
     pub explicit_permissions: bool,
+    /// `experimental_collection_schema_validation`: whether what is written must match the schemas of its collection
+    /// and bucket.
+    pub schema_validation: bool,
+    /// `experimental_permissions_endpoint`: whether there is `/permissions`.
+    pub permissions_endpoint: bool,
+    /// `permissions_read_principals`: who may ask it; everyone when not set.
+    pub permissions_read_principals: Vec<String>,
     /// `retry_after_seconds`: value of `Retry-After` with 503.
     pub retry_after_seconds: u64,
     /// `backoff`: value of `Backoff` on every response, in seconds.
@@ -224,6 +231,12 @@ impl ApiSettings {
             http_host: vars.get("KINTO_HTTP_HOST").map(str::to_owned),
             readonly: vars.flag("KINTO_READONLY", false)?,
             explicit_permissions: vars.flag("KINTO_EXPLICIT_PERMISSIONS", true)?,
+            schema_validation: vars
+                .flag("KINTO_EXPERIMENTAL_COLLECTION_SCHEMA_VALIDATION", false)?,
+            permissions_endpoint: vars.flag("KINTO_EXPERIMENTAL_PERMISSIONS_ENDPOINT", false)?,
+            permissions_read_principals: vars
+                .words("KINTO_PERMISSIONS_READ_PRINCIPALS")
+                .unwrap_or_else(|| vec![EVERYONE.to_owned()]),
             retry_after_seconds: vars.number("KINTO_RETRY_AFTER_SECONDS")?.unwrap_or(3),
             backoff: vars.number("KINTO_BACKOFF")?,
             paginate_by: vars.size("KINTO_PAGINATE_BY")?,

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::error::{ApiError, Detail};
 use super::request::Request;
+use super::schema;
 use crate::permission::{EVERYONE, Permissions};
 use crate::resource::Kind;
 use crate::store::membership::MAX_PRINCIPAL_LENGTH;
@@ -160,7 +161,17 @@ impl Body {
 /// # Errors
 /// 400 for broken JSON and for what is no list of operations on `/data` or `/permissions`.
 pub fn parse_operations(bytes: &[u8]) -> Result<Patch, ApiError> {
-    let value = parse_json(bytes)?;
+    let mut value = parse_json(bytes)?;
+    // A principal is its own value, which need not be given (Kinto 26.5).
+    for operation in value.as_array_mut().into_iter().flatten() {
+        let path = operation.get("path").and_then(Value::as_str);
+        let principal = path.and_then(|path| path.strip_prefix("/permissions/")?.split_once('/'));
+        if let Some((_, principal)) = principal.map(|(p, q)| (p, q.to_owned()))
+            && let Some(operation) = operation.as_object_mut()
+        {
+            operation.entry("value").or_insert(principal.into());
+        }
+    }
     serde_json::from_value(value).map_err(|e| {
         ApiError::invalid(
             "body",
@@ -260,8 +271,14 @@ pub fn check_data(
         Kind::Group | Kind::Record => &[],
     };
     for field in schemas {
-        if data.get(*field).is_some_and(|schema| !schema.is_object()) {
-            return wrong(field, "Must be a JSON object");
+        match data.get(*field) {
+            Some(schema @ Value::Object(_)) => {
+                if let Err(problem) = schema::check(schema) {
+                    return wrong(field, &problem);
+                }
+            }
+            Some(_) => return wrong(field, "Must be a JSON object"),
+            None => {}
         }
     }
     if kind == Kind::Collection

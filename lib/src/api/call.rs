@@ -10,7 +10,7 @@ use super::objects::{self, Target};
 use super::request::Request;
 use super::response::Response;
 use super::router::Route;
-use super::{Api, lists, monitor, openapi, server};
+use super::{Api, lists, monitor, openapi, permissions, server};
 use crate::settings::ApiSettings;
 use crate::unit_of_work::{Needs, UnitOfWork};
 
@@ -66,7 +66,7 @@ impl Call {
         let needs = match &self.endpoint {
             Endpoint::Object(target) => objects::needs(&self.request, target),
             Endpoint::Route(Route::List(list)) => lists::needs(list),
-            Endpoint::Route(Route::Hello) => Needs::default(),
+            Endpoint::Route(Route::Hello | Route::Permissions) => Needs::default(),
             Endpoint::Route(_) => return Needs::default(),
         };
         Needs {
@@ -90,6 +90,9 @@ impl Call {
             Endpoint::Route(route) => match route {
                 Route::List(list) => {
                     lists::answer(unit, &api.store, request, &user, list, settings).await
+                }
+                Route::Permissions => {
+                    permissions::answer(&api.store, request, &user, settings).await
                 }
                 Route::MonitorRecords => {
                     let entries = api.store.monitor_entries().await?;

@@ -143,14 +143,17 @@ pub fn apply(
 fn exposed(route: Option<&Route>, method: &Method) -> Vec<&'static str> {
     let mut exposed = EXPOSED.to_vec();
     let reads = method == Method::GET || method == Method::HEAD;
-    let is_list = matches!(route, Some(Route::List(_) | Route::MonitorRecords));
+    let is_list = matches!(
+        route,
+        Some(Route::List(_) | Route::MonitorRecords | Route::Permissions)
+    );
     if reads && (is_list || matches!(route, Some(Route::Object(_)))) {
         exposed.extend(EXPOSED_ON_READ);
     }
     if reads && is_list {
         exposed.push(EXPOSED_ON_LIST);
     }
-    // kinto-changes 4.1 has a `GET` for monitor/changes that answers `HEAD` as well.
+    // monitor/changes and the permissions have a `GET` that answers `HEAD` as well.
     if method == Method::HEAD && matches!(route, Some(Route::List(_))) {
         exposed.extend(EXPOSED_ON_COUNT);
     }

@@ -154,13 +154,29 @@ pub struct Bounds {
 }
 
 impl ListQuery {
-    /// Reads the query string of a request for a list whose objects have the fields `known`, or any.
+    /// Reads the query string of a request for a list whose objects have the fields `known`, or any; no two of them
+    /// have the same `last_modified`.
     ///
     /// # Errors
     /// 400 for a filter or sort on a field that is not known, and for values that the parameter cannot have.
     pub fn parse(
         request: &Request,
         known: Option<&[&str]>,
+        settings: &ApiSettings,
+        now: Timestamp,
+    ) -> Result<Self, ApiError> {
+        Self::parse_keyed(request, known, LAST_MODIFIED, settings, now)
+    }
+
+    /// The same of a list whose objects are told apart by another field, `key`, and have no times: what is asked of
+    /// times is passed over.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_keyed(
+        request: &Request,
+        known: Option<&[&str]>,
+        key: &str,
         settings: &ApiSettings,
         now: Timestamp,
     ) -> Result<Self, ApiError> {
@@ -201,16 +217,20 @@ impl ListQuery {
                     }
                     query.fields = Some(fields);
                 }
-                "_token" if !value.is_empty() => query.after = Some(read_token(&value)?),
+                "_token" if !value.is_empty() => query.after = Some(read_token(&value, key)?),
                 _ if name.starts_with('_') || name.is_empty() => {}
                 _ => query
                     .filters
                     .push(Filter::parse(name, &value, is_known, now)?),
             }
         }
-        if !query.sort.iter().any(|key| key.field == LAST_MODIFIED) {
+        if key != LAST_MODIFIED {
+            query.filters.retain(|filter| filter.field != LAST_MODIFIED);
+            query.sort.retain(|by| by.field != LAST_MODIFIED);
+        }
+        if !query.sort.iter().any(|by| by.field == key) {
             query.sort.push(SortKey {
-                field: LAST_MODIFIED.to_owned(),
+                field: key.to_owned(),
                 descending: true,
             });
         }
@@ -337,6 +357,12 @@ impl ListQuery {
             Some(fields) => Cow::Owned(subset(object, fields)),
             None => Cow::Borrowed(object),
         }
+    }
+
+    /// Whether an object of which only some fields are known may be asked for.
+    pub fn may_match(&self, part: &Map<String, Value>) -> bool {
+        let mut known = self.filters.iter();
+        known.all(|filter| !part.contains_key(&filter.field) || filter.matches(part))
     }
 
     fn matches(&self, object: &Map<String, Value>) -> bool {
@@ -530,11 +556,17 @@ fn sort_keys(value: &str, is_known: impl Fn(&str) -> bool) -> Result<Vec<SortKey
     Ok(keys)
 }
 
-fn read_token(token: &str) -> Result<Map<String, Value>, ApiError> {
+/// The fields that a token carries, `key` among them.
+fn read_token(token: &str, key: &str) -> Result<Map<String, Value>, ApiError> {
     let bytes = BASE64_URL_SAFE_NO_PAD.decode(token).ok();
     let content: Option<Value> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    match content.and_then(|mut content| content.get_mut("last_object").map(Value::take)) {
-        Some(Value::Object(last)) if last.get(LAST_MODIFIED).is_some_and(Value::is_u64) => Ok(last),
+    let last = content.and_then(|mut content| content.get_mut("last_object").map(Value::take));
+    let is_key = |value: &Value| match key {
+        LAST_MODIFIED => value.is_u64(),
+        _ => value.is_string(),
+    };
+    match last {
+        Some(Value::Object(last)) if last.get(key).is_some_and(is_key) => Ok(last),
         _ => {
             let description = "_token has invalid content".to_owned();
             Err(ApiError::Invalid(vec![Detail {

@@ -1,7 +1,7 @@
 //! The Kinto HTTP API v1, from API Gateway's event to its response.
 //!
 //! A request goes: [`request`] (out of the event) → [`call`] ([`router`]: which endpoint; [`auth`]: who) → the
-//! endpoint ([`objects`], [`lists`], [`monitor`], [`server`]; [`asked`]: may they) → [`response`] (into the event).
+//! endpoint ([`objects`], [`lists`], [`permissions`], [`monitor`], [`server`]; [`asked`]: may they; [`body`], [`schema`]: what they send) → [`response`] (into the event).
 //! A [`batch`] is several calls in one unit of work. Every refusal is an [`error::ApiError`], turned into
 //! Kinto's JSON at one place.
 
@@ -19,9 +19,11 @@ mod lists;
 mod monitor;
 mod objects;
 mod openapi;
+mod permissions;
 mod request;
 mod response;
 mod router;
+mod schema;
 mod server;
 
 use std::sync::Arc;
@@ -242,8 +244,8 @@ impl Api {
                 HeaderValue::from_static(value),
             );
         }
-        let route =
-            router::endpoint(&request.path).filter(|_| response.status() != StatusCode::GONE);
+        let route = router::endpoint(&request.path, settings)
+            .filter(|_| response.status() != StatusCode::GONE);
         cors::apply(request, route.as_ref(), settings, &mut response);
         if let Some(end) = &settings.web.end_of_service {
             let alert = end_of_service::alert(end, Timestamp::now(), &settings.project_docs);

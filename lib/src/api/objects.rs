@@ -13,6 +13,7 @@ use super::error::ApiError;
 use super::listing;
 use super::request::{Preconditions, Request};
 use super::response::Response;
+use super::schema;
 use crate::permission::Permissions;
 use crate::resource::{ListUri, ObjectUri, is_valid_id};
 use crate::settings::ApiSettings;
@@ -300,6 +301,9 @@ impl Asked<'_> {
         }
         let at = wanted_time(data.shift_remove("last_modified"))?
             .filter(|at| previous.is_none_or(|previous| *at > previous));
+        if self.settings.schema_validation {
+            data = self.validated(unit, data)?;
+        }
         if self.settings.explicit_permissions {
             permissions.grant("write", self.user.principal());
         }
@@ -321,6 +325,21 @@ impl Asked<'_> {
         };
         let shown = self.shown(self.with_id(data, last_modified), &permissions);
         Ok(Response::json(status, &shown).modified_at(last_modified))
+    }
+
+    /// The data of the object, which match the schemas that its collection and bucket carry.
+    fn validated(
+        &self,
+        unit: &UnitOfWork,
+        mut data: Map<String, Value>,
+    ) -> Result<Map<String, Value>, ApiError> {
+        data.insert("id".to_owned(), self.uri.id().into());
+        let parent = self.uri.parent();
+        let collection = parent.and_then(|parent| unit.get(parent));
+        let bucket = unit.get(self.uri.bucket_uri());
+        let mut data = schema::validate(self.uri.kind(), data, bucket, collection)?;
+        data.shift_remove("id");
+        Ok(data)
     }
 
     /// The object, or why it cannot be had: an id that cannot be one, or nothing there.

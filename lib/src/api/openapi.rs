@@ -32,7 +32,8 @@ fn document(origin: &str, settings: &ApiSettings) -> Value {
     let (scheme, host) = origin.split_once("://").unwrap_or(("https", origin));
     let mut paths = Map::new();
     let mut tags: Vec<String> = vec![];
-    for (path, route) in Route::all() {
+    let served = Route::all().into_iter();
+    for (path, route) in served.filter(|(_, route)| route.is_served(settings)) {
         let mut operations = Map::new();
         for method in route.methods(settings) {
             if method == Method::HEAD || method == Method::OPTIONS {
@@ -129,6 +130,14 @@ fn operation(route: &Route, method: &Method) -> Operation {
                 responses.insert("200".to_owned(), answer);
                 responses
             },
+        },
+        Route::Permissions => Operation {
+            id: "get_permissionss".to_owned(),
+            tag: "Permissionss".to_owned(),
+            is_secured: true,
+            parameters: list_parameters(true),
+            consumes: &[],
+            responses: responses(&[&REFUSALS[..], &[(200, "Permissions"), (304, "")]].concat()),
         },
         Route::Object(uri) => of_object(uri.kind(), method),
         Route::List(list) => of_list(list.kind(), method),
@@ -391,6 +400,15 @@ fn definitions() -> Value {
         },
     });
     definitions.insert("Changes".to_owned(), list_of(&change));
+    let permission = json!({
+        "type": "object",
+        "properties": {
+            "id": text, "last_modified": integer, "uri": text, "resource_name": text, "bucket_id": text,
+            "collection_id": text, "group_id": text, "record_id": text,
+            "permissions": {"type": "array", "items": text},
+        },
+    });
+    definitions.insert("Permissions".to_owned(), list_of(&permission));
     let headers = json!({"type": "object", "additionalProperties": text});
     let method = json!({"type": "string", "enum": BATCH_METHODS.map(|method| method.to_string())});
     let request = json!({
@@ -455,6 +473,7 @@ mod tests {
             Route::List(_) => 7,
             Route::MonitorRecords => 8,
             Route::Batch => 9,
+            Route::Permissions => 10,
         };
         let numbers: BTreeSet<_> = Route::all()
             .iter()
@@ -462,7 +481,7 @@ mod tests {
             .collect();
         assert_eq!(
             numbers.into_iter().collect::<Vec<_>>(),
-            Vec::from_iter(0..10)
+            Vec::from_iter(0..11)
         );
     }
 

@@ -47,6 +47,8 @@ pub enum Route {
     Contribute,
     /// `/batch`
     Batch,
+    /// `/permissions`
+    Permissions,
     /// A single object.
     Object(ObjectUri),
     /// The objects of one kind under one parent.
@@ -75,6 +77,7 @@ impl Route {
             ["__api__"] => Self::OpenApi,
             ["contribute.json"] => Self::Contribute,
             ["batch"] => Self::Batch,
+            ["permissions"] => Self::Permissions,
             ["buckets", MONITOR, "collections", "changes", "records"] => Self::MonitorRecords,
             ["buckets"] => Self::List(ListUri::buckets()),
             ["buckets", b] => Self::Object(ObjectUri::bucket(*b)),
@@ -109,12 +112,18 @@ impl Route {
             "/__api__",
             "/contribute.json",
             "/batch",
+            "/permissions",
             "/buckets/monitor/collections/changes/records",
         ];
         let paths = others.into_iter().map(str::to_owned).chain(of_kinds);
         paths
             .filter_map(|path| Self::at(&path).map(|route| (path, route)))
             .collect()
+    }
+
+    /// Whether there is such an endpoint with these settings.
+    pub fn is_served(&self, settings: &ApiSettings) -> bool {
+        *self != Self::Permissions || settings.permissions_endpoint
     }
 
     /// The methods that the endpoint takes.
@@ -160,8 +169,8 @@ pub enum Routed {
 }
 
 /// The endpoint that a path with its version leads to, whatever the method.
-pub fn endpoint(path: &str) -> Option<Route> {
-    Route::at(path.strip_prefix(PREFIX)?)
+pub fn endpoint(path: &str, settings: &ApiSettings) -> Option<Route> {
+    Route::at(path.strip_prefix(PREFIX)?).filter(|route| route.is_served(settings))
 }
 
 /// Finds the endpoint of a request.
@@ -194,7 +203,9 @@ pub fn route(request: &Request, settings: &ApiSettings) -> Result<Routed, ApiErr
     if slashes.enabled && path.len() > 1 && path.ends_with('/') {
         return redirect(path.trim_end_matches('/'), slashes);
     }
-    let route = Route::at(path).ok_or(ApiError::UnknownPath)?;
+    let route = Route::at(path)
+        .filter(|route| route.is_served(settings))
+        .ok_or(ApiError::UnknownPath)?;
     let allow = route.methods(settings);
     if !allow.contains(&request.method) {
         return Err(ApiError::MethodNotAllowed { allow });

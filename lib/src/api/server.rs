@@ -64,6 +64,18 @@ fn capabilities(api: &Api) -> Value {
             "collections": changes.resources.uris().iter().map(ToString::to_string).collect::<Vec<_>>(),
         },
     });
+    if api.settings.api.schema_validation {
+        capabilities["schema"] = json!({
+            "description": "Records, groups and collections must match JSON schemas.",
+            "url": "https://kinto.readthedocs.io/en/latest/api/1.x/collections.html#collection-json-schema",
+        });
+    }
+    if api.settings.api.permissions_endpoint {
+        capabilities["permissions_endpoint"] = json!({
+            "description": "Lists all that the user may do.",
+            "url": "https://kinto.readthedocs.io/en/latest/configuration/settings.html#activating-the-permissions-endpoint",
+        });
+    }
     if !api.settings.megaphones.is_empty() {
         capabilities["megaphone"] = json!({
             "description": "Broadcasts the time of the latest change to all clients.",

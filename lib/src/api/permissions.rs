@@ -1,0 +1,179 @@
+//! `GET /permissions`: everything that the user has a permission on.
+//!
+//! Permissions are kept with the objects alone, so that granting costs nothing: this walks through the lists of all
+//! buckets, those that the filters leave, three round trips in all and as many requests as there are lists.
+//! `exclude_resource_name=record` spares the lists of records.
+
+use std::collections::BTreeSet;
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+use http::Method;
+use serde_json::{Map, Value, json};
+
+use super::auth::User;
+use super::body;
+use super::error::ApiError;
+use super::listing::{self, ListQuery};
+use super::request::Request;
+use super::response::Response;
+use crate::permission;
+use crate::resource::{Kind, ListUri, ObjectUri};
+use crate::settings::ApiSettings;
+use crate::store::{Content, Generation, Object, Store, StoreError};
+use crate::timestamp::Timestamp;
+
+/// Lists that are read at once.
+const CONCURRENCY: usize = 16;
+
+/// What an entry may be filtered and sorted by (Kinto 26.5; not by `permissions`).
+const FIELDS: [&str; 9] = [
+    "id",
+    "last_modified",
+    "deleted",
+    "uri",
+    "resource_name",
+    "bucket_id",
+    "collection_id",
+    "group_id",
+    "record_id",
+];
+
+/// A live object with its URI.
+type Found = (ObjectUri, Object);
+
+/// Answers `GET` and `HEAD` of `/permissions`.
+///
+/// # Errors
+/// Whatever the request is to be refused for.
+pub async fn answer(
+    store: &Store,
+    request: &Request,
+    user: &User,
+    settings: &ApiSettings,
+) -> Result<Response, ApiError> {
+    body::check_media_types(request)?;
+    let is_allowed = |principal: &String| user.principals.contains(principal);
+    if !settings.permissions_read_principals.iter().any(is_allowed) {
+        return Err(ApiError::Forbidden {
+            authenticated: user.id.is_some(),
+        });
+    }
+    let now = Timestamp::now();
+    let query = ListQuery::parse_keyed(request, Some(&FIELDS), "uri", settings, now)?;
+    let mut entries: Vec<_> = walk(store, &query)
+        .await?
+        .into_iter()
+        .filter_map(|found| entry(&found, user, settings))
+        .collect();
+    if granted_by_settings(settings, user, Kind::Bucket, "create") {
+        let root = json!({"uri": "/", "resource_name": "root", "permissions": ["bucket:create"]});
+        entries.extend(root.as_object().cloned());
+    }
+    if request.method == Method::HEAD {
+        return Ok(listing::counted(query.count(&entries), now));
+    }
+    Ok(query
+        .apply(entries, false, request, settings)
+        .into_response(now))
+}
+
+/// All that is live and may be asked for.
+async fn walk(store: &Store, query: &ListQuery) -> Result<Vec<Found>, StoreError> {
+    let buckets = live(store, ListUri::buckets(), Generation::ROOT).await?;
+    let in_buckets = children(store, query, &buckets).await?;
+    let records = children(store, query, &in_buckets).await?;
+    let mut all = buckets;
+    all.extend(in_buckets);
+    all.extend(records);
+    all.retain(|(uri, _)| query.may_match(&names(uri)));
+    Ok(all)
+}
+
+/// The live objects under those given.
+async fn children(
+    store: &Store,
+    query: &ListQuery,
+    parents: &[Found],
+) -> Result<Vec<Found>, StoreError> {
+    let lists = parents.iter().flat_map(|(uri, object)| {
+        let lists = uri.child_lists();
+        let asked_for = lists.filter(|list| query.may_match(&names_in(list)));
+        asked_for.map(|list| live(store, list, object.generation.clone()))
+    });
+    // Collected first: a closure that borrows in a stream is not general enough for the compiler.
+    let lists: Vec<_> = lists.collect();
+    let read: Vec<Vec<Found>> = stream::iter(lists)
+        .buffer_unordered(CONCURRENCY)
+        .try_collect()
+        .await?;
+    Ok(read.into_iter().flatten().collect())
+}
+
+async fn live(
+    store: &Store,
+    list: ListUri,
+    generation: Generation,
+) -> Result<Vec<Found>, StoreError> {
+    let objects = store.list(&list, &generation, (None, None), false, None);
+    let objects = objects.await?.into_iter();
+    Ok(objects
+        .map(|(id, object)| (list.clone().object(id), object))
+        .collect())
+}
+
+/// What the user may do with an object by its own permissions, or those that settings grant.
+fn entry((uri, object): &Found, user: &User, settings: &ApiSettings) -> Option<Map<String, Value>> {
+    let Content::Live { permissions, .. } = &object.content else {
+        return None;
+    };
+    let kind = uri.kind();
+    let granted = |permission: &&str| permissions.grants(permission, &user.principals);
+    let mut may: BTreeSet<&str> = kind
+        .permissions()
+        .iter()
+        .filter(|permission| granted(permission))
+        .flat_map(|permission| permission::implied(kind, permission))
+        .copied()
+        .collect();
+    if kind != Kind::Record {
+        let by_settings = |permission: &&str| granted_by_settings(settings, user, kind, permission);
+        let named = ["read", "write"].into_iter().filter(by_settings);
+        may.extend(named.flat_map(|permission| permission::implied(kind, permission)));
+        for child in kind.children() {
+            if granted_by_settings(settings, user, *child, "create") {
+                let create = format!("{}:create", child.name());
+                may.extend(permission::implied(kind, &create));
+            }
+        }
+    }
+    if may.is_empty() {
+        return None;
+    }
+    let mut entry = names(uri);
+    entry.insert("permissions".to_owned(), json!(may));
+    Some(entry)
+}
+
+fn granted_by_settings(settings: &ApiSettings, user: &User, kind: Kind, permission: &str) -> bool {
+    let granted = settings.granted(kind, permission);
+    granted
+        .iter()
+        .any(|principal| user.principals.contains(principal))
+}
+
+/// The fields of an entry that name its object.
+fn names(uri: &ObjectUri) -> Map<String, Value> {
+    let mut names = names_in(uri.list());
+    names.insert("uri".to_owned(), uri.to_string().into());
+    names.insert("id".to_owned(), uri.id().into());
+    names.insert(format!("{}_id", uri.kind().name()), uri.id().into());
+    names
+}
+
+/// Those of them that all the objects of a list share.
+fn names_in(list: &ListUri) -> Map<String, Value> {
+    let parents = list.parent().into_iter().flat_map(ObjectUri::lineage);
+    let ids = parents.map(|uri| (format!("{}_id", uri.kind().name()), uri.id().into()));
+    let kind = ("resource_name".to_owned(), list.kind().name().into());
+    std::iter::once(kind).chain(ids).collect()
+}

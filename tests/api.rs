@@ -4,7 +4,7 @@
 
 use proptest::prelude::*;
 use serde_json::json;
-use tests::{ALICE, BOB, Kinto, NOBODY};
+use tests::{BOB, Kinto, NOBODY};
 
 const RECORD: &str = "/buckets/main/collections/one/records/r1";
 const RECORDS: &str = "/buckets/main/collections/one/records";
@@ -684,32 +684,6 @@ async fn the_heartbeat_tells_when_the_storage_fails() {
     assert_eq!(
         (beat.status, beat.body),
         (503, json!({"permission": false, "storage": false}))
-    );
-}
-
-#[tokio::test]
-async fn a_browser_of_another_origin_may_send_what_the_endpoint_takes() {
-    let kinto = Kinto::new().as_user(ALICE);
-    let asked = [
-        ("origin", "https://app.example"),
-        ("access-control-request-method", "PATCH"),
-        ("access-control-request-headers", "authorization,if-match"),
-    ];
-    assert_eq!(
-        kinto.send("OPTIONS", RECORD, &asked[..1], "").await.error(),
-        (400, 107)
-    );
-    let answer = kinto.send("OPTIONS", RECORD, &asked, "").await;
-    assert_eq!(answer.status, 200);
-    assert_eq!(answer.header("access-control-allow-origin"), "*");
-    assert_eq!(
-        answer.header("access-control-allow-headers"),
-        "authorization,if-match"
-    );
-    assert!(
-        answer
-            .header("access-control-allow-methods")
-            .contains("PATCH")
     );
 }
 

@@ -9,6 +9,7 @@ mod broadcasts;
 mod caching;
 mod changes;
 mod megaphone;
+mod web;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,6 +19,7 @@ pub use self::broadcasts::BroadcastsSettings;
 pub use self::caching::{CacheSettings, Expiry};
 pub use self::changes::{ChangesSettings, Flavour};
 pub use self::megaphone::MegaphoneSettings;
+pub use self::web::{EndOfService, EndpointType, Redirects, WebSettings};
 use crate::permission::{AUTHENTICATED, EVERYONE};
 use crate::resource::{CollectionSet, Kind};
 
@@ -229,6 +231,8 @@ pub struct ApiSettings {
     pub project_docs: String,
     /// How long answers may be kept.
     pub caching: CacheSettings,
+    /// The API as a web service.
+    pub web: WebSettings,
     grants: BTreeMap<String, Vec<String>>,
 }
 
@@ -273,6 +277,7 @@ impl ApiSettings {
                 .unwrap_or("https://kinto.readthedocs.io/")
                 .to_owned(),
             caching: CacheSettings::from_vars(vars)?,
+            web: WebSettings::from_vars(vars)?,
             grants,
         })
     }

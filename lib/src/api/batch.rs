@@ -15,7 +15,7 @@ use super::router::PREFIX;
 use crate::settings::ApiSettings;
 
 /// The methods that a request in a batch may have.
-const METHODS: [Method; 7] = [
+pub const METHODS: [Method; 7] = [
     Method::GET,
     Method::HEAD,
     Method::DELETE,

@@ -10,7 +10,7 @@ use super::objects::{self, Target};
 use super::request::Request;
 use super::response::Response;
 use super::router::Route;
-use super::{Api, broadcasts, changeset, lists, monitor, permissions, server};
+use super::{Api, broadcasts, changeset, lists, monitor, openapi, permissions, server};
 use crate::settings::ApiSettings;
 use crate::unit_of_work::{Needs, UnitOfWork};
 
@@ -108,6 +108,8 @@ impl Call {
                 Route::Heartbeat => Ok(server::heartbeat(api).await),
                 Route::LbHeartbeat => Ok(server::lbheartbeat()),
                 Route::Version => Ok(server::version()),
+                Route::Contribute => Ok(server::contribute()),
+                Route::OpenApi => Ok(openapi::response(request, settings)),
                 Route::Object(_) | Route::Batch => Err(ApiError::UnknownPath),
             },
         }

@@ -23,8 +23,8 @@ use crate::unit_of_work::{Needs, UnitOfWork};
 
 /// Times that the collection itself is read again because it was changed while its records were read.
 const MAX_ATTEMPTS: u32 = 5;
-/// A response of Lambda in bytes at most, less what stands around the body.
-const MAX_ANSWER: usize = 6 * 1024 * 1024 - 16 * 1024;
+/// Bytes of changes that are read at most: what compressed, as JSON of records is, could still be sent.
+const MAX_READ: usize = 24 * 1024 * 1024;
 
 /// What a changeset's query string asks for. What else stands in it is ignored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -184,7 +184,7 @@ pub async fn of_collection(
     let wanted = Wanted {
         since: query.since.unwrap_or_default(),
         limit: query.limit,
-        most_bytes: MAX_ANSWER,
+        most_bytes: MAX_READ,
         tombstones: query.since.is_some(),
     };
     let mut changes = None;
@@ -199,16 +199,16 @@ pub async fn of_collection(
             Some(known) => store.update_changes(&records, at, known).await?,
         };
         if read.are_too_large() {
-            return Err(ApiError::AnswerTooLarge);
+            return Err(ApiError::ResponseTooLarge);
         }
         // Nothing was written since the collection was read: they belong together.
         if read.timestamp() == at {
-            return answer(&collection, &read, request, &user, uri, settings);
+            return Ok(answer(&collection, &read, request, &user, uri, settings));
         }
         let (again, _) = read_collection().await?;
         // The collection was the same before and after.
         if again.is_same_as(&collection) {
-            return answer(&collection, &read, request, &user, uri, settings);
+            return Ok(answer(&collection, &read, request, &user, uri, settings));
         }
         changes = (again.generation == collection.generation).then_some(read);
         collection = again;
@@ -223,7 +223,7 @@ fn answer(
     user: &User,
     uri: &ObjectUri,
     settings: &Settings,
-) -> Result<Response, ApiError> {
+) -> Response {
     let timestamp = changes.timestamp();
     let mut text = String::from("[");
     for (n, change) in changes.shown().iter().enumerate() {
@@ -233,34 +233,19 @@ fn answer(
         write_change(&mut text, change);
     }
     text.push(']');
-    let body = body(&collection.metadata, timestamp, &text)?;
+    let body = body(&collection.metadata, timestamp, &text);
     let response = Response::json_text(StatusCode::OK, body)
         .last_modified(timestamp.max(collection.last_modified))
         .tagged(&collection.etag(timestamp));
     let of = (uri.bucket_id(), uri.id());
     let caching = &settings.api.caching;
-    Ok(caching::keep_changes(response, of, request, user, caching))
+    caching::keep_changes(response, of, request, user, caching)
 }
 
 /// The JSON of a changeset. `changes` is JSON already.
-///
-/// # Errors
-/// It is larger than a function may answer.
-pub fn body(
-    metadata: &Map<String, Value>,
-    timestamp: Timestamp,
-    changes: &str,
-) -> Result<String, ApiError> {
+pub fn body(metadata: &Map<String, Value>, timestamp: Timestamp, changes: &str) -> String {
     let metadata = json!(metadata);
-    let text =
-        format!("{{\"metadata\":{metadata},\"timestamp\":{timestamp},\"changes\":{changes}}}");
-    // Lambda takes the answer as a JSON string, in which these are two bytes.
-    let escaped = || text.bytes().filter(|b| matches!(b, b'"' | b'\\')).count();
-    if text.len() * 2 <= MAX_ANSWER || text.len() + escaped() <= MAX_ANSWER {
-        Ok(text)
-    } else {
-        Err(ApiError::AnswerTooLarge)
-    }
+    format!("{{\"metadata\":{metadata},\"timestamp\":{timestamp},\"changes\":{changes}}}")
 }
 
 /// Writes a record as its list shows it: its stored text goes in as it is.

@@ -83,7 +83,7 @@ pub enum ApiError {
     #[error("method not allowed")]
     MethodNotAllowed {
         /// The methods that it takes.
-        allow: &'static [Method],
+        allow: Vec<Method>,
     },
     /// The `Accept` header rules JSON out: 406.
     #[error("not acceptable")]
@@ -108,9 +108,12 @@ pub enum ApiError {
     /// The object would be larger than the storage takes: 413.
     #[error("object too large")]
     TooLarge,
-    /// The answer would be larger than a function may give: 507, errno 999.
-    #[error("answer too large")]
-    AnswerTooLarge,
+    /// What was asked for is larger than Lambda can send, and nothing of it was done: 413.
+    #[error("response too large")]
+    ResponseTooLarge,
+    /// The service has ended: 410.
+    #[error("the service has ended")]
+    Gone,
     /// Writes by others came between, again and again: 503, worth another try.
     #[error("too many concurrent writes")]
     Busy,
@@ -143,7 +146,8 @@ impl ApiError {
         self.status().is_server_error()
     }
 
-    fn status(&self) -> StatusCode {
+    /// Its HTTP status.
+    pub fn status(&self) -> StatusCode {
         match self {
             Self::Forbidden {
                 authenticated: false,
@@ -161,8 +165,8 @@ impl ApiError {
             Self::UnsupportedMediaType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::Modified { .. } => StatusCode::PRECONDITION_FAILED,
-            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::AnswerTooLarge => StatusCode::INSUFFICIENT_STORAGE,
+            Self::TooLarge | Self::ResponseTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Gone => StatusCode::GONE,
             Self::Busy | Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -176,7 +180,7 @@ impl ApiError {
             Self::NotAcceptable | Self::UnsupportedMediaType { .. } | Self::Invalid(_) => 107,
             Self::UnknownObject { .. } => 110,
             Self::UnknownParent { .. } | Self::UnknownPath => 111,
-            Self::TooLarge => 113,
+            Self::TooLarge | Self::ResponseTooLarge => 113,
             Self::Modified { .. } => 114,
             Self::MethodNotAllowed { .. } => 115,
             Self::UnknownVersion => 116,
@@ -185,7 +189,7 @@ impl ApiError {
             }
             | Self::Reserved(_) => 121,
             Self::Busy | Self::Store(_) => 201,
-            Self::AnswerTooLarge => 999,
+            Self::Gone => 202,
         }
     }
 
@@ -209,11 +213,8 @@ impl ApiError {
         }
     }
 
-    /// The response that tells the client, and nothing of ours that it need not know.
-    pub fn into_response(self, settings: &ApiSettings) -> Response {
-        if let Self::Store(error) = &self {
-            tracing::error!(%error, "storage failed");
-        }
+    /// Kinto's JSON of it.
+    pub fn body(&self) -> Value {
         let details = self.details();
         let invalid = details.first().map(Detail::message);
         let status = self.status();
@@ -223,7 +224,7 @@ impl ApiError {
             status.canonical_reason().unwrap_or_default()
         };
         let message = invalid.or_else(|| {
-            let message = match &self {
+            let message = match self {
                 Self::Forbidden {
                     authenticated: false,
                 } => "Authentication is required here.",
@@ -236,9 +237,10 @@ impl ApiError {
                 Self::MethodNotAllowed { .. } => "This endpoint does not take that method.",
                 Self::Modified { .. } => "Resource was modified meanwhile",
                 Self::TooLarge => "The object is larger than 400 KB, the most that can be stored.",
-                Self::AnswerTooLarge => {
-                    "The answer is larger than 6 MB. Ask for less, by _since or _limit, or for pages of the records."
+                Self::ResponseTooLarge => {
+                    "The answer is larger than can be sent. Ask for less at once: by _limit, _since, pages of a list, fewer requests in a batch."
                 }
+                Self::Gone => "This service has ended, see the Alert header.",
                 Self::Busy => "Too many writes at once, please retry.",
                 Self::Store(_) => "The storage is not available, please retry.",
                 _ => return None,
@@ -253,7 +255,7 @@ impl ApiError {
             let as_json = |d: Detail| json!({"location": d.location, "name": d.name, "description": d.description});
             body["details"] = details.into_iter().map(as_json).collect();
         }
-        match &self {
+        match self {
             Self::UnknownObject { kind, id } | Self::UnknownParent { kind, id } => {
                 body["details"] = json!({"id": id, "resource_name": kind.name()});
             }
@@ -263,7 +265,15 @@ impl ApiError {
             } => body["details"] = json!({"existing": existing}),
             _ => {}
         }
-        let mut response = Response::json(status, &body);
+        body
+    }
+
+    /// The response that tells the client, and nothing of ours that it need not know.
+    pub fn into_response(self, settings: &ApiSettings) -> Response {
+        if let Self::Store(error) = &self {
+            tracing::error!(%error, "storage failed");
+        }
+        let mut response = Response::json(self.status(), &self.body());
         match self {
             Self::Forbidden {
                 authenticated: false,

@@ -4,6 +4,7 @@
 //! to objects as JSON ([`ListQuery::apply`]). Values compare as in Kinto on PostgreSQL: null < string < number <
 //! boolean < array < object < missing.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use base64::Engine;
@@ -12,6 +13,7 @@ use http::{HeaderName, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};
 
+use super::compression::MAX_BODY;
 use super::error::{ApiError, Detail};
 use super::request::Request;
 use super::response::Response;
@@ -26,6 +28,9 @@ pub const NEXT_PAGE: HeaderName = HeaderName::from_static("next-page");
 
 /// How far ahead of now a time in a query may lie: one day, in milliseconds (Kinto 26.5).
 const MAX_AHEAD: u64 = 24 * 60 * 60 * 1000;
+
+/// Bytes of JSON that the objects of one page have at most; what is left goes to the next page.
+pub const MAX_PAGE: usize = MAX_BODY - 100;
 
 /// What a query string asks for.
 #[derive(Clone, Debug)]
@@ -254,10 +259,10 @@ impl ListQuery {
         }
     }
 
-    /// The same, with all the fields of the objects.
-    pub fn without_fields(self) -> Self {
+    /// The same, with no fields of the objects but those that are always shown.
+    pub fn of_ids(self) -> Self {
         Self {
-            fields: None,
+            fields: Some(vec![]),
             ..self
         }
     }
@@ -323,10 +328,12 @@ impl ListQuery {
         live.filter(|object| self.matches(object)).count()
     }
 
-    /// The page that is asked for, out of all the objects that may be in it.
+    /// The page that is asked for, out of all the objects that may be in it; or out of the first ones, with `more`
+    /// to come.
     pub fn apply(
         &self,
         mut objects: Vec<Map<String, Value>>,
+        more: bool,
         request: &Request,
         settings: &ApiSettings,
     ) -> Page {
@@ -338,8 +345,15 @@ impl ListQuery {
                     .is_none_or(|after| self.order(after, object) == Ordering::Less)
         });
         objects.sort_by(|a, b| self.order(a, b));
-        let more = objects.len() > self.limit;
-        objects.truncate(self.limit);
+        let mut length = 0;
+        let fits = |object: &&Map<String, Value>| {
+            length += json_length(&self.shown(object)) + ",".len();
+            // The first one always does: nothing that is stored is longer than a page.
+            length <= MAX_PAGE
+        };
+        let in_page = objects.iter().take(self.limit).take_while(fits).count();
+        let more = more || objects.len() > in_page;
+        objects.truncate(in_page);
         let next = objects
             .last()
             .filter(|_| more)
@@ -351,6 +365,14 @@ impl ListQuery {
         Page {
             objects: objects.into_iter().map(shown).collect(),
             next,
+        }
+    }
+
+    /// The fields of an object that are asked for.
+    fn shown<'o>(&self, object: &'o Map<String, Value>) -> Cow<'o, Map<String, Value>> {
+        match &self.fields {
+            Some(fields) => Cow::Owned(subset(object, fields)),
+            None => Cow::Borrowed(object),
         }
     }
 
@@ -626,6 +648,22 @@ fn add(to: &mut Map<String, Value>, fields: Map<String, Value>) {
     }
 }
 
+/// How many bytes an object has as JSON.
+fn json_length(object: &Map<String, Value>) -> usize {
+    struct Counter(usize);
+    impl std::io::Write for Counter {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut counter = Counter(0);
+    serde_json::to_writer(&mut counter, object).map_or(usize::MAX, |()| counter.0)
+}
+
 fn is_truthy(value: &Value) -> bool {
     match value {
         Value::Null => false,
@@ -641,8 +679,17 @@ fn is_truthy(value: &Value) -> bool {
 fn is_like(text: &str, pattern: &Value) -> bool {
     let pattern = pattern.as_str().unwrap_or_default().to_lowercase();
     let text = text.to_lowercase();
+    if pattern.contains('*') {
+        matches_wildcards(&text, &pattern)
+    } else {
+        text.contains(&pattern)
+    }
+}
+
+/// Whether `text` is `pattern`, in which `*` stands for anything.
+pub fn matches_wildcards(text: &str, pattern: &str) -> bool {
     let Some((first, rest)) = pattern.split_once('*') else {
-        return text.contains(&pattern);
+        return text == pattern;
     };
     let Some(mut left) = text.strip_prefix(first) else {
         return false;

@@ -60,7 +60,7 @@ pub async fn answer(
     let shared = if asked.may_all(unit, access) {
         None
     } else {
-        let all = read(unit, store, list, &ListQuery::all(), None).await?;
+        let (all, _) = read(unit, store, list, &ListQuery::all(), None, usize::MAX).await?;
         let shared: Vec<_> = all
             .into_iter()
             .filter(|(id, object)| asked.is_shared(access, list, id, object))
@@ -83,11 +83,16 @@ pub async fn answer(
     }
     let query = query?;
     let counts = request.method == Method::HEAD;
-    let objects = match shared {
-        Some(shared) => shared,
+    let (objects, more) = match shared {
+        Some(shared) => (shared, false),
         None => {
             let enough = query.enough().filter(|_| !counts);
-            read(unit, store, list, &query, enough).await?
+            // What the page cannot hold need not be read; tombstones are small.
+            let bytes = match enough {
+                Some(_) if !deletes => listing::MAX_PAGE,
+                _ => usize::MAX,
+            };
+            read(unit, store, list, &query, enough, bytes).await?
         }
     };
     if deletes {
@@ -103,7 +108,7 @@ pub async fn answer(
     let response = if counts {
         listing::counted(query.count(&objects), timestamp)
     } else {
-        let page = query.apply(objects, request, settings);
+        let page = query.apply(objects, more, request, settings);
         page.into_response(timestamp)
     };
     Ok(asked.kept(unit, response))
@@ -127,7 +132,7 @@ async fn delete(
         unit.learn(&list.clone().object(&*id), &object);
         fields.push(shown(&id, object));
     }
-    let page = query.without_fields().apply(fields, request, settings);
+    let page = query.of_ids().apply(fields, false, request, settings);
     let ids = page
         .objects
         .iter()
@@ -153,21 +158,29 @@ async fn delete(
     Ok(response)
 }
 
-/// The objects of the list that `query` may ask for; none when what they live under does not exist.
+/// The objects of the list that `query` may ask for; none when what they live under does not exist. `true` when there
+/// may be more, which were not read for having more than `bytes` bytes.
 async fn read(
     unit: &UnitOfWork,
     store: &Store,
     list: &ListUri,
     query: &ListQuery,
     enough: Option<usize>,
-) -> Result<Vec<(String, Object)>, StoreError> {
+    bytes: usize,
+) -> Result<(Vec<(String, Object)>, bool), StoreError> {
     let Some(generation) = unit.generation_of(list) else {
-        return Ok(vec![]);
+        return Ok((vec![], false));
     };
     let bounds = query.bounds();
     let written: Vec<_> = unit.written_in(list).collect();
-    let mut objects = store
-        .list(
+    let bytes = if written.is_empty() {
+        bytes
+    } else {
+        usize::MAX
+    };
+    let (mut objects, more) = store
+        .list_within(
+            bytes,
             list,
             &generation,
             (bounds.since, bounds.before),
@@ -186,7 +199,7 @@ async fn read(
             objects.retain(|(_, object)| object.content != Content::Deleted);
         }
     }
-    Ok(objects)
+    Ok((objects, more))
 }
 
 /// An object of a list, a tombstone or not, as the API shows it.

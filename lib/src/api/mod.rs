@@ -13,11 +13,15 @@ mod broadcasts;
 mod caching;
 mod call;
 mod changeset;
+mod compression;
+mod cors;
+mod end_of_service;
 mod error;
 mod listing;
 mod lists;
 mod monitor;
 mod objects;
+mod openapi;
 mod permissions;
 mod request;
 mod response;
@@ -29,15 +33,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_lambda_events::apigw::{ApiGatewayV2httpRequest, ApiGatewayV2httpResponse};
-use http::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE,
-    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, ORIGIN,
-};
+use http::header::ACCEPT_ENCODING;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use tokio::sync::RwLock;
 
 use self::call::Call;
-use self::error::{ApiError, Detail};
+use self::error::ApiError;
 use self::request::Request;
 use self::response::Response;
 use self::router::Routed;
@@ -89,44 +90,66 @@ impl Api {
 
     /// Answers one request. Whatever goes wrong becomes a response.
     pub async fn handle(&self, event: ApiGatewayV2httpRequest) -> ApiGatewayV2httpResponse {
-        let head = event.request_context.http.method == Method::HEAD;
-        let response = match Request::from_event(event) {
-            Ok(request) => self.answer(request).await,
-            Err(error) => self.refusal(error),
-        };
-        response.into_event(head)
+        match Request::from_event(event) {
+            Ok(request) => {
+                let accept_encoding = request.header(ACCEPT_ENCODING).unwrap_or_default();
+                let response = self.answer(&request).await;
+                response.into_event(request.method == Method::HEAD, accept_encoding)
+            }
+            Err(error) => {
+                let response = error.into_response(&self.settings.api);
+                response.into_event(false, "")
+            }
+        }
     }
 
-    async fn answer(&self, request: Request) -> Response {
+    async fn answer(&self, request: &Request) -> Response {
         let answer = match self.find(request) {
-            Found::Call(call) if call.is_batch() => self.batch(&call.request).await,
+            Found::Answer(response) => return response,
+            Found::Call(call) if call.is_batch() => {
+                let response = self.batch(request).await;
+                response.map(|response| self.finished(request, response))
+            }
             Found::Call(call) => {
                 let responses = self.work(&[call]).await;
                 responses.map(|mut responses| responses.swap_remove(0))
             }
-            Found::Answer(response) => Ok(response),
         };
-        answer.unwrap_or_else(|error| self.refusal(error))
+        answer.unwrap_or_else(|error| self.refusal(request, error))
     }
 
-    fn find(&self, request: Request) -> Found {
-        let settings = &self.settings.api;
-        match router::route(&request, settings) {
-            Ok(Routed::To(route)) if request.method == Method::OPTIONS => {
-                let answer = preflight(&request, route.methods(settings.readonly));
-                return Found::Answer(
-                    answer.map_or_else(|e| self.refusal(e), |r| self.finished(r)),
-                );
-            }
-            Ok(Routed::To(route)) => Found::Call(Call::to(route, request, settings)),
-            Ok(Routed::Redirect { path, max_age }) => {
-                let (origin, query) = (request.origin(settings), request.query_suffix());
-                let url = format!("{origin}{path}{query}");
-                let redirect = Response::redirect(&url, Timestamp::now(), max_age);
-                Found::Answer(self.finished(redirect))
-            }
-            Err(error) => Found::Answer(self.refusal(error)),
+    fn find(&self, request: &Request) -> Found {
+        match self.find_call(request) {
+            Ok(Found::Answer(response)) => Found::Answer(self.finished(request, response)),
+            Ok(found) => found,
+            Err(error) => Found::Answer(self.refusal(request, error)),
         }
+    }
+
+    fn find_call(&self, request: &Request) -> Result<Found, ApiError> {
+        let settings = &self.settings.api;
+        let now = Timestamp::now();
+        if end_of_service::is_over(settings.web.end_of_service.as_ref(), now) {
+            return Err(ApiError::Gone);
+        }
+        let route = match router::route(request, settings)? {
+            Routed::To(route) => route,
+            // A browser follows no redirect of a preflight.
+            Routed::Redirect { .. }
+                if request.method == Method::OPTIONS && !router::has_version(&request.path) =>
+            {
+                return Ok(Found::Answer(Response::empty(StatusCode::OK)));
+            }
+            Routed::Redirect { path, max_age } => {
+                let url = request.url_of(&path, settings);
+                return Ok(Found::Answer(Response::redirect(&url, now, max_age)));
+            }
+        };
+        cors::check_origin(request, &settings.web)?;
+        if request.method == Method::OPTIONS {
+            return cors::preflight(request, &route, settings).map(Found::Answer);
+        }
+        Ok(Found::Call(Call::to(route, request.clone(), settings)))
     }
 
     async fn batch(&self, batch: &Request) -> Result<Response, ApiError> {
@@ -137,7 +160,7 @@ impl Api {
             if let Ok(Routed::Redirect { path, .. }) = router::route(&request, &self.settings.api) {
                 request.path = path;
             }
-            let answer = match self.find(request.clone()) {
+            let answer = match self.find(&request) {
                 Found::Call(call) => {
                     calls.push(call);
                     None
@@ -173,10 +196,17 @@ impl Api {
             let mut responses = Vec::with_capacity(calls.len());
             for call in calls {
                 responses.push(match call.answer(self, &mut unit).await {
-                    Ok(response) => self.finished(response),
+                    Ok(response) => self.finished(&call.request, response),
                     Err(error) if error.is_ours() => return Err(error),
-                    Err(error) => self.refusal(error),
+                    Err(error) => self.refusal(&call.request, error),
                 });
+            }
+            // Before anything is written: what cannot be answered must not be done.
+            let may_not_fit = unit.has_writes() || calls.len() > 1;
+            if may_not_fit
+                && responses.iter().map(Response::length).sum::<usize>() > compression::MAX_BODY
+            {
+                return Err(ApiError::ResponseTooLarge);
             }
             if !unit.has_writes() {
                 return Ok(responses);
@@ -200,26 +230,18 @@ impl Api {
         Err(ApiError::Busy)
     }
 
-    fn refusal(&self, error: ApiError) -> Response {
-        self.finished(error.into_response(&self.settings.api))
+    fn refusal(&self, request: &Request, error: ApiError) -> Response {
+        self.finished(request, error.into_response(&self.settings.api))
     }
 
-    fn finished(&self, mut response: Response) -> Response {
-        self.add_common_headers(&mut response);
-        response
-    }
-
-    fn add_common_headers(&self, response: &mut Response) {
+    /// Adds what every response has.
+    fn finished(&self, request: &Request, mut response: Response) -> Response {
+        let settings = &self.settings.api;
         let fixed = [
             ("x-content-type-options", "nosniff"),
             (
                 "content-security-policy",
                 "default-src 'none'; frame-ancestors 'none'; base-uri 'none';",
-            ),
-            ("access-control-allow-origin", "*"),
-            (
-                "access-control-expose-headers",
-                "Alert, Backoff, Cache-Control, Content-Length, Content-Type, ETag, Expires, Last-Modified, Next-Page, Pragma, Retry-After, Total-Objects, Total-Records",
             ),
         ];
         for (name, value) in fixed {
@@ -228,38 +250,19 @@ impl Api {
                 HeaderValue::from_static(value),
             );
         }
-        if let Some(seconds) = self.settings.api.backoff {
+        let route = router::endpoint(&request.path, settings)
+            .filter(|_| response.status() != StatusCode::GONE);
+        cors::apply(request, route.as_ref(), settings, &mut response);
+        if let Some(end) = &settings.web.end_of_service {
+            let alert = end_of_service::alert(end, Timestamp::now(), &settings.project_docs);
+            response.set_text(end_of_service::ALERT, &alert);
+        }
+        let share = settings.web.backoff_percentage.unwrap_or(100);
+        if let Some(seconds) = settings.backoff
+            && fastrand::u64(0..100) < share
+        {
             response.set(HeaderName::from_static("backoff"), seconds.into());
         }
+        response
     }
-}
-
-/// The answer to a browser that asks whether it may send a request from another origin: it may.
-///
-/// # Errors
-/// 400 without the headers that such a question has (Kinto 26.5).
-fn preflight(request: &Request, methods: &[Method]) -> Result<Response, ApiError> {
-    let missing = [
-        (
-            "Access-Control-Request-Method",
-            ACCESS_CONTROL_REQUEST_METHOD,
-        ),
-        ("Origin", ORIGIN),
-    ]
-    .into_iter()
-    .filter(|(_, header)| request.header(header).is_none())
-    .map(|(name, _)| Detail::new("header", name, "Required"));
-    let missing: Vec<_> = missing.collect();
-    if !missing.is_empty() {
-        return Err(ApiError::Invalid(missing));
-    }
-    let methods: Vec<&str> = methods.iter().map(Method::as_str).collect();
-    let mut response = Response::empty(StatusCode::OK);
-    response.set_text(ACCESS_CONTROL_ALLOW_METHODS, &methods.join(","));
-    let headers = request
-        .header(ACCESS_CONTROL_REQUEST_HEADERS)
-        .unwrap_or("*");
-    response.set_text(ACCESS_CONTROL_ALLOW_HEADERS, headers);
-    response.set_text(ACCESS_CONTROL_MAX_AGE, "3600");
-    Ok(response)
 }

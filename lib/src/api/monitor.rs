@@ -163,7 +163,7 @@ pub async fn records(
     let response = if request.method == Method::HEAD {
         listing::counted(query.count(&objects), shown.timestamp)
     } else {
-        let page = query.apply(objects, request, api);
+        let page = query.apply(objects, false, request, api);
         page.into_response(shown.timestamp)
     };
     Ok(kept(response))
@@ -218,7 +218,7 @@ pub async fn changeset(
         metadata.insert("bucket".to_owned(), MONITOR_CHANGES.0.into());
     }
     let objects = serde_json::to_string(&objects).unwrap_or_default();
-    let body = changeset::body(&metadata, shown.timestamp, &objects)?;
+    let body = changeset::body(&metadata, shown.timestamp, &objects);
     let response = Response::json_text(StatusCode::OK, body).modified_at(shown.timestamp);
     Ok(caching::keep_changes(
         response,

@@ -72,7 +72,9 @@ pub async fn answer(
     if request.method == Method::HEAD {
         return Ok(listing::counted(query.count(&entries), now));
     }
-    Ok(query.apply(entries, request, settings).into_response(now))
+    Ok(query
+        .apply(entries, false, request, settings)
+        .into_response(now))
 }
 
 /// All that is live and may be asked for.

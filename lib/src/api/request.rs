@@ -5,11 +5,25 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::Method;
 use http::header::{HOST, HeaderMap, HeaderName};
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
 use super::error::ApiError;
 use crate::settings::ApiSettings;
 use crate::timestamp::Timestamp;
+
+/// What a path is not to have in a URL but encoded.
+const NOT_IN_PATHS: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'%')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'\\')
+    .add(b'`')
+    .add(b'{')
+    .add(b'}');
 
 /// An HTTP request.
 #[derive(Clone, Debug)]
@@ -99,6 +113,12 @@ impl Request {
             .or(self.header(HOST))
             .unwrap_or("localhost");
         format!("{scheme}://{host}")
+    }
+
+    /// The absolute URL of another path, decoded, with the query string of this request.
+    pub fn url_of(&self, path: &str, settings: &ApiSettings) -> String {
+        let path = utf8_percent_encode(path, NOT_IN_PATHS);
+        format!("{}{path}{}", self.origin(settings), self.query_suffix())
     }
 
     /// The query string with its `?`, empty when there is none.

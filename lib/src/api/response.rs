@@ -3,11 +3,14 @@
 use aws_lambda_events::apigw::ApiGatewayV2httpResponse;
 use aws_lambda_events::encodings::Body;
 use http::header::{
-    CACHE_CONTROL, CONTENT_TYPE, ETAG, EXPIRES, HeaderName, LAST_MODIFIED, LOCATION, PRAGMA,
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, EXPIRES, HeaderName,
+    LAST_MODIFIED, LOCATION, PRAGMA, VARY,
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::Value;
 
+use super::compression;
+use super::error::ApiError;
 use crate::timestamp::Timestamp;
 
 /// An HTTP response.
@@ -114,6 +117,11 @@ impl Response {
         serde_json::from_str(&self.body).unwrap_or_else(|_| self.body.clone().into())
     }
 
+    /// How long the body is, in bytes, as it is.
+    pub fn length(&self) -> usize {
+        self.body.len()
+    }
+
     /// Sets a header.
     pub fn set(&mut self, name: HeaderName, value: HeaderValue) {
         self.headers.insert(name, value);
@@ -126,12 +134,91 @@ impl Response {
         }
     }
 
-    /// As API Gateway wants it. The answer to `HEAD` has the headers alone.
-    pub fn into_event(self, head: bool) -> ApiGatewayV2httpResponse {
+    /// Says that the response would be another one with another value of this header of the request.
+    pub fn add_vary(&mut self, header: HeaderName) {
+        // One value: of several, the event's JSON would keep the first alone.
+        let before = self.headers.get(VARY).and_then(|vary| vary.to_str().ok());
+        let vary = match before {
+            Some(before) => format!("{before}, {header}"),
+            None => header.to_string(),
+        };
+        self.set_text(VARY, &vary);
+    }
+
+    /// As API Gateway wants it, compressed where that is worth it and the client accepts it. The answer to `HEAD`
+    /// has the headers alone.
+    ///
+    /// A body that Lambda could not send becomes a 413 that says so, rather than a failure of the function. Endpoints that
+    /// have pages never let it come to that: [`compression::MAX_BODY`] is what each may answer.
+    pub fn into_event(mut self, head: bool, accept_encoding: &str) -> ApiGatewayV2httpResponse {
+        let text = std::mem::take(&mut self.body);
+        let mut body = None;
+        if !head && !text.is_empty() {
+            body = Some(self.encode(text, accept_encoding));
+        }
+        if !body.as_ref().is_none_or(compression::fits) {
+            tracing::warn!(status = %self.status, "a response larger than Lambda can send");
+            body = Some(self.refuse());
+        }
         let mut event = ApiGatewayV2httpResponse::default();
         event.status_code = self.status.as_u16().into();
+        event.is_base64_encoded = matches!(body, Some(Body::Binary(_)));
+        event.body = body;
         event.headers = self.headers;
-        event.body = (!head && !self.body.is_empty()).then_some(Body::Text(self.body));
         event
+    }
+
+    /// The body in the form in which it travels, with the headers that say so.
+    fn encode(&mut self, text: String, accept_encoding: &str) -> Body {
+        if !compression::is_negotiated(text.len()) {
+            return Body::Text(text);
+        }
+        self.add_vary(ACCEPT_ENCODING);
+        let accepts_gzip = compression::accepts_gzip(accept_encoding);
+        match accepts_gzip.then(|| compression::gzip(&text)).flatten() {
+            Some(bytes) => {
+                self.set(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+                Body::Binary(bytes)
+            }
+            None => compression::plain(text),
+        }
+    }
+
+    /// Turns the response into the refusal of one that is too large; its body is returned.
+    fn refuse(&mut self) -> Body {
+        let refusal = ApiError::ResponseTooLarge;
+        self.status = refusal.status();
+        for header in [
+            CACHE_CONTROL,
+            CONTENT_ENCODING,
+            ETAG,
+            EXPIRES,
+            LAST_MODIFIED,
+        ] {
+            self.headers.remove(header);
+        }
+        Body::Text(refusal.body().to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_response_that_lambda_could_not_send_becomes_a_refusal_that_says_so() {
+        let body = json!({"data": "x".repeat(compression::MAX_BODY * 2)});
+        let large = Response::json(StatusCode::OK, &body).modified_at(Timestamp(1));
+        let compressed = large.clone().into_event(false, "gzip");
+        assert_eq!(
+            (compressed.status_code, compressed.is_base64_encoded),
+            (200, true)
+        );
+        let failed = large.clone().into_event(false, "");
+        assert_eq!((failed.status_code, failed.headers.get(ETAG)), (413, None));
+        assert!(matches!(failed.body, Some(Body::Text(text)) if text.contains("\"errno\":113")));
+        assert_eq!(large.into_event(true, "").status_code, 200);
     }
 }

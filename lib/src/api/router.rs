@@ -5,14 +5,12 @@ use http::Method;
 use super::error::ApiError;
 use super::request::Request;
 use crate::resource::{Kind, ListUri, ObjectUri};
-use crate::settings::ApiSettings;
+use crate::settings::{ApiSettings, EndpointType, Redirects};
 
 /// The version prefix of every path.
 pub const PREFIX: &str = "/v1";
 /// The bucket id under which monitor/changes is served.
 const MONITOR: &str = "monitor";
-/// Seconds for which clients may keep the redirect of a trailing slash (`trailing_slash_redirect_ttl_seconds`).
-const TRAILING_SLASH_MAX_AGE: u64 = 3600;
 
 const READ: &[Method] = &[Method::GET, Method::HEAD, Method::OPTIONS];
 const OBJECT: &[Method] = &[
@@ -43,6 +41,10 @@ pub enum Route {
     LbHeartbeat,
     /// `/__version__`
     Version,
+    /// `/__api__`
+    OpenApi,
+    /// `/contribute.json`
+    Contribute,
     /// `/batch`
     Batch,
     /// `/permissions`
@@ -67,6 +69,9 @@ impl Route {
     /// The endpoint at `path`, without its version prefix.
     fn at(path: &str) -> Option<Self> {
         let segments: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
+        if segments.len() > 1 && segments.contains(&"") {
+            return None;
+        }
         let groups = |bucket: &str| ObjectUri::bucket(bucket).children(Kind::Group);
         let collections = |bucket: &str| ObjectUri::bucket(bucket).children(Kind::Collection);
         let records = |bucket: &str, collection: &str| {
@@ -77,6 +82,8 @@ impl Route {
             ["__heartbeat__"] => Self::Heartbeat,
             ["__lbheartbeat__"] => Self::LbHeartbeat,
             ["__version__"] => Self::Version,
+            ["__api__"] => Self::OpenApi,
+            ["contribute.json"] => Self::Contribute,
             ["batch"] => Self::Batch,
             ["permissions"] => Self::Permissions,
             ["__broadcasts__"] => Self::PullBroadcasts,
@@ -100,16 +107,57 @@ impl Route {
         })
     }
 
+    /// Every endpoint, with the path that leads there; `{…}` stands for the ids in it.
+    pub fn all() -> Vec<(String, Self)> {
+        let (bucket, collection) = ("{bucket_id}", "{collection_id}");
+        let lists = Kind::ALL.map(|kind| match kind {
+            Kind::Bucket => ListUri::buckets(),
+            Kind::Group | Kind::Collection => ObjectUri::bucket(bucket).children(kind),
+            Kind::Record => ObjectUri::collection(bucket, collection).children(kind),
+        });
+        let of_kinds = lists
+            .into_iter()
+            .flat_map(|list| [list.to_string(), list.object("{id}").to_string()]);
+        let others = [
+            "/",
+            "/__heartbeat__",
+            "/__lbheartbeat__",
+            "/__version__",
+            "/__api__",
+            "/contribute.json",
+            "/batch",
+            "/permissions",
+            "/__broadcasts__",
+            "/broadcasts",
+            "/buckets/monitor/collections/changes/records",
+            "/buckets/monitor/collections/changes/changeset",
+            "/buckets/{bucket_id}/collections/{collection_id}/changeset",
+        ];
+        let paths = others.into_iter().map(str::to_owned).chain(of_kinds);
+        paths
+            .filter_map(|path| Self::at(&path).map(|route| (path, route)))
+            .collect()
+    }
+
+    /// Whether there is such an endpoint with these settings.
+    pub fn is_served(&self, settings: &ApiSettings) -> bool {
+        *self != Self::Permissions || settings.permissions_endpoint
+    }
+
     /// The methods that the endpoint takes.
-    pub fn methods(&self, readonly: bool) -> &'static [Method] {
-        match self {
-            Self::Object(_) if readonly => READ,
-            Self::Object(_) => OBJECT,
-            Self::List(_) if readonly => READ,
-            Self::List(_) => LIST,
-            Self::Batch => BATCH,
-            _ => READ,
-        }
+    pub fn methods(&self, settings: &ApiSettings) -> Vec<Method> {
+        let (methods, switched) = match self {
+            Self::Object(uri) => (OBJECT, Some((EndpointType::Object, uri.kind()))),
+            Self::List(list) => (LIST, Some((EndpointType::Plural, list.kind()))),
+            Self::Batch => (BATCH, None),
+            _ => (READ, None),
+        };
+        let is_enabled = |method: &&Method| {
+            (!settings.readonly || READ.contains(method))
+                && switched
+                    .is_none_or(|(endpoint, kind)| settings.web.is_enabled(endpoint, kind, method))
+        };
+        methods.iter().filter(is_enabled).cloned().collect()
     }
 
     /// Whether the endpoint is of the bucket in whose name monitor/changes is served.
@@ -138,31 +186,45 @@ pub enum Routed {
     },
 }
 
+/// The endpoint that a path with its version leads to, whatever the method.
+pub fn endpoint(path: &str, settings: &ApiSettings) -> Option<Route> {
+    Route::at(path.strip_prefix(PREFIX)?).filter(|route| route.is_served(settings))
+}
+
 /// Finds the endpoint of a request.
 ///
 /// # Errors
 /// 404 for an unknown path or version, 405 for a method that the endpoint does not take, 403 for a write to
 /// the bucket `monitor`: in Kinto anyone may create it and so hide the changes feed.
 pub fn route(request: &Request, settings: &ApiSettings) -> Result<Routed, ApiError> {
-    let redirect = |path: &str, max_age| {
+    if settings.readonly && !READ.contains(&request.method) {
+        let allow = READ.to_vec();
+        return Err(ApiError::MethodNotAllowed { allow });
+    }
+    let redirect = |path: &str, redirects: Redirects| {
         Ok(Routed::Redirect {
             path: format!("{PREFIX}{path}"),
-            max_age,
+            max_age: redirects.ttl_seconds,
         })
     };
+    let versions = settings.web.version_prefix_redirect;
+    let slashes = settings.web.trailing_slash_redirect;
     let path = match request.path.strip_prefix(PREFIX) {
-        Some("") => return redirect("/", Some(TRAILING_SLASH_MAX_AGE)),
+        Some("") if slashes.enabled => return redirect("/", slashes),
+        Some("") => return Err(ApiError::UnknownPath),
         Some(path) if path.starts_with('/') => path,
-        _ if names_a_version(&request.path) => return Err(ApiError::UnknownVersion),
-        _ => return redirect(&request.path, None),
+        _ if names_a_version(&request.path) || !versions.enabled => {
+            return Err(ApiError::UnknownVersion);
+        }
+        _ => return redirect(&request.path, versions),
     };
-    if path.len() > 1 && path.ends_with('/') {
-        return redirect(path.trim_end_matches('/'), Some(TRAILING_SLASH_MAX_AGE));
+    if slashes.enabled && path.len() > 1 && path.ends_with('/') {
+        return redirect(path.trim_end_matches('/'), slashes);
     }
     let route = Route::at(path)
-        .filter(|route| *route != Route::Permissions || settings.permissions_endpoint)
+        .filter(|route| route.is_served(settings))
         .ok_or(ApiError::UnknownPath)?;
-    let allow = route.methods(settings.readonly);
+    let allow = route.methods(settings);
     if !allow.contains(&request.method) {
         return Err(ApiError::MethodNotAllowed { allow });
     }
@@ -172,6 +234,12 @@ pub fn route(request: &Request, settings: &ApiSettings) -> Result<Routed, ApiErr
         ));
     }
     Ok(Routed::To(route))
+}
+
+/// Whether a path begins with the version of this API.
+pub fn has_version(path: &str) -> bool {
+    let rest = path.strip_prefix(PREFIX);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Whether a path begins with a version prefix: `/v` and digits.
@@ -216,6 +284,8 @@ mod tests {
         );
         assert_eq!(Route::at("/buckets/a/records"), None);
         assert_eq!(Route::at("//buckets"), None);
+        assert_eq!(Route::at("/buckets/"), None);
+        assert_eq!(Route::at("/buckets//collections"), None);
     }
 
     #[test]

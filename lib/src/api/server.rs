@@ -1,39 +1,53 @@
 //! The endpoints that tell of the server itself.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use futures::future::join_all;
 use http::StatusCode;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::Api;
 use super::auth::User;
 use super::request::Request;
 use super::response::Response;
+use crate::timestamp::Timestamp;
 
 /// The version of the HTTP API that Kinto 26.5 speaks.
-const HTTP_API_VERSION: &str = "1.23";
+pub const HTTP_API_VERSION: &str = "1.23";
 
 /// `GET /v1/`: what this server is, can do, and takes the user for.
 pub fn hello(api: &Api, request: &Request, user: &User) -> Response {
     let settings = &api.settings.api;
+    let web = &settings.web;
     let mut hello = json!({
-        "project_name": "kinto-serverless",
-        "project_version": env!("CARGO_PKG_VERSION"),
+        "project_name": web.project_name,
+        "project_version": web.project_version,
         "http_api_version": HTTP_API_VERSION,
         "project_docs": settings.project_docs,
         "url": format!("{}/v1/", request.origin(settings)),
-        "settings": {
-            "batch_max_requests": settings.batch_max_requests,
-            "readonly": settings.readonly,
-            "explicit_permissions": settings.explicit_permissions,
-        },
-        "capabilities": capabilities(api),
+        // Kinto's hash of its `.ini` file: there is none.
+        "config": null,
+    });
+    if let Some(end) = &web.end_of_service {
+        hello["eos"] = json!(end.date);
+    }
+    hello["settings"] = json!({
+        "batch_max_requests": settings.batch_max_requests,
+        "readonly": settings.readonly,
+        "explicit_permissions": settings.explicit_permissions,
     });
     if let Some(id) = &user.id {
         hello["user"] = json!({"id": id, "principals": user.principals});
     }
-    Response::json(StatusCode::OK, &hello)
+    hello["capabilities"] = capabilities(api);
+    let response = Response::json(StatusCode::OK, &hello);
+    if settings.readonly {
+        response.kept_for(web.root_cache_expires_seconds, Timestamp::now())
+    } else {
+        response
+    }
 }
 
 fn capabilities(api: &Api) -> Value {
@@ -88,10 +102,13 @@ pub async fn heartbeat(api: &Api) -> Response {
             .iter()
             .map(|megaphone| megaphone.is_healthy()),
     );
-    let (storage, megaphones) = futures::join!(storage, megaphones);
+    let limit = Duration::from_secs(api.settings.api.web.heartbeat_timeout_seconds);
+    let (storage, megaphones) = futures::join!(timeout(limit, storage), timeout(limit, megaphones));
+    let storage = storage.unwrap_or(false);
     let mut status = BTreeMap::from([("storage", storage), ("permission", storage)]);
-    if !megaphones.is_empty() {
-        status.insert("megaphone", megaphones.into_iter().all(|healthy| healthy));
+    if !api.megaphones.is_empty() {
+        let healthy = megaphones.is_ok_and(|all| all.into_iter().all(|healthy| healthy));
+        status.insert("megaphone", healthy);
     }
     let healthy = status.values().all(|healthy| *healthy);
     let code = if healthy {
@@ -116,4 +133,15 @@ pub fn version() -> Response {
         "commit": option_env!("KINTO_SERVERLESS_COMMIT").unwrap_or_default(),
     });
     Response::json(StatusCode::OK, &version)
+}
+
+/// `GET /v1/contribute.json`: where the project lives and how to take part in it.
+pub fn contribute() -> Response {
+    let contribute = json!({
+        "name": env!("CARGO_PKG_NAME"),
+        "description": "Kinto's HTTP API, changes feed and global broadcasts as serverless functions.",
+        "repository": {"license": env!("CARGO_PKG_LICENSE")},
+        "keywords": ["JSON", "REST", "API", "Rust", "serverless", "Kinto"],
+    });
+    Response::json(StatusCode::OK, &contribute)
 }

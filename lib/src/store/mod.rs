@@ -348,12 +348,30 @@ impl Store {
         with_tombstones: bool,
         enough: Option<usize>,
     ) -> Result<Vec<(String, Object)>, StoreError> {
+        let times = (since, before);
+        let (objects, _) = self
+            .list_within(usize::MAX, list, generation, times, with_tombstones, enough)
+            .await?;
+        Ok(objects)
+    }
+
+    /// The same, but no more is read once the data of the objects has more than `bytes` bytes; then `true` says that
+    /// there may be more.
+    pub async fn list_within(
+        &self,
+        bytes: usize,
+        list: &ListUri,
+        generation: &Generation,
+        (since, before): (Option<Timestamp>, Option<Timestamp>),
+        with_tombstones: bool,
+        enough: Option<usize>,
+    ) -> Result<(Vec<(String, Object)>, bool), StoreError> {
         let first = since.map_or(Timestamp(0), Timestamp::next);
         let last = before.map_or(Timestamp(u64::MAX), |before| {
             Timestamp(before.0.saturating_sub(1))
         });
         if first > last {
-            return Ok(vec![]);
+            return Ok((vec![], false));
         }
         let filter = if with_tombstones {
             "parent = :parent"
@@ -361,6 +379,7 @@ impl Store {
             "parent = :parent AND attribute_not_exists(deleted)"
         };
         let mut objects = vec![];
+        let mut length = 0;
         let mut pages = self
             .client
             .query()
@@ -380,12 +399,17 @@ impl Store {
             .send();
         while let Some(item) = pages.next().await {
             let item = item.map_err(StoreError::request("Query"))?;
+            let data = item.get("data").and_then(|data| data.as_s().ok());
+            length += data.map_or(0, String::len);
             objects.push((string(&item, "sk")?, Object::from_item(&item)?));
             if enough.is_some_and(|enough| objects.len() >= enough) {
                 break;
             }
+            if length > bytes {
+                return Ok((objects, true));
+            }
         }
-        Ok(objects)
+        Ok((objects, false))
     }
 
     /// Commits `writes` in one transaction, all or none. Each item costs 2 WCU for each KB.

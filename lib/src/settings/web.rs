@@ -1,0 +1,274 @@
+//! What operators set about the API as a web service, rather than about its objects.
+
+use std::collections::BTreeSet;
+
+use aws_smithy_types::DateTime;
+use aws_smithy_types::date_time::Format;
+use http::Method;
+
+use super::{SettingError, Vars};
+use crate::resource::Kind;
+use crate::timestamp::Timestamp;
+
+/// Settings of the API as a web service; the defaults are Kinto 26.5's.
+#[derive(Clone, Debug)]
+pub struct WebSettings {
+    /// `project_name`: in the hello view and in `__api__`.
+    pub project_name: String,
+    /// `project_version`: in the hello view.
+    pub project_version: String,
+    /// `cors_origins`: from where browsers may ask; `*` stands for anything, alone for everywhere.
+    pub cors_origins: Vec<String>,
+    /// `cors_max_age_seconds`: how long browsers may keep the answer to a preflight; 0 says nothing of keeping.
+    pub cors_max_age_seconds: Option<u64>,
+    /// `cornice.always_cors`: whether `Access-Control-Allow-Origin: *` goes out unasked too, for what a CDN keeps.
+    pub always_cors: bool,
+    /// `backoff_percentage`: share of the responses with a `Backoff`; all when not set.
+    pub backoff_percentage: Option<u64>,
+    /// `eos`, `eos_message`, `eos_url`: the end of the service, when there is to be one.
+    pub end_of_service: Option<EndOfService>,
+    /// `heartbeat_timeout_seconds`: what takes longer counts as failed.
+    pub heartbeat_timeout_seconds: u64,
+    /// `root_cache_expires_seconds`: how long the hello view of a server that is `readonly` may be kept.
+    pub root_cache_expires_seconds: u64,
+    /// Redirects of paths that lack the version.
+    pub version_prefix_redirect: Redirects,
+    /// Redirects of paths with a slash too many.
+    pub trailing_slash_redirect: Redirects,
+    /// `{object,plural}_{kind}_{method}` of each method that was turned off.
+    disabled: BTreeSet<String>,
+}
+
+/// `{…}_redirect_enabled` and `{…}_redirect_ttl_seconds`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Redirects {
+    /// Whether to redirect, rather than to answer 404.
+    pub enabled: bool,
+    /// How long clients may keep the redirect, in seconds; `None` says nothing of keeping.
+    pub ttl_seconds: Option<u64>,
+}
+
+/// When the service ends, and what to tell of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndOfService {
+    /// `eos` as it was written.
+    pub date: String,
+    /// The same as a time.
+    pub at: Timestamp,
+    /// `eos_message`.
+    pub message: Option<String>,
+    /// `eos_url`; the project's documentation when not set.
+    pub url: Option<String>,
+}
+
+/// What of a kind's endpoints a setting is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndpointType {
+    /// A single object.
+    Object,
+    /// A list.
+    Plural,
+}
+
+impl EndpointType {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Object => "object",
+            Self::Plural => "plural",
+        }
+    }
+}
+
+impl WebSettings {
+    /// Reads the settings.
+    ///
+    /// # Errors
+    /// A number, flag or date that is none.
+    pub fn from_vars(vars: &Vars) -> Result<Self, SettingError> {
+        let text = |name: &str| vars.get(name).map(str::to_owned);
+        Ok(Self {
+            project_name: text("KINTO_PROJECT_NAME")
+                .unwrap_or_else(|| "kinto-serverless".to_owned()),
+            project_version: text("KINTO_PROJECT_VERSION")
+                .unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned()),
+            cors_origins: vars
+                .words("KINTO_CORS_ORIGINS")
+                .unwrap_or_else(|| vec!["*".to_owned()]),
+            cors_max_age_seconds: ttl(vars, "KINTO_CORS_MAX_AGE_SECONDS", Some(3600))?
+                .filter(|seconds| *seconds > 0),
+            always_cors: vars.flag("KINTO_CORNICE_ALWAYS_CORS", false)?,
+            backoff_percentage: vars.number("KINTO_BACKOFF_PERCENTAGE")?,
+            end_of_service: EndOfService::from_vars(vars)?,
+            heartbeat_timeout_seconds: vars
+                .number("KINTO_HEARTBEAT_TIMEOUT_SECONDS")?
+                .unwrap_or(10),
+            root_cache_expires_seconds: vars
+                .number("KINTO_ROOT_CACHE_EXPIRES_SECONDS")?
+                .unwrap_or(86_400),
+            version_prefix_redirect: Redirects::from_vars(vars, "VERSION_PREFIX", None)?,
+            trailing_slash_redirect: Redirects::from_vars(vars, "TRAILING_SLASH", Some(3600))?,
+            disabled: disabled(vars)?,
+        })
+    }
+
+    /// Whether the endpoint takes the method, as far as settings go.
+    ///
+    /// `HEAD` needs no setting of its own where `GET` is served (Kinto 26.5: Cornice answers it with `GET`).
+    pub fn is_enabled(&self, endpoint: EndpointType, kind: Kind, method: &Method) -> bool {
+        let is_on = |method: &Method| !self.disabled.contains(&switch(endpoint, kind, method));
+        match (method, endpoint) {
+            (&Method::HEAD, EndpointType::Object) => is_on(&Method::GET),
+            (&Method::HEAD, EndpointType::Plural) => is_on(&Method::GET) || is_on(&Method::HEAD),
+            _ => is_on(method),
+        }
+    }
+}
+
+/// The name of what turns a method of an endpoint off, `object_bucket_put`.
+fn switch(endpoint: EndpointType, kind: Kind, method: &Method) -> String {
+    let method = method.as_str().to_ascii_lowercase();
+    format!("{}_{}_{method}", endpoint.name(), kind.name())
+}
+
+/// Reads `KINTO_{OBJECT,PLURAL}_{KIND}_{METHOD}_ENABLED`.
+fn disabled(vars: &Vars) -> Result<BTreeSet<String>, SettingError> {
+    const METHODS: [Method; 6] = [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+    ];
+    let mut disabled = BTreeSet::new();
+    for kind in Kind::ALL {
+        for endpoint in [EndpointType::Object, EndpointType::Plural] {
+            for switch in METHODS.map(|method| switch(endpoint, kind, &method)) {
+                let variable = format!("KINTO_{}_ENABLED", switch.to_ascii_uppercase());
+                if !vars.flag(&variable, true)? {
+                    disabled.insert(switch);
+                }
+            }
+        }
+    }
+    Ok(disabled)
+}
+
+/// Seconds for which something may be kept; a negative number says nothing of keeping.
+fn ttl(vars: &Vars, name: &str, default: Option<u64>) -> Result<Option<u64>, SettingError> {
+    match vars.get(name) {
+        None => Ok(default),
+        Some(value) => {
+            let seconds: i64 = value
+                .parse()
+                .map_err(|_| SettingError::new(name, "must be a whole number"))?;
+            Ok(u64::try_from(seconds).ok())
+        }
+    }
+}
+
+impl Redirects {
+    fn from_vars(
+        vars: &Vars,
+        prefix: &str,
+        default_ttl: Option<u64>,
+    ) -> Result<Self, SettingError> {
+        Ok(Self {
+            enabled: vars.flag(&format!("KINTO_{prefix}_REDIRECT_ENABLED"), true)?,
+            ttl_seconds: ttl(
+                vars,
+                &format!("KINTO_{prefix}_REDIRECT_TTL_SECONDS"),
+                default_ttl,
+            )?,
+        })
+    }
+}
+
+impl EndOfService {
+    fn from_vars(vars: &Vars) -> Result<Option<Self>, SettingError> {
+        let Some(date) = vars.get("KINTO_EOS") else {
+            return Ok(None);
+        };
+        let at = parse_date(date).ok_or_else(|| {
+            SettingError::new("KINTO_EOS", "must be a date: 2030-12-31[T23:59:59Z]")
+        })?;
+        Ok(Some(Self {
+            date: date.to_owned(),
+            at,
+            message: vars.get("KINTO_EOS_MESSAGE").map(str::to_owned),
+            url: vars.get("KINTO_EOS_URL").map(str::to_owned),
+        }))
+    }
+}
+
+/// Reads a date of ISO 8601, with a time or without one. No offset is UTC.
+fn parse_date(text: &str) -> Option<Timestamp> {
+    let mut text = text.replacen(' ', "T", 1);
+    if !text.contains('T') {
+        text.push_str("T00:00:00");
+    }
+    let without_offset = format!("{text}Z");
+    let date = DateTime::from_str(&text, Format::DateTimeWithOffset)
+        .or_else(|_| DateTime::from_str(&without_offset, Format::DateTimeWithOffset));
+    let millis = date.ok()?.to_millis().ok()?;
+    u64::try_from(millis).ok().map(Timestamp)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(vars: &[(&str, &str)]) -> Result<WebSettings, SettingError> {
+        WebSettings::from_vars(&vars.iter().copied().collect())
+    }
+
+    #[test]
+    fn the_end_of_service_is_a_date_with_or_without_a_time() {
+        for (text, at) in [
+            ("2030-01-02", 1_893_542_400_000),
+            ("2030-01-02T03:04:05", 1_893_553_445_000),
+            ("2030-01-02 03:04:05", 1_893_553_445_000),
+            ("2030-01-02T03:04:05Z", 1_893_553_445_000),
+            ("2030-01-02T03:04:05+01:00", 1_893_549_845_000),
+        ] {
+            assert_eq!(parse_date(text), Some(Timestamp(at)), "{text}");
+        }
+        for text in ["soon", "2030-13-01", "1969-01-01", "2030-01-02T"] {
+            let error = settings(&[("KINTO_EOS", text)]).unwrap_err();
+            assert_eq!(error.variable, "KINTO_EOS", "{text}");
+        }
+    }
+
+    #[test]
+    fn a_method_is_turned_off_for_one_kind_and_one_type_of_endpoint() {
+        let settings = settings(&[
+            ("KINTO_OBJECT_BUCKET_PUT_ENABLED", "false"),
+            ("KINTO_OBJECT_RECORD_GET_ENABLED", "no"),
+            ("KINTO_PLURAL_RECORD_HEAD_ENABLED", "0"),
+        ])
+        .unwrap();
+        let is_enabled = |endpoint, kind, method| settings.is_enabled(endpoint, kind, &method);
+        assert!(!is_enabled(EndpointType::Object, Kind::Bucket, Method::PUT));
+        assert!(is_enabled(EndpointType::Object, Kind::Group, Method::PUT));
+        assert!(is_enabled(EndpointType::Plural, Kind::Bucket, Method::PUT));
+        assert!(!is_enabled(
+            EndpointType::Object,
+            Kind::Record,
+            Method::HEAD
+        ));
+        assert!(is_enabled(EndpointType::Plural, Kind::Record, Method::HEAD));
+    }
+
+    #[test]
+    fn a_negative_number_of_seconds_says_nothing_of_keeping() {
+        let read = settings(&[
+            ("KINTO_TRAILING_SLASH_REDIRECT_TTL_SECONDS", "-1"),
+            ("KINTO_VERSION_PREFIX_REDIRECT_TTL_SECONDS", "60"),
+        ])
+        .unwrap();
+        assert_eq!(read.trailing_slash_redirect.ttl_seconds, None);
+        assert_eq!(read.version_prefix_redirect.ttl_seconds, Some(60));
+        let error = settings(&[("KINTO_TRAILING_SLASH_REDIRECT_TTL_SECONDS", "x")]).unwrap_err();
+        assert_eq!(error.variable, "KINTO_TRAILING_SLASH_REDIRECT_TTL_SECONDS");
+    }
+}

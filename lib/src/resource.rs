@@ -164,6 +164,14 @@ impl ObjectUri {
             .map(|kind| self.children(*kind))
     }
 
+    /// The object of the same ids in another bucket; for a bucket, that bucket.
+    pub fn in_bucket(&self, bucket: &str) -> Self {
+        match self.parent() {
+            Some(_) => self.list.in_bucket(bucket).object(&*self.id),
+            None => Self::bucket(bucket),
+        }
+    }
+
     /// The bucket that holds this object, or is it.
     pub fn bucket_uri(&self) -> &ObjectUri {
         self.lineage().last().unwrap_or(self)
@@ -205,6 +213,14 @@ impl ListUri {
     /// The object that the list is under; `None` for the list of buckets.
     pub fn parent(&self) -> Option<&ObjectUri> {
         self.parent.as_deref()
+    }
+
+    /// The list under the same ids in another bucket; the list of buckets itself is in none.
+    pub fn in_bucket(&self, bucket: &str) -> Self {
+        match self.parent() {
+            Some(parent) => parent.in_bucket(bucket).children(self.kind),
+            None => self.clone(),
+        }
     }
 
     /// The object with that id in this list.

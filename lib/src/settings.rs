@@ -5,8 +5,12 @@
 //! built from [`Vars`] once at start; a value that cannot be used stops the start with a
 //! [`SettingError`] that names the variable.
 
+mod includes;
+
 use std::collections::BTreeMap;
 use std::fmt;
+
+pub use includes::{Includes, Plugin};
 
 use crate::permission::AUTHENTICATED;
 use crate::resource::{CollectionSet, Kind};
@@ -169,8 +173,12 @@ impl Settings {
 /// Settings of the HTTP API.
 #[derive(Clone, Debug)]
 pub struct ApiSettings {
+    /// `includes`: the plugins that are on.
+    pub includes: Includes,
     /// `userid_hmac_secret`: key of the user ids of Basic auth. Another key gives every user another id.
     pub userid_hmac_secret: Secret,
+    /// `default_bucket_hmac_secret`: key of the ids of the users' own buckets. Another key gives them other buckets.
+    pub default_bucket_hmac_secret: Secret,
     /// `http_scheme`: scheme of absolute URLs; the request's when not set.
     pub http_scheme: Option<String>,
     /// `http_host`: host of absolute URLs; the request's when not set.
@@ -198,7 +206,7 @@ impl ApiSettings {
     /// Reads the settings of the HTTP API; Kinto 26.5's defaults.
     ///
     /// # Errors
-    /// A number or flag that is none, and `KINTO_USERID_HMAC_SECRET` missing.
+    /// A number or flag that is none, a plugin that is not known, and `KINTO_USERID_HMAC_SECRET` missing.
     pub fn from_vars(vars: &Vars) -> Result<Self, SettingError> {
         let mut grants = BTreeMap::new();
         for kind in Kind::ALL {
@@ -214,7 +222,12 @@ impl ApiSettings {
             .entry("bucket_create_principals".to_owned())
             .or_insert_with(|| vec![AUTHENTICATED.to_owned()]);
         Ok(Self {
+            includes: Includes::from_vars(vars)?,
             userid_hmac_secret: Secret::new(vars.require("KINTO_USERID_HMAC_SECRET")?),
+            default_bucket_hmac_secret: Secret::new(
+                vars.get("KINTO_DEFAULT_BUCKET_HMAC_SECRET")
+                    .unwrap_or_default(),
+            ),
             http_scheme: vars.get("KINTO_HTTP_SCHEME").map(str::to_owned),
             http_host: vars.get("KINTO_HTTP_HOST").map(str::to_owned),
             readonly: vars.flag("KINTO_READONLY", false)?,

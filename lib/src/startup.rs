@@ -75,7 +75,13 @@ impl Environment {
 /// # Errors
 /// Names the setting that is missing or wrong.
 pub async fn api() -> Result<Api, StartError> {
-    let environment = Environment::load(|name| name == "KINTO_USERID_HMAC_SECRET").await?;
+    let is_hmac_secret = |name: &str| {
+        matches!(
+            name,
+            "KINTO_USERID_HMAC_SECRET" | "KINTO_DEFAULT_BUCKET_HMAC_SECRET"
+        )
+    };
+    let environment = Environment::load(is_hmac_secret).await?;
     let settings = Settings::from_vars(&environment.vars)?;
     Ok(Api::new(
         environment.store().await?,

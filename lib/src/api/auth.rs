@@ -23,10 +23,15 @@ impl Credentials {
     pub fn of(request: &Request, settings: &ApiSettings) -> Self {
         let basic = request.header(AUTHORIZATION).and_then(basic_credentials);
         let user_id = basic.map(|credentials| {
-            let digest = hmac_hex(&settings.userid_hmac_secret, &credentials);
-            format!("basicauth:{digest}")
+            let digest = hmac(&settings.userid_hmac_secret, &credentials);
+            format!("basicauth:{}", hex(&digest))
         });
         Self { user_id }
+    }
+
+    /// The user ids that they may stand for.
+    pub fn user_ids(&self) -> impl Iterator<Item = &str> {
+        self.user_id.iter().map(String::as_str)
     }
 
     /// The principals of the user that groups may have as members.
@@ -85,18 +90,19 @@ fn basic_credentials(header: &str) -> Option<String> {
     (!user.is_empty()).then_some(text)
 }
 
-/// HMAC-SHA256 of `message` in hexadecimal.
-fn hmac_hex(key: &Secret, message: &str) -> String {
+/// HMAC-SHA256 of `message`.
+pub fn hmac(key: &Secret, message: &str) -> [u8; 32] {
     // HMAC takes a key of any length: this cannot fail.
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key.reveal().as_bytes()) else {
-        return String::new();
+        return [0; 32];
     };
     mac.update(message.as_bytes());
-    mac.finalize()
-        .into_bytes()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    mac.finalize().into_bytes().into()
+}
+
+/// The bytes in hexadecimal.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -106,12 +112,9 @@ mod tests {
     #[test]
     fn the_user_id_is_the_one_that_kinto_computes() {
         // Answered by Kinto 26.5.0 with `userid_hmac_secret = s3cret` to `curl -u a:b`.
-        let id = hmac_hex(
-            &Secret::new("s3cret"),
-            &basic_credentials("Basic YTpi").unwrap(),
-        );
+        let credentials = basic_credentials("Basic YTpi").unwrap();
         assert_eq!(
-            id,
+            hex(&hmac(&Secret::new("s3cret"), &credentials)),
             "ea9e08d8cae10602e265b0c84235330f9b0286c69abcf7a1877f2dc939b115f8"
         );
     }

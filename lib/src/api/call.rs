@@ -10,8 +10,9 @@ use super::objects::{self, Target};
 use super::request::Request;
 use super::response::Response;
 use super::router::Route;
-use super::{Api, lists, monitor, server};
-use crate::settings::ApiSettings;
+use super::{Api, default_bucket, lists, monitor, server};
+use crate::resource::ObjectUri;
+use crate::settings::{ApiSettings, Plugin};
 use crate::unit_of_work::{Needs, UnitOfWork};
 
 /// A request that was found an endpoint.
@@ -21,9 +22,10 @@ pub struct Call {
     pub request: Request,
     endpoint: Endpoint,
     credentials: Credentials,
+    is_in_default_bucket: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Endpoint {
     /// One object: its own path, or a `POST` to its list.
     Object(Target),
@@ -37,6 +39,8 @@ impl Call {
     /// # Errors
     /// 400 for a `POST` that gives an id that cannot be one.
     pub fn to(route: Route, request: Request, settings: &ApiSettings) -> Result<Self, ApiError> {
+        let is_in_default_bucket = settings.includes.has(Plugin::DefaultBucket)
+            && route.bucket_id() == Some(default_bucket::ALIAS);
         let endpoint = match route {
             Route::Object(uri) => Endpoint::Object(Target::at(uri)),
             Route::List(list) if request.method == Method::POST => {
@@ -48,6 +52,7 @@ impl Call {
             credentials: Credentials::of(&request, settings),
             request,
             endpoint,
+            is_in_default_bucket,
         })
     }
 
@@ -62,13 +67,22 @@ impl Call {
     }
 
     /// What it must know.
-    pub fn needs(&self) -> Needs {
-        let needs = match &self.endpoint {
-            Endpoint::Object(target) => objects::needs(&self.request, target),
-            Endpoint::Route(Route::List(list)) => lists::needs(list),
-            Endpoint::Route(Route::Hello) => Needs::default(),
-            Endpoint::Route(_) => return Needs::default(),
+    pub fn needs(&self, settings: &ApiSettings) -> Needs {
+        let request = &self.request;
+        let needs = if self.is_in_default_bucket {
+            let buckets = self.credentials.user_ids();
+            buckets
+                .map(|user_id| default_bucket::id_for(user_id, settings))
+                .map(|bucket| self.endpoint.in_bucket(&bucket).needs(request))
+                .fold(Needs::default(), Needs::and)
+        } else {
+            self.endpoint.needs(request)
         };
+        if let Endpoint::Route(route) = &self.endpoint
+            && !matches!(route, Route::List(_) | Route::Hello)
+        {
+            return needs;
+        }
         Needs {
             principals: self.credentials.principals_in_groups().collect(),
             ..needs
@@ -78,24 +92,72 @@ impl Call {
     /// Answers it, writing to `unit` what it changes.
     ///
     /// # Errors
-    /// Whatever it is to be refused for; then nothing of it was written to `unit`.
+    /// Whatever it is to be refused for; then nothing of it was written to `unit`, but for what is created because it
+    /// was asked for ([`default_bucket`]).
     pub async fn answer(&self, api: &Api, unit: &mut UnitOfWork) -> Result<Response, ApiError> {
-        let Self { request, .. } = self;
+        let (request, settings) = (&self.request, &api.settings.api);
         let user = User::of(&self.credentials, unit);
+        if !self.is_in_default_bucket {
+            return self.endpoint.answer(api, unit, request, &user).await;
+        }
+        let bucket = default_bucket::id_of(&user, settings)?;
+        let endpoint = self.endpoint.in_bucket(&bucket);
+        let request = default_bucket::resolve(request, &bucket);
+        if let Some(uri) = endpoint.object() {
+            let (store, method) = (&api.store, &request.method);
+            default_bucket::create_missing(unit, store, uri, method, &user, settings).await?;
+        }
+        endpoint.answer(api, unit, &request, &user).await
+    }
+}
+
+impl Endpoint {
+    /// The same in another bucket.
+    fn in_bucket(&self, bucket: &str) -> Self {
+        match self {
+            Self::Object(target) => Self::Object(target.in_bucket(bucket)),
+            Self::Route(Route::List(list)) => Self::Route(Route::List(list.in_bucket(bucket))),
+            other => other.clone(),
+        }
+    }
+
+    /// The object that it is, or that holds the list.
+    fn object(&self) -> Option<&ObjectUri> {
+        match self {
+            Self::Object(target) => Some(&target.uri),
+            Self::Route(Route::List(list)) => list.parent(),
+            Self::Route(_) => None,
+        }
+    }
+
+    /// What a request to it must know, whoever sends it.
+    fn needs(&self, request: &Request) -> Needs {
+        match self {
+            Self::Object(target) => objects::needs(request, target),
+            Self::Route(Route::List(list)) => lists::needs(list),
+            Self::Route(_) => Needs::default(),
+        }
+    }
+
+    async fn answer(
+        &self,
+        api: &Api,
+        unit: &mut UnitOfWork,
+        request: &Request,
+        user: &User,
+    ) -> Result<Response, ApiError> {
         let settings = &api.settings.api;
-        match &self.endpoint {
-            Endpoint::Object(target) => {
-                objects::answer(unit, request, &user, &target.uri, settings)
-            }
-            Endpoint::Route(route) => match route {
+        match self {
+            Self::Object(target) => objects::answer(unit, request, user, &target.uri, settings),
+            Self::Route(route) => match route {
                 Route::List(list) => {
-                    lists::answer(unit, &api.store, request, &user, list, settings).await
+                    lists::answer(unit, &api.store, request, user, list, settings).await
                 }
                 Route::MonitorRecords => {
                     let entries = api.store.monitor_entries().await?;
                     monitor::records(request, &api.settings, &entries)
                 }
-                Route::Hello => Ok(server::hello(api, request, &user)),
+                Route::Hello => Ok(server::hello(api, request, user)),
                 Route::Heartbeat => Ok(server::heartbeat(api).await),
                 Route::LbHeartbeat => Ok(server::lbheartbeat()),
                 Route::Version => Ok(server::version()),

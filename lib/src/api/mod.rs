@@ -2,7 +2,7 @@
 //!
 //! A request goes: [`request`] (out of the event) → [`call`] ([`router`]: which endpoint; [`auth`]: who) → the
 //! endpoint ([`objects`], [`lists`], [`monitor`], [`server`]; [`asked`]: may they) → [`response`] (into the event).
-//! A [`batch`] is several calls in one unit of work. Every refusal is an [`error::ApiError`], turned into
+//! [`default_bucket`] has each user ask for a bucket of their own. A [`batch`] is several calls in one unit of work. Every refusal is an [`error::ApiError`], turned into
 //! Kinto's JSON at one place.
 
 mod asked;
@@ -10,6 +10,7 @@ mod auth;
 mod batch;
 mod body;
 mod call;
+mod default_bucket;
 mod error;
 mod listing;
 mod lists;
@@ -163,7 +164,7 @@ impl Api {
         for attempt in (0..MAX_ATTEMPTS).take_while(|_| begin.elapsed() < LAST_ATTEMPT) {
             let needs = calls
                 .iter()
-                .map(Call::needs)
+                .map(|call| call.needs(&self.settings.api))
                 .fold(Needs::default(), Needs::and);
             let mut unit = UnitOfWork::read(&self.store, Timestamp::now(), needs).await?;
             let mut responses = Vec::with_capacity(calls.len());

@@ -39,6 +39,14 @@ impl Target {
         Self { uri, is_new: false }
     }
 
+    /// The object of the same ids in another bucket.
+    pub fn in_bucket(&self, bucket: &str) -> Self {
+        Self {
+            uri: self.uri.in_bucket(bucket),
+            is_new: self.is_new,
+        }
+    }
+
     /// The object that a `POST` to `list` is about, under the id that the client gave or a new one.
     ///
     /// # Errors

@@ -95,14 +95,12 @@ impl Route {
         }
     }
 
-    /// Whether the endpoint is of the bucket in whose name monitor/changes is served.
-    fn is_in_monitor(&self) -> bool {
+    /// The id of the bucket that the object is, or that it or the list is in.
+    pub fn bucket_id(&self) -> Option<&str> {
         match self {
-            Self::Object(uri) => uri.bucket_id() == MONITOR,
-            Self::List(list) => list
-                .parent()
-                .is_some_and(|parent| parent.bucket_id() == MONITOR),
-            _ => false,
+            Self::Object(uri) => Some(uri.bucket_id()),
+            Self::List(list) => list.parent().map(ObjectUri::bucket_id),
+            _ => None,
         }
     }
 }
@@ -147,7 +145,7 @@ pub fn route(request: &Request, settings: &ApiSettings) -> Result<Routed, ApiErr
     if !allow.contains(&request.method) {
         return Err(ApiError::MethodNotAllowed { allow });
     }
-    if route.is_in_monitor() && !READ.contains(&request.method) {
+    if route.bucket_id() == Some(MONITOR) && !READ.contains(&request.method) {
         return Err(ApiError::Reserved(
             "The bucket id monitor is reserved for the changes feed.",
         ));

@@ -6,10 +6,11 @@ use futures::future::join_all;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::Api;
 use super::auth::User;
 use super::request::Request;
 use super::response::Response;
+use super::{Api, default_bucket};
+use crate::settings::Plugin;
 
 /// The version of the HTTP API that Kinto 26.5 speaks.
 const HTTP_API_VERSION: &str = "1.23";
@@ -32,6 +33,9 @@ pub fn hello(api: &Api, request: &Request, user: &User) -> Response {
     });
     if let Some(id) = &user.id {
         hello["user"] = json!({"id": id, "principals": user.principals});
+        if settings.includes.has(Plugin::DefaultBucket) {
+            hello["user"]["bucket"] = default_bucket::id_for(id, settings).into();
+        }
     }
     Response::json(StatusCode::OK, &hello)
 }
@@ -55,6 +59,12 @@ fn capabilities(api: &Api) -> Value {
             "description": "Broadcasts the time of the latest change to all clients.",
             "url": "https://github.com/Kinto/kinto-megaphone",
             "version": env!("CARGO_PKG_VERSION"),
+        });
+    }
+    if api.settings.api.includes.has(Plugin::DefaultBucket) {
+        capabilities["default_bucket"] = json!({
+            "description": "A personal bucket, under the id default, whose collections are created when they are first asked for.",
+            "url": "https://kinto.readthedocs.io/en/latest/api/1.x/buckets.html#personal-bucket-default",
         });
     }
     capabilities

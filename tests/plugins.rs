@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use tests::{ALICE, Answer, BOB, Kinto, NOBODY};
 
 const DEFAULT_BUCKET: (&str, &str) = ("KINTO_INCLUDES", "kinto.plugins.default_bucket");
+const FLUSH: (&str, &str) = ("KINTO_INCLUDES", "kinto.plugins.flush");
 /// `a:b`.
 const AB: &str = "Basic YTpi";
 /// The id of the own bucket of `a:b`, as Kinto 26.5 has it with the secrets of the tests.
@@ -24,9 +25,10 @@ async fn nothing_of_a_plugin_is_there_without_it() {
     let kinto = Kinto::new();
     let hello = kinto.get("/").await.body;
     assert_eq!(hello["user"]["bucket"], Value::Null);
-    for capability in ["default_bucket"] {
+    for capability in ["default_bucket", "flush_endpoint"] {
         assert_eq!(hello["capabilities"][capability], Value::Null);
     }
+    assert_eq!(kinto.post("/__flush__", json!({})).await.status, 404);
     // An id like any other.
     assert_eq!(kinto.get("/buckets/default").await.status, 403);
     let created = kinto.put("/buckets/default", json!({})).await;
@@ -213,4 +215,85 @@ async fn the_default_bucket_of_a_readonly_server_cannot_be_asked_for() {
     let kinto = Kinto::with(&[DEFAULT_BUCKET, ("KINTO_READONLY", "true")]);
     assert_eq!(kinto.get("/buckets/default").await.error(), (405, 115));
     assert_eq!(kinto.as_user(ALICE).get("/buckets").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_flush_by_anybody_removes_everything() {
+    let kinto = Kinto::with(&[FLUSH]);
+    assert!(kinto.get("/").await.body["capabilities"]["flush_endpoint"].is_object());
+    let bob = kinto.as_user(BOB).get("/").await.body["user"]["id"].clone();
+    let (group, record) = ("/buckets/a/groups/g", "/buckets/a/collections/c/records/r");
+    let create = async || {
+        for path in ["/buckets/a", "/buckets/a/collections/c", "/buckets/b"] {
+            assert_eq!(kinto.put(path, json!({})).await.status, 201, "{path}");
+        }
+        let shared = json!({"permissions": {"read": [group]}});
+        assert_eq!(kinto.put(record, shared).await.status, 201);
+    };
+    create().await;
+    let members = json!({"data": {"members": [bob]}});
+    assert_eq!(kinto.put(group, members).await.status, 201);
+    assert_eq!(kinto.as_user(BOB).get(record).await.status, 200);
+    let before = kinto.get("/buckets").await;
+
+    let nobody = kinto.as_user(NOBODY);
+    let flushed = nobody.send("POST", "/__flush__", &[], "").await;
+    assert_eq!((flushed.status, &flushed.body), (202, &json!({})));
+    let after = kinto.get("/buckets").await;
+    assert_eq!(after.body["data"], json!([]));
+    assert!(after.header("etag") > before.header("etag"));
+
+    create().await;
+    assert_eq!(kinto.get(group).await.status, 404);
+    assert_eq!(kinto.as_user(BOB).get(record).await.status, 403);
+    assert_eq!(kinto.get("/__flush__").await.error(), (405, 115));
+}
+
+#[tokio::test]
+async fn a_flush_takes_time_by_the_number_of_buckets_alone() {
+    let kinto = Kinto::with(&[FLUSH]);
+    kinto.put("/buckets/a", json!({})).await;
+    kinto.put("/buckets/a/collections/c", json!({})).await;
+    for _ in 0..30 {
+        kinto
+            .post("/buckets/a/collections/c/records", json!({}))
+            .await;
+    }
+    let requests = kinto.aws.requests();
+    requests.take();
+    assert_eq!(kinto.post("/__flush__", json!({})).await.status, 202);
+    // The list's timestamp, the buckets, the lists under them.
+    assert_eq!((requests.of("BatchGetItem"), requests.of("Query")), (2, 1));
+    assert_eq!(requests.of("TransactWriteItems"), 1);
+
+    for n in 0..60 {
+        kinto.put(&format!("/buckets/b{n}"), json!({})).await;
+    }
+    assert_eq!(kinto.post("/__flush__", json!({})).await.status, 202);
+    assert_eq!(kinto.get("/buckets").await.body["data"], json!([]));
+    // Nothing is left to be removed.
+    requests.take();
+    assert_eq!(kinto.post("/__flush__", json!({})).await.status, 202);
+    assert_eq!(requests.of("TransactWriteItems"), 0);
+}
+
+#[tokio::test]
+async fn a_flush_in_a_batch_takes_what_came_before_it_and_leaves_what_comes_after() {
+    let kinto = Kinto::with(&[FLUSH]);
+    kinto.put("/buckets/old", json!({})).await;
+    let put = |path: &str| json!({"method": "PUT", "path": path});
+    let flush = json!({"method": "POST", "path": "/__flush__"});
+    let batch = json!({"requests": [put("/buckets/before"), flush, put("/buckets/after")]});
+    let answer = kinto.post("/batch", batch).await;
+    assert_eq!(answer.body["responses"][1]["status"], 202);
+    assert_eq!(ids(&kinto.get("/buckets").await), ["after"]);
+}
+
+#[tokio::test]
+async fn a_readonly_server_cannot_be_flushed() {
+    let kinto = Kinto::with(&[FLUSH, ("KINTO_READONLY", "true")]);
+    assert_eq!(
+        kinto.post("/__flush__", json!({})).await.error(),
+        (405, 115)
+    );
 }

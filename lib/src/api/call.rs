@@ -10,7 +10,7 @@ use super::objects::{self, Target};
 use super::request::Request;
 use super::response::Response;
 use super::router::Route;
-use super::{Api, default_bucket, lists, monitor, server};
+use super::{Api, default_bucket, flush, lists, monitor, server};
 use crate::resource::ObjectUri;
 use crate::settings::{ApiSettings, Plugin};
 use crate::unit_of_work::{Needs, UnitOfWork};
@@ -135,6 +135,7 @@ impl Endpoint {
         match self {
             Self::Object(target) => objects::needs(request, target),
             Self::Route(Route::List(list)) => lists::needs(list),
+            Self::Route(Route::Flush) => flush::needs(),
             Self::Route(_) => Needs::default(),
         }
     }
@@ -157,6 +158,7 @@ impl Endpoint {
                     let entries = api.store.monitor_entries().await?;
                     monitor::records(request, &api.settings, &entries)
                 }
+                Route::Flush => flush::answer(unit, &api.store).await,
                 Route::Hello => Ok(server::hello(api, request, user)),
                 Route::Heartbeat => Ok(server::heartbeat(api).await),
                 Route::LbHeartbeat => Ok(server::lbheartbeat()),

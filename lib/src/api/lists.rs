@@ -129,16 +129,10 @@ async fn delete(
         .objects
         .iter()
         .filter_map(|object| object["id"].as_str());
-    let uris: Vec<_> = ids.map(|id| list.clone().object(id)).collect();
-    let needs = Needs {
-        lists: uris.iter().flat_map(ObjectUri::child_lists).collect(),
-        ..Needs::default()
-    };
-    unit.read_more(store, needs).await?;
+    let uris = ids.map(|id| list.clone().object(id)).collect();
     let mut tombstones: Vec<Value> = vec![];
     let mut timestamp = unit.timestamp_of(list);
-    for uri in uris {
-        let deleted_at = unit.delete(&uri, None);
+    for (uri, deleted_at) in delete_all(unit, store, uris).await? {
         timestamp = timestamp.max(deleted_at);
         tombstones.push(json!({"id": uri.id(), "last_modified": deleted_at, "deleted": true}));
     }
@@ -148,6 +142,37 @@ async fn delete(
         response.set_text(listing::NEXT_PAGE, &next);
     }
     Ok(response)
+}
+
+/// Deletes every object of a list, whoever asks.
+pub async fn clear(unit: &mut UnitOfWork, store: &Store, list: &ListUri) -> Result<(), StoreError> {
+    let objects = read(unit, store, list, &ListQuery::all(), None).await?;
+    let mut uris = vec![];
+    for (id, object) in objects {
+        let uri = list.clone().object(id);
+        unit.learn(&uri, &object);
+        uris.push(uri);
+    }
+    delete_all(unit, store, uris).await?;
+    Ok(())
+}
+
+/// Deletes objects that the unit knows; in a round trip of its own it reads the lists under them.
+async fn delete_all(
+    unit: &mut UnitOfWork,
+    store: &Store,
+    uris: Vec<ObjectUri>,
+) -> Result<Vec<(ObjectUri, Timestamp)>, StoreError> {
+    let needs = Needs {
+        lists: uris.iter().flat_map(ObjectUri::child_lists).collect(),
+        ..Needs::default()
+    };
+    unit.read_more(store, needs).await?;
+    let deleted = uris.into_iter().map(|uri| {
+        let deleted_at = unit.delete(&uri, None);
+        (uri, deleted_at)
+    });
+    Ok(deleted.collect())
 }
 
 /// The objects of the list that `query` may ask for; none when what they live under does not exist.

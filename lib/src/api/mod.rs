@@ -1,7 +1,7 @@
 //! The Kinto HTTP API v1, from API Gateway's event to its response.
 //!
 //! A request goes: [`request`] (out of the event) → [`call`] ([`router`]: which endpoint; [`auth`]: who) → the
-//! endpoint ([`objects`], [`lists`], [`monitor`], [`server`]; [`asked`]: may they) → [`response`] (into the event).
+//! endpoint ([`objects`], [`lists`], [`monitor`], [`server`], [`flush`]; [`asked`]: may they) → [`response`] (into the event).
 //! [`default_bucket`] has each user ask for a bucket of their own. A [`batch`] is several calls in one unit of work. Every refusal is an [`error::ApiError`], turned into
 //! Kinto's JSON at one place.
 
@@ -12,6 +12,7 @@ mod body;
 mod call;
 mod default_bucket;
 mod error;
+mod flush;
 mod listing;
 mod lists;
 mod monitor;

@@ -5,7 +5,7 @@ use http::Method;
 use super::error::ApiError;
 use super::request::Request;
 use crate::resource::{Kind, ListUri, ObjectUri};
-use crate::settings::ApiSettings;
+use crate::settings::{ApiSettings, Plugin};
 
 /// The version prefix of every path.
 pub const PREFIX: &str = "/v1";
@@ -30,7 +30,8 @@ const LIST: &[Method] = &[
     Method::DELETE,
     Method::OPTIONS,
 ];
-const BATCH: &[Method] = &[Method::POST, Method::OPTIONS];
+/// Of endpoints that do something.
+const ACTION: &[Method] = &[Method::POST, Method::OPTIONS];
 
 /// An endpoint. Ids in it are as the client sent them, valid or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +46,8 @@ pub enum Route {
     Version,
     /// `/batch`
     Batch,
+    /// `/__flush__`
+    Flush,
     /// A single object.
     Object(ObjectUri),
     /// The objects of one kind under one parent.
@@ -68,6 +71,7 @@ impl Route {
             ["__lbheartbeat__"] => Self::LbHeartbeat,
             ["__version__"] => Self::Version,
             ["batch"] => Self::Batch,
+            ["__flush__"] => Self::Flush,
             ["buckets", MONITOR, "collections", "changes", "records"] => Self::MonitorRecords,
             ["buckets"] => Self::List(ListUri::buckets()),
             ["buckets", b] => Self::Object(ObjectUri::bucket(*b)),
@@ -83,6 +87,14 @@ impl Route {
         })
     }
 
+    /// The plugin that the endpoint is there with.
+    fn plugin(&self) -> Option<Plugin> {
+        match self {
+            Self::Flush => Some(Plugin::Flush),
+            _ => None,
+        }
+    }
+
     /// The methods that the endpoint takes.
     pub fn methods(&self, readonly: bool) -> &'static [Method] {
         match self {
@@ -90,7 +102,8 @@ impl Route {
             Self::Object(_) => OBJECT,
             Self::List(_) if readonly => READ,
             Self::List(_) => LIST,
-            Self::Batch => BATCH,
+            Self::Flush if readonly => &[Method::OPTIONS],
+            Self::Batch | Self::Flush => ACTION,
             _ => READ,
         }
     }
@@ -140,7 +153,12 @@ pub fn route(request: &Request, settings: &ApiSettings) -> Result<Routed, ApiErr
     if path.len() > 1 && path.ends_with('/') {
         return redirect(path.trim_end_matches('/'), Some(TRAILING_SLASH_MAX_AGE));
     }
-    let route = Route::at(path).ok_or(ApiError::UnknownPath)?;
+    let is_on = |route: &Route| {
+        let plugin = route.plugin();
+        plugin.is_none_or(|plugin| settings.includes.has(plugin))
+    };
+    let route = Route::at(path).filter(is_on);
+    let route = route.ok_or(ApiError::UnknownPath)?;
     let allow = route.methods(settings.readonly);
     if !allow.contains(&request.method) {
         return Err(ApiError::MethodNotAllowed { allow });

@@ -67,6 +67,12 @@ fn capabilities(api: &Api) -> Value {
             "url": "https://kinto.readthedocs.io/en/latest/api/1.x/buckets.html#personal-bucket-default",
         });
     }
+    if api.settings.api.includes.has(Plugin::Flush) {
+        capabilities["flush_endpoint"] = json!({
+            "description": "Removes everything: POST /__flush__.",
+            "url": "https://kinto.readthedocs.io/en/latest/api/1.x/flush.html",
+        });
+    }
     capabilities
 }
 

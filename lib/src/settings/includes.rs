@@ -9,14 +9,17 @@ use super::{SettingError, Vars};
 pub enum Plugin {
     /// `kinto.plugins.default_bucket`: `/buckets/default` is each user's own bucket.
     DefaultBucket,
+    /// `kinto.plugins.flush`: anybody may remove everything.
+    Flush,
 }
 
 impl Plugin {
-    const ALL: [Self; 1] = [Self::DefaultBucket];
+    const ALL: [Self; 2] = [Self::DefaultBucket, Self::Flush];
 
     const fn name(self) -> &'static str {
         match self {
             Self::DefaultBucket => "kinto.plugins.default_bucket",
+            Self::Flush => "kinto.plugins.flush",
         }
     }
 }
@@ -71,7 +74,7 @@ mod tests {
     #[test]
     fn plugins_are_on_when_they_are_named() {
         let some = includes("kinto_changes\n kinto.plugins.default_bucket").unwrap();
-        assert!(some.has(Plugin::DefaultBucket));
+        assert!(some.has(Plugin::DefaultBucket) && !some.has(Plugin::Flush));
         assert!(!includes("").unwrap().has(Plugin::DefaultBucket));
     }
 

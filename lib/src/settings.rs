@@ -5,11 +5,14 @@
 //! built from [`Vars`] once at start; a value that cannot be used stops the start with a
 //! [`SettingError`] that names the variable.
 
+mod authentication;
 mod includes;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
+pub use authentication::{ACCOUNT_POLICY, Policy};
 pub use includes::{Includes, Plugin};
 
 use crate::permission::AUTHENTICATED;
@@ -175,6 +178,10 @@ impl Settings {
 pub struct ApiSettings {
     /// `includes`: the plugins that are on.
     pub includes: Includes,
+    /// `multiauth.policies`: how users can prove who they are, what is tried first first.
+    pub policies: Vec<Policy>,
+    /// `account_cache_ttl_seconds`: for how long a password that was checked need not be checked again.
+    pub account_cache_ttl: Duration,
     /// `userid_hmac_secret`: key of the user ids of Basic auth. Another key gives every user another id.
     pub userid_hmac_secret: Secret,
     /// `default_bucket_hmac_secret`: key of the ids of the users' own buckets. Another key gives them other buckets.
@@ -206,7 +213,7 @@ impl ApiSettings {
     /// Reads the settings of the HTTP API; Kinto 26.5's defaults.
     ///
     /// # Errors
-    /// A number or flag that is none, a plugin that is not known, and `KINTO_USERID_HMAC_SECRET` missing.
+    /// A number or flag that is none, a plugin or policy that is not known, and `KINTO_USERID_HMAC_SECRET` missing.
     pub fn from_vars(vars: &Vars) -> Result<Self, SettingError> {
         let mut grants = BTreeMap::new();
         for kind in Kind::ALL {
@@ -221,8 +228,12 @@ impl ApiSettings {
         grants
             .entry("bucket_create_principals".to_owned())
             .or_insert_with(|| vec![AUTHENTICATED.to_owned()]);
+        let includes = Includes::from_vars(vars)?;
+        let account_cache_ttl = vars.number("KINTO_ACCOUNT_CACHE_TTL_SECONDS")?;
         Ok(Self {
-            includes: Includes::from_vars(vars)?,
+            policies: Policy::from_vars(vars, &includes)?,
+            account_cache_ttl: Duration::from_secs(account_cache_ttl.unwrap_or(30)),
+            includes,
             userid_hmac_secret: Secret::new(vars.require("KINTO_USERID_HMAC_SECRET")?),
             default_bucket_hmac_secret: Secret::new(
                 vars.get("KINTO_DEFAULT_BUCKET_HMAC_SECRET")

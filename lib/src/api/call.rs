@@ -83,10 +83,7 @@ impl Call {
         {
             return needs;
         }
-        Needs {
-            principals: self.credentials.principals_in_groups().collect(),
-            ..needs
-        }
+        needs.and(self.credentials.needs())
     }
 
     /// Answers it, writing to `unit` what it changes.
@@ -96,7 +93,7 @@ impl Call {
     /// was asked for ([`default_bucket`]).
     pub async fn answer(&self, api: &Api, unit: &mut UnitOfWork) -> Result<Response, ApiError> {
         let (request, settings) = (&self.request, &api.settings.api);
-        let user = User::of(&self.credentials, unit);
+        let user = User::of(&self.credentials, unit, &api.passwords);
         if !self.is_in_default_bucket {
             return self.endpoint.answer(api, unit, request, &user).await;
         }

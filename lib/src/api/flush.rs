@@ -1,7 +1,7 @@
 //! `kinto.plugins.flush`: `POST /__flush__` removes everything, whoever asks (Kinto 26.5).
 //!
 //! Everything is what is not under anything else. What is under it goes with it, so this takes time by the number of
-//! buckets, not by what is in them. Clients and monitor/changes learn of it as of any deletion: tombstones and
+//! buckets and accounts, not by what is in them. Clients and monitor/changes learn of it as of any deletion: tombstones and
 //! timestamps stay.
 
 use http::StatusCode;
@@ -17,16 +17,18 @@ use crate::unit_of_work::{Needs, UnitOfWork};
 /// What a flush must know before what is to go is read.
 pub fn needs() -> Needs {
     Needs {
-        lists: [ListUri::buckets()].into(),
+        lists: [ListUri::buckets(), ListUri::accounts()].into(),
         ..Needs::default()
     }
 }
 
-/// Deletes every bucket.
+/// Deletes every bucket and account.
 ///
 /// # Errors
 /// Failures of ours.
 pub async fn answer(unit: &mut UnitOfWork, store: &Store) -> Result<Response, ApiError> {
-    lists::clear(unit, store, &ListUri::buckets()).await?;
+    for list in [ListUri::buckets(), ListUri::accounts()] {
+        lists::clear(unit, store, &list).await?;
+    }
     Ok(Response::json(StatusCode::ACCEPTED, &json!({})))
 }

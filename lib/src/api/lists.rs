@@ -3,6 +3,7 @@
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
+use super::accounts;
 use super::asked::Asked;
 use super::auth::User;
 use super::body;
@@ -11,7 +12,7 @@ use super::listing::{self, ListQuery};
 use super::request::Request;
 use super::response::Response;
 use crate::permission::Access;
-use crate::resource::{ListUri, ObjectUri};
+use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::settings::ApiSettings;
 use crate::store::{Content, Object, Store, StoreError};
 use crate::timestamp::Timestamp;
@@ -62,17 +63,18 @@ pub async fn answer(
     // Who may not do it to all of the list does it to what of it is shared; this takes all of it to be read.
     let shared = if asked.may_all(unit, access) {
         None
+    } else if list.kind() == Kind::Account {
+        Some(accounts::own(&asked, unit)?)
     } else {
         let all = read(unit, store, list, &ListQuery::all(), None).await?;
-        let shared: Vec<_> = all
+        let shared = all
             .into_iter()
-            .filter(|(id, object)| asked.is_shared(access, list, id, object))
-            .collect();
-        if shared.is_empty() && !asked.may_create(unit) {
-            return Err(asked.forbidden());
-        }
-        Some(shared)
+            .filter(|(id, object)| asked.is_shared(access, list, id, object));
+        Some(shared.collect::<Vec<_>>())
     };
+    if shared.as_ref().is_some_and(Vec::is_empty) && !asked.may_create(unit) {
+        return Err(asked.forbidden());
+    }
     asked.check_parents(unit)?;
 
     let timestamp = unit.timestamp_of(list);

@@ -1,10 +1,11 @@
 //! The Kinto HTTP API v1, from API Gateway's event to its response.
 //!
 //! A request goes: [`request`] (out of the event) → [`call`] ([`router`]: which endpoint; [`auth`]: who) → the
-//! endpoint ([`objects`], [`lists`], [`monitor`], [`server`], [`flush`]; [`asked`]: may they) → [`response`] (into the event).
+//! endpoint ([`objects`], [`lists`], [`accounts`], [`monitor`], [`server`], [`flush`]; [`asked`]: may they) → [`response`] (into the event).
 //! [`default_bucket`] has each user ask for a bucket of their own. A [`batch`] is several calls in one unit of work. Every refusal is an [`error::ApiError`], turned into
 //! Kinto's JSON at one place.
 
+mod accounts;
 mod asked;
 mod auth;
 mod batch;
@@ -17,6 +18,7 @@ mod listing;
 mod lists;
 mod monitor;
 mod objects;
+mod passwords;
 mod request;
 mod response;
 mod router;
@@ -35,6 +37,7 @@ use tokio::sync::RwLock;
 
 use self::call::Call;
 use self::error::{ApiError, Detail};
+use self::passwords::Passwords;
 use self::request::Request;
 use self::response::Response;
 use self::router::Routed;
@@ -59,6 +62,7 @@ pub struct Api {
     store: Store,
     settings: Settings,
     megaphones: Vec<Megaphone>,
+    passwords: Arc<Passwords>,
     /// Shared by requests that are tried the first time, held alone by one that is done again: requests of one
     /// process that collide once would go on colliding with one another; alone, each meets but those of other
     /// processes. A function of Lambda has one request at a time and never waits for this.
@@ -77,6 +81,7 @@ impl Api {
     /// The API with its dependencies.
     pub fn new(store: Store, settings: Settings, megaphones: Vec<Megaphone>) -> Self {
         Self {
+            passwords: Arc::new(Passwords::new(&settings.api)),
             store,
             settings,
             megaphones,

@@ -6,6 +6,7 @@ use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use super::accounts;
 use super::asked::Asked;
 use super::auth::User;
 use super::body::{self, Body, PatchType};
@@ -14,7 +15,7 @@ use super::listing;
 use super::request::{Preconditions, Request};
 use super::response::Response;
 use crate::permission::Permissions;
-use crate::resource::{ListUri, ObjectUri, is_valid_id};
+use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::settings::ApiSettings;
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::{Live, Needs, UnitOfWork};
@@ -50,16 +51,19 @@ impl Target {
     /// The object that a `POST` to `list` is about, under the id that the client gave or a new one.
     ///
     /// # Errors
-    /// 400 when the body gives an id that cannot be one. A body that cannot be read is looked at later.
+    /// 400 when the body gives an id that cannot be one, or none of an account. A body that cannot be read is looked at later.
     pub fn posted(list: ListUri, request: &Request) -> Result<Self, ApiError> {
         let body: Option<Value> = serde_json::from_slice(&request.body).ok();
         let given = body.as_ref().and_then(|body| body.get("data")?.get("id"));
         match given {
+            None if list.kind() == Kind::Account => {
+                Err(ApiError::invalid("body", "data.id", "Required"))
+            }
             None => Ok(Self {
                 uri: list.object(Uuid::new_v4().to_string()),
                 is_new: true,
             }),
-            Some(Value::String(id)) if is_valid_id(id) => Ok(Self::at(list.object(id))),
+            Some(Value::String(id)) if list.kind().is_valid_id(id) => Ok(Self::at(list.object(id))),
             Some(_) => Err(ApiError::invalid_id()),
         }
     }
@@ -117,6 +121,9 @@ pub fn answer(
     } else {
         asked.check_parents(unit)?;
     }
+    if uri.kind() == Kind::Account {
+        accounts::check_own(&asked, unit)?;
+    }
     let preconditions = request.preconditions()?;
     match request.method {
         Method::PUT => asked.put(unit, preconditions),
@@ -152,7 +159,7 @@ impl Asked<'_> {
         preconditions: Preconditions,
     ) -> Result<Response, ApiError> {
         let body = Body::parse(self.uri.kind(), &self.request.body)?;
-        if !is_valid_id(self.uri.id()) {
+        if !self.uri.has_valid_id() {
             return Err(ApiError::invalid_id());
         }
         self.check_preconditions(unit, preconditions)?;
@@ -308,8 +315,12 @@ impl Asked<'_> {
         }
         let at = wanted_time(data.shift_remove("last_modified"))?
             .filter(|at| previous.is_none_or(|previous| *at > previous));
+        if self.uri.kind() == Kind::Account {
+            let before = unit.get(self.uri).map(|object| object.data);
+            accounts::hash_password(&mut data, before);
+        }
         if self.settings.explicit_permissions {
-            permissions.grant("write", self.user.principal());
+            permissions.grant("write", &self.owner());
         }
         let size =
             serde_json::to_vec(&(&data, &permissions)).map_or(usize::MAX, |bytes| bytes.len());
@@ -331,9 +342,17 @@ impl Asked<'_> {
         Ok(Response::json(status, &shown).modified_at(last_modified))
     }
 
+    /// Who is granted `write` on what the user writes.
+    fn owner(&self) -> String {
+        match self.uri.kind() {
+            Kind::Account => accounts::principal(self.uri.id()),
+            _ => self.user.principal().to_owned(),
+        }
+    }
+
     /// The object, or why it cannot be had: an id that cannot be one, or nothing there.
     fn existing<'u>(&self, unit: &'u UnitOfWork) -> Result<Live<'u>, ApiError> {
-        if !is_valid_id(self.uri.id()) {
+        if !self.uri.has_valid_id() {
             return Err(ApiError::invalid_id());
         }
         unit.get(self.uri).ok_or_else(|| ApiError::UnknownObject {
@@ -379,7 +398,9 @@ impl Asked<'_> {
 
     /// An object as the API shows it. Its permissions are for those alone who may write it by its own permissions.
     fn shown(&self, data: Map<String, Value>, permissions: &Permissions) -> Value {
-        let may_see = permissions.grants("write", &self.user.principals);
+        // Who gets at an account at all is, or acts for, its owner.
+        let may_see =
+            self.uri.kind() == Kind::Account || permissions.grants("write", &self.user.principals);
         let permissions = if may_see {
             json!(permissions)
         } else {

@@ -73,6 +73,8 @@ impl Route {
             ["batch"] => Self::Batch,
             ["__flush__"] => Self::Flush,
             ["buckets", MONITOR, "collections", "changes", "records"] => Self::MonitorRecords,
+            ["accounts"] => Self::List(ListUri::accounts()),
+            ["accounts", id] => Self::Object(ObjectUri::account(*id)),
             ["buckets"] => Self::List(ListUri::buckets()),
             ["buckets", b] => Self::Object(ObjectUri::bucket(*b)),
             ["buckets", b, "groups"] => Self::List(groups(b)),
@@ -91,6 +93,8 @@ impl Route {
     fn plugin(&self) -> Option<Plugin> {
         match self {
             Self::Flush => Some(Plugin::Flush),
+            Self::Object(uri) if uri.kind() == Kind::Account => Some(Plugin::Accounts),
+            Self::List(list) if list.kind() == Kind::Account => Some(Plugin::Accounts),
             _ => None,
         }
     }
@@ -111,7 +115,7 @@ impl Route {
     /// The id of the bucket that the object is, or that it or the list is in.
     pub fn bucket_id(&self) -> Option<&str> {
         match self {
-            Self::Object(uri) => Some(uri.bucket_id()),
+            Self::Object(uri) if uri.kind() != Kind::Account => Some(uri.bucket_id()),
             Self::List(list) => list.parent().map(ObjectUri::bucket_id),
             _ => None,
         }

@@ -10,7 +10,7 @@ use super::auth::User;
 use super::request::Request;
 use super::response::Response;
 use super::{Api, default_bucket};
-use crate::settings::Plugin;
+use crate::settings::{Plugin, Policy};
 
 /// The version of the HTTP API that Kinto 26.5 speaks.
 const HTTP_API_VERSION: &str = "1.23";
@@ -43,10 +43,6 @@ pub fn hello(api: &Api, request: &Request, user: &User) -> Response {
 fn capabilities(api: &Api) -> Value {
     let changes = &api.settings.changes;
     let mut capabilities = json!({
-        "basicauth": {
-            "description": "Basic authentication: every user and password make a user id.",
-            "url": "https://kinto.readthedocs.io/en/stable/api/1.x/authentication.html",
-        },
         "changes": {
             "description": "Tells which collections changed, and when.",
             "url": "https://github.com/Kinto/kinto-changes",
@@ -54,6 +50,13 @@ fn capabilities(api: &Api) -> Value {
             "collections": changes.resources.uris().iter().map(ToString::to_string).collect::<Vec<_>>(),
         },
     });
+    let mut policies = api.settings.api.policies.iter();
+    if policies.any(|policy| matches!(policy, Policy::Basic { .. })) {
+        capabilities["basicauth"] = json!({
+            "description": "Basic authentication: every user and password make a user id.",
+            "url": "https://kinto.readthedocs.io/en/stable/api/1.x/authentication.html",
+        });
+    }
     if !api.settings.megaphones.is_empty() {
         capabilities["megaphone"] = json!({
             "description": "Broadcasts the time of the latest change to all clients.",
@@ -71,6 +74,13 @@ fn capabilities(api: &Api) -> Value {
         capabilities["flush_endpoint"] = json!({
             "description": "Removes everything: POST /__flush__.",
             "url": "https://kinto.readthedocs.io/en/latest/api/1.x/flush.html",
+        });
+    }
+    if api.settings.api.includes.has(Plugin::Accounts) {
+        capabilities["accounts"] = json!({
+            "description": "Users can have accounts.",
+            "url": "https://kinto.readthedocs.io/en/latest/api/1.x/accounts.html",
+            "validation_enabled": false,
         });
     }
     capabilities

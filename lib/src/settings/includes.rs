@@ -11,15 +11,19 @@ pub enum Plugin {
     DefaultBucket,
     /// `kinto.plugins.flush`: anybody may remove everything.
     Flush,
+    /// `kinto.plugins.accounts`: users have accounts, with passwords.
+    Accounts,
 }
 
 impl Plugin {
-    const ALL: [Self; 2] = [Self::DefaultBucket, Self::Flush];
+    const ALL: [Self; 3] = [Self::DefaultBucket, Self::Flush, Self::Accounts];
 
-    const fn name(self) -> &'static str {
+    /// The name that `includes` gives it.
+    pub const fn name(self) -> &'static str {
         match self {
             Self::DefaultBucket => "kinto.plugins.default_bucket",
             Self::Flush => "kinto.plugins.flush",
+            Self::Accounts => "kinto.plugins.accounts",
         }
     }
 }

@@ -29,7 +29,7 @@ async fn nothing_of_a_plugin_is_there_without_it() {
     let kinto = Kinto::new();
     let hello = kinto.get("/").await.body;
     assert_eq!(hello["user"]["bucket"], Value::Null);
-    for capability in ["default_bucket", "flush_endpoint", "accounts"] {
+    for capability in ["default_bucket", "flush_endpoint", "accounts", "openid"] {
         assert_eq!(hello["capabilities"][capability], Value::Null);
     }
     assert_eq!(kinto.post("/__flush__", json!({})).await.status, 404);

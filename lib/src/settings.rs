@@ -7,6 +7,7 @@
 
 mod authentication;
 mod includes;
+mod openid;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 pub use authentication::{ACCOUNT_POLICY, Policy};
 pub use includes::{Includes, Plugin};
+pub use openid::{OpenIdSettings, UrlPattern};
 
 use crate::permission::AUTHENTICATED;
 use crate::resource::{CollectionSet, Kind};
@@ -118,6 +120,18 @@ impl Vars {
         self.get(name)
             .map(|value| value.parse().map_err(not_a_number))
             .transpose()
+    }
+
+    /// A time in seconds, of a year at most: what is longer is a mistake, and the clock cannot add any time.
+    fn seconds(&self, name: &str, default: u64) -> Result<Duration, SettingError> {
+        let seconds = self.number(name)?.unwrap_or(default);
+        if seconds > 365 * 24 * 3600 {
+            return Err(SettingError::new(
+                name,
+                "must be a year at most, in seconds",
+            ));
+        }
+        Ok(Duration::from_secs(seconds))
     }
 
     /// A number of objects; 0 counts as not set.
@@ -229,10 +243,9 @@ impl ApiSettings {
             .entry("bucket_create_principals".to_owned())
             .or_insert_with(|| vec![AUTHENTICATED.to_owned()]);
         let includes = Includes::from_vars(vars)?;
-        let account_cache_ttl = vars.number("KINTO_ACCOUNT_CACHE_TTL_SECONDS")?;
         Ok(Self {
             policies: Policy::from_vars(vars, &includes)?,
-            account_cache_ttl: Duration::from_secs(account_cache_ttl.unwrap_or(30)),
+            account_cache_ttl: vars.seconds("KINTO_ACCOUNT_CACHE_TTL_SECONDS", 30)?,
             includes,
             userid_hmac_secret: Secret::new(vars.require("KINTO_USERID_HMAC_SECRET")?),
             default_bucket_hmac_secret: Secret::new(

@@ -75,13 +75,12 @@ impl Environment {
 /// # Errors
 /// Names the setting that is missing or wrong.
 pub async fn api() -> Result<Api, StartError> {
-    let is_hmac_secret = |name: &str| {
-        matches!(
-            name,
-            "KINTO_USERID_HMAC_SECRET" | "KINTO_DEFAULT_BUCKET_HMAC_SECRET"
-        )
+    let is_secret = |name: &str| {
+        name == "KINTO_USERID_HMAC_SECRET"
+            || name == "KINTO_DEFAULT_BUCKET_HMAC_SECRET"
+            || name.contains("MULTIAUTH_POLICY_") && name.ends_with("_CLIENT_SECRET")
     };
-    let environment = Environment::load(is_hmac_secret).await?;
+    let environment = Environment::load(is_secret).await?;
     let settings = Settings::from_vars(&environment.vars)?;
     Ok(Api::new(
         environment.store().await?,

@@ -7,6 +7,8 @@ use http::header::AUTHORIZATION;
 use sha2::Sha256;
 
 use super::accounts;
+use super::error::ApiError;
+use super::openid::provider::Provider;
 use super::passwords::Passwords;
 use super::request::Request;
 use crate::permission::{AUTHENTICATED, EVERYONE};
@@ -35,32 +37,36 @@ struct AccountClaim {
 
 impl Credentials {
     /// Those of a request. What is missing or cannot be read makes nobody, not an error.
-    pub fn of(request: &Request, settings: &ApiSettings) -> Self {
-        let header = request.header(AUTHORIZATION);
-        let Some(basic) = header.and_then(BasicCredentials::parse) else {
-            return Self::default();
+    ///
+    /// # Errors
+    /// A provider that has to be asked cannot be.
+    pub async fn of(
+        request: &Request,
+        settings: &ApiSettings,
+        providers: &[Provider],
+    ) -> Result<Self, ApiError> {
+        let Some(header) = request.header(AUTHORIZATION) else {
+            return Ok(Self::default());
         };
-        let claims = settings.policies.iter().filter_map(|policy| match policy {
-            Policy::Basic { name } => {
-                let credentials = format!("{}:{}", basic.user, basic.password);
-                let digest = hmac(&settings.userid_hmac_secret, &credentials);
-                Some(Claim {
-                    user_id: format!("{name}:{}", hex(&digest)),
-                    account: None,
-                })
-            }
-            Policy::Account => {
-                let uri = ObjectUri::account(&*basic.user);
-                uri.is_valid().then(|| Claim {
-                    user_id: accounts::principal(&basic.user),
-                    account: Some(AccountClaim {
-                        uri,
-                        password: Secret::new(&*basic.password),
-                    }),
-                })
-            }
-        });
-        Self(claims.collect())
+        let basic = BasicCredentials::parse(header);
+        let mut providers = providers.iter();
+        let mut claims = vec![];
+        for policy in &settings.policies {
+            claims.extend(match policy {
+                Policy::Basic { name } => basic.as_ref().map(|basic| {
+                    let credentials = format!("{}:{}", basic.user, basic.password);
+                    let digest = hmac(&settings.userid_hmac_secret, &credentials);
+                    Claim::proved(format!("{name}:{}", hex(&digest)))
+                }),
+                Policy::Account => basic.as_ref().and_then(Claim::account),
+                // There is a provider for each of these, in the same order.
+                Policy::OpenId(_) => match providers.next() {
+                    Some(provider) => provider.user_id(header).await?.map(Claim::proved),
+                    None => None,
+                },
+            });
+        }
+        Ok(Self(claims))
     }
 
     /// The user ids that they may stand for.
@@ -85,6 +91,26 @@ impl Credentials {
             account.is_none_or(|account| account.is_proved(unit, passwords))
         });
         proved.map(|claim| &*claim.user_id)
+    }
+}
+
+impl Claim {
+    fn proved(user_id: String) -> Self {
+        Self {
+            user_id,
+            account: None,
+        }
+    }
+
+    fn account(basic: &BasicCredentials) -> Option<Self> {
+        let uri = ObjectUri::account(&*basic.user);
+        uri.is_valid().then(|| Self {
+            user_id: accounts::principal(&basic.user),
+            account: Some(AccountClaim {
+                uri,
+                password: Secret::new(&*basic.password),
+            }),
+        })
     }
 }
 

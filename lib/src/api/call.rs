@@ -7,6 +7,7 @@ use http::Method;
 use super::auth::{Credentials, User};
 use super::error::ApiError;
 use super::objects::{self, Target};
+use super::openid::login;
 use super::request::Request;
 use super::response::Response;
 use super::router::Route;
@@ -34,11 +35,16 @@ enum Endpoint {
 }
 
 impl Call {
-    /// A request that goes to `route`.
+    /// A request that goes to `route`, from who has `credentials`.
     ///
     /// # Errors
     /// 400 for a `POST` that gives an id that cannot be one.
-    pub fn to(route: Route, request: Request, settings: &ApiSettings) -> Result<Self, ApiError> {
+    pub fn to(
+        route: Route,
+        request: Request,
+        credentials: Credentials,
+        settings: &ApiSettings,
+    ) -> Result<Self, ApiError> {
         let is_in_default_bucket = settings.includes.has(Plugin::DefaultBucket)
             && route.bucket_id() == Some(default_bucket::ALIAS);
         let endpoint = match route {
@@ -49,9 +55,9 @@ impl Call {
             route => Endpoint::Route(route),
         };
         Ok(Self {
-            credentials: Credentials::of(&request, settings),
             request,
             endpoint,
+            credentials,
             is_in_default_bucket,
         })
     }
@@ -78,11 +84,6 @@ impl Call {
         } else {
             self.endpoint.needs(request)
         };
-        if let Endpoint::Route(route) = &self.endpoint
-            && !matches!(route, Route::List(_) | Route::Hello)
-        {
-            return needs;
-        }
         needs.and(self.credentials.needs())
     }
 
@@ -156,7 +157,15 @@ impl Endpoint {
                     monitor::records(request, &api.settings, &entries)
                 }
                 Route::Flush => flush::answer(unit, &api.store).await,
-                Route::Hello => Ok(server::hello(api, request, user)),
+                Route::OpenIdLogin(name) => {
+                    let provider = api.provider(name)?;
+                    login::login(provider, &api.store, request, settings).await
+                }
+                Route::OpenIdToken(name) => {
+                    let provider = api.provider(name)?;
+                    login::token(provider, &api.store, request, settings).await
+                }
+                Route::Hello => Ok(server::hello(api, request, user).await),
                 Route::Heartbeat => Ok(server::heartbeat(api).await),
                 Route::LbHeartbeat => Ok(server::lbheartbeat()),
                 Route::Version => Ok(server::version()),

@@ -1,9 +1,11 @@
 //! The Kinto HTTP API v1, from API Gateway's event to its response.
 //!
 //! A request goes: [`request`] (out of the event) → [`call`] ([`router`]: which endpoint; [`auth`]: who) → the
-//! endpoint ([`objects`], [`lists`], [`accounts`], [`monitor`], [`server`], [`flush`]; [`asked`]: may they) → [`response`] (into the event).
-//! [`default_bucket`] has each user ask for a bucket of their own. A [`batch`] is several calls in one unit of work. Every refusal is an [`error::ApiError`], turned into
-//! Kinto's JSON at one place.
+//! endpoint ([`objects`], [`lists`], [`monitor`], [`server`], [`flush`], [`openid`]; [`asked`]: may they) →
+//! [`response`] (into the event). A [`batch`] is several calls in one unit of work. Every refusal is an
+//! [`error::ApiError`], turned into Kinto's JSON at one place.
+//!
+//! What Kinto has as plugins is in [`default_bucket`], [`flush`], [`accounts`] with [`passwords`], and [`openid`].
 
 mod accounts;
 mod asked;
@@ -18,6 +20,7 @@ mod listing;
 mod lists;
 mod monitor;
 mod objects;
+mod openid;
 mod passwords;
 mod request;
 mod response;
@@ -35,8 +38,10 @@ use http::header::{
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use tokio::sync::RwLock;
 
+use self::auth::Credentials;
 use self::call::Call;
 use self::error::{ApiError, Detail};
+use self::openid::provider::Provider;
 use self::passwords::Passwords;
 use self::request::Request;
 use self::response::Response;
@@ -63,6 +68,7 @@ pub struct Api {
     settings: Settings,
     megaphones: Vec<Megaphone>,
     passwords: Arc<Passwords>,
+    providers: Arc<[Provider]>,
     /// Shared by requests that are tried the first time, held alone by one that is done again: requests of one
     /// process that collide once would go on colliding with one another; alone, each meets but those of other
     /// processes. A function of Lambda has one request at a time and never waits for this.
@@ -82,6 +88,7 @@ impl Api {
     pub fn new(store: Store, settings: Settings, megaphones: Vec<Megaphone>) -> Self {
         Self {
             passwords: Arc::new(Passwords::new(&settings.api)),
+            providers: Provider::all(&settings.api).into(),
             store,
             settings,
             megaphones,
@@ -100,36 +107,47 @@ impl Api {
     }
 
     async fn answer(&self, request: Request) -> Response {
-        let answer = match self.find(request) {
-            Found::Call(call) if call.is_batch() => self.batch(&call.request).await,
-            Found::Call(call) => {
+        let answer = match self.find(request).await {
+            Ok(Found::Call(call)) if call.is_batch() => self.batch(&call.request).await,
+            Ok(Found::Call(call)) => {
                 let responses = self.work(&[call]).await;
                 responses.map(|mut responses| responses.swap_remove(0))
             }
-            Found::Answer(response) => Ok(response),
+            Ok(Found::Answer(response)) => Ok(response),
+            Err(error) => Err(error),
         };
         answer.unwrap_or_else(|error| self.refusal(error))
     }
 
-    fn find(&self, request: Request) -> Found {
+    /// Where a request goes and who sends it.
+    ///
+    /// # Errors
+    /// What takes back all of a batch: a failure of ours. What is refused is an answer.
+    async fn find(&self, request: Request) -> Result<Found, ApiError> {
         let settings = &self.settings.api;
         let call = match router::route(&request, settings) {
             Ok(Routed::To(route)) if request.method == Method::OPTIONS => {
                 let answer = preflight(&request, route.methods(settings.readonly));
-                return Found::Answer(
-                    answer.map_or_else(|e| self.refusal(e), |r| self.finished(r)),
-                );
+                let answer = answer.map_or_else(|e| self.refusal(e), |r| self.finished(r));
+                return Ok(Found::Answer(answer));
             }
-            Ok(Routed::To(route)) => Call::to(route, request, settings),
+            Ok(Routed::To(route)) => {
+                let credentials = if route.knows_users() {
+                    Credentials::of(&request, settings, &self.providers).await?
+                } else {
+                    Credentials::default()
+                };
+                Call::to(route, request, credentials, settings)
+            }
             Ok(Routed::Redirect { path, max_age }) => {
                 let (origin, query) = (request.origin(settings), request.query_suffix());
                 let url = format!("{origin}{path}{query}");
                 let redirect = Response::redirect(&url, Timestamp::now(), max_age);
-                return Found::Answer(self.finished(redirect));
+                return Ok(Found::Answer(self.finished(redirect)));
             }
             Err(error) => Err(error),
         };
-        call.map_or_else(|error| Found::Answer(self.refusal(error)), Found::Call)
+        Ok(call.map_or_else(|error| Found::Answer(self.refusal(error)), Found::Call))
     }
 
     async fn batch(&self, batch: &Request) -> Result<Response, ApiError> {
@@ -140,7 +158,7 @@ impl Api {
             if let Ok(Routed::Redirect { path, .. }) = router::route(&request, &self.settings.api) {
                 request.path = path;
             }
-            let answer = match self.find(request.clone()) {
+            let answer = match self.find(request.clone()).await? {
                 Found::Call(call) => {
                     calls.push(call);
                     None
@@ -155,6 +173,18 @@ impl Api {
             Some((request, response))
         });
         Ok(batch::response(answers.collect()))
+    }
+
+    /// The provider that a path names.
+    ///
+    /// # Errors
+    /// 400 when there is none (Kinto 26.5).
+    fn provider(&self, name: &str) -> Result<&Provider, ApiError> {
+        let mut providers = self.providers.iter();
+        let provider = providers.find(|provider| provider.settings().name == name);
+        provider.ok_or_else(|| {
+            ApiError::invalid("path", "provider", format!("Unknown provider '{name}'"))
+        })
     }
 
     /// Reads, answers, commits; again from the start while other writes come between.

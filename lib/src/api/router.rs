@@ -48,6 +48,10 @@ pub enum Route {
     Batch,
     /// `/__flush__`
     Flush,
+    /// `/openid/{provider}/login`
+    OpenIdLogin(String),
+    /// `/openid/{provider}/token`
+    OpenIdToken(String),
     /// A single object.
     Object(ObjectUri),
     /// The objects of one kind under one parent.
@@ -72,6 +76,8 @@ impl Route {
             ["__version__"] => Self::Version,
             ["batch"] => Self::Batch,
             ["__flush__"] => Self::Flush,
+            ["openid", provider, "login"] => Self::OpenIdLogin((*provider).to_owned()),
+            ["openid", provider, "token"] => Self::OpenIdToken((*provider).to_owned()),
             ["buckets", MONITOR, "collections", "changes", "records"] => Self::MonitorRecords,
             ["accounts"] => Self::List(ListUri::accounts()),
             ["accounts", id] => Self::Object(ObjectUri::account(*id)),
@@ -89,10 +95,16 @@ impl Route {
         })
     }
 
+    /// Whether it matters who asks.
+    pub fn knows_users(&self) -> bool {
+        matches!(self, Self::Object(_) | Self::List(_) | Self::Hello)
+    }
+
     /// The plugin that the endpoint is there with.
     fn plugin(&self) -> Option<Plugin> {
         match self {
             Self::Flush => Some(Plugin::Flush),
+            Self::OpenIdLogin(_) | Self::OpenIdToken(_) => Some(Plugin::OpenId),
             Self::Object(uri) if uri.kind() == Kind::Account => Some(Plugin::Accounts),
             Self::List(list) if list.kind() == Kind::Account => Some(Plugin::Accounts),
             _ => None,

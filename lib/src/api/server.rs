@@ -7,6 +7,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::auth::User;
+use super::openid::provider::Provider;
 use super::request::Request;
 use super::response::Response;
 use super::{Api, default_bucket};
@@ -16,7 +17,7 @@ use crate::settings::{Plugin, Policy};
 const HTTP_API_VERSION: &str = "1.23";
 
 /// `GET /v1/`: what this server is, can do, and takes the user for.
-pub fn hello(api: &Api, request: &Request, user: &User) -> Response {
+pub async fn hello(api: &Api, request: &Request, user: &User) -> Response {
     let settings = &api.settings.api;
     let mut hello = json!({
         "project_name": "kinto-serverless",
@@ -29,7 +30,7 @@ pub fn hello(api: &Api, request: &Request, user: &User) -> Response {
             "readonly": settings.readonly,
             "explicit_permissions": settings.explicit_permissions,
         },
-        "capabilities": capabilities(api),
+        "capabilities": capabilities(api).await,
     });
     if let Some(id) = &user.id {
         hello["user"] = json!({"id": id, "principals": user.principals});
@@ -40,7 +41,7 @@ pub fn hello(api: &Api, request: &Request, user: &User) -> Response {
     Response::json(StatusCode::OK, &hello)
 }
 
-fn capabilities(api: &Api) -> Value {
+async fn capabilities(api: &Api) -> Value {
     let changes = &api.settings.changes;
     let mut capabilities = json!({
         "changes": {
@@ -81,6 +82,14 @@ fn capabilities(api: &Api) -> Value {
             "description": "Users can have accounts.",
             "url": "https://kinto.readthedocs.io/en/latest/api/1.x/accounts.html",
             "validation_enabled": false,
+        });
+    }
+    if !api.providers.is_empty() {
+        let providers = join_all(api.providers.iter().map(Provider::described)).await;
+        capabilities["openid"] = json!({
+            "description": "Users can log in with OpenID Connect providers.",
+            "url": "http://kinto.readthedocs.io/en/stable/api/1.x/authentication.html",
+            "providers": providers,
         });
     }
     capabilities

@@ -1,6 +1,6 @@
 //! `multiauth`: the ways in which users can prove who they are, in the order in which they are tried.
 
-use super::{Includes, Plugin, SettingError, Vars};
+use super::{Includes, OpenIdSettings, Plugin, SettingError, Vars, is_token};
 use crate::permission::EVERYONE;
 
 /// One way to prove who one is, an entry of `multiauth.policies`.
@@ -13,6 +13,8 @@ pub enum Policy {
     },
     /// The id and password of an account (`kinto.plugins.accounts.AccountsPolicy`).
     Account,
+    /// A token of an OpenID Connect provider (`kinto.plugins.openid.OpenIDConnectPolicy`).
+    OpenId(Box<OpenIdSettings>),
 }
 
 /// The name that the policy of accounts must have: the accounts' principals begin with it, whatever the settings say.
@@ -21,6 +23,9 @@ pub const ACCOUNT_POLICY: &str = "account";
 const BASIC_POLICY: &str = "BasicAuthAuthenticationPolicy";
 /// The last words of each `use` that stands for [`Policy::Account`].
 const ACCOUNT_POLICIES: [&str; 2] = ["AccountsPolicy", "AccountsAuthenticationPolicy"];
+
+/// The last word of each `use` that stands for [`Policy::OpenId`].
+const OPENID_POLICY: &str = "OpenIDConnectPolicy";
 
 impl Policy {
     /// Reads `multiauth.policies`, `basicauth` when it is not set, and the settings of each policy.
@@ -58,11 +63,23 @@ impl Policy {
         Ok(policies)
     }
 
+    /// The scheme of `Authorization` that it takes.
+    pub fn scheme(&self) -> &str {
+        match self {
+            Self::Basic { .. } | Self::Account => "Basic",
+            Self::OpenId(settings) => &settings.header_type,
+        }
+    }
+
     fn named(vars: &Vars, name: &str, includes: &Includes) -> Result<Self, SettingError> {
+        if !is_token(name, 64) {
+            let problem = format!("`{name}` has other characters than A-Z a-z 0-9 _ -");
+            return Err(SettingError::new(variable(vars, "POLICIES"), problem));
+        }
         let used = variable(vars, &format!("POLICY_{}_USE", name.to_ascii_uppercase()));
         let policy = match vars.get(&used) {
             None if name == "basicauth" => BASIC_POLICY,
-            None => return vars.require(&used).map(|_| Self::Account),
+            None => return Err(SettingError::new(used, "is required")),
             Some(path) => path.rsplit(['.', ':']).next().unwrap_or_default(),
         };
         let included = |plugin: Plugin| {
@@ -70,19 +87,29 @@ impl Policy {
             let included = includes.has(plugin).then_some(());
             included.ok_or_else(|| SettingError::new(&*used, problem))
         };
+        let is_account = ACCOUNT_POLICIES.contains(&policy);
+        if is_account != (name == ACCOUNT_POLICY) {
+            let problem =
+                format!("the policy of accounts, and no other, must be called {ACCOUNT_POLICY}");
+            return Err(SettingError::new(used, problem));
+        }
         if policy == BASIC_POLICY {
             return Ok(Self::Basic {
                 name: name.to_owned(),
             });
         }
-        if ACCOUNT_POLICIES.contains(&policy) {
+        if is_account {
             included(Plugin::Accounts)?;
-            if name != ACCOUNT_POLICY {
-                let problem =
-                    format!("is of accounts, whose policy must be called {ACCOUNT_POLICY}");
-                return Err(SettingError::new(used, problem));
-            }
             return Ok(Self::Account);
+        }
+        if policy == OPENID_POLICY {
+            included(Plugin::OpenId)?;
+            let variable = |setting: &str| {
+                let policy = name.to_ascii_uppercase();
+                variable(vars, &format!("POLICY_{policy}_{setting}"))
+            };
+            let settings = OpenIdSettings::from_vars(vars, name, variable)?;
+            return Ok(Self::OpenId(Box::new(settings)));
         }
         Err(SettingError::new(
             used,
@@ -155,6 +182,49 @@ mod tests {
     }
 
     #[test]
+    fn a_provider_has_settings_of_its_own() {
+        let vars = [
+            ("KINTO_INCLUDES", "kinto.plugins.openid"),
+            ("MULTIAUTH_POLICIES", "google"),
+            (
+                "MULTIAUTH_POLICY_GOOGLE_USE",
+                "kinto.plugins.openid.OpenIDConnectPolicy",
+            ),
+            (
+                "MULTIAUTH_POLICY_GOOGLE_ISSUER",
+                "https://accounts.example/",
+            ),
+            ("MULTIAUTH_POLICY_GOOGLE_CLIENT_ID", "me"),
+        ];
+        let Policy::OpenId(google) = &policies(&vars).unwrap()[0] else {
+            panic!("no provider");
+        };
+        assert_eq!((&*google.name, &*google.client_id), ("google", "me"));
+        assert_eq!(
+            (&*google.header_type, &*google.userid_field),
+            ("Bearer", "sub")
+        );
+        for (name, value) in [
+            ("KINTO_INCLUDES", ""),
+            ("MULTIAUTH_POLICY_GOOGLE_ISSUER", ""),
+            ("MULTIAUTH_POLICY_GOOGLE_ISSUER", "accounts.example"),
+            ("MULTIAUTH_POLICY_GOOGLE_CLIENT_ID", ""),
+            ("MULTIAUTH_POLICY_GOOGLE_STATE_TTL_SECONDS", "soon"),
+            (
+                "MULTIAUTH_POLICY_GOOGLE_VERIFICATION_TTL_SECONDS",
+                "99999999999999999",
+            ),
+            (
+                "MULTIAUTH_POLICY_GOOGLE_TRUSTED_CALLBACK_URLS",
+                "example.org",
+            ),
+        ] {
+            let vars: Vec<_> = vars.into_iter().chain([(name, value)]).collect();
+            assert!(policies(&vars).is_err(), "{name} {value}");
+        }
+    }
+
+    #[test]
     fn what_cannot_work_or_is_not_known_is_named() {
         let with = |more: &[(&str, &str)]| {
             let vars: Vec<_> = ACCOUNTS.into_iter().chain(more.iter().copied()).collect();
@@ -176,6 +246,12 @@ mod tests {
         );
         assert_eq!(with(&[(used, "")]), format!("KINTO_{used}"));
         assert_eq!(with(&[(used, "kinto_fxa.FxAOAuth")]), used);
+        assert_eq!(
+            with(&[("MULTIAUTH_POLICIES", "account a/b")]),
+            "MULTIAUTH_POLICIES"
+        );
+        let basic = "kinto.core.authentication.BasicAuthAuthenticationPolicy";
+        assert_eq!(with(&[(used, basic)]), used);
         let creators = "KINTO_ACCOUNT_CREATE_PRINCIPALS";
         assert_eq!(
             with(&[(creators, "system.Everyone account:admin")]),

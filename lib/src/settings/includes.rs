@@ -13,10 +13,17 @@ pub enum Plugin {
     Flush,
     /// `kinto.plugins.accounts`: users have accounts, with passwords.
     Accounts,
+    /// `kinto.plugins.openid`: users can log in with OpenID Connect providers.
+    OpenId,
 }
 
 impl Plugin {
-    const ALL: [Self; 3] = [Self::DefaultBucket, Self::Flush, Self::Accounts];
+    const ALL: [Self; 4] = [
+        Self::DefaultBucket,
+        Self::Flush,
+        Self::Accounts,
+        Self::OpenId,
+    ];
 
     /// The name that `includes` gives it.
     pub const fn name(self) -> &'static str {
@@ -24,6 +31,7 @@ impl Plugin {
             Self::DefaultBucket => "kinto.plugins.default_bucket",
             Self::Flush => "kinto.plugins.flush",
             Self::Accounts => "kinto.plugins.accounts",
+            Self::OpenId => "kinto.plugins.openid",
         }
     }
 }

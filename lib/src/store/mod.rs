@@ -6,12 +6,14 @@
 //! | timestamp of a list | the same partition | `#timestamp` | [`List`] |
 //! | monitor entry | `#monitor` | the collection's URI | [`monitor`] |
 //! | broadcast state | `#broadcast` | the listener's name | [`broadcast`] |
+//! | a login under way | `#login#` and its state | `#login` | [`login`] |
 //! | a principal's groups | `#principal#` and the principal | `#groups` | [`membership`] |
 //!
 //! No id may begin with `#`, so the reserved keys never meet an object's. The local secondary index
 //! `by_last_modified` takes in what has a `last_modified`: objects and monitor entries.
 
 pub mod broadcast;
+pub mod login;
 pub mod membership;
 pub mod monitor;
 mod object;

@@ -529,7 +529,7 @@ async fn a_user_has_their_own_account_alone() {
     for (method, path, status) in [
         ("GET", "/accounts/carol", 403),
         ("GET", "/accounts/zed", 403),
-        ("PUT", "/accounts/carol", 403),
+        ("PUT", "/accounts/carol", 400),
         ("PATCH", "/accounts/carol", 403),
         ("DELETE", "/accounts/carol", 403),
         ("PUT", "/accounts/bob", 400),

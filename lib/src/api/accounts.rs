@@ -24,10 +24,10 @@ pub fn principal(id: &str) -> String {
     format!("{ACCOUNT_POLICY}:{id}")
 }
 
-/// Checks that who is no administrator asks for no account but their own.
+/// Checks that who is no administrator asks for no account but their own. Whether there is another one they do not learn.
 ///
 /// # Errors
-/// 404, or 400 for one that is to be written.
+/// 400 for one that is to be written, 404 for one that is shared with them, else 403 (Kinto 26.5).
 pub fn check_own(asked: &Asked<'_>, unit: &UnitOfWork) -> Result<(), ApiError> {
     let id = asked.uri.id();
     let is_own = match &asked.user.id {
@@ -39,15 +39,18 @@ pub fn check_own(asked: &Asked<'_>, unit: &UnitOfWork) -> Result<(), ApiError> {
         return Ok(());
     }
     match asked.request.method {
-        Method::PUT | Method::POST => Err(ApiError::invalid(
+        Method::PUT | Method::POST if asked.may_create(unit) => Err(ApiError::invalid(
             "body",
             "data.id",
             "Username and account ID do not match.",
         )),
-        _ => Err(ApiError::UnknownObject {
-            kind: asked.uri.kind(),
-            id: id.to_owned(),
-        }),
+        Method::PUT | Method::POST => Err(asked.forbidden()),
+        _ => asked
+            .check_permission(unit)
+            .and(Err(ApiError::UnknownObject {
+                kind: asked.uri.kind(),
+                id: id.to_owned(),
+            })),
     }
 }
 

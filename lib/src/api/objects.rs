@@ -115,14 +115,14 @@ pub fn answer(
         asked.check_parents(unit)?;
     }
     body::check_media_types(request)?;
+    if uri.kind() == Kind::Account {
+        accounts::check_own(&asked, unit)?;
+    }
     asked.check_permission(unit)?;
     if writes {
         asked.check_parent_exists(unit)?;
     } else {
         asked.check_parents(unit)?;
-    }
-    if uri.kind() == Kind::Account {
-        accounts::check_own(&asked, unit)?;
     }
     let preconditions = request.preconditions()?;
     match request.method {

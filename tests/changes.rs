@@ -272,7 +272,7 @@ async fn an_answer_that_lambda_could_not_give_is_refused_and_not_cut() {
         put(&kinto, &format!("r{n}"), json!({"text": text})).await;
     }
     let refused = kinto.get(&format!("{CHANGESET}?_expected=1")).await;
-    assert_eq!(refused.error(), (507, 999), "{:?}", refused.body["message"]);
+    assert_eq!(refused.error(), (413, 113), "{:?}", refused.body["message"]);
     let limited = kinto
         .get(&format!("{CHANGESET}?_expected=1&_limit=5"))
         .await;

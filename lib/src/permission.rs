@@ -77,7 +77,7 @@ impl Access {
     /// includes all, a parent's `read` and `write` extend to its children, and who may create children
     /// may see the parent (but not its siblings).
     pub fn granted_by(self, kind: Kind) -> &'static [(Kind, &'static str)] {
-        use Kind::{Bucket, Collection, Group, Record};
+        use Kind::{Account, Bucket, Collection, Group, Record};
         match (self, kind) {
             (Self::Read, Bucket) => &[
                 (Bucket, "write"),
@@ -106,6 +106,8 @@ impl Access {
                 (Record, "write"),
                 (Record, "read"),
             ],
+            (Self::Read, Account) => &[(Account, "write"), (Account, "read")],
+            (Self::Write, Account) => &[(Account, "write")],
             (Self::Write, Bucket) => &[(Bucket, "write")],
             (Self::Write, Group) => &[(Bucket, "write"), (Group, "write")],
             (Self::Write, Collection) => &[(Bucket, "write"), (Collection, "write")],

@@ -1,6 +1,6 @@
-//! What there is to store: buckets, groups, collections and records, and how their URIs are built.
+//! What there is to store: buckets, groups, collections, records and accounts, and how their URIs are built.
 //!
-//! The four kinds differ by data only ([`Kind`]); an [`ObjectUri`] names one object and knows its
+//! The kinds differ by data only ([`Kind`]); an [`ObjectUri`] names one object and knows its
 //! ancestors, a [`ListUri`] names the objects of one kind under one parent.
 
 use std::fmt;
@@ -29,11 +29,19 @@ pub enum Kind {
     Collection,
     /// A JSON object, in a collection.
     Record,
+    /// A user with a password. Beside the buckets, not in one.
+    Account,
 }
 
 impl Kind {
     /// Every kind, parents before children.
-    pub const ALL: [Self; 4] = [Self::Bucket, Self::Group, Self::Collection, Self::Record];
+    pub const ALL: [Self; 5] = [
+        Self::Bucket,
+        Self::Group,
+        Self::Collection,
+        Self::Record,
+        Self::Account,
+    ];
 
     /// Kinto's `resource_name`.
     pub const fn name(self) -> &'static str {
@@ -42,6 +50,7 @@ impl Kind {
             Self::Group => "group",
             Self::Collection => "collection",
             Self::Record => "record",
+            Self::Account => "account",
         }
     }
 
@@ -52,6 +61,7 @@ impl Kind {
             Self::Group => "groups",
             Self::Collection => "collections",
             Self::Record => "records",
+            Self::Account => "accounts",
         }
     }
 
@@ -65,7 +75,15 @@ impl Kind {
         match self {
             Self::Bucket => &["read", "write", "collection:create", "group:create"],
             Self::Collection => &["read", "write", "record:create"],
-            Self::Group | Self::Record => &["read", "write"],
+            Self::Group | Self::Record | Self::Account => &["read", "write"],
+        }
+    }
+
+    /// Whether `id` may name an object of this kind: [`is_valid_id`], and for accounts `+`, `.` and `@` as well.
+    pub fn is_valid_id(self, id: &str) -> bool {
+        match self {
+            Self::Account => is_valid_id(&id.replace(['+', '.', '@'], "-")),
+            _ => is_valid_id(id),
         }
     }
 
@@ -74,7 +92,7 @@ impl Kind {
         match self {
             Self::Bucket => &[Self::Group, Self::Collection],
             Self::Collection => &[Self::Record],
-            Self::Group | Self::Record => &[],
+            Self::Group | Self::Record | Self::Account => &[],
         }
     }
 }
@@ -90,6 +108,11 @@ impl ObjectUri {
     /// `/buckets/{id}`.
     pub fn bucket(id: impl Into<String>) -> Self {
         ListUri::buckets().object(id)
+    }
+
+    /// `/accounts/{id}`.
+    pub fn account(id: impl Into<String>) -> Self {
+        ListUri::accounts().object(id)
     }
 
     /// `/buckets/{bucket}/collections/{id}`.
@@ -120,7 +143,12 @@ impl ObjectUri {
 
     /// Whether an object can be there: its id and those of all that it lives under are valid.
     pub fn is_valid(&self) -> bool {
-        self.lineage().all(|uri| is_valid_id(&uri.id))
+        self.lineage().all(Self::has_valid_id)
+    }
+
+    /// Whether its own id is valid.
+    pub fn has_valid_id(&self) -> bool {
+        self.kind().is_valid_id(&self.id)
     }
 
     /// The kind of the object.
@@ -138,12 +166,12 @@ impl ObjectUri {
         &self.list
     }
 
-    /// The object that this one lives under; `None` for a bucket.
+    /// The object that this one lives under; `None` for a bucket or an account.
     pub fn parent(&self) -> Option<&ObjectUri> {
         self.list.parent()
     }
 
-    /// This object, its parent, and so on up to the bucket.
+    /// This object, its parent, and so on up to the one without a parent.
     pub fn lineage(&self) -> impl Iterator<Item = &ObjectUri> {
         std::iter::successors(Some(self), |uri| uri.parent())
     }
@@ -164,7 +192,15 @@ impl ObjectUri {
             .map(|kind| self.children(*kind))
     }
 
-    /// The bucket that holds this object, or is it.
+    /// The object of the same ids in another bucket; for a bucket, that bucket.
+    pub fn in_bucket(&self, bucket: &str) -> Self {
+        match self.parent() {
+            Some(_) => self.list.in_bucket(bucket).object(&*self.id),
+            None => Self::bucket(bucket),
+        }
+    }
+
+    /// The bucket that holds this object, or is it; an account is in none and gives itself.
     pub fn bucket_uri(&self) -> &ObjectUri {
         self.lineage().last().unwrap_or(self)
     }
@@ -197,14 +233,30 @@ impl ListUri {
         }
     }
 
+    /// `/accounts`.
+    pub fn accounts() -> Self {
+        Self {
+            parent: None,
+            kind: Kind::Account,
+        }
+    }
+
     /// The kind of the listed objects.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// The object that the list is under; `None` for the list of buckets.
+    /// The object that the list is under; `None` for the lists of buckets and of accounts.
     pub fn parent(&self) -> Option<&ObjectUri> {
         self.parent.as_deref()
+    }
+
+    /// The list under the same ids in another bucket; the list of buckets itself is in none.
+    pub fn in_bucket(&self, bucket: &str) -> Self {
+        match self.parent() {
+            Some(parent) => parent.in_bucket(bucket).children(self.kind),
+            None => self.clone(),
+        }
     }
 
     /// The object with that id in this list.
@@ -282,6 +334,10 @@ mod tests {
         for good in ["a", "9", "a-b_C", &"x".repeat(MAX_ID_LENGTH)] {
             assert!(is_valid_id(good), "{good}");
         }
+        for id in ["me@example.org", "a+b", "a.b"] {
+            assert!(Kind::Account.is_valid_id(id) && !is_valid_id(id), "{id}");
+        }
+        assert!(!Kind::Account.is_valid_id("@a") && !Kind::Account.is_valid_id("a,b"));
         for bad in [
             "",
             "-a",

@@ -5,12 +5,16 @@
 //! built from [`Vars`] once at start; a value that cannot be used stops the start with a
 //! [`SettingError`] that names the variable.
 
+mod authentication;
 mod broadcasts;
 mod caching;
 mod changes;
+mod includes;
 mod megaphone;
+mod openid;
 mod web;
 
+pub use self::authentication::{ACCOUNT_POLICY, Policy};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -18,7 +22,9 @@ use std::time::Duration;
 pub use self::broadcasts::BroadcastsSettings;
 pub use self::caching::{CacheSettings, Expiry};
 pub use self::changes::{ChangesSettings, Flavour};
+pub use self::includes::{Includes, Plugin};
 pub use self::megaphone::MegaphoneSettings;
+pub use self::openid::{OpenIdSettings, UrlPattern};
 pub use self::web::{EndOfService, EndpointType, Redirects, WebSettings};
 use crate::permission::{AUTHENTICATED, EVERYONE};
 use crate::resource::{CollectionSet, Kind};
@@ -125,17 +131,24 @@ impl Vars {
             .transpose()
     }
 
+    /// A time in seconds, of a year at most: what is longer is a mistake, and the clock cannot add any time.
+    fn seconds(&self, name: &str, default: u64) -> Result<Duration, SettingError> {
+        let seconds = self.number(name)?.unwrap_or(default);
+        if seconds > 365 * 24 * 3600 {
+            return Err(SettingError::new(
+                name,
+                "must be a year at most, in seconds",
+            ));
+        }
+        Ok(Duration::from_secs(seconds))
+    }
+
     /// A number of objects; 0 counts as not set.
     fn size(&self, name: &str) -> Result<Option<usize>, SettingError> {
         let size = self
             .number(name)?
             .and_then(|size| usize::try_from(size).ok());
         Ok(size.filter(|size| *size > 0))
-    }
-
-    fn seconds(&self, name: &str, default: u64) -> Result<Duration, SettingError> {
-        let seconds = self.number(name)?.unwrap_or(default);
-        Ok(Duration::from_secs(seconds))
     }
 
     /// The token of an `Authorization: Bearer` header.
@@ -200,8 +213,16 @@ impl Settings {
 /// Settings of the HTTP API.
 #[derive(Clone, Debug)]
 pub struct ApiSettings {
+    /// `includes`: the plugins that are on.
+    pub includes: Includes,
+    /// `multiauth.policies`: how users can prove who they are, what is tried first first.
+    pub policies: Vec<Policy>,
+    /// `account_cache_ttl_seconds`: for how long a password that was checked need not be checked again.
+    pub account_cache_ttl: Duration,
     /// `userid_hmac_secret`: key of the user ids of Basic auth. Another key gives every user another id.
     pub userid_hmac_secret: Secret,
+    /// `default_bucket_hmac_secret`: key of the ids of the users' own buckets. Another key gives them other buckets.
+    pub default_bucket_hmac_secret: Secret,
     /// `http_scheme`: scheme of absolute URLs; the request's when not set.
     pub http_scheme: Option<String>,
     /// `http_host`: host of absolute URLs; the request's when not set.
@@ -240,7 +261,7 @@ impl ApiSettings {
     /// Reads the settings of the HTTP API; Kinto 26.5's defaults.
     ///
     /// # Errors
-    /// A number or flag that is none, and `KINTO_USERID_HMAC_SECRET` missing.
+    /// A number or flag that is none, a plugin or policy that is not known, and `KINTO_USERID_HMAC_SECRET` missing.
     pub fn from_vars(vars: &Vars) -> Result<Self, SettingError> {
         let mut grants = BTreeMap::new();
         for kind in Kind::ALL {
@@ -255,8 +276,16 @@ impl ApiSettings {
         grants
             .entry("bucket_create_principals".to_owned())
             .or_insert_with(|| vec![AUTHENTICATED.to_owned()]);
+        let includes = Includes::from_vars(vars)?;
         Ok(Self {
+            policies: Policy::from_vars(vars, &includes)?,
+            account_cache_ttl: vars.seconds("KINTO_ACCOUNT_CACHE_TTL_SECONDS", 30)?,
+            includes,
             userid_hmac_secret: Secret::new(vars.require("KINTO_USERID_HMAC_SECRET")?),
+            default_bucket_hmac_secret: Secret::new(
+                vars.get("KINTO_DEFAULT_BUCKET_HMAC_SECRET")
+                    .unwrap_or_default(),
+            ),
             http_scheme: vars.get("KINTO_HTTP_SCHEME").map(str::to_owned),
             http_host: vars.get("KINTO_HTTP_HOST").map(str::to_owned),
             readonly: vars.flag("KINTO_READONLY", false)?,
@@ -294,6 +323,14 @@ impl ApiSettings {
         let setting = format!("{}_{permission}_principals", kind.name());
         self.grants.get(&setting).map_or(&[], Vec::as_slice)
     }
+}
+
+/// Whether `value` is 1 to `max` characters that Megaphone takes in an id, and variables can be named by.
+fn is_token(value: &str, max: usize) -> bool {
+    (1..=max).contains(&value.len())
+        && value
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
 }
 
 #[cfg(test)]

@@ -77,13 +77,16 @@ impl Environment {
 /// # Errors
 /// Names the setting that is missing or wrong.
 pub async fn api() -> Result<Api, StartError> {
-    let needs_secret = |name: &str| {
-        matches!(
-            name,
-            "KINTO_USERID_HMAC_SECRET" | "KINTO_BROADCASTS_READER_TOKEN"
-        )
+    let is_secret = |name: &str| {
+        let settings = [
+            "KINTO_USERID_HMAC_SECRET",
+            "KINTO_DEFAULT_BUCKET_HMAC_SECRET",
+            "KINTO_BROADCASTS_READER_TOKEN",
+        ];
+        settings.contains(&name)
+            || name.contains("MULTIAUTH_POLICY_") && name.ends_with("_CLIENT_SECRET")
     };
-    let environment = Environment::load(needs_secret).await?;
+    let environment = Environment::load(is_secret).await?;
     let settings = Settings::from_vars(&environment.vars)?;
     Ok(Api::new(
         environment.store().await?,

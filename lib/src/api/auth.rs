@@ -1,4 +1,4 @@
-//! Who asks: Basic authentication, as Kinto does it.
+//! Who asks: what a request says of it (`Authorization`), and what is true of that.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -6,34 +6,126 @@ use hmac::{Hmac, KeyInit, Mac};
 use http::header::AUTHORIZATION;
 use sha2::Sha256;
 
+use super::accounts;
+use super::error::ApiError;
+use super::openid::provider::Provider;
+use super::passwords::Passwords;
 use super::request::Request;
 use crate::permission::{AUTHENTICATED, EVERYONE};
-use crate::settings::{ApiSettings, Secret};
-use crate::unit_of_work::UnitOfWork;
+use crate::resource::ObjectUri;
+use crate::settings::{ApiSettings, Policy, Secret};
+use crate::unit_of_work::{Needs, UnitOfWork};
 
-/// What a request says of who sends it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Credentials {
-    /// The user id; `None` of nobody.
-    user_id: Option<String>,
+/// What a request says of who sends it: the users that it may be from, the first that it can prove to be.
+#[derive(Clone, Debug, Default)]
+pub struct Credentials(Vec<Claim>);
+
+/// A user that a request says to be from.
+#[derive(Clone, Debug)]
+struct Claim {
+    user_id: String,
+    /// What is left to be checked; nothing when the request has proved it by itself.
+    account: Option<AccountClaim>,
+}
+
+/// An account and what is to be its password.
+#[derive(Clone, Debug)]
+struct AccountClaim {
+    uri: ObjectUri,
+    password: Secret,
 }
 
 impl Credentials {
     /// Those of a request. What is missing or cannot be read makes nobody, not an error.
-    pub fn of(request: &Request, settings: &ApiSettings) -> Self {
-        let basic = request.header(AUTHORIZATION).and_then(basic_credentials);
-        let user_id = basic.map(|credentials| {
-            let digest = hmac_hex(&settings.userid_hmac_secret, &credentials);
-            format!("basicauth:{digest}")
-        });
-        Self { user_id }
+    ///
+    /// # Errors
+    /// A provider that has to be asked cannot be.
+    pub async fn of(
+        request: &Request,
+        settings: &ApiSettings,
+        providers: &[Provider],
+    ) -> Result<Self, ApiError> {
+        let Some(header) = request.header(AUTHORIZATION) else {
+            return Ok(Self::default());
+        };
+        let basic = BasicCredentials::parse(header);
+        let mut providers = providers.iter();
+        let mut claims = vec![];
+        for policy in &settings.policies {
+            claims.extend(match policy {
+                Policy::Basic { name } => basic.as_ref().map(|basic| {
+                    let credentials = format!("{}:{}", basic.user, basic.password);
+                    let digest = hmac(&settings.userid_hmac_secret, &credentials);
+                    Claim::proved(format!("{name}:{}", hex(&digest)))
+                }),
+                Policy::Account => basic.as_ref().and_then(Claim::account),
+                // There is a provider for each of these, in the same order.
+                Policy::OpenId(_) => match providers.next() {
+                    Some(provider) => provider.user_id(header).await?.map(Claim::proved),
+                    None => None,
+                },
+            });
+        }
+        Ok(Self(claims))
     }
 
-    /// The principals of the user that groups may have as members.
-    pub fn principals_in_groups(&self) -> impl Iterator<Item = String> + '_ {
-        let user_id = self.user_id.iter();
-        user_id.flat_map(|id| [id.clone(), AUTHENTICATED.to_owned()])
+    /// The user ids that they may stand for.
+    pub fn user_ids(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|claim| &*claim.user_id)
     }
+
+    /// What must be known to tell which of them it is, and the groups of that one.
+    pub fn needs(&self) -> Needs {
+        let accounts = self.0.iter().filter_map(|claim| claim.account.as_ref());
+        Needs {
+            objects: accounts.map(|account| account.uri.clone()).collect(),
+            principals: self.user_ids().flat_map(principals_in_groups).collect(),
+            ..Needs::default()
+        }
+    }
+
+    /// The user that they are proved to be of.
+    fn user_id(&self, unit: &UnitOfWork, passwords: &Passwords) -> Option<&str> {
+        let proved = self.0.iter().find(|claim| {
+            let account = claim.account.as_ref();
+            account.is_none_or(|account| account.is_proved(unit, passwords))
+        });
+        proved.map(|claim| &*claim.user_id)
+    }
+}
+
+impl Claim {
+    fn proved(user_id: String) -> Self {
+        Self {
+            user_id,
+            account: None,
+        }
+    }
+
+    fn account(basic: &BasicCredentials) -> Option<Self> {
+        let uri = ObjectUri::account(&*basic.user);
+        uri.is_valid().then(|| Self {
+            user_id: accounts::principal(&basic.user),
+            account: Some(AccountClaim {
+                uri,
+                password: Secret::new(&*basic.password),
+            }),
+        })
+    }
+}
+
+impl AccountClaim {
+    /// Whether there is such an account with that password. This may take a quarter of a second.
+    fn is_proved(&self, unit: &UnitOfWork, passwords: &Passwords) -> bool {
+        let account = unit.get(&self.uri);
+        let hash = account.and_then(|account| account.data.get(accounts::PASSWORD)?.as_str());
+        hash.is_some_and(|hash| passwords.matches(self.password.reveal(), hash))
+    }
+}
+
+/// The principals of a user that groups may have as members.
+fn principals_in_groups(user_id: &str) -> [String; 2] {
+    [user_id.to_owned(), AUTHENTICATED.to_owned()]
 }
 
 /// Who sends a request.
@@ -47,20 +139,20 @@ pub struct User {
 
 impl User {
     /// Who has these credentials, in the groups that `unit` has read.
-    pub fn of(credentials: &Credentials, unit: &UnitOfWork) -> Self {
-        let Some(id) = &credentials.user_id else {
+    pub fn of(credentials: &Credentials, unit: &UnitOfWork, passwords: &Passwords) -> Self {
+        let Some(id) = credentials.user_id(unit, passwords) else {
             return Self {
                 id: None,
                 principals: vec![EVERYONE.to_owned()],
             };
         };
-        let mut principals = vec![id.clone(), EVERYONE.to_owned()];
-        for member in credentials.principals_in_groups() {
+        let mut principals = vec![id.to_owned(), EVERYONE.to_owned()];
+        for member in principals_in_groups(id) {
             principals.extend(unit.groups_of(&member));
         }
         principals.push(AUTHENTICATED.to_owned());
         Self {
-            id: Some(id.clone()),
+            id: Some(id.to_owned()),
             principals,
         }
     }
@@ -71,32 +163,44 @@ impl User {
     }
 }
 
-/// `user:password` of a `Basic` header; `None` when it is another scheme, malformed, or the user is empty.
-fn basic_credentials(header: &str) -> Option<String> {
-    let (scheme, encoded) = header.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("basic") {
-        return None;
-    }
-    let decoded = BASE64_STANDARD.decode(encoded.trim()).ok()?;
-    // As Pyramid: UTF-8, else Latin-1, in which every byte is a character.
-    let text = String::from_utf8(decoded)
-        .unwrap_or_else(|e| e.into_bytes().into_iter().map(char::from).collect());
-    let (user, _) = text.split_once(':')?;
-    (!user.is_empty()).then_some(text)
+/// What a `Basic` header holds.
+struct BasicCredentials {
+    user: String,
+    password: String,
 }
 
-/// HMAC-SHA256 of `message` in hexadecimal.
-fn hmac_hex(key: &Secret, message: &str) -> String {
+impl BasicCredentials {
+    /// `None` when it is another scheme, malformed, or the user is empty.
+    fn parse(header: &str) -> Option<Self> {
+        let (scheme, encoded) = header.split_once(' ')?;
+        if !scheme.eq_ignore_ascii_case("basic") {
+            return None;
+        }
+        let decoded = BASE64_STANDARD.decode(encoded.trim()).ok()?;
+        // As Pyramid: UTF-8, else Latin-1, in which every byte is a character.
+        let text = String::from_utf8(decoded)
+            .unwrap_or_else(|e| e.into_bytes().into_iter().map(char::from).collect());
+        let (user, password) = text.split_once(':')?;
+        (!user.is_empty()).then(|| Self {
+            user: user.to_owned(),
+            password: password.to_owned(),
+        })
+    }
+}
+
+/// HMAC-SHA256 of `message`.
+pub fn hmac(key: &Secret, message: &str) -> [u8; 32] {
     // HMAC takes a key of any length: this cannot fail.
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key.reveal().as_bytes()) else {
-        return String::new();
+        return [0; 32];
     };
     mac.update(message.as_bytes());
-    mac.finalize()
-        .into_bytes()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    mac.finalize().into_bytes().into()
+}
+
+/// The bytes in hexadecimal.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -106,12 +210,8 @@ mod tests {
     #[test]
     fn the_user_id_is_the_one_that_kinto_computes() {
         // Answered by Kinto 26.5.0 with `userid_hmac_secret = s3cret` to `curl -u a:b`.
-        let id = hmac_hex(
-            &Secret::new("s3cret"),
-            &basic_credentials("Basic YTpi").unwrap(),
-        );
         assert_eq!(
-            id,
+            hex(&hmac(&Secret::new("s3cret"), "a:b")),
             "ea9e08d8cae10602e265b0c84235330f9b0286c69abcf7a1877f2dc939b115f8"
         );
     }
@@ -126,8 +226,11 @@ mod tests {
             "Basic OmI=",
             "Basic YQ==",
         ] {
-            assert_eq!(basic_credentials(header), None, "{header}");
+            assert!(BasicCredentials::parse(header).is_none(), "{header}");
         }
-        assert_eq!(basic_credentials("basic YTo=").as_deref(), Some("a:"));
+        let basic = BasicCredentials::parse("basic YTpiOmM=").unwrap();
+        assert_eq!((&*basic.user, &*basic.password), ("a", "b:c"));
+        let basic = BasicCredentials::parse("basic YTo=").unwrap();
+        assert_eq!((&*basic.user, &*basic.password), ("a", ""));
     }
 }

@@ -4,7 +4,9 @@ use http::header::{ACCEPT, CONTENT_TYPE};
 use json_patch::Patch;
 use serde_json::{Map, Value, json};
 
+use super::accounts::PASSWORD;
 use super::error::{ApiError, Detail};
+use super::passwords;
 use super::request::Request;
 use super::schema;
 use crate::permission::{EVERYONE, Permissions};
@@ -108,6 +110,9 @@ impl Body {
         body.data = data
             .map(|data| check_data(kind, data, "data."))
             .transpose()?;
+        if kind == Kind::Account && body.data.is_none() {
+            return Err(ApiError::invalid("body", "data", "Required"));
+        }
         Ok(body)
     }
 
@@ -285,7 +290,7 @@ pub fn parse_json(bytes: &[u8]) -> Result<Value, ApiError> {
         .map_err(|e| ApiError::invalid("body", "", format!("Invalid JSON: {e}")))
 }
 
-/// Checks the fields that mean something to the server (Kinto 26.5: schemas of bucket, group and collection), and adds
+/// Checks the fields that mean something to the server (Kinto 26.5: schemas of bucket, group, collection and account), and adds
 /// those that must be there. `within` goes before their names in what is said of them.
 ///
 /// # Errors
@@ -305,7 +310,7 @@ pub fn check_data(
     let schemas: &[&str] = match kind {
         Kind::Bucket => &["collection:schema", "group:schema", "record:schema"],
         Kind::Collection => &["schema"],
-        Kind::Group | Kind::Record => &[],
+        Kind::Group | Kind::Record | Kind::Account => &[],
     };
     for field in schemas {
         match data.get(*field) {
@@ -348,6 +353,17 @@ pub fn check_data(
                 _ => "Must be a string",
             };
             return wrong(&format!("members.{n}"), problem);
+        }
+    }
+    if kind == Kind::Account {
+        match data.get(PASSWORD) {
+            Some(Value::String(password)) if password.len() > passwords::MAX_LENGTH => {
+                let problem = format!("Must be at most {} bytes long", passwords::MAX_LENGTH);
+                return wrong(PASSWORD, &problem);
+            }
+            Some(Value::String(password)) if !password.is_empty() => {}
+            None | Some(Value::Null | Value::String(_)) => return wrong(PASSWORD, "Required"),
+            Some(_) => return wrong(PASSWORD, "Must be a string"),
         }
     }
     Ok(data)

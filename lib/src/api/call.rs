@@ -7,11 +7,15 @@ use http::Method;
 use super::auth::{Credentials, User};
 use super::error::ApiError;
 use super::objects::{self, Target};
+use super::openid::login;
 use super::request::Request;
 use super::response::Response;
 use super::router::Route;
-use super::{Api, broadcasts, changeset, lists, monitor, openapi, permissions, server};
-use crate::settings::ApiSettings;
+use super::{
+    Api, broadcasts, changeset, default_bucket, flush, lists, monitor, openapi, permissions, server,
+};
+use crate::resource::ObjectUri;
+use crate::settings::{ApiSettings, Plugin};
 use crate::unit_of_work::{Needs, UnitOfWork};
 
 /// A request that was found an endpoint.
@@ -21,9 +25,10 @@ pub struct Call {
     pub request: Request,
     endpoint: Endpoint,
     credentials: Credentials,
+    is_in_default_bucket: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Endpoint {
     /// One object: its own path, or a `POST` to its list.
     Object(Target),
@@ -32,8 +37,15 @@ enum Endpoint {
 }
 
 impl Call {
-    /// A request that goes to `route`.
-    pub fn to(route: Route, request: Request, settings: &ApiSettings) -> Self {
+    /// A request that goes to `route`, from who has `credentials`.
+    pub fn to(
+        route: Route,
+        request: Request,
+        credentials: Credentials,
+        settings: &ApiSettings,
+    ) -> Self {
+        let is_in_default_bucket = settings.includes.has(Plugin::DefaultBucket)
+            && route.bucket_id() == Some(default_bucket::ALIAS);
         let endpoint = match route {
             Route::Object(uri) => Endpoint::Object(Target::at(uri)),
             Route::List(list) if request.method == Method::POST => {
@@ -42,9 +54,10 @@ impl Call {
             route => Endpoint::Route(route),
         };
         Self {
-            credentials: Credentials::of(&request, settings),
             request,
             endpoint,
+            credentials,
+            is_in_default_bucket,
         }
     }
 
@@ -59,52 +72,125 @@ impl Call {
     }
 
     /// What it must know.
-    pub fn needs(&self) -> Needs {
-        let needs = match &self.endpoint {
-            Endpoint::Object(target) => objects::needs(&self.request, target),
-            Endpoint::Route(Route::List(list)) => lists::needs(list),
-            Endpoint::Route(Route::Hello | Route::Permissions) => Needs::default(),
-            Endpoint::Route(_) => return Needs::default(),
+    pub fn needs(&self, settings: &ApiSettings) -> Needs {
+        let request = &self.request;
+        let needs = if self.is_in_default_bucket {
+            let buckets = self.credentials.user_ids();
+            buckets
+                .map(|user_id| default_bucket::id_for(user_id, settings))
+                .map(|bucket| self.endpoint.in_bucket(&bucket).needs(request))
+                .fold(Needs::default(), Needs::and)
+        } else {
+            self.endpoint.needs(request)
         };
-        Needs {
-            principals: self.credentials.principals_in_groups().collect(),
-            ..needs
+        match &self.endpoint {
+            // Reads who asks with the collection, at one moment; the monitor is for everyone.
+            Endpoint::Route(
+                Route::Changeset(_) | Route::MonitorRecords | Route::MonitorChangeset,
+            ) if !self.is_in_default_bucket => needs,
+            _ => needs.and(self.credentials.needs()),
         }
     }
 
     /// Answers it, writing to `unit` what it changes.
     ///
     /// # Errors
-    /// Whatever it is to be refused for; then nothing of it was written to `unit`.
+    /// Whatever it is to be refused for; then nothing of it was written to `unit`, but for what is created because it
+    /// was asked for ([`default_bucket`]).
     pub async fn answer(&self, api: &Api, unit: &mut UnitOfWork) -> Result<Response, ApiError> {
-        let Self { request, .. } = self;
-        let user = User::of(&self.credentials, unit);
-        let settings = &api.settings.api;
-        match &self.endpoint {
-            Endpoint::Object(target) => {
-                objects::answer(unit, request, &user, &target.uri, settings)
+        let (request, settings) = (&self.request, &api.settings.api);
+        let credentials = &self.credentials;
+        let user = User::of(credentials, unit, &api.passwords);
+        if !self.is_in_default_bucket {
+            return self
+                .endpoint
+                .answer(api, unit, request, credentials, &user)
+                .await;
+        }
+        let bucket = default_bucket::id_of(&user, settings)?;
+        let endpoint = self.endpoint.in_bucket(&bucket);
+        let request = default_bucket::resolve(request, &bucket);
+        if let Some(uri) = endpoint.object() {
+            let (store, method) = (&api.store, &request.method);
+            default_bucket::create_missing(unit, store, uri, method, &user, settings).await?;
+        }
+        endpoint
+            .answer(api, unit, &request, credentials, &user)
+            .await
+    }
+}
+
+impl Endpoint {
+    /// The same in another bucket.
+    fn in_bucket(&self, bucket: &str) -> Self {
+        match self {
+            Self::Object(target) => Self::Object(target.in_bucket(bucket)),
+            Self::Route(Route::List(list)) => Self::Route(Route::List(list.in_bucket(bucket))),
+            Self::Route(Route::Changeset(uri)) => {
+                Self::Route(Route::Changeset(uri.in_bucket(bucket)))
             }
-            Endpoint::Route(route) => match route {
+            other => other.clone(),
+        }
+    }
+
+    /// The object that it is, or that holds the list.
+    fn object(&self) -> Option<&ObjectUri> {
+        match self {
+            Self::Object(target) => Some(&target.uri),
+            Self::Route(Route::List(list)) => list.parent(),
+            Self::Route(_) => None,
+        }
+    }
+
+    /// What a request to it must know, whoever sends it.
+    fn needs(&self, request: &Request) -> Needs {
+        match self {
+            Self::Object(target) => objects::needs(request, target),
+            Self::Route(Route::List(list)) => lists::needs(list),
+            Self::Route(Route::Flush) => flush::needs(),
+            Self::Route(_) => Needs::default(),
+        }
+    }
+
+    async fn answer(
+        &self,
+        api: &Api,
+        unit: &mut UnitOfWork,
+        request: &Request,
+        credentials: &Credentials,
+        user: &User,
+    ) -> Result<Response, ApiError> {
+        let settings = &api.settings.api;
+        match self {
+            Self::Object(target) => objects::answer(unit, request, user, &target.uri, settings),
+            Self::Route(route) => match route {
                 Route::List(list) => {
-                    lists::answer(unit, &api.store, request, &user, list, settings).await
+                    lists::answer(unit, &api.store, request, user, list, settings).await
                 }
                 Route::Permissions => {
-                    permissions::answer(&api.store, request, &user, settings).await
+                    permissions::answer(&api.store, request, user, settings).await
                 }
                 Route::MonitorRecords => {
-                    monitor::records(&api.store, request, &user, &api.settings).await
+                    monitor::records(&api.store, request, user, &api.settings).await
                 }
                 Route::MonitorChangeset => {
-                    monitor::changeset(&api.store, request, &user, &api.settings).await
+                    monitor::changeset(&api.store, request, user, &api.settings).await
                 }
-                // Reads who asks with the collection, at one moment.
                 Route::Changeset(uri) => {
-                    let (store, settings) = (&api.store, &api.settings);
-                    changeset::of_collection(store, request, &self.credentials, uri, settings).await
+                    changeset::of_collection(api, request, credentials, uri).await
                 }
                 Route::PullBroadcasts => broadcasts::pull(api).await,
                 Route::Broadcasts => broadcasts::broadcasts(api, request).await,
-                Route::Hello => Ok(server::hello(api, request, &user)),
+                Route::Flush => flush::answer(unit, &api.store).await,
+                Route::OpenIdLogin(name) => {
+                    let provider = api.provider(name)?;
+                    login::login(provider, &api.store, request, settings).await
+                }
+                Route::OpenIdToken(name) => {
+                    let provider = api.provider(name)?;
+                    login::token(provider, &api.store, request, settings).await
+                }
+                Route::Hello => Ok(server::hello(api, request, user).await),
                 Route::Heartbeat => Ok(server::heartbeat(api).await),
                 Route::LbHeartbeat => Ok(server::lbheartbeat()),
                 Route::Version => Ok(server::version()),

@@ -11,15 +11,15 @@ use super::auth::{Credentials, User};
 use super::body::check_media_types;
 use super::caching;
 use super::error::{ApiError, Detail};
-use super::lists;
 use super::request::Request;
 use super::response::Response;
+use super::{Api, lists};
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::settings::Settings;
+use crate::store::Generation;
 use crate::store::changeset::{Change, Changes, Wanted};
-use crate::store::{Generation, Store};
 use crate::timestamp::Timestamp;
-use crate::unit_of_work::{Needs, UnitOfWork};
+use crate::unit_of_work::UnitOfWork;
 
 /// Times that the collection itself is read again because it was changed while its records were read.
 const MAX_ATTEMPTS: u32 = 5;
@@ -103,23 +103,22 @@ impl Collection {
     /// # Errors
     /// Who may not read the collection, and that it is not there.
     async fn read(
-        store: &Store,
+        api: &Api,
         request: &Request,
         credentials: &Credentials,
         uri: &ObjectUri,
         records: &ListUri,
-        settings: &Settings,
     ) -> Result<(Self, User), ApiError> {
-        let needs = Needs {
-            principals: credentials.principals_in_groups().collect(),
-            ..lists::needs(records)
-        };
-        let unit = UnitOfWork::read(&store.at_once(), Timestamp::now(), needs).await?;
-        let user = User::of(credentials, &unit);
+        let mut needs = credentials.needs();
+        if uri.is_valid() {
+            needs = needs.and(lists::needs(records));
+        }
+        let unit = UnitOfWork::read(&api.store.at_once(), Timestamp::now(), needs).await?;
+        let user = User::of(credentials, &unit, &api.passwords);
         let asked = Asked {
             request,
             user: &user,
-            settings: &settings.api,
+            settings: &api.settings.api,
             uri,
         };
         if !asked.may_read(&unit) {
@@ -164,15 +163,17 @@ impl Collection {
 /// # Errors
 /// Whatever the request is to be refused for; 503 when the collection changes each time that it is read.
 pub async fn of_collection(
-    store: &Store,
+    api: &Api,
     request: &Request,
     credentials: &Credentials,
     uri: &ObjectUri,
-    settings: &Settings,
 ) -> Result<Response, ApiError> {
     check_media_types(request)?;
     let records = uri.children(Kind::Record);
-    let read_collection = || Collection::read(store, request, credentials, uri, &records, settings);
+    let Api {
+        store, settings, ..
+    } = api;
+    let read_collection = || Collection::read(api, request, credentials, uri, &records);
     let (mut collection, user) = read_collection().await?;
     let query = ChangesetQuery::parse(request)?;
 

@@ -1,12 +1,13 @@
 //! What goes wrong, and how Kinto says it: `{code, errno, error, message, details}`.
 
-use http::header::{ALLOW, ETAG, HeaderValue, LAST_MODIFIED, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, ETAG, LAST_MODIFIED, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use super::openid::provider::ProviderError;
 use super::response::Response;
 use crate::resource::Kind;
-use crate::settings::ApiSettings;
+use crate::settings::{ApiSettings, Policy};
 use crate::store::StoreError;
 use crate::timestamp::Timestamp;
 
@@ -117,6 +118,9 @@ pub enum ApiError {
     /// Writes by others came between, again and again: 503, worth another try.
     #[error("too many concurrent writes")]
     Busy,
+    /// An identity provider failed: 503, worth another try.
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
     /// The storage failed: 503, worth another try.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -167,7 +171,7 @@ impl ApiError {
             Self::Modified { .. } => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge | Self::ResponseTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Gone => StatusCode::GONE,
-            Self::Busy | Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy | Self::Provider(_) | Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -188,7 +192,7 @@ impl ApiError {
                 authenticated: true,
             }
             | Self::Reserved(_) => 121,
-            Self::Busy | Self::Store(_) => 201,
+            Self::Busy | Self::Provider(_) | Self::Store(_) => 201,
             Self::Gone => 202,
         }
     }
@@ -242,6 +246,7 @@ impl ApiError {
                 }
                 Self::Gone => "This service has ended, see the Alert header.",
                 Self::Busy => "Too many writes at once, please retry.",
+                Self::Provider(_) => "The identity provider is not available, please retry.",
                 Self::Store(_) => "The storage is not available, please retry.",
                 _ => return None,
             };
@@ -273,15 +278,22 @@ impl ApiError {
         if let Self::Store(error) = &self {
             tracing::error!(%error, "storage failed");
         }
+        if let Self::Provider(error) = &self {
+            let source = std::error::Error::source(error).map(ToString::to_string);
+            tracing::error!(%error, source, "identity provider failed");
+        }
         let mut response = Response::json(self.status(), &self.body());
         match self {
             Self::Forbidden {
                 authenticated: false,
             } => {
-                response.set(
-                    WWW_AUTHENTICATE,
-                    HeaderValue::from_static("Basic realm=\"Realm\""),
-                );
+                let mut schemes: Vec<_> = settings.policies.iter().map(Policy::scheme).collect();
+                schemes.dedup();
+                let challenges: Vec<_> = schemes
+                    .iter()
+                    .map(|scheme| format!("{scheme} realm=\"Realm\""))
+                    .collect();
+                response.set_text(WWW_AUTHENTICATE, &challenges.join(", "));
             }
             Self::MethodNotAllowed { allow } => {
                 let methods: Vec<&str> = allow.iter().map(Method::as_str).collect();
@@ -291,7 +303,7 @@ impl ApiError {
                 response.set_text(ETAG, &current.etag());
                 response.set_text(LAST_MODIFIED, &current.http_date());
             }
-            Self::Busy | Self::Store(_) => {
+            Self::Busy | Self::Provider(_) | Self::Store(_) => {
                 response.set_text(RETRY_AFTER, &settings.retry_after_seconds.to_string())
             }
             _ => {}

@@ -3,6 +3,7 @@
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
+use super::accounts;
 use super::asked::Asked;
 use super::auth::User;
 use super::body;
@@ -11,7 +12,7 @@ use super::listing::{self, ListQuery};
 use super::request::Request;
 use super::response::Response;
 use crate::permission::Access;
-use crate::resource::{ListUri, ObjectUri};
+use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::settings::ApiSettings;
 use crate::store::{Content, Object, Store, StoreError};
 use crate::timestamp::Timestamp;
@@ -59,17 +60,18 @@ pub async fn answer(
     // Who may not do it to all of the list does it to what of it is shared; this takes all of it to be read.
     let shared = if asked.may_all(unit, access) {
         None
+    } else if list.kind() == Kind::Account {
+        Some(accounts::own(&asked, unit)?)
     } else {
         let (all, _) = read(unit, store, list, &ListQuery::all(), None, usize::MAX).await?;
-        let shared: Vec<_> = all
+        let shared = all
             .into_iter()
-            .filter(|(id, object)| asked.is_shared(access, list, id, object))
-            .collect();
-        if shared.is_empty() && !asked.may_create(unit) {
-            return Err(asked.forbidden());
-        }
-        Some(shared)
+            .filter(|(id, object)| asked.is_shared(access, list, id, object));
+        Some(shared.collect::<Vec<_>>())
     };
+    if shared.as_ref().is_some_and(Vec::is_empty) && !asked.may_create(unit) {
+        return Err(asked.forbidden());
+    }
     asked.check_parents(unit)?;
 
     let timestamp = unit.timestamp_of(list);
@@ -137,16 +139,10 @@ async fn delete(
         .objects
         .iter()
         .filter_map(|object| object["id"].as_str());
-    let uris: Vec<_> = ids.map(|id| list.clone().object(id)).collect();
-    let needs = Needs {
-        lists: uris.iter().flat_map(ObjectUri::child_lists).collect(),
-        ..Needs::default()
-    };
-    unit.read_more(store, needs).await?;
+    let uris = ids.map(|id| list.clone().object(id)).collect();
     let mut tombstones: Vec<Value> = vec![];
     let mut timestamp = unit.timestamp_of(list);
-    for uri in uris {
-        let deleted_at = unit.delete(&uri, None);
+    for (uri, deleted_at) in delete_all(unit, store, uris).await? {
         timestamp = timestamp.max(deleted_at);
         tombstones.push(json!({"id": uri.id(), "last_modified": deleted_at, "deleted": true}));
     }
@@ -156,6 +152,37 @@ async fn delete(
         response.set_text(listing::NEXT_PAGE, &next);
     }
     Ok(response)
+}
+
+/// Deletes every object of a list, whoever asks.
+pub async fn clear(unit: &mut UnitOfWork, store: &Store, list: &ListUri) -> Result<(), StoreError> {
+    let (objects, _) = read(unit, store, list, &ListQuery::all(), None, usize::MAX).await?;
+    let mut uris = vec![];
+    for (id, object) in objects {
+        let uri = list.clone().object(id);
+        unit.learn(&uri, &object);
+        uris.push(uri);
+    }
+    delete_all(unit, store, uris).await?;
+    Ok(())
+}
+
+/// Deletes objects that the unit knows; in a round trip of its own it reads the lists under them.
+async fn delete_all(
+    unit: &mut UnitOfWork,
+    store: &Store,
+    uris: Vec<ObjectUri>,
+) -> Result<Vec<(ObjectUri, Timestamp)>, StoreError> {
+    let needs = Needs {
+        lists: uris.iter().flat_map(ObjectUri::child_lists).collect(),
+        ..Needs::default()
+    };
+    unit.read_more(store, needs).await?;
+    let deleted = uris.into_iter().map(|uri| {
+        let deleted_at = unit.delete(&uri, None);
+        (uri, deleted_at)
+    });
+    Ok(deleted.collect())
 }
 
 /// The objects of the list that `query` may ask for; none when what they live under does not exist. `true` when there

@@ -4,7 +4,10 @@
 //! endpoint ([`objects`], [`lists`], [`permissions`], [`changeset`], [`monitor`], [`broadcasts`], [`server`];
 //! [`asked`]: may they; [`body`], [`schema`]: what they send) → [`response`] (into the event). A [`batch`] is
 //! several calls in one unit of work. Every refusal is an [`error::ApiError`], turned into Kinto's JSON at one place.
+//!
+//! What Kinto has as plugins is in [`default_bucket`], [`flush`], [`accounts`] with [`passwords`], and [`openid`].
 
+mod accounts;
 mod asked;
 mod auth;
 mod batch;
@@ -15,13 +18,17 @@ mod call;
 mod changeset;
 mod compression;
 mod cors;
+mod default_bucket;
 mod end_of_service;
 mod error;
+mod flush;
 mod listing;
 mod lists;
 mod monitor;
 mod objects;
 mod openapi;
+mod openid;
+mod passwords;
 mod permissions;
 mod request;
 mod response;
@@ -37,8 +44,11 @@ use http::header::ACCEPT_ENCODING;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use tokio::sync::RwLock;
 
+use self::auth::Credentials;
 use self::call::Call;
 use self::error::ApiError;
+use self::openid::provider::Provider;
+use self::passwords::Passwords;
 use self::request::Request;
 use self::response::Response;
 use self::router::Routed;
@@ -63,6 +73,8 @@ pub struct Api {
     store: Store,
     settings: Settings,
     megaphones: Vec<Megaphone>,
+    passwords: Arc<Passwords>,
+    providers: Arc<[Provider]>,
     /// Shared by requests that are tried the first time, held alone by one that is done again: requests of one
     /// process that collide once would go on colliding with one another; alone, each meets but those of other
     /// processes. A function of Lambda has one request at a time and never waits for this.
@@ -81,6 +93,8 @@ impl Api {
     /// The API with its dependencies.
     pub fn new(store: Store, settings: Settings, megaphones: Vec<Megaphone>) -> Self {
         Self {
+            passwords: Arc::new(Passwords::new(&settings.api)),
+            providers: Provider::all(&settings.api).into(),
             store,
             settings,
             megaphones,
@@ -104,29 +118,34 @@ impl Api {
     }
 
     async fn answer(&self, request: &Request) -> Response {
-        let answer = match self.find(request) {
-            Found::Answer(response) => return response,
-            Found::Call(call) if call.is_batch() => {
+        let answer = match self.find(request).await {
+            Ok(Found::Answer(response)) => return response,
+            Ok(Found::Call(call)) if call.is_batch() => {
                 let response = self.batch(request).await;
                 response.map(|response| self.finished(request, response))
             }
-            Found::Call(call) => {
+            Ok(Found::Call(call)) => {
                 let responses = self.work(&[call]).await;
                 responses.map(|mut responses| responses.swap_remove(0))
             }
+            Err(error) => Err(error),
         };
         answer.unwrap_or_else(|error| self.refusal(request, error))
     }
 
-    fn find(&self, request: &Request) -> Found {
-        match self.find_call(request) {
-            Ok(Found::Answer(response)) => Found::Answer(self.finished(request, response)),
-            Ok(found) => found,
-            Err(error) => Found::Answer(self.refusal(request, error)),
+    /// Where a request goes and who sends it.
+    ///
+    /// # Errors
+    /// What takes back all of a batch: a failure of ours. What is refused is an answer.
+    async fn find(&self, request: &Request) -> Result<Found, ApiError> {
+        match self.find_call(request).await {
+            Ok(Found::Answer(response)) => Ok(Found::Answer(self.finished(request, response))),
+            Err(error) if !error.is_ours() => Ok(Found::Answer(self.refusal(request, error))),
+            found => found,
         }
     }
 
-    fn find_call(&self, request: &Request) -> Result<Found, ApiError> {
+    async fn find_call(&self, request: &Request) -> Result<Found, ApiError> {
         let settings = &self.settings.api;
         let now = Timestamp::now();
         if end_of_service::is_over(settings.web.end_of_service.as_ref(), now) {
@@ -149,7 +168,13 @@ impl Api {
         if request.method == Method::OPTIONS {
             return cors::preflight(request, &route, settings).map(Found::Answer);
         }
-        Ok(Found::Call(Call::to(route, request.clone(), settings)))
+        let credentials = if route.knows_users() {
+            Credentials::of(request, settings, &self.providers).await?
+        } else {
+            Credentials::default()
+        };
+        let call = Call::to(route, request.clone(), credentials, settings);
+        Ok(Found::Call(call))
     }
 
     async fn batch(&self, batch: &Request) -> Result<Response, ApiError> {
@@ -160,7 +185,7 @@ impl Api {
             if let Ok(Routed::Redirect { path, .. }) = router::route(&request, &self.settings.api) {
                 request.path = path;
             }
-            let answer = match self.find(&request) {
+            let answer = match self.find(&request).await? {
                 Found::Call(call) => {
                     calls.push(call);
                     None
@@ -177,6 +202,18 @@ impl Api {
         Ok(batch::response(answers.collect()))
     }
 
+    /// The provider that a path names.
+    ///
+    /// # Errors
+    /// 400 when there is none (Kinto 26.5).
+    fn provider(&self, name: &str) -> Result<&Provider, ApiError> {
+        let mut providers = self.providers.iter();
+        let provider = providers.find(|provider| provider.settings().name == name);
+        provider.ok_or_else(|| {
+            ApiError::invalid("path", "provider", format!("Unknown provider '{name}'"))
+        })
+    }
+
     /// Reads, answers, commits; again from the start while other writes come between.
     ///
     /// # Errors
@@ -190,7 +227,7 @@ impl Api {
         for attempt in (0..MAX_ATTEMPTS).take_while(|_| begin.elapsed() < LAST_ATTEMPT) {
             let needs = calls
                 .iter()
-                .map(Call::needs)
+                .map(|call| call.needs(&self.settings.api))
                 .fold(Needs::default(), Needs::and);
             let mut unit = UnitOfWork::read(&self.store, Timestamp::now(), needs).await?;
             let mut responses = Vec::with_capacity(calls.len());

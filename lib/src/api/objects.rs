@@ -6,6 +6,7 @@ use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use super::accounts;
 use super::asked::Asked;
 use super::auth::User;
 use super::body::{self, Body, PatchType};
@@ -15,7 +16,7 @@ use super::request::{Preconditions, Request};
 use super::response::Response;
 use super::schema;
 use crate::permission::Permissions;
-use crate::resource::{ListUri, ObjectUri, is_valid_id};
+use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::settings::ApiSettings;
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::{Live, Needs, UnitOfWork};
@@ -40,12 +41,21 @@ impl Target {
         Self { uri, is_new: false }
     }
 
-    /// The object that a `POST` to `list` is about, under the id that the client gave, valid or not, or a new one. A
-    /// body that cannot be read is looked at later.
+    /// The object of the same ids in another bucket.
+    pub fn in_bucket(&self, bucket: &str) -> Self {
+        Self {
+            uri: self.uri.in_bucket(bucket),
+            is_new: self.is_new,
+        }
+    }
+
+    /// The object that a `POST` to `list` is about, under the id that the client gave, valid or not, or a new one: an
+    /// account has none but what is given. A body that cannot be read is looked at later.
     pub fn posted(list: ListUri, request: &Request) -> Self {
         let body: Option<Value> = serde_json::from_slice(&request.body).ok();
         let given = body.as_ref().and_then(|body| body.get("data")?.get("id"));
         match given {
+            None if list.kind() == Kind::Account => Self::at(list.object("")),
             None => Self {
                 uri: list.object(Uuid::new_v4().to_string()),
                 is_new: true,
@@ -100,10 +110,18 @@ pub fn answer(
     if writes {
         asked.check_parents(unit)?;
     }
-    if request.method == Method::POST && !is_valid_id(uri.id()) {
-        return Err(ApiError::invalid_id());
+    if request.method == Method::POST && !uri.kind().is_valid_id(uri.id()) {
+        return Err(match uri.kind() {
+            Kind::Account if uri.id().is_empty() => {
+                ApiError::invalid("body", "data.id", "Required")
+            }
+            _ => ApiError::invalid_id(),
+        });
     }
     body::check_media_types(request)?;
+    if uri.kind() == Kind::Account {
+        accounts::check_own(&asked, unit)?;
+    }
     asked.check_permission(unit)?;
     if writes {
         asked.check_parent_exists(unit)?;
@@ -144,7 +162,7 @@ impl Asked<'_> {
         preconditions: Preconditions,
     ) -> Result<Response, ApiError> {
         let body = Body::parse(self.uri.kind(), &self.request.body)?;
-        if !is_valid_id(self.uri.id()) {
+        if !self.uri.has_valid_id() {
             return Err(ApiError::invalid_id());
         }
         self.check_preconditions(unit, preconditions)?;
@@ -308,8 +326,12 @@ impl Asked<'_> {
         if self.settings.schema_validation {
             data = self.validated(unit, data)?;
         }
+        if self.uri.kind() == Kind::Account {
+            let before = unit.get(self.uri).map(|object| object.data);
+            accounts::hash_password(&mut data, before);
+        }
         if self.settings.explicit_permissions {
-            permissions.grant("write", self.user.principal());
+            permissions.grant("write", &self.owner());
         }
         let size =
             serde_json::to_vec(&(&data, &permissions)).map_or(usize::MAX, |bytes| bytes.len());
@@ -346,9 +368,17 @@ impl Asked<'_> {
         Ok(data)
     }
 
+    /// Who is granted `write` on what the user writes.
+    fn owner(&self) -> String {
+        match self.uri.kind() {
+            Kind::Account => accounts::principal(self.uri.id()),
+            _ => self.user.principal().to_owned(),
+        }
+    }
+
     /// The object, or why it cannot be had: an id that cannot be one, or nothing there.
     fn existing<'u>(&self, unit: &'u UnitOfWork) -> Result<Live<'u>, ApiError> {
-        if !is_valid_id(self.uri.id()) {
+        if !self.uri.has_valid_id() {
             return Err(ApiError::invalid_id());
         }
         unit.get(self.uri).ok_or_else(|| ApiError::UnknownObject {
@@ -394,7 +424,9 @@ impl Asked<'_> {
 
     /// An object as the API shows it. Its permissions are for those alone who may write it by its own permissions.
     fn shown(&self, data: Map<String, Value>, permissions: &Permissions) -> Value {
-        let may_see = permissions.grants("write", &self.user.principals);
+        // Who gets at an account at all is, or acts for, its owner.
+        let may_see =
+            self.uri.kind() == Kind::Account || permissions.grants("write", &self.user.principals);
         let permissions = if may_see {
             json!(permissions)
         } else {

@@ -126,6 +126,15 @@ fn operation(route: &Route, method: &Method) -> Operation {
         ),
         Route::MonitorChangeset => changeset("monitor", false),
         Route::Changeset(_) => changeset("collection", true),
+        Route::Flush => utility("flush_post", "Everything is gone."),
+        Route::OpenIdLogin(_) => utility(
+            "openid_login",
+            "Sends the browser to the identity provider.",
+        ),
+        Route::OpenIdToken(_) => utility(
+            "openid_token",
+            "Sends the browser back with the provider's tokens.",
+        ),
         Route::Batch => Operation {
             id: "batch".to_owned(),
             tag: "Batch".to_owned(),
@@ -413,6 +422,7 @@ fn definitions() -> Value {
                 properties["cache_expires"] = integer.clone();
             }
             Kind::Group => properties["members"] = json!({"type": "array", "items": text}),
+            Kind::Account => properties["password"] = text.clone(),
             Kind::Record => {}
         }
         let data = json!({"type": "object", "properties": properties});
@@ -526,6 +536,9 @@ mod tests {
             Route::Broadcasts => 12,
             Route::MonitorChangeset => 13,
             Route::Changeset(_) => 14,
+            Route::Flush => 15,
+            Route::OpenIdLogin(_) => 16,
+            Route::OpenIdToken(_) => 17,
         };
         let numbers: BTreeSet<_> = Route::all()
             .iter()
@@ -533,7 +546,7 @@ mod tests {
             .collect();
         assert_eq!(
             numbers.into_iter().collect::<Vec<_>>(),
-            Vec::from_iter(0..15)
+            Vec::from_iter(0..18)
         );
     }
 

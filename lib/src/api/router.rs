@@ -5,7 +5,7 @@ use http::Method;
 use super::error::ApiError;
 use super::request::Request;
 use crate::resource::{Kind, ListUri, ObjectUri};
-use crate::settings::{ApiSettings, EndpointType, Redirects};
+use crate::settings::{ApiSettings, EndpointType, Plugin, Redirects};
 
 /// The version prefix of every path.
 pub const PREFIX: &str = "/v1";
@@ -28,7 +28,8 @@ const LIST: &[Method] = &[
     Method::DELETE,
     Method::OPTIONS,
 ];
-const BATCH: &[Method] = &[Method::POST, Method::OPTIONS];
+/// Of endpoints that do something.
+const ACTION: &[Method] = &[Method::POST, Method::OPTIONS];
 
 /// An endpoint. Ids in it are as the client sent them, valid or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +54,12 @@ pub enum Route {
     PullBroadcasts,
     /// `/broadcasts`
     Broadcasts,
+    /// `/__flush__`
+    Flush,
+    /// `/openid/{provider}/login`
+    OpenIdLogin(String),
+    /// `/openid/{provider}/token`
+    OpenIdToken(String),
     /// A single object.
     Object(ObjectUri),
     /// The objects of one kind under one parent.
@@ -88,6 +95,11 @@ impl Route {
             ["permissions"] => Self::Permissions,
             ["__broadcasts__"] => Self::PullBroadcasts,
             ["broadcasts"] => Self::Broadcasts,
+            ["__flush__"] => Self::Flush,
+            ["openid", provider, "login"] => Self::OpenIdLogin((*provider).to_owned()),
+            ["openid", provider, "token"] => Self::OpenIdToken((*provider).to_owned()),
+            ["accounts"] => Self::List(ListUri::accounts()),
+            ["accounts", id] => Self::Object(ObjectUri::account(*id)),
             ["buckets", MONITOR, "collections", "changes", "records"] => Self::MonitorRecords,
             ["buckets", MONITOR, "collections", "changes", "changeset"] => Self::MonitorChangeset,
             ["buckets", b, "collections", c, "changeset"] => {
@@ -111,6 +123,7 @@ impl Route {
     pub fn all() -> Vec<(String, Self)> {
         let (bucket, collection) = ("{bucket_id}", "{collection_id}");
         let lists = Kind::ALL.map(|kind| match kind {
+            Kind::Account => ListUri::accounts(),
             Kind::Bucket => ListUri::buckets(),
             Kind::Group | Kind::Collection => ObjectUri::bucket(bucket).children(kind),
             Kind::Record => ObjectUri::collection(bucket, collection).children(kind),
@@ -129,6 +142,9 @@ impl Route {
             "/permissions",
             "/__broadcasts__",
             "/broadcasts",
+            "/__flush__",
+            "/openid/{provider}/login",
+            "/openid/{provider}/token",
             "/buckets/monitor/collections/changes/records",
             "/buckets/monitor/collections/changes/changeset",
             "/buckets/{bucket_id}/collections/{collection_id}/changeset",
@@ -139,9 +155,36 @@ impl Route {
             .collect()
     }
 
+    /// Whether it matters who asks.
+    pub fn knows_users(&self) -> bool {
+        matches!(
+            self,
+            Self::Object(_)
+                | Self::List(_)
+                | Self::Hello
+                | Self::Permissions
+                | Self::Changeset(_)
+                | Self::MonitorRecords
+                | Self::MonitorChangeset
+        )
+    }
+
+    /// The plugin that the endpoint is there with.
+    fn plugin(&self) -> Option<Plugin> {
+        match self {
+            Self::Flush => Some(Plugin::Flush),
+            Self::OpenIdLogin(_) | Self::OpenIdToken(_) => Some(Plugin::OpenId),
+            Self::Object(uri) if uri.kind() == Kind::Account => Some(Plugin::Accounts),
+            Self::List(list) if list.kind() == Kind::Account => Some(Plugin::Accounts),
+            _ => None,
+        }
+    }
+
     /// Whether there is such an endpoint with these settings.
     pub fn is_served(&self, settings: &ApiSettings) -> bool {
-        *self != Self::Permissions || settings.permissions_endpoint
+        let plugin = self.plugin();
+        (*self != Self::Permissions || settings.permissions_endpoint)
+            && plugin.is_none_or(|plugin| settings.includes.has(plugin))
     }
 
     /// The methods that the endpoint takes.
@@ -149,7 +192,7 @@ impl Route {
         let (methods, switched) = match self {
             Self::Object(uri) => (OBJECT, Some((EndpointType::Object, uri.kind()))),
             Self::List(list) => (LIST, Some((EndpointType::Plural, list.kind()))),
-            Self::Batch => (BATCH, None),
+            Self::Batch | Self::Flush => (ACTION, None),
             _ => (READ, None),
         };
         let is_enabled = |method: &&Method| {
@@ -160,14 +203,13 @@ impl Route {
         methods.iter().filter(is_enabled).cloned().collect()
     }
 
-    /// Whether the endpoint is of the bucket in whose name monitor/changes is served.
-    fn is_in_monitor(&self) -> bool {
+    /// The id of the bucket that the object is, or that it or the list is in.
+    pub fn bucket_id(&self) -> Option<&str> {
         match self {
-            Self::Object(uri) => uri.bucket_id() == MONITOR,
-            Self::List(list) => list
-                .parent()
-                .is_some_and(|parent| parent.bucket_id() == MONITOR),
-            _ => false,
+            Self::Object(uri) if uri.kind() != Kind::Account => Some(uri.bucket_id()),
+            Self::List(list) => list.parent().map(ObjectUri::bucket_id),
+            Self::Changeset(uri) => Some(uri.bucket_id()),
+            _ => None,
         }
     }
 }
@@ -228,7 +270,7 @@ pub fn route(request: &Request, settings: &ApiSettings) -> Result<Routed, ApiErr
     if !allow.contains(&request.method) {
         return Err(ApiError::MethodNotAllowed { allow });
     }
-    if route.is_in_monitor() && !READ.contains(&request.method) {
+    if route.bucket_id() == Some(MONITOR) && !READ.contains(&request.method) {
         return Err(ApiError::Reserved(
             "The bucket id monitor is reserved for the changes feed.",
         ));

@@ -8,17 +8,19 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::Api;
 use super::auth::User;
+use super::openid::provider::Provider;
 use super::request::Request;
 use super::response::Response;
+use super::{Api, default_bucket};
+use crate::settings::{Plugin, Policy};
 use crate::timestamp::Timestamp;
 
 /// The version of the HTTP API that Kinto 26.5 speaks.
 pub const HTTP_API_VERSION: &str = "1.23";
 
 /// `GET /v1/`: what this server is, can do, and takes the user for.
-pub fn hello(api: &Api, request: &Request, user: &User) -> Response {
+pub async fn hello(api: &Api, request: &Request, user: &User) -> Response {
     let settings = &api.settings.api;
     let web = &settings.web;
     let mut hello = json!({
@@ -40,8 +42,11 @@ pub fn hello(api: &Api, request: &Request, user: &User) -> Response {
     });
     if let Some(id) = &user.id {
         hello["user"] = json!({"id": id, "principals": user.principals});
+        if settings.includes.has(Plugin::DefaultBucket) {
+            hello["user"]["bucket"] = default_bucket::id_for(id, settings).into();
+        }
     }
-    hello["capabilities"] = capabilities(api);
+    hello["capabilities"] = capabilities(api).await;
     let response = Response::json(StatusCode::OK, &hello);
     if settings.readonly {
         response.kept_for(web.root_cache_expires_seconds, Timestamp::now())
@@ -50,13 +55,9 @@ pub fn hello(api: &Api, request: &Request, user: &User) -> Response {
     }
 }
 
-fn capabilities(api: &Api) -> Value {
+async fn capabilities(api: &Api) -> Value {
     let changes = &api.settings.changes;
     let mut capabilities = json!({
-        "basicauth": {
-            "description": "Basic authentication: every user and password make a user id.",
-            "url": "https://kinto.readthedocs.io/en/stable/api/1.x/authentication.html",
-        },
         "changes": {
             "description": "Tells which collections changed, and when.",
             "url": "https://github.com/Kinto/kinto-changes",
@@ -76,11 +77,45 @@ fn capabilities(api: &Api) -> Value {
             "url": "https://kinto.readthedocs.io/en/latest/configuration/settings.html#activating-the-permissions-endpoint",
         });
     }
+    let mut policies = api.settings.api.policies.iter();
+    if policies.any(|policy| matches!(policy, Policy::Basic { .. })) {
+        capabilities["basicauth"] = json!({
+            "description": "Basic authentication: every user and password make a user id.",
+            "url": "https://kinto.readthedocs.io/en/stable/api/1.x/authentication.html",
+        });
+    }
     if !api.settings.megaphones.is_empty() {
         capabilities["megaphone"] = json!({
             "description": "Broadcasts the time of the latest change to all clients.",
             "url": "https://github.com/Kinto/kinto-megaphone",
             "version": env!("CARGO_PKG_VERSION"),
+        });
+    }
+    if api.settings.api.includes.has(Plugin::DefaultBucket) {
+        capabilities["default_bucket"] = json!({
+            "description": "A personal bucket, under the id default, whose collections are created when they are first asked for.",
+            "url": "https://kinto.readthedocs.io/en/latest/api/1.x/buckets.html#personal-bucket-default",
+        });
+    }
+    if api.settings.api.includes.has(Plugin::Flush) {
+        capabilities["flush_endpoint"] = json!({
+            "description": "Removes everything: POST /__flush__.",
+            "url": "https://kinto.readthedocs.io/en/latest/api/1.x/flush.html",
+        });
+    }
+    if api.settings.api.includes.has(Plugin::Accounts) {
+        capabilities["accounts"] = json!({
+            "description": "Users can have accounts.",
+            "url": "https://kinto.readthedocs.io/en/latest/api/1.x/accounts.html",
+            "validation_enabled": false,
+        });
+    }
+    if !api.providers.is_empty() {
+        let providers = join_all(api.providers.iter().map(Provider::described)).await;
+        capabilities["openid"] = json!({
+            "description": "Users can log in with OpenID Connect providers.",
+            "url": "http://kinto.readthedocs.io/en/stable/api/1.x/authentication.html",
+            "providers": providers,
         });
     }
     capabilities

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{Secret, SettingError, Vars};
+use super::{Secret, SettingError, Vars, is_token};
 use crate::resource::CollectionSet;
 
 /// The `use` of these listeners (kinto-megaphone 0.5).
@@ -126,14 +126,6 @@ pub(super) fn broadcaster(id: &str, variable: &str) -> Result<String, SettingErr
     }
     let problem = format!("must be 1 to {MAX_BROADCASTER_ID} of A-Z a-z 0-9 _ -");
     Err(SettingError::new(variable, problem))
-}
-
-/// Whether `value` is 1 to `max` characters that Megaphone takes in an id.
-fn is_token(value: &str, max: usize) -> bool {
-    (1..=max).contains(&value.len())
-        && value
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
 }
 
 #[cfg(test)]

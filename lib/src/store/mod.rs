@@ -6,6 +6,7 @@
 //! | timestamp of a list | the same partition | `#timestamp` | [`List`] |
 //! | monitor entry | `#monitor` | the collection's URI | [`monitor`] |
 //! | broadcast state | `#broadcast` | the listener's name | [`broadcast`] |
+//! | a login under way | `#login#` and its state | `#login` | [`login`] |
 //! | a principal's groups | `#principal#` and the principal | `#groups` | [`membership`] |
 //! | what is told to who asks | `#broadcast` | `#pull` | [`pull`] |
 //!
@@ -14,6 +15,7 @@
 
 pub mod broadcast;
 pub mod changeset;
+pub mod login;
 pub mod membership;
 pub mod monitor;
 mod object;

@@ -181,6 +181,13 @@ impl UnitOfWork {
         })
     }
 
+    /// The object at `uri` as it is stored, if it exists.
+    pub fn stored(&self, uri: &ObjectUri) -> Option<&Object> {
+        self.get(uri)?;
+        let slot = self.objects.get(uri)?;
+        slot.written.as_ref().or(slot.read.as_ref())
+    }
+
     /// The generation that the objects of a list were written under if they are there still; `None` when what they
     /// live under does not exist.
     pub fn generation_of(&self, list: &ListUri) -> Option<Generation> {

@@ -1,0 +1,78 @@
+//! `kinto.plugins.accounts`: what is particular to accounts among the objects (Kinto 26.5).
+//!
+//! An account is an object without a parent. Administrators, whom the settings grant `write` on all accounts, see and
+//! change all; everybody else their own alone, and who has none may make one where the settings allow it. The principal
+//! of an account is `account:` and its id, which owns it whoever created it.
+
+use http::Method;
+use serde_json::{Map, Value};
+
+use super::asked::Asked;
+use super::error::ApiError;
+use super::passwords;
+use crate::permission::Access;
+use crate::resource::ObjectUri;
+use crate::settings::ACCOUNT_POLICY;
+use crate::store::Object;
+use crate::unit_of_work::UnitOfWork;
+
+/// The field that holds the hash of the password.
+pub const PASSWORD: &str = "password";
+
+/// The principal of an account.
+pub fn principal(id: &str) -> String {
+    format!("{ACCOUNT_POLICY}:{id}")
+}
+
+/// Checks that who is no administrator asks for no account but their own. Whether there is another one they do not learn.
+///
+/// # Errors
+/// 400 for one that is to be written, 404 for one that is shared with them, else 403 (Kinto 26.5).
+pub fn check_own(asked: &Asked<'_>, unit: &UnitOfWork) -> Result<(), ApiError> {
+    let id = asked.uri.id();
+    let is_own = match &asked.user.id {
+        Some(user_id) => *user_id == principal(id),
+        // Who is nobody yet makes an account for themselves.
+        None => true,
+    };
+    if is_own || asked.may_all(unit, Access::Write) {
+        return Ok(());
+    }
+    match asked.request.method {
+        Method::PUT | Method::POST if asked.may_create(unit) => Err(ApiError::invalid(
+            "body",
+            "data.id",
+            "Username and account ID do not match.",
+        )),
+        Method::PUT | Method::POST => Err(asked.forbidden()),
+        _ => asked
+            .check_permission(unit)
+            .and(Err(ApiError::UnknownObject {
+                kind: asked.uri.kind(),
+                id: id.to_owned(),
+            })),
+    }
+}
+
+/// The account of who is no administrator, as the list of all accounts shows it to them.
+///
+/// # Errors
+/// 401 of nobody.
+pub fn own(asked: &Asked<'_>, unit: &UnitOfWork) -> Result<Vec<(String, Object)>, ApiError> {
+    let user_id = asked.user.id.as_ref().ok_or_else(|| asked.forbidden())?;
+    let own = user_id.strip_prefix(&principal("")).and_then(|id| {
+        let account = unit.stored(&ObjectUri::account(id))?;
+        Some((id.to_owned(), account.clone()))
+    });
+    Ok(own.into_iter().collect())
+}
+
+/// Puts the hash of a password that is new in its place. One that is sent back as it was answered is not new.
+pub fn hash_password(data: &mut Map<String, Value>, before: Option<&Map<String, Value>>) {
+    let before = before.and_then(|data| data.get(PASSWORD)?.as_str());
+    if let Some(Value::String(password)) = data.get_mut(PASSWORD)
+        && before != Some(password)
+    {
+        *password = passwords::hash(password);
+    }
+}

@@ -1,0 +1,158 @@
+//! The passwords of accounts, as bcrypt hashes.
+//!
+//! To hash or check one takes a processor a quarter of a second; that is its point. What a check found is kept in the
+//! process for a while (`account_cache_ttl_seconds`).
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::auth;
+use crate::settings::{ApiSettings, Secret};
+
+/// A password in bytes at most: bcrypt looks at no more, and Kinto 26.5 (bcrypt 5.0) fails on longer ones.
+pub const MAX_LENGTH: usize = 72;
+/// Rounds are two to the power of this (Kinto 26.5: the default of Python's bcrypt).
+const COST: u32 = 12;
+/// Findings that are kept at most.
+const MAX_FINDINGS: usize = 1000;
+
+/// Hashes a password that is no longer than [`MAX_LENGTH`].
+///
+/// # Panics
+/// When the system gives no random bytes for the salt; without them nothing else goes on either.
+pub fn hash(password: &str) -> String {
+    bcrypt::hash(password, COST).expect("random bytes and a valid cost")
+}
+
+/// What is known of passwords that were checked lately.
+pub struct Passwords {
+    key: Secret,
+    ttl: Duration,
+    findings: Mutex<HashMap<[u8; 32], Finding>>,
+}
+
+struct Finding {
+    matches: bool,
+    until: Instant,
+}
+
+impl Passwords {
+    /// Nothing is known yet.
+    pub fn new(settings: &ApiSettings) -> Self {
+        Self {
+            key: settings.userid_hmac_secret.clone(),
+            ttl: settings.account_cache_ttl,
+            findings: Mutex::default(),
+        }
+    }
+
+    /// Whether the hash is that of the password.
+    ///
+    /// A finding is about both: no two hashes are alike, so that a password that was changed is another one.
+    pub fn matches(&self, password: &str, hash: &str) -> bool {
+        if password.len() > MAX_LENGTH {
+            return false;
+        }
+        let key = auth::hmac(&self.key, &format!("{hash}:{password}"));
+        let known = self.known(&key, Instant::now());
+        known.unwrap_or_else(|| {
+            let matches = bcrypt::verify(password, hash).unwrap_or(false);
+            self.keep(key, matches, Instant::now());
+            matches
+        })
+    }
+
+    /// What was found lately; of a password that matched this begins the time anew.
+    fn known(&self, key: &[u8; 32], now: Instant) -> Option<bool> {
+        let mut findings = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
+        let finding = findings
+            .get_mut(key)
+            .filter(|finding| finding.until > now)?;
+        if finding.matches {
+            finding.until = now + self.ttl;
+        }
+        Some(finding.matches)
+    }
+
+    fn keep(&self, key: [u8; 32], matches: bool, now: Instant) {
+        let mut findings = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
+        findings.retain(|_, finding| finding.until > now);
+        if findings.len() < MAX_FINDINGS {
+            let until = now + self.ttl;
+            findings.insert(key, Finding { matches, until });
+        }
+    }
+}
+
+impl fmt::Debug for Passwords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Passwords")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Made by Kinto 26.5 of `pw`.
+    const HASH: &str = "$2b$12$nbAaguWasbdynd98C0VrGueDByS5NSzuDGZ1vpdNP7CW9KL3DeLHe";
+
+    fn passwords(ttl: Duration) -> Passwords {
+        Passwords {
+            key: Secret::new("s3cret"),
+            ttl,
+            findings: Mutex::default(),
+        }
+    }
+
+    #[test]
+    fn a_hash_of_kintos_is_of_its_password_alone() {
+        let passwords = passwords(Duration::ZERO);
+        assert!(passwords.matches("pw", HASH));
+        for wrong in ["pw2", "p", "", &"pw".repeat(99)] {
+            assert!(!passwords.matches(wrong, HASH), "{wrong}");
+        }
+        assert!(!passwords.matches("pw", "no hash"));
+    }
+
+    #[test]
+    fn ours_are_as_kintos() {
+        let longest = "x".repeat(MAX_LENGTH);
+        let hash = hash(&longest);
+        assert!(hash.starts_with("$2b$12$"), "{hash}");
+        let passwords = passwords(Duration::ZERO);
+        assert!(passwords.matches(&longest, &hash));
+        assert!(!passwords.matches(&longest[1..], &hash));
+        assert!(!passwords.matches(&format!("{longest}y"), &hash));
+    }
+
+    #[test]
+    fn a_finding_is_kept_for_its_time_which_begins_anew_with_each_match() {
+        let (passwords, now) = (passwords(Duration::from_secs(30)), Instant::now());
+        let at = |seconds| now + Duration::from_secs(seconds);
+        passwords.keep([1; 32], true, now);
+        passwords.keep([2; 32], false, now);
+        assert_eq!(passwords.known(&[1; 32], at(20)), Some(true));
+        assert_eq!(passwords.known(&[2; 32], at(20)), Some(false));
+        assert_eq!(passwords.known(&[1; 32], at(40)), Some(true));
+        assert_eq!(passwords.known(&[2; 32], at(40)), None);
+        assert_eq!(passwords.known(&[1; 32], at(80)), None);
+    }
+
+    #[test]
+    fn no_more_is_kept_than_there_is_room_for() {
+        let passwords = passwords(Duration::from_secs(30));
+        let now = Instant::now();
+        for n in 0..=MAX_FINDINGS {
+            let mut key = [0; 32];
+            key[..8].copy_from_slice(&n.to_be_bytes());
+            passwords.keep(key, false, now);
+        }
+        let kept = || passwords.findings.lock().unwrap().len();
+        assert_eq!(kept(), MAX_FINDINGS);
+        passwords.keep([1; 32], true, now + Duration::from_secs(31));
+        assert_eq!(kept(), 1);
+    }
+}

@@ -1,0 +1,99 @@
+//! `includes`: the parts of Kinto that are switched on, under the names that Kinto gives them.
+
+use std::collections::BTreeSet;
+
+use super::{SettingError, Vars};
+
+/// A part of Kinto that is off unless it is included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Plugin {
+    /// `kinto.plugins.default_bucket`: `/buckets/default` is each user's own bucket.
+    DefaultBucket,
+    /// `kinto.plugins.flush`: anybody may remove everything.
+    Flush,
+    /// `kinto.plugins.accounts`: users have accounts, with passwords.
+    Accounts,
+    /// `kinto.plugins.openid`: users can log in with OpenID Connect providers.
+    OpenId,
+}
+
+impl Plugin {
+    const ALL: [Self; 4] = [
+        Self::DefaultBucket,
+        Self::Flush,
+        Self::Accounts,
+        Self::OpenId,
+    ];
+
+    /// The name that `includes` gives it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::DefaultBucket => "kinto.plugins.default_bucket",
+            Self::Flush => "kinto.plugins.flush",
+            Self::Accounts => "kinto.plugins.accounts",
+            Self::OpenId => "kinto.plugins.openid",
+        }
+    }
+}
+
+/// What is always there: to include it changes nothing, and the settings of a Kinto that does so can be taken over.
+const BUILT_IN: [&str; 4] = [
+    "kinto_changes",
+    "kinto_megaphone",
+    "kinto_remote_settings",
+    "kinto_remote_settings.changes",
+];
+
+/// What `includes` names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Includes(BTreeSet<Plugin>);
+
+impl Includes {
+    /// Reads `KINTO_INCLUDES`: names separated by white space.
+    ///
+    /// # Errors
+    /// A name that is not known: what is configured must not be silently off.
+    pub fn from_vars(vars: &Vars) -> Result<Self, SettingError> {
+        let variable = "KINTO_INCLUDES";
+        let mut plugins = BTreeSet::new();
+        for name in vars.words(variable).unwrap_or_default() {
+            match Plugin::ALL.into_iter().find(|plugin| plugin.name() == name) {
+                Some(plugin) => _ = plugins.insert(plugin),
+                None if BUILT_IN.contains(&&*name) => {}
+                None => {
+                    let problem = format!("`{name}` is not known here");
+                    return Err(SettingError::new(variable, problem));
+                }
+            }
+        }
+        Ok(Self(plugins))
+    }
+
+    /// Whether the plugin is on.
+    pub fn has(&self, plugin: Plugin) -> bool {
+        self.0.contains(&plugin)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn includes(value: &str) -> Result<Includes, SettingError> {
+        Includes::from_vars(&Vars::from_iter([("KINTO_INCLUDES", value)]))
+    }
+
+    #[test]
+    fn plugins_are_on_when_they_are_named() {
+        let some = includes("kinto_changes\n kinto.plugins.default_bucket").unwrap();
+        assert!(some.has(Plugin::DefaultBucket) && !some.has(Plugin::Flush));
+        assert!(!includes("").unwrap().has(Plugin::DefaultBucket));
+    }
+
+    #[test]
+    fn a_plugin_that_is_not_known_is_named() {
+        let error = includes("kinto_changes kinto.plugins.history").unwrap_err();
+        assert_eq!(error.variable, "KINTO_INCLUDES");
+        assert!(error.problem.contains("kinto.plugins.history"), "{error}");
+    }
+}

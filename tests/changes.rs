@@ -644,7 +644,7 @@ async fn an_old_since_is_sent_to_the_whole_list() {
 async fn the_successor_differs_in_four_answers() {
     let includes = (
         "KINTO_INCLUDES",
-        "kinto_emailer kinto_remote_settings.changes",
+        "kinto_megaphone kinto_remote_settings.changes",
     );
     let (original, successor) = (Kinto::with(&[]), Kinto::with(&[includes]));
     let at = now();

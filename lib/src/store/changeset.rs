@@ -75,6 +75,8 @@ pub struct Changes {
     timestamp: Timestamp,
     /// How much data of this generation was read.
     bytes: usize,
+    /// Whether nothing earlier that is wanted is left to be read.
+    is_whole: bool,
 }
 
 impl Changes {
@@ -96,6 +98,14 @@ impl Changes {
         self.bytes += change.data.as_ref().map_or(0, String::len);
         self.timestamp = self.timestamp.max(change.last_modified);
         self.read.push(change);
+    }
+
+    /// How many more could be shown than are known.
+    fn missing(&self) -> usize {
+        match self.wanted.limit {
+            Some(limit) if !self.is_whole => limit.saturating_sub(self.shown().len()),
+            _ => 0,
+        }
     }
 
     fn shows(&self, change: &Change) -> bool {
@@ -131,10 +141,11 @@ impl Store {
             read: vec![],
             timestamp: at,
             bytes: 0,
+            is_whole: wanted.limit.is_none(),
         };
         let mut since = wanted.since;
         if let Some(limit) = wanted.limit {
-            self.read_latest(list, limit, &mut changes).await?;
+            self.read_back(list, limit, &mut changes).await?;
             // What was moved on while this was read backwards, and so missed, is behind the latest of it.
             since = since.max(changes.timestamp);
         }
@@ -157,68 +168,91 @@ impl Store {
         Ok(changes)
     }
 
-    /// Reads what is later than `since`, from the earliest on.
+    /// Reads what is later than `since`, from the earliest on. When of what was read before so much has gone since that
+    /// there is less than was wanted, reads further back, and on again.
     async fn read_on(
         &self,
         list: &ListUri,
-        since: Timestamp,
+        mut since: Timestamp,
         changes: &mut Changes,
     ) -> Result<(), StoreError> {
-        let mut pages = self
-            .by_time(list, since)
-            .scan_index_forward(true)
-            .into_paginator()
-            .send();
-        while !changes.are_too_large()
-            && let Some(page) = pages.next().await
-        {
-            let page = page.map_err(StoreError::request("Query"))?;
-            for item in page.items.into_iter().flatten() {
-                changes.add(Change::from_item(item)?);
+        loop {
+            let mut pages = self
+                .by_time(list, since, None)
+                .scan_index_forward(true)
+                .into_paginator()
+                .send();
+            while !changes.are_too_large()
+                && let Some(page) = pages.next().await
+            {
+                let page = page.map_err(StoreError::request("Query"))?;
+                for item in page.items.into_iter().flatten() {
+                    changes.add(Change::from_item(item)?);
+                }
             }
+            let missing = changes.missing();
+            if missing == 0 || changes.are_too_large() {
+                return Ok(());
+            }
+            since = changes.timestamp;
+            self.read_back(list, missing, changes).await?;
         }
-        Ok(())
     }
 
-    /// Reads as many of the latest as are wanted, with those between them that are not.
-    async fn read_latest(
+    /// Reads so many more that are wanted, from the earliest that was read backwards, with those between them that
+    /// are not.
+    async fn read_back(
         &self,
         list: &ListUri,
-        limit: usize,
+        missing: usize,
         changes: &mut Changes,
     ) -> Result<(), StoreError> {
+        let before = changes.read.first().map(|change| change.last_modified);
         let mut items = self
-            .by_time(list, changes.wanted.since)
+            .by_time(list, changes.wanted.since, before)
             .scan_index_forward(false)
-            .limit(i32::try_from(limit).unwrap_or(i32::MAX))
+            .limit(i32::try_from(missing).unwrap_or(i32::MAX))
             .into_paginator()
             .items()
             .send();
+        let known = std::mem::take(&mut changes.read);
+        let known_ids: HashSet<_> = known.iter().map(|change| &*change.id).collect();
         let mut found = 0;
-        while found < limit
-            && !changes.are_too_large()
-            && let Some(item) = items.next().await
-        {
+        while found < missing && !changes.are_too_large() {
+            let Some(item) = items.next().await else {
+                changes.is_whole = true;
+                break;
+            };
             let change = Change::from_item(item.map_err(StoreError::request("Query"))?)?;
-            found += usize::from(changes.shows(&change));
+            found += usize::from(changes.shows(&change) && !known_ids.contains(&*change.id));
             changes.add(change);
         }
         changes.read.reverse();
+        changes.read.extend(known);
         Ok(())
     }
 
+    /// The list by time: what is later than `since`, up to `before`. Of the same time there may be several, under times
+    /// that clients gave.
     fn by_time(
         &self,
         list: &ListUri,
         since: Timestamp,
+        before: Option<Timestamp>,
     ) -> aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder {
-        self.client
+        let query = self
+            .client
             .query()
             .table_name(&self.table)
             .index_name(BY_LAST_MODIFIED)
-            .key_condition_expression("pk = :pk AND last_modified > :since")
             .expression_attribute_values(":pk", AttributeValue::S(super::partition(list)))
-            .expression_attribute_values(":since", number(since))
-            .consistent_read(true)
+            .expression_attribute_values(":first", number(since.next()))
+            .consistent_read(true);
+        match before {
+            None => query.key_condition_expression("pk = :pk AND last_modified >= :first"),
+            Some(last) => query
+                .key_condition_expression("pk = :pk AND last_modified BETWEEN :first AND :last")
+                .expression_attribute_values(":last", number(last)),
+        }
     }
 }

@@ -58,14 +58,17 @@ use crate::store::{CommitError, Store};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::{Needs, UnitOfWork};
 
-/// Times that a request is done again because other writes came between, unless time is up before.
-const MAX_ATTEMPTS: u32 = 24;
 /// When a request is not done again any more: the function must answer before it is stopped (29 seconds).
 const LAST_ATTEMPT: Duration = Duration::from_secs(10);
 /// The longest pause before the first repetition, in milliseconds; it doubles each time, up to [`MAX_PAUSE`].
-const FIRST_PAUSE: u64 = 2;
-/// See [`FIRST_PAUSE`]. Some ten times what a transaction takes: who has waited long must not wait longest.
-const MAX_PAUSE: u64 = 100;
+///
+/// Measured with 32 writers of one collection (docs/performance.md): shorter pauses collide more, and are slower.
+const FIRST_PAUSE: u64 = 16;
+/// See [`FIRST_PAUSE`].
+const MAX_PAUSE: u64 = 400;
+/// How long a request is repeated on the strength of what it read, where nothing tells that this has changed. The
+/// commit checks all of it but the permissions.
+const MAX_STALENESS: Duration = Duration::from_secs(1);
 
 /// The HTTP API over one table.
 #[derive(Clone, Debug)]
@@ -224,27 +227,23 @@ impl Api {
         if calls.iter().any(Call::writes) {
             shared = Some(self.turn.read().await);
         }
-        for attempt in (0..MAX_ATTEMPTS).take_while(|_| begin.elapsed() < LAST_ATTEMPT) {
-            let needs = calls
-                .iter()
-                .map(|call| call.needs(&self.settings.api))
-                .fold(Needs::default(), Needs::and);
-            let mut unit = UnitOfWork::read(&self.store, Timestamp::now(), needs).await?;
-            let mut responses = Vec::with_capacity(calls.len());
-            for call in calls {
-                responses.push(match call.answer(self, &mut unit).await {
-                    Ok(response) => self.finished(&call.request, response),
-                    Err(error) if error.is_ours() => return Err(error),
-                    Err(error) => self.refusal(&call.request, error),
-                });
-            }
-            // Before anything is written: what cannot be answered must not be done.
-            let may_not_fit = unit.has_writes() || calls.len() > 1;
-            if may_not_fit
-                && responses.iter().map(Response::length).sum::<usize>() > compression::MAX_BODY
-            {
-                return Err(ApiError::ResponseTooLarge);
-            }
+        let mut known: Option<(Instant, UnitOfWork)> = None;
+        let mut longest_pause = FIRST_PAUSE;
+        while begin.elapsed() < LAST_ATTEMPT {
+            let mut unit = match &known {
+                Some((at, unit)) if at.elapsed() < MAX_STALENESS => {
+                    unit.clone().at(Timestamp::now())
+                }
+                _ => {
+                    let needs = calls.iter().map(|call| call.needs(&self.settings.api));
+                    let needs = needs.fold(Needs::default(), Needs::and);
+                    let unit = UnitOfWork::read(&self.store, Timestamp::now(), needs).await?;
+                    // The first time it seldom takes another.
+                    known = (shared.is_none()).then(|| (Instant::now(), unit.clone()));
+                    unit
+                }
+            };
+            let responses = self.answer_calls(calls, &mut unit).await?;
             if !unit.has_writes() {
                 return Ok(responses);
             }
@@ -252,19 +251,44 @@ impl Api {
                 Ok(()) => return Ok(responses),
                 Err(CommitError::Store(error)) => return Err(error.into()),
                 Err(CommitError::Partial) => return Err(ApiError::Busy),
-                Err(CommitError::Conflict) => {
-                    if shared.take().is_some() {
-                        alone = Some(self.turn.write().await);
-                        continue;
-                    }
-                    // Full jitter: writers that collided once must not collide again in step.
-                    let longest = (FIRST_PAUSE << attempt).min(MAX_PAUSE);
-                    tokio::time::sleep(Duration::from_millis(fastrand::u64(0..=longest))).await;
-                }
+                // Somebody was quicker: what is there now is known the sooner the better.
+                Err(CommitError::Conflict) => known = None,
+                Err(CommitError::Contended) => {}
+            }
+            let is_first = shared.take().is_some();
+            // Full jitter: writers that collided once must not collide again in step.
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(0..=longest_pause))).await;
+            longest_pause = (longest_pause * 2).min(MAX_PAUSE);
+            if is_first {
+                alone = Some(self.turn.write().await);
             }
         }
         drop(alone);
         Err(ApiError::Busy)
+    }
+
+    /// Answers calls in their order.
+    ///
+    /// # Errors
+    /// As [`Self::work`]; and that the answers cannot be sent together, so that what they tell of must not be done.
+    async fn answer_calls(
+        &self,
+        calls: &[Call],
+        unit: &mut UnitOfWork,
+    ) -> Result<Vec<Response>, ApiError> {
+        let mut responses = Vec::with_capacity(calls.len());
+        for call in calls {
+            responses.push(match call.answer(self, unit).await {
+                Ok(response) => self.finished(&call.request, response),
+                Err(error) if error.is_ours() => return Err(error),
+                Err(error) => self.refusal(&call.request, error),
+            });
+        }
+        let length: usize = responses.iter().map(Response::length).sum();
+        if length > compression::MAX_BODY && (unit.has_writes() || calls.len() > 1) {
+            return Err(ApiError::ResponseTooLarge);
+        }
+        Ok(responses)
     }
 
     fn refusal(&self, request: &Request, error: ApiError) -> Response {

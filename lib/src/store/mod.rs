@@ -102,6 +102,9 @@ pub enum CommitError {
     /// Another write came between reading and committing. Nothing was written; read again and repeat.
     #[error("another write came between")]
     Conflict,
+    /// Another transaction has one of the items in hand. Nothing was written; repeat, later and with a later time.
+    #[error("another transaction is under way")]
+    Contended,
     /// A part of it is committed and the rest cannot be, since another write came between. Safe to repeat.
     #[error("another write came between the parts of a large one")]
     Partial,
@@ -420,8 +423,8 @@ impl Store {
     /// does not make it write twice.
     ///
     /// # Errors
-    /// [`CommitError::Conflict`] when a condition does not hold any more or another transaction has an
-    /// item in hand; nothing was written then.
+    /// [`CommitError::Conflict`] when a condition does not hold any more, [`CommitError::Contended`] when another
+    /// transaction has an item in hand; nothing was written then.
     pub async fn commit(&self, writes: Vec<Write>) -> Result<(), CommitError> {
         let items = writes
             .into_iter()
@@ -435,8 +438,8 @@ impl Store {
             .await
         {
             Ok(_) => Ok(()),
-            Err(error) if is_conflict(&error) => Err(CommitError::Conflict),
-            Err(error) => Err(StoreError::request("TransactWriteItems")(error).into()),
+            Err(error) => Err(refusal(&error)
+                .unwrap_or_else(|| StoreError::request("TransactWriteItems")(error).into())),
         }
     }
 
@@ -542,18 +545,22 @@ impl ListCondition {
     }
 }
 
-/// Whether a transaction failed because of another write, so that to read again and repeat may succeed.
-fn is_conflict<R>(error: &SdkError<TransactWriteItemsError, R>) -> bool {
-    match error.as_service_error() {
-        Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) => {
-            let mut codes = cancelled
-                .cancellation_reasons()
-                .iter()
-                .filter_map(|reason| reason.code());
-            codes.any(|code| matches!(code, "ConditionalCheckFailed" | "TransactionConflict"))
+/// Why a transaction failed, if that was because of another write, so that to repeat it may succeed.
+fn refusal<R>(error: &SdkError<TransactWriteItemsError, R>) -> Option<CommitError> {
+    match error.as_service_error()? {
+        TransactWriteItemsError::TransactionCanceledException(cancelled) => {
+            let reasons = cancelled.cancellation_reasons();
+            let has = |code| reasons.iter().any(|reason| reason.code() == Some(code));
+            if has("ConditionalCheckFailed") {
+                Some(CommitError::Conflict)
+            } else {
+                has("TransactionConflict").then_some(CommitError::Contended)
+            }
         }
-        Some(other) => other.code() == Some("TransactionInProgressException"),
-        None => false,
+        other if other.code() == Some("TransactionInProgressException") => {
+            Some(CommitError::Contended)
+        }
+        _ => None,
     }
 }
 

@@ -54,7 +54,7 @@ pub struct Live<'a> {
 }
 
 /// What one request read and wants to write.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct UnitOfWork {
     now: Timestamp,
     objects: HashMap<ObjectUri, ObjectSlot>,
@@ -81,6 +81,11 @@ impl UnitOfWork {
         };
         unit.read_more(store, needs).await?;
         Ok(unit)
+    }
+
+    /// The same at another time. Its clock must not go back.
+    pub fn at(self, now: Timestamp) -> Self {
+        Self { now, ..self }
     }
 
     /// Reads what is needed besides and not known yet, in one round trip; in none if all is known.
@@ -259,6 +264,7 @@ impl UnitOfWork {
     ///
     /// # Errors
     /// [`CommitError::Conflict`] when something that the unit relied on has changed: read and decide again.
+    /// [`CommitError::Contended`] when that may be so.
     pub async fn commit(self, store: &Store) -> Result<(), CommitError> {
         let mut parts = self.into_transactions().into_iter();
         if let Some(first) = parts.next() {

@@ -5,14 +5,14 @@ use crate::store::{Generation, List, ListCondition, Object, Write};
 use crate::timestamp::Timestamp;
 
 /// What was read of one object and what is to be written.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct ObjectSlot {
     pub(super) read: Option<Object>,
     pub(super) written: Option<Object>,
 }
 
 /// What was read of one list and what is to be written.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct ListSlot {
     read: Option<List>,
     pub(super) now: List,

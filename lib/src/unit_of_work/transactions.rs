@@ -183,7 +183,7 @@ fn in_chunks(writes: Vec<Write>) -> Vec<Vec<Write>> {
 pub(super) async fn commit_part(store: &Store, part: Vec<Write>) -> Result<(), CommitError> {
     for attempt in 0..MAX_PART_ATTEMPTS {
         match store.commit(part.clone()).await {
-            Err(CommitError::Conflict) => {
+            Err(CommitError::Conflict | CommitError::Contended) => {
                 let longest = 2 << attempt;
                 tokio::time::sleep(Duration::from_millis(fastrand::u64(0..=longest))).await;
             }

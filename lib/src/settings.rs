@@ -236,6 +236,8 @@ pub struct ApiSettings {
     pub schema_validation: bool,
     /// `experimental_permissions_endpoint`: whether there is `/permissions`.
     pub permissions_endpoint: bool,
+    /// Whether there is `/broadcasts`: when a reader's token is set.
+    pub broadcasts_endpoint: bool,
     /// `permissions_read_principals`: who may ask it; everyone when not set.
     pub permissions_read_principals: Vec<String>,
     /// `retry_after_seconds`: value of `Retry-After` with 503.
@@ -293,6 +295,7 @@ impl ApiSettings {
             schema_validation: vars
                 .flag("KINTO_EXPERIMENTAL_COLLECTION_SCHEMA_VALIDATION", false)?,
             permissions_endpoint: vars.flag("KINTO_EXPERIMENTAL_PERMISSIONS_ENDPOINT", false)?,
+            broadcasts_endpoint: vars.get("KINTO_BROADCASTS_READER_TOKEN").is_some(),
             permissions_read_principals: vars
                 .words("KINTO_PERMISSIONS_READ_PRINCIPALS")
                 .unwrap_or_else(|| vec![EVERYONE.to_owned()]),

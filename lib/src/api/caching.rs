@@ -47,7 +47,7 @@ pub fn keep_changes(
     response: Response,
     (bucket, collection): (&str, &str),
     request: &Request,
-    user: &User,
+    is_anonymous: bool,
     settings: &CacheSettings,
 ) -> Response {
     let expected = request.parameter("_expected");
@@ -60,7 +60,7 @@ pub fn keep_changes(
         .of_collection(bucket, collection, expiry)
         .or_else(|| {
             let shared = settings.of_bucket(bucket);
-            shared.filter(|seconds| *seconds > 0 && user.id.is_none())
+            shared.filter(|seconds| *seconds > 0 && is_anonymous)
         });
     match seconds {
         Some(seconds) => response.kept_for(seconds, Timestamp::now()),

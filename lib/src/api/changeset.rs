@@ -240,7 +240,7 @@ fn answer(
         .tagged(&collection.etag(timestamp));
     let of = (uri.bucket_id(), uri.id());
     let caching = &settings.api.caching;
-    caching::keep_changes(response, of, request, user, caching)
+    caching::keep_changes(response, of, request, user.id.is_none(), caching)
 }
 
 /// The JSON of a changeset. `changes` is JSON already.

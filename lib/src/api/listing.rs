@@ -9,7 +9,7 @@ use std::cmp::Ordering;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use http::{HeaderName, StatusCode};
+use http::{HeaderName, Method, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};
 
@@ -25,6 +25,9 @@ pub const LAST_MODIFIED: &str = "last_modified";
 
 /// The header that leads to the page that follows.
 pub const NEXT_PAGE: HeaderName = HeaderName::from_static("next-page");
+
+/// What the tokens of deletions have.
+const DELETES: &str = "deletes";
 
 /// How far ahead of now a time in a query may lie: one day, in milliseconds (Kinto 26.5).
 const MAX_AHEAD: u64 = 24 * 60 * 60 * 1000;
@@ -228,7 +231,9 @@ impl ListQuery {
                     }
                     query.fields = Some(fields);
                 }
-                "_token" if !value.is_empty() => query.after = Some(read_token(&value, key)?),
+                "_token" if !value.is_empty() => {
+                    query.after = Some(read_token(&value, key, &request.method)?);
+                }
                 _ if name.starts_with('_') || name.is_empty() => {}
                 _ => query
                     .filters
@@ -412,8 +417,11 @@ impl ListQuery {
             .sort
             .iter()
             .filter_map(|key| Some((key.field.clone(), lookup(last, &key.field)?.clone())));
-        let token =
-            BASE64_URL_SAFE_NO_PAD.encode(json!({"last_object": Map::from_iter(keys)}).to_string());
+        let mut token = json!({"last_object": Map::from_iter(keys)});
+        if request.method == Method::DELETE {
+            token[DELETES] = true.into();
+        }
+        let token = BASE64_URL_SAFE_NO_PAD.encode(token.to_string());
         let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
         let kept = request
             .query()
@@ -573,10 +581,12 @@ fn sort_keys(value: &str, is_known: impl Fn(&str) -> bool) -> Result<Vec<SortKey
     Ok(keys)
 }
 
-/// The fields that a token carries, `key` among them.
-fn read_token(token: &str, key: &str) -> Result<Map<String, Value>, ApiError> {
+/// The fields that a token carries, `key` among them. Only a deletion's token goes on deleting (Kinto 26.5).
+fn read_token(token: &str, key: &str, method: &Method) -> Result<Map<String, Value>, ApiError> {
     let bytes = BASE64_URL_SAFE_NO_PAD.decode(token).ok();
     let content: Option<Value> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let content =
+        content.filter(|content| method != Method::DELETE || content.get(DELETES).is_some());
     let last = content.and_then(|mut content| content.get_mut("last_object").map(Value::take));
     let is_key = |value: &Value| match key {
         LAST_MODIFIED => value.is_u64(),

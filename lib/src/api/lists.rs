@@ -7,6 +7,7 @@ use super::accounts;
 use super::asked::Asked;
 use super::auth::User;
 use super::body;
+use super::end_of_service;
 use super::error::ApiError;
 use super::listing::{self, ListQuery};
 use super::request::Request;
@@ -17,6 +18,9 @@ use crate::settings::ApiSettings;
 use crate::store::{Content, Object, Store, StoreError};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::{Needs, UnitOfWork};
+
+/// What is told to who sends `_to` (Kinto 26.5).
+const TO_IS_DEPRECATED: &str = r#"{"code":"soft-eol","message":"_to is deprecated, use _before","url":"https://kinto.readthedocs.io/en/2.4.0/api/resource.html#list-of-available-url-parameters"}"#;
 
 /// What a request for a list must know before the list is read; what has no valid id cannot exist.
 pub fn needs(list: &ListUri) -> Needs {
@@ -57,6 +61,11 @@ pub async fn answer(
         uri: &any,
     };
 
+    // Kinto takes this id for a wildcard, which everything lives under, before it sees that it is none.
+    let parents = list.parent().into_iter().flat_map(ObjectUri::lineage);
+    if parents.into_iter().any(|uri| uri.id() == "*") {
+        asked.check_parents(unit)?;
+    }
     // Who may not do it to all of the list does it to what of it is shared; this takes all of it to be read.
     let shared = if asked.may_all(unit, access) {
         None
@@ -107,12 +116,15 @@ pub async fn answer(
         .into_iter()
         .map(|(id, object)| shown(&id, object))
         .collect();
-    let response = if counts {
+    let mut response = if counts {
         listing::counted(query.count(&objects), timestamp)
     } else {
         let page = query.apply(objects, more, request, settings);
         page.into_response(timestamp)
     };
+    if request.parameter("_to").is_some() {
+        response.set_text(end_of_service::ALERT, TO_IS_DEPRECATED);
+    }
     Ok(asked.kept(unit, response))
 }
 

@@ -2,14 +2,13 @@
 
 use http::Method;
 use http::StatusCode;
-use http::header::IF_NONE_MATCH;
+use http::header::{AUTHORIZATION, IF_NONE_MATCH};
 use md5::{Digest, Md5};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::auth::User;
 use super::body::check_media_types;
 use super::caching;
 use super::changeset::{self, ChangesetQuery};
@@ -18,7 +17,7 @@ use super::listing::{self, ListQuery};
 use super::request::Request;
 use super::response::Response;
 use crate::resource::ObjectUri;
-use crate::settings::{ChangesSettings, Settings};
+use crate::settings::{ApiSettings, ChangesSettings, Settings};
 use crate::store::monitor::MonitorEntry;
 use crate::store::{Store, StoreError};
 use crate::timestamp::Timestamp;
@@ -130,7 +129,6 @@ impl Shown {
 pub async fn records(
     store: &Store,
     request: &Request,
-    user: &User,
     settings: &Settings,
 ) -> Result<Response, ApiError> {
     let Settings { api, changes, .. } = settings;
@@ -141,8 +139,7 @@ pub async fn records(
     let query = ListQuery::parse(request, Some(&FIELDS), api, Timestamp::now());
     let bounds = query.as_ref().map(ListQuery::bounds).unwrap_or_default();
     let shown = Shown::read(store, changes, bounds.since).await?;
-    let kept =
-        |response| caching::keep_changes(response, MONITOR_CHANGES, request, user, &api.caching);
+    let kept = |response| keep(response, request, api);
     // As in Kinto, these go before a query string that cannot be read.
     if let Some(not_modified) = listing::check_preconditions(request, shown.timestamp)? {
         if changes.flavour.answers_not_modified() {
@@ -169,6 +166,13 @@ pub async fn records(
     Ok(kept(response))
 }
 
+/// With how long the answer may be kept. Who shows credentials is not anonymous; they need not be true.
+fn keep(response: Response, request: &Request, settings: &ApiSettings) -> Response {
+    let is_anonymous = request.header(AUTHORIZATION).is_none();
+    let caching = &settings.caching;
+    caching::keep_changes(response, MONITOR_CHANGES, request, is_anonymous, caching)
+}
+
 fn listed(changes: &[Change<'_>], timestamp: Timestamp) -> Response {
     let body = serde_json::to_string(&Listed { data: changes }).unwrap_or_default();
     Response::json_text(StatusCode::OK, body)
@@ -185,7 +189,6 @@ fn listed(changes: &[Change<'_>], timestamp: Timestamp) -> Response {
 pub async fn changeset(
     store: &Store,
     request: &Request,
-    user: &User,
     settings: &Settings,
 ) -> Result<Response, ApiError> {
     let Settings { api, changes, .. } = settings;
@@ -220,13 +223,7 @@ pub async fn changeset(
     let objects = serde_json::to_string(&objects).unwrap_or_default();
     let body = changeset::body(&metadata, shown.timestamp, &objects);
     let response = Response::json_text(StatusCode::OK, body).modified_at(shown.timestamp);
-    Ok(caching::keep_changes(
-        response,
-        MONITOR_CHANGES,
-        request,
-        user,
-        &api.caching,
-    ))
+    Ok(keep(response, request, api))
 }
 
 /// What is answered, without reading anything, to who asks with times that are too old.

@@ -97,7 +97,7 @@ async fn children(
 ) -> Result<Vec<Found>, StoreError> {
     let lists = parents.iter().flat_map(|(uri, object)| {
         let lists = uri.child_lists();
-        let asked_for = lists.filter(|list| query.may_match(&names_in(list)));
+        let asked_for = lists.filter(|list| holds_matches(list, query));
         asked_for.map(|list| live(store, list, object.generation.clone()))
     });
     // Collected first: a closure that borrows in a stream is not general enough for the compiler.
@@ -159,6 +159,16 @@ fn granted_by_settings(settings: &ApiSettings, user: &User, kind: Kind, permissi
     granted
         .iter()
         .any(|principal| user.principals.contains(principal))
+}
+
+/// Whether the list, or one under its objects, may hold what is asked for.
+fn holds_matches(list: &ListUri, query: &ListQuery) -> bool {
+    let below = list.kind().children().iter();
+    std::iter::once(&list.kind()).chain(below).any(|kind| {
+        let mut names = names_in(list);
+        names.insert("resource_name".to_owned(), kind.name().into());
+        query.may_match(&names)
+    })
 }
 
 /// The fields of an entry that name its object.

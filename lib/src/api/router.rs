@@ -159,13 +159,7 @@ impl Route {
     pub fn knows_users(&self) -> bool {
         matches!(
             self,
-            Self::Object(_)
-                | Self::List(_)
-                | Self::Hello
-                | Self::Permissions
-                | Self::Changeset(_)
-                | Self::MonitorRecords
-                | Self::MonitorChangeset
+            Self::Object(_) | Self::List(_) | Self::Hello | Self::Permissions | Self::Changeset(_)
         )
     }
 
@@ -182,9 +176,13 @@ impl Route {
 
     /// Whether there is such an endpoint with these settings.
     pub fn is_served(&self, settings: &ApiSettings) -> bool {
-        let plugin = self.plugin();
-        (*self != Self::Permissions || settings.permissions_endpoint)
-            && plugin.is_none_or(|plugin| settings.includes.has(plugin))
+        match self {
+            Self::Permissions => settings.permissions_endpoint,
+            Self::Broadcasts => settings.broadcasts_endpoint,
+            _ => self
+                .plugin()
+                .is_none_or(|plugin| settings.includes.has(plugin)),
+        }
     }
 
     /// The methods that the endpoint takes.

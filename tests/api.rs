@@ -709,13 +709,6 @@ async fn of_two_errors_the_one_that_kinto_sees_first_is_told() {
         ),
         (
             "GET",
-            "/buckets/*/collections/a/records",
-            vec![],
-            "",
-            (404, 111),
-        ),
-        (
-            "GET",
             "/buckets?_limit=-1",
             vec![("If-None-Match", "*")],
             "",

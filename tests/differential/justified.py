@@ -44,6 +44,9 @@ def deletes_a_parent(sent, kinto, ours, difference):
     """Of batches that delete something, or a list, and go on with what is under it."""
     if "/batch" not in sent.url:
         return False
+    # Only of a batch that was answered, and so is well-formed.
+    if kinto.status != 200:
+        return False
     batch = json.loads(sent.body)
     deleted = []
     for request in batch["requests"]:

@@ -1,26 +1,42 @@
-//! Secrets by reference: a setting whose value is the ARN of a Secrets Manager secret stands for that secret.
+//! Secrets by reference: a setting whose value is the ARN of a secret of Secrets Manager, or of a parameter of Systems
+//! Manager (SSM), stands for what is kept there.
 
-use aws_sdk_secretsmanager::Client;
 use aws_sdk_secretsmanager::error::DisplayErrorContext;
 use futures::future::try_join_all;
 
 use crate::settings::{SettingError, Vars};
 
-/// Whether the value of a setting refers to a secret.
-///
-/// # Errors
-/// When it refers to something else: nobody shall take an ARN, which is no secret, for the secret itself.
-fn is_reference(name: &str, value: &str) -> Result<bool, SettingError> {
-    if value.starts_with("arn:") && !value.contains(":secretsmanager:") {
-        let problem =
-            "must be a secret, or the ARN of one in Secrets Manager; other ARNs cannot be read";
-        return Err(SettingError::new(name, problem));
-    }
-    Ok(value.starts_with("arn:"))
+/// Where a secret is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keeper {
+    SecretsManager,
+    ParameterStore,
 }
 
-/// Replaces the values that are ARNs of secrets by the secrets' strings, all at once, where `needs` says that
-/// this function needs the variable: what it does not need it may not read either.
+impl Keeper {
+    /// Who keeps the secret that the value of a setting refers to; `None` for a value that is the secret itself.
+    ///
+    /// # Errors
+    /// When it refers to something else: nobody shall take an ARN, which is no secret, for the secret itself.
+    fn of(name: &str, value: &str) -> Result<Option<Self>, SettingError> {
+        // arn:partition:service:region:account:resource
+        let mut parts = value.split(':');
+        if parts.next() != Some("arn") {
+            return Ok(None);
+        }
+        match parts.nth(1) {
+            Some("secretsmanager") => Ok(Some(Self::SecretsManager)),
+            Some("ssm") if value.contains(":parameter/") => Ok(Some(Self::ParameterStore)),
+            _ => Err(SettingError::new(
+                name,
+                "must be a secret, or the ARN of one in Secrets Manager or of a parameter of Systems Manager",
+            )),
+        }
+    }
+}
+
+/// Replaces the values that are ARNs of secrets and parameters by what these hold, all at once, where `needs` says
+/// that this function needs the variable: what it does not need it may not read either.
 ///
 /// Makes no request, and no client, when there is nothing to replace.
 ///
@@ -33,33 +49,43 @@ pub async fn resolve(
 ) -> Result<(), SettingError> {
     let mut references = vec![];
     for (name, value) in vars.values_mut().filter(|(name, _)| needs(name)) {
-        if is_reference(name, value)? {
-            references.push((name, value));
+        if let Some(keeper) = Keeper::of(name, value)? {
+            references.push((name, value, keeper));
         }
     }
-    if references.is_empty() {
-        return Ok(());
-    }
-    let client = &Client::new(config);
-    try_join_all(references.into_iter().map(|(name, value)| async move {
-        let answer = client
-            .get_secret_value()
-            .secret_id(value.as_str())
-            .send()
-            .await
-            .map_err(|e| {
-                SettingError::new(
-                    name,
-                    format!("the secret cannot be read: {}", DisplayErrorContext(&e)),
-                )
-            })?;
-        *value = answer
-            .secret_string
-            .ok_or_else(|| SettingError::new(name, "the secret holds no string"))?;
+    let reads = references.into_iter().map(async |(name, value, keeper)| {
+        let read = match keeper {
+            Keeper::SecretsManager => secret(value, config).await,
+            Keeper::ParameterStore => parameter(value, config).await,
+        };
+        let problem = |problem| SettingError::new(name, format!("the secret {problem}"));
+        *value = read.map_err(problem)?;
         Ok(())
-    }))
-    .await?;
+    });
+    try_join_all(reads).await?;
     Ok(())
+}
+
+/// The string of a secret, or what is wrong with it.
+async fn secret(arn: &str, config: &aws_config::SdkConfig) -> Result<String, String> {
+    let client = aws_sdk_secretsmanager::Client::new(config);
+    let answer = client.get_secret_value().secret_id(arn).send().await;
+    let answer = answer.map_err(|e| format!("cannot be read: {}", DisplayErrorContext(&e)))?;
+    answer
+        .secret_string
+        .ok_or_else(|| "holds no string".to_owned())
+}
+
+/// The value of a parameter, decrypted, or what is wrong with it.
+async fn parameter(arn: &str, config: &aws_config::SdkConfig) -> Result<String, String> {
+    let client = aws_sdk_ssm::Client::new(config);
+    let answer = client.get_parameter().name(arn).with_decryption(true);
+    let answer = answer.send().await;
+    let answer = answer.map_err(|e| format!("cannot be read: {}", DisplayErrorContext(&e)))?;
+    answer
+        .parameter
+        .and_then(|parameter| parameter.value)
+        .ok_or_else(|| "holds nothing".to_owned())
 }
 
 #[cfg(test)]
@@ -68,12 +94,23 @@ mod tests {
 
     #[tokio::test]
     async fn an_arn_of_anything_but_a_secret_is_named_where_a_secret_is_needed() {
-        let arn = "arn:aws:ssm:eu-central-1:123456789012:parameter/key";
+        let arn = "arn:aws:sqs:eu-central-1:123456789012:key";
         let mut vars: Vars = [("KEY", arn), ("OTHER", arn)].into_iter().collect();
         let config = aws_config::SdkConfig::builder().build();
         let error = resolve(&mut vars, |name| name == "KEY", &config).await;
         assert_eq!(error.unwrap_err().variable, "KEY");
         resolve(&mut vars, |_| false, &config).await.unwrap();
         assert_eq!(vars.get("OTHER"), Some(arn));
+    }
+
+    #[test]
+    fn secrets_and_parameters_are_told_apart_and_from_secrets_themselves() {
+        let keeper = |value| Keeper::of("KEY", value).ok().flatten();
+        let secret = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:key-AbCdEf";
+        assert_eq!(keeper(secret), Some(Keeper::SecretsManager));
+        let parameter = "arn:aws-cn:ssm:cn-north-1:123456789012:parameter/kinto/key";
+        assert_eq!(keeper(parameter), Some(Keeper::ParameterStore));
+        assert_eq!(keeper("hush"), None);
+        assert!(Keeper::of("KEY", "arn:aws:ssm:eu-central-1:1:document/key").is_err());
     }
 }

@@ -34,9 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 async fn the_deployed_stack_announces_writes_whatever_happens_to_megaphone() {
     let megaphone = Megaphone::start().await;
     let emulator = Emulator::start().await;
-    let key_arn = emulator
-        .create_parameter("/megaphone/api-key", API_KEY)
-        .await;
+    let key_arn = emulator.create_secret("megaphone-api-key", API_KEY).await;
     let token_arn = emulator.create_secret("reader-token", READER_TOKEN).await;
     let outputs = emulator.deploy(&[
         ("Architecture", architecture()),
@@ -426,20 +424,6 @@ impl Emulator {
             .credentials_provider(Credentials::new("test", "test", None, None, "e2e"))
             .load()
             .await
-    }
-
-    /// Stores a secret as a parameter, the other place for one, and returns its ARN.
-    async fn create_parameter(&self, name: &str, value: &str) -> String {
-        let client = aws_sdk_ssm::Client::new(&self.sdk_config().await);
-        let created = client
-            .put_parameter()
-            .name(name)
-            .value(value)
-            .r#type(aws_sdk_ssm::types::ParameterType::SecureString)
-            .send()
-            .await;
-        created.expect("the parameter is created");
-        format!("arn:aws:ssm:{REGION}:000000000000:parameter{name}")
     }
 
     /// Stores a secret, as an operator does before the deployment, and returns its ARN.

@@ -784,6 +784,16 @@ async fn of_two_errors_the_one_that_kinto_sees_first_is_told() {
 }
 
 #[tokio::test]
+async fn a_field_that_became_null_as_asked_is_no_difference() {
+    let kinto = Kinto::with_collection().await;
+    kinto.put(RECORD, json!({"data": {"t": 1}})).await;
+    let body = json!({"data": {"t": null}}).to_string();
+    let header = [("Response-Behavior", "diff")];
+    let answer = kinto.send("PATCH", RECORD, &header, &body).await;
+    assert_eq!((answer.status, &answer.body["data"]), (200, &json!({})));
+}
+
+#[tokio::test]
 async fn what_is_malformed_in_a_json_patch_is_named() {
     let kinto = Kinto::with_collection().await;
     for (operations, name) in [

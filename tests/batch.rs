@@ -213,6 +213,10 @@ async fn a_malformed_batch_is_refused_whole() {
         (json!({"requests": too_many}), "requests"),
         (json!({"requests": [], "x": 1}), ""),
         (json!({"requests": [], "defaults": 3}), "defaults"),
+        (
+            json!({"requests": [], "defaults": {"method": 1}}),
+            "defaults.method",
+        ),
     ] {
         let answer = kinto.post("/batch", body.clone()).await;
         assert_eq!(answer.error(), (400, 107), "{body}");

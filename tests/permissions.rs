@@ -153,6 +153,31 @@ async fn records_are_not_read_when_they_are_not_asked_for() {
 }
 
 #[tokio::test]
+async fn in_a_batch_it_shows_what_was_written_before_it() {
+    let (kinto, _) = kinto().await;
+    let requests = json!([
+        {"method": "PUT", "path": "/buckets/a/collections/c/records/new"},
+        {"method": "DELETE", "path": "/buckets/a/groups/g"},
+        {"path": "/permissions?bucket_id=a"},
+    ]);
+    let batch = kinto.post("/batch", json!({"requests": requests})).await;
+    let listed = &batch.body["responses"][2]["body"]["data"];
+    let uris: Vec<_> = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| &entry["uri"])
+        .collect();
+    let expected = [
+        "/buckets/a/collections/c/records/r",
+        "/buckets/a/collections/c/records/new",
+        "/buckets/a/collections/c",
+        "/buckets/a",
+    ];
+    assert_eq!(json!(uris), json!(expected));
+}
+
+#[tokio::test]
 async fn there_is_no_such_list_unless_it_is_switched_on() {
     let kinto = Kinto::new();
     assert_eq!(kinto.get("/permissions").await.error(), (404, 111));

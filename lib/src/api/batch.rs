@@ -34,6 +34,12 @@ pub fn requests(batch: &Request, settings: &ApiSettings) -> Result<Vec<Request>,
     body::check_media_types(batch)?;
     let mut fields = object("", Some(body::parse_json(&batch.body)?))?;
     let defaults = object("defaults", fields.shift_remove("defaults"))?;
+    if !defaults.is_empty() {
+        // They must be as those of a request, even where none of the requests takes them.
+        let mut alone = defaults.clone();
+        alone.entry("path").or_insert("/".into());
+        read_request(batch, "defaults", alone)?;
+    }
     let requests = match fields.shift_remove("requests") {
         Some(Value::Array(requests)) => requests,
         Some(_) => return Err(invalid("requests", "Must be a list")),

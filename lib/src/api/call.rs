@@ -166,7 +166,7 @@ impl Endpoint {
                     lists::answer(unit, &api.store, request, user, list, settings).await
                 }
                 Route::Permissions => {
-                    permissions::answer(&api.store, request, user, settings).await
+                    permissions::answer(unit, &api.store, request, user, settings).await
                 }
                 Route::MonitorRecords => monitor::records(&api.store, request, &api.settings).await,
                 Route::MonitorChangeset => {

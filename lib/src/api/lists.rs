@@ -194,7 +194,7 @@ async fn delete_all(
 
 /// The objects of the list that `query` may ask for; none when what they live under does not exist. `true` when there
 /// may be more, which were not read for having more than `bytes` bytes.
-async fn read(
+pub async fn read(
     unit: &UnitOfWork,
     store: &Store,
     list: &ListUri,

@@ -281,7 +281,9 @@ impl Asked<'_> {
         let mut data = self.with_id(now.data.clone(), now.last_modified);
         data.retain(|field, value| {
             changed.contains(field)
-                && (behavior == Behavior::Light || value_of(&asked_for, field) != Some(value))
+                && (behavior == Behavior::Light
+                    || value_of(&asked_for, field)
+                        != Some(&*value).filter(|value| !value.is_null()))
         });
         Ok(Response::json(StatusCode::OK, &json!({"data": data})).modified_at(now.last_modified))
     }

@@ -14,13 +14,15 @@ use super::auth::User;
 use super::body;
 use super::error::ApiError;
 use super::listing::{self, ListQuery};
+use super::lists;
 use super::request::Request;
 use super::response::Response;
 use crate::permission;
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::settings::ApiSettings;
-use crate::store::{Content, Generation, Object, Store, StoreError};
+use crate::store::{Content, Object, Store, StoreError};
 use crate::timestamp::Timestamp;
+use crate::unit_of_work::UnitOfWork;
 
 /// Lists that are read at once.
 const CONCURRENCY: usize = 16;
@@ -46,6 +48,7 @@ type Found = (ObjectUri, Object);
 /// # Errors
 /// Whatever the request is to be refused for.
 pub async fn answer(
+    unit: &mut UnitOfWork,
     store: &Store,
     request: &Request,
     user: &User,
@@ -60,7 +63,7 @@ pub async fn answer(
     }
     let now = Timestamp::now();
     let query = ListQuery::parse_keyed(request, Some(&FIELDS), "uri", settings, now)?;
-    let mut entries: Vec<_> = walk(store, &query)
+    let mut entries: Vec<_> = walk(unit, store, &query)
         .await?
         .into_iter()
         .filter_map(|found| entry(&found, user, settings))
@@ -78,10 +81,14 @@ pub async fn answer(
 }
 
 /// All that is live and may be asked for.
-async fn walk(store: &Store, query: &ListQuery) -> Result<Vec<Found>, StoreError> {
-    let buckets = live(store, ListUri::buckets(), Generation::ROOT).await?;
-    let in_buckets = children(store, query, &buckets).await?;
-    let records = children(store, query, &in_buckets).await?;
+async fn walk(
+    unit: &mut UnitOfWork,
+    store: &Store,
+    query: &ListQuery,
+) -> Result<Vec<Found>, StoreError> {
+    let buckets = live(unit, store, ListUri::buckets()).await?;
+    let in_buckets = children(unit, store, query, &buckets).await?;
+    let records = children(unit, store, query, &in_buckets).await?;
     let mut all = buckets;
     all.extend(in_buckets);
     all.extend(records);
@@ -89,16 +96,21 @@ async fn walk(store: &Store, query: &ListQuery) -> Result<Vec<Found>, StoreError
     Ok(all)
 }
 
-/// The live objects under those given.
+/// The live objects under those given, which the unit learns.
 async fn children(
+    unit: &mut UnitOfWork,
     store: &Store,
     query: &ListQuery,
     parents: &[Found],
 ) -> Result<Vec<Found>, StoreError> {
-    let lists = parents.iter().flat_map(|(uri, object)| {
+    for (uri, object) in parents {
+        unit.learn(uri, object);
+    }
+    let unit = &*unit;
+    let lists = parents.iter().flat_map(|(uri, _)| {
         let lists = uri.child_lists();
         let asked_for = lists.filter(|list| holds_matches(list, query));
-        asked_for.map(|list| live(store, list, object.generation.clone()))
+        asked_for.map(|list| live(unit, store, list))
     });
     // Collected first: a closure that borrows in a stream is not general enough for the compiler.
     let lists: Vec<_> = lists.collect();
@@ -109,14 +121,11 @@ async fn children(
     Ok(read.into_iter().flatten().collect())
 }
 
-async fn live(
-    store: &Store,
-    list: ListUri,
-    generation: Generation,
-) -> Result<Vec<Found>, StoreError> {
-    let objects = store.list(&list, &generation, (None, None), false, None);
-    let objects = objects.await?.into_iter();
-    Ok(objects
+async fn live(unit: &UnitOfWork, store: &Store, list: ListUri) -> Result<Vec<Found>, StoreError> {
+    let all = ListQuery::all();
+    let (objects, _) = lists::read(unit, store, &list, &all, None, usize::MAX).await?;
+    let found = objects.into_iter();
+    Ok(found
         .map(|(id, object)| (list.clone().object(id), object))
         .collect())
 }

@@ -9,6 +9,7 @@ use kinto_serverless::aggregator::{Aggregator, Input, Output};
 use kinto_serverless::broadcaster::Broadcaster;
 use kinto_serverless::megaphone::Megaphone;
 use kinto_serverless::queue::{BroadcastInbox, BroadcastQueue};
+use kinto_serverless::settings::Settings;
 use kinto_serverless::store::Store;
 use kinto_serverless::timestamp::Timestamp;
 use serde::de::DeserializeOwned;
@@ -101,20 +102,21 @@ async fn api_events_are_answered() {
     }
 }
 
+fn aggregator(kinto: &Kinto, settings: Settings) -> Aggregator {
+    Aggregator::new(
+        Store::new(kinto.aws.dynamodb(), TABLE),
+        BroadcastQueue::new(kinto.aws.sqs(), kinto.aws.queue_url()),
+        settings.changes,
+        settings.broadcasts,
+        settings.megaphones,
+    )
+}
+
 #[tokio::test]
 async fn stream_events_reach_the_monitor() {
     for (name, expected) in STREAM {
         let kinto = Kinto::new();
-        let settings = settings(&listener("http://127.0.0.1:1"));
-        let store = Store::new(kinto.aws.dynamodb(), TABLE);
-        let queue = BroadcastQueue::new(kinto.aws.sqs(), kinto.aws.queue_url());
-        let aggregator = Aggregator::new(
-            store,
-            queue,
-            settings.changes,
-            settings.broadcasts,
-            settings.megaphones,
-        );
+        let aggregator = aggregator(&kinto, settings(&listener("http://127.0.0.1:1")));
         assert!(
             aggregator
                 .handle(event(name))
@@ -144,16 +146,7 @@ async fn stream_events_reach_the_monitor() {
 #[tokio::test]
 async fn an_operators_event_rebuilds_the_monitor() {
     let kinto = Kinto::with_collection().await;
-    let settings = settings(&[]);
-    let store = Store::new(kinto.aws.dynamodb(), TABLE);
-    let queue = BroadcastQueue::new(kinto.aws.sqs(), kinto.aws.queue_url());
-    let aggregator = Aggregator::new(
-        store,
-        queue,
-        settings.changes,
-        settings.broadcasts,
-        settings.megaphones,
-    );
+    let aggregator = aggregator(&kinto, settings(&[]));
     let input: Input = event(REBUILD);
     let Output::Rebuilt(rebuilt) = aggregator.answer(input).await.unwrap() else {
         panic!("it is taken for a batch of the stream");

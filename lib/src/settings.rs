@@ -326,6 +326,14 @@ impl ApiSettings {
         let setting = format!("{}_{permission}_principals", kind.name());
         self.grants.get(&setting).map_or(&[], Vec::as_slice)
     }
+
+    /// Whether the settings themselves grant `permission` on every object of `kind` to one of `principals`.
+    pub fn grants(&self, kind: Kind, permission: &str, principals: &[String]) -> bool {
+        let granted = self.granted(kind, permission);
+        granted
+            .iter()
+            .any(|principal| principals.contains(principal))
+    }
 }
 
 /// Whether `value` is 1 to `max` characters that Megaphone takes in an id, and variables can be named by.

@@ -55,6 +55,19 @@ pub struct Message {
 }
 
 impl Message {
+    /// One that nobody has received yet.
+    fn new(group: &str, deduplication_id: &str, body: &str) -> Self {
+        Self {
+            id: Uuid::new_v4().to_string(),
+            group: group.to_owned(),
+            body: body.to_owned(),
+            deduplication_id: deduplication_id.to_owned(),
+            receive_count: 0,
+        }
+    }
+}
+
+impl Message {
     /// What names its latest delivery.
     fn receipt(&self) -> String {
         format!("{}#{}", self.id, self.receive_count)
@@ -111,13 +124,7 @@ impl Queue {
         if let Some(id) = state.sent.get(deduplication_id) {
             return id.clone();
         }
-        let message = Message {
-            id: Uuid::new_v4().to_string(),
-            group: group.to_owned(),
-            body: body.to_owned(),
-            deduplication_id: deduplication_id.to_owned(),
-            receive_count: 0,
-        };
+        let message = Message::new(group, deduplication_id, body);
         let id = message.id.clone();
         state.sent.insert(deduplication_id.to_owned(), id.clone());
         state
@@ -150,13 +157,7 @@ impl Queue {
 
     /// Adds a message to the dead letters, as their own queue does on AWS, and returns its id.
     pub fn bury(&self, group: &str, deduplication_id: &str, body: &str) -> String {
-        let message = Message {
-            id: Uuid::new_v4().to_string(),
-            group: group.to_owned(),
-            body: body.to_owned(),
-            deduplication_id: deduplication_id.to_owned(),
-            receive_count: 0,
-        };
+        let message = Message::new(group, deduplication_id, body);
         let id = message.id.clone();
         self.lock().dead.push(message);
         id

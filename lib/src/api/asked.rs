@@ -34,21 +34,17 @@ impl Asked<'_> {
         let Some(parent) = self.uri.parent() else {
             return Ok(());
         };
-        let unknown = |uri: &ObjectUri| ApiError::UnknownParent {
-            kind: uri.kind(),
-            id: uri.id().to_owned(),
-        };
         let ancestors: Vec<_> = parent.lineage().collect();
         if let Some(invalid) = ancestors
             .into_iter()
             .rev()
             .find(|uri| !is_valid_id(uri.id()))
         {
-            return Err(unknown(invalid));
+            return Err(ApiError::unknown_parent(invalid));
         }
         // A bucket that does not exist grants nothing, which the check of permissions sees.
         if self.uri.kind() == Kind::Record && unit.get(parent).is_none() {
-            return Err(unknown(parent));
+            return Err(ApiError::unknown_parent(parent));
         }
         Ok(())
     }
@@ -60,10 +56,7 @@ impl Asked<'_> {
     /// 404.
     pub fn check_parent_exists(&self, unit: &UnitOfWork) -> Result<(), ApiError> {
         match self.uri.parent() {
-            Some(parent) if unit.get(parent).is_none() => Err(ApiError::UnknownParent {
-                kind: parent.kind(),
-                id: parent.id().to_owned(),
-            }),
+            Some(parent) if unit.get(parent).is_none() => Err(ApiError::unknown_parent(parent)),
             _ => Ok(()),
         }
     }
@@ -157,9 +150,8 @@ impl Asked<'_> {
     }
 
     fn settings_grant(&self, permission: &str) -> bool {
-        let granted = self.settings.granted(self.uri.kind(), permission);
-        granted
-            .iter()
-            .any(|principal| self.user.principals.contains(principal))
+        let principals = &self.user.principals;
+        self.settings
+            .grants(self.uri.kind(), permission, principals)
     }
 }

@@ -13,7 +13,7 @@ use super::caching;
 use super::error::{ApiError, Detail};
 use super::request::Request;
 use super::response::Response;
-use super::{Api, lists};
+use super::{Api, listing, lists};
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::settings::Settings;
 use crate::store::Generation;
@@ -124,15 +124,10 @@ impl Collection {
         if !asked.may_read(&unit) {
             return Err(asked.forbidden());
         }
-        let unknown = || ApiError::UnknownParent {
-            kind: Kind::Collection,
-            id: uri.id().to_owned(),
-        };
+        let unknown = || ApiError::unknown_parent(uri);
         let generation = unit.generation_of(records).ok_or_else(unknown)?;
         let live = unit.get(uri).ok_or_else(unknown)?;
-        let mut metadata = live.data.clone();
-        metadata.insert("id".to_owned(), uri.id().into());
-        metadata.insert("last_modified".to_owned(), live.last_modified.0.into());
+        let mut metadata = listing::named(live.data.clone(), uri.id(), live.last_modified);
         // As kinto-changes' successor, whose clients need it.
         metadata.insert("bucket".to_owned(), uri.bucket_id().into());
         let collection = Self {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::openid::provider::ProviderError;
 use super::response::Response;
-use crate::resource::Kind;
+use crate::resource::{Kind, ObjectUri};
 use crate::settings::{ApiSettings, Policy};
 use crate::store::StoreError;
 use crate::timestamp::Timestamp;
@@ -134,6 +134,14 @@ impl ApiError {
         description: impl Into<String>,
     ) -> Self {
         Self::Invalid(vec![Detail::new(location, name, description)])
+    }
+
+    /// What something is asked for under is not there, or cannot be.
+    pub fn unknown_parent(uri: &ObjectUri) -> Self {
+        Self::UnknownParent {
+            kind: uri.kind(),
+            id: uri.id().to_owned(),
+        }
     }
 
     /// The id in the path, or in a posted body, cannot be one.

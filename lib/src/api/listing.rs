@@ -113,6 +113,13 @@ impl Page {
     }
 }
 
+/// The data of an object with its id and its time, as the API shows it.
+pub fn named(mut data: Map<String, Value>, id: &str, at: Timestamp) -> Map<String, Value> {
+    data.insert("id".to_owned(), id.into());
+    data.insert(LAST_MODIFIED.to_owned(), at.0.into());
+    data
+}
+
 /// Whether a query cannot even be read: then its preconditions do not matter, while they go before what is wrong with
 /// its filters (Kinto 26.5).
 pub fn is_malformed(error: &ApiError) -> bool {

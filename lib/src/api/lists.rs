@@ -213,7 +213,7 @@ pub async fn read(
         usize::MAX
     };
     let (mut objects, more) = store
-        .list_within(
+        .list(
             bytes,
             list,
             &generation,
@@ -238,14 +238,9 @@ pub async fn read(
 
 /// An object of a list, a tombstone or not, as the API shows it.
 fn shown(id: &str, object: Object) -> Map<String, Value> {
-    let mut data = match object.content {
+    let data = match object.content {
         Content::Live { data, .. } => data,
         Content::Deleted => Map::from_iter([("deleted".to_owned(), true.into())]),
     };
-    data.insert("id".to_owned(), id.into());
-    data.insert(
-        listing::LAST_MODIFIED.to_owned(),
-        object.last_modified.0.into(),
-    );
-    data
+    listing::named(data, id, object.last_modified)
 }

@@ -238,8 +238,8 @@ impl Api {
                     let needs = calls.iter().map(|call| call.needs(&self.settings.api));
                     let needs = needs.fold(Needs::default(), Needs::and);
                     let unit = UnitOfWork::read(&self.store, Timestamp::now(), needs).await?;
-                    // The first time it seldom takes another.
-                    known = (shared.is_none()).then(|| (Instant::now(), unit.clone()));
+                    // The first time it seldom takes another; who only reads never does.
+                    known = alone.is_some().then(|| (Instant::now(), unit.clone()));
                     unit
                 }
             };

@@ -414,14 +414,8 @@ impl Asked<'_> {
         }
     }
 
-    fn with_id(
-        &self,
-        mut data: Map<String, Value>,
-        last_modified: Timestamp,
-    ) -> Map<String, Value> {
-        data.insert("id".to_owned(), self.uri.id().into());
-        data.insert("last_modified".to_owned(), last_modified.0.into());
-        data
+    fn with_id(&self, data: Map<String, Value>, last_modified: Timestamp) -> Map<String, Value> {
+        listing::named(data, self.uri.id(), last_modified)
     }
 
     /// An object as the API shows it. Its permissions are for those alone who may write it by its own permissions.

@@ -68,7 +68,7 @@ pub async fn answer(
         .into_iter()
         .filter_map(|found| entry(&found, user, settings))
         .collect();
-    if granted_by_settings(settings, user, Kind::Bucket, "create") {
+    if settings.grants(Kind::Bucket, "create", &user.principals) {
         let root = json!({"uri": "/", "resource_name": "root", "permissions": ["bucket:create"]});
         entries.extend(root.as_object().cloned());
     }
@@ -145,11 +145,11 @@ fn entry((uri, object): &Found, user: &User, settings: &ApiSettings) -> Option<M
         .copied()
         .collect();
     if kind != Kind::Record {
-        let by_settings = |permission: &&str| granted_by_settings(settings, user, kind, permission);
+        let by_settings = |permission: &&str| settings.grants(kind, permission, &user.principals);
         let named = ["read", "write"].into_iter().filter(by_settings);
         may.extend(named.flat_map(|permission| permission::implied(kind, permission)));
         for child in kind.children() {
-            if granted_by_settings(settings, user, *child, "create") {
+            if settings.grants(*child, "create", &user.principals) {
                 let create = format!("{}:create", child.name());
                 may.extend(permission::implied(kind, &create));
             }
@@ -161,13 +161,6 @@ fn entry((uri, object): &Found, user: &User, settings: &ApiSettings) -> Option<M
     let mut entry = names(uri);
     entry.insert("permissions".to_owned(), json!(may));
     Some(entry)
-}
-
-fn granted_by_settings(settings: &ApiSettings, user: &User, kind: Kind, permission: &str) -> bool {
-    let granted = settings.granted(kind, permission);
-    granted
-        .iter()
-        .any(|principal| user.principals.contains(principal))
 }
 
 /// Whether the list, or one under its objects, may hold what is asked for.

@@ -13,7 +13,7 @@
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
 
-use super::{Item, Key, Store, StoreError, number, time};
+use super::{Item, Key, Store, StoreError, number, time, unless_refused};
 use crate::timestamp::Timestamp;
 
 /// The partition of all states.
@@ -54,17 +54,7 @@ impl Store {
             .update_expression("SET due = :due")
             .condition_expression("attribute_not_exists(due) OR due < :due")
             .expression_attribute_values(":due", number(due));
-        match update.send().await {
-            Ok(_) => Ok(()),
-            Err(error)
-                if error
-                    .as_service_error()
-                    .is_some_and(|e| e.is_conditional_check_failed_exception()) =>
-            {
-                Ok(())
-            }
-            Err(error) => Err(StoreError::request("UpdateItem")(error)),
-        }
+        unless_refused("UpdateItem", update.send().await)
     }
 
     /// Asks for `holder`, a name that nobody else has, to be the only one to tell `listener`'s Megaphone until `until`.
@@ -131,17 +121,7 @@ impl Store {
         if let Some(sent) = sent {
             update = update.expression_attribute_values(":sent", number(sent));
         }
-        match update.send().await {
-            Ok(_) => Ok(()),
-            Err(error)
-                if error
-                    .as_service_error()
-                    .is_some_and(|e| e.is_conditional_check_failed_exception()) =>
-            {
-                Ok(())
-            }
-            Err(error) => Err(StoreError::request("UpdateItem")(error)),
-        }
+        unless_refused("UpdateItem", update.send().await)
     }
 }
 

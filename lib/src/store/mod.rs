@@ -342,27 +342,11 @@ impl Store {
     }
 
     /// The objects of a list, the latest first: those written under the parent's `generation`, between the times
-    /// given (both exclusive), tombstones only when asked for, and no more than `enough` of them.
+    /// given (both exclusive), tombstones only when asked for, and no more than `enough` of them. No more is read
+    /// once their data has more than `bytes` bytes; then `true` says that there may be more.
     ///
     /// One `Query` of the index for each MB read, strongly consistent; 1 RCU for each 4 KB.
     pub async fn list(
-        &self,
-        list: &ListUri,
-        generation: &Generation,
-        (since, before): (Option<Timestamp>, Option<Timestamp>),
-        with_tombstones: bool,
-        enough: Option<usize>,
-    ) -> Result<Vec<(String, Object)>, StoreError> {
-        let times = (since, before);
-        let (objects, _) = self
-            .list_within(usize::MAX, list, generation, times, with_tombstones, enough)
-            .await?;
-        Ok(objects)
-    }
-
-    /// The same, but no more is read once the data of the objects has more than `bytes` bytes; then `true` says that
-    /// there may be more.
-    pub async fn list_within(
         &self,
         bytes: usize,
         list: &ListUri,
@@ -572,6 +556,25 @@ fn is_read_conflict<R>(error: &SdkError<TransactGetItemsError, R>) -> bool {
             .iter()
             .any(|reason| reason.code() == Some("TransactionConflict")),
         _ => false,
+    }
+}
+
+/// What comes of a write that may be refused by its condition: then what is there is as late, and nothing is to be done.
+fn unless_refused<T, E, R>(
+    operation: &'static str,
+    outcome: Result<T, SdkError<E, R>>,
+) -> Result<(), StoreError>
+where
+    E: Error + ProvideErrorMetadata + Send + Sync + 'static,
+    R: std::fmt::Debug + Send + Sync + 'static,
+{
+    let is_refusal = |error: &SdkError<E, R>| {
+        let service_error = error.as_service_error();
+        service_error.and_then(|e| e.code()) == Some("ConditionalCheckFailedException")
+    };
+    match outcome {
+        Err(error) if !is_refusal(&error) => Err(StoreError::request(operation)(error)),
+        _ => Ok(()),
     }
 }
 

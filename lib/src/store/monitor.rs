@@ -2,10 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
+use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
 
 use super::{
     BY_LAST_MODIFIED, Item, Key, Store, StoreError, TIMESTAMP_KEY, flag, number, string, time,
+    unless_refused,
 };
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::store::{Generation, List, Object};
@@ -64,6 +66,13 @@ fn is_list(item: &Item) -> bool {
         .is_some_and(|sk| sk == TIMESTAMP_KEY)
 }
 
+/// The items of every page. One `Query` for each MB.
+async fn all_pages(query: QueryFluentBuilder) -> Result<Vec<Item>, StoreError> {
+    let items = query.into_paginator().items().send();
+    let items = items.try_collect().await;
+    items.map_err(StoreError::request("Query"))
+}
+
 impl Store {
     /// Records `entry` unless the monitor knows of a change as late or later. Safe to repeat, in any order.
     ///
@@ -77,17 +86,7 @@ impl Store {
             .expression_attribute_values(":last_modified", number(entry.last_modified))
             .set_item(Some(entry.into_item()))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::None);
-        match put.send().await {
-            Ok(_) => Ok(()),
-            Err(error)
-                if error
-                    .as_service_error()
-                    .is_some_and(|e| e.is_conditional_check_failed_exception()) =>
-            {
-                Ok(())
-            }
-            Err(error) => Err(StoreError::request("PutItem")(error)),
-        }
+        unless_refused("PutItem", put.send().await)
     }
 
     /// Every entry from the time `from` on, the latest change first, tombstones among them.
@@ -95,22 +94,13 @@ impl Store {
     /// One `Query` of the index for each MB of entries (about 4,000), strongly consistent. It reads the earliest first:
     /// an entry only ever moves on, so one that does so meanwhile is found twice and never missed.
     pub async fn monitor_entries(&self, from: Timestamp) -> Result<Vec<MonitorEntry>, StoreError> {
-        let items = self
-            .client
-            .query()
-            .table_name(&self.table)
+        let query = self
+            .partition_query(PARTITION)
             .index_name(BY_LAST_MODIFIED)
             .key_condition_expression("pk = :pk AND last_modified >= :from")
-            .expression_attribute_values(":pk", AttributeValue::S(PARTITION.to_owned()))
             .expression_attribute_values(":from", number(from))
-            .scan_index_forward(true)
-            .consistent_read(true)
-            .into_paginator()
-            .items()
-            .send()
-            .try_collect()
-            .await
-            .map_err(StoreError::request("Query"))?;
+            .scan_index_forward(true);
+        let items = all_pages(query).await?;
         let mut seen = HashSet::with_capacity(items.len());
         items
             .iter()
@@ -196,19 +186,18 @@ impl Store {
         pk: &str,
         attributes: Option<&str>,
     ) -> Result<Vec<Item>, StoreError> {
+        let query = self.partition_query(pk);
+        all_pages(query.set_projection_expression(attributes.map(str::to_owned))).await
+    }
+
+    /// A query of all items of a partition, strongly consistent.
+    fn partition_query(&self, pk: &str) -> QueryFluentBuilder {
         self.client
             .query()
             .table_name(&self.table)
             .key_condition_expression("pk = :pk")
             .expression_attribute_values(":pk", AttributeValue::S(pk.to_owned()))
-            .set_projection_expression(attributes.map(str::to_owned))
             .consistent_read(true)
-            .into_paginator()
-            .items()
-            .send()
-            .try_collect()
-            .await
-            .map_err(StoreError::request("Query"))
     }
 
     /// Closes the lists of records of every collection that a deleted bucket held in that generation.
@@ -223,21 +212,11 @@ impl Store {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let collections = ObjectUri::bucket(bucket).children(Kind::Collection);
-        let items = self
-            .client
-            .query()
-            .table_name(&self.table)
-            .key_condition_expression("pk = :pk")
+        let query = self
+            .partition_query(&super::partition(&collections))
             .filter_expression("parent = :parent AND attribute_not_exists(deleted)")
-            .expression_attribute_values(":pk", AttributeValue::S(super::partition(&collections)))
-            .expression_attribute_values(":parent", AttributeValue::S(generation.to_owned()))
-            .consistent_read(true)
-            .into_paginator()
-            .items()
-            .send()
-            .try_collect()
-            .await
-            .map_err(StoreError::request("Query"))?;
+            .expression_attribute_values(":parent", AttributeValue::S(generation.to_owned()));
+        let items = all_pages(query).await?;
         for item in &items {
             let collection = Object::from_item(item)?;
             let id = string(item, "sk")?;

@@ -22,7 +22,7 @@ use kinto_serverless::aggregator::Aggregator;
 use kinto_serverless::api::Api;
 use kinto_serverless::broadcaster::Broadcaster;
 use kinto_serverless::megaphone::Megaphone;
-use kinto_serverless::queue::{BroadcastInbox, BroadcastQueue};
+use kinto_serverless::queue::{BroadcastQueue, Inbox};
 use kinto_serverless::settings::{Settings, Vars};
 use kinto_serverless::store::Store;
 use kinto_serverless::timestamp::Timestamp;
@@ -91,7 +91,7 @@ impl World {
         aws.create_table(TABLE).unwrap();
         let store = Store::new(aws.dynamodb(), TABLE);
         let queue = BroadcastQueue::new(aws.sqs(), aws.queue_url());
-        let inbox = BroadcastInbox::new(aws.sqs(), aws.queue_url(), aws.dead_letter_url());
+        let inbox = Inbox::new(aws.sqs(), aws.queue_url(), aws.dead_letter_url());
         let megaphones = settings.megaphones.iter().cloned();
         let megaphones = megaphones.map(|m| Megaphone::new(m).unwrap()).collect();
         Self {

@@ -8,7 +8,7 @@ use std::path::Path;
 use kinto_serverless::aggregator::{Aggregator, Input, Output};
 use kinto_serverless::broadcaster::Broadcaster;
 use kinto_serverless::megaphone::Megaphone;
-use kinto_serverless::queue::{BroadcastInbox, BroadcastQueue};
+use kinto_serverless::queue::{BroadcastQueue, Inbox};
 use kinto_serverless::settings::Settings;
 use kinto_serverless::store::Store;
 use kinto_serverless::timestamp::Timestamp;
@@ -166,7 +166,7 @@ async fn queue_events_reach_megaphone_once() {
             .await;
         let aws = Kinto::new().aws;
         let store = Store::new(aws.dynamodb(), TABLE);
-        let inbox = BroadcastInbox::new(aws.sqs(), aws.queue_url(), aws.dead_letter_url());
+        let inbox = Inbox::new(aws.sqs(), aws.queue_url(), aws.dead_letter_url());
         store
             .set_broadcast_due("mp", Timestamp(FIRST_CHANGE))
             .await

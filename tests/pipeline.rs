@@ -14,7 +14,7 @@ use kinto_local::queue::Redrive;
 use kinto_serverless::aggregator::Aggregator;
 use kinto_serverless::broadcaster::Broadcaster;
 use kinto_serverless::megaphone::Megaphone;
-use kinto_serverless::queue::{BroadcastInbox, BroadcastQueue};
+use kinto_serverless::queue::{BroadcastQueue, Inbox};
 use kinto_serverless::store::Store;
 use kinto_serverless::timestamp::Timestamp;
 use proptest::prelude::*;
@@ -65,7 +65,7 @@ impl Pipeline {
         let settings = settings(&vars);
         let store = Store::new(kinto.aws.dynamodb(), TABLE);
         let queue = BroadcastQueue::new(kinto.aws.sqs(), kinto.aws.queue_url());
-        let inbox = BroadcastInbox::new(
+        let inbox = Inbox::new(
             kinto.aws.sqs(),
             kinto.aws.queue_url(),
             kinto.aws.dead_letter_url(),

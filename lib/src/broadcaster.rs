@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::megaphone::{Megaphone, MegaphoneError};
-use crate::queue::{BroadcastInbox, BroadcastRequest, Received};
+use crate::queue::{BroadcastRequest, Inbox, Received, pause};
 use crate::store::broadcast::Claim;
 use crate::store::{Store, StoreError};
 use crate::timestamp::Timestamp;
@@ -27,10 +27,6 @@ use crate::timestamp::Timestamp;
 /// The function is stopped 40 seconds after it began (template.yaml); the rest is for what is under way by then, in
 /// the network or behind a gateway, and for clocks that differ.
 pub const LEASE: Duration = Duration::from_secs(90);
-/// The pause after a first failure that may pass; it doubles each time, up to [`MAX_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// See [`FIRST_PAUSE`]: once Megaphone is well again, it takes no longer than this until it is told.
-const MAX_PAUSE: Duration = Duration::from_secs(60);
 /// The pause after a refusal, which will hardly pass by itself.
 const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 /// A message that meets a refusal when it was received this often is given up.
@@ -40,7 +36,7 @@ const MAX_REFUSALS: u32 = 3;
 #[derive(Clone, Debug)]
 pub struct Broadcaster {
     store: Store,
-    inbox: BroadcastInbox,
+    inbox: Inbox,
     megaphones: Vec<Megaphone>,
 }
 
@@ -59,7 +55,7 @@ enum Outcome {
 
 impl Broadcaster {
     /// The broadcaster with its dependencies.
-    pub fn new(store: Store, inbox: BroadcastInbox, megaphones: Vec<Megaphone>) -> Self {
+    pub fn new(store: Store, inbox: Inbox, megaphones: Vec<Megaphone>) -> Self {
         Self {
             store,
             inbox,
@@ -225,22 +221,10 @@ fn error_pause(error: &MegaphoneError, count: u32) -> Duration {
     }
 }
 
-/// The pause after the failure of a message that was received `count` times.
-fn pause(count: u32) -> Duration {
-    let doublings = count.saturating_sub(1).min(16);
-    (FIRST_PAUSE * (1 << doublings)).min(MAX_PAUSE)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use reqwest::StatusCode;
-
-    #[test]
-    fn pauses_double_up_to_a_minute() {
-        let seconds = [0, 1, 2, 3, 6, 7, 8, 1000].map(|count| pause(count).as_secs());
-        assert_eq!(seconds, [1, 1, 2, 4, 32, 60, 60, 60]);
-    }
 
     #[test]
     fn megaphones_own_wish_counts_when_it_is_longer() {

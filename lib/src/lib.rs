@@ -11,6 +11,9 @@
 //! | [`queue`] | the SQS queue of broadcast requests |
 //! | [`broadcaster`] | broadcast requests in, `PUT /v1/broadcasts/…` out |
 //! | [`megaphone`] | the HTTP client of Megaphone |
+//! | [`event`] | what was written, as listeners are told of it |
+//! | [`notifier`] | the outbox's entries in, listeners told |
+//! | [`listeners`] | who is told: queues, functions, webhooks, people, your own code |
 //!
 //! Beside that way stand the vocabulary ([`resource`], [`permission`], [`timestamp`]), the
 //! configuration ([`settings`], [`secrets`]) and what a function does at its start ([`startup`]).
@@ -21,7 +24,10 @@
 pub mod aggregator;
 pub mod api;
 pub mod broadcaster;
+pub mod event;
+pub mod listeners;
 pub mod megaphone;
+pub mod notifier;
 pub mod permission;
 pub mod queue;
 pub mod resource;

@@ -1,7 +1,7 @@
-//! The SQS FIFO queue between the aggregator and the broadcaster.
+//! The SQS FIFO queues: between the aggregator and the broadcaster, and between the notifier's two halves.
 //!
 //! A message is a trigger, no more: it names the listener, and what is to be sent stands in the table.
-//! A message that comes late, twice, or back from the dead-letter queue is harmless therefore.
+//! A broadcast's that comes late, twice, or back from the dead-letter queue is harmless therefore.
 
 use std::time::Duration;
 
@@ -9,8 +9,10 @@ use aws_lambda_events::sqs::SqsMessage;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::error::DisplayErrorContext;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use crate::store::outbox::EntryId;
 use crate::timestamp::Timestamp;
 
 /// The longest time for which a message is put off. SQS allows 12 hours since it was received.
@@ -22,6 +24,11 @@ pub struct BroadcastRequest {
     /// The name of the listener whose Megaphone is to be told.
     pub listener: String,
 }
+
+/// The pause after a first failure that may pass; it doubles each time, up to [`MAX_PAUSE_AFTER_FAILURE`].
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// See [`FIRST_PAUSE`]: once who is to be told is well again, it takes no longer than this until it is.
+const MAX_PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(60);
 
 /// A request to the queue that failed, as far as we know.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +87,67 @@ impl BroadcastQueue {
     }
 }
 
+/// The body of a message between the notifier's halves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotificationRequest {
+    /// The name of the listener that is to be told.
+    pub listener: String,
+    /// The outbox's entry that it is to be told of.
+    pub entry: EntryId,
+}
+
+/// The queue of notifications, as the notifier's first half sees it.
+#[derive(Clone, Debug)]
+pub struct NotificationQueue {
+    client: Client,
+    url: String,
+}
+
+impl NotificationQueue {
+    /// The FIFO queue at `url`.
+    pub fn new(client: Client, url: impl Into<String>) -> Self {
+        Self {
+            client,
+            url: url.into(),
+        }
+    }
+
+    /// Asks for `listener` to be told of `entry`.
+    ///
+    /// What one listener is told of under one parent is one group. SQS drops a second request for the same within five
+    /// minutes.
+    pub async fn request(&self, listener: &str, entry: &EntryId) -> Result<(), QueueError> {
+        let request = NotificationRequest {
+            listener: listener.to_owned(),
+            entry: entry.clone(),
+        };
+        let body = serde_json::to_string(&request).map_err(QueueError::of("SendMessage"))?;
+        self.client
+            .send_message()
+            .queue_url(&self.url)
+            .message_group_id(group_id(listener, &entry.parent))
+            .message_deduplication_id(format!("{listener}-{}", entry.id))
+            .message_body(body)
+            .send()
+            .await
+            .map_err(QueueError::of("SendMessage"))?;
+        Ok(())
+    }
+}
+
+/// The id of the group of messages about `uri`, which may be longer than the 128 characters that SQS takes.
+pub fn group_id(prefix: &str, uri: &str) -> String {
+    let digest = Sha256::digest(uri.as_bytes());
+    let half = digest.iter().take(16).map(|byte| format!("{byte:02x}"));
+    format!("{prefix}-{}", half.collect::<String>())
+}
+
+/// The pause after the failure of a message that was received `count` times.
+pub fn pause(count: u32) -> Duration {
+    let doublings = count.saturating_sub(1).min(16);
+    (FIRST_PAUSE * (1 << doublings)).min(MAX_PAUSE_AFTER_FAILURE)
+}
+
 /// A message as it was received.
 #[derive(Clone, Debug)]
 pub struct Received {
@@ -91,7 +159,8 @@ pub struct Received {
     pub receive_count: u32,
     /// What names this reception of it to SQS.
     receipt_handle: String,
-    group: String,
+    /// Its group.
+    pub group: String,
 }
 
 impl From<SqsMessage> for Received {
@@ -113,15 +182,15 @@ impl From<SqsMessage> for Received {
     }
 }
 
-/// The queue of broadcast requests and its dead-letter queue, as the broadcaster sees them.
+/// A queue and its dead-letter queue, as who does what the messages ask for sees them.
 #[derive(Clone, Debug)]
-pub struct BroadcastInbox {
+pub struct Inbox {
     client: Client,
     url: String,
     dead_letter_url: String,
 }
 
-impl BroadcastInbox {
+impl Inbox {
     /// The FIFO queue at `url`, and the one at `dead_letter_url` for what is given up.
     pub fn new(client: Client, url: impl Into<String>, dead_letter_url: impl Into<String>) -> Self {
         Self {
@@ -163,5 +232,23 @@ impl BroadcastInbox {
             .await
             .map_err(QueueError::of("SendMessage"))?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_a_minute() {
+        let seconds = [0, 1, 2, 3, 6, 7, 8, 1000].map(|count| pause(count).as_secs());
+        assert_eq!(seconds, [1, 1, 2, 4, 32, 60, 60, 60]);
+    }
+
+    #[test]
+    fn a_group_has_an_id_that_sqs_takes_whatever_the_uri() {
+        let uri = format!("/buckets/{0}/collections/{0}", "x".repeat(255));
+        assert!(group_id(&"l".repeat(64), &uri).len() <= 128);
+        assert_ne!(group_id("a", "/buckets/a"), group_id("a", "/buckets/b"));
     }
 }

@@ -125,17 +125,29 @@ impl ObjectUri {
         Self::bucket(bucket).children(Kind::Group).object(id)
     }
 
-    /// Reads `/buckets/a`, `/buckets/a/collections/b` or `/buckets/a/groups/b`.
+    /// Reads a URI of the form that objects of its kind have, e.g. `/buckets/a/collections/b`.
     ///
     /// `None` when it has another form or an id is not valid.
     pub fn parse(uri: &str) -> Option<Self> {
         let segments: Vec<&str> = uri.strip_prefix('/')?.split('/').collect();
         let parsed = match segments.as_slice() {
+            ["accounts", account] => Self::account(*account),
             ["buckets", bucket] => Self::bucket(*bucket),
             ["buckets", bucket, "collections", collection] => {
                 Self::collection(*bucket, *collection)
             }
             ["buckets", bucket, "groups", group] => Self::group(*bucket, *group),
+            [
+                "buckets",
+                bucket,
+                "collections",
+                collection,
+                "records",
+                record,
+            ] => {
+                let records = Self::collection(*bucket, *collection).children(Kind::Record);
+                records.object(*record)
+            }
             _ => return None,
         };
         parsed.is_valid().then_some(parsed)
@@ -290,7 +302,7 @@ impl CollectionSet {
             .split_whitespace()
             .map(|word| {
                 ObjectUri::parse(word)
-                    .filter(|uri| uri.kind() != Kind::Group)
+                    .filter(|uri| matches!(uri.kind(), Kind::Bucket | Kind::Collection))
                     .ok_or_else(|| word.to_owned())
             })
             .collect::<Result<_, _>>()
@@ -302,6 +314,16 @@ impl CollectionSet {
         self.0.iter().any(|uri| {
             uri.bucket_id() == bucket && (uri.kind() == Kind::Bucket || uri.id() == collection)
         })
+    }
+
+    /// Whether the object at `uri` is one of those, or lives under one.
+    pub fn holds(&self, uri: &ObjectUri) -> bool {
+        uri.lineage().any(|uri| self.0.contains(uri))
+    }
+
+    /// Whether there is none in it.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// The URIs as they were given.

@@ -44,7 +44,7 @@ impl Keeper {
 /// Names the variable whose secret cannot be read or is not a string, or that is an ARN of something else.
 pub async fn resolve(
     vars: &mut Vars,
-    needs: fn(&str) -> bool,
+    needs: impl Fn(&str) -> bool,
     config: &aws_config::SdkConfig,
 ) -> Result<(), SettingError> {
     let mut references = vec![];

@@ -10,6 +10,7 @@ mod broadcasts;
 mod caching;
 mod changes;
 mod includes;
+mod listeners;
 mod megaphone;
 mod openid;
 mod web;
@@ -23,6 +24,7 @@ pub use self::broadcasts::BroadcastsSettings;
 pub use self::caching::{CacheSettings, Expiry};
 pub use self::changes::{ChangesSettings, Flavour};
 pub use self::includes::{Includes, Plugin};
+pub use self::listeners::ListenerSettings;
 pub use self::megaphone::MegaphoneSettings;
 pub use self::openid::{OpenIdSettings, UrlPattern};
 pub use self::web::{EndOfService, EndpointType, Redirects, WebSettings};
@@ -193,6 +195,8 @@ pub struct Settings {
     pub broadcasts: BroadcastsSettings,
     /// The Megaphones to tell.
     pub megaphones: Vec<MegaphoneSettings>,
+    /// The listeners to tell.
+    pub listeners: Vec<ListenerSettings>,
 }
 
 impl Settings {
@@ -206,6 +210,7 @@ impl Settings {
             changes: ChangesSettings::from_vars(vars)?,
             broadcasts: BroadcastsSettings::from_vars(vars)?,
             megaphones: MegaphoneSettings::from_vars(vars)?,
+            listeners: ListenerSettings::from_vars(vars)?,
         })
     }
 }

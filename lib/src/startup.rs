@@ -8,11 +8,15 @@ use aws_config::{BehaviorVersion, SdkConfig};
 use crate::aggregator::Aggregator;
 use crate::api::Api;
 use crate::broadcaster::Broadcaster;
+use crate::listeners::custom::LISTENERS;
+use crate::listeners::{Aws, Listeners};
 use crate::megaphone::Megaphone;
-use crate::queue::{BroadcastInbox, BroadcastQueue};
+use crate::notifier::Notifier;
+use crate::queue::{BroadcastQueue, Inbox, NotificationQueue};
 use crate::secrets;
 use crate::settings::{
-    BroadcastsSettings, ChangesSettings, MegaphoneSettings, SettingError, Settings, Vars,
+    BroadcastsSettings, ChangesSettings, ListenerSettings, MegaphoneSettings, SettingError,
+    Settings, Vars,
 };
 use crate::store::Store;
 
@@ -34,7 +38,7 @@ struct Environment {
 }
 
 impl Environment {
-    async fn load(needs_secret: fn(&str) -> bool) -> Result<Self, StartError> {
+    async fn load(needs_secret: impl Fn(&str) -> bool) -> Result<Self, StartError> {
         // The SDK sets no limit to a call by itself. Three attempts of 2 seconds must fit into the API's time.
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(Duration::from_secs(1))
@@ -63,6 +67,17 @@ impl Environment {
         Ok(store)
     }
 
+    /// The listeners that are told before the commit, or those that are told after it.
+    fn listeners(&self, synchronous: bool) -> Result<Listeners, StartError> {
+        let mut settings = ListenerSettings::from_vars(&self.vars)?;
+        settings.retain(|listener| listener.synchronous == synchronous);
+        if settings.is_empty() {
+            return Ok(Listeners::default());
+        }
+        let aws = Aws::new(&self.sdk);
+        Ok(Listeners::new(settings, &self.vars, &aws, LISTENERS)?)
+    }
+
     fn megaphones(&self) -> Result<Vec<Megaphone>, StartError> {
         let settings = MegaphoneSettings::from_vars(&self.vars)?;
         Ok(settings
@@ -77,6 +92,7 @@ impl Environment {
 /// # Errors
 /// Names the setting that is missing or wrong.
 pub async fn api() -> Result<Api, StartError> {
+    let of_listener = listener_secrets(true)?;
     let is_secret = |name: &str| {
         let settings = [
             "KINTO_USERID_HMAC_SECRET",
@@ -85,6 +101,7 @@ pub async fn api() -> Result<Api, StartError> {
         ];
         settings.contains(&name)
             || name.contains("MULTIAUTH_POLICY_") && name.ends_with("_CLIENT_SECRET")
+            || of_listener.iter().any(|variable| variable == name)
     };
     let environment = Environment::load(is_secret).await?;
     let settings = Settings::from_vars(&environment.vars)?;
@@ -92,6 +109,7 @@ pub async fn api() -> Result<Api, StartError> {
         environment.store().await?,
         settings,
         environment.megaphones()?,
+        environment.listeners(true)?,
     ))
 }
 
@@ -125,7 +143,7 @@ pub async fn broadcaster() -> Result<Broadcaster, StartError> {
     let is_api_key =
         |name: &str| name.starts_with("KINTO_EVENT_LISTENERS_") && name.ends_with("_API_KEY");
     let environment = Environment::load(is_api_key).await?;
-    let inbox = BroadcastInbox::new(
+    let inbox = Inbox::new(
         aws_sdk_sqs::Client::new(&environment.sdk),
         environment.vars.require("BROADCAST_QUEUE_URL")?,
         environment
@@ -137,4 +155,36 @@ pub async fn broadcaster() -> Result<Broadcaster, StartError> {
         inbox,
         environment.megaphones()?,
     ))
+}
+
+/// The notifier, from its environment: `TABLE_NAME`, `NOTIFICATION_QUEUE_URL`, `NOTIFICATION_DEAD_LETTER_QUEUE_URL` and
+/// the settings of listeners.
+///
+/// # Errors
+/// Names the setting that is missing or wrong.
+pub async fn notifier() -> Result<Notifier, StartError> {
+    let secrets = listener_secrets(false)?;
+    let is_secret = |name: &str| secrets.iter().any(|variable| variable == name);
+    let environment = Environment::load(is_secret).await?;
+    let Environment { vars, sdk } = &environment;
+    let client = aws_sdk_sqs::Client::new(sdk);
+    let queue_url = vars.require("NOTIFICATION_QUEUE_URL")?;
+    let dead_letter_url = vars.require("NOTIFICATION_DEAD_LETTER_QUEUE_URL")?;
+    Ok(Notifier::new(
+        environment.store().await?,
+        NotificationQueue::new(client.clone(), queue_url),
+        Inbox::new(client, queue_url, dead_letter_url),
+        environment.listeners(false)?,
+    ))
+}
+
+/// The variables that may hold secrets of listeners, of those that are told before the commit or after it: a function
+/// may read no others.
+fn listener_secrets(synchronous: bool) -> Result<Vec<String>, SettingError> {
+    let mut listeners = ListenerSettings::from_vars(&Vars::from_env())?;
+    listeners.retain(|listener| listener.synchronous == synchronous);
+    let variables = listeners
+        .iter()
+        .flat_map(|listener| ["SECRET", "PASSWORD"].map(|setting| listener.variable(setting)));
+    Ok(variables.collect())
 }

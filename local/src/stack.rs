@@ -7,7 +7,7 @@ use std::time::Duration;
 use kinto_serverless::aggregator::Aggregator;
 use kinto_serverless::api::Api;
 use kinto_serverless::broadcaster::Broadcaster;
-use kinto_serverless::queue::{BroadcastInbox, BroadcastQueue};
+use kinto_serverless::queue::{BroadcastQueue, Inbox};
 use kinto_serverless::settings::{Settings, Vars};
 use kinto_serverless::startup::StartError;
 use kinto_serverless::store::Store;
@@ -163,7 +163,7 @@ impl Functions {
         let settings = Settings::from_vars(vars)?;
         let store = Store::new(aws.dynamodb(), TABLE);
         let queue = BroadcastQueue::new(aws.sqs(), aws.queue_url());
-        let inbox = BroadcastInbox::new(aws.sqs(), aws.queue_url(), aws.dead_letter_url());
+        let inbox = Inbox::new(aws.sqs(), aws.queue_url(), aws.dead_letter_url());
         let megaphones = settings.megaphones.iter().cloned().map(Megaphone::new);
         let megaphones = megaphones.collect::<Result<Vec<_>, _>>()?;
         let listeners = settings.megaphones.clone();

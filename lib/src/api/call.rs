@@ -14,6 +14,7 @@ use super::router::Route;
 use super::{
     Api, broadcasts, changeset, default_bucket, flush, lists, monitor, openapi, permissions, server,
 };
+use crate::event::{Origin, OriginTarget};
 use crate::resource::ObjectUri;
 use crate::settings::{ApiSettings, Plugin};
 use crate::unit_of_work::{Needs, UnitOfWork};
@@ -131,6 +132,22 @@ impl Endpoint {
         }
     }
 
+    /// What is told of a request that writes there; `None` of one of whose writes nobody is told (Kinto 26.5).
+    fn origin(&self, request: &Request, user: &User) -> Option<Origin> {
+        let target = match self {
+            Self::Object(target) if request.method == Method::POST => {
+                OriginTarget::List(target.uri.list().clone())
+            }
+            Self::Object(target) => OriginTarget::Object(target.uri.clone()),
+            Self::Route(Route::List(list)) => OriginTarget::List(list.clone()),
+            Self::Route(_) => return None,
+        };
+        Some(Origin {
+            user_id: user.id.clone(),
+            target,
+        })
+    }
+
     /// The object that it is, or that holds the list.
     fn object(&self) -> Option<&ObjectUri> {
         match self {
@@ -159,6 +176,7 @@ impl Endpoint {
         user: &User,
     ) -> Result<Response, ApiError> {
         let settings = &api.settings.api;
+        unit.on_behalf_of(|| self.origin(request, user));
         match self {
             Self::Object(target) => objects::answer(unit, request, user, &target.uri, settings),
             Self::Route(route) => match route {

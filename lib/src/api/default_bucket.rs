@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::auth::{self, User};
 use super::error::{ApiError, Detail};
 use super::request::Request;
+use crate::event::{Origin, OriginTarget};
 use crate::permission::Permissions;
 use crate::resource::{Kind, ObjectUri};
 use crate::settings::ApiSettings;
@@ -110,6 +111,13 @@ pub async fn create_missing(
         if settings.explicit_permissions {
             permissions.grant("write", user.principal());
         }
+        // As if the user had put it (Kinto 26.5).
+        unit.on_behalf_of(|| {
+            Some(Origin {
+                user_id: user.id.clone(),
+                target: OriginTarget::Object(uri.clone()),
+            })
+        });
         unit.create(uri, Map::new(), permissions, None);
     }
     Ok(())

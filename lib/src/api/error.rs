@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::openid::provider::ProviderError;
 use super::response::Response;
+use crate::listeners::NotifyError;
 use crate::resource::{Kind, ObjectUri};
 use crate::settings::{ApiSettings, Policy};
 use crate::store::StoreError;
@@ -118,6 +119,22 @@ pub enum ApiError {
     /// Writes by others came between, again and again: 503, worth another try.
     #[error("too many concurrent writes")]
     Busy,
+    /// A listener does not agree: its own status, with its message.
+    #[error("refused by a listener: {message}")]
+    Vetoed {
+        /// 400 to 599.
+        status: StatusCode,
+        /// What it says.
+        message: String,
+    },
+    /// A listener that must agree did not answer: 503, worth another try.
+    #[error("listener {listener}: {error}")]
+    Listener {
+        /// Its name.
+        listener: String,
+        /// What happened.
+        error: NotifyError,
+    },
     /// An identity provider failed: 503, worth another try.
     #[error(transparent)]
     Provider(#[from] ProviderError),
@@ -179,7 +196,10 @@ impl ApiError {
             Self::Modified { .. } => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge | Self::ResponseTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Gone => StatusCode::GONE,
-            Self::Busy | Self::Provider(_) | Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Vetoed { status, .. } => *status,
+            Self::Busy | Self::Listener { .. } | Self::Provider(_) | Self::Store(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 
@@ -200,8 +220,9 @@ impl ApiError {
                 authenticated: true,
             }
             | Self::Reserved(_) => 121,
-            Self::Busy | Self::Provider(_) | Self::Store(_) => 201,
+            Self::Busy | Self::Listener { .. } | Self::Provider(_) | Self::Store(_) => 201,
             Self::Gone => 202,
+            Self::Vetoed { status, .. } => errno_of(*status),
         }
     }
 
@@ -254,6 +275,10 @@ impl ApiError {
                 }
                 Self::Gone => "This service has ended, see the Alert header.",
                 Self::Busy => "Too many writes at once, please retry.",
+                Self::Listener { .. } => {
+                    "What has to agree to this does not answer, and nothing was written, please retry."
+                }
+                Self::Vetoed { message, .. } => message,
                 Self::Provider(_) => "The identity provider is not available, please retry.",
                 Self::Store(_) => "The storage is not available, please retry.",
                 _ => return None,
@@ -290,6 +315,9 @@ impl ApiError {
             let source = std::error::Error::source(error).map(ToString::to_string);
             tracing::error!(%error, source, "identity provider failed");
         }
+        if let Self::Listener { .. } = &self {
+            tracing::error!(error = %self, "a listener failed");
+        }
         let mut response = Response::json(self.status(), &self.body());
         match self {
             Self::Forbidden {
@@ -311,11 +339,27 @@ impl ApiError {
                 response.set_text(ETAG, &current.etag());
                 response.set_text(LAST_MODIFIED, &current.http_date());
             }
-            Self::Busy | Self::Provider(_) | Self::Store(_) => {
+            Self::Busy | Self::Listener { .. } | Self::Provider(_) | Self::Store(_) => {
                 response.set_text(RETRY_AFTER, &settings.retry_after_seconds.to_string())
             }
             _ => {}
         }
         response
+    }
+}
+
+/// The error number for a status that is not ours (Kinto 26.5: what each number stands for).
+fn errno_of(status: StatusCode) -> u16 {
+    match status {
+        StatusCode::BAD_REQUEST => 107,
+        StatusCode::UNAUTHORIZED => 104,
+        StatusCode::FORBIDDEN => 121,
+        StatusCode::NOT_FOUND => 111,
+        StatusCode::CONFLICT => 122,
+        StatusCode::GONE => 202,
+        StatusCode::PAYLOAD_TOO_LARGE => 113,
+        StatusCode::TOO_MANY_REQUESTS => 117,
+        StatusCode::SERVICE_UNAVAILABLE => 201,
+        _ => 999,
     }
 }

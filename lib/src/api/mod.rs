@@ -52,7 +52,9 @@ use self::passwords::Passwords;
 use self::request::Request;
 use self::response::Response;
 use self::router::Routed;
+use crate::listeners::{Listeners, NotifyError};
 use crate::megaphone::Megaphone;
+use crate::notifier;
 use crate::settings::Settings;
 use crate::store::{CommitError, Store};
 use crate::timestamp::Timestamp;
@@ -60,6 +62,8 @@ use crate::unit_of_work::{Needs, UnitOfWork};
 
 /// When a request is not done again any more: the function must answer before it is stopped (29 seconds).
 const LAST_ATTEMPT: Duration = Duration::from_secs(10);
+/// How long the listeners may take together that are told before the commit.
+const LISTENERS_TIME: Duration = Duration::from_secs(12);
 /// The longest pause before the first repetition, in milliseconds; it doubles each time, up to [`MAX_PAUSE`].
 ///
 /// Measured with 32 writers of one collection (docs/performance.md): shorter pauses collide more, and are slower.
@@ -76,6 +80,8 @@ pub struct Api {
     store: Store,
     settings: Settings,
     megaphones: Vec<Megaphone>,
+    /// Those that are told before the commit.
+    listeners: Listeners,
     passwords: Arc<Passwords>,
     providers: Arc<[Provider]>,
     /// Shared by requests that are tried the first time, held alone by one that is done again: requests of one
@@ -93,14 +99,20 @@ enum Found {
 }
 
 impl Api {
-    /// The API with its dependencies.
-    pub fn new(store: Store, settings: Settings, megaphones: Vec<Megaphone>) -> Self {
+    /// The API with its dependencies; `listeners` are those that are told before the commit.
+    pub fn new(
+        store: Store,
+        settings: Settings,
+        megaphones: Vec<Megaphone>,
+        listeners: Listeners,
+    ) -> Self {
         Self {
             passwords: Arc::new(Passwords::new(&settings.api)),
             providers: Provider::all(&settings.api).into(),
             store,
             settings,
             megaphones,
+            listeners,
             turn: Arc::default(),
         }
     }
@@ -238,6 +250,7 @@ impl Api {
                     let needs = calls.iter().map(|call| call.needs(&self.settings.api));
                     let needs = needs.fold(Needs::default(), Needs::and);
                     let unit = UnitOfWork::read(&self.store, Timestamp::now(), needs).await?;
+                    let unit = unit.telling(!self.settings.listeners.is_empty());
                     // The first time it seldom takes another; who only reads never does.
                     known = alone.is_some().then(|| (Instant::now(), unit.clone()));
                     unit
@@ -247,7 +260,9 @@ impl Api {
             if !unit.has_writes() {
                 return Ok(responses);
             }
-            match unit.commit(&self.store).await {
+            self.ask_listeners(&unit).await?;
+            let waits_for = |event: &_| notifier::waits_for(&self.settings.listeners, event);
+            match unit.commit(&self.store, waits_for).await {
                 Ok(()) => return Ok(responses),
                 Err(CommitError::Store(error)) => return Err(error.into()),
                 Err(CommitError::Partial) => return Err(ApiError::Busy),
@@ -265,6 +280,30 @@ impl Api {
         }
         drop(alone);
         Err(ApiError::Busy)
+    }
+
+    /// Has the listeners agree that are told before the commit.
+    ///
+    /// # Errors
+    /// One refuses, or does not answer: nothing of it may be written.
+    async fn ask_listeners(&self, unit: &UnitOfWork) -> Result<(), ApiError> {
+        if self.listeners.is_empty() {
+            return Ok(());
+        }
+        let events = unit.events();
+        let asked = self.listeners.notify_all(&events);
+        let asked = tokio::time::timeout(LISTENERS_TIME, asked).await;
+        let asked = asked.unwrap_or_else(|_| {
+            let late = NotifyError::failed(format!("all of them took {LISTENERS_TIME:?}"));
+            Err((String::new(), late))
+        });
+        asked.map_err(|(listener, error)| match error {
+            NotifyError::Refused { status, message } => ApiError::Vetoed {
+                status: StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN),
+                message,
+            },
+            error => ApiError::Listener { listener, error },
+        })
     }
 
     /// Answers calls in their order.

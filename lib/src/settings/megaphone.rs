@@ -1,13 +1,12 @@
 //! Settings of the listeners that tell a Megaphone, kinto-megaphone's and a few more.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{Secret, SettingError, Vars, is_token};
+use super::{Secret, SettingError, Vars, is_token, listeners};
 use crate::resource::CollectionSet;
 
 /// The `use` of these listeners (kinto-megaphone 0.5).
-const USE: &str = "kinto_megaphone.listeners";
+pub(super) const USE: &str = "kinto_megaphone.listeners";
 /// Characters in a broadcaster's id at most (Megaphone).
 const MAX_BROADCASTER_ID: usize = 64;
 /// The longest time for one request: the claim of a broadcast (`broadcaster::LEASE`) and the function's timeout in
@@ -38,42 +37,23 @@ pub struct MegaphoneSettings {
 }
 
 impl MegaphoneSettings {
-    /// Reads the listeners named in `KINTO_EVENT_LISTENERS`; none when it is not set.
+    /// Reads those of the listeners named in `KINTO_EVENT_LISTENERS` that tell a Megaphone.
     ///
     /// # Errors
-    /// A required setting of a listener that is missing, an id or URL that Megaphone would refuse, a name that stands
-    /// for the same variables as another, and a `use` that is not known: a listener that is configured must not be
-    /// silently off.
+    /// A required setting of a listener that is missing, an id or URL that Megaphone would refuse, a name that cannot be
+    /// one.
     pub fn from_vars(vars: &Vars) -> Result<Vec<Self>, SettingError> {
-        let names = vars.words("KINTO_EVENT_LISTENERS").unwrap_or_default();
-        let mut prefixes = BTreeSet::new();
-        names
-            .into_iter()
-            .map(|name| {
-                let prefix = prefix(&name);
-                if !prefixes.insert(prefix.clone()) {
-                    return Err(SettingError::new(
-                        "KINTO_EVENT_LISTENERS",
-                        format!("`{name}` is there twice"),
-                    ));
-                }
-                Self::listener(vars, name, &prefix)
-            })
-            .collect()
+        let mut listeners = vec![];
+        for (name, prefix) in listeners::names(vars)? {
+            if vars.require(&format!("{prefix}_USE"))? == USE {
+                listeners.push(Self::listener(vars, name, &prefix)?);
+            }
+        }
+        Ok(listeners)
     }
 
     fn listener(vars: &Vars, name: String, prefix: &str) -> Result<Self, SettingError> {
-        if !is_token(&name, 64) {
-            return Err(SettingError::new(
-                "KINTO_EVENT_LISTENERS",
-                format!("`{name}` has other characters than A-Z a-z 0-9 _ -"),
-            ));
-        }
         let variable = |setting: &str| format!("{prefix}_{setting}");
-        let used = variable("USE");
-        if vars.require(&used)? != USE {
-            return Err(SettingError::new(used, format!("must be {USE}")));
-        }
         let (url, broadcaster_id) = (variable("URL"), variable("BROADCASTER_ID"));
         let (api_key, matched) = (variable("API_KEY"), variable("MATCH_KINTO_CHANGES"));
         vars.require(&matched)?;
@@ -102,12 +82,6 @@ impl MegaphoneSettings {
         self.match_kinto_changes.contains(bucket, collection)
             && !self.except_kinto_changes.contains(bucket, collection)
     }
-}
-
-/// What the variables of a listener begin with. Kinto writes `-` as `_` there.
-fn prefix(name: &str) -> String {
-    let name = name.to_ascii_uppercase().replace('-', "_");
-    format!("KINTO_EVENT_LISTENERS_{name}")
 }
 
 fn timeout(vars: &Vars, variable: &str, default: u64) -> Result<Duration, SettingError> {
@@ -195,7 +169,6 @@ mod tests {
         for (name, value) in [
             ("KINTO_EVENT_LISTENERS", "m/p"),
             ("KINTO_EVENT_LISTENERS", "mp MP"),
-            ("KINTO_EVENT_LISTENERS_MP_USE", "kinto_redis.listeners"),
             ("KINTO_EVENT_LISTENERS_MP_URL", "megaphone.example"),
             ("KINTO_EVENT_LISTENERS_MP_URL", "ftp://megaphone.example"),
             ("KINTO_EVENT_LISTENERS_MP_BROADCASTER_ID", "remote settings"),

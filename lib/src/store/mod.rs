@@ -9,6 +9,7 @@
 //! | a login under way | `#login#` and its state | `#login` | [`login`] |
 //! | a principal's groups | `#principal#` and the principal | `#groups` | [`membership`] |
 //! | what is told to who asks | `#broadcast` | `#pull` | [`pull`] |
+//! | what listeners are to be told of | `#outbox#` and a parent's URI | see there | [`outbox`] |
 //!
 //! No id may begin with `#`, so the reserved keys never meet an object's. The local secondary index
 //! `by_last_modified` takes in what has a `last_modified`: objects and monitor entries.
@@ -19,6 +20,7 @@ pub mod login;
 pub mod membership;
 pub mod monitor;
 mod object;
+pub mod outbox;
 pub mod pull;
 
 use std::collections::HashMap;
@@ -27,6 +29,7 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{BuildError, DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use aws_sdk_dynamodb::operation::transact_get_items::TransactGetItemsError;
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::{
@@ -189,6 +192,8 @@ pub enum Write {
         /// How.
         changes: MembershipChanges,
     },
+    /// Puts a part of an entry into the outbox.
+    Outbox(outbox::Part),
 }
 
 /// What must hold of a list when a transaction commits.
@@ -489,6 +494,11 @@ impl Store {
                     .build()
                     .map(|update| TransactWriteItem::builder().update(update).build())
             }
+            Write::Outbox(part) => Put::builder()
+                .table_name(&self.table)
+                .set_item(Some(part.into_item()))
+                .build()
+                .map(|put| TransactWriteItem::builder().put(put).build()),
         };
         built.map_err(|e| StoreError::Request {
             operation: "TransactWriteItems",
@@ -576,6 +586,13 @@ where
         Err(error) if !is_refusal(&error) => Err(StoreError::request(operation)(error)),
         _ => Ok(()),
     }
+}
+
+/// The items of every page. One `Query` for each MB.
+async fn all_pages(query: QueryFluentBuilder) -> Result<Vec<Item>, StoreError> {
+    let items = query.into_paginator().items().send();
+    let items = items.try_collect().await;
+    items.map_err(StoreError::request("Query"))
 }
 
 /// A number attribute.

@@ -6,8 +6,8 @@ use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
 
 use super::{
-    BY_LAST_MODIFIED, Item, Key, Store, StoreError, TIMESTAMP_KEY, flag, number, string, time,
-    unless_refused,
+    BY_LAST_MODIFIED, Item, Key, Store, StoreError, TIMESTAMP_KEY, all_pages, flag, number, string,
+    time, unless_refused,
 };
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::store::{Generation, List, Object};
@@ -64,13 +64,6 @@ fn is_list(item: &Item) -> bool {
     item.get("sk")
         .and_then(|sk| sk.as_s().ok())
         .is_some_and(|sk| sk == TIMESTAMP_KEY)
-}
-
-/// The items of every page. One `Query` for each MB.
-async fn all_pages(query: QueryFluentBuilder) -> Result<Vec<Item>, StoreError> {
-    let items = query.into_paginator().items().send();
-    let items = items.try_collect().await;
-    items.map_err(StoreError::request("Query"))
 }
 
 impl Store {

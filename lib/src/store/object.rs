@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{Item, Key, StoreError, flag, malformed, number, string, time};
 use crate::permission::Permissions;
-use crate::resource::Kind;
+use crate::resource::{Kind, ObjectUri};
 use crate::timestamp::Timestamp;
 
 /// Tells one life of an object from the next: made when it is created, kept until it is created again.
@@ -128,6 +128,20 @@ impl Object {
             parent: Generation(string(item, "parent")?),
             content,
         })
+    }
+
+    /// It as listeners are told of it: the data that the API shows, but for an account's hash of its password.
+    pub fn told(&self, uri: &ObjectUri) -> Map<String, Value> {
+        let mut told = match &self.content {
+            Content::Live { data, .. } => data.clone(),
+            Content::Deleted => Map::from_iter([("deleted".to_owned(), true.into())]),
+        };
+        if uri.kind() == Kind::Account {
+            told.shift_remove("password");
+        }
+        told.insert("id".to_owned(), uri.id().into());
+        told.insert("last_modified".to_owned(), self.last_modified.0.into());
+        told
     }
 
     /// Whether it was written under a parent of that generation.

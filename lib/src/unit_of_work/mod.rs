@@ -14,6 +14,7 @@ use std::collections::{BTreeSet, HashMap};
 use serde_json::{Map, Value};
 
 use self::slot::{ListSlot, ObjectSlot};
+use crate::event::{Action, Events, Impacted, Origin, ResourceChanged};
 use crate::permission::Permissions;
 use crate::resource::{ListUri, ObjectUri};
 use crate::store::membership::Membership;
@@ -60,6 +61,7 @@ pub struct UnitOfWork {
     objects: HashMap<ObjectUri, ObjectSlot>,
     lists: HashMap<ListUri, ListSlot>,
     memberships: HashMap<String, Vec<Membership>>,
+    events: Events,
 }
 
 impl UnitOfWork {
@@ -71,6 +73,7 @@ impl UnitOfWork {
             objects: HashMap::new(),
             lists: HashMap::new(),
             memberships: HashMap::new(),
+            events: Events::default(),
         };
         unit.read_more(store, needs).await?;
         let groups = unit.memberships.values().flatten();
@@ -229,7 +232,8 @@ impl UnitOfWork {
     ) -> Timestamp {
         let generation = Generation::unique();
         self.replace_child_lists(uri, &generation, false);
-        self.write(uri, generation, Content::Live { data, permissions }, at)
+        let content = Content::Live { data, permissions };
+        self.write(uri, Action::Create, generation, content, at)
     }
 
     /// Replaces the data and permissions of the object at `uri`, which exists. `at` as for [`Self::create`].
@@ -241,14 +245,33 @@ impl UnitOfWork {
         at: Option<Timestamp>,
     ) -> Timestamp {
         let generation = self.generation(uri);
-        self.write(uri, generation, Content::Live { data, permissions }, at)
+        let content = Content::Live { data, permissions };
+        self.write(uri, Action::Update, generation, content, at)
     }
 
     /// Makes the object at `uri`, which exists, a tombstone and closes the lists under it. `at` as for [`Self::create`].
     pub fn delete(&mut self, uri: &ObjectUri, at: Option<Timestamp>) -> Timestamp {
         let generation = self.generation(uri);
         self.replace_child_lists(uri, &generation, true);
-        self.write(uri, generation, Content::Deleted, at)
+        self.write(uri, Action::Delete, generation, Content::Deleted, at)
+    }
+
+    /// The same, which gathers events if somebody is to be told of them.
+    pub fn telling(self, somebody: bool) -> Self {
+        Self {
+            events: Events::new(somebody),
+            ..self
+        }
+    }
+
+    /// What is written from now on is told of as this request's; nobody is told when there is none.
+    pub fn on_behalf_of(&mut self, origin: impl FnOnce() -> Option<Origin>) {
+        self.events.begin(origin);
+    }
+
+    /// What was written, as listeners are told of it.
+    pub fn events(&self) -> Vec<ResourceChanged> {
+        self.events.all(self.now)
     }
 
     /// Whether there is something to commit.
@@ -262,11 +285,18 @@ impl UnitOfWork {
     /// of them all or none, so that whoever reads meanwhile sees times in their order, and no principal in a group
     /// that it is not to be in.
     ///
+    /// Those of the events that somebody `waits_for` go into the outbox with what they tell of: there is one for each
+    /// transaction therefore.
+    ///
     /// # Errors
     /// [`CommitError::Conflict`] when something that the unit relied on has changed: read and decide again.
     /// [`CommitError::Contended`] when that may be so.
-    pub async fn commit(self, store: &Store) -> Result<(), CommitError> {
-        let mut parts = self.into_transactions().into_iter();
+    pub async fn commit(
+        self,
+        store: &Store,
+        waits_for: impl Fn(&ResourceChanged) -> bool,
+    ) -> Result<(), CommitError> {
+        let mut parts = self.into_transactions(&waits_for).into_iter();
         if let Some(first) = parts.next() {
             store.commit(first).await?;
         }
@@ -287,6 +317,7 @@ impl UnitOfWork {
     fn write(
         &mut self,
         uri: &ObjectUri,
+        action: Action,
         generation: Generation,
         content: Content,
         at: Option<Timestamp>,
@@ -302,6 +333,15 @@ impl UnitOfWork {
             parent,
             content,
         };
+        if self.events.are_gathered() {
+            let old = self.stored(uri);
+            let impacted = Impacted {
+                new: object.told(uri),
+                old: old.map(|old| old.told(uri)),
+            };
+            let timestamp = self.timestamp_of(uri.list());
+            self.events.add(uri, action, impacted, timestamp);
+        }
         let slot = self
             .objects
             .entry(uri.clone())

@@ -7,23 +7,30 @@ use serde_json::Value;
 
 use super::UnitOfWork;
 use super::slot::{ListChange, ListSlot, ObjectSlot};
+use crate::event::ResourceChanged;
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::store::membership::{Membership, MembershipChanges};
-use crate::store::{CommitError, Content, MAX_TRANSACTION_ITEMS, Object, Store, Write};
+use crate::store::{CommitError, Content, MAX_TRANSACTION_ITEMS, Object, Store, Write, outbox};
 
 /// Times that a later part of a large commit is tried.
 const MAX_PART_ATTEMPTS: u32 = 8;
 
 impl UnitOfWork {
     /// What was written as transactions, in the order in which they are to be committed: one, unless it holds too much.
-    pub(super) fn into_transactions(self) -> Vec<Vec<Write>> {
+    /// With the events that somebody `waits_for`.
+    pub(super) fn into_transactions(
+        self,
+        waits_for: &impl Fn(&ResourceChanged) -> bool,
+    ) -> Vec<Vec<Write>> {
         let memberships = self.membership_changes();
+        let outbox = self.outbox(0, |_| true, waits_for);
         let writes_lists = self.lists.values();
         let lists = writes_lists.filter(|slot| slot.change != ListChange::None);
         let objects = self.objects.values();
         let objects = objects.filter(|slot| slot.written.is_some());
-        if objects.count() + lists.count() + memberships.len() > MAX_TRANSACTION_ITEMS {
-            return self.into_parts();
+        let count = objects.count() + lists.count() + memberships.len() + outbox.len();
+        if count > MAX_TRANSACTION_ITEMS {
+            return self.into_parts(waits_for);
         }
         let memberships = memberships
             .into_iter()
@@ -36,12 +43,26 @@ impl UnitOfWork {
             .lists
             .into_iter()
             .filter_map(|(uri, slot)| slot.into_write(uri));
-        vec![objects.chain(lists).chain(memberships).collect()]
+        let written = objects.chain(lists).chain(memberships);
+        vec![written.chain(outbox).collect()]
+    }
+
+    /// What the outbox is to hold of the `n`-th transaction, which writes what it `has`.
+    fn outbox(
+        &self,
+        n: usize,
+        has: impl Fn(&ObjectUri) -> bool,
+        waits_for: &impl Fn(&ResourceChanged) -> bool,
+    ) -> Vec<Write> {
+        let mut events = self.events.share(self.now, n, has);
+        events.retain(|(_, event)| waits_for(event));
+        let entries = outbox::entries(events, self.now).into_iter();
+        entries.map(Write::Outbox).collect()
     }
 
     /// The same in several transactions, in the order in which they are to be committed: who leaves groups, the
     /// objects of each list by time with the list's timestamp, who joins groups.
-    fn into_parts(self) -> Vec<Vec<Write>> {
+    fn into_parts(mut self, waits_for: &impl Fn(&ResourceChanged) -> bool) -> Vec<Vec<Write>> {
         let (mut leaves, mut joins) = (vec![], vec![]);
         for (principal, changes) in self.membership_changes() {
             let leaving = MembershipChanges {
@@ -66,8 +87,7 @@ impl UnitOfWork {
             }
         }
         let mut parts = in_chunks(leaves);
-        let mut objects: Vec<_> = self
-            .objects
+        let mut objects: Vec<_> = std::mem::take(&mut self.objects)
             .into_iter()
             .filter(|(_, slot)| slot.written.is_some())
             .collect();
@@ -75,15 +95,31 @@ impl UnitOfWork {
             let written = slot.written.as_ref();
             (uri.list().clone(), written.map(|o| o.last_modified))
         });
-        let mut lists = self.lists;
-        let mut part = Part::default();
+        let most = match self.events.is_empty() {
+            true => MAX_TRANSACTION_ITEMS,
+            false => MAX_TRANSACTION_ITEMS - outbox::MAX_PARTS,
+        };
+        let mut shares = vec![Part::default()];
         for (uri, slot) in objects {
-            if part.size_with(&uri) > MAX_TRANSACTION_ITEMS {
-                parts.push(std::mem::take(&mut part).into_writes(&mut lists, false));
+            if shares
+                .last()
+                .is_none_or(|share| share.size_with(&uri) > most)
+            {
+                shares.push(Part::default());
             }
-            part.add(uri, slot);
+            if let Some(share) = shares.last_mut() {
+                share.add(uri, slot);
+            }
         }
-        parts.push(part.into_writes(&mut lists, true));
+        let mut lists = std::mem::take(&mut self.lists);
+        let last = shares.len() - 1;
+        for (n, share) in shares.into_iter().enumerate() {
+            let has = |uri: &ObjectUri| share.objects.iter().any(|(object, _)| object == uri);
+            let outbox = self.outbox(n, has, waits_for);
+            let mut writes = share.into_writes(&mut lists, n == last);
+            writes.extend(outbox);
+            parts.push(writes);
+        }
         parts.extend(in_chunks(joins));
         parts
     }
@@ -135,7 +171,7 @@ struct Part {
 }
 
 impl Part {
-    /// How many items it would have with one more object.
+    /// How many items it would have with one more object, those of the outbox left out.
     fn size_with(&self, uri: &ObjectUri) -> usize {
         let child_lists = uri.child_lists();
         let more = std::iter::once(uri.list().clone()).chain(child_lists);

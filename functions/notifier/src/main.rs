@@ -1,0 +1,16 @@
+//! The notifier: entries of the outbox in, from the table's stream and by way of a queue, listeners told.
+
+use std::convert::Infallible;
+
+use kinto_serverless::notifier::Input;
+use lambda_runtime::{Error, LambdaEvent, service_fn};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    lambda_runtime::tracing::init_default_subscriber();
+    let notifier = &kinto_serverless::startup::notifier().await?;
+    lambda_runtime::run(service_fn(async |event: LambdaEvent<Input>| {
+        Ok::<_, Infallible>(notifier.answer(event.payload).await)
+    }))
+    .await
+}

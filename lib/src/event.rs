@@ -1,0 +1,394 @@
+//! `ResourceChanged`: what was written, as listeners are told of it (Kinto 26.5, `core/events.py`).
+//!
+//! One event stands for all that one transaction did to the objects of one list by one action.
+
+use std::fmt;
+
+use aws_smithy_types::DateTime;
+use aws_smithy_types::date_time::Format;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::resource::{ListUri, ObjectUri};
+use crate::timestamp::Timestamp;
+
+/// What was done to an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// There was none, or a tombstone.
+    Create,
+    /// It was there already.
+    Update,
+    /// It became a tombstone.
+    Delete,
+}
+
+impl Action {
+    /// Every action.
+    pub const ALL: [Self; 3] = [Self::Create, Self::Update, Self::Delete];
+
+    /// As Kinto writes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Update => "update",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// One object before and after, as the API shows it, without its permissions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Impacted {
+    /// After; of a deletion the tombstone.
+    pub new: Map<String, Value>,
+    /// Before; not there when it was created.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub old: Option<Map<String, Value>>,
+}
+
+/// What was done to the objects of one list, by one action, in one transaction.
+///
+/// As JSON it is Kinto's payload with `impacted_records`, and what Kinto does not give: `id`, `date`, `impacted_uris`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ResourceChanged {
+    /// Names the event: who is told of it twice is told of the same id.
+    pub id: String,
+    /// The list's timestamp after the write.
+    pub timestamp: Timestamp,
+    /// What was done.
+    pub action: Action,
+    /// What the request was sent to: the object, or the list. In a batch, the first request's.
+    pub uri: String,
+    /// Who did it; `null` for who did not say. In a batch, the first request's.
+    pub user_id: Option<String>,
+    /// The kind of the objects: `bucket`, `group`, `collection`, `record` or `account`.
+    pub resource_name: String,
+    /// The ids in `uri`: `bucket_id`, `collection_id`, `record_id` and so on.
+    #[serde(flatten)]
+    pub ids: Map<String, Value>,
+    /// When it was done, by the clock of who did it: ISO 8601, UTC.
+    pub date: String,
+    /// The objects, in the order in which they were written.
+    pub impacted_records: Vec<Impacted>,
+    /// Their URIs, in the same order.
+    pub impacted_uris: Vec<String>,
+    /// Whether objects were cut down to `id`, `last_modified` and `deleted`, for the event was too large for its way.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub truncated: bool,
+}
+
+impl ResourceChanged {
+    /// The same with what `keeps` of the objects alone; `None` when that is nothing.
+    pub fn only(&self, keeps: impl Fn(&ObjectUri) -> bool) -> Option<Self> {
+        let kept = |uri: &String| ObjectUri::parse(uri).is_some_and(|uri| keeps(&uri));
+        let kept: Vec<bool> = self.impacted_uris.iter().map(kept).collect();
+        if kept.iter().all(|kept| *kept) {
+            return Some(self.clone());
+        }
+        let pairs = self.impacted_records.iter().zip(&self.impacted_uris);
+        let pairs = pairs.zip(kept).filter(|(_, kept)| *kept);
+        let (impacted_records, impacted_uris): (Vec<_>, Vec<_>) = pairs
+            .map(|((impacted, uri), _)| (impacted.clone(), uri.clone()))
+            .unzip();
+        (!impacted_uris.is_empty()).then(|| Self {
+            impacted_records,
+            impacted_uris,
+            ..self.clone()
+        })
+    }
+
+    /// The URI of the list that the objects are in.
+    pub fn list_uri(&self) -> String {
+        let uri = self.impacted_uris.first().map_or("", String::as_str);
+        uri.rsplit_once('/').map_or("", |(list, _)| list).to_owned()
+    }
+
+    /// Its JSON.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Its JSON, for a way that takes no more than `most` bytes at once: in several events, each with some of the
+    /// objects and an id of its own, where it is longer; and of an object that is too large alone, what names it.
+    pub fn to_json_within(&self, most: usize) -> Vec<String> {
+        let whole = self.to_json();
+        if whole.len() <= most {
+            return vec![whole];
+        }
+        let count = self.impacted_records.len();
+        if count <= 1 {
+            return vec![self.truncated().to_json()];
+        }
+        let part = |n: u8, range: std::ops::Range<usize>| Self {
+            id: format!("{}.{n}", self.id),
+            impacted_records: self.impacted_records[range.clone()].to_vec(),
+            impacted_uris: self.impacted_uris[range].to_vec(),
+            ..self.clone()
+        };
+        let halves = [part(1, 0..count / 2), part(2, count / 2..count)];
+        halves
+            .iter()
+            .flat_map(|half| half.to_json_within(most))
+            .collect()
+    }
+
+    /// The same with what names its objects alone.
+    pub fn truncated(&self) -> Self {
+        let cut = |object: &Map<String, Value>| {
+            let mut object = object.clone();
+            object.retain(|field, _| matches!(&**field, "id" | "last_modified" | "deleted"));
+            object
+        };
+        let impacted_records = self.impacted_records.iter().map(|impacted| Impacted {
+            new: cut(&impacted.new),
+            old: impacted.old.as_ref().map(cut),
+        });
+        Self {
+            impacted_records: impacted_records.collect(),
+            truncated: true,
+            ..self.clone()
+        }
+    }
+}
+
+/// The request that writes: what the events of its writes tell of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Who sends it.
+    pub user_id: Option<String>,
+    /// What it is sent to.
+    pub target: OriginTarget,
+}
+
+/// What a request that writes is sent to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OriginTarget {
+    /// A single object.
+    Object(ObjectUri),
+    /// A list, to create an object or to delete some.
+    List(ListUri),
+}
+
+impl Origin {
+    fn uri(&self) -> String {
+        match &self.target {
+            OriginTarget::Object(uri) => uri.to_string(),
+            OriginTarget::List(uri) => uri.to_string(),
+        }
+    }
+
+    fn ids(&self) -> Map<String, Value> {
+        let innermost = match &self.target {
+            OriginTarget::Object(uri) => Some(uri),
+            OriginTarget::List(uri) => uri.parent(),
+        };
+        let lineage = innermost.into_iter().flat_map(ObjectUri::lineage);
+        let mut ids: Vec<_> = lineage
+            .map(|uri| (format!("{}_id", uri.kind().name()), uri.id().into()))
+            .collect();
+        ids.reverse();
+        ids.into_iter().collect()
+    }
+}
+
+/// An event that is being gathered.
+#[derive(Clone, Debug)]
+struct Gathered {
+    id: String,
+    list: ListUri,
+    action: Action,
+    origin: Origin,
+    /// Which of the requests of a unit of work it begins with.
+    request: usize,
+    timestamp: Timestamp,
+    impacted: Vec<(ObjectUri, Impacted)>,
+}
+
+impl Gathered {
+    fn tell(
+        &self,
+        date: Timestamp,
+        id: String,
+        impacted: &[(ObjectUri, Impacted)],
+    ) -> ResourceChanged {
+        ResourceChanged {
+            id,
+            timestamp: self.timestamp,
+            action: self.action,
+            uri: self.origin.uri(),
+            user_id: self.origin.user_id.clone(),
+            resource_name: self.list.kind().name().to_owned(),
+            ids: self.origin.ids(),
+            date: iso_8601(date),
+            impacted_records: impacted
+                .iter()
+                .map(|(_, impacted)| impacted.clone())
+                .collect(),
+            impacted_uris: impacted.iter().map(|(uri, _)| uri.to_string()).collect(),
+            truncated: false,
+        }
+    }
+}
+
+/// The events of one unit of work, in the order in which each of them began.
+#[derive(Clone, Debug, Default)]
+pub struct Events {
+    /// Whether there is any listener.
+    wanted: bool,
+    /// The request that is under way; nothing is gathered while there is none.
+    origin: Option<Origin>,
+    requests: usize,
+    gathered: Vec<Gathered>,
+}
+
+impl Events {
+    /// None yet, to be gathered if they are `wanted`.
+    pub fn new(wanted: bool) -> Self {
+        Self {
+            wanted,
+            ..Self::default()
+        }
+    }
+
+    /// What is written from now on is written for this request; nobody is to be told of it when there is none.
+    pub fn begin(&mut self, origin: impl FnOnce() -> Option<Origin>) {
+        self.origin = self.wanted.then(origin).flatten();
+        self.requests += 1;
+    }
+
+    /// Whether somebody is to be told of what is written.
+    pub fn are_gathered(&self) -> bool {
+        self.origin.is_some()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.gathered.is_empty()
+    }
+
+    /// Takes in that the object at `uri` was written. `timestamp` is its list's by now.
+    pub fn add(
+        &mut self,
+        uri: &ObjectUri,
+        action: Action,
+        impacted: Impacted,
+        timestamp: Timestamp,
+    ) {
+        let Some(origin) = &self.origin else { return };
+        let same = |event: &&mut Gathered| event.list == *uri.list() && event.action == action;
+        match self.gathered.iter_mut().find(same) {
+            Some(event) => {
+                if event.request == self.requests {
+                    event.timestamp = timestamp;
+                }
+                event.impacted.push((uri.clone(), impacted));
+            }
+            None => self.gathered.push(Gathered {
+                id: Uuid::new_v4().to_string(),
+                list: uri.list().clone(),
+                action,
+                origin: origin.clone(),
+                request: self.requests,
+                timestamp,
+                impacted: vec![(uri.clone(), impacted)],
+            }),
+        }
+    }
+
+    /// All of them.
+    pub fn all(&self, date: Timestamp) -> Vec<ResourceChanged> {
+        self.gathered
+            .iter()
+            .map(|event| event.tell(date, event.id.clone(), &event.impacted))
+            .collect()
+    }
+
+    /// The `n`-th share of them: of the events, what tells of objects that `has`. Each with the object that its list
+    /// is under.
+    pub fn share(
+        &self,
+        date: Timestamp,
+        n: usize,
+        has: impl Fn(&ObjectUri) -> bool,
+    ) -> Vec<(Option<&ObjectUri>, ResourceChanged)> {
+        let shares = self.gathered.iter().filter_map(|event| {
+            let impacted = event.impacted.iter().filter(|(uri, _)| has(uri));
+            let impacted: Vec<_> = impacted.cloned().collect();
+            let id = match impacted.len() == event.impacted.len() {
+                true => event.id.clone(),
+                false => format!("{}.{n}", event.id),
+            };
+            let told = event.tell(date, id, &impacted);
+            (!impacted.is_empty()).then_some((event.list.parent(), told))
+        });
+        shares.collect()
+    }
+}
+
+fn iso_8601(time: Timestamp) -> String {
+    let time = DateTime::from_millis(i64::try_from(time.0).unwrap_or_default());
+    time.fmt(Format::DateTime).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn event(objects: usize) -> ResourceChanged {
+        let record =
+            |n: usize| json!({"id": format!("r{n}"), "last_modified": n, "text": "x".repeat(100)});
+        let impacted = (0..objects).map(|n| json!({"new": record(n)}));
+        let uris = (0..objects).map(|n| format!("/buckets/a/collections/b/records/r{n}"));
+        serde_json::from_value(json!({
+            "id": "e", "timestamp": 9, "action": "create", "uri": "/buckets/a/collections/b/records",
+            "user_id": null, "resource_name": "record", "bucket_id": "a", "collection_id": "b",
+            "date": iso_8601(Timestamp(1_700_000_000_123)),
+            "impacted_records": impacted.collect::<Vec<_>>(), "impacted_uris": uris.collect::<Vec<_>>(),
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn its_date_is_iso_8601() {
+        assert_eq!(event(1).date, "2023-11-14T22:13:20.123Z");
+    }
+
+    #[test]
+    fn what_is_too_long_comes_in_several_events_with_ids_of_their_own() {
+        let event = event(5);
+        assert_eq!(event.to_json_within(100_000), [event.to_json()]);
+        let parts: Vec<ResourceChanged> = event
+            .to_json_within(900)
+            .iter()
+            .inspect(|json| assert!(json.len() <= 900))
+            .map(|json| serde_json::from_str(json).unwrap())
+            .collect();
+        let uris = parts.iter().flat_map(|part| &part.impacted_uris);
+        assert!(uris.eq(&event.impacted_uris));
+        let mut ids: Vec<_> = parts.iter().map(|part| &part.id).collect();
+        ids.dedup();
+        assert_eq!(ids.len(), parts.len());
+        assert!(parts.iter().all(|part| !part.truncated));
+    }
+
+    #[test]
+    fn an_object_that_is_too_large_alone_is_named() {
+        let parts = event(1).to_json_within(10);
+        let part: ResourceChanged = serde_json::from_str(&parts[0]).unwrap();
+        assert!(part.truncated);
+        assert_eq!(
+            json!(part.impacted_records),
+            json!([{"new": {"id": "r0", "last_modified": 0}}])
+        );
+    }
+}

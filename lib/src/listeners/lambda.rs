@@ -1,0 +1,68 @@
+//! `lambda`: an event is the input of a function of Lambda, which is waited for: its failure is known, and the next
+//! event of the list comes after it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_sdk_lambda::Client;
+use aws_sdk_lambda::config::retry::RetryConfig;
+use aws_sdk_lambda::config::timeout::TimeoutConfig;
+use aws_sdk_lambda::error::DisplayErrorContext;
+use aws_sdk_lambda::primitives::Blob;
+use futures::future::BoxFuture;
+
+use super::{Listener, NotifyError, Parts, read_answer};
+use crate::event::ResourceChanged;
+use crate::settings::SettingError;
+
+/// Bytes of an input at most (Lambda: 6 MB).
+const MAX_INPUT: usize = 6_000_000;
+
+/// A function to tell: `…function`, its name or ARN.
+#[derive(Debug)]
+struct Function {
+    client: Client,
+    name: String,
+}
+
+/// A client that gives a function the time that the listener has, and leaves repetitions to who asks for them.
+pub fn client(config: &aws_config::SdkConfig) -> Client {
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(Duration::from_secs(1))
+        .disable_operation_attempt_timeout()
+        .disable_operation_timeout()
+        .build();
+    let config = aws_sdk_lambda::config::Builder::from(config)
+        .timeout_config(timeouts)
+        .retry_config(RetryConfig::disabled())
+        .build();
+    Client::from_conf(config)
+}
+
+/// Makes the listener.
+///
+/// # Errors
+/// `…function` is missing.
+pub fn make(parts: Parts<'_>) -> Result<Arc<dyn Listener>, SettingError> {
+    Ok(Arc::new(Function {
+        client: parts.aws.lambda.clone(),
+        name: parts.require("FUNCTION")?.to_owned(),
+    }))
+}
+
+impl Listener for Function {
+    fn notify<'a>(&'a self, event: &'a ResourceChanged) -> BoxFuture<'a, Result<(), NotifyError>> {
+        Box::pin(async {
+            for input in event.to_json_within(MAX_INPUT) {
+                let request = self.client.invoke().function_name(&self.name);
+                let answer = request.payload(Blob::new(input)).send().await;
+                let answer = answer.map_err(|e| NotifyError::failed(DisplayErrorContext(e)))?;
+                if let Some(error) = answer.function_error() {
+                    return Err(NotifyError::failed(format!("the function failed: {error}")));
+                }
+                read_answer(answer.payload().map_or(&[], AsRef::as_ref))?;
+            }
+            Ok(())
+        })
+    }
+}

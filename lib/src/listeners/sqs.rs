@@ -1,0 +1,56 @@
+//! `sqs`: an event is a message of a queue, from which a program in any language takes it. What Kinto's Redis list was,
+//! but for that it neither announces what was not committed nor loses what was.
+
+use std::sync::Arc;
+
+use aws_sdk_sqs::Client;
+use aws_sdk_sqs::error::DisplayErrorContext;
+use futures::future::BoxFuture;
+
+use super::{Listener, NotifyError, Parts};
+use crate::event::ResourceChanged;
+use crate::queue::group_id;
+use crate::settings::SettingError;
+
+/// Bytes of a message at most (SQS).
+const MAX_MESSAGE: usize = 1024 * 1024;
+
+/// A queue to tell: `…queue_url`. The messages of a FIFO queue are in one group for each list.
+#[derive(Debug)]
+struct Queue {
+    client: Client,
+    url: String,
+}
+
+/// Makes the listener.
+///
+/// # Errors
+/// `…queue_url` is missing.
+pub fn make(parts: Parts<'_>) -> Result<Arc<dyn Listener>, SettingError> {
+    Ok(Arc::new(Queue {
+        client: parts.aws.sqs.clone(),
+        url: parts.require("QUEUE_URL")?.to_owned(),
+    }))
+}
+
+impl Listener for Queue {
+    fn notify<'a>(&'a self, event: &'a ResourceChanged) -> BoxFuture<'a, Result<(), NotifyError>> {
+        Box::pin(async {
+            for (n, body) in event.to_json_within(MAX_MESSAGE).into_iter().enumerate() {
+                let mut message = self
+                    .client
+                    .send_message()
+                    .queue_url(&self.url)
+                    .message_body(body);
+                if self.url.ends_with(".fifo") {
+                    message = message
+                        .message_group_id(group_id("", &event.list_uri()))
+                        .message_deduplication_id(format!("{}.{n}", event.id));
+                }
+                let sent = message.send().await;
+                sent.map_err(|error| NotifyError::failed(DisplayErrorContext(error)))?;
+            }
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,150 @@
+//! `webhook`: an event is the body of a `POST`, signed as the Standard Webhooks specification has it, for whose
+//! signatures there is a library in any language (<https://www.standardwebhooks.com>).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use futures::future::BoxFuture;
+use hmac::{Hmac, KeyInit, Mac};
+use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
+use reqwest::{Response, StatusCode};
+use sha2::Sha256;
+
+use super::{Listener, NotifyError, Parts, read_answer};
+use crate::event::ResourceChanged;
+use crate::settings::{Secret, SettingError};
+use crate::timestamp::Timestamp;
+
+/// Bytes of an answer that are read at most.
+const MAX_ANSWER: usize = 64 * 1024;
+
+/// A URL to tell: `…url`, signed with `…secret`.
+#[derive(Debug)]
+struct Webhook {
+    client: reqwest::Client,
+    url: reqwest::Url,
+    secret: Secret,
+}
+
+/// Makes the listener: `…url` and `…secret`, of which the key is what `whsec_` in front of base64 stands for, or else
+/// its bytes.
+///
+/// # Errors
+/// A URL that is none, a secret of less than 24 bytes (the specification's), either of them missing.
+pub fn make(parts: Parts<'_>) -> Result<Arc<dyn Listener>, SettingError> {
+    let url = parts.require("URL")?.parse::<reqwest::Url>();
+    let is_http = |url: &reqwest::Url| matches!(url.scheme(), "http" | "https");
+    let url = url.ok().filter(is_http);
+    let secret = Secret::new(parts.require("SECRET")?);
+    if key(&secret).is_none_or(|key| key.len() < 24) {
+        return Err(parts.wrong(
+            "SECRET",
+            "must be at least 24 bytes, or `whsec_` and their base64",
+        ));
+    }
+    let client = reqwest::Client::builder()
+        .connect_timeout(Duration::from_secs(3))
+        // A connection that slept with the function may be dead.
+        .pool_max_idle_per_host(0)
+        .retry(reqwest::retry::never())
+        .redirect(reqwest::redirect::Policy::none())
+        .user_agent(concat!("kinto-serverless/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .map_err(|error| parts.wrong("URL", format!("no HTTP client can be made: {error}")))?;
+    Ok(Arc::new(Webhook {
+        client,
+        url: url.ok_or_else(|| parts.wrong("URL", "must be an http or https URL"))?,
+        secret,
+    }))
+}
+
+impl Listener for Webhook {
+    fn notify<'a>(&'a self, event: &'a ResourceChanged) -> BoxFuture<'a, Result<(), NotifyError>> {
+        Box::pin(async {
+            let body = event.to_json();
+            let seconds = Timestamp::now().0 / 1000;
+            let signature = signature(&self.secret, &event.id, seconds, &body);
+            let request = self
+                .client
+                .post(self.url.clone())
+                .header(CONTENT_TYPE, "application/json")
+                .header("webhook-id", &event.id)
+                .header("webhook-timestamp", seconds)
+                .header("webhook-signature", signature)
+                .body(body);
+            let answer = request.send().await.map_err(failed)?;
+            let status = answer.status();
+            if status.is_success() {
+                return read_answer(&body_of(answer).await?);
+            }
+            let retry_after = answer.headers().get(RETRY_AFTER);
+            let retry_after = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
+            let message = format!("the webhook answered {status}");
+            let passes = status.is_server_error()
+                || matches!(
+                    status,
+                    StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT
+                );
+            Err(if passes {
+                NotifyError::Failed {
+                    message,
+                    retry_after: retry_after.map(Duration::from_secs),
+                }
+            } else {
+                NotifyError::Gone(message)
+            })
+        })
+    }
+}
+
+async fn body_of(mut answer: Response) -> Result<Vec<u8>, NotifyError> {
+    let mut body = vec![];
+    while let Some(chunk) = answer.chunk().await.map_err(failed)? {
+        body.extend_from_slice(&chunk);
+        if body.len() > MAX_ANSWER {
+            return Err(NotifyError::failed("the webhook's answer has no end"));
+        }
+    }
+    Ok(body)
+}
+
+fn failed(error: reqwest::Error) -> NotifyError {
+    // A URL may hold a secret.
+    let error: &(dyn std::error::Error + 'static) = &error.without_url();
+    NotifyError::failed(format!("{error} ({:?})", error.source()))
+}
+
+/// The key that a secret stands for; `None` for base64 that is none.
+fn key(secret: &Secret) -> Option<Vec<u8>> {
+    match secret.reveal().strip_prefix("whsec_") {
+        Some(encoded) => BASE64_STANDARD.decode(encoded).ok(),
+        None => Some(secret.reveal().as_bytes().to_vec()),
+    }
+}
+
+/// `v1,` and the base64 of the HMAC-SHA256 of id, time and body.
+fn signature(secret: &Secret, id: &str, seconds: u64, body: &str) -> String {
+    let key = key(secret).unwrap_or_default();
+    // An HMAC takes a key of any length.
+    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&key) else {
+        return String::new();
+    };
+    mac.update(format!("{id}.{seconds}.{body}").as_bytes());
+    format!("v1,{}", BASE64_STANDARD.encode(mac.finalize().into_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_is_that_of_the_specification() {
+        // The example of the Standard Webhooks libraries.
+        let secret = Secret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
+        let (id, body) = ("msg_p5jXN8AQM9LWM0D4loKWxJek", r#"{"test": 2432232314}"#);
+        let expected = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
+        assert_eq!(signature(&secret, id, 1_614_265_330, body), expected);
+    }
+}

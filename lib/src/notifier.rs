@@ -1,0 +1,273 @@
+//! The notifier: from the outbox's entries to the listeners that are told after the commit.
+//!
+//! It is called with two kinds of batches. One of the stream says that entries were written: each listener that hears
+//! of one has a message put into the queue. One of the queue has these messages: the entry is read and the listener
+//! told of its events, in their order. Why a queue between: a listener that cannot be told holds up neither the stream
+//! nor another listener, and what it is not told of waits for it
+//! ([decision 10](../../../docs/decisions/010-events.md)).
+//!
+//! Messages of one listener and parent are one group, which the queue gives in order and one after the other. All of it
+//! happens at least once: an event has an `id` to know it by.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use aws_lambda_events::dynamodb::{Event, EventRecord};
+use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
+use aws_lambda_events::streams::{DynamoDbBatchItemFailure, DynamoDbEventResponse};
+use futures::future::join_all;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::event::ResourceChanged;
+use crate::listeners::{Listeners, NotifyError};
+use crate::queue::{Inbox, NotificationQueue, NotificationRequest, QueueError, Received, pause};
+use crate::settings::ListenerSettings;
+use crate::store::outbox::{self, EntryId};
+use crate::store::{Store, StoreError};
+
+/// The pause after a failure that will hardly pass by itself.
+const GONE_PAUSE: Duration = Duration::from_secs(60);
+/// A message that meets such a failure when it was received this often is given up.
+const MAX_GONE: u32 = 3;
+
+/// What the notifier works with.
+#[derive(Clone, Debug)]
+pub struct Notifier {
+    store: Store,
+    queue: NotificationQueue,
+    inbox: Inbox,
+    listeners: Listeners,
+}
+
+/// What the function is called with: a batch of the stream or of the queue.
+#[derive(Debug)]
+pub enum Input {
+    /// Entries were written.
+    Stream(Event),
+    /// Listeners are to be told.
+    Queue(SqsEvent),
+}
+
+impl<'de> Deserialize<'de> for Input {
+    fn deserialize<D: serde::Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        use serde::de::Error as _;
+        let input = Value::deserialize(json)?;
+        // Lambda writes `eventSource` in both kinds, and never mixes them.
+        let input = match input
+            .pointer("/Records/0/eventSource")
+            .and_then(Value::as_str)
+        {
+            Some("aws:sqs") => serde_json::from_value(input).map(Self::Queue),
+            _ => serde_json::from_value(input).map(Self::Stream),
+        };
+        input.map_err(D::Error::custom)
+    }
+}
+
+/// What the function answers: what is to come again.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum Output {
+    /// Of the stream.
+    Stream(DynamoDbEventResponse),
+    /// Of the queue.
+    Queue(SqsBatchResponse),
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    #[error(transparent)]
+    Listener(#[from] NotifyError),
+}
+
+impl Notifier {
+    /// The notifier with its dependencies; `listeners` are those that are told after the commit.
+    pub fn new(store: Store, queue: NotificationQueue, inbox: Inbox, listeners: Listeners) -> Self {
+        Self {
+            store,
+            queue,
+            inbox,
+            listeners,
+        }
+    }
+
+    /// Does what it is called for.
+    pub async fn answer(&self, input: Input) -> Output {
+        match input {
+            Input::Stream(event) => Output::Stream(self.enqueue(event).await),
+            Input::Queue(event) => Output::Queue(self.deliver(event).await),
+        }
+    }
+
+    /// Puts messages into the queue for the entries of a batch of the stream; tells which records are to come again.
+    ///
+    /// One `SendMessage` for each listener that hears of an entry, one after the other, so that they stand in the queue
+    /// in the order of the stream; one `Query` more for an entry of several parts.
+    pub async fn enqueue(&self, event: Event) -> DynamoDbEventResponse {
+        let mut response = DynamoDbEventResponse::default();
+        for record in &event.records {
+            let Some(entry) = entry_of(record) else {
+                continue;
+            };
+            let sequence_number = record.change.sequence_number.clone();
+            if let Err(error) = self.request(&entry, record).await {
+                tracing::error!(?sequence_number, %error, "an entry of the outbox has to come again");
+                let mut failure = DynamoDbBatchItemFailure::default();
+                failure.item_identifier = sequence_number;
+                response.batch_item_failures.push(failure);
+                break;
+            }
+        }
+        response
+    }
+
+    async fn request(&self, entry: &EntryId, record: &EventRecord) -> Result<(), Failure> {
+        let Some(events) = self.events(entry, record).await? else {
+            tracing::error!(
+                ?entry,
+                "an entry of the outbox cannot be understood, passed over"
+            );
+            return Ok(());
+        };
+        for settings in self.listeners.settings() {
+            if events.iter().any(|event| settings.hears(event).is_some()) {
+                self.queue.request(&settings.name, entry).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The events of an entry that the stream shows: all of them, where it has a single part.
+    async fn events(
+        &self,
+        entry: &EntryId,
+        record: &EventRecord,
+    ) -> Result<Option<Vec<ResourceChanged>>, StoreError> {
+        use serde_dynamo::AttributeValue::{B, N};
+        let image = &record.change.new_image;
+        match (image.get("parts"), image.get("events")) {
+            (Some(N(parts)), Some(B(bytes))) if parts == "1" => Ok(outbox::decompress(bytes)),
+            _ => self.store.outbox_entry(entry).await,
+        }
+    }
+
+    /// Tells listeners what the messages ask for; tells which messages are to come again.
+    ///
+    /// One `Query` of the table for each. The messages of one group one after the other, and none behind one that fails;
+    /// groups side by side.
+    pub async fn deliver(&self, event: SqsEvent) -> SqsBatchResponse {
+        let mut groups = BTreeMap::<String, Vec<Received>>::new();
+        for message in event
+            .records
+            .into_iter()
+            .map(|message: SqsMessage| Received::from(message))
+        {
+            groups
+                .entry(message.group.clone())
+                .or_default()
+                .push(message);
+        }
+        let groups = groups.into_values().map(async |messages| {
+            let mut messages = messages.into_iter();
+            let mut again = vec![];
+            for message in messages.by_ref() {
+                if let Err(message) = self.tell(message).await {
+                    again.push(message);
+                    break;
+                }
+            }
+            again.extend(messages);
+            again
+        });
+        let mut response = SqsBatchResponse::default();
+        for message in join_all(groups).await.into_iter().flatten() {
+            response.add_failure(message.message_id);
+        }
+        response
+    }
+
+    /// Does what a message asks for; gives it back if it is to come again, put off until then.
+    async fn tell(&self, message: Received) -> Result<(), Received> {
+        let request: NotificationRequest = match serde_json::from_str(&message.body) {
+            Ok(request) => request,
+            Err(error) => {
+                tracing::error!(body = message.body, %error, "a message of the queue cannot be understood");
+                return self.give_up(message).await;
+            }
+        };
+        let NotificationRequest { listener, entry } = &request;
+        let count = message.receive_count;
+        let error = match self.notify(listener, entry).await {
+            Ok(Some(())) => {
+                tracing::info!(listener, ?entry, "notified");
+                return Ok(());
+            }
+            Ok(None) => {
+                tracing::error!(
+                    listener,
+                    ?entry,
+                    "no such listener is configured, or the entry expired"
+                );
+                return self.give_up(message).await;
+            }
+            Err(error) => error,
+        };
+        tracing::error!(listener, count, %error, "a listener is not told");
+        let pause = match &error {
+            Failure::Listener(NotifyError::Refused { .. } | NotifyError::Gone(_)) => {
+                if count >= MAX_GONE {
+                    return self.give_up(message).await;
+                }
+                GONE_PAUSE
+            }
+            Failure::Listener(NotifyError::Failed { retry_after, .. }) => {
+                pause(count).max(retry_after.unwrap_or_default())
+            }
+            Failure::Store(_) | Failure::Queue(_) => pause(count),
+        };
+        if let Err(error) = self.inbox.postpone(&message, pause).await {
+            tracing::warn!(listener, %error, "a message comes again later than it could");
+        }
+        Err(message)
+    }
+
+    /// Tells a listener of an entry; `None` when there is no such listener, or no such entry any more.
+    async fn notify(&self, listener: &str, entry: &EntryId) -> Result<Option<()>, Failure> {
+        let Some(events) = self.store.outbox_entry(entry).await? else {
+            return Ok(None);
+        };
+        Ok(self.listeners.notify(listener, &events).await.transpose()?)
+    }
+
+    /// Moves a message to the dead letters, where it can be looked at: it would hold up its group. Gives it back if that
+    /// fails.
+    async fn give_up(&self, message: Received) -> Result<(), Received> {
+        self.inbox.give_up(&message).await.map_err(|error| {
+            tracing::error!(%error, "a message that is given up comes again");
+            message
+        })
+    }
+}
+
+/// The entry whose first part a record of the stream shows to be written; `None` for any other record.
+fn entry_of(record: &EventRecord) -> Option<EntryId> {
+    use serde_dynamo::AttributeValue::S;
+    let keys = &record.change.keys;
+    match (keys.get("pk"), keys.get("sk")) {
+        (Some(S(pk)), Some(S(sk))) if !record.change.new_image.is_empty() => {
+            EntryId::of_first_part(pk, sk)
+        }
+        _ => None,
+    }
+}
+
+/// Whether some of `listeners` hears of an event after the commit, so that it goes into the outbox.
+pub fn waits_for(listeners: &[ListenerSettings], event: &ResourceChanged) -> bool {
+    let mut later = listeners.iter().filter(|listener| !listener.synchronous);
+    later.any(|listener| listener.hears(event).is_some())
+}

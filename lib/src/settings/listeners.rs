@@ -1,0 +1,230 @@
+//! Settings that all listeners have: which code, of which events, before or after the commit (Kinto 26.5,
+//! `event_listeners`; `uris`, `synchronous` and `timeout_seconds` are ours).
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::{SettingError, Vars, is_token, megaphone};
+use crate::event::{Action, ResourceChanged};
+use crate::resource::{CollectionSet, Kind};
+
+/// The variable that names the listeners.
+const EVENT_LISTENERS: &str = "KINTO_EVENT_LISTENERS";
+
+/// A listener to `ResourceChanged`: one whose `use` is not kinto-megaphone's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerSettings {
+    /// Its name, from `event_listeners`.
+    pub name: String,
+    /// `…use`: which code it is.
+    pub code: String,
+    /// `…synchronous`: whether it is told before the commit, and may refuse it; else after, when it can.
+    pub synchronous: bool,
+    /// `…actions`: of what is done it hears of these alone.
+    pub actions: Vec<Action>,
+    /// `…resources`: it hears of objects of these kinds alone; of all when there is none.
+    pub resources: Vec<Kind>,
+    /// `…uris`: it hears of these buckets and collections, and what is in them, alone; of all when there is none.
+    pub uris: CollectionSet,
+    /// `…timeout_seconds`: how long it has for an event: 1 to 10 seconds before the commit (5), else 1 to 20 (10).
+    pub timeout: Duration,
+    prefix: String,
+}
+
+impl ListenerSettings {
+    /// Reads the listeners named in `KINTO_EVENT_LISTENERS` but for those that tell a Megaphone.
+    ///
+    /// # Errors
+    /// A listener without `use`, a name that cannot be one or is there twice, an action, kind or URI that is none.
+    pub fn from_vars(vars: &Vars) -> Result<Vec<Self>, SettingError> {
+        let mut listeners = vec![];
+        for (name, prefix) in names(vars)? {
+            let code = vars.require(&format!("{prefix}_USE"))?;
+            if code != megaphone::USE {
+                listeners.push(Self::listener(vars, name, prefix, code)?);
+            }
+        }
+        Ok(listeners)
+    }
+
+    fn listener(
+        vars: &Vars,
+        name: String,
+        prefix: String,
+        code: &str,
+    ) -> Result<Self, SettingError> {
+        let variable = |setting: &str| format!("{prefix}_{setting}");
+        let mut actions = words(vars, &variable("ACTIONS"), |word| {
+            let mut actions = Action::ALL.into_iter();
+            actions.find(|action| action.name() == word)
+        })?;
+        if actions.is_empty() {
+            actions = Action::ALL.into();
+        }
+        let synchronous = vars.flag(&variable("SYNCHRONOUS"), false)?;
+        // The client waits; the gateway gives it 30 seconds, with the commit and what may have to be repeated.
+        let (usual, most) = if synchronous { (5, 10) } else { (10, 20) };
+        let timeout = vars.seconds(&variable("TIMEOUT_SECONDS"), usual)?;
+        if timeout.is_zero() || timeout.as_secs() > most {
+            let problem = format!("must be 1 to {most} seconds");
+            return Err(SettingError::new(variable("TIMEOUT_SECONDS"), problem));
+        }
+        Ok(Self {
+            timeout,
+            actions,
+            resources: words(vars, &variable("RESOURCES"), Kind::from_name)?,
+            uris: vars.collections(&variable("URIS"))?,
+            synchronous,
+            code: code.to_owned(),
+            name,
+            prefix,
+        })
+    }
+
+    /// The variable of one of its settings, e.g. `KINTO_EVENT_LISTENERS_A_URL`.
+    pub fn variable(&self, setting: &str) -> String {
+        format!("{}_{setting}", self.prefix)
+    }
+
+    /// What of an event the listener is to hear; `None` when it is nothing.
+    pub fn hears(&self, event: &ResourceChanged) -> Option<ResourceChanged> {
+        let of_kind = |kind: &Kind| kind.name() == event.resource_name;
+        let is_heard = self.actions.contains(&event.action)
+            && (self.resources.is_empty() || self.resources.iter().any(of_kind));
+        if !is_heard {
+            return None;
+        }
+        event.only(|uri| self.uris.is_empty() || self.uris.holds(uri))
+    }
+}
+
+/// The listeners' names, each with what its variables begin with. Kinto writes `-` as `_` there.
+///
+/// # Errors
+/// A name that cannot be one, or stands for the same variables as another.
+pub(super) fn names(vars: &Vars) -> Result<Vec<(String, String)>, SettingError> {
+    let names = vars.words(EVENT_LISTENERS).unwrap_or_default();
+    let mut prefixes = BTreeSet::new();
+    let with_prefix = names.into_iter().map(|name| {
+        let refuse = |problem: &str| {
+            let problem = format!("`{name}` {problem}");
+            Err(SettingError::new(EVENT_LISTENERS, problem))
+        };
+        if !is_token(&name, 64) {
+            return refuse("has other characters than A-Z a-z 0-9 _ -");
+        }
+        let upper = name.to_ascii_uppercase().replace('-', "_");
+        let prefix = format!("{EVENT_LISTENERS}_{upper}");
+        if !prefixes.insert(prefix.clone()) {
+            return refuse("is there twice");
+        }
+        Ok((name, prefix))
+    });
+    with_prefix.collect()
+}
+
+/// The words of a setting, each as what it names.
+fn words<T>(
+    vars: &Vars,
+    variable: &str,
+    named: impl Fn(&str) -> Option<T>,
+) -> Result<Vec<T>, SettingError> {
+    let words = vars.words(variable).unwrap_or_default().into_iter();
+    let unknown = |word| SettingError::new(variable, format!("`{word}` is none that there is"));
+    words
+        .map(|word| named(&word).ok_or_else(|| unknown(word)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn listener(settings: &[(&str, &str)]) -> Result<ListenerSettings, SettingError> {
+        let fixed = [
+            ("KINTO_EVENT_LISTENERS", "a"),
+            ("KINTO_EVENT_LISTENERS_A_USE", "webhook"),
+        ];
+        let vars: Vars = fixed.iter().chain(settings).copied().collect();
+        Ok(ListenerSettings::from_vars(&vars)?.swap_remove(0))
+    }
+
+    fn event(action: &str, resource: &str, uris: &[&str]) -> ResourceChanged {
+        let impacted: Vec<_> = uris.iter().map(|uri| json!({"new": {"id": uri}})).collect();
+        serde_json::from_value(json!({
+            "id": "", "timestamp": 1, "action": action, "uri": "", "user_id": null, "date": "",
+            "resource_name": resource, "impacted_uris": uris, "impacted_records": impacted,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_listener_hears_of_every_write_unless_it_says_otherwise() {
+        let all = listener(&[]).unwrap();
+        assert!(!all.synchronous);
+        for action in Action::ALL {
+            for kind in Kind::ALL {
+                let event = event(action.name(), kind.name(), &["/buckets/a"]);
+                assert_eq!(all.hears(&event), Some(event));
+            }
+        }
+    }
+
+    #[test]
+    fn it_hears_of_the_actions_the_kinds_and_the_uris_that_it_names() {
+        let some = listener(&[
+            ("KINTO_EVENT_LISTENERS_A_ACTIONS", "create delete"),
+            ("KINTO_EVENT_LISTENERS_A_RESOURCES", "record collection"),
+            (
+                "KINTO_EVENT_LISTENERS_A_URIS",
+                "/buckets/a /buckets/b/collections/c",
+            ),
+            ("KINTO_EVENT_LISTENERS_A_SYNCHRONOUS", "true"),
+        ])
+        .unwrap();
+        assert!(some.synchronous);
+        let hears = |action, resource, uri| some.hears(&event(action, resource, &[uri])).is_some();
+        let record = "/buckets/b/collections/c/records/r";
+        assert!(hears("create", "record", record));
+        assert!(hears("create", "collection", "/buckets/a/collections/any"));
+        assert!(!hears("update", "record", record));
+        assert!(!hears("create", "group", "/buckets/a/groups/g"));
+        assert!(!hears(
+            "create",
+            "record",
+            "/buckets/b/collections/c2/records/r"
+        ));
+    }
+
+    #[test]
+    fn of_an_event_about_more_it_hears_its_own_part() {
+        let some =
+            listener(&[("KINTO_EVENT_LISTENERS_A_URIS", "/buckets/a/collections/c")]).unwrap();
+        let (own, other) = ("/buckets/a/collections/c", "/buckets/a/collections/d");
+        let heard = some
+            .hears(&event("delete", "collection", &[other, own]))
+            .unwrap();
+        assert_eq!(heard.impacted_uris, [own]);
+        assert_eq!(heard.impacted_records[0].new["id"], own);
+    }
+
+    #[test]
+    fn a_setting_that_cannot_be_is_named() {
+        for (name, value) in [
+            ("KINTO_EVENT_LISTENERS_A_USE", ""),
+            ("KINTO_EVENT_LISTENERS_A_ACTIONS", "create read"),
+            ("KINTO_EVENT_LISTENERS_A_RESOURCES", "attachment"),
+            ("KINTO_EVENT_LISTENERS_A_URIS", "/buckets"),
+            ("KINTO_EVENT_LISTENERS_A_SYNCHRONOUS", "maybe"),
+            ("KINTO_EVENT_LISTENERS_A_TIMEOUT_SECONDS", "21"),
+            ("KINTO_EVENT_LISTENERS", "a A"),
+        ] {
+            assert_eq!(
+                listener(&[(name, value)]).unwrap_err().variable,
+                name,
+                "{value}"
+            );
+        }
+    }
+}

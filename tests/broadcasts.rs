@@ -17,10 +17,12 @@ use fastrand::Rng;
 use kinto_local::dynamodb::DynamoDb;
 use kinto_local::megaphone::{Arrival, Behaviour, Megaphone as Receiver};
 use kinto_local::queue::Redrive;
+use kinto_local::stream::Mapping;
 use kinto_local::{Fault, LocalAws, Options, Stack, server, stream};
 use kinto_serverless::aggregator::Aggregator;
 use kinto_serverless::api::Api;
 use kinto_serverless::broadcaster::Broadcaster;
+use kinto_serverless::listeners::Listeners;
 use kinto_serverless::megaphone::Megaphone;
 use kinto_serverless::queue::{BroadcastQueue, Inbox};
 use kinto_serverless::settings::{Settings, Vars};
@@ -415,7 +417,7 @@ fn kinto(world: &World) -> Kinto {
     let mut kinto = Kinto::new();
     kinto.aws = world.aws.clone();
     let store = Store::new(world.aws.dynamodb(), TABLE);
-    kinto.api = Api::new(store, world.settings.clone(), vec![]);
+    kinto.api = Api::new(store, world.settings.clone(), vec![], Listeners::default());
     kinto
 }
 
@@ -428,11 +430,11 @@ fn median(mut times: Vec<Duration>) -> Duration {
 async fn with_collection(listener: Listener<'_>) -> (World, Kinto) {
     let mut world = World::new(&[listener]).await.consuming();
     let aggregator = world.aggregator.clone();
-    let handler = move |event| {
+    let mapping = Mapping::of_aggregator(move |event| {
         let aggregator = aggregator.clone();
         async move { aggregator.handle(event).await }
-    };
-    let streamed = stream::consume(world.aws.clone(), TABLE.to_owned(), handler);
+    });
+    let streamed = stream::consume(world.aws.clone(), TABLE.to_owned(), vec![mapping]);
     world.tasks.spawn(streamed);
     let kinto = kinto(&world);
     for path in ["/buckets/main", "/buckets/main/collections/one"] {
@@ -534,7 +536,12 @@ async fn who_asks_gets_the_latest_change_by_one_request_to_the_table() {
     let store = Store::new(world.aws.dynamodb(), TABLE);
     let queue = BroadcastQueue::new(world.aws.sqs(), world.aws.queue_url());
     let mut kinto = kinto(&world).as_user(NOBODY);
-    kinto.api = Api::new(store.clone(), settings.clone(), vec![]);
+    kinto.api = Api::new(
+        store.clone(),
+        settings.clone(),
+        vec![],
+        Listeners::default(),
+    );
     let aggregator = Aggregator::new(store, queue, settings.changes, settings.broadcasts, vec![]);
     let aggregate = async |record: Value| {
         let event: Event = serde_json::from_value(json!({"Records": [record]})).unwrap();

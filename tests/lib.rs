@@ -6,6 +6,7 @@ use aws_lambda_events::apigw::ApiGatewayV2httpRequest;
 use aws_lambda_events::encodings::Body;
 use kinto_local::LocalAws;
 use kinto_serverless::api::Api;
+use kinto_serverless::listeners::Listeners;
 use kinto_serverless::megaphone::Megaphone;
 use kinto_serverless::settings::{Settings, Vars};
 use kinto_serverless::store::Store;
@@ -93,6 +94,11 @@ impl Kinto {
 
     /// An empty one with these settings besides, called as alice.
     pub fn with(vars: &[(&str, &str)]) -> Self {
+        Self::with_listeners(vars, Listeners::default())
+    }
+
+    /// The same with listeners that are told before the commit; `vars` have their settings too.
+    pub fn with_listeners(vars: &[(&str, &str)], listeners: Listeners) -> Self {
         let aws = LocalAws::memory().unwrap();
         aws.create_table(TABLE).unwrap();
         let settings = settings(vars);
@@ -102,7 +108,8 @@ impl Kinto {
             .cloned()
             .map(|m| Megaphone::new(m).unwrap())
             .collect();
-        let api = Api::new(Store::new(aws.dynamodb(), TABLE), settings, megaphones);
+        let store = Store::new(aws.dynamodb(), TABLE);
+        let api = Api::new(store, settings, megaphones, listeners);
         Self {
             aws,
             api,
@@ -115,7 +122,7 @@ impl Kinto {
         let store = Store::new(aws.dynamodb(), TABLE);
         Self {
             aws: aws.clone(),
-            api: Api::new(store, settings(vars), vec![]),
+            api: Api::new(store, settings(vars), vec![], Listeners::default()),
             authorization: ALICE,
         }
     }

@@ -22,6 +22,7 @@ use aws_smithy_types::body::SdkBody;
 use kinto_local::connector::InProcess;
 use kinto_local::{Fault, LocalAws};
 use kinto_serverless::api::Api;
+use kinto_serverless::listeners::Listeners;
 use kinto_serverless::settings::{Settings, Vars};
 use kinto_serverless::store::Store;
 use tokio::task::JoinSet;
@@ -101,7 +102,12 @@ fn api(remote: Remote) -> Result<Api, Box<dyn Error>> {
     let mut vars = Vars::default();
     vars.set_default("KINTO_USERID_HMAC_SECRET", "local");
     let store = Store::new(aws_sdk_dynamodb::Client::from_conf(config), TABLE);
-    Ok(Api::new(store, Settings::from_vars(&vars)?, vec![]))
+    Ok(Api::new(
+        store,
+        Settings::from_vars(&vars)?,
+        vec![],
+        Listeners::default(),
+    ))
 }
 
 async fn put(api: &Api, path: String) -> i64 {

@@ -10,13 +10,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use kinto_serverless::listeners::Aws;
 use serde_json::json;
 use tokio::sync::Notify;
 
 use crate::connector::InProcess;
 use crate::dynamodb::DynamoDb;
 use crate::queue::{Queue, Redrive};
-use crate::sqs;
+use crate::sqs::{self, Queues};
 
 pub(crate) const REGION: Region = Region::from_static("us-east-1");
 
@@ -33,7 +34,7 @@ const WRITES: [&str; 5] = [
 #[derive(Clone)]
 pub struct LocalAws {
     dynamodb: Arc<DynamoDb>,
-    queue: Queue,
+    queues: Queues,
     requests: RequestCounter,
     hook: Arc<Mutex<Option<Hook>>>,
     written: Arc<Notify>,
@@ -108,16 +109,16 @@ impl LocalAws {
         Ok(Self::over(DynamoDb::memory()?, Redrive::default()))
     }
 
-    /// The tables in a file, the queue in memory.
+    /// The tables in a file, the queues in memory.
     pub fn open(path: &str) -> dynoxide::Result<Self> {
         Ok(Self::over(DynamoDb::open(path)?, Redrive::default()))
     }
 
-    /// Over the given database, with a queue of the given redrive policy.
+    /// Over the given database, with queues of the given redrive policy.
     pub fn over(dynamodb: DynamoDb, redrive: Redrive) -> Self {
         Self {
             dynamodb: Arc::new(dynamodb),
-            queue: Queue::new(redrive),
+            queues: Queues::new(redrive),
             requests: RequestCounter::default(),
             hook: Arc::default(),
             written: Arc::default(),
@@ -158,19 +159,37 @@ impl LocalAws {
         SharedHttpClient::new(InProcess::new(self.clone()))
     }
 
-    /// The URL of the FIFO queue.
-    pub fn queue_url(&self) -> &'static str {
-        sqs::URL
+    /// The URL of the queue of broadcast requests.
+    pub fn queue_url(&self) -> String {
+        sqs::url(sqs::BROADCASTS)
     }
 
     /// The URL of the queue of its dead letters.
-    pub fn dead_letter_url(&self) -> &'static str {
-        sqs::DEAD_LETTER_URL
+    pub fn dead_letter_url(&self) -> String {
+        sqs::dead_letter_url(sqs::BROADCASTS)
     }
 
-    /// The FIFO queue itself.
+    /// The queue of broadcast requests itself.
     pub fn queue(&self) -> &Queue {
-        &self.queue
+        &self.queues.broadcasts
+    }
+
+    /// All the queues.
+    pub fn queues(&self) -> &Queues {
+        &self.queues
+    }
+
+    /// The AWS clients of listeners: of the queues here, and of the AWS that the environment names for what is not.
+    pub async fn of_listeners(&self) -> Aws {
+        let config = aws_config::defaults(BehaviorVersion::v2026_01_12());
+        let config = match std::env::var_os("AWS_REGION") {
+            Some(_) => config,
+            None => config.region(REGION),
+        };
+        Aws {
+            sqs: self.sqs(),
+            ..Aws::new(&config.load().await)
+        }
     }
 
     /// The database itself; what is asked of it directly is neither counted nor faulted.
@@ -221,7 +240,7 @@ impl LocalAws {
 
     fn execute(&self, service: &str, operation: &str, body: &[u8]) -> Answer {
         if service == "AmazonSQS" {
-            return match sqs::execute(&self.queue, operation, body) {
+            return match sqs::execute(&self.queues, operation, body) {
                 Ok(body) => Answer { status: 200, body },
                 Err(error) => Answer {
                     status: 400,
@@ -555,11 +574,11 @@ mod tests {
         };
         let url = client
             .get_queue_url()
-            .queue_name(sqs::NAME)
+            .queue_name(sqs::BROADCASTS)
             .send()
             .await
             .unwrap();
-        assert_eq!(url.queue_url(), Some(aws.queue_url()));
+        assert_eq!(url.queue_url(), Some(&*aws.queue_url()));
         let sent = client
             .send_message_batch()
             .queue_url(aws.queue_url())

@@ -181,6 +181,15 @@ impl Queue {
         self.lock().dead.clone()
     }
 
+    /// The messages that wait, those of one group in their order.
+    pub fn waiting(&self) -> Vec<Message> {
+        let state = self.lock();
+        let groups = state.groups.values();
+        groups
+            .flat_map(|group| group.waiting.iter().cloned())
+            .collect()
+    }
+
     /// True when no message waits or is in flight.
     pub fn is_empty(&self) -> bool {
         self.lock().groups.is_empty()

@@ -52,7 +52,10 @@ pub async fn rebuild_monitor(port: u16, mut vars: Vars) -> Result<Rebuilt, Rebui
         .build();
     let aggregator = Aggregator::new(
         Store::new(aws_sdk_dynamodb::Client::from_conf(dynamodb), TABLE),
-        BroadcastQueue::new(aws_sdk_sqs::Client::from_conf(sqs), sqs::URL),
+        BroadcastQueue::new(
+            aws_sdk_sqs::Client::from_conf(sqs),
+            sqs::url(sqs::BROADCASTS),
+        ),
         ChangesSettings::from_vars(&vars).map_err(StartError::from)?,
         BroadcastsSettings::from_vars(&vars).map_err(StartError::from)?,
         MegaphoneSettings::from_vars(&vars).map_err(StartError::from)?,

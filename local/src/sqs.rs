@@ -1,4 +1,4 @@
-//! SQS on the wire, as far as senders and the functions use it: AWS JSON 1.0 in front of the queue in memory.
+//! SQS on the wire, as far as senders and the functions use it: AWS JSON 1.0 in front of the queues in memory.
 
 use std::time::Duration;
 
@@ -6,20 +6,79 @@ use md5::{Digest as _, Md5};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::queue::Queue;
+use crate::queue::{Queue, Redrive};
 
-/// The queue's name; its URL is [`URL`].
-pub const NAME: &str = "kinto-broadcasts.fifo";
+/// The queue of broadcast requests.
+pub const BROADCASTS: &str = "kinto-broadcasts.fifo";
+/// The queue between the notifier's halves.
+pub const NOTIFICATIONS: &str = "kinto-notifications.fifo";
+/// A queue that nobody empties, for a listener to write to.
+pub const EVENTS: &str = "kinto-events.fifo";
 
-/// What `SQS_QUEUE_URL`-like settings must hold: SQS checks the account and the name, and so do we.
-pub const URL: &str = "http://sqs.us-east-1.localhost/000000000000/kinto-broadcasts.fifo";
+/// What a queue's name ends with, and that of the queue of its dead letters.
+const FIFO: &str = ".fifo";
+const DEAD_FIFO: &str = "-dead.fifo";
 
-/// The name of the queue of its dead letters; its URL is [`DEAD_LETTER_URL`].
-pub const DEAD_LETTER_NAME: &str = "kinto-broadcasts-dead.fifo";
+/// The URL of a queue: SQS checks the account and the name, and so do we.
+pub fn url(name: &str) -> String {
+    format!("http://sqs.us-east-1.localhost/000000000000/{name}")
+}
 
-/// Where messages are sent that are given up.
-pub const DEAD_LETTER_URL: &str =
-    "http://sqs.us-east-1.localhost/000000000000/kinto-broadcasts-dead.fifo";
+/// The URL of the queue of a queue's dead letters.
+pub fn dead_letter_url(name: &str) -> String {
+    url(&name.replace(FIFO, DEAD_FIFO))
+}
+
+/// The queues of the stack; clones share them.
+#[derive(Clone)]
+pub struct Queues {
+    /// [`BROADCASTS`]
+    pub broadcasts: Queue,
+    /// [`NOTIFICATIONS`]
+    pub notifications: Queue,
+    /// [`EVENTS`]
+    pub events: Queue,
+}
+
+impl Queues {
+    /// Empty queues with that redrive policy.
+    pub fn new(redrive: Redrive) -> Self {
+        Self {
+            broadcasts: Queue::new(redrive),
+            notifications: Queue::new(redrive),
+            events: Queue::new(redrive),
+        }
+    }
+
+    /// The queue with that name or URL.
+    fn get(&self, name_or_url: &str) -> Option<&Queue> {
+        match last_segment(name_or_url) {
+            BROADCASTS => Some(&self.broadcasts),
+            NOTIFICATIONS => Some(&self.notifications),
+            EVENTS => Some(&self.events),
+            _ => None,
+        }
+    }
+
+    fn known(&self, name_or_url: &str) -> Result<&Queue, SqsError> {
+        self.get(name_or_url).ok_or_else(|| {
+            SqsError::new(
+                "AWS.SimpleQueueService.NonExistentQueue",
+                format!("The specified queue does not exist: {name_or_url}"),
+            )
+        })
+    }
+
+    /// The queue whose dead letters are in the one at that URL.
+    fn of_dead_letters(&self, url: &str) -> Option<&Queue> {
+        let name = last_segment(url).strip_suffix(DEAD_FIFO)?;
+        self.get(&format!("{name}{FIFO}"))
+    }
+}
+
+fn last_segment(url: &str) -> &str {
+    url.rsplit('/').next().unwrap_or_default()
+}
 
 /// The longest time in seconds for which SQS hides a message.
 const MAX_VISIBILITY_TIMEOUT: u64 = 43_200;
@@ -91,19 +150,19 @@ struct GetQueueUrl {
 }
 
 /// Runs one operation on its JSON request and returns the JSON answer.
-pub fn execute(queue: &Queue, operation: &str, body: &[u8]) -> Result<String, SqsError> {
+pub fn execute(queues: &Queues, operation: &str, body: &[u8]) -> Result<String, SqsError> {
     match operation {
         "SendMessage" => {
             let SendMessage { queue_url, entry } = read(body)?;
-            if name(&queue_url) == DEAD_LETTER_NAME {
+            if let Some(queue) = queues.of_dead_letters(&queue_url) {
                 return Ok(send(&entry, |g, d, b| queue.bury(g, d, b))?.to_string());
             }
-            known(&queue_url)?;
+            let queue = queues.known(&queue_url)?;
             Ok(send(&entry, |g, d, b| queue.send(g, d, b))?.to_string())
         }
         "SendMessageBatch" => {
             let SendMessageBatch { queue_url, entries } = read(body)?;
-            known(&queue_url)?;
+            let queue = queues.known(&queue_url)?;
             if entries.is_empty() {
                 return Err(SqsError::new(
                     "AWS.SimpleQueueService.EmptyBatchRequest",
@@ -124,7 +183,7 @@ pub fn execute(queue: &Queue, operation: &str, body: &[u8]) -> Result<String, Sq
                 receipt_handle,
                 visibility_timeout,
             } = read(body)?;
-            known(&queue_url)?;
+            let queue = queues.known(&queue_url)?;
             if visibility_timeout > MAX_VISIBILITY_TIMEOUT {
                 return Err(SqsError::new(
                     "InvalidParameterValue",
@@ -142,8 +201,8 @@ pub fn execute(queue: &Queue, operation: &str, body: &[u8]) -> Result<String, Sq
         }
         "GetQueueUrl" => {
             let GetQueueUrl { queue_name } = read(body)?;
-            known(&queue_name)?;
-            Ok(json!({"QueueUrl": URL}).to_string())
+            queues.known(&queue_name)?;
+            Ok(json!({"QueueUrl": url(&queue_name)}).to_string())
         }
         unknown => Err(SqsError::new(
             "AWS.SimpleQueueService.UnsupportedOperation",
@@ -182,21 +241,6 @@ fn send(entry: &Entry, accept: impl FnOnce(&str, &str, &str) -> String) -> Resul
     let digest = Md5::digest(entry.message_body.as_bytes());
     let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(json!({"MessageId": id, "MD5OfMessageBody": digest}))
-}
-
-fn name(queue_url: &str) -> &str {
-    queue_url.rsplit('/').next().unwrap_or_default()
-}
-
-fn known(queue: &str) -> Result<(), SqsError> {
-    if name(queue) == NAME {
-        Ok(())
-    } else {
-        Err(SqsError::new(
-            "AWS.SimpleQueueService.NonExistentQueue",
-            format!("The specified queue does not exist: {queue}"),
-        ))
-    }
 }
 
 fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, SqsError> {

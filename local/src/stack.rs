@@ -7,7 +7,10 @@ use std::time::Duration;
 use kinto_serverless::aggregator::Aggregator;
 use kinto_serverless::api::Api;
 use kinto_serverless::broadcaster::Broadcaster;
-use kinto_serverless::queue::{BroadcastQueue, Inbox};
+use kinto_serverless::listeners::custom::LISTENERS;
+use kinto_serverless::listeners::{Listeners, Make};
+use kinto_serverless::notifier::Notifier;
+use kinto_serverless::queue::{BroadcastQueue, Inbox, NotificationQueue};
 use kinto_serverless::settings::{Settings, Vars};
 use kinto_serverless::startup::StartError;
 use kinto_serverless::store::Store;
@@ -17,7 +20,9 @@ use tokio::task::JoinSet;
 
 use crate::aws::LocalAws;
 use crate::megaphone::Megaphone;
-use crate::{Options, endpoint, http, server, stream};
+use crate::sqs::{self, NOTIFICATIONS};
+use crate::stream::{self, Mapping};
+use crate::{Options, endpoint, http, server};
 
 /// The name of the one table.
 pub const TABLE: &str = "kinto";
@@ -65,14 +70,15 @@ impl Stack {
             Some(path) => LocalAws::open(path)?,
             None => LocalAws::memory()?,
         };
-        Self::over(aws, options, vars).await
+        Self::over(aws, options, vars, LISTENERS).await
     }
 
-    /// Starts everything else around an AWS that a test has prepared.
+    /// Starts everything else around an AWS that a test has prepared, with these listeners besides the built-in ones.
     pub async fn over(
         aws: LocalAws,
         options: &Options,
         mut vars: Vars,
+        custom: &[(&str, Make)],
     ) -> Result<Self, StackError> {
         aws.create_table(TABLE)?;
         let (http_listener, address) = listen(options.port).await?;
@@ -83,7 +89,8 @@ impl Stack {
             api,
             aggregator,
             broadcaster,
-        } = Functions::new(&aws, &vars)?;
+            notifier,
+        } = Functions::new(&aws, &vars, custom).await?;
         let megaphone = Megaphone::new(MEGAPHONE_API_KEY).printing();
 
         let (stop, stopped) = watch::channel(false);
@@ -96,14 +103,23 @@ impl Stack {
         }));
 
         let mut consumers = JoinSet::new();
-        consumers.spawn(stream::consume(
-            aws.clone(),
-            TABLE.to_owned(),
-            move |event| {
-                let aggregator = Arc::clone(&aggregator);
-                async move { aggregator.handle(event).await }
-            },
-        ));
+        let mut mappings = vec![Mapping::of_aggregator(move |event| {
+            let aggregator = Arc::clone(&aggregator);
+            async move { aggregator.handle(event).await }
+        })];
+        if let Some(notifier) = notifier {
+            let enqueuing = Arc::clone(&notifier);
+            mappings.push(Mapping::of_notifier(move |event| {
+                let notifier = Arc::clone(&enqueuing);
+                async move { notifier.enqueue(event).await }
+            }));
+            let notifications = aws.queues().notifications.clone();
+            consumers.spawn(notifications.consume(move |event| {
+                let notifier = Arc::clone(&notifier);
+                async move { notifier.deliver(event).await }
+            }));
+        }
+        consumers.spawn(stream::consume(aws.clone(), TABLE.to_owned(), mappings));
         consumers.spawn(aws.queue().clone().consume(move |event| {
             let broadcaster = Arc::clone(&broadcaster);
             async move { broadcaster.handle(event).await }
@@ -154,10 +170,12 @@ struct Functions {
     api: Arc<Api>,
     aggregator: Arc<Aggregator>,
     broadcaster: Arc<Broadcaster>,
+    /// Deployed only where there is a listener that is told after the commit.
+    notifier: Option<Arc<Notifier>>,
 }
 
 impl Functions {
-    fn new(aws: &LocalAws, vars: &Vars) -> Result<Self, StartError> {
+    async fn new(aws: &LocalAws, vars: &Vars, custom: &[(&str, Make)]) -> Result<Self, StartError> {
         use kinto_serverless::megaphone::Megaphone;
 
         let settings = Settings::from_vars(vars)?;
@@ -166,17 +184,32 @@ impl Functions {
         let inbox = Inbox::new(aws.sqs(), aws.queue_url(), aws.dead_letter_url());
         let megaphones = settings.megaphones.iter().cloned().map(Megaphone::new);
         let megaphones = megaphones.collect::<Result<Vec<_>, _>>()?;
-        let listeners = settings.megaphones.clone();
+        let told = settings.megaphones.clone();
+        let clients = aws.of_listeners().await;
+        let (before, after): (Vec<_>, Vec<_>) = settings
+            .listeners
+            .iter()
+            .cloned()
+            .partition(|listener| listener.synchronous);
+        let before = Listeners::new(before, vars, &clients, custom)?;
+        let after = Listeners::new(after, vars, &clients, custom)?;
+        let notifier = (!after.is_empty()).then(|| {
+            let (url, dead) = (sqs::url(NOTIFICATIONS), sqs::dead_letter_url(NOTIFICATIONS));
+            let queue = NotificationQueue::new(aws.sqs(), &*url);
+            let inbox = Inbox::new(aws.sqs(), url, dead);
+            Arc::new(Notifier::new(store.clone(), queue, inbox, after))
+        });
         Ok(Self {
+            notifier,
             aggregator: Arc::new(Aggregator::new(
                 store.clone(),
                 queue,
                 settings.changes.clone(),
                 settings.broadcasts.clone(),
-                listeners,
+                told,
             )),
             broadcaster: Arc::new(Broadcaster::new(store.clone(), inbox, megaphones.clone())),
-            api: Arc::new(Api::new(store, settings, megaphones)),
+            api: Arc::new(Api::new(store, settings, megaphones, before)),
         })
     }
 }

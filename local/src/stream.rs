@@ -1,5 +1,6 @@
-//! The event source mapping of the table's stream: reads records, keeps those of template.yaml's filter, hands them
-//! to the aggregator and repeats what it reports as failed.
+//! The event source mappings of the table's stream: reads records and hands each function those of its filter in
+//! template.yaml, and again what it reports as failed. Both functions go through the stream in step; on AWS each goes
+//! at its own pace.
 //!
 //! A restart begins at the oldest record that is kept (a day): the aggregator is safe against redelivery, and this
 //! way nothing is lost that a stopped process had read but not finished.
@@ -10,6 +11,9 @@ use aws_lambda_events::dynamodb::{Event, EventRecord};
 use aws_lambda_events::streams::DynamoDbEventResponse;
 use dynoxide::AttributeValue;
 use dynoxide::actions::get_records::Record;
+use futures::FutureExt;
+use futures::future::{BoxFuture, join_all};
+use kinto_serverless::store::outbox;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::aws::LocalAws;
@@ -26,12 +30,43 @@ const SWEEP: Duration = Duration::from_secs(60);
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(10);
 
-/// Delivers the stream of `table` to `handler` for ever, in order; a failed batch is repeated until it succeeds.
-pub async fn consume<H, F>(aws: LocalAws, table: String, handler: H)
-where
-    H: Fn(Event) -> F,
-    F: Future<Output = DynamoDbEventResponse> + Send + 'static,
-{
+/// A function that is called with records of the stream.
+pub struct Mapping {
+    filter: fn(&Record) -> bool,
+    handler: Box<dyn Fn(Event) -> BoxFuture<'static, DynamoDbEventResponse> + Send + Sync>,
+}
+
+impl Mapping {
+    /// Of the aggregator: a list of records moved on, or a bucket was deleted.
+    pub fn of_aggregator<F>(handler: impl Fn(Event) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = DynamoDbEventResponse> + Send + 'static,
+    {
+        Self {
+            filter: concerns_monitor,
+            handler: Box::new(move |event| handler(event).boxed()),
+        }
+    }
+
+    /// Of the notifier: an entry of the outbox was written.
+    pub fn of_notifier<F>(handler: impl Fn(Event) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = DynamoDbEventResponse> + Send + 'static,
+    {
+        Self {
+            filter: is_outbox_entry,
+            handler: Box::new(move |event| handler(event).boxed()),
+        }
+    }
+
+    async fn deliver(&self, records: &[Record]) {
+        let records = records.iter().filter(|record| (self.filter)(record));
+        deliver(records.filter_map(event).collect(), &self.handler).await;
+    }
+}
+
+/// Delivers the stream of `table` to the functions for ever, in order; a failed batch is repeated until it succeeds.
+pub async fn consume(aws: LocalAws, table: String, mappings: Vec<Mapping>) {
     let mut iterator = aws.database().oldest(&table);
     let mut sweep_at = Instant::now();
     loop {
@@ -59,11 +94,7 @@ where
                 () = sleep_until(sweep_at) => {}
             }
         } else {
-            let records = records
-                .iter()
-                .filter(|record| wanted(record))
-                .filter_map(event);
-            deliver(records.collect(), &handler).await;
+            join_all(mappings.iter().map(|mapping| mapping.deliver(&records))).await;
             sleep(GATHER).await;
         }
     }
@@ -113,8 +144,8 @@ fn succeeded(records: &[EventRecord], response: &DynamoDbEventResponse) -> usize
         .unwrap_or(records.len())
 }
 
-/// The filter of template.yaml: a list of records moved on, or a bucket was deleted.
-fn wanted(record: &Record) -> bool {
+/// The aggregator's filter in template.yaml.
+fn concerns_monitor(record: &Record) -> bool {
     let change = &record.dynamodb;
     let new = |attribute| change.new_image.as_ref()?.get(attribute);
     let is = |value: Option<&AttributeValue>, text: &str| matches!(value, Some(AttributeValue::S(s)) if s == text);
@@ -123,6 +154,13 @@ fn wanted(record: &Record) -> bool {
     }
     is(change.keys.get("pk"), "#bucket")
         && matches!(new("deleted"), Some(AttributeValue::BOOL(true)))
+}
+
+/// The notifier's filter in template.yaml.
+fn is_outbox_entry(record: &Record) -> bool {
+    let pk = record.dynamodb.keys.get("pk");
+    record.event_name == "INSERT"
+        && matches!(pk, Some(AttributeValue::S(pk)) if pk.starts_with(outbox::PARTITION))
 }
 
 /// The record as Lambda writes it, which is also how dynoxide serializes it.
@@ -165,7 +203,7 @@ mod tests {
     ) -> Batches {
         let batches = Batches::default();
         let log = Arc::clone(&batches);
-        tokio::spawn(consume(aws.clone(), "kinto".to_owned(), move |event| {
+        let mapping = Mapping::of_aggregator(move |event| {
             let (log, answer) = (Arc::clone(&log), answer.clone());
             async move {
                 let call = log.lock().unwrap().len();
@@ -178,7 +216,8 @@ mod tests {
                 }
                 response
             }
-        }));
+        });
+        tokio::spawn(consume(aws.clone(), "kinto".to_owned(), vec![mapping]));
         batches
     }
 

@@ -223,6 +223,12 @@ impl Listeners {
     }
 }
 
+impl FromIterator<(ListenerSettings, Arc<dyn Listener>)> for Listeners {
+    fn from_iter<I: IntoIterator<Item = (ListenerSettings, Arc<dyn Listener>)>>(all: I) -> Self {
+        Self(all.into_iter().collect())
+    }
+}
+
 async fn told_in_time(
     settings: &ListenerSettings,
     listener: &dyn Listener,

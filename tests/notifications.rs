@@ -253,7 +253,7 @@ async fn a_batch_is_one_event_for_each_list_and_action_in_the_order_in_which_the
 
 #[tokio::test]
 async fn each_kind_of_object_is_told_of_and_whoever_writes() {
-    let (kinto, recorder) = with_collection(&[("KINTO_INCLUDES", "kinto.plugins.accounts")]).await;
+    let (kinto, recorder) = with_collection(&[]).await;
     let everyone = json!({"permissions": {"write": ["system.Everyone"]}});
     kinto.patch("/buckets/main", everyone).await;
     kinto
@@ -279,6 +279,8 @@ async fn each_kind_of_object_is_told_of_and_whoever_writes() {
 async fn an_accounts_password_is_not_told_hashed_or_not() {
     let (kinto, recorder) = asked_before(&[
         ("KINTO_INCLUDES", "kinto.plugins.accounts"),
+        ("KINTO_MULTIAUTH_POLICIES", "account"),
+        ("KINTO_MULTIAUTH_POLICY_ACCOUNT_USE", "kinto.plugins.accounts.AccountsPolicy"),
         ("KINTO_ACCOUNT_CREATE_PRINCIPALS", "system.Everyone"),
     ]);
     let account = json!({"data": {"password": "hush hush", "name": "A"}});

@@ -77,6 +77,8 @@ pub struct Api {
     settings: Settings,
     megaphones: Vec<Megaphone>,
     passwords: Arc<Passwords>,
+    /// Shared by clones.
+    monitor: Arc<monitor::Memory>,
     providers: Arc<[Provider]>,
     /// Shared by requests that are tried the first time, held alone by one that is done again: requests of one
     /// process that collide once would go on colliding with one another; alone, each meets but those of other
@@ -97,6 +99,7 @@ impl Api {
     pub fn new(store: Store, settings: Settings, megaphones: Vec<Megaphone>) -> Self {
         Self {
             passwords: Arc::new(Passwords::new(&settings.api)),
+            monitor: Arc::default(),
             providers: Provider::all(&settings.api).into(),
             store,
             settings,

@@ -1,11 +1,12 @@
 //! What monitor/changes holds, whatever happens to the stream on the way: faults in random schedules, bursts, ten
-//! thousand collections, and a rebuilding from nothing.
+//! thousand collections, and a rebuilding from nothing; and that processes that remember it show no less for that.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use aws_lambda_events::dynamodb::Event;
 use kinto_local::{Fault, LocalAws};
@@ -177,6 +178,18 @@ impl Stack {
     }
 }
 
+/// Does something before a request goes on, which waits for it.
+fn between_requests(what: impl Future<Output = ()> + Send + 'static) {
+    let thread = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(what);
+    });
+    thread.join().unwrap();
+}
+
 #[tokio::test]
 async fn the_monitor_is_rebuilt_from_nothing() {
     let stack = Stack::new();
@@ -195,7 +208,10 @@ async fn the_monitor_is_rebuilt_from_nothing() {
         last_modified: Timestamp(5),
         deleted: false,
     };
-    stack.store.put_monitor_entry(ghost).await.unwrap();
+    let writes = stack.store.begin_monitor_writes("ghost", Timestamp::now());
+    let writes = writes.await.unwrap();
+    writes.put(ghost).await.unwrap();
+    writes.end().await.unwrap();
 
     let rebuilt = stack.aggregator.rebuild_monitor().await.unwrap();
     let expected = Rebuilt {
@@ -262,21 +278,14 @@ async fn a_rebuilding_goes_on_beside_writes_and_closes_nothing_that_lives() {
             }
             if met.fetch_add(1, Ordering::SeqCst) == at {
                 let other = other.clone();
-                let thread = std::thread::spawn(move || {
-                    let runtime = tokio::runtime::Builder::new_current_thread()
-                        .enable_all()
-                        .build()
-                        .unwrap();
-                    runtime.block_on(async {
-                        if rival != "write" {
-                            other.kinto.delete("/buckets/main").await;
-                        }
-                        if rival != "delete" {
-                            other.create(&["one"]).await;
-                        }
-                    });
+                between_requests(async move {
+                    if rival != "write" {
+                        other.kinto.delete("/buckets/main").await;
+                    }
+                    if rival != "delete" {
+                        other.create(&["one"]).await;
+                    }
                 });
-                thread.join().unwrap();
             }
             busy.store(false, Ordering::SeqCst);
             None
@@ -550,6 +559,504 @@ proptest! {
                 let claim = stack.store.claim_broadcast("mp", "this test", now, now).await.unwrap();
                 assert!(matches!(claim, Claim::Granted(due) if due >= Timestamp(*latest)), "{claim:?} {latest}");
                 assert!(!stack.kinto.aws.queue().is_empty());
+            }
+        });
+    }
+}
+
+const CHANGESET: &str = "/buckets/monitor/collections/changes/changeset?_expected=1";
+
+/// The requests of a poll that is answered from memory.
+const REMEMBERED: &[(&str, u64)] = &[("GetItem", 1)];
+/// Those of one that reads the entries, where nothing is remembered.
+const READ: &[(&str, u64)] = &[("Query", 1)];
+/// Those of one that reads them because what is remembered holds no more.
+const READ_AGAIN: &[(&str, u64)] = &[("GetItem", 1), ("Query", 1)];
+
+impl Stack {
+    /// Another process of the API, which remembers nothing yet.
+    fn process(&self) -> Kinto {
+        Kinto::over(&self.kinto.aws, &[])
+    }
+
+    /// Polls at the cost of these requests. The answer is that of a process which remembers nothing.
+    async fn poll(&self, process: &Kinto, path: &str, cost: &[(&str, u64)]) {
+        let requests = self.kinto.aws.requests();
+        requests.take();
+        let answer = process.get(path).await;
+        let cost = cost.iter().map(|(name, n)| ((*name).to_owned(), *n));
+        assert_eq!(requests.take(), cost.collect(), "{path}");
+        let expected = self.process().get(path).await;
+        assert_eq!(answer.body, expected.body, "{path}");
+        assert_eq!(answer.header("etag"), expected.header("etag"), "{path}");
+    }
+
+    /// The names of the batches whose entries are being written, as the table has them.
+    fn pending(&self) -> Vec<String> {
+        let key = json!({"pk": {"S": "#monitor"}, "sk": {"S": "#state"}});
+        let get = json!({"TableName": TABLE, "Key": key}).to_string();
+        let database = self.kinto.aws.database();
+        let found = database.execute("GetItem", get.as_bytes()).unwrap();
+        let found: Value = serde_json::from_str(&found).unwrap();
+        let attributes = found["Item"].as_object().unwrap().keys();
+        let names = attributes.filter_map(|name| name.strip_prefix("pending "));
+        names.map(str::to_owned).collect()
+    }
+
+    /// Handles a batch of one change, of whose requests those fail that `fails` names: operation and a part of the body.
+    async fn aggregate_failing(&self, record: Value, fails: (&'static str, &'static str)) -> bool {
+        self.kinto.aws.inject(move |target, body| {
+            let (operation, part) = fails;
+            let is_meant =
+                target.ends_with(operation) && String::from_utf8_lossy(body).contains(part);
+            is_meant.then(|| Fault::error("ValidationException"))
+        });
+        let done = self.aggregate(&[record]).await;
+        self.kinto.aws.heal();
+        done
+    }
+}
+
+#[tokio::test]
+async fn a_poll_when_nothing_changed_is_one_small_read() {
+    let stack = Stack::new();
+    let begin = Timestamp::now().0;
+    let two = [changed(1, begin), changed(2, begin + 1)];
+    assert!(stack.aggregate(&two).await);
+    let process = stack.process();
+    stack.poll(&process, RECORDS, READ).await;
+    let paths = [
+        RECORDS.to_owned(),
+        CHANGESET.to_owned(),
+        format!("{RECORDS}?_since={begin}"),
+        format!("{RECORDS}?_since={}", begin + 9),
+        format!("{RECORDS}?_sort=last_modified&_fields=collection"),
+        format!("{RECORDS}?collection=c1"),
+        format!("{RECORDS}?_limit=1"),
+        format!("{CHANGESET}&_since={begin}"),
+        format!("{CHANGESET}&collection=c1&_limit=3"),
+    ];
+    for path in &paths {
+        stack.poll(&process, path, REMEMBERED).await;
+    }
+    // Clones are one process.
+    stack.poll(&process.clone(), RECORDS, REMEMBERED).await;
+
+    assert!(stack.aggregate(&[changed(1, begin + 2)]).await);
+    stack.poll(&process, RECORDS, READ_AGAIN).await;
+    for path in &paths {
+        stack.poll(&process, path, REMEMBERED).await;
+    }
+}
+
+#[tokio::test]
+async fn who_asks_what_is_later_reads_no_more_than_that_where_nothing_is_remembered() {
+    let stack = Stack::new();
+    let begin = Timestamp::now().0;
+    assert!(
+        stack
+            .aggregate(&[changed(1, begin), changed(2, begin + 1)])
+            .await
+    );
+    let process = stack.process();
+    let since = format!("{RECORDS}?_since={begin}");
+    stack.poll(&process, &since, READ).await;
+    stack.poll(&process, &since, READ).await;
+    stack.poll(&process, RECORDS, READ).await;
+    assert!(stack.aggregate(&[changed(1, begin + 2)]).await);
+    stack.poll(&process, &since, READ_AGAIN).await;
+    // What is remembered no more is not asked about again.
+    stack.poll(&process, &since, READ).await;
+}
+
+#[tokio::test]
+async fn what_changes_no_entry_lets_nobody_forget() {
+    let stack = Stack::new();
+    let begin = Timestamp::now().0;
+    assert!(stack.aggregate(&[changed(1, begin)]).await);
+    let process = stack.process();
+    stack.poll(&process, RECORDS, READ).await;
+    let mut poison = changed(1, begin + 1);
+    poison["dynamodb"]["NewImage"]["timestamp"] = json!({"S": "yesterday"});
+    let mut other = changed(1, begin + 1);
+    other["dynamodb"]["NewImage"] = json!({"pk": {"S": "#bucket"}, "sk": {"S": "main"}});
+    stack.kinto.aws.requests().take();
+    assert!(stack.aggregate(&[poison, other]).await);
+    assert_eq!(stack.kinto.aws.requests().total(), 0);
+    stack.poll(&process, RECORDS, REMEMBERED).await;
+}
+
+#[tokio::test]
+async fn whatever_fails_around_the_entries_comes_again_and_nobody_remembers_meanwhile() {
+    let stack = Stack::new();
+    let begin = Timestamp::now().0;
+    assert!(stack.aggregate(&[changed(1, begin)]).await);
+    let process = stack.process();
+    stack.poll(&process, RECORDS, READ).await;
+    for (n, (fails, is_pending)) in [
+        // The begin, the entry, the end.
+        (("UpdateItem", "#own = :now"), false),
+        (("PutItem", "#monitor"), true),
+        (("UpdateItem", "ADD version"), true),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let record = changed(1, begin + 1 + n as u64);
+        assert!(!stack.aggregate_failing(record.clone(), fails).await);
+        assert_eq!(!stack.pending().is_empty(), is_pending, "{fails:?}");
+        if is_pending {
+            stack.poll(&process, RECORDS, READ_AGAIN).await;
+            stack.poll(&process, RECORDS, READ).await;
+        } else {
+            stack.poll(&process, RECORDS, REMEMBERED).await;
+        }
+        assert!(stack.aggregate(&[record]).await);
+        assert_eq!(stack.pending(), [""; 0], "{fails:?}");
+        process.get(RECORDS).await;
+        stack.poll(&process, RECORDS, REMEMBERED).await;
+    }
+}
+
+#[tokio::test]
+async fn who_died_while_writing_costs_reads_for_an_hour_and_then_nothing() {
+    const HOUR: u64 = 60 * 60 * 1000;
+    for (age, is_abandoned, is_forgotten) in [
+        (HOUR - 60_000, false, false),
+        (HOUR, true, false),
+        (25 * HOUR, true, true),
+    ] {
+        let stack = Stack::new();
+        let now = Timestamp::now().0;
+        assert!(stack.aggregate(&[changed(1, now - 30 * HOUR)]).await);
+        let (before, late) = (stack.process(), stack.process());
+        stack.poll(&before, RECORDS, READ).await;
+        let began = Timestamp(now - age);
+        let dead = stack.store.begin_monitor_writes("dead", began).await;
+        let entry = MonitorEntry {
+            bucket: "main".to_owned(),
+            collection: "c2".to_owned(),
+            last_modified: began,
+            deleted: false,
+        };
+        dead.unwrap().put(entry).await.unwrap();
+
+        // Who remembers what was before that shows it all the same.
+        stack.poll(&before, RECORDS, READ_AGAIN).await;
+        let again = if is_abandoned { REMEMBERED } else { READ };
+        stack.poll(&before, RECORDS, again).await;
+        stack.poll(&late, RECORDS, READ).await;
+        stack.poll(&late, RECORDS, again).await;
+
+        // The next batch takes out who will never end, and nobody else.
+        assert!(stack.aggregate(&[changed(3, now)]).await);
+        let left: &[&str] = if is_forgotten { &[] } else { &["dead"] };
+        assert_eq!(stack.pending(), left);
+        late.get(RECORDS).await;
+        stack.poll(&late, RECORDS, again).await;
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_fails_again_and_again_is_pending_once() {
+    let stack = Stack::new();
+    let record = changed(1, Timestamp::now().0);
+    for _ in 0..5 {
+        let fails = ("PutItem", "#monitor");
+        assert!(!stack.aggregate_failing(record.clone(), fails).await);
+        assert_eq!(stack.pending().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn entries_that_say_nothing_of_their_state_are_not_remembered() {
+    // A table that was written by a version without it.
+    let stack = Stack::new();
+    let begin = Timestamp::now().0;
+    for at in [begin, begin + 1] {
+        let item = json!({
+            "pk": {"S": "#monitor"},
+            "sk": {"S": "/buckets/main/collections/one"},
+            "bucket": {"S": "main"},
+            "collection": {"S": "one"},
+            "last_modified": {"N": at.to_string()},
+        });
+        let put = json!({"TableName": TABLE, "Item": item}).to_string();
+        let database = stack.kinto.aws.database();
+        database.execute("PutItem", put.as_bytes()).unwrap();
+        stack.poll(&stack.kinto, RECORDS, READ).await;
+        stack.poll(&stack.kinto, RECORDS, READ).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_rebuilding_raised_shows_in_every_process() {
+    let stack = Stack::new();
+    stack.create(&["one", "two"]).await;
+    assert!(stack.aggregate(&[changed(1, Timestamp::now().0)]).await);
+    let process = stack.process();
+    stack.poll(&process, RECORDS, READ).await;
+    stack.aggregator.rebuild_monitor().await.unwrap();
+    stack.poll(&process, RECORDS, READ_AGAIN).await;
+    stack.poll(&process, RECORDS, REMEMBERED).await;
+    assert_eq!(stack.pending(), [""; 0]);
+    // One with nothing to raise lets nobody forget.
+    stack.aggregator.rebuild_monitor().await.unwrap();
+    stack.poll(&process, RECORDS, REMEMBERED).await;
+}
+
+/// What happens next among processes that poll and remember.
+#[derive(Clone, Debug)]
+enum Move {
+    Put(usize),
+    Delete(usize),
+    /// So many records of the stream come, and before them some that were done already. After some requests all fail, as
+    /// of a function that was killed, or those alone that write entries, which then are still on their way.
+    Deliver {
+        again: usize,
+        count: usize,
+        fails: Option<(u32, bool)>,
+    },
+    /// What was on its way arrives, between two polls of every process.
+    Arrive,
+    /// This process is polled for what is later than what it showed before, or for all.
+    Poll {
+        process: usize,
+        all: bool,
+    },
+}
+
+fn moves() -> impl Strategy<Value = Vec<(Move, u32, Option<Move>)>> {
+    let fails = prop::option::of((0..6_u32, any::<bool>()));
+    let deliver = (0..2_usize, 1..5_usize, fails);
+    let deliver = deliver.prop_map(|(again, count, fails)| Move::Deliver {
+        again,
+        count,
+        fails,
+    });
+    let poll = (0..3_usize, prop::bool::weighted(0.7));
+    let step = prop_oneof![
+        4 => (0..3_usize).prop_map(Move::Put),
+        1 => (0..3_usize).prop_map(Move::Delete),
+        6 => deliver,
+        3 => Just(Move::Arrive),
+        6 => poll.prop_map(|(process, all)| Move::Poll { process, all }),
+    ];
+    // Before one of its requests, another move comes between.
+    let between = prop::option::of(step.clone());
+    prop::collection::vec((step, 0..8_u32, between), 1..24)
+}
+
+/// The processes, and how far the stream is done with.
+#[derive(Clone)]
+struct Polled {
+    stack: Stack,
+    processes: [Kinto; 3],
+    /// The highest time that each process showed.
+    since: Arc<Mutex<[u64; 3]>>,
+    done: Arc<Mutex<usize>>,
+    on_their_way: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl Polled {
+    fn new() -> Self {
+        let stack = Stack::new();
+        Self {
+            processes: [(); 3].map(|()| stack.process()),
+            stack,
+            since: Arc::default(),
+            done: Arc::default(),
+            on_their_way: Arc::default(),
+        }
+    }
+
+    /// What the table says: each collection's time, and whether it is deleted.
+    fn entries(&self) -> BTreeMap<String, (u64, bool)> {
+        let query = json!({
+            "TableName": TABLE,
+            "KeyConditionExpression": "pk = :pk AND begins_with(sk, :slash)",
+            "ExpressionAttributeValues": {":pk": {"S": "#monitor"}, ":slash": {"S": "/"}},
+        });
+        let database = self.stack.kinto.aws.database();
+        let found = database.execute("Query", query.to_string().as_bytes());
+        let found: Value = serde_json::from_str(&found.unwrap()).unwrap();
+        let entry = |item: &Value| {
+            let time = item["last_modified"]["N"].as_str().unwrap().parse();
+            let name = item["collection"]["S"].as_str().unwrap().to_owned();
+            (name, (time.unwrap(), item["deleted"]["BOOL"] == true))
+        };
+        found["Items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(entry)
+            .collect()
+    }
+
+    /// The changes of collections on the stream.
+    fn stream(&self) -> Vec<Value> {
+        let mut stream = self.stack.stream();
+        stream.retain(|record| record["dynamodb"]["Keys"]["sk"]["S"] == "#timestamp");
+        stream.retain(|record| record["dynamodb"]["NewImage"]["kind"]["S"] == "record");
+        stream
+    }
+
+    /// No poll shows less than the table held when it began, and so none less than another did that was over by then.
+    async fn poll(&self, process: usize, all: bool) {
+        let since = if all {
+            0
+        } else {
+            self.since.lock().unwrap()[process]
+        };
+        let path = if since == 0 {
+            RECORDS.to_owned()
+        } else {
+            format!("{RECORDS}?_since={since}")
+        };
+        let before = self.entries();
+        let answer = self.processes[process].get(&path).await;
+        let after = self.entries();
+        assert_eq!(answer.status, 200);
+        let etag = answer
+            .header("etag")
+            .trim_matches('"')
+            .parse::<u64>()
+            .unwrap();
+        let latest = |entries: &BTreeMap<_, (u64, bool)>| {
+            let times = entries.values().map(|(time, _)| *time);
+            times.max().unwrap_or_default()
+        };
+        assert!(
+            (latest(&before)..=latest(&after)).contains(&etag),
+            "{etag} {before:?} {after:?}"
+        );
+        self.since.lock().unwrap()[process] = etag;
+
+        let mut shown = BTreeMap::new();
+        for entry in answer.body["data"].as_array().unwrap() {
+            let name = entry["collection"].as_str().unwrap().to_owned();
+            shown.insert(name, entry["last_modified"].as_u64().unwrap());
+        }
+        for (name, (latest, gone)) in &after {
+            let known = before.get(name);
+            let earliest = known.map_or(0, |(time, _)| *time);
+            match shown.get(name) {
+                Some(time) => assert!(
+                    (earliest..=*latest).contains(time),
+                    "{name} {time} {known:?}"
+                ),
+                None => assert!(
+                    *gone
+                        || *latest <= since
+                        || known.is_none_or(|(time, gone)| *gone || *time <= since),
+                    "{name} {known:?}"
+                ),
+            }
+        }
+    }
+
+    async fn take(&self, step: Move, at: u32, between: Option<Move>) {
+        let (met, busy) = (AtomicU32::new(0), AtomicBool::new(false));
+        let fails = match step {
+            Move::Deliver { fails, .. } => fails,
+            _ => None,
+        };
+        let other = self.clone();
+        self.stack.kinto.aws.inject(move |target, body| {
+            if busy.load(Ordering::SeqCst) {
+                return None;
+            }
+            let n = met.fetch_add(1, Ordering::SeqCst);
+            if n == at
+                && let Some(step) = between.clone()
+            {
+                busy.store(true, Ordering::SeqCst);
+                let other = other.clone();
+                between_requests(async move { other.alone(step).await });
+                busy.store(false, Ordering::SeqCst);
+            }
+            let (_, is_dead) = fails.filter(|(after, _)| n >= *after)?;
+            let is_entry =
+                target.ends_with("PutItem") && String::from_utf8_lossy(body).contains("#monitor");
+            if is_entry {
+                other.on_their_way.lock().unwrap().push(body.to_vec());
+            }
+            (is_dead || is_entry).then(|| Fault::error("ValidationException"))
+        });
+        self.alone(step).await;
+        self.stack.kinto.aws.heal();
+    }
+
+    async fn alone(&self, step: Move) {
+        let kinto = &self.stack.kinto;
+        let collection = |c: usize| format!("/buckets/main/collections/{}", COLLECTIONS[c]);
+        match step {
+            Move::Put(c) => {
+                kinto.put(&collection(c), json!({})).await;
+                kinto
+                    .put(&format!("{}/records/r", collection(c)), json!({}))
+                    .await;
+            }
+            Move::Delete(c) => _ = kinto.delete(&collection(c)).await,
+            Move::Arrive => {
+                self.poll_all().await;
+                for put in std::mem::take(&mut *self.on_their_way.lock().unwrap()) {
+                    // It may be refused by its condition.
+                    let _ = kinto.aws.database().execute("PutItem", &put);
+                }
+                self.poll_all().await;
+            }
+            Move::Poll { process, all } => self.poll(process, all).await,
+            Move::Deliver {
+                again,
+                count,
+                fails,
+            } => {
+                let done = *self.done.lock().unwrap();
+                let stream = self.stream();
+                let from = done.saturating_sub(again);
+                let batch = &stream[from..(done + count).min(stream.len())];
+                let is_done = self.stack.aggregate(batch).await;
+                // Who was killed reports nothing.
+                if is_done && !matches!(fails, Some((_, true))) {
+                    let mut done = self.done.lock().unwrap();
+                    *done = (from + batch.len()).max(*done);
+                }
+            }
+        }
+    }
+
+    async fn poll_all(&self) {
+        for process in 0..self.processes.len() {
+            self.poll(process, true).await;
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(32), ..ProptestConfig::default() })]
+
+    /// Invariant 3 for who polls, in whatever process: wherever a function is killed and whatever comes between two
+    /// requests, nobody shows less for what they remember.
+    #[test]
+    fn no_process_ever_shows_less_than_another_did_and_all_converge(moves in moves()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let polled = Polled::new();
+            polled.stack.create(&COLLECTIONS).await;
+            for (step, at, between) in moves {
+                polled.take(step, at, between).await;
+            }
+            let rest = Move::Deliver { again: 0, count: usize::MAX / 2, fails: None };
+            polled.alone(rest).await;
+            assert_eq!(*polled.done.lock().unwrap(), polled.stream().len());
+            let timestamps = polled.stack.timestamps(&COLLECTIONS).await;
+            for _ in 0..2 {
+                for kinto in &polled.processes {
+                    let polled = Stack { kinto: kinto.clone(), ..polled.stack.clone() };
+                    assert_eq!(polled.shown().await, timestamps);
+                }
+                polled.alone(Move::Arrive).await;
             }
         });
     }

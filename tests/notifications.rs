@@ -280,7 +280,10 @@ async fn an_accounts_password_is_not_told_hashed_or_not() {
     let (kinto, recorder) = asked_before(&[
         ("KINTO_INCLUDES", "kinto.plugins.accounts"),
         ("KINTO_MULTIAUTH_POLICIES", "account"),
-        ("KINTO_MULTIAUTH_POLICY_ACCOUNT_USE", "kinto.plugins.accounts.AccountsPolicy"),
+        (
+            "KINTO_MULTIAUTH_POLICY_ACCOUNT_USE",
+            "kinto.plugins.accounts.AccountsPolicy",
+        ),
         ("KINTO_ACCOUNT_CREATE_PRINCIPALS", "system.Everyone"),
     ]);
     let account = json!({"data": {"password": "hush hush", "name": "A"}});

@@ -4,7 +4,8 @@
 //! is done here only ever raises a timestamp, so repeating or reordering it changes nothing. For each batch:
 //!
 //! 1. the batch is read ([`read`]) and coalesced, one change for each collection;
-//! 2. the entries of monitor/changes are raised;
+//! 2. the entries of monitor/changes are raised, between a begin and an end that tell who answers polls from memory
+//!    ([decision 9](../../docs/decisions/009-monitor-memory.md));
 //! 3. then, so that who is told finds the change, each listener's due version is raised in the table;
 //! 4. then the queue is asked to broadcast it, even when nothing was raised: an earlier attempt may have ended
 //!    between 3 and 4;
@@ -93,6 +94,9 @@ impl Aggregator {
     /// A record that cannot be understood is logged and passed over: it would not be understood the next
     /// time either, and would hold up every change behind it until the stream drops it.
     pub async fn handle(&self, event: Event) -> DynamoDbEventResponse {
+        // However the batch is cut when it comes again, its last part ends with the same record.
+        let last = event.records.last();
+        let batch = last.map_or_else(String::new, |record| record.event_id.clone());
         let (collections, buckets) = coalesce(event.records);
         let mut failed: Vec<String> = vec![];
 
@@ -111,23 +115,8 @@ impl Aggregator {
         let deletions: Vec<_> = deletions.buffer_unordered(CONCURRENCY).collect().await;
         failed.extend(deletions.into_iter().filter_map(Result::err).map(logged));
 
-        let raised = stream::iter(collections).map(async |entry| {
-            let raised = self.store.put_monitor_entry(entry.change.clone()).await;
-            raised
-                .map_err(|error| (entry.sequence_number.clone(), Failure::from(error)))
-                .map(|()| entry)
-        });
-        let raised: Vec<Result<Numbered<MonitorEntry>, _>> =
-            raised.buffer_unordered(CONCURRENCY).collect().await;
-        let mut changed = vec![];
-        for outcome in raised {
-            match outcome {
-                Ok(entry) => changed.push(entry),
-                Err(failure) => failed.push(logged(failure)),
-            }
-        }
-
-        failed.extend(self.announce(&changed).await.into_iter().map(logged));
+        let failures = self.raise(&batch, collections).await;
+        failed.extend(failures.into_iter().map(logged));
 
         let mut response = DynamoDbEventResponse::default();
         // The batch comes again from the earliest failure on, so that one says it all.
@@ -137,6 +126,52 @@ impl Aggregator {
             response.batch_item_failures.push(failure);
         }
         response
+    }
+
+    /// Raises the entries of the collections that changed in a batch of that name, and has everybody told whom that
+    /// concerns. What failed, with the record from which on it has to come again.
+    async fn raise(
+        &self,
+        batch: &str,
+        collections: Vec<Numbered<MonitorEntry>>,
+    ) -> Vec<(String, Failure)> {
+        let numbers = collections.iter().map(|entry| &*entry.sequence_number);
+        let Some(first) = numbers.min_by(|a, b| by_number(a, b)).map(str::to_owned) else {
+            return vec![];
+        };
+        let begun = self.store.begin_monitor_writes(batch, Timestamp::now());
+        let writes = match begun.await {
+            Ok(writes) => writes,
+            Err(error) => return vec![(first, error.into())],
+        };
+        let raised = stream::iter(collections).map(async |entry| {
+            let raised = writes.put(entry.change.clone()).await;
+            raised
+                .map_err(|error| (entry.sequence_number.clone(), Failure::from(error)))
+                .map(|()| entry)
+        });
+        let raised: Vec<Result<Numbered<MonitorEntry>, _>> =
+            raised.buffer_unordered(CONCURRENCY).collect().await;
+        let (mut changed, mut failed) = (vec![], vec![]);
+        for outcome in raised {
+            match outcome {
+                Ok(entry) => changed.push(entry),
+                Err(failure) => failed.push(failure),
+            }
+        }
+        // What failed may have been on its way and arrive after all.
+        let end = async {
+            if failed.is_empty() {
+                writes.end().await
+            } else {
+                Ok(())
+            }
+        };
+        // Who is told before the end reads the table.
+        let (ended, untold) = futures::join!(end, self.announce(&changed));
+        failed.extend(untold);
+        failed.extend(ended.err().map(|error| (first, error.into())));
+        failed
     }
 
     /// Has everybody told whom the changes concern. What failed, with the record from which on it has to come again.

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use aws_lambda_events::dynamodb::{Event, EventRecord};
 use aws_lambda_events::streams::DynamoDbEventResponse;
@@ -90,8 +91,9 @@ impl Aggregator {
     /// Computes every entry of monitor/changes anew from the timestamps of the collections' records, and has
     /// what was raised broadcast.
     ///
-    /// A `Query` of the entries, one of the buckets, one for each bucket with a `BatchGetItem` of itself and one for each
-    /// 100 collections; a `PutItem` for each entry that is behind. Safe to repeat and while writes go on.
+    /// A `Query` of the entries, one of the buckets, one for each bucket with a `BatchGetItem` of itself and one for
+    /// each 100 collections; a `PutItem` for each entry that is behind, between two `UpdateItem`. Safe to repeat and
+    /// while writes go on.
     ///
     /// # Errors
     /// The table or the queue failed.
@@ -131,10 +133,16 @@ impl Aggregator {
             .collect();
         rebuilt.removed = ghosts.len();
 
-        stream::iter(raised.iter().chain(&ghosts).cloned())
-            .map(Ok)
-            .try_for_each_concurrent(CONCURRENCY, |entry| self.store.put_monitor_entry(entry))
-            .await?;
+        let entries: Vec<_> = raised.iter().chain(&ghosts).cloned().collect();
+        if !entries.is_empty() {
+            let (now, name) = (Timestamp::now(), Uuid::new_v4().to_string());
+            let writes = self.store.begin_monitor_writes(&name, now).await?;
+            stream::iter(entries)
+                .map(Ok)
+                .try_for_each_concurrent(CONCURRENCY, |entry| writes.put(entry))
+                .await?;
+            writes.end().await?;
+        }
         let changed = raised.into_iter().map(|change| Numbered {
             sequence_number: String::new(),
             change,

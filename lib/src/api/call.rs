@@ -186,10 +186,8 @@ impl Endpoint {
                 Route::Permissions => {
                     permissions::answer(unit, &api.store, request, user, settings).await
                 }
-                Route::MonitorRecords => monitor::records(&api.store, request, &api.settings).await,
-                Route::MonitorChangeset => {
-                    monitor::changeset(&api.store, request, &api.settings).await
-                }
+                Route::MonitorRecords => monitor::records(api, request).await,
+                Route::MonitorChangeset => monitor::changeset(api, request).await,
                 Route::Changeset(uri) => {
                     changeset::of_collection(api, request, credentials, uri).await
                 }

@@ -83,6 +83,8 @@ pub struct Api {
     /// Those that are told before the commit.
     listeners: Listeners,
     passwords: Arc<Passwords>,
+    /// Shared by clones.
+    monitor: Arc<monitor::Memory>,
     providers: Arc<[Provider]>,
     /// Shared by requests that are tried the first time, held alone by one that is done again: requests of one
     /// process that collide once would go on colliding with one another; alone, each meets but those of other
@@ -108,6 +110,7 @@ impl Api {
     ) -> Self {
         Self {
             passwords: Arc::new(Passwords::new(&settings.api)),
+            monitor: Arc::default(),
             providers: Provider::all(&settings.api).into(),
             store,
             settings,

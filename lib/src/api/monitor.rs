@@ -1,14 +1,17 @@
 //! monitor/changes: which collections changed, and when. For everyone.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use http::Method;
 use http::StatusCode;
 use http::header::{AUTHORIZATION, IF_NONE_MATCH};
 use md5::{Digest, Md5};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use super::Api;
 use super::body::check_media_types;
 use super::caching;
 use super::changeset::{self, ChangesetQuery};
@@ -18,7 +21,7 @@ use super::request::Request;
 use super::response::Response;
 use crate::resource::ObjectUri;
 use crate::settings::{ApiSettings, ChangesSettings, Settings};
-use crate::store::monitor::MonitorEntry;
+use crate::store::monitor::{MonitorEntry, MonitorState};
 use crate::store::{Store, StoreError};
 use crate::timestamp::Timestamp;
 
@@ -26,35 +29,60 @@ use crate::timestamp::Timestamp;
 const MONITOR_CHANGES: (&str, &str) = ("monitor", "changes");
 
 /// One collection as monitor/changes shows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Change<'a> {
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Change {
+    last_modified: Timestamp,
+    bucket: String,
+    collection: String,
+    /// All of it, with its id and host.
+    json: String,
+}
+
+/// The fields of an entry, in their order.
+#[derive(Serialize)]
+struct Fields<'a> {
     /// UUID made of the md5 of host and collection URI (kinto-changes 4.1).
-    id: String,
+    id: &'a str,
     last_modified: Timestamp,
     bucket: &'a str,
     collection: &'a str,
     host: &'a str,
 }
 
-impl<'a> Change<'a> {
-    fn of(entry: &'a MonitorEntry, host: &'a str) -> Self {
-        let uri = ObjectUri::collection(&entry.bucket, &entry.collection);
+impl Change {
+    fn of(entry: MonitorEntry, host: &str) -> Self {
+        let MonitorEntry {
+            bucket,
+            collection,
+            last_modified,
+            ..
+        } = entry;
+        let uri = ObjectUri::collection(&bucket, &collection);
         let id = Uuid::from_bytes(Md5::digest(format!("{host}{uri}")).into());
-        Self {
-            id: id.to_string(),
-            last_modified: entry.last_modified,
-            bucket: &entry.bucket,
-            collection: &entry.collection,
+        let fields = Fields {
+            id: &id.to_string(),
+            last_modified,
+            bucket: &bucket,
+            collection: &collection,
             host,
+        };
+        Self {
+            json: serde_json::to_string(&fields).unwrap_or_default(),
+            last_modified,
+            bucket,
+            collection,
         }
     }
 
-    fn into_object(self) -> Map<String, Value> {
-        match json!(self) {
-            Value::Object(object) => object,
-            _ => Map::new(),
-        }
+    fn to_object(&self) -> Map<String, Value> {
+        serde_json::from_str(&self.json).unwrap_or_default()
     }
+}
+
+/// The JSON of a list of entries.
+fn array(changes: &[&Change]) -> String {
+    let texts: Vec<_> = changes.iter().map(|change| &*change.json).collect();
+    format!("[{}]", texts.join(","))
 }
 
 /// What is escaped in a query string: all but RFC 3986's unreserved characters.
@@ -67,22 +95,18 @@ const IN_QUERY: &AsciiSet = &NON_ALPHANUMERIC
 /// The fields of an entry, all there are to filter and sort by.
 const FIELDS: [&str; 5] = ["id", "last_modified", "bucket", "collection", "host"];
 
-/// The body of a list.
-#[derive(Serialize)]
-struct Listed<'a> {
-    data: &'a [Change<'a>],
-}
-
 /// What of the monitor the settings show.
+#[derive(Debug)]
 struct Shown {
     /// The entries, the latest first, without those of deleted collections.
-    entries: Vec<MonitorEntry>,
+    changes: Vec<Change>,
     /// The highest timestamp of all that is shown, that of a collection deleted since included: it never goes back.
     timestamp: Timestamp,
 }
 
 impl Shown {
-    /// Reads the entries; if `since` is given, those alone that are later, as far as that spares reading.
+    /// Reads the entries; if `since` is given, those alone that are later, as far as that spares reading. With all
+    /// entries comes the state that they are in.
     ///
     /// One `Query`. Who asks with the timestamp that it has costs what changed, not what there is: the entry of
     /// that very time, or a later one, tells the highest. A time that no entry has takes a second `Query`, of all.
@@ -90,34 +114,67 @@ impl Shown {
         store: &Store,
         changes: &ChangesSettings,
         since: Option<Timestamp>,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<(Option<MonitorState>, Self), StoreError> {
         let is_shown = |entry: &MonitorEntry| changes.shows(&entry.bucket, &entry.collection);
-        let mut entries = store.monitor_entries(since.unwrap_or_default()).await?;
+        let (mut state, mut entries) = store.monitor_entries(since.unwrap_or_default()).await?;
         entries.retain(is_shown);
         if entries.is_empty() && since.is_some() {
-            entries = store.monitor_entries(Timestamp(0)).await?;
+            (state, entries) = store.monitor_entries(Timestamp(0)).await?;
             entries.retain(is_shown);
         }
         let timestamp = entries
             .first()
             .map_or(Timestamp(0), |latest| latest.last_modified);
         entries.retain(|entry| !entry.deleted);
-        Ok(Self { entries, timestamp })
+        let shown = |entry| Change::of(entry, &changes.http_host);
+        let changes = entries.into_iter().map(shown).collect();
+        Ok((state, Self { changes, timestamp }))
     }
 
     /// What is shown of them and lies between these times, both exclusive.
-    fn changes<'a>(
-        &'a self,
-        host: &'a str,
+    fn between(
+        &self,
         since: Option<Timestamp>,
         before: Option<Timestamp>,
-    ) -> impl Iterator<Item = Change<'a>> {
+    ) -> impl Iterator<Item = &Change> {
         let later = move |time| since.is_none_or(|since| since < time);
         let earlier = move |time| before.is_none_or(|before| time < before);
-        self.entries
-            .iter()
-            .filter(move |entry| later(entry.last_modified) && earlier(entry.last_modified))
-            .map(move |entry| Change::of(entry, host))
+        let changes = self.changes.iter();
+        changes.filter(move |change| later(change.last_modified) && earlier(change.last_modified))
+    }
+}
+
+/// What was read last of all entries, for as long as their state says that none was written since
+/// ([decision 9](../../../docs/decisions/009-monitor-memory.md)). About 200 bytes an entry.
+#[derive(Debug, Default)]
+pub struct Memory(Mutex<Option<(MonitorState, Arc<Shown>)>>);
+
+impl Memory {
+    /// What is shown now; if `since` is given, maybe no more of it than is later.
+    ///
+    /// One `GetItem`, 1 RCU, if nothing changed; after it a `Query` if something did ([`Shown::read`]), which is the
+    /// only request where nothing is kept.
+    async fn read(
+        &self,
+        store: &Store,
+        changes: &ChangesSettings,
+        since: Option<Timestamp>,
+    ) -> Result<Arc<Shown>, StoreError> {
+        let kept = self.lock().clone();
+        if let Some((state, shown)) = kept
+            && store.monitor_state().await? == Some(state)
+        {
+            return Ok(shown);
+        }
+        let (state, shown) = Shown::read(store, changes, since).await?;
+        let shown = Arc::new(shown);
+        let settled = state.filter(|state| state.is_settled(Timestamp::now()));
+        *self.lock() = settled.map(|state| (state, Arc::clone(&shown)));
+        Ok(shown)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<(MonitorState, Arc<Shown>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -127,9 +184,13 @@ impl Shown {
 /// # Errors
 /// Whatever the request is to be refused for.
 pub async fn records(
-    store: &Store,
+    Api {
+        store,
+        settings,
+        monitor,
+        ..
+    }: &Api,
     request: &Request,
-    settings: &Settings,
 ) -> Result<Response, ApiError> {
     let Settings { api, changes, .. } = settings;
     if let Some(answer) = answer_to_age(request, settings, Timestamp::now()) {
@@ -138,25 +199,24 @@ pub async fn records(
     check_media_types(request)?;
     let query = ListQuery::parse(request, Some(&FIELDS), api, Timestamp::now());
     let bounds = query.as_ref().map(ListQuery::bounds).unwrap_or_default();
-    let shown = Shown::read(store, changes, bounds.since).await?;
+    let shown = monitor.read(store, changes, bounds.since).await?;
     let kept = |response| keep(response, request, api);
     // As in Kinto, these go before a query string that cannot be read.
     if let Some(not_modified) = listing::check_preconditions(request, shown.timestamp)? {
         if changes.flavour.answers_not_modified() {
             return Ok(not_modified);
         }
-        return Ok(kept(listed(&[], shown.timestamp)));
+        return Ok(kept(listed("[]", shown.timestamp)));
     }
     let query = query?;
-    let objects = shown.changes(&changes.http_host, bounds.since, bounds.before);
+    let asked: Vec<_> = shown.between(bounds.since, bounds.before).collect();
     if request.method == Method::GET
         && let Some(size) = query.plain_page_size()
-        && shown.entries.len() <= size
+        && asked.len() <= size
     {
-        let objects: Vec<_> = objects.collect();
-        return Ok(kept(listed(&objects, shown.timestamp)));
+        return Ok(kept(listed(&array(&asked), shown.timestamp)));
     }
-    let objects: Vec<_> = objects.map(Change::into_object).collect();
+    let objects: Vec<_> = asked.into_iter().map(Change::to_object).collect();
     let response = if request.method == Method::HEAD {
         listing::counted(query.count(&objects), shown.timestamp)
     } else {
@@ -173,9 +233,9 @@ fn keep(response: Response, request: &Request, settings: &ApiSettings) -> Respon
     caching::keep_changes(response, MONITOR_CHANGES, request, is_anonymous, caching)
 }
 
-fn listed(changes: &[Change<'_>], timestamp: Timestamp) -> Response {
-    let body = serde_json::to_string(&Listed { data: changes }).unwrap_or_default();
-    Response::json_text(StatusCode::OK, body)
+/// The whole of a list. `changes` is JSON already.
+fn listed(changes: &str, timestamp: Timestamp) -> Response {
+    Response::json_text(StatusCode::OK, format!("{{\"data\":{changes}}}"))
         .modified_at(timestamp)
         .uncached()
 }
@@ -187,9 +247,13 @@ fn listed(changes: &[Change<'_>], timestamp: Timestamp) -> Response {
 /// # Errors
 /// Whatever the request is to be refused for.
 pub async fn changeset(
-    store: &Store,
+    Api {
+        store,
+        settings,
+        monitor,
+        ..
+    }: &Api,
     request: &Request,
-    settings: &Settings,
 ) -> Result<Response, ApiError> {
     let Settings { api, changes, .. } = settings;
     check_media_types(request)?;
@@ -202,17 +266,17 @@ pub async fn changeset(
     if let Some(answer) = answer_to_age(request, settings, Timestamp::now()) {
         return Ok(answer);
     }
-    let shown = Shown::read(store, changes, query.since).await?;
+    let shown = monitor.read(store, changes, query.since).await?;
     let etag = shown.timestamp.etag();
     if changes.flavour.answers_not_modified() && request.header(IF_NONE_MATCH) == Some(&*etag) {
         return Ok(Response::empty(StatusCode::NOT_MODIFIED).modified_at(shown.timestamp));
     }
     let is_asked_for = |asked: &Option<String>, id: &str| asked.as_deref().is_none_or(|a| a == id);
-    let objects: Vec<_> = shown
-        .changes(&changes.http_host, query.since, None)
+    let asked: Vec<_> = shown
+        .between(query.since, None)
         .filter(|change| {
-            is_asked_for(&query.bucket, change.bucket)
-                && is_asked_for(&query.collection, change.collection)
+            is_asked_for(&query.bucket, &change.bucket)
+                && is_asked_for(&query.collection, &change.collection)
         })
         .take(query.limit.unwrap_or(usize::MAX))
         .collect();
@@ -220,8 +284,7 @@ pub async fn changeset(
     if changes.flavour.names_monitors_bucket() {
         metadata.insert("bucket".to_owned(), MONITOR_CHANGES.0.into());
     }
-    let objects = serde_json::to_string(&objects).unwrap_or_default();
-    let body = changeset::body(&metadata, shown.timestamp, &objects);
+    let body = changeset::body(&metadata, shown.timestamp, &array(&asked));
     let response = Response::json_text(StatusCode::OK, body).modified_at(shown.timestamp);
     Ok(keep(response, request, api))
 }
@@ -311,7 +374,7 @@ mod tests {
             deleted: false,
         };
         // Python: uuid.UUID(hashlib.md5(b"www.kinto.com/buckets/a/collections/b").hexdigest())
-        let change = Change::of(&entry, "www.kinto.com");
-        assert_eq!(change.id, "df899f02-ae6e-2b3d-4867-c534990c20da");
+        let change = Change::of(entry, "www.kinto.com").to_object();
+        assert_eq!(change["id"], "df899f02-ae6e-2b3d-4867-c534990c20da");
     }
 }

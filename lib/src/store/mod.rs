@@ -5,6 +5,7 @@
 //! | object | its parent's URI, `#`, its kind | its id | [`Object`] |
 //! | timestamp of a list | the same partition | `#timestamp` | [`List`] |
 //! | monitor entry | `#monitor` | the collection's URI | [`monitor`] |
+//! | state of all monitor entries | `#monitor` | `#state` | [`monitor`] |
 //! | broadcast state | `#broadcast` | the listener's name | [`broadcast`] |
 //! | a login under way | `#login#` and its state | `#login` | [`login`] |
 //! | a principal's groups | `#principal#` and the principal | `#groups` | [`membership`] |
@@ -12,7 +13,7 @@
 //! | what listeners are to be told of | `#outbox#` and a parent's URI | see there | [`outbox`] |
 //!
 //! No id may begin with `#`, so the reserved keys never meet an object's. The local secondary index
-//! `by_last_modified` takes in what has a `last_modified`: objects and monitor entries.
+//! `by_last_modified` takes in what has a `last_modified`: objects, monitor entries and their state.
 
 pub mod broadcast;
 pub mod changeset;

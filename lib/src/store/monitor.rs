@@ -1,19 +1,24 @@
 //! The entries of `monitor/changes`: one for every collection, whatever is shown of them.
 
+mod state;
+
 use std::collections::{HashMap, HashSet};
 
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
-use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
+use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::{
     BY_LAST_MODIFIED, Item, Key, Store, StoreError, TIMESTAMP_KEY, all_pages, flag, number, string,
-    time, unless_refused,
+    time,
 };
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::store::{Generation, List, Object};
 use crate::timestamp::Timestamp;
 
-/// The partition of all entries.
+use state::STATE_KEY;
+pub use state::{MonitorState, MonitorWrites};
+
+/// The partition of all entries, and of their state.
 const PARTITION: &str = "#monitor";
 
 /// What the monitor knows of one collection.
@@ -59,34 +64,31 @@ impl MonitorEntry {
     }
 }
 
+fn sort_key(item: &Item) -> Option<&String> {
+    item.get("sk").and_then(|sk| sk.as_s().ok())
+}
+
 /// Whether an item is the timestamp of a list, which lies among the list's objects.
 fn is_list(item: &Item) -> bool {
-    item.get("sk")
-        .and_then(|sk| sk.as_s().ok())
-        .is_some_and(|sk| sk == TIMESTAMP_KEY)
+    sort_key(item).is_some_and(|sk| sk == TIMESTAMP_KEY)
+}
+
+/// Whether an item is the state of the entries, which lies among them.
+fn is_state(item: &Item) -> bool {
+    sort_key(item).is_some_and(|sk| sk == STATE_KEY)
 }
 
 impl Store {
-    /// Records `entry` unless the monitor knows of a change as late or later. Safe to repeat, in any order.
-    ///
-    /// One `PutItem`, 1 WCU in the table and 1 to 2 in the index.
-    pub async fn put_monitor_entry(&self, entry: MonitorEntry) -> Result<(), StoreError> {
-        let put = self
-            .client
-            .put_item()
-            .table_name(&self.table)
-            .condition_expression("attribute_not_exists(pk) OR last_modified < :last_modified")
-            .expression_attribute_values(":last_modified", number(entry.last_modified))
-            .set_item(Some(entry.into_item()))
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::None);
-        unless_refused("PutItem", put.send().await)
-    }
-
-    /// Every entry from the time `from` on, the latest change first, tombstones among them.
+    /// Every entry from the time `from` on, the latest change first, tombstones among them; and if that is 0, the state
+    /// that they were in, unless no batch has begun yet.
     ///
     /// One `Query` of the index for each MB of entries (about 4,000), strongly consistent. It reads the earliest first:
-    /// an entry only ever moves on, so one that does so meanwhile is found twice and never missed.
-    pub async fn monitor_entries(&self, from: Timestamp) -> Result<Vec<MonitorEntry>, StoreError> {
+    /// an entry only ever moves on, so one that does so meanwhile is found twice and never missed. The state is read
+    /// before all of them.
+    pub async fn monitor_entries(
+        &self,
+        from: Timestamp,
+    ) -> Result<(Option<MonitorState>, Vec<MonitorEntry>), StoreError> {
         let query = self
             .partition_query(PARTITION)
             .index_name(BY_LAST_MODIFIED)
@@ -94,19 +96,25 @@ impl Store {
             .expression_attribute_values(":from", number(from))
             .scan_index_forward(true);
         let items = all_pages(query).await?;
+        let (state, items) = match items.split_first() {
+            Some((first, rest)) if is_state(first) => (Some(MonitorState::from_item(first)?), rest),
+            _ => (None, &*items),
+        };
         let mut seen = HashSet::with_capacity(items.len());
-        items
+        let entries = items
             .iter()
             .rev()
-            .filter(|item| seen.insert(item.get("sk").and_then(|sk| sk.as_s().ok())))
+            .filter(|item| seen.insert(sort_key(item)))
             .map(MonitorEntry::from_item)
-            .collect()
+            .collect::<Result<_, _>>()?;
+        Ok((state, entries))
     }
 
     /// Every entry, in no order, read from the table itself.
     pub async fn every_monitor_entry(&self) -> Result<Vec<MonitorEntry>, StoreError> {
         let items = self.partition_items(PARTITION, None).await?;
-        items.iter().map(MonitorEntry::from_item).collect()
+        let entries = items.iter().filter(|item| !is_state(item));
+        entries.map(MonitorEntry::from_item).collect()
     }
 
     /// The ids of every bucket that ever was.

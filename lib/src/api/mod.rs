@@ -46,6 +46,7 @@ use tokio::sync::RwLock;
 
 use self::auth::Credentials;
 use self::call::Call;
+use self::changeset::memory::Memory;
 use self::error::ApiError;
 use self::openid::provider::Provider;
 use self::passwords::Passwords;
@@ -77,6 +78,7 @@ pub struct Api {
     settings: Settings,
     megaphones: Vec<Megaphone>,
     passwords: Arc<Passwords>,
+    changesets: Arc<Memory>,
     providers: Arc<[Provider]>,
     /// Shared by requests that are tried the first time, held alone by one that is done again: requests of one
     /// process that collide once would go on colliding with one another; alone, each meets but those of other
@@ -101,6 +103,7 @@ impl Api {
             store,
             settings,
             megaphones,
+            changesets: Arc::default(),
             turn: Arc::default(),
         }
     }

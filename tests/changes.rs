@@ -527,7 +527,7 @@ fn ask() -> impl Strategy<Value = Ask> {
         1 => Just(Write::Anew),
     ];
     (
-        0..2_usize,
+        prop_oneof![3 => Just(0_usize), 1 => Just(1)],
         prop_oneof![2 => Just(None), 1 => (0..12_usize).prop_map(Some)],
         prop_oneof![3 => Just(None), 1 => (1..4_usize).prop_map(Some)],
         prop::collection::vec(prop::collection::vec(write, 0..3), 0..6),
@@ -541,47 +541,76 @@ fn ask() -> impl Strategy<Value = Ask> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(16), ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(24), ..ProptestConfig::default() })]
 
     /// Invariant 5: whatever is written between any two requests of changesets, whatever was asked for before, each
     /// is a state that there was while it was asked for.
     #[test]
-    fn a_changeset_is_one_moments_state(asks in prop::collection::vec(ask(), 1..4)) {
+    fn a_changeset_is_one_moments_state(
+        has_pages in prop::bool::weighted(0.3),
+        asks in prop::collection::vec(ask(), 1..8),
+    ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let kinto = Kinto::with_collection().await;
-            // Large records among the small ones make it several pages.
-            let mut times = vec![1];
-            for n in 0..8 {
-                let text = "x".repeat(if n < 6 && n % 2 == 0 { 380_000 } else { 0 });
-                times.push(put(&kinto, &format!("r{n}"), json!({"text": text})).await);
-            }
-            for n in [1, 6] {
-                let gone = kinto.delete(&format!("{COLLECTION}/records/r{n}")).await;
-                times.push(gone.last_modified());
-            }
-            put(&kinto, "past", json!({"last_modified": 5})).await;
-            let states = Arc::new(Mutex::new(vec![]));
-            states.lock().unwrap().extend(state(&kinto).await);
-            let processes = [kinto.clone(), Kinto::over(&kinto.aws, &[])];
-            for ask in asks {
-                let since = ask.since.map(|n| times.get(n).copied().unwrap_or_else(now));
-                let before = states.lock().unwrap().len() - 1;
-                let has_read = interfere(&kinto, ask.schedule, &states);
-                let mut path = format!("{CHANGESET}?_expected=1");
-                path.extend(since.map(|since| format!("&_since={since}")));
-                path.extend(ask.limit.map(|limit| format!("&_limit={limit}")));
-                let changeset = processes[ask.process].get(&path).await;
-                kinto.aws.heal();
-                // With a collection that changes each time that it is looked at, it may be given up.
-                if changeset.status == 503 {
-                    continue;
-                }
-                assert_eq!(changeset.status, 200, "{:?}", changeset.body);
-                let states = &states.lock().unwrap()[before..];
-                check(&changeset, states, since, ask.limit, has_read.load(Ordering::SeqCst));
-            }
-        });
+        runtime.block_on(play(has_pages, asks));
+    }
+}
+
+#[tokio::test]
+async fn a_changeset_is_one_moments_state_where_it_once_was_not() {
+    let ask = |since, limit, schedule: [&[Write]; 4]| Ask {
+        process: 0,
+        since,
+        limit: Some(limit),
+        schedule: schedule.map(<[Write]>::to_vec).to_vec(),
+    };
+    let new = [Write::Put(0, None)];
+    let past = [Write::Put(6, Some(1))];
+    let moved_back = [&[], &new[..], &past, &[Write::Metadata]];
+    play(true, vec![ask(Some(0), 2, moved_back)]).await;
+    let shrunk = [&[][..], &[], &[], &[Write::Delete(4)]];
+    play(true, vec![ask(None, 3, shrunk)]).await;
+}
+
+/// Asks for changesets while others write, and finds each answer among the states that there were.
+async fn play(has_pages: bool, asks: Vec<Ask>) {
+    let kinto = Kinto::with_collection().await;
+    // Large records among the small ones make it two pages.
+    let mut times = vec![1];
+    for n in 0..8 {
+        let is_large = has_pages && n < 6 && n % 2 == 0;
+        let text = "x".repeat(if is_large { 380_000 } else { 0 });
+        times.push(put(&kinto, &format!("r{n}"), json!({"text": text})).await);
+    }
+    for n in [1, 6] {
+        let gone = kinto.delete(&format!("{COLLECTION}/records/r{n}")).await;
+        times.push(gone.last_modified());
+    }
+    put(&kinto, "past", json!({"last_modified": 5})).await;
+    let states = Arc::new(Mutex::new(vec![]));
+    states.lock().unwrap().extend(state(&kinto).await);
+    let processes = [kinto.clone(), Kinto::over(&kinto.aws, &[])];
+    for ask in asks {
+        let since = ask.since.map(|n| times.get(n).copied().unwrap_or_else(now));
+        let before = states.lock().unwrap().len() - 1;
+        let has_read = interfere(&kinto, ask.schedule, &states);
+        let mut path = format!("{CHANGESET}?_expected=1");
+        path.extend(since.map(|since| format!("&_since={since}")));
+        path.extend(ask.limit.map(|limit| format!("&_limit={limit}")));
+        let changeset = processes[ask.process].get(&path).await;
+        kinto.aws.heal();
+        // With a collection that changes each time that it is looked at, it may be given up.
+        if changeset.status == 503 {
+            continue;
+        }
+        assert_eq!(changeset.status, 200, "{:?}", changeset.body);
+        let states = &states.lock().unwrap()[before..];
+        check(
+            &changeset,
+            states,
+            since,
+            ask.limit,
+            has_read.load(Ordering::SeqCst),
+        );
     }
 }
 

@@ -12,7 +12,7 @@ use kinto_serverless::store::monitor::MonitorEntry;
 use kinto_serverless::timestamp::Timestamp;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tests::{Answer, BOB, Kinto, NOBODY, TABLE, cases};
+use tests::{ALICE, Answer, BOB, Kinto, NOBODY, TABLE, cases};
 
 const COLLECTION: &str = "/buckets/main/collections/one";
 const CHANGESET: &str = "/buckets/main/collections/one/changeset";
@@ -48,6 +48,22 @@ async fn monitor(kinto: &Kinto, entries: &[(&str, &str, u64, bool)]) {
     }
     writes.end().await.unwrap();
     kinto.aws.requests().take();
+}
+
+/// Counts the items that queries read from now on.
+fn count_items(kinto: &Kinto) -> Arc<AtomicUsize> {
+    let read = Arc::new(AtomicUsize::new(0));
+    let (counted, database) = (Arc::clone(&read), kinto.aws.clone());
+    kinto.aws.inject(move |target, body| {
+        if target.ends_with("Query") {
+            let answer = database.database().execute("Query", body).unwrap();
+            let answer: Value = serde_json::from_str(&answer).unwrap();
+            let scanned = answer["ScannedCount"].as_u64().unwrap();
+            counted.fetch_add(scanned as usize, Ordering::SeqCst);
+        }
+        None
+    });
+    read
 }
 
 /// Now, a moment that no age is too old for.
@@ -115,18 +131,10 @@ async fn tombstones_come_with_since_which_costs_what_changed() {
     put(&kinto, "y", json!({})).await;
     kinto.delete(&format!("{COLLECTION}/records/x")).await;
 
-    let read = Arc::new(AtomicUsize::new(0));
-    let (counted, database) = (Arc::clone(&read), kinto.aws.clone());
-    kinto.aws.inject(move |target, body| {
-        if target.ends_with("Query") {
-            let answer = database.database().execute("Query", body).unwrap();
-            let answer: Value = serde_json::from_str(&answer).unwrap();
-            let scanned = answer["ScannedCount"].as_u64().unwrap();
-            counted.fetch_add(scanned as usize, Ordering::SeqCst);
-        }
-        None
-    });
+    let read = count_items(&kinto);
     for since in [format!("%22{known}%22"), known.to_string()] {
+        // In a process that remembers nothing.
+        let kinto = Kinto::over(&kinto.aws, &[]);
         read.store(0, Ordering::SeqCst);
         let changeset = kinto
             .get(&format!("{CHANGESET}?_expected=1&_since={since}"))
@@ -158,6 +166,131 @@ async fn tombstones_come_with_since_which_costs_what_changed() {
         .await;
     assert_eq!(ids(&nothing), [""; 0]);
     assert_eq!(nothing.body["timestamp"], all.body["timestamp"]);
+}
+
+#[tokio::test]
+async fn what_did_not_change_is_not_read_again() {
+    let kinto = Kinto::with_collection().await;
+    for n in 0..20 {
+        put(&kinto, &format!("r{n}"), json!({"n": n})).await;
+    }
+    kinto.delete(&format!("{COLLECTION}/records/r3")).await;
+    let items = count_items(&kinto);
+    // The answer, how many requests were sent and how many items were read by queries.
+    let get = async |kinto: &Kinto, query: &str| {
+        kinto.aws.requests().take();
+        items.store(0, Ordering::SeqCst);
+        let answer = kinto.get(&format!("{CHANGESET}?_expected=1{query}")).await;
+        assert_eq!(answer.status, 200, "{query}");
+        assert_eq!(kinto.aws.requests().of("TransactGetItems"), 1, "{query}");
+        let requests = kinto.aws.requests().total();
+        (answer.body, requests, items.load(Ordering::SeqCst))
+    };
+    // The same from a process that remembers nothing.
+    let afresh = async |query: &str| get(&Kinto::over(&kinto.aws, &[]), query).await.0;
+
+    // Who asks for a part has that read, and nothing is remembered.
+    for _ in 0..2 {
+        let (_, requests, read) = get(&kinto, "&_limit=3").await;
+        assert!(requests > 1 && read <= 6, "{requests} {read}");
+    }
+    let (whole, requests, read) = get(&kinto, "").await;
+    assert_eq!((requests, read), (2, 20));
+    let middle = whole["changes"][9]["last_modified"].as_u64().unwrap();
+    let since = format!("&_since={middle}");
+    let all_queries = [
+        "",
+        "&_limit=3",
+        "&_since=0",
+        &since,
+        &format!("{since}&_limit=4"),
+    ];
+    for query in all_queries {
+        let unchanged = get(&kinto, query).await;
+        assert_eq!(unchanged, (afresh(query).await, 1, 0), "{query}");
+    }
+    // Others share it, once they may read the collection at all.
+    assert_eq!(get(&kinto.as_user(ALICE), "").await, (whole, 1, 0));
+    assert_eq!(
+        kinto
+            .as_user(BOB)
+            .get(&format!("{CHANGESET}?_expected=1"))
+            .await
+            .status,
+        403
+    );
+    let collection = json!({"data": {"signature": "new"}});
+    kinto.put(COLLECTION, collection).await;
+    let (changed, requests, _) = get(&kinto, "").await;
+    assert_eq!(
+        (&changed["metadata"]["signature"], requests),
+        (&json!("new"), 1)
+    );
+
+    // What changed under later times is read alone: one written, one new, one gone.
+    for (n, query) in all_queries.into_iter().enumerate() {
+        put(&kinto, "r5", json!({"again": n})).await;
+        put(&kinto, &format!("new{n}"), json!({})).await;
+        kinto
+            .delete(&format!("{COLLECTION}/records/r{}", 10 + n))
+            .await;
+        let (answer, requests, read) = get(&kinto, query).await;
+        assert_eq!((requests, read), (2, 3), "{query}");
+        assert_eq!(answer, afresh(query).await, "{query}");
+        assert_eq!(get(&kinto, query).await, (answer, 1, 0), "{query}");
+    }
+    // Who has seen more than is remembered has what is later read, no more.
+    put(&kinto, "a", json!({})).await;
+    let known = put(&kinto, "b", json!({})).await;
+    put(&kinto, "c", json!({})).await;
+    let (answer, requests, read) = get(&kinto, &format!("&_since={known}")).await;
+    assert_eq!(
+        (&answer["changes"][0]["id"], requests, read),
+        (&json!("c"), 2, 1)
+    );
+}
+
+#[tokio::test]
+async fn what_is_written_under_a_past_time_is_read() {
+    let kinto = Kinto::with_collection().await;
+    let path = format!("{CHANGESET}?_expected=1");
+    let record = |id: &str, data: Value| {
+        let path = format!("/v1{COLLECTION}/records/{id}");
+        json!({"method": "PUT", "path": path, "body": {"data": data}})
+    };
+    put(&kinto, "a", json!({})).await;
+    assert_eq!(ids(&kinto.get(&path).await), ["a"]);
+    put(&kinto, "b", json!({"last_modified": 20})).await;
+    assert_eq!(ids(&kinto.get(&path).await), ["a", "b"]);
+    // Alone, or together with a later time, in whichever order.
+    let past = record("c", json!({"last_modified": 10}));
+    let requests = json!({"requests": [record("d", json!({})), past]});
+    assert_eq!(kinto.post("/batch", requests).await.status, 200);
+    assert_eq!(ids(&kinto.get(&path).await), ["d", "a", "b", "c"]);
+    let past = record("e", json!({"last_modified": 5}));
+    let requests = json!({"requests": [past, record("d", json!({}))]});
+    assert_eq!(kinto.post("/batch", requests).await.status, 200);
+    assert_eq!(ids(&kinto.get(&path).await), ["d", "a", "b", "c", "e"]);
+    // In a commit of more than one transaction.
+    for n in 0..5 {
+        let records = (0..25).map(|i| record(&format!("r{n}-{i}"), json!({})));
+        let requests: Vec<_> = records.collect();
+        kinto.post("/batch", json!({"requests": requests})).await;
+    }
+    assert_eq!(ids(&kinto.get(&path).await).len(), 130);
+    kinto.aws.requests().take();
+    let clear = json!({"method": "DELETE", "path": format!("/v1{COLLECTION}/records")});
+    let requests = json!({"requests": [clear, record("f", json!({"last_modified": 7}))]});
+    assert_eq!(kinto.post("/batch", requests).await.status, 200);
+    assert!(kinto.aws.requests().of("TransactWriteItems") > 1);
+    assert_eq!(ids(&kinto.get(&path).await), ["f"]);
+    // A collection that is made anew has nothing of what was remembered.
+    kinto.delete(COLLECTION).await;
+    assert_eq!(kinto.get(&path).await.error(), (404, 111));
+    kinto.put(COLLECTION, json!({})).await;
+    assert_eq!(ids(&kinto.get(&path).await), [""; 0]);
+    put(&kinto, "g", json!({"last_modified": 3})).await;
+    assert_eq!(ids(&kinto.get(&path).await), ["g"]);
 }
 
 #[tokio::test]
@@ -315,10 +448,25 @@ async fn a_collection_in_the_hand_of_a_transaction_is_read_again() {
 enum Write {
     /// A record is written, under a time of its list or under this one.
     Put(u8, Option<u64>),
+    /// Two are written at once, the second one under a past time.
+    Both(u8, u8, u64),
     Delete(u8),
+    /// All records are deleted.
+    Clear,
     Metadata,
     /// The collection is deleted and made anew.
     Anew,
+}
+
+/// One request for the changeset.
+#[derive(Clone, Debug)]
+struct Ask {
+    /// To which of two processes.
+    process: usize,
+    since: Option<usize>,
+    limit: Option<usize>,
+    /// What happens before each of its requests to the table.
+    schedule: Vec<Vec<Write>>,
 }
 
 /// A state that the collection had: timestamp, metadata, records and tombstones, the latest first.
@@ -343,15 +491,23 @@ async fn state(kinto: &Kinto) -> Option<State> {
 }
 
 async fn write(kinto: &Kinto, write: &Write, states: &Mutex<Vec<State>>) {
+    let data = |at: &Option<u64>| match at {
+        Some(at) => json!({"by": "rival", "last_modified": at}),
+        None => json!({"by": "rival"}),
+    };
+    let records = format!("{COLLECTION}/records");
     match write {
-        Write::Put(n, at) => {
-            let data = match at {
-                Some(at) => json!({"by": "rival", "last_modified": at}),
-                None => json!({"by": "rival"}),
+        Write::Put(n, at) => _ = put(kinto, &format!("r{n}"), data(at)).await,
+        Write::Both(n, m, at) => {
+            let one = |n, at| {
+                let path = format!("/v1{records}/r{n}");
+                json!({"method": "PUT", "path": path, "body": {"data": data(&at)}})
             };
-            put(kinto, &format!("r{n}"), data).await;
+            let requests = json!({"requests": [one(n, None), one(m, Some(*at))]});
+            assert_eq!(kinto.post("/batch", requests).await.status, 200);
         }
-        Write::Delete(n) => _ = kinto.delete(&format!("{COLLECTION}/records/r{n}")).await,
+        Write::Delete(n) => _ = kinto.delete(&format!("{records}/r{n}")).await,
+        Write::Clear => _ = kinto.delete(&records).await,
         Write::Metadata => _ = kinto.put(COLLECTION, json!({"data": {"n": now()}})).await,
         Write::Anew => {
             kinto.delete(COLLECTION).await;
@@ -362,101 +518,187 @@ async fn write(kinto: &Kinto, write: &Write, states: &Mutex<Vec<State>>) {
     states.lock().unwrap().extend(now);
 }
 
-/// What happens before each of the changeset's requests to the table.
-fn schedule() -> impl Strategy<Value = Vec<Vec<Write>>> {
+fn ask() -> impl Strategy<Value = Ask> {
     let write = prop_oneof![
-        4 => (0..8_u8).prop_map(|n| Write::Put(n, None)),
-        1 => (0..8_u8, 1..1_000_u64).prop_map(|(n, at)| Write::Put(n, Some(at))),
-        3 => (0..8_u8).prop_map(Write::Delete),
-        2 => Just(Write::Metadata),
+        6 => (0..8_u8).prop_map(|n| Write::Put(n, None)),
+        // Records of which some are there, some were deleted, and some never were.
+        3 => (0..16_u8, 1..1_000_u64).prop_map(|(n, at)| Write::Put(n, Some(at))),
+        1 => (0..8_u8, 8..16_u8, 1..1_000_u64).prop_map(|(n, m, at)| Write::Both(n, m, at)),
+        4 => (0..8_u8).prop_map(Write::Delete),
+        1 => Just(Write::Clear),
+        3 => Just(Write::Metadata),
         1 => Just(Write::Anew),
     ];
-    prop::collection::vec(prop::collection::vec(write, 0..3), 0..8)
+    (
+        prop_oneof![3 => Just(0_usize), 1 => Just(1)],
+        prop_oneof![2 => Just(None), 1 => (0..12_usize).prop_map(Some)],
+        prop_oneof![3 => Just(None), 1 => (1..4_usize).prop_map(Some)],
+        prop::collection::vec(prop::collection::vec(write, 0..3), 0..6),
+    )
+        .prop_map(|(process, since, limit, schedule)| Ask {
+            process,
+            since,
+            limit,
+            schedule,
+        })
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(16), ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(24), ..ProptestConfig::default() })]
 
-    /// Invariant 6: whatever is written between any two requests of one changeset, it is a state that there was.
+    /// Invariant 5: whatever is written between any two requests of changesets, whatever was asked for before, each
+    /// is a state that there was while it was asked for.
     #[test]
     fn a_changeset_is_one_moments_state(
-        schedule in schedule(),
-        since in prop::option::of(0..12_usize),
-        limit in prop::option::of(1..4_usize),
+        has_pages in prop::bool::weighted(0.3),
+        asks in prop::collection::vec(ask(), 1..8),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let kinto = Kinto::with_collection().await;
-            // Large records among the small ones make it several pages.
-            let mut times = vec![1];
-            for n in 0..8 {
-                let text = "x".repeat(if n % 2 == 0 { 300_000 } else { 0 });
-                times.push(put(&kinto, &format!("r{n}"), json!({"text": text})).await);
-            }
-            for n in [1, 6] {
-                let gone = kinto.delete(&format!("{COLLECTION}/records/r{n}")).await;
-                times.push(gone.last_modified());
-            }
-            put(&kinto, "past", json!({"last_modified": 5})).await;
-            let states = Arc::new(Mutex::new(vec![]));
-            let first = state(&kinto).await;
-            states.lock().unwrap().extend(first);
+        runtime.block_on(play(has_pages, asks));
+    }
+}
 
-            let (rival, seen, busy) = (kinto.clone(), Arc::clone(&states), AtomicBool::new(false));
-            let left = Mutex::new(schedule.into_iter());
-            kinto.aws.inject(move |_, _| {
-                if busy.swap(true, Ordering::SeqCst) {
-                    return None;
+#[tokio::test]
+async fn a_changeset_is_one_moments_state_where_it_once_was_not() {
+    let ask = |since, limit, schedule: [&[Write]; 4]| Ask {
+        process: 0,
+        since,
+        limit: Some(limit),
+        schedule: schedule.map(<[Write]>::to_vec).to_vec(),
+    };
+    let new = [Write::Put(0, None)];
+    let past = [Write::Put(6, Some(1))];
+    let moved_back = [&[], &new[..], &past, &[Write::Metadata]];
+    play(true, vec![ask(Some(0), 2, moved_back)]).await;
+    let shrunk = [&[][..], &[], &[], &[Write::Delete(4)]];
+    play(true, vec![ask(None, 3, shrunk)]).await;
+}
+
+/// Asks for changesets while others write, and finds each answer among the states that there were.
+async fn play(has_pages: bool, asks: Vec<Ask>) {
+    let kinto = Kinto::with_collection().await;
+    // Large records among the small ones make it two pages.
+    let mut times = vec![1];
+    for n in 0..8 {
+        let is_large = has_pages && n < 6 && n % 2 == 0;
+        let text = "x".repeat(if is_large { 380_000 } else { 0 });
+        times.push(put(&kinto, &format!("r{n}"), json!({"text": text})).await);
+    }
+    for n in [1, 6] {
+        let gone = kinto.delete(&format!("{COLLECTION}/records/r{n}")).await;
+        times.push(gone.last_modified());
+    }
+    put(&kinto, "past", json!({"last_modified": 5})).await;
+    let states = Arc::new(Mutex::new(vec![]));
+    states.lock().unwrap().extend(state(&kinto).await);
+    let processes = [kinto.clone(), Kinto::over(&kinto.aws, &[])];
+    for ask in asks {
+        let since = ask.since.map(|n| times.get(n).copied().unwrap_or_else(now));
+        let before = states.lock().unwrap().len() - 1;
+        let has_read = interfere(&kinto, ask.schedule, &states);
+        let mut path = format!("{CHANGESET}?_expected=1");
+        path.extend(since.map(|since| format!("&_since={since}")));
+        path.extend(ask.limit.map(|limit| format!("&_limit={limit}")));
+        let changeset = processes[ask.process].get(&path).await;
+        kinto.aws.heal();
+        // With a collection that changes each time that it is looked at, it may be given up.
+        if changeset.status == 503 {
+            continue;
+        }
+        assert_eq!(changeset.status, 200, "{:?}", changeset.body);
+        let states = &states.lock().unwrap()[before..];
+        check(
+            &changeset,
+            states,
+            since,
+            ask.limit,
+            has_read.load(Ordering::SeqCst),
+        );
+    }
+}
+
+/// Has others write before each of the next requests to the table, and notes the states that come of it. What is
+/// returned becomes true when one of these requests is a query.
+fn interfere(
+    kinto: &Kinto,
+    schedule: Vec<Vec<Write>>,
+    states: &Arc<Mutex<Vec<State>>>,
+) -> Arc<AtomicBool> {
+    let has_read = Arc::new(AtomicBool::new(false));
+    let reads = Arc::clone(&has_read);
+    let (rival, seen, busy) = (kinto.clone(), Arc::clone(states), AtomicBool::new(false));
+    let left = Mutex::new(schedule.into_iter());
+    kinto.aws.inject(move |target, _| {
+        if busy.swap(true, Ordering::SeqCst) {
+            return None;
+        }
+        reads.fetch_or(target.ends_with("Query"), Ordering::SeqCst);
+        let writes = left.lock().unwrap().next().unwrap_or_default();
+        let (rival, seen) = (rival.clone(), Arc::clone(&seen));
+        // In a thread of its own: this one is in the middle of the request that the rival is to come before.
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                for one in &writes {
+                    write(&rival, one, &seen).await;
                 }
-                let writes = left.lock().unwrap().next().unwrap_or_default();
-                let (rival, seen) = (rival.clone(), Arc::clone(&seen));
-                // In a thread of its own: this one is in the middle of the request that the rival is to come before.
-                let thread = std::thread::spawn(move || {
-                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                    runtime.block_on(async {
-                        for one in &writes {
-                            write(&rival, one, &seen).await;
-                        }
-                    });
-                });
-                thread.join().unwrap();
-                busy.store(false, Ordering::SeqCst);
-                None
             });
-            let since = since.map(|n| times.get(n).copied().unwrap_or_else(now));
-            let mut path = format!("{CHANGESET}?_expected=1");
-            path.extend(since.map(|since| format!("&_since={since}")));
-            path.extend(limit.map(|limit| format!("&_limit={limit}")));
-            let changeset = kinto.get(&path).await;
-            kinto.aws.heal();
-            // With a collection that changes each time that it is looked at, it may be given up.
-            if changeset.status == 503 {
-                return;
-            }
-            assert_eq!(changeset.status, 200, "{:?}", changeset.body);
-            let matches = |(timestamp, metadata, records): &State| {
-                let wanted = records.iter().filter(|record| match since {
-                    Some(since) => record["last_modified"].as_u64().unwrap() > since,
-                    None => record["deleted"] != true,
-                });
-                changeset.body["timestamp"] == *timestamp
-                    && changeset.body["metadata"] == *metadata
-                    && wanted.take(limit.unwrap_or(usize::MAX)).eq(changeset.body["changes"].as_array().unwrap())
-            };
-            let states = states.lock().unwrap();
-            if !states.iter().any(matches) {
-                let brief = |records: &[Value]| {
-                    let each = records.iter().map(|r| format!("{}@{}", r["id"], r["last_modified"]));
-                    each.collect::<Vec<_>>().join(" ")
-                };
-                let shown = changeset.body["changes"].as_array().unwrap();
-                let states: Vec<_> = states.iter().map(|(t, m, r)| format!("{t} {m} {}", brief(r))).collect();
-                panic!(
-                    "{path}: {} {} {}\nwas never:\n{}",
-                    changeset.body["timestamp"], changeset.body["metadata"], brief(shown), states.join("\n")
-                );
-            }
         });
+        thread.join().unwrap();
+        busy.store(false, Ordering::SeqCst);
+        None
+    });
+    has_read
+}
+
+/// Finds a changeset among the states that there were, in their order.
+///
+/// When records were read (`has_read`), what was written under past times alone while they were may show in them
+/// with the metadata from just before.
+fn check(
+    changeset: &Answer,
+    states: &[State],
+    since: Option<u64>,
+    limit: Option<usize>,
+    has_read: bool,
+) {
+    let shown = changeset.body["changes"].as_array().unwrap();
+    let has_records = |(timestamp, _, records): &State| {
+        let wanted = records.iter().filter(|record| match since {
+            Some(since) => record["last_modified"].as_u64().unwrap() > since,
+            None => record["deleted"] != true,
+        });
+        changeset.body["timestamp"] == *timestamp
+            && wanted.take(limit.unwrap_or(usize::MAX)).eq(shown)
+    };
+    let has_metadata = |(timestamp, metadata, _): &State| {
+        changeset.body["timestamp"] == *timestamp && changeset.body["metadata"] == *metadata
+    };
+    let first = states.iter().position(has_metadata);
+    let is_one = |(n, state): (usize, &State)| {
+        let is_later = has_read && first.is_some_and(|first| first <= n);
+        has_records(state) && (is_later || has_metadata(state))
+    };
+    if !states.iter().enumerate().any(is_one) {
+        let brief = |records: &[Value]| {
+            let each = records
+                .iter()
+                .map(|r| format!("{}@{}", r["id"], r["last_modified"]));
+            each.collect::<Vec<_>>().join(" ")
+        };
+        let states = states
+            .iter()
+            .map(|(t, m, r)| format!("{t} {m} {}", brief(r)));
+        panic!(
+            "since {since:?}, limit {limit:?}: {} {} {}\nwas never:\n{}",
+            changeset.body["timestamp"],
+            changeset.body["metadata"],
+            brief(shown),
+            states.collect::<Vec<_>>().join("\n")
+        );
     }
 }
 

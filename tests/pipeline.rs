@@ -278,6 +278,30 @@ async fn a_poison_record_is_passed_over_and_holds_up_no_other() {
 }
 
 #[tokio::test]
+async fn a_list_that_only_counted_a_write_under_a_past_time_is_passed_over() {
+    let pipeline = Pipeline::new().await;
+    let after = |mut record: Value, timestamp: u64| {
+        let before = changed(0, "one", timestamp);
+        record["dynamodb"]["OldImage"] = before["dynamodb"]["NewImage"].clone();
+        record["dynamodb"]["NewImage"]["past"] = json!({"N": "1"});
+        record
+    };
+    pipeline.kinto.aws.requests().take();
+    pipeline
+        .aggregate(&[after(changed(1, "one", 10), 10)])
+        .await;
+    assert_eq!(pipeline.kinto.aws.requests().total(), 0);
+    let batch = [
+        after(changed(2, "one", 11), 10),
+        after(closed(3, "two", 10), 10),
+    ];
+    pipeline.aggregate(&batch).await;
+    let expected = BTreeMap::from([("one".to_owned(), 11)]);
+    assert_eq!(pipeline.monitor().await, expected);
+    assert!(pipeline.kinto.aws.requests().of("PutItem") >= 2);
+}
+
+#[tokio::test]
 async fn a_batch_comes_again_from_the_earliest_change_that_failed() {
     let pipeline = Pipeline::new().await;
     pipeline.kinto.aws.inject(|target, body| {

@@ -1,11 +1,14 @@
 //! Changesets: a collection's metadata, timestamp and what changed in it, as one moment had them.
 
-use std::fmt::Write as _;
+pub mod memory;
+
+use std::sync::Arc;
 
 use http::StatusCode;
 use http::header::IF_NONE_MATCH;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
+use self::memory::State;
 use super::asked::Asked;
 use super::auth::{Credentials, User};
 use super::body::check_media_types;
@@ -15,9 +18,8 @@ use super::request::Request;
 use super::response::Response;
 use super::{Api, listing, lists};
 use crate::resource::{Kind, ListUri, ObjectUri};
-use crate::settings::Settings;
 use crate::store::Generation;
-use crate::store::changeset::{Change, Changes, Wanted};
+use crate::store::changeset::{Changes, Wanted};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::UnitOfWork;
 
@@ -92,6 +94,8 @@ struct Collection {
     last_modified: Timestamp,
     /// The timestamp of its records.
     timestamp: Timestamp,
+    /// How many transactions wrote records under past times.
+    past: u64,
     metadata: Map<String, Value>,
 }
 
@@ -134,13 +138,19 @@ impl Collection {
             generation,
             last_modified: live.last_modified,
             timestamp: unit.timestamp_of(records),
+            past: unit.past_of(records),
             metadata,
         };
         Ok((collection, user))
     }
 
+    /// Whether all that was written to its records since was written under later times.
+    fn continues(&self, generation: &Generation, past: u64) -> bool {
+        self.generation == *generation && self.past == past
+    }
+
     fn is_same_as(&self, other: &Self) -> bool {
-        self.generation == other.generation && self.last_modified == other.last_modified
+        self.continues(&other.generation, other.past) && self.last_modified == other.last_modified
     }
 
     /// Names the state of the collection with the records of that time. Neither time tells it alone.
@@ -151,8 +161,10 @@ impl Collection {
 
 /// Answers `GET` and `HEAD` of a collection's changeset, for who may read the collection.
 ///
-/// Two round trips: the collection with its records' timestamp, then the records. Only when something was written
-/// meanwhile the collection is read once more, and so on while it itself changes
+/// One round trip when nothing was written to the records since this process read all of them
+/// ([decision 11](../../../docs/decisions/011-changeset-memory.md)). Else two: the collection with its records' timestamp,
+/// then the records, those that changed since where the others are remembered. Only when something was written meanwhile
+/// the collection is read once more, and so on while it itself changes
 /// ([decision 7](../../../docs/decisions/007-changesets.md)).
 ///
 /// # Errors
@@ -168,6 +180,8 @@ pub async fn of_collection(
     let Api {
         store, settings, ..
     } = api;
+    // Before the collection is read, so that what this tells is later than what is remembered.
+    let remembered = api.changesets.get(&records);
     let read_collection = || Collection::read(api, request, credentials, uri, &records);
     let (mut collection, user) = read_collection().await?;
     let query = ChangesetQuery::parse(request)?;
@@ -181,85 +195,110 @@ pub async fn of_collection(
         since: query.since.unwrap_or_default(),
         limit: query.limit,
         most_bytes: MAX_READ,
-        tombstones: query.since.is_some(),
+        // What is remembered has them.
+        tombstones: query.since.is_some() || query.limit.is_none(),
     };
-    let mut changes = None;
-    for _ in 0..MAX_ATTEMPTS {
-        let Collection {
-            ref generation,
-            timestamp: at,
-            ..
-        } = collection;
+    // A client that has seen more than this process is not made to wait for what it has seen.
+    let mut remembered = remembered
+        .filter(|state| collection.continues(&state.generation, state.past))
+        .filter(|state| wanted.since <= state.timestamp);
+    let mut changes = remembered
+        .as_ref()
+        .map(|state| Changes::none(&state.generation, state.timestamp, MAX_READ));
+    let mut attempts = 0..MAX_ATTEMPTS;
+    let read = loop {
+        attempts.next().ok_or(ApiError::Busy)?;
+        let at = collection.timestamp;
         let read = match changes.take() {
-            None => store.changes(&records, generation, at, wanted).await?,
-            Some(known) => store.update_changes(&records, at, known).await?,
+            Some(read) if read.timestamp() == at => read,
+            Some(read) => store.update_changes(&records, at, read).await?,
+            None => {
+                let generation = &collection.generation;
+                store.changes(&records, generation, at, wanted).await?
+            }
         };
         if read.are_too_large() {
             return Err(ApiError::ResponseTooLarge);
         }
         // Nothing was written since the collection was read: they belong together.
         if read.timestamp() == at {
-            return Ok(answer(&collection, &read, request, &user, uri, settings));
+            break read;
         }
         let (again, _) = read_collection().await?;
         // The collection was the same before and after.
         if again.is_same_as(&collection) {
-            return Ok(answer(&collection, &read, request, &user, uri, settings));
+            break read;
         }
-        changes = (again.generation == collection.generation).then_some(read);
+        if again.continues(&collection.generation, collection.past) {
+            changes = Some(read);
+        } else {
+            remembered = None;
+        }
         collection = again;
+    };
+    let is_whole = remembered.is_some() || wanted.is_all();
+    let Collection {
+        generation, past, ..
+    } = &collection;
+    let state = match remembered {
+        Some(state) if state.timestamp == read.timestamp() => state,
+        Some(state) => Arc::new(state.moved_on(&read)),
+        None => Arc::new(State::of(&read, generation.clone(), *past)),
+    };
+    if is_whole {
+        api.changesets.keep(&records, Arc::clone(&state));
     }
-    Err(ApiError::Busy)
-}
-
-fn answer(
-    collection: &Collection,
-    changes: &Changes,
-    request: &Request,
-    user: &User,
-    uri: &ObjectUri,
-    settings: &Settings,
-) -> Response {
-    let timestamp = changes.timestamp();
-    let mut text = String::from("[");
-    for (n, change) in changes.shown().iter().enumerate() {
-        if n > 0 {
-            text.push(',');
-        }
-        write_change(&mut text, change);
-    }
-    text.push(']');
-    let body = body(&collection.metadata, timestamp, &text);
-    let response = Response::json_text(StatusCode::OK, body)
+    let timestamp = state.timestamp;
+    let response = Response::json_text(StatusCode::OK, body_of(&collection, &state, &query)?)
         .last_modified(timestamp.max(collection.last_modified))
         .tagged(&collection.etag(timestamp));
     let of = (uri.bucket_id(), uri.id());
-    let caching = &settings.api.caching;
-    caching::keep_changes(response, of, request, user.id.is_none(), caching)
+    let (is_anonymous, caching) = (user.id.is_none(), &settings.api.caching);
+    let response = caching::keep_changes(response, of, request, is_anonymous, caching);
+    Ok(response)
+}
+
+/// The JSON of a changeset: what is asked for of the records.
+///
+/// # Errors
+/// That there is more than could be sent.
+fn body_of(
+    collection: &Collection,
+    state: &State,
+    query: &ChangesetQuery,
+) -> Result<String, ApiError> {
+    let records = state.shown(query.since, query.limit);
+    let length: usize = records.iter().map(|record| record.json.len() + 1).sum();
+    if length > MAX_READ {
+        return Err(ApiError::ResponseTooLarge);
+    }
+    let mut text = beginning(&collection.metadata, state.timestamp, length + 2);
+    text.push('[');
+    for (n, record) in records.into_iter().enumerate() {
+        if n > 0 {
+            text.push(',');
+        }
+        text.push_str(&record.json);
+    }
+    text.push_str("]}");
+    Ok(text)
 }
 
 /// The JSON of a changeset. `changes` is JSON already.
 pub fn body(metadata: &Map<String, Value>, timestamp: Timestamp, changes: &str) -> String {
-    let metadata = json!(metadata);
-    format!("{{\"metadata\":{metadata},\"timestamp\":{timestamp},\"changes\":{changes}}}")
+    let mut text = beginning(metadata, timestamp, changes.len() + 1);
+    text.push_str(changes);
+    text.push('}');
+    text
 }
 
-/// Writes a record as its list shows it: its stored text goes in as it is.
-fn write_change(text: &mut String, change: &Change) {
-    // An id has no character that JSON would escape. Writing to a string does not fail.
-    let _ = write!(
-        text,
-        "{{\"id\":\"{}\",\"last_modified\":{}",
-        change.id, change.last_modified
-    );
-    match change.data.as_deref().map(|data| data.strip_prefix('{')) {
-        None => text.push_str(",\"deleted\":true}"),
-        Some(None | Some("}")) => text.push('}'),
-        Some(Some(fields)) => {
-            text.push(',');
-            text.push_str(fields);
-        }
-    }
+/// The JSON of a changeset up to its changes, with room for what follows.
+fn beginning(metadata: &Map<String, Value>, timestamp: Timestamp, rest: usize) -> String {
+    // What is made of JSON can always be written.
+    let metadata = serde_json::to_string(metadata).unwrap_or_default();
+    let mut text = format!("{{\"metadata\":{metadata},\"timestamp\":{timestamp},\"changes\":");
+    text.reserve_exact(rest);
+    text
 }
 
 #[cfg(test)]

@@ -83,8 +83,9 @@ pub struct Api {
     /// Those that are told before the commit.
     listeners: Listeners,
     passwords: Arc<Passwords>,
-    /// Shared by clones.
+    /// What is remembered of what was answered; shared by clones.
     monitor: Arc<monitor::Memory>,
+    changesets: Arc<changeset::memory::Memory>,
     providers: Arc<[Provider]>,
     /// Shared by requests that are tried the first time, held alone by one that is done again: requests of one
     /// process that collide once would go on colliding with one another; alone, each meets but those of other
@@ -116,6 +117,7 @@ impl Api {
             settings,
             megaphones,
             listeners,
+            changesets: Arc::default(),
             turn: Arc::default(),
         }
     }

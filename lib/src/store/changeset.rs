@@ -63,6 +63,13 @@ pub struct Wanted {
     pub tombstones: bool,
 }
 
+impl Wanted {
+    /// Whether that is all that there is.
+    pub fn is_all(&self) -> bool {
+        self.since == Timestamp(0) && self.limit.is_none()
+    }
+}
+
 /// The objects of a list that are later than a time, as of the moment when the last reading ended.
 #[derive(Debug)]
 pub struct Changes {
@@ -80,6 +87,23 @@ pub struct Changes {
 }
 
 impl Changes {
+    /// None at all: what there is to [`Store::update_changes`] when all is known of the list with that timestamp.
+    pub fn none(generation: &Generation, timestamp: Timestamp, most_bytes: usize) -> Self {
+        Self {
+            wanted: Wanted {
+                since: timestamp,
+                limit: None,
+                most_bytes,
+                tombstones: true,
+            },
+            generation: generation.clone(),
+            read: vec![],
+            timestamp,
+            bytes: 0,
+            is_whole: true,
+        }
+    }
+
     /// The timestamp of the list at the moment that the changes are of.
     pub fn timestamp(&self) -> Timestamp {
         self.timestamp

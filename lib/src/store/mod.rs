@@ -34,8 +34,7 @@ use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use aws_sdk_dynamodb::operation::transact_get_items::TransactGetItemsError;
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::{
-    AttributeValue, ConditionCheck, Get, KeysAndAttributes, Put, TransactGetItem,
-    TransactWriteItem, Update,
+    AttributeValue, Get, KeysAndAttributes, Put, TransactGetItem, TransactWriteItem, Update,
 };
 
 use self::membership::MembershipChanges;
@@ -170,19 +169,14 @@ pub enum Write {
         /// What was read there; `None` when nothing was.
         replaces: Option<Version>,
     },
-    /// Replaces the list item at `uri`, under a condition.
+    /// Changes the list item at `uri`, under a condition.
     List {
         /// Where.
         uri: ListUri,
-        /// What to write.
-        list: List,
-        /// What must still hold.
-        condition: ListCondition,
-    },
-    /// Only checks a condition on the list item at `uri`.
-    CheckList {
-        /// Where.
-        uri: ListUri,
+        /// What becomes of it, but for the writes under past times; `None` when nothing does.
+        list: Option<List>,
+        /// Whether objects are written under past times, which is counted whatever others write meanwhile.
+        past: bool,
         /// What must still hold.
         condition: ListCondition,
     },
@@ -202,7 +196,7 @@ pub enum Write {
 pub enum ListCondition {
     /// There is no such item yet.
     Absent,
-    /// Its timestamp is what was read: nothing at all was written to the list meanwhile.
+    /// Its timestamp is what was read: nothing was written to the list meanwhile, unless under a past time.
     Unchanged(Timestamp),
     /// It is open under the same parent, and every write so far came before this time.
     OpenBefore(Generation, Timestamp),
@@ -461,28 +455,11 @@ impl Store {
             Write::List {
                 uri,
                 list,
+                past,
                 condition,
             } => {
-                let (expression, names, values) = condition.expression();
-                Put::builder()
-                    .table_name(&self.table)
-                    .set_item(Some(list.into_item(Key::list(&uri), uri.kind())))
-                    .condition_expression(expression)
-                    .set_expression_attribute_names(names)
-                    .set_expression_attribute_values(values)
-                    .build()
-                    .map(|put| TransactWriteItem::builder().put(put).build())
-            }
-            Write::CheckList { uri, condition } => {
-                let (expression, names, values) = condition.expression();
-                ConditionCheck::builder()
-                    .table_name(&self.table)
-                    .set_key(Some(Key::list(&uri).into_item()))
-                    .condition_expression(expression)
-                    .set_expression_attribute_names(names)
-                    .set_expression_attribute_values(values)
-                    .build()
-                    .map(|check| TransactWriteItem::builder().condition_check(check).build())
+                let update = self.update_list(&uri, list, past, condition);
+                update.map(|update| TransactWriteItem::builder().update(update).build())
             }
             Write::Memberships { principal, changes } => {
                 let (expression, names, values) = changes.expression();
@@ -506,35 +483,71 @@ impl Store {
             source: e.into(),
         })
     }
+
+    fn update_list(
+        &self,
+        uri: &ListUri,
+        list: Option<List>,
+        past: bool,
+        condition: ListCondition,
+    ) -> Result<Update, BuildError> {
+        let (condition, mut values) = condition.expression();
+        let mut expression = String::new();
+        if let Some(list) = list {
+            // Not called `last_modified`, so that the index leaves it out. The stream's filter tells the lists of records
+            // by their kind.
+            expression += "SET #timestamp = :reached, generation = :generation, kind = :kind";
+            let kind = uri.kind().name().to_owned();
+            values.extend([
+                (":reached".to_owned(), number(list.timestamp)),
+                (
+                    ":generation".to_owned(),
+                    AttributeValue::S(list.generation.0),
+                ),
+                (":kind".to_owned(), AttributeValue::S(kind)),
+            ]);
+            if list.closed {
+                expression += ", closed = :closed";
+                values.insert(":closed".to_owned(), AttributeValue::Bool(true));
+            } else {
+                expression += " REMOVE closed";
+            }
+        }
+        if past {
+            expression += " ADD past :one";
+            values.insert(":one".to_owned(), AttributeValue::N("1".to_owned()));
+        }
+        // A reserved word of DynamoDB, which takes no name either that stands nowhere.
+        let is_named = [condition, &expression]
+            .iter()
+            .any(|text| text.contains("#timestamp"));
+        let name = ("#timestamp".to_owned(), "timestamp".to_owned());
+        Update::builder()
+            .table_name(&self.table)
+            .set_key(Some(Key::list(uri).into_item()))
+            .update_expression(expression)
+            .condition_expression(condition)
+            .set_expression_attribute_names(is_named.then(|| [name].into()))
+            .set_expression_attribute_values(Some(values))
+            .build()
+    }
 }
 
 impl ListCondition {
-    /// The condition expression with its names and values. `timestamp` is a reserved word of DynamoDB.
-    fn expression(self) -> (&'static str, Option<HashMap<String, String>>, Option<Item>) {
-        let names = || {
-            Some(HashMap::from([(
-                "#timestamp".to_owned(),
-                "timestamp".to_owned(),
-            )]))
-        };
+    /// The condition expression with its values.
+    fn expression(self) -> (&'static str, Item) {
         let generation = |g: Generation| (":generation".to_owned(), AttributeValue::S(g.0));
         let timestamp = |t: Timestamp| (":timestamp".to_owned(), number(t));
         match self {
-            Self::Absent => ("attribute_not_exists(pk)", None, None),
-            Self::Unchanged(read) => (
-                "#timestamp = :timestamp",
-                names(),
-                Some([timestamp(read)].into()),
-            ),
+            Self::Absent => ("attribute_not_exists(pk)", Item::new()),
+            Self::Unchanged(read) => ("#timestamp = :timestamp", [timestamp(read)].into()),
             Self::OpenBefore(g, t) => (
                 "generation = :generation AND attribute_not_exists(closed) AND #timestamp < :timestamp",
-                names(),
-                Some([generation(g), timestamp(t)].into()),
+                [generation(g), timestamp(t)].into(),
             ),
             Self::Open(g) => (
                 "generation = :generation AND attribute_not_exists(closed)",
-                None,
-                Some([generation(g)].into()),
+                [generation(g)].into(),
             ),
         }
     }

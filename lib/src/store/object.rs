@@ -167,25 +167,11 @@ pub struct List {
     pub generation: Generation,
     /// Whether the parent was deleted.
     pub closed: bool,
+    /// How many transactions wrote under past times, which the timestamp does not tell of. Only ever raised.
+    pub past: u64,
 }
 
 impl List {
-    pub(super) fn into_item(self, key: Key, kind: Kind) -> Item {
-        let mut item = key.into_item();
-        // Not called `last_modified`, so that the index leaves it out.
-        item.insert("timestamp".to_owned(), number(self.timestamp));
-        item.insert(
-            "generation".to_owned(),
-            AttributeValue::S(self.generation.0),
-        );
-        // What the stream's filter tells the lists of records by.
-        item.insert("kind".to_owned(), AttributeValue::S(kind.name().to_owned()));
-        if self.closed {
-            item.insert("closed".to_owned(), AttributeValue::Bool(true));
-        }
-        item
-    }
-
     /// Reads an item back.
     ///
     /// # Errors
@@ -195,6 +181,14 @@ impl List {
             timestamp: time(item, "timestamp")?,
             generation: Generation(string(item, "generation")?),
             closed: flag(item, "closed"),
+            // Of a list that has seen none there is no such attribute.
+            past: match item.get("past") {
+                None => 0,
+                Some(AttributeValue::N(count)) => {
+                    count.parse().map_err(|_| malformed(item, "past"))?
+                }
+                Some(_) => return Err(malformed(item, "past")),
+            },
         })
     }
 }

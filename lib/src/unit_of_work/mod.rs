@@ -212,6 +212,11 @@ impl UnitOfWork {
             .map_or(Timestamp(0), |slot| slot.now.timestamp)
     }
 
+    /// How many transactions wrote to a list under past times, which its timestamp does not tell of.
+    pub fn past_of(&self, list: &ListUri) -> u64 {
+        self.lists.get(list).map_or(0, |slot| slot.now.past)
+    }
+
     /// The timestamp of a list. The commit will fail if it is another by then, so that an answer may rest on it.
     pub fn rely_on_timestamp(&mut self, list: &ListUri) -> Timestamp {
         let slot = self.list(list);

@@ -17,6 +17,8 @@ pub(super) struct ListSlot {
     read: Option<List>,
     pub(super) now: List,
     pub(super) change: ListChange,
+    /// Whether objects were written under past times that their client gave.
+    past: bool,
     /// Whether an answer depends on the exact timestamp that was read.
     pub(super) relied_on: bool,
 }
@@ -24,7 +26,7 @@ pub(super) struct ListSlot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ListChange {
     None,
-    /// Objects were written under past times that their client gave: the parent must exist, no more.
+    /// Objects were written under past times alone: the parent must exist, no more.
     Checked,
     /// Objects were written; the first of the times that they were given.
     Advanced(Timestamp),
@@ -56,11 +58,13 @@ impl ListSlot {
             timestamp: Timestamp(0),
             generation: Generation::ROOT,
             closed: false,
+            past: 0,
         };
         Self {
             now: read.clone().unwrap_or_else(absent),
             read,
             change: ListChange::None,
+            past: false,
             relied_on: false,
         }
     }
@@ -70,6 +74,7 @@ impl ListSlot {
         let previous = self.now.timestamp;
         let given = match at {
             Some(at) if at < previous => {
+                self.past = true;
                 if self.change == ListChange::None {
                     self.change = ListChange::Checked;
                 }
@@ -93,18 +98,20 @@ impl ListSlot {
             timestamp: now.max(self.now.timestamp.next()),
             generation,
             closed,
+            ..self.now
         };
         self.change = ListChange::Replaced;
     }
 
-    /// Takes a part's share out of what becomes of the list; what is left goes on from there. `latest` is the time of
-    /// the latest object of the list in the part, `last` whether no other part follows.
+    /// Takes a part's share out of what becomes of the list; what is left goes on from there. `times` are those of
+    /// the list's objects in the part, the earliest first; `last` says whether no other part follows.
     pub(super) fn take_share(
         &mut self,
         uri: ListUri,
-        latest: Option<Timestamp>,
+        times: &[Timestamp],
         last: bool,
     ) -> Option<Write> {
+        let latest = times.last().copied();
         let before = self
             .read
             .as_ref()
@@ -124,6 +131,11 @@ impl ListSlot {
             change: match self.change {
                 ListChange::Advanced(_) if reached == before => ListChange::Checked,
                 change => change,
+            },
+            past: match self.change {
+                // Between the parts the list may be read up to just before it.
+                ListChange::Advanced(first) => times.first().is_some_and(|time| *time < first),
+                _ => self.past,
             },
             relied_on: std::mem::take(&mut self.relied_on),
             now,
@@ -150,13 +162,13 @@ impl ListSlot {
             ListChange::Checked => ListCondition::Open(generation()),
             ListChange::Advanced(first) => ListCondition::OpenBefore(generation(), first),
         };
-        Some(match self.change {
-            ListChange::Checked => Write::CheckList { uri, condition },
-            _ => Write::List {
-                uri,
-                list: self.now,
-                condition,
-            },
+        // What is not there yet is written as a whole.
+        let moves = self.change != ListChange::Checked || self.read.is_none();
+        Some(Write::List {
+            uri,
+            list: moves.then_some(self.now),
+            past: self.past || self.change == ListChange::Checked,
+            condition,
         })
     }
 }
@@ -170,6 +182,7 @@ mod tests {
             timestamp: Timestamp(timestamp),
             generation: Generation::ROOT,
             closed: false,
+            past: 0,
         }))
     }
 
@@ -191,6 +204,44 @@ mod tests {
         );
         assert_eq!(slot.now.timestamp, Timestamp(100));
         assert_eq!(slot.change, ListChange::Checked);
+    }
+
+    /// What becomes of a list: its timestamp, and whether a write under a past time is counted.
+    fn told(write: Option<Write>) -> (Option<u64>, bool) {
+        match write {
+            Some(Write::List { list, past, .. }) => (list.map(|list| list.timestamp.0), past),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn past_times_are_told_of_whatever_else_is_written() {
+        let list = ListUri::buckets;
+        let mut alone = slot(100);
+        alone.assign(Timestamp(500), Some(Timestamp(7)));
+        assert_eq!(told(alone.into_write(list())), (None, true));
+        let mut none = slot(100);
+        none.assign(Timestamp(500), None);
+        assert_eq!(told(none.clone().into_write(list())), (Some(500), false));
+        // Later than what was read, and yet another may have moved the list there.
+        none.assign(Timestamp(500), Some(Timestamp(300)));
+        assert_eq!(told(none.into_write(list())), (Some(500), true));
+    }
+
+    #[test]
+    fn each_part_tells_of_its_own_past_times() {
+        let list = ListUri::buckets;
+        let mut slot = slot(100);
+        for at in [Some(7), None, Some(8), None, None].map(|at| at.map(Timestamp)) {
+            slot.assign(Timestamp(500), at);
+        }
+        let mut share = |times: &[u64], last| {
+            let times: Vec<_> = times.iter().copied().map(Timestamp).collect();
+            told(slot.take_share(list(), &times, last))
+        };
+        assert_eq!(share(&[7], false), (None, true));
+        assert_eq!(share(&[8, 500], false), (Some(500), true));
+        assert_eq!(share(&[501, 502], true), (Some(502), false));
     }
 
     #[test]

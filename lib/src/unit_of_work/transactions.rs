@@ -194,11 +194,12 @@ impl Part {
                 .iter()
                 .filter(|(object, _)| *object.list() == uri);
             let times = times.filter_map(|(_, slot)| Some(slot.written.as_ref()?.last_modified));
-            let latest = times.max();
+            // In their order, which is that of the objects.
+            let times: Vec<_> = times.collect();
             let Some(slot) = lists.get_mut(&uri) else {
                 continue;
             };
-            writes.extend(slot.take_share(uri, latest, last));
+            writes.extend(slot.take_share(uri, &times, last));
         }
         let objects = self.objects.into_iter();
         writes.extend(objects.filter_map(|(uri, slot)| slot.into_write(uri)));

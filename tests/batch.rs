@@ -509,3 +509,16 @@ proptest! {
         })?;
     }
 }
+
+#[tokio::test]
+async fn a_batch_that_is_too_large_for_one_transaction_is_refused_and_writes_nothing() {
+    let kinto = Kinto::with_collection().await;
+    let text = "x".repeat(390_000);
+    let uri = |n: usize| format!("/buckets/main/collections/one/records/r{n}");
+    let put = |n: usize| json!({"method": "PUT", "path": uri(n), "body": {"data": {"text": text}}});
+    let batch = |count: usize| json!({"requests": (0..count).map(put).collect::<Vec<_>>()});
+    assert_eq!(kinto.post("/batch", batch(11)).await.error(), (413, 113));
+    assert_eq!(kinto.get(&uri(0)).await.status, 404);
+    assert_eq!(kinto.post("/batch", batch(9)).await.status, 200);
+    assert_eq!(kinto.get(&uri(8)).await.status, 200);
+}

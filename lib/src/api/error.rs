@@ -110,6 +110,9 @@ pub enum ApiError {
     /// The object would be larger than the storage takes: 413.
     #[error("object too large")]
     TooLarge,
+    /// What is to be written is larger than one transaction: 413.
+    #[error("request too large")]
+    RequestTooLarge,
     /// What was asked for is larger than Lambda can send, and nothing of it was done: 413.
     #[error("response too large")]
     ResponseTooLarge,
@@ -194,7 +197,9 @@ impl ApiError {
             Self::UnsupportedMediaType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::Modified { .. } => StatusCode::PRECONDITION_FAILED,
-            Self::TooLarge | Self::ResponseTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooLarge | Self::RequestTooLarge | Self::ResponseTooLarge => {
+                StatusCode::PAYLOAD_TOO_LARGE
+            }
             Self::Gone => StatusCode::GONE,
             Self::Vetoed { status, .. } => *status,
             Self::Busy | Self::Listener { .. } | Self::Provider(_) | Self::Store(_) => {
@@ -212,7 +217,7 @@ impl ApiError {
             Self::NotAcceptable | Self::UnsupportedMediaType { .. } | Self::Invalid(_) => 107,
             Self::UnknownObject { .. } => 110,
             Self::UnknownParent { .. } | Self::UnknownPath => 111,
-            Self::TooLarge | Self::ResponseTooLarge => 113,
+            Self::TooLarge | Self::RequestTooLarge | Self::ResponseTooLarge => 113,
             Self::Modified { .. } => 114,
             Self::MethodNotAllowed { .. } => 115,
             Self::UnknownVersion => 116,
@@ -270,6 +275,9 @@ impl ApiError {
                 Self::MethodNotAllowed { .. } => "This endpoint does not take that method.",
                 Self::Modified { .. } => "Resource was modified meanwhile",
                 Self::TooLarge => "The object is larger than 400 KB, the most that can be stored.",
+                Self::RequestTooLarge => {
+                    "What is written together is larger than 4 MB, the most that can be. Put fewer requests into a batch."
+                }
                 Self::ResponseTooLarge => {
                     "The answer is larger than can be sent. Ask for less at once: by _limit, _since, pages of a list, fewer requests in a batch."
                 }

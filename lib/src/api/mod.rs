@@ -271,6 +271,7 @@ impl Api {
                 Ok(()) => return Ok(responses),
                 Err(CommitError::Store(error)) => return Err(error.into()),
                 Err(CommitError::Partial) => return Err(ApiError::Busy),
+                Err(CommitError::TooLarge) => return Err(ApiError::RequestTooLarge),
                 // Somebody was quicker: what is there now is known the sooner the better.
                 Err(CommitError::Conflict) => known = None,
                 Err(CommitError::Contended) => {}

@@ -111,6 +111,9 @@ pub enum CommitError {
     /// A part of it is committed and the rest cannot be, since another write came between. Safe to repeat.
     #[error("another write came between the parts of a large one")]
     Partial,
+    /// It is more than a transaction can hold. Nothing was written.
+    #[error("more than a transaction can hold")]
+    TooLarge,
     /// It failed; a lost answer may hide a commit.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -130,6 +130,15 @@ impl Object {
         })
     }
 
+    /// Bytes that its item takes, about: what keys, times and generations add is less than 2 KB.
+    pub fn size(&self) -> usize {
+        match &self.content {
+            Content::Live { data, permissions } => serde_json::to_vec(&(data, permissions))
+                .map_or(usize::MAX, |json| json.len().saturating_add(2048)),
+            Content::Deleted => 2048,
+        }
+    }
+
     /// It as listeners are told of it: the data that the API shows, but for an account's hash of its password.
     pub fn told(&self, uri: &ObjectUri) -> Map<String, Value> {
         let mut told = match &self.content {

@@ -32,7 +32,7 @@ pub const KEPT: Duration = Duration::from_secs(14 * 24 * 3600);
 /// Bytes of a part at most; an item may have 400 KB.
 const MAX_PART: usize = 380 * 1024;
 /// Bytes of a transaction's entries at most: it may have 4 MB, the objects included.
-const MAX_ENTRIES: usize = 2 * 1024 * 1024;
+const MAX_ENTRIES: usize = 1536 * 1024;
 /// Parts of a transaction's entries at most: each parent has one that need not be full. As many objects as a
 /// transaction holds have few parents where there are more than [`super::MAX_TRANSACTION_ITEMS`] of them: a batch
 /// has 25 requests, and a request for a list one parent.
@@ -78,6 +78,11 @@ pub struct Part {
 }
 
 impl Part {
+    /// Bytes that it takes, but for keys and the like.
+    pub fn size(&self) -> usize {
+        self.events.len()
+    }
+
     pub(super) fn into_item(self) -> Item {
         let mut item = self.entry.key(self.number).into_item();
         item.insert(

@@ -295,13 +295,13 @@ impl UnitOfWork {
     ///
     /// # Errors
     /// [`CommitError::Conflict`] when something that the unit relied on has changed: read and decide again.
-    /// [`CommitError::Contended`] when that may be so.
+    /// [`CommitError::Contended`] when that may be so. [`CommitError::TooLarge`] when it cannot be one transaction.
     pub async fn commit(
         self,
         store: &Store,
         waits_for: impl Fn(&ResourceChanged) -> bool,
     ) -> Result<(), CommitError> {
-        let mut parts = self.into_transactions(&waits_for).into_iter();
+        let mut parts = self.into_transactions(&waits_for)?.into_iter();
         if let Some(first) = parts.next() {
             store.commit(first).await?;
         }

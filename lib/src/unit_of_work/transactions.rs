@@ -12,25 +12,43 @@ use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::store::membership::{Membership, MembershipChanges};
 use crate::store::{CommitError, Content, MAX_TRANSACTION_ITEMS, Object, Store, Write, outbox};
 
+/// Bytes of a transaction at most: DynamoDB's 4 MB, less what keys and lists take.
+const MAX_SIZE: usize = 4 * 1024 * 1024 - 256 * 1024;
+/// So many objects of 400 KB fit into a transaction beside the outbox's entries; they need not be measured.
+const FEW_OBJECTS: usize = 5;
+
 /// Times that a later part of a large commit is tried.
 const MAX_PART_ATTEMPTS: u32 = 8;
 
 impl UnitOfWork {
     /// What was written as transactions, in the order in which they are to be committed: one, unless it holds too much.
     /// With the events that somebody `waits_for`.
+    ///
+    /// # Errors
+    /// [`CommitError::TooLarge`]
     pub(super) fn into_transactions(
         self,
         waits_for: &impl Fn(&ResourceChanged) -> bool,
-    ) -> Vec<Vec<Write>> {
+    ) -> Result<Vec<Vec<Write>>, CommitError> {
         let memberships = self.membership_changes();
         let outbox = self.outbox(0, |_| true, waits_for);
         let writes_lists = self.lists.values();
         let lists = writes_lists.filter(|slot| slot.change != ListChange::None);
         let objects = self.objects.values();
-        let objects = objects.filter(|slot| slot.written.is_some());
-        let count = objects.count() + lists.count() + memberships.len() + outbox.len();
+        let objects: Vec<_> = objects.filter_map(|slot| slot.written.as_ref()).collect();
+        let count = objects.len() + lists.count() + memberships.len() + outbox.len();
         if count > MAX_TRANSACTION_ITEMS {
-            return self.into_parts(waits_for);
+            return Ok(self.into_parts(waits_for));
+        }
+        if objects.len() > FEW_OBJECTS {
+            let size: usize = objects.into_iter().map(Object::size).sum();
+            let outbox = outbox.iter().map(|write| match write {
+                Write::Outbox(part) => part.size(),
+                _ => 0,
+            });
+            if size + outbox.sum::<usize>() > MAX_SIZE {
+                return Err(CommitError::TooLarge);
+            }
         }
         let memberships = memberships
             .into_iter()
@@ -44,7 +62,7 @@ impl UnitOfWork {
             .into_iter()
             .filter_map(|(uri, slot)| slot.into_write(uri));
         let written = objects.chain(lists).chain(memberships);
-        vec![written.chain(outbox).collect()]
+        Ok(vec![written.chain(outbox).collect()])
     }
 
     /// What the outbox is to hold of the `n`-th transaction, which writes what it `has`.

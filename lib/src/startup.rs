@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
 
@@ -45,8 +46,10 @@ impl Environment {
             .operation_attempt_timeout(Duration::from_secs(2))
             .operation_timeout(Duration::from_secs(7))
             .build();
+        // An attempt ends long before a stream counts as stalled (5 seconds), so nothing needs to watch for that.
         let sdk = aws_config::defaults(BehaviorVersion::v2026_01_12())
             .timeout_config(timeouts)
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .load()
             .await;
         let mut vars = Vars::from_env();

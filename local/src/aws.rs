@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
+use aws_sdk_dynamodb::config::{BehaviorVersion, Region, StalledStreamProtectionConfig};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use kinto_serverless::listeners::Aws;
 use serde_json::json;
@@ -130,25 +130,28 @@ impl LocalAws {
         self.dynamodb.create_table(name)
     }
 
-    /// An SDK client without a socket.
+    /// An SDK client without a socket, and without signatures, which nobody checks here, and a watch for streams that
+    /// stall, which none does.
     pub fn dynamodb(&self) -> aws_sdk_dynamodb::Client {
         aws_sdk_dynamodb::Client::from_conf(
             aws_sdk_dynamodb::Config::builder()
                 .behavior_version(BehaviorVersion::v2026_01_12())
                 .region(REGION)
-                .credentials_provider(credentials())
+                .allow_no_auth()
+                .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
                 .http_client(self.http_client())
                 .build(),
         )
     }
 
-    /// An SDK client without a socket.
+    /// As [`Self::dynamodb`].
     pub fn sqs(&self) -> aws_sdk_sqs::Client {
         aws_sdk_sqs::Client::from_conf(
             aws_sdk_sqs::Config::builder()
                 .behavior_version(BehaviorVersion::v2026_01_12())
                 .region(REGION)
-                .credentials_provider(credentials())
+                .allow_no_auth()
+                .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
                 .http_client(self.http_client())
                 .build(),
         )
@@ -304,10 +307,6 @@ impl RequestCounter {
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, u64>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-pub(crate) fn credentials() -> Credentials {
-    Credentials::new("local", "local", None, None, "kinto-local")
 }
 
 #[cfg(test)]

@@ -26,12 +26,9 @@ const TOKEN_WINDOW: Duration = Duration::from_secs(600);
 /// How long DynamoDB keeps a stream record, and how long a file does.
 const STREAM_RETENTION_HOURS: u32 = 24;
 
-/// The two lookups that dynoxide makes by number on a text column.
-const STREAM_INDEXES: &str = "
-    CREATE INDEX IF NOT EXISTS kinto_stream_last
-        ON _stream_records (table_name, CAST(sequence_number AS INTEGER));
-    CREATE INDEX IF NOT EXISTS kinto_stream_next
-        ON _stream_records (table_name, shard_id, CAST(sequence_number AS INTEGER));";
+/// What dynoxide looks up by number in a text column: the last record, and those behind an iterator.
+const STREAM_INDEX: &str = "
+    CREATE INDEX IF NOT EXISTS kinto_stream ON _stream_records (CAST(sequence_number AS INTEGER));";
 
 /// An embedded DynamoDB, in memory or in a file.
 pub struct DynamoDb {
@@ -64,7 +61,7 @@ impl DynamoDb {
     }
 
     fn over(storage: Storage, stream_retention_hours: u32) -> Result<Self> {
-        storage.conn().execute_batch(STREAM_INDEXES)?;
+        storage.conn().execute_batch(STREAM_INDEX)?;
         let state = State {
             storage,
             tokens: Tokens::default(),

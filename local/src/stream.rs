@@ -22,7 +22,7 @@ use crate::aws::LocalAws;
 const BATCH: usize = 100;
 
 /// Writes wake the reader at once; under load this lets them gather into a batch.
-const GATHER: Duration = Duration::from_millis(5);
+const GATHER: Duration = Duration::from_millis(10);
 
 /// Expired items and records are swept this often.
 const SWEEP: Duration = Duration::from_secs(60);

@@ -563,15 +563,18 @@ async fn a_changeset_is_one_moments_state_where_it_once_was_not() {
     let ask = |since, limit, schedule: [&[Write]; 4]| Ask {
         process: 0,
         since,
-        limit: Some(limit),
+        limit,
         schedule: schedule.map(<[Write]>::to_vec).to_vec(),
     };
-    let new = [Write::Put(0, None)];
-    let past = [Write::Put(6, Some(1))];
-    let moved_back = [&[], &new[..], &past, &[Write::Metadata]];
-    play(true, vec![ask(Some(0), 2, moved_back)]).await;
-    let shrunk = [&[][..], &[], &[], &[Write::Delete(4)]];
-    play(true, vec![ask(None, 3, shrunk)]).await;
+    let (new, past) = (Write::Put(7, None), Write::Put(6, Some(1)));
+    for ask in [
+        // Moved back behind what is read.
+        ask(None, None, [&[], &[], &[past.clone(), new.clone()], &[]]),
+        ask(Some(0), Some(2), [&[], &[new], &[past], &[Write::Metadata]]),
+        ask(None, Some(3), [&[], &[], &[], &[Write::Delete(4)]]),
+    ] {
+        play(true, vec![ask]).await;
+    }
 }
 
 /// Asks for changesets while others write, and finds each answer among the states that there were.
@@ -590,7 +593,8 @@ async fn play(has_pages: bool, asks: Vec<Ask>) {
     }
     put(&kinto, "past", json!({"last_modified": 5})).await;
     let states = Arc::new(Mutex::new(vec![]));
-    states.lock().unwrap().extend(state(&kinto).await);
+    let first = state(&kinto).await;
+    states.lock().unwrap().extend(first);
     let processes = [kinto.clone(), Kinto::over(&kinto.aws, &[])];
     for ask in asks {
         let since = ask.since.map(|n| times.get(n).copied().unwrap_or_else(now));

@@ -112,21 +112,26 @@ impl ResourceChanged {
         uri.rsplit_once('/').map_or("", |(list, _)| list).to_owned()
     }
 
-    /// Its JSON.
+    /// Its JSON, without the two characters that JSON takes as they are and SQS takes in no message: they are escaped.
     pub fn to_json(&self) -> String {
-        serde_json::to_string(self).unwrap_or_default()
+        let json = serde_json::to_string(self).unwrap_or_default();
+        if !json.contains(['\u{fffe}', '\u{ffff}']) {
+            return json;
+        }
+        json.replace('\u{fffe}', r"\ufffe")
+            .replace('\u{ffff}', r"\uffff")
     }
 
-    /// Its JSON, for a way that takes no more than `most` bytes at once: in several events, each with some of the
-    /// objects and an id of its own, where it is longer; and of an object that is too large alone, what names it.
-    pub fn to_json_within(&self, most: usize) -> Vec<String> {
+    /// Its id and JSON, for a way that takes no more than `most` bytes at once: in several events, each with some of
+    /// the objects and an id of its own, where it is longer; and of an object that is too large alone, what names it.
+    pub fn to_json_within(&self, most: usize) -> Vec<(String, String)> {
         let whole = self.to_json();
         if whole.len() <= most {
-            return vec![whole];
+            return vec![(self.id.clone(), whole)];
         }
         let count = self.impacted_records.len();
         if count <= 1 {
-            return vec![self.truncated().to_json()];
+            return vec![(self.id.clone(), self.truncated().to_json())];
         }
         let part = |n: u8, range: std::ops::Range<usize>| Self {
             id: format!("{}.{n}", self.id),
@@ -366,12 +371,17 @@ mod tests {
     #[test]
     fn what_is_too_long_comes_in_several_events_with_ids_of_their_own() {
         let event = event(5);
-        assert_eq!(event.to_json_within(100_000), [event.to_json()]);
+        let whole = ("e".to_owned(), event.to_json());
+        assert_eq!(event.to_json_within(100_000), [whole]);
         let parts: Vec<ResourceChanged> = event
             .to_json_within(900)
             .iter()
-            .inspect(|json| assert!(json.len() <= 900))
-            .map(|json| serde_json::from_str(json).unwrap())
+            .inspect(|(_, json)| assert!(json.len() <= 900))
+            .map(|(id, json)| {
+                let part: ResourceChanged = serde_json::from_str(json).unwrap();
+                assert_eq!(part.id, *id);
+                part
+            })
             .collect();
         let uris = parts.iter().flat_map(|part| &part.impacted_uris);
         assert!(uris.eq(&event.impacted_uris));
@@ -382,9 +392,26 @@ mod tests {
     }
 
     #[test]
+    fn characters_that_sqs_does_not_take_are_escaped() {
+        let mut event = event(1);
+        let text = json!("a\u{fffe}\u{ffff}\u{0}\u{1fffe}b");
+        event.impacted_records[0]
+            .new
+            .insert("text".to_owned(), text);
+        let json = event.to_json();
+        // As the API reference of SendMessage lists them.
+        let takes = |c| matches!(c, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..);
+        assert!(json.chars().all(takes), "{json}");
+        assert_eq!(
+            serde_json::from_str::<ResourceChanged>(&json).unwrap(),
+            event
+        );
+    }
+
+    #[test]
     fn an_object_that_is_too_large_alone_is_named() {
         let parts = event(1).to_json_within(10);
-        let part: ResourceChanged = serde_json::from_str(&parts[0]).unwrap();
+        let part: ResourceChanged = serde_json::from_str(&parts[0].1).unwrap();
         assert!(part.truncated);
         assert_eq!(
             json!(part.impacted_records),

@@ -72,7 +72,7 @@ impl MegaphoneError {
 }
 
 /// Reads `Retry-After`: seconds, or a date. `None` for anything else.
-fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+pub(crate) fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     if let Ok(seconds) = value.trim().parse() {
         return Some(Duration::from_secs(seconds));
     }

@@ -1,8 +1,9 @@
 //! Your own listeners: the one place where code gets the name that a listener's `use` gives it.
 //!
 //! Write a type that is a [`Listener`](super::Listener) with a function that makes it, and add a line to [`LISTENERS`]:
-//! every function of the stack, and the local one, knows it then. `examples/bucket_mail.rs` of the local stack is a
-//! whole one, `docs/listeners.md` leads through it.
+//! every function of the stack, and the local one, knows it then. `examples/bucket_mail` of the local stack is a
+//! whole one, `docs/listeners.md` leads through it. Settings that are secrets are called `SECRET` or `PASSWORD`: these
+//! may be ARNs.
 
 use super::Make;
 

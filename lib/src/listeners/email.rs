@@ -1,8 +1,354 @@
 //! `email`: an event is a mail.
-use super::{Listener, Parts};
-use crate::settings::SettingError;
+//!
+//! | setting | |
+//! | --- | --- |
+//! | `…smtp_host` | the server, e.g. `email-smtp.eu-central-1.amazonaws.com` (SES); required |
+//! | `…smtp_port` | its port: 587, or 465 when TLS is implicit; Lambda blocks 25 |
+//! | `…smtp_tls` | `starttls`; or `implicit`, or `none` |
+//! | `…smtp_ca_certificate` | PEM: who may sign the server's certificate, instead of the public authorities |
+//! | `…username`, `…password` | as the server knows us; both or neither, and not without TLS |
+//! | `…sender` | an address, e.g. `Kinto <kinto@example.org>`; required |
+//! | `…recipients` | addresses between commas, or between spaces when they have no names; required |
+//! | `…subject`, `…body` | templates; [`SUBJECT`] and [`BODY`] |
+//!
+//! A template is text with fields of the event between braces, e.g. `{action}`: [`FIELDS`], and the ids of what the
+//! request was sent to: `{bucket_id}`, `{group_id}`, `{collection_id}`, `{record_id}`, `{account_id}`. What the event
+//! does not have is empty. `{{` and `}}` stand for braces.
+//!
+//! All recipients are sent one mail; one that the server does not take makes it fail for all. A mail that is sent twice
+//! has the same `Message-ID`.
+
 use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use lettre::message::header::{ContentType, HeaderName, HeaderValue};
+use lettre::message::{Mailbox, Message};
+use lettre::transport::smtp::authentication::Credentials;
+use lettre::transport::smtp::client::{Certificate, CertificateStore, Tls, TlsParameters};
+use lettre::transport::smtp::{SUBMISSION_PORT, SUBMISSIONS_PORT};
+use lettre::{AsyncSmtpTransport, AsyncTransport, Tokio1Executor};
+use serde_json::Value;
+
+use super::{Listener, NotifyError, Parts};
+use crate::event::ResourceChanged;
+use crate::resource::Kind;
+use crate::settings::SettingError;
+
+/// `…subject`, unless it is set.
+pub const SUBJECT: &str = "{resource_name} {action}d: {uri}";
+/// `…body`, unless it is set. Who may read a mail is not asked for permission, so it holds no data of objects.
+pub const BODY: &str = "User id: {user_id}\nDate: {date}\n\n{impacted_uris}\n";
+/// The fields of an event that a template may name. `impacted_uris` is a line for each object, `impacted_records` the
+/// objects before and after, as JSON.
+pub const FIELDS: [&str; 9] = [
+    "id",
+    "timestamp",
+    "action",
+    "uri",
+    "user_id",
+    "resource_name",
+    "date",
+    "impacted_records",
+    "impacted_uris",
+];
+
+/// Bytes of a subject at most; a longer one is cut. A line of a mail has 998 (RFC 5322).
+const MAX_SUBJECT: usize = 250;
+/// Bytes of a body at most; a longer one is cut. Servers take far more, but nobody reads it.
+const MAX_BODY: usize = 100 * 1024;
+
+/// People to tell.
+#[derive(Debug)]
+struct Email {
+    mailer: Mailer,
+    subject: Template,
+    body: Template,
+}
+
 /// Makes the listener.
+///
+/// # Errors
+/// As [`Mailer::new`]; a template with a placeholder that is none.
 pub fn make(parts: Parts<'_>) -> Result<Arc<dyn Listener>, SettingError> {
-    Err(parts.wrong("USE", "not there yet"))
+    let template = |setting, usual| {
+        let template = Template::parse(parts.get(setting).unwrap_or(usual));
+        template.map_err(|problem| parts.wrong(setting, problem))
+    };
+    Ok(Arc::new(Email {
+        mailer: Mailer::new(parts)?,
+        subject: template("SUBJECT", SUBJECT)?,
+        body: template("BODY", BODY)?,
+    }))
+}
+
+impl Listener for Email {
+    fn notify<'a>(&'a self, event: &'a ResourceChanged) -> BoxFuture<'a, Result<(), NotifyError>> {
+        Box::pin(async move {
+            let fields = serde_json::to_value(event).map_err(NotifyError::failed)?;
+            let (subject, body) = (self.subject.fill(&fields), self.body.fill(&fields));
+            self.mailer.send(event, &subject, &body).await
+        })
+    }
+}
+
+/// Sends mails from the sender to the recipients of a listener's settings, each on a connection of its own: one that
+/// slept with the function may be dead.
+#[derive(Debug)]
+pub struct Mailer {
+    transport: AsyncSmtpTransport<Tokio1Executor>,
+    listener: String,
+    sender: Mailbox,
+    recipients: Vec<Mailbox>,
+}
+
+impl Mailer {
+    /// The mailer with the settings of the module's table, but for the templates. Connects to nothing yet.
+    ///
+    /// # Errors
+    /// Names the setting that is missing or wrong.
+    pub fn new(parts: Parts<'_>) -> Result<Self, SettingError> {
+        let host = parts.require("SMTP_HOST")?;
+        let (tls, usual_port) = match parts.get("SMTP_TLS").unwrap_or("starttls") {
+            "starttls" => (Tls::Required(tls(parts, host)?), SUBMISSION_PORT),
+            "implicit" => (Tls::Wrapper(tls(parts, host)?), SUBMISSIONS_PORT),
+            "none" => (Tls::None, SUBMISSION_PORT),
+            _ => return Err(parts.wrong("SMTP_TLS", "must be `starttls`, `implicit` or `none`")),
+        };
+        let has_tls = !matches!(tls, Tls::None);
+        let port = parts.get("SMTP_PORT").map_or(Ok(usual_port), str::parse);
+        let mut transport = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(host)
+            .port(port.map_err(|_| parts.wrong("SMTP_PORT", "must be a port"))?)
+            .timeout(Some(Duration::from_secs(3)))
+            .tls(tls);
+        match (parts.get("USERNAME"), parts.get("PASSWORD")) {
+            (None, None) => {}
+            (Some(_), Some(_)) if !has_tls => {
+                return Err(parts.wrong("PASSWORD", "is not sent without TLS"));
+            }
+            (Some(username), Some(password)) => {
+                let credentials = Credentials::new(username.to_owned(), password.to_owned());
+                transport = transport.credentials(credentials);
+            }
+            (Some(_), None) => return Err(parts.wrong("PASSWORD", "is required with a user name")),
+            (None, Some(_)) => return Err(parts.wrong("USERNAME", "is required with a password")),
+        }
+        let sender = parts.require("SENDER")?.parse();
+        let recipients = mailboxes(parts.require("RECIPIENTS")?);
+        Ok(Self {
+            transport: transport.build(),
+            listener: parts.settings.name.clone(),
+            sender: sender.map_err(|_| parts.wrong("SENDER", "must be an e-mail address"))?,
+            recipients: recipients.ok_or_else(|| {
+                parts.wrong("RECIPIENTS", "must be e-mail addresses between commas")
+            })?,
+        })
+    }
+
+    /// Sends a mail about an event. What is too long of it is cut.
+    ///
+    /// # Errors
+    /// [`NotifyError::Gone`] when the server will not take it (5xx); [`NotifyError::Failed`] when it cannot take it now
+    /// (4xx), or could not be asked.
+    pub async fn send(
+        &self,
+        event: &ResourceChanged,
+        subject: &str,
+        body: &str,
+    ) -> Result<(), NotifyError> {
+        // What clients chose shall begin no other header, and end no line but as lines of mails end.
+        let subject = subject.replace(char::is_control, " ");
+        let body = body.replace('\r', "");
+        let domain = self.sender.email.domain();
+        // Listeners that are told of the same event send different mails.
+        let id = format!("<{}.{}@{domain}>", event.id, self.listener);
+        let automatic = HeaderName::new_from_ascii_str("Auto-Submitted");
+        let mut message = Message::builder()
+            .from(self.sender.clone())
+            .subject(cut(&subject, MAX_SUBJECT))
+            .message_id(Some(id))
+            .header(ContentType::TEXT_PLAIN)
+            // Nobody is to answer that they are away (RFC 3834).
+            .raw_header(HeaderValue::new(automatic, "auto-generated".to_owned()));
+        for recipient in &self.recipients {
+            message = message.to(recipient.clone());
+        }
+        let message = message.body(cut(&body, MAX_BODY));
+        let message = message.map_err(|error| NotifyError::Gone(error.to_string()))?;
+        match self.transport.send(message).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_permanent() => Err(NotifyError::Gone(error.to_string())),
+            Err(error) => Err(NotifyError::failed(error)),
+        }
+    }
+}
+
+fn tls(parts: Parts<'_>, host: &str) -> Result<TlsParameters, SettingError> {
+    let tls = TlsParameters::builder(host.to_owned());
+    let Some(pem) = parts.get("SMTP_CA_CERTIFICATE") else {
+        let problem = |error| format!("cannot be set up: {error}");
+        let tls = tls.build();
+        return tls.map_err(|error| parts.wrong("SMTP_TLS", problem(error)));
+    };
+    let wrong = || parts.wrong("SMTP_CA_CERTIFICATE", "must be a certificate, as PEM");
+    let certificate = Certificate::from_pem(pem.as_bytes()).ok();
+    // PEM without a certificate in it is read as none, which is no error there.
+    let certificate = certificate.filter(|_| pem.contains("-----BEGIN CERTIFICATE-----"));
+    tls.certificate_store(CertificateStore::None)
+        .add_root_certificate(certificate.ok_or_else(wrong)?)
+        .build()
+        .map_err(|_| wrong())
+}
+
+/// One address or more, between commas; between spaces too, when they have no names.
+fn mailboxes(text: &str) -> Option<Vec<Mailbox>> {
+    let between_commas = text.split(',').filter(|part| !part.trim().is_empty());
+    let addresses = between_commas.flat_map(|part| match part.contains('<') {
+        true => vec![part],
+        false => part.split_whitespace().collect(),
+    });
+    let mailboxes: Option<Vec<_>> = addresses.map(|address| address.parse().ok()).collect();
+    mailboxes.filter(|all| !all.is_empty())
+}
+
+fn cut(text: &str, most: usize) -> String {
+    if text.len() <= most {
+        return text.to_owned();
+    }
+    format!(
+        "{}…",
+        &text[..text.floor_char_boundary(most - '…'.len_utf8())]
+    )
+}
+
+/// Text with placeholders.
+#[derive(Debug, PartialEq, Eq)]
+struct Template(Vec<Piece>);
+
+#[derive(Debug, PartialEq, Eq)]
+enum Piece {
+    Text(String),
+    Field(String),
+}
+
+impl Template {
+    /// Reads a template, or says what is wrong with it.
+    fn parse(template: &str) -> Result<Self, String> {
+        let mut pieces = vec![];
+        let mut rest = template;
+        while let Some(at) = rest.find(['{', '}']) {
+            let (text, from) = rest.split_at(at);
+            pieces.push(Piece::Text(text.to_owned()));
+            let doubled = ["{{", "}}"].into_iter().find(|two| from.starts_with(two));
+            rest = if let Some(two) = doubled {
+                pieces.push(Piece::Text(two[1..].to_owned()));
+                &from[2..]
+            } else {
+                let field = from.strip_prefix('{').and_then(|from| from.split_once('}'));
+                let (name, rest) = field.ok_or("has a brace alone; `{{` and `}}` stand for one")?;
+                if !is_field(name) {
+                    return Err(format!("`{{{name}}}` is no placeholder that there is"));
+                }
+                pieces.push(Piece::Field(name.to_owned()));
+                rest
+            };
+        }
+        pieces.push(Piece::Text(rest.to_owned()));
+        Ok(Self(pieces))
+    }
+
+    /// The text with the fields of an event.
+    fn fill(&self, event: &Value) -> String {
+        let pieces = self.0.iter().map(|piece| match piece {
+            Piece::Text(text) => text.clone(),
+            Piece::Field(name) => text_of(&event[name]),
+        });
+        pieces.collect()
+    }
+}
+
+fn is_field(name: &str) -> bool {
+    let is_id = |kind: &Kind| name.strip_suffix("_id") == Some(kind.name());
+    FIELDS.contains(&name) || Kind::ALL.iter().any(is_id)
+}
+
+/// A field as text: strings as they are, several one below the other, anything else as JSON.
+fn text_of(field: &Value) -> String {
+    match field {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Array(several) if several.iter().all(Value::is_string) => {
+            let lines: Vec<_> = several.iter().filter_map(Value::as_str).collect();
+            lines.join("\n")
+        }
+        other => serde_json::to_string_pretty(other).unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_template_is_filled_with_the_fields_of_the_event() {
+        let event = json!({
+            "action": "create", "user_id": null, "timestamp": 9, "bucket_id": "{id}",
+            "impacted_uris": ["/buckets/a", "/buckets/b"], "impacted_records": [{"new": {"id": "a"}}],
+        });
+        let fill = |template| Template::parse(template).unwrap().fill(&event);
+        assert_eq!(fill("{action}d {{{timestamp}}}"), "created {9}");
+        assert_eq!(fill("{user_id}-{bucket_id}-{record_id}"), "-{id}-");
+        assert_eq!(fill("{impacted_uris}"), "/buckets/a\n/buckets/b");
+        assert!(fill("{impacted_records}").contains("\"id\": \"a\""));
+        for usual in [SUBJECT, BODY] {
+            assert!(!fill(usual).contains('{'), "{usual}");
+        }
+    }
+
+    #[test]
+    fn a_placeholder_that_is_none_or_a_brace_alone_is_told() {
+        for wrong in [
+            "{events}",
+            "{",
+            "}",
+            "{action",
+            "action}",
+            "{}",
+            "{{}",
+            "{ action }",
+        ] {
+            assert!(Template::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_between_commas_or_spaces() {
+        let read = |text| {
+            let names = |all: Vec<Mailbox>| all.iter().map(ToString::to_string).collect::<Vec<_>>();
+            mailboxes(text).map(names)
+        };
+        let text = "Ops Team <ops@example.org>, a@example.org b@example.org,";
+        let expected = [
+            "Ops Team <ops@example.org>",
+            "a@example.org",
+            "b@example.org",
+        ];
+        assert_eq!(read(text).unwrap(), expected);
+        for wrong in [
+            "",
+            ",",
+            "ops",
+            "Ops <ops@example.org> a@example.org",
+            "<a@example.org\r\nBcc: b@example.org>",
+        ] {
+            assert!(read(wrong).is_none(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_is_cut_between_characters() {
+        assert_eq!(cut("äöü", 6), "äöü");
+        assert_eq!(cut("äöüß", 6), "ä…");
+    }
 }

@@ -1,23 +1,30 @@
-//! `eventbridge`: an event goes to an event bus of EventBridge, and from there, by rules, to anything on AWS.
+//! `eventbridge`: an event goes to an event bus, and from there, by rules, to anything on AWS.
+//!
+//! | setting | |
+//! | --- | --- |
+//! | `…bus` | the event bus: its name, or its ARN; required |
+//!
+//! Rules match it by `source` (`kinto`), `detail-type` (`ResourceChanged`), `resources` (what the request was sent to)
+//! and anything in the event itself, which is `detail`.
 
 use std::sync::Arc;
 
 use aws_sdk_eventbridge::Client;
-use aws_sdk_eventbridge::error::DisplayErrorContext;
+use aws_sdk_eventbridge::primitives::{DateTime, DateTimeFormat};
 use aws_sdk_eventbridge::types::PutEventsRequestEntry;
 use futures::future::BoxFuture;
 
-use super::{Listener, NotifyError, Parts};
+use super::{Listener, NotifyError, Parts, aws_failed, is_throttling};
 use crate::event::ResourceChanged;
 use crate::settings::SettingError;
 
 /// What rules match the events by, `source` and `detail-type`.
 const SOURCE: &str = "kinto";
 const DETAIL_TYPE: &str = "ResourceChanged";
-/// Bytes of an entry at most (EventBridge: 256 KB, less what is not the detail).
-const MAX_DETAIL: usize = 250 * 1024;
+/// Bytes of a detail at most. Since 2026 an entry may have 1 MiB with all that is around the detail.
+const MAX_DETAIL: usize = 1_000_000;
 
-/// An event bus to tell: `…bus`, its name or ARN.
+/// An event bus to tell.
 #[derive(Debug)]
 struct Bus {
     client: Client,
@@ -38,25 +45,32 @@ pub fn make(parts: Parts<'_>) -> Result<Arc<dyn Listener>, SettingError> {
 impl Listener for Bus {
     fn notify<'a>(&'a self, event: &'a ResourceChanged) -> BoxFuture<'a, Result<(), NotifyError>> {
         Box::pin(async {
-            for detail in event.to_json_within(MAX_DETAIL) {
+            // When it was done: it may be told much later.
+            let time = DateTime::from_str(&event.date, DateTimeFormat::DateTime).ok();
+            for (_, detail) in event.to_json_within(MAX_DETAIL) {
                 let entry = PutEventsRequestEntry::builder()
                     .event_bus_name(&self.name)
                     .source(SOURCE)
                     .detail_type(DETAIL_TYPE)
                     .resources(&event.uri)
+                    .set_time(time)
                     .detail(detail)
                     .build();
                 let answer = self.client.put_events().entries(entry).send().await;
-                let answer = answer.map_err(|e| NotifyError::failed(DisplayErrorContext(e)))?;
+                let answer = answer.map_err(aws_failed)?;
                 // An entry can fail in an answer that succeeds.
-                if let Some(failed) = answer
-                    .entries()
-                    .iter()
-                    .find(|entry| entry.error_code.is_some())
-                {
-                    let code = failed.error_code().unwrap_or_default();
-                    let message = failed.error_message().unwrap_or_default();
-                    return Err(NotifyError::failed(format!("PutEvents: {code}: {message}")));
+                for entry in answer.entries() {
+                    let Some(code) = entry.error_code() else {
+                        continue;
+                    };
+                    let message = entry.error_message().unwrap_or_default();
+                    let message = format!("PutEvents: {code}: {message}");
+                    let passes = is_throttling(Some(code)) || code.starts_with("Internal");
+                    return Err(if passes {
+                        NotifyError::failed(message)
+                    } else {
+                        NotifyError::Gone(message)
+                    });
                 }
             }
             Ok(())

@@ -1,31 +1,37 @@
 //! `lambda`: an event is the input of a function of Lambda, which is waited for: its failure is known, and the next
 //! event of the list comes after it.
+//!
+//! | setting | |
+//! | --- | --- |
+//! | `…function` | its name or ARN, in the stack's region; it may name an alias or version; required |
+//!
+//! To refuse what is not to be written (`…synchronous`), it returns
+//! `{"refused": {"status": 403, "message": "…"}}`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_lambda::Client;
-use aws_sdk_lambda::config::retry::RetryConfig;
 use aws_sdk_lambda::config::timeout::TimeoutConfig;
-use aws_sdk_lambda::error::DisplayErrorContext;
 use aws_sdk_lambda::primitives::Blob;
 use futures::future::BoxFuture;
 
-use super::{Listener, NotifyError, Parts, read_answer};
+use super::{Listener, NotifyError, Parts, aws_failed, read_answer};
 use crate::event::ResourceChanged;
 use crate::settings::SettingError;
 
 /// Bytes of an input at most (Lambda: 6 MB).
 const MAX_INPUT: usize = 6_000_000;
 
-/// A function to tell: `…function`, its name or ARN.
+/// A function to tell.
 #[derive(Debug)]
 struct Function {
     client: Client,
     name: String,
 }
 
-/// A client that gives a function the time that the listener has, and leaves repetitions to who asks for them.
+/// A client that gives a function all the time that the listener has. It repeats a call that was throttled, or whose
+/// connection had died while we slept; never one that is slow.
 pub fn client(config: &aws_config::SdkConfig) -> Client {
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(Duration::from_secs(1))
@@ -34,7 +40,6 @@ pub fn client(config: &aws_config::SdkConfig) -> Client {
         .build();
     let config = aws_sdk_lambda::config::Builder::from(config)
         .timeout_config(timeouts)
-        .retry_config(RetryConfig::disabled())
         .build();
     Client::from_conf(config)
 }
@@ -53,10 +58,10 @@ pub fn make(parts: Parts<'_>) -> Result<Arc<dyn Listener>, SettingError> {
 impl Listener for Function {
     fn notify<'a>(&'a self, event: &'a ResourceChanged) -> BoxFuture<'a, Result<(), NotifyError>> {
         Box::pin(async {
-            for input in event.to_json_within(MAX_INPUT) {
+            for (_, input) in event.to_json_within(MAX_INPUT) {
                 let request = self.client.invoke().function_name(&self.name);
                 let answer = request.payload(Blob::new(input)).send().await;
-                let answer = answer.map_err(|e| NotifyError::failed(DisplayErrorContext(e)))?;
+                let answer = answer.map_err(aws_failed)?;
                 if let Some(error) = answer.function_error() {
                     return Err(NotifyError::failed(format!("the function failed: {error}")));
                 }

@@ -16,22 +16,31 @@ pub mod lambda;
 pub mod sqs;
 pub mod webhook;
 
+use std::error::Error;
 use std::fmt::Debug;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use aws_sdk_sqs::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use futures::FutureExt;
 use futures::future::BoxFuture;
-use serde::Deserialize;
+use serde_json::Value;
 
 use crate::event::ResourceChanged;
+use crate::megaphone::retry_after;
 use crate::settings::{ListenerSettings, SettingError, Vars};
+
+/// Characters of a refusal's message that the client is told at most.
+const MAX_MESSAGE: usize = 1000;
 
 /// Code that is told of writes.
 ///
 /// It may be told of the same event again, under the same `id`: after the commit until it has said once that it was
 /// told, before the commit whenever the request has to be done again.
 pub trait Listener: Debug + Send + Sync {
-    /// Is told of what it hears of an event ([`ListenerSettings::hears`]). Has [`ListenerSettings::timeout`] for it.
+    /// Is told of what it hears of an event ([`ListenerSettings::hears`]). Has [`ListenerSettings::timeout`] for it, as
+    /// long as it does not block its thread; to panic is to fail.
     fn notify<'a>(&'a self, event: &'a ResourceChanged) -> BoxFuture<'a, Result<(), NotifyError>>;
 }
 
@@ -234,34 +243,112 @@ async fn told_in_time(
     listener: &dyn Listener,
     event: &ResourceChanged,
 ) -> Result<(), NotifyError> {
-    let late = || NotifyError::failed(format!("no answer within {:?}", settings.timeout));
-    let told = tokio::time::timeout(settings.timeout, listener.notify(event)).await;
-    told.unwrap_or_else(|_| Err(late()))
+    // A function that panics starts anew, with it whatever else it was doing.
+    let told = AssertUnwindSafe(async { listener.notify(event).await }).catch_unwind();
+    match tokio::time::timeout(settings.timeout, told).await {
+        Ok(Ok(told)) => told,
+        Ok(Err(_)) => Err(NotifyError::failed("its code panicked")),
+        Err(_) => {
+            let late = format!("no answer within {:?}", settings.timeout);
+            Err(NotifyError::failed(late))
+        }
+    }
 }
 
-/// What a function or webhook may answer: nothing in particular, or a refusal, as
-/// `{"refused": {"status": 403, "message": "…"}}`.
-#[derive(Debug, Default, Deserialize)]
-struct Answer {
-    refused: Option<RefusedAnswer>,
+/// What the failure of a call of AWS means. A 4xx is about the request, which stays as it is; but for those that are
+/// about how many there are, or about a function that is just being changed (409).
+fn aws_failed<E>(error: SdkError<E>) -> NotifyError
+where
+    E: Error + ProvideErrorMetadata + Send + Sync + 'static,
+{
+    let answer = error.raw_response();
+    let status = answer.map_or(0, |answer| answer.status().as_u16());
+    let header = answer.and_then(|answer| answer.headers().get("retry-after"));
+    let passes = matches!(status, 408 | 409 | 429) || is_throttling(error.code());
+    let retry_after = header.and_then(|value| retry_after(value, SystemTime::now()));
+    let message = DisplayErrorContext(error).to_string();
+    if (400..500).contains(&status) && !passes {
+        return NotifyError::Gone(message);
+    }
+    NotifyError::Failed {
+        message,
+        retry_after,
+    }
 }
 
-#[derive(Debug, Deserialize)]
-struct RefusedAnswer {
-    status: Option<u16>,
-    message: Option<String>,
+/// Whether an error's code says that there are too many requests, as most services do with a 400.
+fn is_throttling(code: Option<&str>) -> bool {
+    let said = ["Throttl", "TooManyRequests", "LimitExceeded"];
+    code.is_some_and(|code| said.iter().any(|said| code.contains(said)))
 }
 
-/// What an answer's body says. What is no JSON object says nothing.
+/// What a function or webhook answers: nothing in particular, or a refusal, e.g.
+/// `{"refused": {"status": 403, "message": "…"}}`. Anything there but `null` and `false` refuses; what is no JSON
+/// object says nothing.
 fn read_answer(body: &[u8]) -> Result<(), NotifyError> {
-    let answer: Answer = serde_json::from_slice(body).unwrap_or_default();
-    let Some(RefusedAnswer { status, message }) = answer.refused else {
-        return Ok(());
+    let answer: Value = serde_json::from_slice(body).unwrap_or_default();
+    let refused = match answer.get("refused") {
+        None | Some(Value::Null | Value::Bool(false)) => return Ok(()),
+        Some(refused) => refused,
     };
+    let status = refused["status"].as_u64();
+    let status = status.and_then(|status| u16::try_from(status).ok());
+    let message = refused["message"].as_str();
+    let message = message.unwrap_or("Refused by a listener");
     Err(NotifyError::Refused {
         status: status
             .filter(|status| (400..600).contains(status))
             .unwrap_or(403),
-        message: message.unwrap_or_else(|| "Refused by a listener".to_owned()),
+        message: message.chars().take(MAX_MESSAGE).collect(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(answer: &str) -> Option<(u16, String)> {
+        match read_answer(answer.as_bytes()) {
+            Ok(()) => None,
+            Err(NotifyError::Refused { status, message }) => Some((status, message)),
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn an_answer_refuses_when_it_says_so() {
+        let full = r#"{"refused": {"status": 409, "message": "No!"}}"#;
+        assert_eq!(refused(full), Some((409, "No!".to_owned())));
+        for agreement in [
+            "",
+            "null",
+            "ok",
+            "[]",
+            "{}",
+            r#"{"refused": null}"#,
+            r#"{"refused": false}"#,
+        ] {
+            assert_eq!(refused(agreement), None, "{agreement}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_with_something_wrong_in_it_is_one() {
+        let usual = Some((403, "Refused by a listener".to_owned()));
+        for wrong in [
+            "true",
+            "{}",
+            r#"{"status": 200}"#,
+            r#"{"status": "x", "message": 1}"#,
+            "[]",
+        ] {
+            assert_eq!(
+                refused(&format!(r#"{{"refused": {wrong}}}"#)),
+                usual,
+                "{wrong}"
+            );
+        }
+        let long = format!(r#"{{"refused": {{"message": "{}"}}}}"#, "x".repeat(10_000));
+        assert_eq!(refused(&long).unwrap().1.len(), MAX_MESSAGE);
+    }
 }

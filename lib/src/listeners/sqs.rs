@@ -1,13 +1,19 @@
 //! `sqs`: an event is a message of a queue, from which a program in any language takes it. What Kinto's Redis list was,
 //! but for that it neither announces what was not committed nor loses what was.
+//!
+//! | setting | |
+//! | --- | --- |
+//! | `…queue_url` | the queue, in the stack's region; required |
+//!
+//! A queue of your own must take messages of 1 MiB (its `MaximumMessageSize`, unless it was changed). In a FIFO queue
+//! the messages about one list are one group, and what is told twice within five minutes comes once.
 
 use std::sync::Arc;
 
 use aws_sdk_sqs::Client;
-use aws_sdk_sqs::error::DisplayErrorContext;
 use futures::future::BoxFuture;
 
-use super::{Listener, NotifyError, Parts};
+use super::{Listener, NotifyError, Parts, aws_failed};
 use crate::event::ResourceChanged;
 use crate::queue::group_id;
 use crate::settings::SettingError;
@@ -15,7 +21,7 @@ use crate::settings::SettingError;
 /// Bytes of a message at most (SQS).
 const MAX_MESSAGE: usize = 1024 * 1024;
 
-/// A queue to tell: `…queue_url`. The messages of a FIFO queue are in one group for each list.
+/// A queue to tell.
 #[derive(Debug)]
 struct Queue {
     client: Client,
@@ -36,7 +42,7 @@ pub fn make(parts: Parts<'_>) -> Result<Arc<dyn Listener>, SettingError> {
 impl Listener for Queue {
     fn notify<'a>(&'a self, event: &'a ResourceChanged) -> BoxFuture<'a, Result<(), NotifyError>> {
         Box::pin(async {
-            for (n, body) in event.to_json_within(MAX_MESSAGE).into_iter().enumerate() {
+            for (id, body) in event.to_json_within(MAX_MESSAGE) {
                 let mut message = self
                     .client
                     .send_message()
@@ -45,10 +51,9 @@ impl Listener for Queue {
                 if self.url.ends_with(".fifo") {
                     message = message
                         .message_group_id(group_id("", &event.list_uri()))
-                        .message_deduplication_id(format!("{}.{n}", event.id));
+                        .message_deduplication_id(id);
                 }
-                let sent = message.send().await;
-                sent.map_err(|error| NotifyError::failed(DisplayErrorContext(error)))?;
+                message.send().await.map_err(aws_failed)?;
             }
             Ok(())
         })

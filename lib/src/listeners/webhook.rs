@@ -1,8 +1,17 @@
 //! `webhook`: an event is the body of a `POST`, signed as the Standard Webhooks specification has it, for whose
 //! signatures there is a library in any language (<https://www.standardwebhooks.com>).
+//!
+//! | setting | |
+//! | --- | --- |
+//! | `…url` | where it goes to, http or https; required |
+//! | `…secret` | the signature's key: `whsec_` and base64, or the key itself; 24 bytes or more; required |
+//!
+//! Told is who answers with 2xx. To refuse what is not to be written (`…synchronous`), it answers so with
+//! `{"refused": {"status": 403, "message": "…"}}`. Who answers with 5xx, 429 or 408 is told again, after `Retry-After`
+//! if it says so. Anything else does not pass; redirects are not followed.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -14,13 +23,16 @@ use sha2::Sha256;
 
 use super::{Listener, NotifyError, Parts, read_answer};
 use crate::event::ResourceChanged;
+use crate::megaphone::retry_after;
 use crate::settings::{Secret, SettingError};
 use crate::timestamp::Timestamp;
 
-/// Bytes of an answer that are read at most.
+/// Bytes of a body at most: what nginx takes unless it is told otherwise.
+const MAX_BODY: usize = 1024 * 1024;
+/// Bytes of an answer at most.
 const MAX_ANSWER: usize = 64 * 1024;
 
-/// A URL to tell: `…url`, signed with `…secret`.
+/// A URL to tell.
 #[derive(Debug)]
 struct Webhook {
     client: reqwest::Client,
@@ -28,8 +40,7 @@ struct Webhook {
     secret: Secret,
 }
 
-/// Makes the listener: `…url` and `…secret`, of which the key is what `whsec_` in front of base64 stands for, or else
-/// its bytes.
+/// Makes the listener.
 ///
 /// # Errors
 /// A URL that is none, a secret of less than 24 bytes (the specification's), either of them missing.
@@ -63,38 +74,45 @@ pub fn make(parts: Parts<'_>) -> Result<Arc<dyn Listener>, SettingError> {
 impl Listener for Webhook {
     fn notify<'a>(&'a self, event: &'a ResourceChanged) -> BoxFuture<'a, Result<(), NotifyError>> {
         Box::pin(async {
-            let body = event.to_json();
-            let seconds = Timestamp::now().0 / 1000;
-            let signature = signature(&self.secret, &event.id, seconds, &body);
-            let request = self
-                .client
-                .post(self.url.clone())
-                .header(CONTENT_TYPE, "application/json")
-                .header("webhook-id", &event.id)
-                .header("webhook-timestamp", seconds)
-                .header("webhook-signature", signature)
-                .body(body);
-            let answer = request.send().await.map_err(failed)?;
-            let status = answer.status();
-            if status.is_success() {
-                return read_answer(&body_of(answer).await?);
+            for (id, body) in event.to_json_within(MAX_BODY) {
+                self.post(&id, body).await?;
             }
-            let retry_after = answer.headers().get(RETRY_AFTER);
-            let retry_after = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
-            let message = format!("the webhook answered {status}");
-            let passes = status.is_server_error()
-                || matches!(
-                    status,
-                    StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT
-                );
-            Err(if passes {
-                NotifyError::Failed {
-                    message,
-                    retry_after: retry_after.map(Duration::from_secs),
-                }
-            } else {
-                NotifyError::Gone(message)
-            })
+            Ok(())
+        })
+    }
+}
+
+impl Webhook {
+    async fn post(&self, id: &str, body: String) -> Result<(), NotifyError> {
+        let seconds = Timestamp::now().0 / 1000;
+        let signature = signature(&self.secret, id, seconds, &body);
+        let request = self
+            .client
+            .post(self.url.clone())
+            .header(CONTENT_TYPE, "application/json")
+            .header("webhook-id", id)
+            .header("webhook-timestamp", seconds)
+            .header("webhook-signature", signature)
+            .body(body);
+        let answer = request.send().await.map_err(failed)?;
+        let status = answer.status();
+        if status.is_success() {
+            return read_answer(&body_of(answer).await?);
+        }
+        let message = format!("the webhook answered {status}");
+        let passes = status.is_server_error()
+            || matches!(
+                status,
+                StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT
+            );
+        if !passes {
+            return Err(NotifyError::Gone(message));
+        }
+        let header = answer.headers().get(RETRY_AFTER);
+        let header = header.and_then(|value| value.to_str().ok());
+        Err(NotifyError::Failed {
+            message,
+            retry_after: header.and_then(|value| retry_after(value, SystemTime::now())),
         })
     }
 }

@@ -86,7 +86,8 @@ impl ListenerSettings {
         format!("{}_{setting}", self.prefix)
     }
 
-    /// What of an event the listener is to hear; `None` when it is nothing.
+    /// What of an event the listener is to hear; `None` when it is nothing. A part has an id of its own: where several
+    /// listeners tell the same, parts that another hears are no repetitions.
     pub fn hears(&self, event: &ResourceChanged) -> Option<ResourceChanged> {
         let of_kind = |kind: &Kind| kind.name() == event.resource_name;
         let is_heard = self.actions.contains(&event.action)
@@ -94,7 +95,11 @@ impl ListenerSettings {
         if !is_heard {
             return None;
         }
-        event.only(|uri| self.uris.is_empty() || self.uris.holds(uri))
+        let mut heard = event.only(|uri| self.uris.is_empty() || self.uris.holds(uri))?;
+        if heard.impacted_uris.len() < event.impacted_uris.len() {
+            heard.id = format!("{}.{}", event.id, self.name);
+        }
+        Some(heard)
     }
 }
 
@@ -206,6 +211,7 @@ mod tests {
             .hears(&event("delete", "collection", &[other, own]))
             .unwrap();
         assert_eq!(heard.impacted_uris, [own]);
+        assert_eq!(heard.id, ".a");
         assert_eq!(heard.impacted_records[0].new["id"], own);
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use kinto_local::{Options, Stack};
 use kinto_serverless::settings::Vars;
+use tokio::net::TcpListener;
 use tokio::process::Command;
 
 /// How long a client may take. It takes seconds; this is for machines that are busy.
@@ -16,6 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Enough for a build to find what is broken at all; a release takes 5,000.
 const SEQUENCES: &str = "200";
+/// The same of events: 15 seconds.
+const EVENT_SEQUENCES: &str = "100";
 
 /// A build does not fail by chance: only a long run has a seed of its own each time.
 const SEED: &str = "build";
@@ -41,7 +44,48 @@ async fn two_kinto_js_clients_stay_in_sync() {
 #[tokio::test]
 #[ignore = "needs Kinto: tests/run"]
 async fn random_requests_are_answered_as_by_kinto() {
-    let stack = stack().await;
+    let stack = stack(&[]).await;
+    compare(&stack, SEQUENCES, &[]).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Kinto: tests/run"]
+async fn a_listener_hears_of_random_requests_what_kintos_hears() {
+    // Let go at once, for the script to listen there.
+    let webhook = TcpListener::bind("127.0.0.1:0").await;
+    let port = webhook.and_then(|webhook| webhook.local_addr());
+    let port = port.expect("there is a port").port().to_string();
+    let url = format!("http://127.0.0.1:{port}/");
+    let stack = stack(&[
+        (
+            "KINTO_INCLUDES",
+            "kinto.plugins.default_bucket kinto.plugins.accounts",
+        ),
+        // As the local stack's other secret, and as the script's.
+        ("KINTO_DEFAULT_BUCKET_HMAC_SECRET", "local"),
+        ("KINTO_ACCOUNT_CREATE_PRINCIPALS", "system.Everyone"),
+        ("KINTO_MULTIAUTH_POLICIES", "account basicauth"),
+        (
+            "KINTO_MULTIAUTH_POLICY_ACCOUNT_USE",
+            "kinto.plugins.accounts.AccountsPolicy",
+        ),
+        ("KINTO_EVENT_LISTENERS", "w"),
+        ("KINTO_EVENT_LISTENERS_W_USE", "webhook"),
+        ("KINTO_EVENT_LISTENERS_W_URL", &url),
+        (
+            "KINTO_EVENT_LISTENERS_W_SECRET",
+            "the differential test's own secret",
+        ),
+        ("KINTO_EVENT_LISTENERS_W_SYNCHRONOUS", "true"),
+    ])
+    .await;
+    compare(&stack, EVENT_SEQUENCES, &["--events", &port]).await;
+    stack.stop().await;
+}
+
+/// Compares the stack with Kinto under so many sequences of requests, or as many as the environment wants.
+async fn compare(stack: &Stack, usual_sequences: &str, arguments: &[&str]) {
     let sequences = std::env::var("DIFFERENTIAL_SEQUENCES");
     let mut python = installed("python");
     python
@@ -49,18 +93,21 @@ async fn random_requests_are_answered_as_by_kinto() {
         .args(["-W", "ignore"])
         .arg(workspace().join("tests/differential"))
         .arg(stack.url())
-        .args(["--sequences", sequences.as_deref().unwrap_or(SEQUENCES)]);
+        .args([
+            "--sequences",
+            sequences.as_deref().unwrap_or(usual_sequences),
+        ])
+        .args(arguments);
     if sequences.is_err() {
         python.args(["--seed", SEED]);
     }
     // The comparison ends by itself: each request that it sends is answered or fails within a minute.
     assert!(succeeds(python).await, "a difference from Kinto, see above");
-    stack.stop().await;
 }
 
 /// Runs a client's script, which prints what it checks and fails at the first check that does not hold.
 async fn client(interpreter: &str, script: &str) {
-    let stack = stack().await;
+    let stack = stack(&[]).await;
     let url = stack.url();
     let mut command = installed(interpreter);
     command
@@ -72,13 +119,14 @@ async fn client(interpreter: &str, script: &str) {
     stack.stop().await;
 }
 
-/// A stack on ports of its own with what real Kinto has to be told to have too.
-async fn stack() -> Stack {
+/// A stack on ports of its own with what real Kinto has to be told to have too, and more.
+async fn stack(more: &[(&str, &str)]) -> Stack {
     let any_port = Options::default();
-    let vars = Vars::from_iter([
+    let vars = [
         ("KINTO_EXPERIMENTAL_PERMISSIONS_ENDPOINT", "true"),
         ("KINTO_EXPERIMENTAL_COLLECTION_SCHEMA_VALIDATION", "true"),
-    ]);
+    ];
+    let vars = vars.iter().chain(more).copied().collect();
     Stack::start(&any_port, vars)
         .await
         .expect("the stack starts")

@@ -60,7 +60,7 @@ pub struct Impacted {
 /// As JSON it is Kinto's payload with `impacted_records`, and what Kinto does not give: `id`, `date`, `impacted_uris`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ResourceChanged {
-    /// Names the event: who is told of it twice is told of the same id.
+    /// Names the event: who is told of it twice is told of the same id, unless the request was decided again.
     pub id: String,
     /// The list's timestamp after the write.
     pub timestamp: Timestamp,

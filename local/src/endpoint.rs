@@ -1,14 +1,21 @@
 //! The AWS port: the same DynamoDB and SQS for processes that take `AWS_ENDPOINT_URL`, such as `cargo lambda`.
 
+use std::time::Duration;
+
 use http::header::CONTENT_TYPE;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
 
 use crate::aws::{ConnectionBroken, LocalAws};
 use crate::server;
+
+/// The answer to a `ReceiveMessage` that finds none.
+const NO_MESSAGES: &str = r#"{"Messages":[]}"#;
 
 /// Serves `aws` until `stop` turns true.
 pub async fn serve(listener: TcpListener, stop: watch::Receiver<bool>, aws: LocalAws) {
@@ -33,12 +40,26 @@ async fn answer(
         .await
         .map_err(|_| ConnectionBroken)?
         .to_bytes();
-    let answer = aws.call(target, &body)?;
+    let mut answer = aws.call(target, &body)?;
+    if target == "AmazonSQS.ReceiveMessage" {
+        let end = Instant::now() + wait_time(&body);
+        while answer.body == NO_MESSAGES && Instant::now() < end {
+            sleep(Duration::from_millis(50)).await;
+            answer = aws.call(target, &body)?;
+        }
+    }
     let mut response = Response::new(Full::from(answer.body));
     *response.status_mut() = StatusCode::from_u16(answer.status).map_err(|_| ConnectionBroken)?;
     let json = http::HeaderValue::from_static("application/x-amz-json-1.0");
     response.headers_mut().insert(CONTENT_TYPE, json);
     Ok(response)
+}
+
+/// How long a `ReceiveMessage` waits for a message.
+fn wait_time(body: &[u8]) -> Duration {
+    let request: Value = serde_json::from_slice(body).unwrap_or_default();
+    let seconds = request["WaitTimeSeconds"].as_u64().unwrap_or_default();
+    Duration::from_secs(seconds.min(20))
 }
 
 #[cfg(test)]

@@ -69,7 +69,7 @@ impl Message {
 
 impl Message {
     /// What names its latest delivery.
-    fn receipt(&self) -> String {
+    pub fn receipt(&self) -> String {
         format!("{}#{}", self.id, self.receive_count)
     }
 }
@@ -89,6 +89,8 @@ struct State {
     sent: HashMap<String, String>,
     sent_by_age: VecDeque<(Instant, String)>,
     dead: Vec<Message>,
+    /// What was received and is not deleted.
+    taken: Vec<Message>,
 }
 
 /// The messages of one group; it exists while it has any, waiting or in flight.
@@ -98,6 +100,28 @@ struct Group {
     /// The receipts of what is in flight, with the time at which it is to come again if the consumer set one.
     in_flight: HashMap<String, Option<Instant>>,
     blocked_until: Option<Instant>,
+}
+
+impl State {
+    /// Lets messages that were taken and not deleted in time wait again, at the head of their groups.
+    fn give_back(&mut self, now: Instant) {
+        let (mut late, mut taken) = (vec![], vec![]);
+        for message in self.taken.drain(..) {
+            let group = self.groups.get(&message.group);
+            let until = group.and_then(|group| *group.in_flight.get(&message.receipt())?);
+            match until {
+                Some(until) if until > now => taken.push(message),
+                _ => late.push(message),
+            }
+        }
+        self.taken = taken;
+        for message in late.into_iter().rev() {
+            if let Some(group) = self.groups.get_mut(&message.group) {
+                group.in_flight.remove(&message.receipt());
+                group.waiting.push_front(message);
+            }
+        }
+    }
 }
 
 impl Queue {
@@ -153,6 +177,49 @@ impl Queue {
             }
             None => false,
         }
+    }
+
+    /// Gives up to `most` messages to a consumer that asks for them itself. Each hides its group, and comes again after
+    /// `hidden` unless it is deleted.
+    pub fn take(&self, most: usize, hidden: Duration) -> Vec<Message> {
+        let now = Instant::now();
+        let mut state = self.lock();
+        state.give_back(now);
+        let mut taken = vec![];
+        for group in state.groups.values_mut() {
+            let waits = group.in_flight.is_empty();
+            let most = if waits { most - taken.len() } else { 0 };
+            let count = group.waiting.len().min(most);
+            for mut message in group.waiting.drain(..count) {
+                message.receive_count += 1;
+                group
+                    .in_flight
+                    .insert(message.receipt(), Some(now + hidden));
+                taken.push(message);
+            }
+        }
+        state.taken.extend(taken.iter().cloned());
+        taken
+    }
+
+    /// Forgets the message with that receipt. False when no such message is in flight.
+    pub fn delete(&self, receipt: &str) -> bool {
+        let mut state = self.lock();
+        let State { groups, taken, .. } = &mut *state;
+        let Some(at) = taken
+            .iter()
+            .position(|message| message.receipt() == receipt)
+        else {
+            return false;
+        };
+        let name = taken.remove(at).group;
+        if let Some(group) = groups.get_mut(&name) {
+            group.in_flight.remove(receipt);
+            if group.in_flight.is_empty() && group.waiting.is_empty() {
+                groups.remove(&name);
+            }
+        }
+        true
     }
 
     /// Adds a message to the dead letters, as their own queue does on AWS, and returns its id.
@@ -529,5 +596,35 @@ mod tests {
         }));
         emptied(&queue).await;
         assert_eq!(calls.load(Ordering::SeqCst), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_taken_and_not_deleted_in_time_comes_again_in_order() {
+        let queue = queue();
+        for (group, body) in [("a", "one"), ("a", "two"), ("b", "three")] {
+            queue.send(group, body, body);
+        }
+        let hidden = Duration::from_secs(30);
+        let taken = queue.take(10, hidden);
+        assert_eq!(taken.len(), 3);
+        assert!(queue.take(10, hidden).is_empty());
+        for message in taken.iter().filter(|message| message.body != "one") {
+            assert!(queue.delete(&message.receipt()));
+        }
+        queue.send("a", "four", "four");
+        tokio::time::advance(hidden).await;
+        let bodies = |taken: Vec<Message>| -> Vec<_> {
+            taken.into_iter().map(|message| message.body).collect()
+        };
+        assert_eq!(bodies(queue.take(1, hidden)), ["one"]);
+        let again = Message {
+            receive_count: 2,
+            ..taken
+                .into_iter()
+                .find(|message| message.body == "one")
+                .unwrap()
+        };
+        assert!(queue.delete(&again.receipt()));
+        assert_eq!(bodies(queue.take(1, hidden)), ["four"]);
     }
 }

@@ -1,4 +1,4 @@
-//! SQS on the wire, as far as senders and the functions use it: AWS JSON 1.0 in front of the queues in memory.
+//! SQS on the wire, as far as senders, consumers and the functions use it: AWS JSON 1.0 in front of the queues in memory.
 
 use std::time::Duration;
 
@@ -6,13 +6,13 @@ use md5::{Digest as _, Md5};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::queue::{Queue, Redrive};
+use crate::queue::{Message, Queue, Redrive};
 
 /// The queue of broadcast requests.
 pub const BROADCASTS: &str = "kinto-broadcasts.fifo";
 /// The queue between the notifier's halves.
 pub const NOTIFICATIONS: &str = "kinto-notifications.fifo";
-/// A queue that nobody empties, for a listener to write to.
+/// A queue for a listener to write to, and for a program outside to read.
 pub const EVENTS: &str = "kinto-events.fifo";
 
 /// What a queue's name ends with, and that of the queue of its dead letters.
@@ -83,6 +83,9 @@ fn last_segment(url: &str) -> &str {
 /// The longest time in seconds for which SQS hides a message.
 const MAX_VISIBILITY_TIMEOUT: u64 = 43_200;
 
+/// How long a message that was received is hidden, unless the request says otherwise.
+const USUAL_VISIBILITY_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// SQS refuses a batch of more entries.
 const MAX_ENTRIES: usize = 10;
 
@@ -145,6 +148,26 @@ struct ChangeMessageVisibility {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
+struct ReceiveMessage {
+    queue_url: String,
+    #[serde(default = "one")]
+    max_number_of_messages: usize,
+    visibility_timeout: Option<u64>,
+}
+
+const fn one() -> usize {
+    1
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DeleteMessage {
+    queue_url: String,
+    receipt_handle: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
 struct GetQueueUrl {
     queue_name: String,
 }
@@ -199,6 +222,23 @@ pub fn execute(queues: &Queues, operation: &str, body: &[u8]) -> Result<String, 
             }
             Ok(json!({}).to_string())
         }
+        "ReceiveMessage" => {
+            let request: ReceiveMessage = read(body)?;
+            let queue = queues.known(&request.queue_url)?;
+            let hidden = request.visibility_timeout.map(Duration::from_secs);
+            let most = request.max_number_of_messages.min(MAX_ENTRIES);
+            let taken = queue.take(most, hidden.unwrap_or(USUAL_VISIBILITY_TIMEOUT));
+            let messages: Vec<_> = taken.iter().map(received).collect();
+            Ok(json!({"Messages": messages}).to_string())
+        }
+        "DeleteMessage" => {
+            let request: DeleteMessage = read(body)?;
+            // SQS too takes the receipt of what is gone.
+            queues
+                .known(&request.queue_url)?
+                .delete(&request.receipt_handle);
+            Ok(json!({}).to_string())
+        }
         "GetQueueUrl" => {
             let GetQueueUrl { queue_name } = read(body)?;
             queues.known(&queue_name)?;
@@ -238,9 +278,24 @@ fn send(entry: &Entry, accept: impl FnOnce(&str, &str, &str) -> String) -> Resul
     let group = required(&entry.message_group_id, "MessageGroupId")?;
     let deduplication_id = required(&entry.message_deduplication_id, "MessageDeduplicationId")?;
     let id = accept(&group, &deduplication_id, &entry.message_body);
-    let digest = Md5::digest(entry.message_body.as_bytes());
-    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(json!({"MessageId": id, "MD5OfMessageBody": digest}))
+    Ok(json!({"MessageId": id, "MD5OfMessageBody": md5(&entry.message_body)}))
+}
+
+/// A message as `ReceiveMessage` answers it.
+fn received(message: &Message) -> Value {
+    json!({
+        "MessageId": message.id, "ReceiptHandle": message.receipt(), "Body": message.body,
+        "MD5OfBody": md5(&message.body),
+        "Attributes": {
+            "MessageGroupId": message.group, "MessageDeduplicationId": message.deduplication_id,
+            "ApproximateReceiveCount": message.receive_count.to_string(),
+        },
+    })
+}
+
+fn md5(body: &str) -> String {
+    let digest = Md5::digest(body.as_bytes());
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, SqsError> {

@@ -1,6 +1,10 @@
 """Sends the same random sequences of requests to real Kinto and to the server at a URL, and compares the answers.
 
     python tests/differential http://127.0.0.1:8888 [--sequences 5000] [--seed SEED] [--only N] [--all] [--without WHAT]
+        [--events PORT]
+
+With `--events PORT` the sequences write more, and what a listener hears of each request is compared too: ours is a
+webhook at that port, told before the commit, for which the server must be set as in `tests/clients.rs`.
 
 The first sequence with a difference that is not justified is shrunk, printed, and ends this with a failure. The same
 seed makes the same sequences. `kinto` for the URL compares Kinto with itself, which must find nothing.
@@ -15,10 +19,11 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import count
 
+import events
 from comparison import Comparison
-from generator import BUCKETS, Generator
-from justified import justification
-from request import Context, Request, smaller
+from generator import BUCKETS, DEFAULT, Generator
+from justified import deletes_a_parent, justification, text_of
+from request import Context, Request, default_bucket, smaller
 from servers import Kinto, Server
 
 # Two requests to a server are so far apart in seconds that they do not fall into one of its milliseconds.
@@ -56,7 +61,8 @@ class Differential:
 
     def run(self, sequence):
         """Sends a sequence to both servers in step; the first finding, if any."""
-        run, start, comparison = f"{next(self.runs):x}", int(time.time() * 1000), Comparison()
+        run, start = f"{next(self.runs):x}", int(time.time() * 1000)
+        comparison = Comparison({DEFAULT: default_bucket(f"alice-{run}")})
         contexts = [Context(side, run, start, comparison.times, comparison.made) for side in (0, 1)]
         steps = []
         finding = self.follow(sequence, contexts, comparison, steps)
@@ -79,7 +85,8 @@ class Differential:
                     return Finding(difference, steps)
                 entries.append(entry)
                 self.justified[entry.reason] += 1
-            if any(entry.ends for entry in entries):
+            # What a batch has deleted Kinto clears away at its end, with what was made anew there.
+            if any(entry.ends for entry in entries) or deletes_a_parent(sent[1], kinto, ours, None):
                 break
             for context, answer in zip(contexts, (kinto, ours)):
                 context.next_page = answer.headers.get("next-page", context.next_page)
@@ -94,13 +101,25 @@ class Differential:
     def clean(self, context, steps):
         """Leaves nothing that a later run could see: what everybody may read is listed to everybody."""
         shown = json.dumps([ours.body for _, _, _, ours in steps])
-        for bucket in filter(lambda bucket: f'"{bucket}"' in shown, map(context.resolve, BUCKETS)):
-            for user in ("alice", "bob", None):
-                sent = context.send(Request("DELETE", f"/buckets/{bucket}", user=user))
-                if self.servers[1].send(sent).status == 200:
-                    break
+        buckets = [bucket for bucket in map(context.resolve, BUCKETS) if f'"{bucket}"' in shown]
+        if any(f"/buckets/{DEFAULT}" in text_of(sent) for _, sent, _, _ in steps):
+            buckets.append(DEFAULT)
+        for bucket in buckets:
+            self.delete(context, f"/buckets/{bucket}")
+        if any("/accounts" in text_of(sent) for _, sent, _, _ in steps):
+            # What a user made who had no account yet is out of reach of the account.
+            for user in ("alice", "bob"):
+                self.delete(context, f"/accounts/{user}-{context.run}")
+            for bucket in buckets:
+                self.delete(context, f"/buckets/{bucket}")
         for server in self.servers:
             server.flush()
+
+    def delete(self, context, path):
+        for user in ("alice", "bob", None):
+            sent = context.send(Request("DELETE", path, user=user))
+            if self.servers[1].send(sent).status == 200:
+                break
 
     def shrink(self, sequence, finding):
         """The same finding from fewer and simpler requests."""
@@ -135,17 +154,24 @@ def main():
     parser.add_argument("--only", type=int, help="the number of the one sequence to send")
     parser.add_argument("--all", action="store_true", help="go on and list all findings, one of each sort")
     parser.add_argument("--without", action="append", default=[], help="a sort of request not to generate")
+    parser.add_argument("--events", type=int, metavar="PORT", help="the port of the webhook that is told of all writes")
     arguments = parser.parse_args()
 
     with_itself = arguments.url == "kinto"
-    ours = Kinto("127.0.0.1") if with_itself else Server(arguments.url)
-    differential = Differential(Kinto(ours.host), ours)
+    if arguments.events:
+        ours = Server(arguments.url, events.Webhook(arguments.events))
+        kinto = Kinto(ours.host, events.SETTINGS, events.KINTO)
+    else:
+        ours = Kinto("127.0.0.1") if with_itself else Server(arguments.url)
+        kinto = Kinto(ours.host)
+    differential = Differential(kinto, ours)
     numbers = [arguments.only] if arguments.only is not None else range(arguments.sequences)
     print(f"seed {arguments.seed}, {len(numbers)} sequences", flush=True)
     start = time.monotonic()
     findings = {}
     for number in numbers:
-        sequence = Generator(random.Random(f"{arguments.seed}-{number}"), arguments.without).sequence()
+        randomness = random.Random(f"{arguments.seed}-{number}")
+        sequence = Generator(randomness, arguments.without, writes=bool(arguments.events)).sequence()
         finding = differential.run(sequence)
         if finding:
             signature = finding.signature()

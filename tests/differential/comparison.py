@@ -3,7 +3,7 @@
 import bisect
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from urllib.parse import parse_qsl, urlsplit
 
@@ -22,20 +22,23 @@ class Answer:
     status: int
     headers: dict
     body: object
+    # What the listener has heard of the request.
+    events: list = field(default_factory=list)
 
     @classmethod
-    def read(cls, status, headers, content):
+    def read(cls, status, headers, content, heard=None):
         try:
             body = json.loads(content) if content else None
         except ValueError:
             body = content.decode(errors="replace")
-        return cls(status, {name.lower(): value for name, value in headers}, body)
+        return cls(status, {name.lower(): value for name, value in headers}, body, heard.take() if heard else [])
 
     def __str__(self):
         names = PLAIN_HEADERS + SET_HEADERS + PRESENCE_HEADERS + ("content-type", "location")
         lines = [str(self.status)]
         lines += [f"    {name}: {self.headers[name]}" for name in names if name in self.headers]
-        return "\n".join(lines + [f"    {json.dumps(self.body, ensure_ascii=False)}"])
+        lines += [f"    {json.dumps(self.body, ensure_ascii=False)}"]
+        return "\n".join(lines + [f"    heard: {json.dumps(event, ensure_ascii=False)}" for event in self.events])
 
 
 @dataclass(frozen=True)
@@ -80,15 +83,18 @@ class Times:
 class Comparison:
     """Compares answer by answer in a run."""
 
-    def __init__(self):
+    def __init__(self, aliases=None):
         self.times = Times()
         self.made = []
+        # Ids by what requests say for them.
+        self.aliases = aliases or {}
 
     def compare(self, path, kinto, ours):
         """All differences between the answers to a request for `path`."""
         self.list = list_of(path)
         self.found = []
         self._answers("", kinto, ours)
+        self._events(kinto.events, ours.events)
         return self.found
 
     def _differ(self, where, kinto, ours):
@@ -147,6 +153,33 @@ class Comparison:
             for side in sides:
                 side.body = side.body or None
             self._answers(f"responses[{index}].", *sides)
+
+    def _events(self, kinto, ours):
+        """What the listeners have heard: the same events in the same order."""
+        empty = [event for event in kinto if not event["impacted"]]
+        if empty:
+            self._differ("events of nothing", empty, [])
+            kinto = [event for event in kinto if event["impacted"]]
+        self.makes_ids = False
+        payloads = [[event["payload"] for event in side] for side in (kinto, ours)]
+        kinds = [[(payload["action"], payload["resource_name"]) for payload in side] for side in payloads]
+        if len(kinds[1]) > len(kinds[0]) > 0 and kinds[1] == kinds[0] * (len(kinds[1]) // len(kinds[0])):
+            # What was written is what was asked about last.
+            self._differ("events again", *kinds)
+            kinds[1], ours = kinds[0], ours[-len(kinto) :]
+        if kinds[0] != kinds[1]:
+            return self._differ("events", *kinds)
+        for index, (a, b) in enumerate(zip(kinto, ours)):
+            self.list = self._plain(list_of(a["payload"]["uri"]))
+            a, b = ({**side, "payload": dict(side["payload"])} for side in (a, b))
+            times = (side["payload"].pop("timestamp") for side in (a, b))
+            self._timestamp(f"events[{index}].timestamp", self.list, *times)
+            self._value(f"events[{index}]", a, b)
+
+    def _plain(self, uri):
+        for alias, id in self.aliases.items():
+            uri = uri.replace(id, alias)
+        return uri
 
     def _body(self, where, kinto, ours):
         if isinstance(kinto, dict) and isinstance(ours, dict) and "errno" in kinto:

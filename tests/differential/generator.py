@@ -4,6 +4,8 @@ from request import RUN, At, Authorization, Made, Principal, Request, Seen, Text
 
 # The second bucket's id begins with the first's.
 BUCKETS = [f"b-{RUN}", f"b-{RUN}-staging"]
+# Each user's own, which only sequences for listeners use.
+DEFAULT = "default"
 KINDS = ["bucket", "group", "collection", "record"]
 PERMISSIONS = {
     "bucket": ["read", "write", "collection:create", "group:create"],
@@ -49,13 +51,21 @@ ODD_IDS = ["A", "a" * 100, "a" * 256]
 class Generator:
     """Generates one sequence, with everything that `random` decides."""
 
-    def __init__(self, random, without=()):
+    def __init__(self, random, without=(), writes=False):
         self.random = random
         self.without = set(without)
         self.times = 0
+        # For listeners, who hear of writes alone.
+        self.writes = writes
+        self.buckets = BUCKETS
+        self.accounts = False
 
     def sequence(self):
         """Five to 25 requests, the first of them most often making something to work on."""
+        if self.writes and self.chance(20):
+            self.buckets = [DEFAULT, BUCKETS[1]]
+        elif self.writes and self.chance(4):
+            self.accounts = True
         # Ids that the servers make are in no order.
         self.makes_ids = self.chance(50)
         start = self.random.choice(range(5))
@@ -63,10 +73,10 @@ class Generator:
         prelude = [
             Request(
                 "PUT",
-                f"/buckets/{BUCKETS[0]}",
+                f"/buckets/{self.buckets[0]}",
                 body=self.random.choice([None, {"permissions": self.permissions("bucket")}]),
             ),
-            Request("PUT", f"/buckets/{BUCKETS[0]}/collections/c0"),
+            Request("PUT", f"/buckets/{self.buckets[0]}/collections/c0"),
             *records,
         ]
         rest = [self.request() for _ in range(self.random.randint(5, 20))]
@@ -74,7 +84,7 @@ class Generator:
 
     def some_records(self):
         count = self.random.choice([0, 1, 3, 4])
-        return [f"/buckets/{BUCKETS[0]}/collections/c0/records/r{n}" for n in range(count)]
+        return [f"/buckets/{self.buckets[0]}/collections/c0/records/r{n}" for n in range(count)]
 
     def chance(self, percent):
         return self.random.random() * 100 < percent
@@ -92,9 +102,13 @@ class Generator:
 
     def id(self, kind):
         if self.chance(3):
-            return self.random.choice(INVALID_IDS if kind == "bucket" else INVALID_IDS + ODD_IDS)
+            ids = INVALID_IDS if kind == "bucket" else INVALID_IDS + ODD_IDS
+            if kind == "collection" and DEFAULT in self.buckets:
+                # Kinto makes the bucket before it looks at this, and whether that stays is the storage's matter.
+                ids = ODD_IDS
+            return self.random.choice(ids)
         if kind == "bucket":
-            return self.random.choices(BUCKETS, [9, 1])[0]
+            return self.random.choices(self.buckets, [9, 1])[0]
         if kind == "record" and self.makes_ids and self.chance(4):
             return Made(self.random.randrange(3))
         return kind[0] + str(
@@ -111,6 +125,9 @@ class Generator:
         return Text("/buckets/", bucket, "/collections/", self.id("collection"), "/records")
 
     def user(self):
+        if DEFAULT in self.buckets:
+            # Whose bucket it is is part of its URIs.
+            return "alice"
         return self.random.choices(["alice", "bob", None], [75, 15, 10])[0]
 
     def time(self, of):
@@ -179,7 +196,7 @@ class Generator:
 
     def principals(self):
         everybody = ["system.Everyone", "system.Authenticated", Principal("alice"), Principal("bob")]
-        everybody += [f"/buckets/{BUCKETS[0]}/groups/g0", "someone"]
+        everybody += [f"/buckets/{self.buckets[0]}/groups/g0", "someone"]
         return self.random.sample(everybody, self.random.randint(0, 2))
 
     def permissions(self, kind):
@@ -330,6 +347,11 @@ class Generator:
             "batch": 7,
             "odd": 3,
         }
+        if self.writes:
+            weights |= {"read": 4, "list": 12, "page": 6, "put": 24, "delete": 12, "delete_list": 8, "batch": 24}
+            del weights["permissions"], weights["odd"]
+        if self.accounts:
+            weights["account"] = 60
         if within_batch:
             del weights["batch"], weights["page"]
         for name in self.without & weights.keys():
@@ -357,6 +379,9 @@ class Generator:
 
     def a_post(self):
         kind = self.kind()
+        if kind == "bucket" and DEFAULT in self.buckets:
+            # There is no such id, but in a path.
+            kind = "group"
         of = self.list(kind)
         body = self.body(kind, of, self.id(kind)) if self.chance(95) else None
         if isinstance(body, dict) and isinstance(body.get("data"), dict):
@@ -464,6 +489,16 @@ class Generator:
             )[0]
         return Request("POST", "/batch", user=self.user(), batch=tuple(parts), defaults=defaults)
 
+    def a_account(self):
+        """An account of who has none yet, or their own."""
+        user = self.random.choice(["alice", "bob"])
+        data = {**self.data(), "password": "secret"}
+        method = self.random.choice(["PUT", "PUT", "POST", "PATCH", "DELETE"])
+        who = self.random.choice([user, user, None])
+        if method == "POST":
+            return Request(method, "/accounts", user=who, body={"data": {**data, "id": f"{user}-{RUN}"}})
+        return Request(method, f"/accounts/{user}-{RUN}", user=who, body={"data": data} if method != "DELETE" else None)
+
     def part(self):
         if self.chance(3):
             return self.random.choice(
@@ -481,6 +516,7 @@ class Generator:
         part = self.request(within_batch=True)
         headers = part.headers
         if self.chance(15):
-            headers += (("Authorization", Authorization(self.random.choice(["alice", "bob"]))),)
+            users = ["alice"] if DEFAULT in self.buckets else ["alice", "bob"]
+            headers += (("Authorization", Authorization(self.random.choice(users))),)
         prefix = self.random.choices(["", "/v1"], [80, 20])[0]
         return Request(part.method, part.path, part.query, part.user, headers, part.body, prefix=prefix)

@@ -72,6 +72,54 @@ def details(sent, kinto, ours, difference):
     return re.search(r"body\.details(\[.*)?$", difference.where) is not None and difference.ours != "(absent)"
 
 
+def event(field, kinto=None, ours=None):
+    """Of a field of an event where the servers tell these values."""
+    compiled = re.compile(rf"events\[\d+\]\.{field}$")
+
+    def applies(sent, in_kinto, in_ours, difference):
+        return (
+            compiled.match(difference.where) is not None
+            and kinto in (None, difference.kinto)
+            and ours in (None, difference.ours)
+        )
+
+    return applies
+
+
+def told_by_behavior(sent, kinto, ours, difference):
+    return "Response-Behavior" in text_of(sent) and event(r"(uris|impacted).*")(sent, kinto, ours, difference)
+
+
+def merged_in_place(sent, kinto, ours, difference):
+    return "merge-patch" in text_of(sent) and event(r"impacted\[\d+\]\.old\..*")(sent, kinto, ours, difference)
+
+
+def refused_in_default(status):
+    """Of requests for the default bucket that one of the servers refuses so, alone or in a batch."""
+
+    def applies(sent, kinto, ours, difference):
+        if "/buckets/default" not in text_of(sent):
+            return False
+        answers = [kinto, ours]
+        bodies = [answer.body for answer in answers if isinstance(answer.body, dict)]
+        parts = [part["status"] for body in bodies for part in body.get("responses", [])]
+        return status in [answer.status for answer in answers] + parts
+
+    return applies
+
+
+def password(sent, kinto, ours, difference):
+    return difference.where.endswith("body.data.password")
+
+
+def nothing_deleted(sent, kinto, ours, difference):
+    return difference.where == "events of nothing"
+
+
+def told_again(sent, kinto, ours, difference):
+    return difference.where == "events again"
+
+
 JUSTIFIED = [
     Justified("Kinto fails by a fault of its own; ours refuses the request or does what was asked", fails),
     Justified("An id is at most 255 bytes long, which DynamoDB's keys ask for; Kinto's have no bound", says("a{256}")),
@@ -146,6 +194,43 @@ JUSTIFIED = [
         says(r'(?s)/batch\n.*"path": "(/v1)?/buckets[^"?]*/["?]'),
     ),
     Justified("In a batch Kinto finds a parent that an earlier request has deleted", deletes_a_parent),
+    Justified(
+        "A merge patch leaves the permissions that it does not name; Kinto takes them away where who patches writes by "
+        "the bucket alone",
+        says(r'(?s)merge-patch.*"permissions"|"permissions".*merge-patch'),
+    ),
+    Justified(
+        "A method that an endpoint does not have is refused before a default bucket is made for it",
+        refused_in_default(405),
+    ),
+    Justified(
+        "Kinto forgets that a body without a media type is JSON on its way to the default bucket",
+        refused_in_default(415),
+    ),
+    Justified("Kinto changes a nested object in place when it merges, in `old` too", merged_in_place, ends=False),
+    Justified("The hash of a password is another each time", password, ends=False),
+    Justified(
+        "An event has the whole object after the write; Kinto's what the answer was asked to have of it",
+        told_by_behavior,
+        ends=False,
+    ),
+    Justified(
+        "A request that meets another's write is decided and told again; here the aggregator's, which closes the lists "
+        "of a deleted bucket",
+        told_again,
+        ends=False,
+    ),
+    Justified("The deletion of a list that deletes nothing is an event to Kinto", nothing_deleted, ends=False),
+    Justified(
+        "Kinto changes the object in place where nothing is sent for it, and tells an `old` without its time",
+        event(r"impacted\[\d+\]\.old\.last_modified", kinto="(absent)"),
+        ends=False,
+    ),
+    Justified(
+        "The password of an account is not told, hashed or not",
+        event(r"impacted\[\d+\]\.(new|old)\.password", ours="(absent)"),
+        ends=False,
+    ),
 ]
 
 

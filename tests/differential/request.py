@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import json
 import re
+import uuid
 from dataclasses import dataclass, replace
 from urllib.parse import quote, urlencode
 
@@ -176,6 +177,12 @@ class Context:
 def user_id(name):
     message = f"{name}:secret".encode()
     return "basicauth:" + hmac.new(USERID_HMAC_SECRET.encode(), message, hashlib.sha256).hexdigest()
+
+
+def default_bucket(name):
+    """The id of the bucket that a user has of their own."""
+    digest = hmac.new(USERID_HMAC_SECRET.encode(), user_id(name).encode(), hashlib.sha256).hexdigest()
+    return str(uuid.UUID(digest[:32]))
 
 
 def authorization(name):

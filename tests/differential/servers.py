@@ -26,9 +26,10 @@ SETTINGS = {
 class Kinto:
     """Kinto over its memory backends, which are emptied from run to run since they never forget a parent."""
 
-    def __init__(self, host):
+    def __init__(self, host, settings=None, heard=None):
         self.host = host
-        self.app = kinto.main({}, **SETTINGS)
+        self.heard = heard
+        self.app = kinto.main({}, **SETTINGS | (settings or {}))
         self.backends = [self.app.registry.storage, self.app.registry.permission, self.app.registry.cache]
 
     def send(self, sent):
@@ -39,7 +40,7 @@ class Kinto:
         request.body = sent.body
         response = request.get_response(self.app)
         content = b"" if sent.method == "HEAD" else response.body
-        return Answer.read(response.status_code, response.headerlist, content)
+        return Answer.read(response.status_code, response.headerlist, content, self.heard)
 
     def flush(self):
         for backend in self.backends:
@@ -49,7 +50,8 @@ class Kinto:
 class Server:
     """The server at `http://host:port/`."""
 
-    def __init__(self, url):
+    def __init__(self, url, heard=None):
+        self.heard = heard
         self.host = urlsplit(url).netloc
         self.connection = http.client.HTTPConnection(self.host, timeout=60)
 
@@ -57,7 +59,7 @@ class Server:
         url = sent.url.removeprefix(f"http://{self.host}")
         self.connection.request(sent.method, url, body=sent.body or None, headers=sent.headers)
         response = self.connection.getresponse()
-        return Answer.read(response.status, response.getheaders(), response.read())
+        return Answer.read(response.status, response.getheaders(), response.read(), self.heard)
 
     def flush(self):
         """Runs do not meet: each has buckets and users of its own."""

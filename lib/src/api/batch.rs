@@ -104,7 +104,8 @@ fn read_request(
     }
     let body = match fields.shift_remove("body") {
         None => vec![],
-        // As Kinto: a body is JSON, whatever the headers say.
+        // As Kinto: an empty one is none; another is JSON, whatever the headers say.
+        Some(Value::Object(body)) if body.is_empty() => vec![],
         Some(Value::Object(body)) => {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
             Value::Object(body).to_string().into_bytes()

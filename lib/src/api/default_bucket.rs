@@ -3,7 +3,8 @@
 //! It and the collections in it are created when they are first asked for, in the unit of work of the request that
 //! asks: a request that is refused for something else leaves them created (Kinto 26.5).
 
-use http::Method;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -46,11 +47,18 @@ pub fn id_of(user: &User, settings: &ApiSettings) -> Result<String, ApiError> {
     Ok(id_for(user_id, settings))
 }
 
-/// The request with the bucket's own id in place of the alias: in the path, and in what is sent as the bucket's id.
+/// The request as it is sent to the bucket itself: with its own id in place of the alias, in the path and in what is sent
+/// as the bucket's id, and with a body.
 pub fn resolve(request: &Request, bucket: &str) -> Request {
     let mut request = request.clone();
     let alias = format!("/buckets/{ALIAS}");
     let is_bucket = request.path.ends_with(&alias);
+    // Who sends nothing sends empty data there (Kinto 26.5).
+    if request.body.is_empty() && !request.is_read() {
+        request.body = br#"{"data": {}}"#.to_vec();
+        let json = HeaderValue::from_static("application/json");
+        request.headers.insert(CONTENT_TYPE, json);
+    }
     request.path = request
         .path
         .replacen(&alias, &format!("/buckets/{bucket}"), 1);

@@ -36,8 +36,8 @@ const MAX_MESSAGE: usize = 1000;
 
 /// Code that is told of writes.
 ///
-/// It may be told of the same event again, under the same `id`: after the commit until it has said once that it was
-/// told, before the commit whenever the request has to be done again.
+/// It may be told of the same again: after the commit, under the same `id`, until it has said once that it was told;
+/// before the commit, under another one, whenever the request has to be done again.
 pub trait Listener: Debug + Send + Sync {
     /// Is told of what it hears of an event ([`ListenerSettings::hears`]). Has [`ListenerSettings::timeout`] for it, as
     /// long as it does not block its thread; to panic is to fail.

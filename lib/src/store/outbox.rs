@@ -33,9 +33,10 @@ pub const KEPT: Duration = Duration::from_secs(14 * 24 * 3600);
 const MAX_PART: usize = 380 * 1024;
 /// Bytes of a transaction's entries at most: it may have 4 MB, the objects included.
 const MAX_ENTRIES: usize = 1536 * 1024;
-/// Parts of a transaction's entries at most: each parent has one that need not be full. As many objects as a
-/// transaction holds have few parents where there are more than [`super::MAX_TRANSACTION_ITEMS`] of them: a batch
-/// has 25 requests, and a request for a list one parent.
+/// Parts of a transaction's entries at most: each parent has one that need not be full.
+///
+/// As many objects as a transaction holds have few parents where there are more than
+/// [`super::MAX_TRANSACTION_ITEMS`] of them: a batch has 25 requests, and a request for a list one parent.
 pub const MAX_PARTS: usize = MAX_ENTRIES.div_ceil(MAX_PART) + 25;
 /// Bytes of an entry once decompressed at most, so that no item makes the memory run out. Lambda takes requests of
 /// 6 MB; what they replace can be 400 KB for each of 100 items.

@@ -8,7 +8,6 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use kinto_local::{Options, Stack};
-use kinto_serverless::settings::Vars;
 use tokio::net::TcpListener;
 use tokio::process::Command;
 

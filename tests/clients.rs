@@ -8,7 +8,6 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use kinto_local::{Options, Stack};
-use kinto_serverless::settings::Vars;
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
@@ -18,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Enough for a build to find what is broken at all; a release takes 5,000.
 const SEQUENCES: &str = "200";
 /// The same of events: 15 seconds.
-const EVENT_SEQUENCES: &str = "100";
+const EVENT_SEQUENCES: &str = "40";
 
 /// A build does not fail by chance: only a long run has a seed of its own each time.
 const SEED: &str = "build";

@@ -115,6 +115,12 @@ def goes_on_in_default(sent, kinto, ours, difference):
     return is_ahead and "/buckets/default" in text_of(sent)
 
 
+def first_time(sent, kinto, ours, difference):
+    """Of the time of a list that begins with an object of a time of its own."""
+    is_near = isinstance(difference.kinto, int) and 0 < difference.kinto - difference.ours < 60_000
+    return is_near and event("timestamp")(sent, kinto, ours, difference) and '"last_modified": ' in text_of(sent)
+
+
 def password(sent, kinto, ours, difference):
     return difference.where.endswith("body.data.password")
 
@@ -213,6 +219,10 @@ JUSTIFIED = [
     Justified(
         "Kinto forgets that a body without a media type is JSON on its way to the default bucket",
         refused_in_default(415),
+    ),
+    Justified(
+        "An empty list of Kinto's takes the time at which it is first looked at, behind which the first object's may lie",
+        first_time,
     ),
     Justified(
         "The times of a list go on when its bucket was deleted and is made anew; Kinto's may go back",

@@ -1,5 +1,5 @@
 //! The whole way of the data through what is really deployed: `template.yaml` as it stands and the binaries that
-//! `sam build` made of it, on an emulator of AWS (ministack) with a Megaphone receiver on loopback.
+//! `sam build` made of it, on an emulator of AWS (ministack) with a Megaphone receiver and webhooks on loopback.
 //!
 //! The emulator enforces the roles' policies, so a permission that a function lacks fails here. It costs 100 ms
 //! a request, so this is one walk without details: those are tested on the local stack. `tests/run` installs sam
@@ -7,16 +7,20 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_lc_rs::hmac;
 use aws_sdk_sqs::config::Credentials;
 use aws_sdk_sqs::types::QueueAttributeName;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate, matchers};
@@ -25,6 +29,7 @@ const REGION: &str = "us-east-1";
 const STACK: &str = "kinto-e2e";
 const API_KEY: &str = "key-of-the-broadcaster";
 const READER_TOKEN: &str = "token-of-a-reader";
+const WEBHOOK_SECRET: &str = "what the webhooks' events are signed with";
 const CHANNEL: &str = "/v1/broadcasts/remote-settings/monitor_changes";
 /// Far above what a change takes on the emulator (about a second), for machines that are busy.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -33,10 +38,23 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[ignore = "needs sam and ministack: tests/run"]
 async fn the_deployed_stack_announces_writes_whatever_happens_to_megaphone() {
     let megaphone = Megaphone::start().await;
+    let webhooks = Webhooks::start().await;
     let emulator = Emulator::start().await;
     let key_arn = emulator.create_secret("megaphone-api-key", API_KEY).await;
     let token_arn = emulator.create_secret("reader-token", READER_TOKEN).await;
-    let outputs = emulator.deploy(&[
+    let secret_arn = emulator
+        .create_secret("webhook-secret", WEBHOOK_SECRET)
+        .await;
+
+    // Where nobody listens, nothing is made for it.
+    emulator.deploy(&[("Architecture", architecture())]);
+    let made = emulator.queues_and_functions().await.join(" ");
+    assert!(made.contains("BroadcastQueue") && made.contains("Broadcaster"));
+    for part in ["Notif", "Outbox", "ResourceChanged"] {
+        assert!(!made.contains(part), "{made}");
+    }
+
+    emulator.deploy(&[
         ("Architecture", architecture()),
         ("ChangesResources", "/buckets/main"),
         ("MegaphoneUrl", &megaphone.server.uri()),
@@ -44,8 +62,19 @@ async fn the_deployed_stack_announces_writes_whatever_happens_to_megaphone() {
         ("MatchKintoChanges", "/buckets/main"),
         ("BroadcastsReaderTokenArn", &token_arn),
         ("PushBroadcastMinDebounceSeconds", "0"),
+        ("EventResources", "record"),
+        ("EventUris", "/buckets/main"),
+        ("EventQueue", "true"),
+        ("EventBusName", "default"),
+        ("EventWebhookUrl", &webhooks.url(TOLD)),
+        ("EventWebhookSecretArn", &secret_arn),
+        ("SyncResources", "record"),
+        ("SyncWebhookUrl", &webhooks.url(ASKED)),
+        ("SyncWebhookSecretArn", &secret_arn),
     ]);
+    let outputs = emulator.outputs();
     let api = Api::new(&emulator, &outputs["ApiUrl"]);
+    let consumer = emulator.consume(&outputs["EventQueueUrl"]);
 
     let (status, heartbeat) = api.call(Method::GET, "/__heartbeat__", Value::Null).await;
     assert_eq!(
@@ -106,6 +135,15 @@ async fn the_deployed_stack_announces_writes_whatever_happens_to_megaphone() {
         )
         .await;
     assert_eq!(past, first - 1);
+
+    // What a listener refuses is not there.
+    let refused = "/buckets/main/collections/one/records/refused";
+    let body = json!({"data": {"refuse": true}});
+    let (status, answer) = api.call(Method::PUT, refused, body).await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "{answer}");
+    assert_eq!(answer["message"], "Not this one", "{answer}");
+    let (status, _) = api.call(Method::GET, refused, Value::Null).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
 
     // A batch with a group, whose members are written besides, and the deletion of a list.
     let put =
@@ -174,6 +212,35 @@ async fn the_deployed_stack_announces_writes_whatever_happens_to_megaphone() {
         megaphone.version() == Some(second)
     })
     .await;
+
+    // The queue's consumer and the webhook were told of each record that was written, in this order.
+    let told =
+        ["r1", "old", "r2"].map(|id| format!("create /buckets/main/collections/one/records/{id}"));
+    eventually("the consumer has the events of all records", async || {
+        consumer.heard().len() >= told.len()
+    })
+    .await;
+    assert_eq!(consumer.heard(), told);
+    eventually("the webhook has the events of all records", async || {
+        webhooks.received(TOLD).await.len() >= told.len()
+    })
+    .await;
+    assert_eq!(webhooks.received(TOLD).await, told);
+    // So was the bus, which nobody watches: nothing is left to do.
+    eventually("all listeners are told", async || {
+        emulator
+            .count_messages(&outputs["NotificationQueueUrl"])
+            .await
+            == 0
+    })
+    .await;
+    for queue in [
+        "NotificationDeadLetterQueueUrl",
+        "OutboxDeadLetterQueueUrl",
+        "EventDeadLetterQueueUrl",
+    ] {
+        assert_eq!(emulator.count_messages(&outputs[queue]).await, 0, "{queue}");
+    }
 
     // With the bucket its collections leave the monitor, which is the aggregator's doing and not the request's.
     let (status, gone) = api.call(Method::DELETE, "/buckets/main", Value::Null).await;
@@ -372,6 +439,107 @@ impl Megaphone {
     }
 }
 
+/// Where a webhook is told after the commit, and where another is asked before it.
+const TOLD: &str = "/told";
+const ASKED: &str = "/asked";
+
+/// Webhooks that keep what they receive. Asked about a record that has `refuse`, they refuse it.
+struct Webhooks(MockServer);
+
+impl Webhooks {
+    async fn start() -> Self {
+        let server = MockServer::start().await;
+        let refusal = json!({"refused": {"status": 403, "message": "Not this one"}});
+        let refused = json!({"impacted_records": [{"new": {"refuse": true}}]});
+        let answers = [
+            Mock::given(matchers::path(ASKED))
+                .and(matchers::body_partial_json(refused))
+                .respond_with(ResponseTemplate::new(200).set_body_json(refusal)),
+            Mock::given(matchers::method("POST")).respond_with(ResponseTemplate::new(200)),
+        ];
+        for answer in answers {
+            answer.mount(&server).await;
+        }
+        Self(server)
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.0.uri())
+    }
+
+    /// What was received there, in its order and without what came again, as the consumer writes it.
+    async fn received(&self, path: &str) -> Vec<String> {
+        let requests = self.0.received_requests().await.unwrap_or_default();
+        let requests = requests.iter().filter(|request| request.url.path() == path);
+        let mut events: Vec<(String, String)> = vec![];
+        for request in requests {
+            assert!(is_signed(request), "{request:?}");
+            let event: Value = serde_json::from_slice(&request.body).expect("an event is JSON");
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let id = text(&event["id"]);
+            let what = format!(
+                "{} {}",
+                text(&event["action"]),
+                text(&event["impacted_uris"][0])
+            );
+            if events.iter().all(|(known, _)| *known != id) {
+                events.push((id, what));
+            }
+        }
+        events.into_iter().map(|(_, what)| what).collect()
+    }
+}
+
+/// Whether a webhook's request is signed as the Standard Webhooks specification has it, by who knows the secret.
+fn is_signed(request: &Request) -> bool {
+    let header = |name| request.headers.get(name).and_then(|it| it.to_str().ok());
+    let signed = ["webhook-id", "webhook-timestamp"].map(|name| header(name).unwrap_or_default());
+    let mut signed = signed.join(".").into_bytes();
+    signed.push(b'.');
+    signed.extend_from_slice(&request.body);
+    let signature = header("webhook-signature").and_then(|it| it.strip_prefix("v1,"));
+    let signature = signature.and_then(|it| BASE64_STANDARD.decode(it).ok());
+    let key = hmac::Key::new(hmac::HMAC_SHA256, WEBHOOK_SECRET.as_bytes());
+    signature.is_some_and(|signature| hmac::verify(&key, &signed, &signature).is_ok())
+}
+
+/// `examples/consumer.py`, running until this is dropped.
+struct Consumer {
+    process: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl Consumer {
+    fn start(command: &mut Command) -> Self {
+        let spawned = command.stdout(Stdio::piped()).spawn();
+        let mut process = spawned.expect("python is installed (tests/run)");
+        let stdout = process.stdout.take().expect("its output is ours");
+        let lines = Arc::<Mutex<Vec<String>>>::default();
+        let all = Arc::clone(&lines);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                all.lock().expect("no holder panics").push(line);
+            }
+        });
+        Self { process, lines }
+    }
+
+    /// Of each event that it handled what was done, and to what.
+    fn heard(&self) -> Vec<String> {
+        let lines = self.lines.lock().expect("no holder panics");
+        let words = lines.iter().map(|line| line.split(' ').collect::<Vec<_>>());
+        // The date is in front, the object behind.
+        words.map(|words| words[1..3].join(" ")).collect()
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
 /// AWS on loopback: a process that ends with this value, and the processes of its functions with it.
 struct Emulator {
     process: Child,
@@ -441,6 +609,23 @@ impl Emulator {
             .expect("a secret has an ARN")
     }
 
+    /// Starts the example of a consumer of the stack's queue.
+    fn consume(&self, queue_url: &str) -> Consumer {
+        let mut command = Command::new("python");
+        command.args(["examples/consumer.py", queue_url]);
+        Consumer::start(command.current_dir(workspace()).envs(self.environment()))
+    }
+
+    /// What a program needs to take this for AWS.
+    fn environment(&self) -> [(&'static str, &str); 4] {
+        [
+            ("AWS_ENDPOINT_URL", &self.endpoint),
+            ("AWS_DEFAULT_REGION", REGION),
+            ("AWS_ACCESS_KEY_ID", "test"),
+            ("AWS_SECRET_ACCESS_KEY", "test"),
+        ]
+    }
+
     /// Sends a message to the group of the listener.
     async fn send(&self, queue_url: &str, body: &str) {
         let client = aws_sdk_sqs::Client::new(&self.sdk_config().await);
@@ -454,19 +639,35 @@ impl Emulator {
             .expect("the message is sent");
     }
 
-    /// About how many messages wait in a queue.
+    /// About how many messages wait in a queue, or are worked on.
     async fn count_messages(&self, queue_url: &str) -> u32 {
         let client = aws_sdk_sqs::Client::new(&self.sdk_config().await);
-        let name = QueueAttributeName::ApproximateNumberOfMessages;
+        let names = [
+            QueueAttributeName::ApproximateNumberOfMessages,
+            QueueAttributeName::ApproximateNumberOfMessagesNotVisible,
+        ];
         let asked = client.get_queue_attributes().queue_url(queue_url);
-        let answer = asked.attribute_names(name.clone()).send().await;
-        let answer = answer.expect("the queue's attributes are read");
-        let count = answer.attributes.and_then(|mut all| all.remove(&name));
-        count.and_then(|count| count.parse().ok()).unwrap_or(0)
+        let answer = asked.set_attribute_names(Some(names.to_vec())).send().await;
+        let counts = answer.expect("the queue's attributes are read").attributes;
+        let counts = counts.unwrap_or_default().into_values();
+        counts.filter_map(|count| count.parse::<u32>().ok()).sum()
     }
 
-    /// Deploys what `sam build` left and returns the stack's outputs.
-    fn deploy(&self, parameters: &[(&str, &str)]) -> BTreeMap<String, String> {
+    /// The URLs of all queues and the names of all functions.
+    async fn queues_and_functions(&self) -> Vec<String> {
+        let config = self.sdk_config().await;
+        let queues = aws_sdk_sqs::Client::new(&config).list_queues().send();
+        let mut all = queues.await.expect("queues are listed").queue_urls;
+        let functions = aws_sdk_lambda::Client::new(&config).list_functions().send();
+        let functions = functions.await.expect("functions are listed").functions;
+        let names = functions.into_iter().flatten();
+        all.get_or_insert_default()
+            .extend(names.filter_map(|function| function.function_name));
+        all.unwrap_or_default()
+    }
+
+    /// Deploys what `sam build` left.
+    fn deploy(&self, parameters: &[(&str, &str)]) {
         let start = Instant::now();
         let parameters = parameters
             .iter()
@@ -482,6 +683,11 @@ impl Emulator {
             ],
             parameters,
         );
+        eprintln!("deployed: {:.1?}", start.elapsed());
+    }
+
+    /// The stack's outputs.
+    fn outputs(&self) -> BTreeMap<String, String> {
         let outputs = self.sam(
             &[
                 "list",
@@ -493,7 +699,6 @@ impl Emulator {
             ],
             [],
         );
-        eprintln!("deployed: {:.1?}", start.elapsed());
         let outputs: Vec<Value> =
             serde_json::from_slice(&outputs).expect("sam lists outputs as JSON");
         let text = |output: &Value, key: &str| output[key].as_str().unwrap_or_default().to_owned();
@@ -509,10 +714,7 @@ impl Emulator {
             .args(command)
             .args(more)
             .current_dir(workspace())
-            .env("AWS_ENDPOINT_URL", &self.endpoint)
-            .env("AWS_DEFAULT_REGION", REGION)
-            .env("AWS_ACCESS_KEY_ID", "test")
-            .env("AWS_SECRET_ACCESS_KEY", "test")
+            .envs(self.environment())
             .env_remove("AWS_SESSION_TOKEN")
             .env_remove("AWS_PROFILE")
             .env("SAM_CLI_TELEMETRY", "0")

@@ -5,14 +5,18 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use kinto_local::sqs::{self, NOTIFICATIONS};
 use kinto_serverless::aggregator::{Aggregator, Input, Output};
 use kinto_serverless::broadcaster::Broadcaster;
+use kinto_serverless::listeners::Listeners;
 use kinto_serverless::megaphone::Megaphone;
-use kinto_serverless::queue::{BroadcastQueue, Inbox};
-use kinto_serverless::settings::Settings;
+use kinto_serverless::notifier::{self, Notifier};
+use kinto_serverless::queue::{BroadcastQueue, Inbox, NotificationQueue};
+use kinto_serverless::settings::{ListenerSettings, Settings, Vars};
 use kinto_serverless::store::Store;
 use kinto_serverless::timestamp::Timestamp;
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 use tests::{Kinto, TABLE, settings};
 use wiremock::{Mock, MockServer, ResponseTemplate, matchers};
 
@@ -41,6 +45,8 @@ const QUEUE: [(&str, usize); 3] = [
     ("queue-duplicated", 0),
     ("queue-poison", 1),
 ];
+/// What the notifier is called with by the stream, and then by the queue.
+const NOTIFIER: [&str; 2] = ["notifier-stream", "notifier-queue"];
 /// What an operator calls the aggregator with.
 const REBUILD: &str = "rebuild-monitor";
 const FIRST_CHANGE: u64 = 1_795_289_972_422;
@@ -84,6 +90,7 @@ fn every_event_has_its_test() {
         .chain(STREAM.iter().map(|(name, _)| *name));
     let tested = names
         .chain(QUEUE.iter().map(|(name, _)| *name))
+        .chain(NOTIFIER)
         .chain([REBUILD])
         .map(str::to_owned)
         .collect();
@@ -182,4 +189,64 @@ async fn queue_events_reach_megaphone_once() {
         assert!(response.batch_item_failures.is_empty(), "{name}");
         assert_eq!(aws.queue().dead_letters().len(), dead, "{name}");
     }
+}
+
+#[tokio::test]
+async fn notifier_events_tell_a_webhook_of_a_record() {
+    let webhook = MockServer::start().await;
+    let uris = json!(["/buckets/main/collections/one/records/first"]);
+    Mock::given(matchers::method("POST"))
+        .and(matchers::body_partial_json(
+            json!({"action": "create", "impacted_uris": uris}),
+        ))
+        .respond_with(ResponseTemplate::new(200))
+        .expect(1)
+        .mount(&webhook)
+        .await;
+    let url = webhook.uri();
+    let vars: Vars = [
+        ("KINTO_EVENT_LISTENERS", "webhook"),
+        ("KINTO_EVENT_LISTENERS_WEBHOOK_USE", "webhook"),
+        ("KINTO_EVENT_LISTENERS_WEBHOOK_URL", &url),
+        (
+            "KINTO_EVENT_LISTENERS_WEBHOOK_SECRET",
+            "a secret that is long enough",
+        ),
+    ]
+    .into_iter()
+    .collect();
+    let aws = Kinto::new().aws;
+    let listeners = ListenerSettings::from_vars(&vars).unwrap();
+    let listeners = Listeners::new(listeners, &vars, &aws.of_listeners().await, &[]).unwrap();
+    let (queue, dead) = (sqs::url(NOTIFICATIONS), sqs::dead_letter_url(NOTIFICATIONS));
+    let notifier = Notifier::new(
+        Store::new(aws.dynamodb(), TABLE),
+        NotificationQueue::new(aws.sqs(), &*queue),
+        Inbox::new(aws.sqs(), queue, dead),
+        listeners,
+    );
+    let [stream, queue]: [Value; 2] = NOTIFIER.map(event);
+
+    // The message that the entry is asked for by is that of the other event.
+    notifier.answer(input(&stream)).await;
+    let messages = aws.queues().notifications.waiting();
+    let (body, group) = ("/Records/0/body", "/Records/0/attributes/MessageGroupId");
+    assert_eq!(messages.len(), 1);
+    assert_eq!(
+        [&*messages[0].body, &*messages[0].group],
+        [body, group].map(|at| queue.pointer(at).unwrap().as_str().unwrap())
+    );
+
+    let item = stream.pointer("/Records/0/dynamodb/NewImage").unwrap();
+    let put = json!({"TableName": TABLE, "Item": item}).to_string();
+    let put = aws.call("DynamoDB_20120810.PutItem", put.as_bytes());
+    assert_eq!(put.ok().unwrap().status, 200);
+    let notifier::Output::Queue(response) = notifier.answer(input(&queue)).await else {
+        panic!("it is taken for a batch of the stream");
+    };
+    assert!(response.batch_item_failures.is_empty());
+}
+
+fn input(event: &Value) -> notifier::Input {
+    serde_json::from_value(event.clone()).unwrap()
 }

@@ -1,6 +1,7 @@
 //! The event source mappings of the table's stream: reads records and hands each function those of its filter in
-//! template.yaml, and again what it reports as failed. Both functions go through the stream in step; on AWS each goes
-//! at its own pace.
+//! template.yaml, and again what it reports as failed.
+//!
+//! Both functions go through the stream in step; on AWS each goes at its own pace.
 //!
 //! A restart begins at the oldest record that is kept (a day): the aggregator is safe against redelivery, and this
 //! way nothing is lost that a stopped process had read but not finished.

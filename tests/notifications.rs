@@ -1,4 +1,4 @@
-//! ResourceChanged: what is told of a write, before the commit and after it, and what of it survives whatever fails.
+//! `ResourceChanged`: what is told of a write, before the commit and after it, and what of it survives any failure.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
 

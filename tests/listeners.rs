@@ -17,6 +17,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use futures::future::BoxFuture;
 use hmac::{Hmac, KeyInit, Mac};
+use kinto_local::{LocalAws, Options, Stack};
 use kinto_serverless::event::ResourceChanged;
 use kinto_serverless::listeners::{Aws, Listener, Listeners, Make, NotifyError, Parts};
 use kinto_serverless::settings::{ListenerSettings, SettingError, Vars};
@@ -862,6 +863,66 @@ async fn the_example_sends_an_email_about_new_buckets() {
         has(mail, "account:ada created") && has(mail, "/buckets/r0"),
         "{mail:#?}"
     );
+}
+
+/// A local stack whose listener is the example's, told before the commit or after it.
+async fn stack_with_example(smtp: &Smtp, synchronous: &str) -> Stack {
+    let port = smtp.port.to_string();
+    let mut settings = mailing(smtp, &port);
+    settings.extend([
+        ("USE", "bucket_mail"),
+        ("ACTIONS", "create"),
+        ("RESOURCES", "bucket"),
+        ("SYNCHRONOUS", synchronous),
+    ]);
+    let settings = settings.into_iter();
+    let mut vars: Vars = settings
+        .map(|(name, value)| (format!("KINTO_EVENT_LISTENERS_A_{name}"), value))
+        .collect();
+    vars.set_default("KINTO_EVENT_LISTENERS", "a");
+    let options = Options::default();
+    let aws = LocalAws::memory().unwrap();
+    let custom = &[("bucket_mail", bucket_mail::make as Make)];
+    Stack::over(aws, &options, vars, custom).await.unwrap()
+}
+
+/// Creates a bucket; gives the status.
+async fn create_bucket(stack: &Stack, id: &str) -> u16 {
+    let url = format!("{}buckets/{id}", stack.url());
+    let request = reqwest::Client::new().put(url).basic_auth("ada", Some(""));
+    request.send().await.unwrap().status().as_u16()
+}
+
+#[tokio::test]
+async fn the_example_mails_after_the_commit_in_a_stack() {
+    let smtp = Smtp::start(false, &[]).await;
+    let stack = stack_with_example(&smtp, "false").await;
+    assert_eq!(create_bucket(&stack, "blog").await, 201);
+    let mut heard = vec![];
+    let mailed = async {
+        while !heard.contains(&".".to_owned()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            heard.extend(smtp.heard());
+        }
+    };
+    let in_time = tokio::time::timeout(Duration::from_secs(30), mailed).await;
+    in_time.unwrap();
+    assert!(has(&mails(&heard)[0], "Subject: New in Kinto: blog"));
+}
+
+#[tokio::test]
+async fn the_example_mails_before_the_commit_in_a_stack_and_without_a_mail_there_is_no_bucket() {
+    let smtp = Smtp::start(false, &[]).await;
+    let stack = stack_with_example(&smtp, "true").await;
+    assert_eq!(create_bucket(&stack, "blog").await, 201);
+    assert!(has(&mails(&smtp.heard())[0], "Subject: New in Kinto: blog"));
+
+    let broken = Smtp::start(false, &[("MAIL", "451 later")]).await;
+    let stack = stack_with_example(&broken, "true").await;
+    assert_eq!(create_bucket(&stack, "blog").await, 503);
+    let url = format!("{}buckets/blog", stack.url());
+    let request = reqwest::Client::new().get(url).basic_auth("ada", Some(""));
+    assert_eq!(request.send().await.unwrap().status().as_u16(), 403);
 }
 
 #[tokio::test]

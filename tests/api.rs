@@ -4,7 +4,7 @@
 
 use proptest::prelude::*;
 use serde_json::json;
-use tests::{BOB, Kinto, NOBODY};
+use tests::{BOB, Kinto, NOBODY, nested};
 
 const RECORD: &str = "/buckets/main/collections/one/records/r1";
 const RECORDS: &str = "/buckets/main/collections/one/records";
@@ -822,6 +822,49 @@ async fn what_is_malformed_in_a_json_patch_is_named() {
             ((400, 107), &name),
             "{operations}"
         );
+    }
+}
+
+#[tokio::test]
+async fn data_may_be_a_hundred_levels_deep_and_is_then_read_again_anywhere() {
+    let kinto = Kinto::with_collection().await;
+    for path in ["/buckets/main", RECORD] {
+        let answer = kinto.put(path, json!({"data": nested(100)})).await;
+        assert!(answer.status < 300, "{answer:?}");
+        let too_deep = kinto.put(path, json!({"data": nested(101)})).await;
+        assert_eq!(
+            (too_deep.error(), &too_deep.body["details"][0]["name"]),
+            ((400, 107), &json!("data"))
+        );
+    }
+    let requests = json!([{"path": RECORD}, {"path": RECORDS}]);
+    let batch = kinto.post("/batch", json!({"requests": requests})).await;
+    let read = [
+        kinto.get(RECORD).await.body["data"].clone(),
+        kinto.get(RECORDS).await.body["data"][0].clone(),
+        batch.body["responses"][0]["body"]["data"].clone(),
+        batch.body["responses"][1]["body"]["data"][0].clone(),
+    ];
+    for data in read {
+        assert_eq!(data["a"], nested(99));
+    }
+
+    // Nor by a change of what is there.
+    let bottom = "/a".repeat(99);
+    let operations = json!([{"op": "add", "path": format!("/data{bottom}/b"), "value": {}}]);
+    for (content_type, body) in [
+        ("application/json", json!({"data": {"a": nested(100)}})),
+        (
+            "application/merge-patch+json",
+            json!({"data": {"b": nested(100)}}),
+        ),
+        ("application/json-patch+json", operations),
+    ] {
+        let header = [("content-type", content_type)];
+        let answer = kinto
+            .send("PATCH", RECORD, &header, &body.to_string())
+            .await;
+        assert_eq!(answer.error(), (400, 107), "{content_type}");
     }
 }
 

@@ -43,6 +43,11 @@ pub struct Answer {
     pub headers: http::HeaderMap,
 }
 
+/// Data of that many levels, itself the first.
+pub fn nested(levels: usize) -> Value {
+    (1..levels).fold(json!({}), |inner, _| json!({"a": inner}))
+}
+
 /// How many cases a property is tried with: `KINTO_TEST_CASES`, else so many.
 pub fn cases(few: u32) -> u32 {
     let asked = std::env::var("KINTO_TEST_CASES").ok();

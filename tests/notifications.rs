@@ -19,7 +19,7 @@ use kinto_serverless::settings::{ListenerSettings, Vars};
 use kinto_serverless::store::Store;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tests::{BOB, Kinto, NOBODY, TABLE, cases};
+use tests::{BOB, Kinto, NOBODY, TABLE, cases, nested};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -527,6 +527,17 @@ async fn listeners_are_told_after_the_commit_in_the_order_of_each_collection() {
         assert_eq!(world.order(listener, "two"), expected(|n| n % 3 == 0));
         assert_eq!(world.order(listener, "one"), expected(|n| n % 3 != 0));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn data_as_deep_as_it_may_be_reaches_a_listener() {
+    let world = World::new().await.consuming(|| false);
+    let body = json!({"data": nested(100)});
+    let uri = format!("{COLLECTION}/records/r0");
+    assert_eq!(world.kinto.put(&uri, body).await.status, 201);
+    world.until("a", 1).await;
+    let event = serde_json::to_value(&world.recorders["a"].heard()[0]).unwrap();
+    assert_eq!(event["impacted_records"][0]["new"]["a"], nested(99));
 }
 
 #[tokio::test(start_paused = true)]

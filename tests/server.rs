@@ -782,6 +782,7 @@ fn value() -> BoxedStrategy<Value> {
 fn object() -> BoxedStrategy<Value> {
     let data = prop_oneof![
         24 => prop::collection::hash_map(field(), value(), 0..4).prop_map(|fields| json!(fields)),
+        1 => (0..130).prop_map(|levels| (0..levels).fold(json!({}), |inner, _| json!({"a": inner}))),
         1 => value(),
     ];
     let permission = prop_oneof![
@@ -813,6 +814,7 @@ fn object() -> BoxedStrategy<Value> {
 
 fn operations() -> BoxedStrategy<Value> {
     let pointer = prop_oneof![
+        6 => one_of(&["/data/a", "/data/a/b", "/data/a/b/0", "/data/a/b/-", "/data/b", "/data"]),
         6 => (one_of(&["/data", "/permissions", "/permissions/read", ""]), field())
             .prop_map(|(root, field)| format!("{root}/{field}")),
         1 => one_of(&["", "/", "/data", "/permissions", "data", "/data/a/-", "/data/~2", "/data/a/01"]),

@@ -1,15 +1,14 @@
 //! What a client sends: `data` and `permissions`, checked before anything is done with them.
 
 use http::header::{ACCEPT, CONTENT_TYPE};
-use json_patch::Patch;
 use serde_json::{Map, Value, json};
 
 use super::accounts::PASSWORD;
-use super::error::{ApiError, Detail};
+use super::error::ApiError;
 use super::passwords;
 use super::request::Request;
 use super::schema;
-use crate::permission::{EVERYONE, Permissions};
+use crate::permission::EVERYONE;
 use crate::resource::Kind;
 use crate::store::membership::MAX_PRINCIPAL_LENGTH;
 
@@ -23,6 +22,10 @@ pub enum PatchType {
     /// `application/json-patch+json` (RFC 6902): a list of operations on `/data` and `/permissions`.
     Operations,
 }
+
+/// How many lists and objects the data of an object may be within one another, itself included: what wraps it up (a
+/// batch, an event, a message) can so be read again, as far as `serde_json` follows (127).
+pub const MAX_DEPTH: usize = 100;
 
 const PLAIN: &str = "application/json";
 const MERGE: &str = "application/merge-patch+json";
@@ -164,123 +167,6 @@ impl Body {
     }
 }
 
-/// Reads the operations of a JSON patch. Whether each has the `value` or `from` that it needs is seen when they are
-/// applied (Kinto 26.5).
-///
-/// # Errors
-/// 400 for broken JSON and for what is no list of operations.
-pub fn parse_operations(bytes: &[u8]) -> Result<Vec<Value>, ApiError> {
-    let Value::Array(mut operations) = parse_json(bytes)? else {
-        return Err(ApiError::invalid(
-            "body",
-            "",
-            "Must be a list of operations",
-        ));
-    };
-    for (n, operation) in operations.iter_mut().enumerate() {
-        let wrong = |field: &str, problem: &str| {
-            let dot = if field.is_empty() { "" } else { "." };
-            Err(ApiError::invalid(
-                "body",
-                format!("{n}{dot}{field}"),
-                problem,
-            ))
-        };
-        let Value::Object(fields) = operation else {
-            return wrong("", "Must be a JSON object");
-        };
-        match fields.get("op").map(Value::as_str) {
-            Some(Some("test" | "add" | "remove" | "replace" | "move" | "copy")) => {}
-            Some(_) => {
-                return wrong(
-                    "op",
-                    "Must be one of test, add, remove, replace, move, copy",
-                );
-            }
-            None => return wrong("op", "Required"),
-        }
-        for field in ["path", "from"] {
-            match fields.get(field).map(Value::as_str) {
-                Some(Some(pointer)) if pointer.starts_with('/') => {}
-                None if field == "from" => {}
-                Some(_) => return wrong(field, "Must be a JSON pointer that begins with /"),
-                None => return wrong(field, "Required"),
-            }
-        }
-        let known = ["op", "path", "from", "value"];
-        if let Some(unknown) = fields.keys().find(|field| !known.contains(&field.as_str())) {
-            return wrong("", &format!("Unknown key {unknown}"));
-        }
-        // A principal is its own value, which need not be given.
-        let path = fields.get("path").and_then(Value::as_str);
-        let principal = path.and_then(|path| path.strip_prefix("/permissions/")?.split_once('/'));
-        if let Some(principal) = principal.map(|(_, principal)| principal.to_owned()) {
-            fields.insert("value".to_owned(), principal.into());
-        }
-    }
-    Ok(operations)
-}
-
-/// Applies operations to an object that is shown as `{"data": …, "permissions": …}`; there, each permission is
-/// an object whose keys are the principals (Kinto 26.5: JSON patch on permissions).
-///
-/// # Errors
-/// 400 when an operation cannot be applied or leaves what cannot be stored.
-pub fn apply_operations(
-    kind: Kind,
-    operations: Vec<Value>,
-    data: Map<String, Value>,
-    permissions: &Permissions,
-) -> Result<(Map<String, Value>, Permissions), ApiError> {
-    let failed = |description: String| {
-        ApiError::Invalid(vec![Detail {
-            location: "body",
-            name: None,
-            description,
-        }])
-    };
-    let principals = |granted: &[String]| {
-        granted
-            .iter()
-            .map(|p| (p.clone(), Value::from(p.as_str())))
-            .collect()
-    };
-    let granted: Map<String, Value> = kind
-        .permissions()
-        .iter()
-        .map(|permission| {
-            (
-                (*permission).to_owned(),
-                Value::Object(principals(permissions.granted(permission))),
-            )
-        })
-        .collect();
-    let mut document = serde_json::json!({"data": data, "permissions": granted});
-    let patch: Patch = serde_json::from_value(operations.into())
-        .map_err(|e| failed(format!("JSON patch failed: {e}")))?;
-    json_patch::patch(&mut document, &patch)
-        .map_err(|e| failed(format!("JSON patch failed: {e}")))?;
-
-    let Some(Value::Object(data)) = document.get_mut("data").map(Value::take) else {
-        return Err(failed(
-            "JSON patch failed: data must stay a JSON object".to_owned(),
-        ));
-    };
-    let data = check_data(kind, data, "")?;
-    let mut patched = Permissions::default();
-    if let Some(Value::Object(granted)) = document.get("permissions") {
-        for (permission, principals) in granted {
-            if !kind.permissions().contains(&permission.as_str()) {
-                return Err(unknown_permission(kind, permission));
-            }
-            if let Value::Object(principals) = principals {
-                patched.set(permission, principals.keys().cloned().collect());
-            }
-        }
-    }
-    Ok((data, patched))
-}
-
 /// Reads JSON.
 ///
 /// # Errors
@@ -307,6 +193,10 @@ pub fn check_data(
             problem,
         ))
     };
+    if data.values().any(|value| depth(value) >= MAX_DEPTH) {
+        let problem = format!("Must not be more than {MAX_DEPTH} levels deep");
+        return Err(ApiError::invalid("body", "data", problem));
+    }
     let schemas: &[&str] = match kind {
         Kind::Bucket => &["collection:schema", "group:schema", "record:schema"],
         Kind::Collection => &["schema"],
@@ -413,13 +303,23 @@ fn check_permissions(kind: Kind, value: Value) -> Result<PermissionChanges, ApiE
     Ok(checked)
 }
 
-fn unknown_permission(kind: Kind, permission: &str) -> ApiError {
+/// The refusal of a permission that objects of `kind` do not have.
+pub fn unknown_permission(kind: Kind, permission: &str) -> ApiError {
     let known = kind.permissions().join(", ");
     ApiError::invalid(
         "body",
         "permissions",
         format!("\"{permission}\" is not one of {known}"),
     )
+}
+
+/// How many lists and objects are within one another, the value itself included.
+pub fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(values) => 1 + values.iter().map(depth).max().unwrap_or(0),
+        Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ mod monitor;
 mod objects;
 mod openapi;
 mod openid;
+mod operations;
 mod passwords;
 mod permissions;
 mod request;

@@ -12,6 +12,7 @@ use super::auth::User;
 use super::body::{self, Body, PatchType};
 use super::error::ApiError;
 use super::listing;
+use super::operations;
 use super::request::{Preconditions, Request};
 use super::response::Response;
 use super::schema;
@@ -209,7 +210,7 @@ impl Asked<'_> {
         let behavior = self.response_behavior()?;
         let patch_type = body::patch_type(self.request);
         let operations = match patch_type {
-            PatchType::Operations => Some(body::parse_operations(&self.request.body)?),
+            PatchType::Operations => Some(operations::parse(&self.request.body)?),
             _ => None,
         };
         let body = match operations {
@@ -232,12 +233,8 @@ impl Asked<'_> {
         let mut permissions = existing.permissions.clone();
         let (data, asked_for) = match (operations, patch_type) {
             (Some(operations), _) => {
-                let (data, patched) = body::apply_operations(
-                    self.uri.kind(),
-                    operations,
-                    before.clone(),
-                    &permissions,
-                )?;
+                let (data, patched) =
+                    operations::apply(self.uri.kind(), operations, before.clone(), &permissions)?;
                 permissions = patched;
                 (data.clone(), data)
             }

@@ -203,8 +203,13 @@ JUSTIFIED = [
         says(r'(?s)/batch\n.*"path": "(/v1)?/buckets[^"?]*/["?]'),
     ),
     Justified(
-        "A time that is too far off is refused as one that cannot be read, before the preconditions; in Kinto after them",
-        says("[?&]_(before|since|to)=9{13,}"),
+        "A time that is empty or too far off is refused as one that cannot be read, before the preconditions; in Kinto "
+        "after them",
+        says(r"[?&]_(before|since|to)=(9{13,}|[&\"\n])"),
+    ),
+    Justified(
+        "A filter that is given twice is two filters; Kinto's is one by the list of both, or refused",
+        says(r"[?&]([^=&\n]+)=[^\n]*&\1="),
     ),
     Justified("In a batch Kinto finds a parent that an earlier request has deleted", deletes_a_parent),
     Justified(

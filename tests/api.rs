@@ -771,6 +771,13 @@ async fn of_two_errors_the_one_that_kinto_sees_first_is_told() {
             (404, 110),
         ),
         (
+            "DELETE",
+            "/buckets/main/collections/one?last_modified=abc",
+            vec![("If-Match", "\"1\"")],
+            "",
+            (412, 114),
+        ),
+        (
             "PUT",
             RECORD,
             vec![("Accept", "text/html"), ("Content-Type", "text/html")],

@@ -297,3 +297,22 @@ async fn a_list_made_anew_is_empty_and_its_time_has_gone_on() {
     assert_eq!(ids(&anew), [""; 0]);
     assert!(anew.header("etag") > before.as_str());
 }
+
+#[tokio::test]
+async fn whoever_asks_with_the_old_name_of_before_is_warned() {
+    let kinto = Kinto::with_collection().await;
+    for method in ["GET", "DELETE"] {
+        let answer = kinto
+            .send(method, &format!("{RECORDS}?_to=1"), &[], "")
+            .await;
+        assert_eq!(answer.status, 200);
+        assert!(
+            answer.header("alert").contains("_before"),
+            "{method}: {answer:?}"
+        );
+        let new = kinto
+            .send(method, &format!("{RECORDS}?_before=1"), &[], "")
+            .await;
+        assert!(!new.headers.contains_key("alert"), "{method}");
+    }
+}

@@ -101,26 +101,28 @@ pub async fn answer(
             read(unit, store, list, &query, enough, bytes).await?
         }
     };
-    if deletes {
+    let mut response = if deletes {
         if request.preconditions()?.if_match.is_some() {
             unit.rely_on_timestamp(list);
         }
-        return delete(unit, store, request, list, query, objects, settings).await;
-    }
-    let objects: Vec<_> = objects
-        .into_iter()
-        .map(|(id, object)| shown(&id, object))
-        .collect();
-    let mut response = if counts {
-        listing::counted(query.count(&objects), timestamp)
+        delete(unit, store, request, list, query, objects, settings).await?
     } else {
-        let page = query.apply(objects, more, request, settings);
-        page.into_response(timestamp)
+        let objects: Vec<_> = objects
+            .into_iter()
+            .map(|(id, object)| shown(&id, object))
+            .collect();
+        let page = if counts {
+            listing::counted(query.count(&objects), timestamp)
+        } else {
+            let page = query.apply(objects, more, request, settings);
+            page.into_response(timestamp)
+        };
+        asked.kept(unit, page)
     };
     if request.parameter("_to").is_some() {
         response.set_text(end_of_service::ALERT, TO_IS_DEPRECATED);
     }
-    Ok(asked.kept(unit, response))
+    Ok(response)
 }
 
 /// Deletes those of the objects that are in the page that is asked for.

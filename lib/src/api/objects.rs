@@ -291,10 +291,10 @@ impl Asked<'_> {
         preconditions: Preconditions,
     ) -> Result<Response, ApiError> {
         let existing = self.existing(unit)?;
-        let at = self.last_modified_parameter()?;
         if !preconditions.hold(Some(existing.last_modified)) {
             return Err(self.modified(existing));
         }
+        let at = self.last_modified_parameter()?;
         let at = at.filter(|at| *at > existing.last_modified);
         let deleted_at = unit.delete(self.uri, at);
         let tombstone = json!({"id": self.uri.id(), "last_modified": deleted_at, "deleted": true});

@@ -99,6 +99,18 @@ fn cold_start(zip: &Path, aws_url: &str) -> Outcome {
             "BROADCAST_QUEUE_URL",
             "http://127.0.0.1:1/000000000000/kinto-broadcasts.fifo",
         ),
+        (
+            "BROADCAST_DEAD_LETTER_QUEUE_URL",
+            "http://127.0.0.1:1/000000000000/kinto-broadcasts-dead.fifo",
+        ),
+        (
+            "NOTIFICATION_QUEUE_URL",
+            "http://127.0.0.1:1/000000000000/kinto-notifications.fifo",
+        ),
+        (
+            "NOTIFICATION_DEAD_LETTER_QUEUE_URL",
+            "http://127.0.0.1:1/000000000000/kinto-notifications-dead.fifo",
+        ),
         ("KINTO_USERID_HMAC_SECRET", "secret"),
         ("KINTO_EVENT_LISTENERS", "mp"),
         ("KINTO_EVENT_LISTENERS_MP_USE", "kinto_megaphone.listeners"),

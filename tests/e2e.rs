@@ -16,13 +16,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_lc_rs::hmac;
 use aws_sdk_sqs::config::Credentials;
 use aws_sdk_sqs::types::QueueAttributeName;
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use tests::is_signed;
 use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate, matchers};
 
 const REGION: &str = "us-east-1";
@@ -473,7 +471,7 @@ impl Webhooks {
         let requests = requests.iter().filter(|request| request.url.path() == path);
         let mut events: Vec<(String, String)> = vec![];
         for request in requests {
-            assert!(is_signed(request), "{request:?}");
+            assert!(is_signed(request, WEBHOOK_SECRET.as_bytes()), "{request:?}");
             let event: Value = serde_json::from_slice(&request.body).expect("an event is JSON");
             let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
             let id = text(&event["id"]);
@@ -488,19 +486,6 @@ impl Webhooks {
         }
         events.into_iter().map(|(_, what)| what).collect()
     }
-}
-
-/// Whether a webhook's request is signed as the Standard Webhooks specification has it, by who knows the secret.
-fn is_signed(request: &Request) -> bool {
-    let header = |name| request.headers.get(name).and_then(|it| it.to_str().ok());
-    let signed = ["webhook-id", "webhook-timestamp"].map(|name| header(name).unwrap_or_default());
-    let mut signed = signed.join(".").into_bytes();
-    signed.push(b'.');
-    signed.extend_from_slice(&request.body);
-    let signature = header("webhook-signature").and_then(|it| it.strip_prefix("v1,"));
-    let signature = signature.and_then(|it| BASE64_STANDARD.decode(it).ok());
-    let key = hmac::Key::new(hmac::HMAC_SHA256, WEBHOOK_SECRET.as_bytes());
-    signature.is_some_and(|signature| hmac::verify(&key, &signed, &signature).is_ok())
 }
 
 /// `examples/consumer.py`, running until this is dropped.

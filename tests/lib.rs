@@ -4,6 +4,9 @@
 
 use aws_lambda_events::apigw::ApiGatewayV2httpRequest;
 use aws_lambda_events::encodings::Body;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
 use kinto_local::LocalAws;
 use kinto_serverless::api::Api;
 use kinto_serverless::listeners::Listeners;
@@ -11,6 +14,7 @@ use kinto_serverless::megaphone::Megaphone;
 use kinto_serverless::settings::{Settings, Vars};
 use kinto_serverless::store::Store;
 use serde_json::{Value, json};
+use sha2::Sha256;
 
 /// The table of every test.
 pub const TABLE: &str = "kinto";
@@ -41,6 +45,24 @@ pub struct Answer {
     pub body: Value,
     /// The headers.
     pub headers: http::HeaderMap,
+}
+
+/// Whether a webhook's request is signed with the key as
+/// <https://github.com/standard-webhooks/standard-webhooks> has it.
+pub fn is_signed(request: &wiremock::Request, key: &[u8]) -> bool {
+    let header = |name| request.headers.get(name).and_then(|it| it.to_str().ok());
+    let (Some(id), Some(seconds), Some(signature)) = (
+        header("webhook-id"),
+        header("webhook-timestamp"),
+        header("webhook-signature"),
+    ) else {
+        return false;
+    };
+    let signature = signature.strip_prefix("v1,");
+    let signature = signature.and_then(|it| BASE64_STANDARD.decode(it).ok());
+    let signed = [format!("{id}.{seconds}.").as_bytes(), &request.body].concat();
+    let mac = Hmac::<Sha256>::new_from_slice(key).map(|mac| mac.chain_update(signed));
+    mac.is_ok_and(|mac| signature.is_some_and(|it| mac.verify_slice(&it).is_ok()))
 }
 
 /// Data of that many levels, itself the first.

@@ -72,6 +72,17 @@ impl Message {
     pub fn receipt(&self) -> String {
         format!("{}#{}", self.id, self.receive_count)
     }
+
+    /// The attributes that whoever receives it is shown.
+    pub fn attributes(&self) -> HashMap<String, String> {
+        [
+            ("MessageGroupId", self.group.clone()),
+            ("MessageDeduplicationId", self.deduplication_id.clone()),
+            ("ApproximateReceiveCount", self.receive_count.to_string()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
+    }
 }
 
 /// A FIFO queue; clones share it.
@@ -102,21 +113,32 @@ struct Group {
     blocked_until: Option<Instant>,
 }
 
+impl Group {
+    /// Its next messages, `most` of them, in flight from now on until `visible_at`.
+    fn hand_out(&mut self, most: usize, visible_at: Option<Instant>) -> Vec<Message> {
+        let count = self.waiting.len().min(most);
+        let mut messages: Vec<_> = self.waiting.drain(..count).collect();
+        for message in &mut messages {
+            message.receive_count += 1;
+            self.in_flight.insert(message.receipt(), visible_at);
+        }
+        messages
+    }
+}
+
 impl State {
     /// Lets messages that were taken and not deleted in time wait again, at the head of their groups.
     fn give_back(&mut self, now: Instant) {
-        let (mut late, mut taken) = (vec![], vec![]);
-        for message in self.taken.drain(..) {
-            let group = self.groups.get(&message.group);
+        let Self { groups, taken, .. } = self;
+        let is_hidden = |message: &Message| {
+            let group = groups.get(&message.group);
             let until = group.and_then(|group| *group.in_flight.get(&message.receipt())?);
-            match until {
-                Some(until) if until > now => taken.push(message),
-                _ => late.push(message),
-            }
-        }
-        self.taken = taken;
+            until.is_some_and(|until| until > now)
+        };
+        let (hidden, late): (Vec<_>, Vec<_>) = taken.drain(..).partition(is_hidden);
+        *taken = hidden;
         for message in late.into_iter().rev() {
-            if let Some(group) = self.groups.get_mut(&message.group) {
+            if let Some(group) = groups.get_mut(&message.group) {
                 group.in_flight.remove(&message.receipt());
                 group.waiting.push_front(message);
             }
@@ -186,17 +208,9 @@ impl Queue {
         let mut state = self.lock();
         state.give_back(now);
         let mut taken = vec![];
-        for group in state.groups.values_mut() {
-            let waits = group.in_flight.is_empty();
-            let most = if waits { most - taken.len() } else { 0 };
-            let count = group.waiting.len().min(most);
-            for mut message in group.waiting.drain(..count) {
-                message.receive_count += 1;
-                group
-                    .in_flight
-                    .insert(message.receipt(), Some(now + hidden));
-                taken.push(message);
-            }
+        let groups = state.groups.values_mut();
+        for group in groups.filter(|group| group.in_flight.is_empty()) {
+            taken.extend(group.hand_out(most - taken.len(), Some(now + hidden)));
         }
         state.taken.extend(taken.iter().cloned());
         taken
@@ -322,15 +336,7 @@ impl Queue {
                 Some(until) if until > now => {
                     next = Some(next.map_or(until, |next| next.min(until)));
                 }
-                _ => {
-                    let count = group.waiting.len().min(BATCH);
-                    let mut batch: Vec<Message> = group.waiting.drain(..count).collect();
-                    for message in &mut batch {
-                        message.receive_count += 1;
-                        group.in_flight.insert(message.receipt(), None);
-                    }
-                    batches.push(batch);
-                }
+                _ => batches.push(group.hand_out(BATCH, None)),
             }
         }
         (batches, next)
@@ -398,17 +404,7 @@ fn record(message: &Message) -> SqsMessage {
     record.message_id = Some(message.id.clone());
     record.receipt_handle = Some(message.receipt());
     record.body = Some(message.body.clone());
-    record.attributes = HashMap::from([
-        ("MessageGroupId".to_owned(), message.group.clone()),
-        (
-            "MessageDeduplicationId".to_owned(),
-            message.deduplication_id.clone(),
-        ),
-        (
-            "ApproximateReceiveCount".to_owned(),
-            message.receive_count.to_string(),
-        ),
-    ]);
+    record.attributes = message.attributes();
     record.event_source = Some("aws:sqs".to_owned());
     record.event_source_arn = Some("arn:aws:sqs:us-east-1:000000000000:local.fifo".to_owned());
     record.aws_region = Some("us-east-1".to_owned());

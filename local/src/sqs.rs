@@ -285,11 +285,7 @@ fn send(entry: &Entry, accept: impl FnOnce(&str, &str, &str) -> String) -> Resul
 fn received(message: &Message) -> Value {
     json!({
         "MessageId": message.id, "ReceiptHandle": message.receipt(), "Body": message.body,
-        "MD5OfBody": md5(&message.body),
-        "Attributes": {
-            "MessageGroupId": message.group, "MessageDeduplicationId": message.deduplication_id,
-            "ApproximateReceiveCount": message.receive_count.to_string(),
-        },
+        "MD5OfBody": md5(&message.body), "Attributes": message.attributes(),
     })
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::auth::{self, User};
-use super::error::{ApiError, Detail};
+use super::error::ApiError;
 use super::request::Request;
 use crate::event::{Origin, OriginTarget};
 use crate::permission::Permissions;
@@ -96,11 +96,8 @@ pub async fn create_missing(
         .collect();
     taken_for_granted.reverse();
     if let Some(invalid) = taken_for_granted.iter().find(|uri| !uri.is_valid()) {
-        return Err(ApiError::Invalid(vec![Detail {
-            location: "path",
-            name: None,
-            description: format!("Invalid {} id", invalid.kind().name()),
-        }]));
+        let description = format!("Invalid {} id", invalid.kind().name());
+        return Err(ApiError::invalid_unnamed("path", description));
     }
     let missing: Vec<_> = taken_for_granted
         .into_iter()

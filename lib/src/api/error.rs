@@ -156,6 +156,15 @@ impl ApiError {
         Self::Invalid(vec![Detail::new(location, name, description)])
     }
 
+    /// Something in `location` is wrong that has no name of its own.
+    pub fn invalid_unnamed(location: &'static str, description: impl Into<String>) -> Self {
+        Self::Invalid(vec![Detail {
+            location,
+            name: None,
+            description: description.into(),
+        }])
+    }
+
     /// What something is asked for under is not there, or cannot be.
     pub fn unknown_parent(uri: &ObjectUri) -> Self {
         Self::UnknownParent {
@@ -166,11 +175,7 @@ impl ApiError {
 
     /// The id in the path, or in a posted body, cannot be one.
     pub fn invalid_id() -> Self {
-        Self::Invalid(vec![Detail {
-            location: "path",
-            name: None,
-            description: "Invalid object id".to_owned(),
-        }])
+        Self::invalid_unnamed("path", "Invalid object id")
     }
 
     /// Whether it is a failure of ours, not a refusal: worth another try.

@@ -574,11 +574,7 @@ fn sort_keys(value: &str, is_known: impl Fn(&str) -> bool) -> Result<Vec<SortKey
         }
         if !is_known(field) {
             let description = format!("Unknown sort field {field}");
-            return Err(ApiError::Invalid(vec![Detail {
-                location: "querystring",
-                name: None,
-                description,
-            }]));
+            return Err(ApiError::invalid_unnamed("querystring", description));
         }
         keys.push(SortKey {
             field: field.to_owned(),
@@ -601,14 +597,10 @@ fn read_token(token: &str, key: &str, method: &Method) -> Result<Map<String, Val
     };
     match last {
         Some(Value::Object(last)) if last.get(key).is_some_and(is_key) => Ok(last),
-        _ => {
-            let description = "_token has invalid content".to_owned();
-            Err(ApiError::Invalid(vec![Detail {
-                location: "querystring",
-                name: None,
-                description,
-            }]))
-        }
+        _ => Err(ApiError::invalid_unnamed(
+            "querystring",
+            "_token has invalid content",
+        )),
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::body::{MAX_DEPTH, check_data, depth, parse_json, unknown_permission};
 use super::compression::MAX_BODY;
-use super::error::{ApiError, Detail};
+use super::error::ApiError;
 use crate::permission::Permissions;
 use crate::resource::Kind;
 
@@ -152,7 +152,7 @@ fn check_growth(
         return Err(failed(format!("more than {MAX_DEPTH} levels deep")));
     }
     if let PatchOperation::Copy(_) = operation {
-        *copied += serde_json::to_vec(placed).map_or(usize::MAX, |json| json.len());
+        *copied += placed.to_string().len();
         if *copied > MAX_BODY {
             return Err(ApiError::TooLarge);
         }
@@ -161,11 +161,7 @@ fn check_growth(
 }
 
 fn failed(problem: impl std::fmt::Display) -> ApiError {
-    ApiError::Invalid(vec![Detail {
-        location: "body",
-        name: None,
-        description: format!("JSON patch failed: {problem}"),
-    }])
+    ApiError::invalid_unnamed("body", format!("JSON patch failed: {problem}"))
 }
 
 #[cfg(test)]

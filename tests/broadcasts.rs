@@ -89,7 +89,7 @@ impl World {
             .map(|(name, value)| (name.as_str(), value.as_str()))
             .collect();
         let settings = settings(&vars);
-        let aws = LocalAws::over(DynamoDb::memory().unwrap(), REDRIVE);
+        let aws = LocalAws::over(DynamoDb::sqlite().unwrap(), REDRIVE);
         aws.create_table(TABLE).unwrap();
         let store = Store::new(aws.dynamodb(), TABLE);
         let queue = BroadcastQueue::new(aws.sqs(), aws.queue_url());

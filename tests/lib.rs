@@ -126,7 +126,7 @@ impl Kinto {
 
     /// The same with listeners that are told before the commit; `vars` have their settings too.
     pub fn with_listeners(vars: &[(&str, &str)], listeners: Listeners) -> Self {
-        let aws = LocalAws::memory().unwrap();
+        let aws = LocalAws::sqlite().unwrap();
         aws.create_table(TABLE).unwrap();
         let settings = settings(vars);
         let megaphones = settings

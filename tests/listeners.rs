@@ -873,7 +873,7 @@ async fn stack_with_example(smtp: &Smtp, synchronous: &str) -> Stack {
         .collect();
     vars.set_default("KINTO_EVENT_LISTENERS", "a");
     let options = Options::default();
-    let aws = LocalAws::memory().unwrap();
+    let aws = LocalAws::sqlite().unwrap();
     let custom = &[("bucket_mail", bucket_mail::make as Make)];
     Stack::over(aws, &options, vars, custom).await.unwrap()
 }

@@ -32,7 +32,7 @@ struct Stack {
 
 impl Stack {
     fn new() -> Self {
-        let aws = LocalAws::memory().unwrap();
+        let aws = LocalAws::sqlite().unwrap();
         aws.create_table(TABLE).unwrap();
         let listener = [
             ("KINTO_EVENT_LISTENERS", "mp"),
@@ -67,7 +67,7 @@ impl Stack {
         let mut iterator = database.oldest(TABLE);
         let mut stream = vec![];
         loop {
-            let (records, next) = database.records(iterator, 1000).unwrap();
+            let (records, next) = database.records(&iterator, 1000).unwrap();
             if records.is_empty() {
                 return stream;
             }

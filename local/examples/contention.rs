@@ -133,7 +133,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let writers = args.next().transpose()?.unwrap_or(32);
     let writes = args.next().transpose()?.unwrap_or(2_000);
 
-    let aws = LocalAws::memory()?;
+    let aws = LocalAws::memory();
     aws.create_table(TABLE)?;
     let remote = Remote {
         here: InProcess::new(aws.clone()),

@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::sync::Notify;
 
 use crate::connector::InProcess;
-use crate::dynamodb::DynamoDb;
+use crate::dynamodb::{DynamoDb, Refused};
 use crate::queue::{Queue, Redrive};
 use crate::sqs::{self, Queues};
 
@@ -61,30 +61,21 @@ pub enum Fault {
 impl Fault {
     /// Refused with a DynamoDB error, e.g. `ProvisionedThroughputExceededException`.
     pub fn error(code: &str) -> Self {
-        Self::Refused {
-            status: 400,
-            body: json!({
-                "__type": format!("com.amazonaws.dynamodb.v20120810#{code}"),
-                "message": "injected by a test",
-            })
-            .to_string(),
-        }
+        Refused::new(code, "injected by a test").into()
     }
 
     /// A transaction refused with one reason an item, e.g. `["None", "TransactionConflict"]`.
     pub fn transaction_canceled(codes: &[&str]) -> Self {
-        let reasons: Vec<_> = codes.iter().map(|code| json!({"Code": code})).collect();
+        let reasons = codes.iter().map(|code| json!({"Code": code})).collect();
+        Refused::transaction_canceled(reasons).into()
+    }
+}
+
+impl From<Refused> for Fault {
+    fn from(refused: Refused) -> Self {
         Self::Refused {
-            status: 400,
-            body: json!({
-                "__type": "com.amazonaws.dynamodb.v20120810#TransactionCanceledException",
-                "Message": format!(
-                    "Transaction cancelled, please refer cancellation reasons for specific reasons [{}]",
-                    codes.join(", ")
-                ),
-                "CancellationReasons": reasons,
-            })
-            .to_string(),
+            status: refused.status,
+            body: refused.body.to_string(),
         }
     }
 }
@@ -104,13 +95,18 @@ pub struct Answer {
 pub struct ConnectionBroken;
 
 impl LocalAws {
-    /// Everything in memory.
-    pub fn memory() -> dynoxide::Result<Self> {
-        Ok(Self::over(DynamoDb::memory()?, Redrive::default()))
+    /// Everything in memory, DynamoDB as far as the functions use it.
+    pub fn memory() -> Self {
+        Self::over(DynamoDb::memory(), Redrive::default())
     }
 
-    /// The tables in a file, the queues in memory.
-    pub fn open(path: &str) -> dynoxide::Result<Self> {
+    /// Everything in memory, DynamoDB as a whole.
+    pub fn sqlite() -> Result<Self, Refused> {
+        Ok(Self::over(DynamoDb::sqlite()?, Redrive::default()))
+    }
+
+    /// The table in a file, the queues in memory.
+    pub fn open(path: &str) -> Result<Self, Refused> {
         Ok(Self::over(DynamoDb::open(path)?, Redrive::default()))
     }
 
@@ -126,7 +122,7 @@ impl LocalAws {
     }
 
     /// Creates the table of template.yaml under `name`, unless it is there.
-    pub fn create_table(&self, name: &str) -> dynoxide::Result<()> {
+    pub fn create_table(&self, name: &str) -> Result<(), Refused> {
         self.dynamodb.create_table(name)
     }
 
@@ -258,9 +254,9 @@ impl LocalAws {
                 }
                 Answer { status: 200, body }
             }
-            Err(error) => Answer {
-                status: error.status_code(),
-                body: error.to_json(),
+            Err(Refused { status, body }) => Answer {
+                status,
+                body: body.to_string(),
             },
         }
     }
@@ -323,7 +319,7 @@ mod tests {
     const TABLE: &str = "kinto";
 
     fn aws() -> LocalAws {
-        let aws = LocalAws::memory().unwrap();
+        let aws = LocalAws::sqlite().unwrap();
         aws.create_table(TABLE).unwrap();
         aws
     }
@@ -552,7 +548,7 @@ mod tests {
                 .unwrap();
             aws.database().sweep().unwrap();
             let oldest = aws.database().oldest(TABLE);
-            let (records, _) = aws.database().records(oldest, 10).unwrap();
+            let (records, _) = aws.database().records(&oldest, 10).unwrap();
             assert_eq!(records.len() as u64, round);
         }
         std::fs::remove_file(file).unwrap();

@@ -71,7 +71,7 @@ mod tests {
 
     #[tokio::test]
     async fn another_process_reads_and_writes_over_http() {
-        let aws = LocalAws::memory().unwrap();
+        let aws = LocalAws::memory();
         aws.create_table("kinto").unwrap();
         let listener = server::bind(0).await.unwrap();
         let address = listener.local_addr().unwrap();

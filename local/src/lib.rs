@@ -3,7 +3,7 @@
 //! | on AWS | here |
 //! | --- | --- |
 //! | API Gateway (HTTP API) | [`http`], over [`server`] |
-//! | DynamoDB | [`dynamodb`], dynoxide in memory or a file |
+//! | DynamoDB | [`dynamodb`], in memory or a file |
 //! | the stream's event source mapping | [`stream`] |
 //! | SQS and its event source mapping | [`sqs`] for who sends, [`queue`] for who receives |
 //! | the SDK's way to them | [`connector`] in this process, [`endpoint`] for other processes, both into [`aws`] |

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::aws::LocalAws;
+use crate::dynamodb::Refused;
 use crate::megaphone::Megaphone;
 use crate::sqs::{self, NOTIFICATIONS};
 use crate::stream::{self, Mapping};
@@ -45,7 +46,7 @@ pub enum StackError {
     },
     /// The table's file cannot be used.
     #[error("the table cannot be opened: {0}")]
-    Table(#[from] dynoxide::DynoxideError),
+    Table(#[from] Refused),
     /// A function cannot start.
     #[error(transparent)]
     Function(#[from] StartError),
@@ -68,7 +69,7 @@ impl Stack {
     pub async fn start(options: &Options, vars: Vars) -> Result<Self, StackError> {
         let aws = match &options.data {
             Some(path) => LocalAws::open(path)?,
-            None => LocalAws::memory()?,
+            None => LocalAws::memory(),
         };
         Self::over(aws, options, vars, LISTENERS).await
     }

@@ -10,11 +10,10 @@ use std::time::Duration;
 
 use aws_lambda_events::dynamodb::{Event, EventRecord};
 use aws_lambda_events::streams::DynamoDbEventResponse;
-use dynoxide::AttributeValue;
-use dynoxide::actions::get_records::Record;
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all};
 use kinto_serverless::store::outbox;
+use serde_dynamo::AttributeValue;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::aws::LocalAws;
@@ -33,7 +32,7 @@ const LAST_RETRY: Duration = Duration::from_secs(10);
 
 /// A function that is called with records of the stream.
 pub struct Mapping {
-    filter: fn(&Record) -> bool,
+    filter: fn(&EventRecord) -> bool,
     handler: Box<dyn Fn(Event) -> BoxFuture<'static, DynamoDbEventResponse> + Send + Sync>,
 }
 
@@ -60,9 +59,9 @@ impl Mapping {
         }
     }
 
-    async fn deliver(&self, records: &[Record]) {
+    async fn deliver(&self, records: &[EventRecord]) {
         let records = records.iter().filter(|record| (self.filter)(record));
-        deliver(records.filter_map(event).collect(), &self.handler).await;
+        deliver(records.cloned().collect(), &self.handler).await;
     }
 }
 
@@ -71,7 +70,7 @@ pub async fn consume(aws: LocalAws, table: String, mappings: Vec<Mapping>) {
     let mut iterator = aws.database().oldest(&table);
     let mut sweep_at = Instant::now();
     loop {
-        let records = match aws.database().records(iterator.clone(), BATCH) {
+        let records = match aws.database().records(&iterator, BATCH) {
             Ok((records, next)) => {
                 iterator = next;
                 records
@@ -146,34 +145,22 @@ fn succeeded(records: &[EventRecord], response: &DynamoDbEventResponse) -> usize
 }
 
 /// The aggregator's filter in template.yaml.
-fn concerns_monitor(record: &Record) -> bool {
-    let change = &record.dynamodb;
-    let new = |attribute| change.new_image.as_ref()?.get(attribute);
+fn concerns_monitor(record: &EventRecord) -> bool {
+    let change = &record.change;
+    let new = |attribute| change.new_image.get(attribute);
     let is = |value: Option<&AttributeValue>, text: &str| matches!(value, Some(AttributeValue::S(s)) if s == text);
     if is(change.keys.get("sk"), "#timestamp") {
         return is(new("kind"), "record");
     }
     is(change.keys.get("pk"), "#bucket")
-        && matches!(new("deleted"), Some(AttributeValue::BOOL(true)))
+        && matches!(new("deleted"), Some(AttributeValue::Bool(true)))
 }
 
 /// The notifier's filter in template.yaml.
-fn is_outbox_entry(record: &Record) -> bool {
-    let pk = record.dynamodb.keys.get("pk");
+fn is_outbox_entry(record: &EventRecord) -> bool {
+    let pk = record.change.keys.get("pk");
     record.event_name == "INSERT"
         && matches!(pk, Some(AttributeValue::S(pk)) if pk.starts_with(outbox::PARTITION))
-}
-
-/// The record as Lambda writes it, which is also how dynoxide serializes it.
-fn event(record: &Record) -> Option<EventRecord> {
-    let json = serde_json::to_vec(record);
-    match json.and_then(|json| serde_json::from_slice(&json)) {
-        Ok(event) => Some(event),
-        Err(error) => {
-            tracing::error!(%error, sequence_number = record.dynamodb.sequence_number, "not a stream record");
-            None
-        }
-    }
 }
 
 #[cfg(test)]
@@ -244,7 +231,7 @@ mod tests {
     }
 
     fn aws() -> LocalAws {
-        let aws = LocalAws::memory().unwrap();
+        let aws = LocalAws::memory();
         aws.create_table("kinto").unwrap();
         aws
     }

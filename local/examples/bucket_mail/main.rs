@@ -45,7 +45,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         ..Options::default()
     };
     let custom = &[("bucket_mail", listener::make as _)];
-    let stack = Stack::over(LocalAws::memory()?, &options, vars, custom).await?;
+    let stack = Stack::over(LocalAws::memory(), &options, vars, custom).await?;
     println!("listening on {}", stack.url());
     tokio::signal::ctrl_c().await?;
     stack.stop().await;

@@ -1,27 +1,23 @@
-//! DynamoDB: dynoxide's storage and actions, called with what an SDK sends and answering what it expects.
+//! DynamoDB as a whole by dynoxide, over `SQLite` in memory or in a file.
 //!
 //! dynoxide's own `Database` hides two things we need, so its `Storage` is used directly: an index on the stream
 //! (without it every write reads the whole history of the stream to find its last number) and the trimming of that
-//! history. What `Database` adds for transactions, idempotency by `ClientRequestToken`, is therefore here too.
+//! history. What `Database` adds for transactions is [`super::tokens`].
 
-use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
 
+use aws_lambda_events::dynamodb::EventRecord;
 use dynoxide::actions::vector_lifecycle::VectorIndexLifecycle;
 use dynoxide::actions::{self, get_records, get_shard_iterator};
 use dynoxide::storage::Storage;
 use dynoxide::{DynoxideError, Result, streams, ttl};
-use serde::de::{DeserializeOwned, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
-/// How long DynamoDB remembers a `ClientRequestToken`.
-const TOKEN_WINDOW: Duration = Duration::from_secs(600);
+use super::Refused;
 
 /// How long DynamoDB keeps a stream record, and how long a file does.
 const STREAM_RETENTION_HOURS: u32 = 24;
@@ -30,20 +26,14 @@ const STREAM_RETENTION_HOURS: u32 = 24;
 const STREAM_INDEX: &str = "
     CREATE INDEX IF NOT EXISTS kinto_stream ON _stream_records (CAST(sequence_number AS INTEGER));";
 
-/// An embedded DynamoDB, in memory or in a file.
-pub struct DynamoDb {
-    // A std mutex: SQLite never waits for anything but the disk, and no await happens under the lock.
-    state: Mutex<State>,
-}
-
-struct State {
+/// A database of dynoxide's.
+pub struct Sqlite {
     storage: Storage,
-    tokens: Tokens,
     lifecycle: VectorIndexLifecycle,
     stream_retention_hours: u32,
 }
 
-impl DynamoDb {
+impl Sqlite {
     /// A database that ends with the process.
     pub fn memory() -> Result<Self> {
         // Nobody comes back for the stream after a restart.
@@ -62,24 +52,16 @@ impl DynamoDb {
 
     fn over(storage: Storage, stream_retention_hours: u32) -> Result<Self> {
         storage.conn().execute_batch(STREAM_INDEX)?;
-        let state = State {
+        Ok(Self {
             storage,
-            tokens: Tokens::default(),
             lifecycle: VectorIndexLifecycle::default(),
             stream_retention_hours,
-        };
-        Ok(Self {
-            state: Mutex::new(state),
         })
     }
 
     /// Runs one operation, e.g. `GetItem`, on its JSON request and returns the JSON answer.
     pub fn execute(&self, operation: &str, body: &[u8]) -> Result<String> {
-        let state = &mut *self.lock();
-        if operation == "TransactWriteItems" {
-            return state.transact_write(body);
-        }
-        let storage = &state.storage;
+        let storage = &self.storage;
         match operation {
             "GetItem" => reply(actions::get_item::execute(storage, read(body)?)),
             "PutItem" => reply(actions::put_item::execute(storage, read(body)?)),
@@ -90,11 +72,14 @@ impl DynamoDb {
             "BatchGetItem" => reply(actions::batch_get_item::execute(storage, read(body)?)),
             "BatchWriteItem" => reply(actions::batch_write_item::execute(storage, read(body)?)),
             "TransactGetItems" => reply(actions::transact_get_items::execute(storage, read(body)?)),
+            "TransactWriteItems" => {
+                reply(actions::transact_write_items::execute(storage, read(body)?))
+            }
             "CreateTable" => reply(actions::create_table::execute(storage, read(body)?)),
             "DescribeTable" => reply(actions::describe_table::execute(
                 storage,
                 read(body)?,
-                &state.lifecycle,
+                &self.lifecycle,
             )),
             "ListTables" => reply(actions::list_tables::execute(storage, read(body)?)),
             "UpdateTimeToLive" => {
@@ -152,161 +137,53 @@ impl DynamoDb {
     }
 
     /// An iterator at the oldest record of the table's stream.
-    pub fn oldest(&self, table: &str) -> String {
+    pub fn oldest(table: &str) -> String {
         get_shard_iterator::encode_shard_iterator(table, &streams::shard_id(table), 0)
     }
 
     /// At most `limit` stream records from `iterator` on, and the iterator behind them.
-    pub fn records(
-        &self,
-        iterator: String,
-        limit: usize,
-    ) -> Result<(Vec<get_records::Record>, String)> {
+    pub fn records(&self, iterator: &str, limit: usize) -> Result<(Vec<EventRecord>, String)> {
         let request = get_records::GetRecordsRequest {
-            shard_iterator: iterator.clone(),
+            shard_iterator: iterator.to_owned(),
             limit: Some(limit),
         };
-        let page = complete(get_records::execute(&self.lock().storage, request))?;
-        Ok((page.records, page.next_shard_iterator.unwrap_or(iterator)))
+        let page = complete(get_records::execute(&self.storage, request))?;
+        let records = page.records.iter().map(event).collect::<Result<_>>()?;
+        let next = page.next_shard_iterator;
+        Ok((records, next.unwrap_or_else(|| iterator.to_owned())))
     }
 
     /// Deletes what expired: items by their TTL (which reach the stream), and stream records after a day, in memory
     /// at once. Only for who has read the stream to its end.
     pub fn sweep(&self) -> Result<()> {
-        let state = self.lock();
-        state.storage.conn().execute_batch(&format!(
+        self.storage.conn().execute_batch(&format!(
             "DELETE FROM _stream_records WHERE created_at < unixepoch('now', '-{} hours')",
-            state.stream_retention_hours
+            self.stream_retention_hours
         ))?;
-        complete(ttl::sweep_expired_items(&state.storage))?;
+        complete(ttl::sweep_expired_items(&self.storage))?;
         Ok(())
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic under the lock rolls SQLite's transaction back, so the state is as good as before it.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+impl fmt::Debug for Sqlite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sqlite").finish_non_exhaustive()
     }
 }
 
-impl State {
-    fn transact_write(&mut self, body: &[u8]) -> Result<String> {
-        let request: actions::transact_write_items::TransactWriteItemsRequest = read(body)?;
-        let Some(token) = request.client_request_token.clone() else {
-            return reply(actions::transact_write_items::execute(
-                &self.storage,
-                request,
-            ));
-        };
-        let Identity {
-            items: Digest(hash),
-        } = read(body)?;
-        if let Some(answer) = self.tokens.replay(&token, hash)? {
-            return Ok(answer);
-        }
-        let answer = reply(actions::transact_write_items::execute(
-            &self.storage,
-            request,
-        ))?;
-        self.tokens.remember(token, hash, answer.clone());
-        Ok(answer)
-    }
-}
-
-/// The answers of committed transactions, by their `ClientRequestToken`.
-#[derive(Default)]
-struct Tokens {
-    answers: HashMap<String, (u64, String)>,
-    by_age: VecDeque<(Instant, String)>,
-}
-
-impl Tokens {
-    fn replay(&mut self, token: &str, hash: u64) -> Result<Option<String>> {
-        while let Some((at, _)) = self.by_age.front()
-            && at.elapsed() > TOKEN_WINDOW
-            && let Some((_, expired)) = self.by_age.pop_front()
-        {
-            self.answers.remove(&expired);
-        }
-        match self.answers.get(token) {
-            None => Ok(None),
-            Some((known, answer)) if *known == hash => Ok(Some(answer.clone())),
-            Some(_) => Err(DynoxideError::IdempotentParameterMismatchException(
-                "The ClientRequestToken was used with other parameters".to_owned(),
-            )),
+impl From<DynoxideError> for Refused {
+    fn from(error: DynoxideError) -> Self {
+        Self {
+            status: error.status_code(),
+            body: serde_json::from_str(&error.to_json()).unwrap_or_default(),
         }
     }
-
-    fn remember(&mut self, token: String, hash: u64, answer: String) {
-        self.by_age.push_back((Instant::now(), token.clone()));
-        self.answers.insert(token, (hash, answer));
-    }
 }
 
-/// What makes two transactions the same one.
-#[derive(Deserialize)]
-struct Identity {
-    #[serde(rename = "TransactItems")]
-    items: Digest,
-}
-
-/// A hash of DynamoDB's JSON (which has no numbers) that does not depend on the order of keys: the SDK writes its maps
-/// in whatever order they iterate.
-struct Digest(u64);
-
-impl<'de> Deserialize<'de> for Digest {
-    fn deserialize<D: Deserializer<'de>>(json: D) -> std::result::Result<Self, D::Error> {
-        json.deserialize_any(DigestVisitor)
-    }
-}
-
-struct DigestVisitor;
-
-impl DigestVisitor {
-    fn digest<E>(value: impl Hash) -> std::result::Result<Digest, E> {
-        Ok(Digest(hash_of(value)))
-    }
-}
-
-impl<'de> Visitor<'de> for DigestVisitor {
-    type Value = Digest;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_unit<E>(self) -> std::result::Result<Digest, E> {
-        Self::digest(())
-    }
-
-    fn visit_bool<E>(self, value: bool) -> std::result::Result<Digest, E> {
-        Self::digest(value)
-    }
-
-    fn visit_str<E>(self, value: &str) -> std::result::Result<Digest, E> {
-        Self::digest(value)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> std::result::Result<Digest, A::Error> {
-        let mut hasher = DefaultHasher::new();
-        while let Some(Digest(item)) = items.next_element()? {
-            item.hash(&mut hasher);
-        }
-        Ok(Digest(hasher.finish()))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> std::result::Result<Digest, A::Error> {
-        let mut sum = 0_u64;
-        while let Some((Digest(key), Digest(member))) = members.next_entry()? {
-            sum = sum.wrapping_add(hash_of((key, member)));
-        }
-        Self::digest(sum)
-    }
-}
-
-fn hash_of(value: impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
+/// The record as Lambda writes it, which is also how dynoxide serializes it.
+fn event(record: &get_records::Record) -> Result<EventRecord> {
+    let json = serde_json::to_value(record).and_then(serde_json::from_value);
+    json.map_err(|error| DynoxideError::InternalServerError(error.to_string()))
 }
 
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T> {

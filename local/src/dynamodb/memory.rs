@@ -1,0 +1,287 @@
+//! DynamoDB's operations over the [`Table`] in memory, as many of them as the store uses.
+//!
+//! It trusts who calls it where that changes no answer: that an expression uses all its placeholders and no reserved
+//! word is checked by dynoxide, over which the tests run the store.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use aws_lambda_events::dynamodb::EventRecord;
+use serde::Serialize;
+use serde_dynamo::Item;
+use serde_json::{Value, json};
+
+use super::expression::{self, Condition, Placeholders};
+use super::requests::{
+    BatchGet, Get, Keys, OnFailure, OnSuccess, Put, Query, TransactGet, TransactWrite,
+    TransactWriteItem, Update,
+};
+use super::table::{Key, Row, Table};
+use super::{Refused, query, read};
+
+/// What a transaction writes at most, in items and bytes.
+const MAX_TRANSACTION: (usize, usize) = (100, 4 * 1024 * 1024);
+
+/// One table in memory, under its name.
+#[derive(Debug, Default)]
+pub struct Memory {
+    name: Option<String>,
+    table: Table,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Found<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    item: Option<&'a Item>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Batch<'a> {
+    responses: HashMap<&'a String, Vec<&'a Item>>,
+    unprocessed_keys: HashMap<String, Value>,
+}
+
+/// What a write would come to.
+enum Outcome {
+    Written(Row),
+    /// The condition does not hold; of what, if that was asked for.
+    Refused(Option<Arc<Row>>),
+}
+
+impl Memory {
+    /// Gives the table its name, unless it has it.
+    pub fn create_table(&mut self, name: &str) -> Result<(), Refused> {
+        self.name.get_or_insert_with(|| name.to_owned());
+        self.check_name(name)
+    }
+
+    /// Runs one operation on its JSON request and returns the JSON answer.
+    pub fn execute(&mut self, operation: &str, body: &[u8]) -> Result<String, Refused> {
+        match operation {
+            "GetItem" => self.get_item(&read(body)?),
+            "BatchGetItem" => self.batch_get_item(&read(body)?),
+            "TransactGetItems" => self.transact_get_items(&read(body)?),
+            "Query" => self.query(&read(body)?),
+            "PutItem" => self.put_item(read(body)?),
+            "UpdateItem" => self.update_item(&read(body)?),
+            "TransactWriteItems" => self.transact_write_items(read(body)?),
+            unknown => Err(Refused::invalid(format!(
+                "{unknown} works with --data only: the table in memory has no more than Kinto's functions use"
+            ))),
+        }
+    }
+
+    /// At most `limit` records of the stream after the sequence number `after`, and the number of the last.
+    pub fn records(&self, after: u64, limit: usize) -> (Vec<EventRecord>, u64) {
+        self.table.records(after, limit)
+    }
+
+    /// Removes the items that expired, and forgets the stream so far.
+    pub fn sweep(&mut self) {
+        self.table.sweep();
+    }
+
+    fn get_item(&self, get: &Get) -> Result<String, Refused> {
+        self.check_name(&get.table_name)?;
+        Ok(json(&self.found(&Key::of(&get.key)?)))
+    }
+
+    fn transact_get_items(&self, request: &TransactGet) -> Result<String, Refused> {
+        for item in &request.transact_items {
+            self.check_name(&item.get.table_name)?;
+        }
+        let keys = distinct(request.transact_items.iter().map(|item| &item.get.key))?;
+        let responses: Vec<_> = keys.iter().map(|key| self.found(key)).collect();
+        Ok(json(&HashMap::from([("Responses", responses)])))
+    }
+
+    fn found(&self, key: &Key) -> Found<'_> {
+        let row = self.table.get(key);
+        Found {
+            item: row.map(|row| row.item()),
+        }
+    }
+
+    fn batch_get_item(&self, request: &BatchGet) -> Result<String, Refused> {
+        let mut responses = HashMap::new();
+        for (name, Keys { keys, .. }) in &request.request_items {
+            self.check_name(name)?;
+            let keys = distinct(keys.iter())?;
+            let items = keys.iter().filter_map(|key| self.found(key).item);
+            responses.insert(name, items.collect());
+        }
+        Ok(json(&Batch {
+            responses,
+            unprocessed_keys: HashMap::new(),
+        }))
+    }
+
+    fn query(&self, query: &Query) -> Result<String, Refused> {
+        self.check_name(&query.table_name)?;
+        Ok(json(&query::run(&self.table, query)?))
+    }
+
+    fn put_item(&mut self, put: Put) -> Result<String, Refused> {
+        match self.outcome_of_put(put)? {
+            Outcome::Refused(item) => Err(condition_failed(item.as_deref())),
+            Outcome::Written(row) => {
+                self.table.put(row);
+                Ok("{}".to_owned())
+            }
+        }
+    }
+
+    fn update_item(&mut self, update: &Update) -> Result<String, Refused> {
+        match self.outcome_of_update(update)? {
+            Outcome::Refused(item) => Err(condition_failed(item.as_deref())),
+            Outcome::Written(row) => {
+                let answer = match update.return_values {
+                    OnSuccess::None => json!({}),
+                    OnSuccess::AllNew => json!({"Attributes": row.item()}),
+                };
+                self.table.put(row);
+                Ok(answer.to_string())
+            }
+        }
+    }
+
+    fn transact_write_items(&mut self, request: TransactWrite) -> Result<String, Refused> {
+        let items = request.transact_items;
+        distinct(items.iter().map(TransactWriteItem::key))?;
+        let outcomes = items.into_iter().map(|item| match item {
+            TransactWriteItem::Put(put) => self.outcome_of_put(put),
+            TransactWriteItem::Update(update) => self.outcome_of_update(&update),
+        });
+        let outcomes = outcomes.collect::<Result<Vec<_>, _>>()?;
+        let is_refused = |outcome: &Outcome| matches!(outcome, Outcome::Refused(_));
+        if outcomes.iter().any(is_refused) {
+            let reasons = outcomes.iter().map(Outcome::reason).collect();
+            return Err(Refused::transaction_canceled(reasons));
+        }
+        let rows: Vec<_> = outcomes.into_iter().filter_map(Outcome::written).collect();
+        let size = rows.iter().map(Row::size).sum::<usize>();
+        if rows.len() > MAX_TRANSACTION.0 || size > MAX_TRANSACTION.1 {
+            return Err(Refused::invalid(
+                "a transaction has 100 items and 4 MB at most",
+            ));
+        }
+        for row in rows {
+            self.table.put(row);
+        }
+        Ok("{}".to_owned())
+    }
+
+    fn outcome_of_put(&self, put: Put) -> Result<Outcome, Refused> {
+        self.check_name(&put.table_name)?;
+        let row = Row::new(put.item)?;
+        let old = self.table.get(row.key());
+        let placeholders = Placeholders {
+            names: &put.expression_attribute_names,
+            values: &put.expression_attribute_values,
+        };
+        if holds(put.condition_expression.as_deref(), old, placeholders)? {
+            return Ok(Outcome::Written(row));
+        }
+        Ok(Outcome::refused(
+            put.return_values_on_condition_check_failure,
+            old,
+        ))
+    }
+
+    fn outcome_of_update(&self, update: &Update) -> Result<Outcome, Refused> {
+        self.check_name(&update.table_name)?;
+        let key = Key::of(&update.key)?;
+        let old = self.table.get(&key);
+        let placeholders = Placeholders {
+            names: &update.expression_attribute_names,
+            values: &update.expression_attribute_values,
+        };
+        if !holds(update.condition_expression.as_deref(), old, placeholders)? {
+            return Ok(Outcome::refused(
+                update.return_values_on_condition_check_failure,
+                old,
+            ));
+        }
+        let expression = expression::Update::parse(&update.update_expression)?;
+        let row = Row::new(match old {
+            Some(old) => expression.apply(old.item(), placeholders)?,
+            None => expression.apply(&key.to_item(), placeholders)?,
+        })?;
+        if *row.key() != key {
+            return Err(Refused::invalid("an update does not change its item's key"));
+        }
+        Ok(Outcome::Written(row))
+    }
+
+    fn check_name(&self, name: &str) -> Result<(), Refused> {
+        if self.name.as_deref() == Some(name) {
+            return Ok(());
+        }
+        let message = format!("Requested resource not found: Table: {name} not found");
+        Err(Refused::new("ResourceNotFoundException", &message))
+    }
+}
+
+impl Outcome {
+    fn refused(asked_for: OnFailure, old: Option<&Arc<Row>>) -> Self {
+        Self::Refused(old.filter(|_| asked_for == OnFailure::AllOld).cloned())
+    }
+
+    fn written(self) -> Option<Row> {
+        match self {
+            Self::Written(row) => Some(row),
+            Self::Refused(_) => None,
+        }
+    }
+
+    /// Why a transaction failed, as far as this item goes.
+    fn reason(&self) -> Value {
+        match self {
+            Self::Written(_) => json!({"Code": "None"}),
+            Self::Refused(item) => {
+                let mut reason =
+                    json!({"Code": "ConditionalCheckFailed", "Message": CONDITION_FAILED});
+                if let Some(row) = item {
+                    reason["Item"] = json!(row.item());
+                }
+                reason
+            }
+        }
+    }
+}
+
+const CONDITION_FAILED: &str = "The conditional request failed";
+
+fn json(answer: &impl Serialize) -> String {
+    serde_json::to_string(answer).expect("maps of strings are JSON")
+}
+
+fn condition_failed(item: Option<&Row>) -> Refused {
+    let mut refused = Refused::new("ConditionalCheckFailedException", CONDITION_FAILED);
+    if let Some(row) = item {
+        refused.body["Item"] = json!(row.item());
+    }
+    refused
+}
+
+fn holds(
+    condition: Option<&str>,
+    old: Option<&Arc<Row>>,
+    placeholders: Placeholders<'_>,
+) -> Result<bool, Refused> {
+    let Some(condition) = condition else {
+        return Ok(true);
+    };
+    Condition::parse(condition)?.holds(old.map(|old| old.item()), placeholders)
+}
+
+/// The keys, if no item has two of them.
+fn distinct<'a>(keys: impl Iterator<Item = &'a Item>) -> Result<Vec<Key>, Refused> {
+    let keys: Vec<_> = keys.map(Key::of).collect::<Result<_, _>>()?;
+    if keys.iter().collect::<HashSet<_>>().len() < keys.len() {
+        return Err(Refused::invalid("a request names each item once"));
+    }
+    Ok(keys)
+}

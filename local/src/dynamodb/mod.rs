@@ -1,0 +1,178 @@
+//! DynamoDB, called with what an SDK sends and answering what it expects.
+//!
+//! There are two of them: `cargo run` is to be quick, and a test strict.
+//!
+//! | | what | for |
+//! | --- | --- | --- |
+//! | `memory` | the table of template.yaml, with what Kinto's functions ask of it: the requests are in `requests`, of which `query` answers one, expressions in `expression`, items and the stream in `table` | the stack without `--data` |
+//! | `sqlite` | all of DynamoDB, by dynoxide, which is checked against AWS | `--data`, and the tests of the functions |
+//!
+//! `tests/dynamodb.rs` holds the first to the second's answers. Both know a transaction that comes again by `tokens`.
+
+mod expression;
+mod memory;
+mod query;
+mod requests;
+mod sqlite;
+mod table;
+mod tokens;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use aws_lambda_events::dynamodb::EventRecord;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use memory::Memory;
+use sqlite::Sqlite;
+use tokens::Tokens;
+
+/// An embedded DynamoDB.
+#[derive(Debug)]
+pub struct DynamoDb {
+    // A std mutex: neither of them ever waits for anything but the disk, and no await happens under the lock.
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    engine: Engine,
+    tokens: Tokens,
+}
+
+#[derive(Debug)]
+enum Engine {
+    Memory(Memory),
+    Sqlite(Sqlite),
+}
+
+/// A request that was not executed: the status and the JSON of an AWS error, `{"__type", "message", …}`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{body}")]
+pub struct Refused {
+    /// HTTP status
+    pub status: u16,
+    /// the error
+    pub body: Value,
+}
+
+impl Refused {
+    /// With a code of DynamoDB's, e.g. `ValidationException`.
+    pub fn new(code: &str, message: &str) -> Self {
+        let code = format!("com.amazonaws.dynamodb.v20120810#{code}");
+        Self {
+            status: 400,
+            body: json!({"__type": code, "message": message}),
+        }
+    }
+
+    /// A request that is wrong in itself.
+    pub fn invalid(message: impl AsRef<str>) -> Self {
+        Self::new("ValidationException", message.as_ref())
+    }
+
+    /// A transaction, with a reason for each of its items: `{"Code", "Message", "Item"}`.
+    pub fn transaction_canceled(reasons: Vec<Value>) -> Self {
+        let codes: Vec<_> = reasons
+            .iter()
+            .filter_map(|reason| reason["Code"].as_str())
+            .collect();
+        let message = format!(
+            "Transaction cancelled, please refer cancellation reasons for specific reasons [{}]",
+            codes.join(", ")
+        );
+        let mut refused = Self::new("TransactionCanceledException", &message);
+        refused.body["CancellationReasons"] = Value::Array(reasons);
+        refused
+    }
+}
+
+impl DynamoDb {
+    /// What Kinto's functions need of it, in memory.
+    pub fn memory() -> Self {
+        Self::over(Engine::Memory(Memory::default()))
+    }
+
+    /// All of it, in memory.
+    pub fn sqlite() -> Result<Self, Refused> {
+        Ok(Self::over(Engine::Sqlite(Sqlite::memory()?)))
+    }
+
+    /// All of it, in the file at `path`, created if missing.
+    pub fn open(path: &str) -> Result<Self, Refused> {
+        Ok(Self::over(Engine::Sqlite(Sqlite::open(path)?)))
+    }
+
+    fn over(engine: Engine) -> Self {
+        let tokens = Tokens::default();
+        Self {
+            state: Mutex::new(State { engine, tokens }),
+        }
+    }
+
+    /// Creates the table of template.yaml under `name`, unless it is there.
+    pub fn create_table(&self, name: &str) -> Result<(), Refused> {
+        match &mut self.lock().engine {
+            Engine::Memory(memory) => memory.create_table(name),
+            Engine::Sqlite(sqlite) => Ok(sqlite.create_table(name)?),
+        }
+    }
+
+    /// Runs one operation, e.g. `GetItem`, on its JSON request and returns the JSON answer.
+    pub fn execute(&self, operation: &str, body: &[u8]) -> Result<String, Refused> {
+        let State { engine, tokens } = &mut *self.lock();
+        let mut execute = || match engine {
+            Engine::Memory(memory) => memory.execute(operation, body),
+            Engine::Sqlite(sqlite) => Ok(sqlite.execute(operation, body)?),
+        };
+        match operation {
+            "TransactWriteItems" => tokens.once(body, execute),
+            _ => execute(),
+        }
+    }
+
+    /// An iterator at the oldest record of the table's stream.
+    pub fn oldest(&self, table: &str) -> String {
+        match &self.lock().engine {
+            Engine::Memory(_) => "0".to_owned(),
+            Engine::Sqlite(_) => Sqlite::oldest(table),
+        }
+    }
+
+    /// At most `limit` stream records from `iterator` on, and the iterator behind them.
+    pub fn records(
+        &self,
+        iterator: &str,
+        limit: usize,
+    ) -> Result<(Vec<EventRecord>, String), Refused> {
+        match &self.lock().engine {
+            Engine::Memory(memory) => {
+                let after = iterator.parse();
+                let after = after.map_err(|_| Refused::invalid("not an iterator"))?;
+                let (records, last) = memory.records(after, limit);
+                Ok((records, last.to_string()))
+            }
+            Engine::Sqlite(sqlite) => Ok(sqlite.records(iterator, limit)?),
+        }
+    }
+
+    /// Deletes what expired: items by their TTL (which reach the stream), and stream records after a day, in memory
+    /// at once. Only for who has read the stream to its end.
+    pub fn sweep(&self) -> Result<(), Refused> {
+        match &mut self.lock().engine {
+            Engine::Memory(memory) => memory.sweep(),
+            Engine::Sqlite(sqlite) => sqlite.sweep()?,
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock rolls SQLite's transaction back, and the table in memory changes in the last step of
+        // a request alone, so the state is as good as before it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
+    serde_json::from_slice(body).map_err(|error| Refused::invalid(error.to_string()))
+}

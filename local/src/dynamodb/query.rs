@@ -1,0 +1,170 @@
+//! A `Query` of the table in memory.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+
+use serde::Serialize;
+use serde_dynamo::{AttributeValue, Item};
+
+use super::Refused;
+use super::expression::{Comparison, Condition, Placeholders, number};
+use super::requests::Query;
+use super::table::{Key, Order, Position, Table};
+
+/// What a query reads at most, in bytes, beyond its first item.
+const MAX_PAGE: usize = 1024 * 1024;
+
+/// The answer, as JSON.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Page<'a> {
+    items: Vec<Cow<'a, Item>>,
+    count: usize,
+    scanned_count: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_evaluated_key: Option<Item>,
+}
+
+/// Reads a page of the items that the query asks for.
+pub fn run<'a>(table: &'a Table, query: &Query) -> Result<Page<'a>, Refused> {
+    let order = match query.index_name.as_deref() {
+        None => Order::Key,
+        Some("by_last_modified") => Order::LastModified,
+        Some(other) => return Err(Refused::invalid(format!("no index is called {other}"))),
+    };
+    let placeholders = Placeholders {
+        names: &query.expression_attribute_names,
+        values: &query.expression_attribute_values,
+    };
+    let (pk, mut range) = range(&query.key_condition_expression, placeholders)?;
+    let forward = query.scan_index_forward.unwrap_or(true);
+    if let Some(key) = &query.exclusive_start_key {
+        let (at, sk) = position(key, order)?;
+        match forward {
+            // The next string there is.
+            true => range.start = (at, sk + "\0"),
+            false => range.end = (at, sk),
+        }
+    }
+    let filter = query.filter_expression.as_deref();
+    let filter = filter.map(Condition::parse).transpose()?;
+    let projection = query.projection_expression.as_deref();
+    let projection = projection.map(|attributes| Projection::parse(attributes, placeholders));
+    let projection = projection.transpose()?;
+
+    let rows = table.range(pk, order, range);
+    let rows: Box<dyn Iterator<Item = _>> = match forward {
+        true => Box::new(rows),
+        false => Box::new(rows.rev()),
+    };
+    let mut rows = rows.peekable();
+    let mut page = Page::default();
+    let mut size = 0;
+    while let Some(row) = rows.next() {
+        size += row.size();
+        page.scanned_count += 1;
+        let shown = match &filter {
+            Some(filter) => filter.holds(Some(row.item()), placeholders)?,
+            None => true,
+        };
+        if shown {
+            page.items.push(match &projection {
+                Some(projection) => Cow::Owned(projection.of(row.item())),
+                None => Cow::Borrowed(row.item()),
+            });
+        }
+        let is_too_much = rows
+            .peek()
+            .is_some_and(|next| size + next.size() > MAX_PAGE);
+        if query.limit == Some(page.scanned_count) || is_too_much {
+            page.last_evaluated_key = Some(row.position(order));
+            break;
+        }
+    }
+    page.count = page.items.len();
+    Ok(page)
+}
+
+/// The partition, and the positions in it, that the condition of a key means: `pk = :pk`, alone or with one of the sort
+/// key.
+fn range<'a>(
+    expression: &'a str,
+    placeholders: Placeholders<'a>,
+) -> Result<(&'a str, Range<Position>), Refused> {
+    let unknown = || Refused::invalid(format!("not a condition of a key known here: {expression}"));
+    let text = |operand| match placeholders.constant(operand)? {
+        AttributeValue::S(text) => Ok(text.as_str()),
+        _ => Err(unknown()),
+    };
+    // No sort key is empty, so this is before all that are as late.
+    let at = |operand, later| match placeholders.constant(operand)? {
+        AttributeValue::N(at) => Ok((number(at)? + later, String::new())),
+        _ => Err(unknown()),
+    };
+    let (first, last) = ((i128::MIN, String::new()), (i128::MAX, String::new()));
+    let (pk, sort) = match Condition::parse(expression)? {
+        Condition::All(mut both) if both.len() == 2 => {
+            let sort = both.pop();
+            (both.pop(), sort)
+        }
+        pk => (Some(pk), None),
+    };
+    let Some(Condition::Compare("pk", Comparison::Equal, pk)) = pk else {
+        return Err(unknown());
+    };
+    let range = match sort {
+        None => first..last,
+        // No id has that character in it.
+        Some(Condition::BeginsWith("sk", prefix)) => {
+            let prefix = text(prefix)?;
+            (0, prefix.to_owned())..(0, format!("{prefix}{}", char::MAX))
+        }
+        Some(Condition::Between("last_modified", [from, to])) => {
+            let range = at(from, 0)?..at(to, 1)?;
+            if range.is_empty() {
+                return Err(Refused::invalid("BETWEEN takes the lower value first"));
+            }
+            range
+        }
+        Some(Condition::Compare("last_modified", comparison, operand)) => match comparison {
+            Comparison::Equal => at(operand, 0)?..at(operand, 1)?,
+            Comparison::Less => first..at(operand, 0)?,
+            Comparison::LessOrEqual => first..at(operand, 1)?,
+            Comparison::Greater => at(operand, 1)?..last,
+            Comparison::GreaterOrEqual => at(operand, 0)?..last,
+            Comparison::Unequal => return Err(unknown()),
+        },
+        Some(_) => return Err(unknown()),
+    };
+    Ok((text(pk)?, range))
+}
+
+/// The position of the item that a page ended with.
+fn position(key: &Item, order: Order) -> Result<Position, Refused> {
+    let sk = Key::of(key)?.sk;
+    match (order, key.get("last_modified")) {
+        (Order::Key, _) => Ok((0, sk)),
+        (Order::LastModified, Some(AttributeValue::N(at))) => Ok((number(at)?, sk)),
+        (Order::LastModified, _) => Err(Refused::invalid("a start without last_modified")),
+    }
+}
+
+/// The attributes that are asked for.
+struct Projection<'a>(HashSet<&'a str>);
+
+impl<'a> Projection<'a> {
+    fn parse(attributes: &'a str, placeholders: Placeholders<'a>) -> Result<Self, Refused> {
+        let attributes = attributes.split(',').map(str::trim);
+        let attributes = attributes.map(|attribute| placeholders.attribute(attribute));
+        attributes.collect::<Result<_, _>>().map(Self)
+    }
+
+    fn of(&self, item: &Item) -> Item {
+        let asked_for = item
+            .iter()
+            .filter(|(name, _)| self.0.contains(name.as_str()));
+        let attributes = asked_for.map(|(name, value)| (name.clone(), value.clone()));
+        attributes.collect::<HashMap<_, _>>().into()
+    }
+}

@@ -1,0 +1,319 @@
+//! The table of template.yaml in memory: its items by key and by time, and its stream.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use aws_lambda_events::dynamodb::{EventRecord, StreamViewType, UserIdentity};
+use serde_dynamo::{AttributeValue, Item};
+
+use super::Refused;
+use super::expression::number;
+
+/// What DynamoDB stores as one item at most, in bytes.
+const MAX_ITEM: usize = 400 * 1024;
+
+/// The items of the table.
+#[derive(Debug, Default)]
+pub struct Table {
+    partitions: BTreeMap<String, Partition>,
+    stream: VecDeque<Change>,
+    /// The sequence number of the last change.
+    last: u64,
+}
+
+/// The items of one partition key, in both orders.
+#[derive(Debug, Default)]
+struct Partition {
+    by_key: BTreeMap<Position, Arc<Row>>,
+    by_last_modified: BTreeMap<Position, Arc<Row>>,
+}
+
+/// An order of the items of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Of the table: by sort key.
+    Key,
+    /// Of the index `by_last_modified`, which has only the items with that attribute.
+    LastModified,
+}
+
+/// Where an item is within its partition: by its time (0 in the table itself), then by its sort key.
+pub type Position = (i128, String);
+
+/// The primary key of an item.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// The partition key.
+    pub pk: String,
+    /// The sort key.
+    pub sk: String,
+}
+
+/// An item that the table takes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Row {
+    key: Key,
+    last_modified: Option<i128>,
+    item: Item,
+    /// In bytes, as DynamoDB counts.
+    size: usize,
+}
+
+/// What happened to one item.
+#[derive(Debug)]
+struct Change {
+    sequence: u64,
+    at: SystemTime,
+    key: Key,
+    old: Option<Arc<Row>>,
+    new: Option<Arc<Row>>,
+}
+
+impl Key {
+    /// The key of an item.
+    pub fn of(item: &Item) -> Result<Self, Refused> {
+        let part = |name| match item.get(name) {
+            Some(AttributeValue::S(part)) if !part.is_empty() => Ok(part.clone()),
+            _ => Err(Refused::invalid(format!(
+                "{name} must be a string, not an empty one"
+            ))),
+        };
+        Ok(Self {
+            pk: part("pk")?,
+            sk: part("sk")?,
+        })
+    }
+
+    /// The attributes that it consists of.
+    pub fn to_item(&self) -> Item {
+        let part = |name: &str, part: &String| (name.to_owned(), AttributeValue::S(part.clone()));
+        HashMap::from([part("pk", &self.pk), part("sk", &self.sk)]).into()
+    }
+}
+
+impl Row {
+    /// Checks an item.
+    pub fn new(item: Item) -> Result<Self, Refused> {
+        let last_modified = match item.get("last_modified") {
+            None => None,
+            Some(AttributeValue::N(at)) => Some(number(at)?),
+            Some(_) => return Err(Refused::invalid("last_modified must be a number")),
+        };
+        let size = item_size(&item);
+        if size > MAX_ITEM {
+            return Err(Refused::invalid(
+                "Item size has exceeded the maximum allowed size",
+            ));
+        }
+        Ok(Self {
+            key: Key::of(&item)?,
+            last_modified,
+            item,
+            size,
+        })
+    }
+
+    /// Its attributes.
+    pub fn item(&self) -> &Item {
+        &self.item
+    }
+
+    /// Its primary key.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Its bytes, as DynamoDB counts them.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// The attributes that say where it is in an order.
+    pub fn position(&self, order: Order) -> Item {
+        let mut position = self.key.to_item();
+        if order == Order::LastModified
+            && let Some(at) = self.last_modified
+        {
+            position.insert(
+                "last_modified".to_owned(),
+                AttributeValue::N(at.to_string()),
+            );
+        }
+        position
+    }
+
+    fn by_key(&self) -> Position {
+        (0, self.key.sk.clone())
+    }
+
+    fn by_last_modified(&self) -> Option<Position> {
+        Some((self.last_modified?, self.key.sk.clone()))
+    }
+
+    fn has_expired(&self, now: u64) -> bool {
+        match self.item.get("expires") {
+            Some(AttributeValue::N(seconds)) => seconds.parse().is_ok_and(|at: u64| at < now),
+            _ => false,
+        }
+    }
+}
+
+impl Table {
+    /// The item with that key.
+    pub fn get(&self, key: &Key) -> Option<&Arc<Row>> {
+        let partition = self.partitions.get(&key.pk)?;
+        partition.by_key.get(&(0, key.sk.clone()))
+    }
+
+    /// The items of a partition between two positions of an order.
+    pub fn range(
+        &self,
+        pk: &str,
+        order: Order,
+        range: Range<Position>,
+    ) -> impl DoubleEndedIterator<Item = &Arc<Row>> {
+        let partition = self.partitions.get(pk).map(|partition| match order {
+            Order::Key => &partition.by_key,
+            Order::LastModified => &partition.by_last_modified,
+        });
+        // A map panics when a range ends before it starts.
+        let rows = partition.filter(|_| !range.is_empty());
+        let rows = rows.map(|rows| rows.range(range));
+        rows.into_iter().flatten().map(|(_, row)| row)
+    }
+
+    /// Writes an item, in place of the one with the same key.
+    pub fn put(&mut self, row: Row) {
+        let old = self.get(&row.key).cloned();
+        if old.as_ref().is_some_and(|old| **old == row) {
+            return;
+        }
+        let row = Arc::new(row);
+        let partition = self.partitions.entry(row.key.pk.clone()).or_default();
+        if let Some(left) = old.as_ref().and_then(|old| old.by_last_modified()) {
+            partition.by_last_modified.remove(&left);
+        }
+        if let Some(taken) = row.by_last_modified() {
+            partition.by_last_modified.insert(taken, Arc::clone(&row));
+        }
+        partition.by_key.insert(row.by_key(), Arc::clone(&row));
+        self.tell(row.key.clone(), old, Some(row));
+    }
+
+    /// Removes the items that expired, and forgets the stream so far.
+    pub fn sweep(&mut self) {
+        self.stream.clear();
+        let now = UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
+        let mut expired = vec![];
+        self.partitions.retain(|_, partition| {
+            let gone = partition
+                .by_key
+                .extract_if(.., |_, row| row.has_expired(now));
+            for (_, row) in gone {
+                if let Some(left) = row.by_last_modified() {
+                    partition.by_last_modified.remove(&left);
+                }
+                expired.push(row);
+            }
+            !partition.by_key.is_empty()
+        });
+        for row in expired {
+            self.tell(row.key.clone(), Some(row), None);
+        }
+    }
+
+    /// At most `limit` records of the stream after the sequence number `after`, and the number of the last.
+    pub fn records(&self, after: u64, limit: usize) -> (Vec<EventRecord>, u64) {
+        let first = self
+            .stream
+            .partition_point(|change| change.sequence <= after);
+        let changes = self.stream.range(first..).take(limit);
+        let last = changes
+            .clone()
+            .next_back()
+            .map_or(after, |last| last.sequence);
+        (changes.map(Change::record).collect(), last)
+    }
+
+    fn tell(&mut self, key: Key, old: Option<Arc<Row>>, new: Option<Arc<Row>>) {
+        self.last += 1;
+        self.stream.push_back(Change {
+            sequence: self.last,
+            at: SystemTime::now(),
+            key,
+            old,
+            new,
+        });
+    }
+}
+
+impl Change {
+    /// What a function is given.
+    fn record(&self) -> EventRecord {
+        let image = |row: &Option<Arc<Row>>| row.as_ref().map(|row| row.item.clone());
+        let mut record = EventRecord::default();
+        record.event_name = match (&self.old, &self.new) {
+            (None, _) => "INSERT",
+            (_, Some(_)) => "MODIFY",
+            (_, None) => "REMOVE",
+        }
+        .to_owned();
+        record.event_id = format!("{:032x}", self.sequence);
+        record.event_version = Some("1.1".to_owned());
+        record.event_source = Some("aws:dynamodb".to_owned());
+        record.aws_region = crate::aws::REGION.to_string();
+        if self.new.is_none() {
+            // Nothing but its expiry removes an item here.
+            let mut expiry = UserIdentity::default();
+            expiry.type_ = "Service".to_owned();
+            expiry.principal_id = "dynamodb.amazonaws.com".to_owned();
+            record.user_identity = Some(expiry);
+        }
+        let change = &mut record.change;
+        change.approximate_creation_date_time = self.at.into();
+        change.keys = self.key.to_item();
+        change.old_image = image(&self.old).unwrap_or_default();
+        change.new_image = image(&self.new).unwrap_or_default();
+        change.sequence_number = Some(format!("{:021}", self.sequence));
+        let images = [&self.old, &self.new].into_iter().flatten();
+        let size = item_size(&change.keys) + images.map(|row| row.size).sum::<usize>();
+        change.size_bytes = i64::try_from(size).unwrap_or(i64::MAX);
+        change.stream_view_type = Some(StreamViewType::NewAndOldImages);
+        record
+    }
+}
+
+fn item_size(item: &Item) -> usize {
+    let sizes = item
+        .iter()
+        .map(|(name, value)| name.len() + value_size(value));
+    sizes.sum()
+}
+
+fn value_size(value: &AttributeValue) -> usize {
+    let number = |digits: &String| digits.len().div_ceil(2) + 1;
+    match value {
+        AttributeValue::S(text) => text.len(),
+        AttributeValue::N(digits) => number(digits),
+        AttributeValue::B(bytes) => bytes.len(),
+        AttributeValue::Bool(_) | AttributeValue::Null(_) => 1,
+        AttributeValue::Ss(texts) => texts.iter().map(String::len).sum(),
+        AttributeValue::Ns(numbers) => numbers.iter().map(number).sum(),
+        AttributeValue::Bs(all) => all.iter().map(Vec::len).sum(),
+        AttributeValue::L(values) => {
+            values
+                .iter()
+                .map(|value| value_size(value) + 1)
+                .sum::<usize>()
+                + 3
+        }
+        AttributeValue::M(members) => {
+            let sizes = members
+                .iter()
+                .map(|(name, value)| name.len() + value_size(value) + 1);
+            sizes.sum::<usize>() + 3
+        }
+    }
+}

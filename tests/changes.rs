@@ -567,11 +567,14 @@ async fn a_changeset_is_one_moments_state_where_it_once_was_not() {
         schedule: schedule.map(<[Write]>::to_vec).to_vec(),
     };
     let (new, past) = (Write::Put(7, None), Write::Put(6, Some(1)));
+    let past_of_anew = Write::Put(7, Some(574));
     for ask in [
         // Moved back behind what is read.
         ask(None, None, [&[], &[], &[past.clone(), new.clone()], &[]]),
         ask(Some(0), Some(2), [&[], &[new], &[past], &[Write::Metadata]]),
         ask(None, Some(3), [&[], &[], &[], &[Write::Delete(4)]]),
+        // Left of decision 11: what is read is partly of another life, and nothing in it is later.
+        ask(None, None, [&[], &[Write::Anew, past_of_anew], &[], &[]]),
     ] {
         play(true, vec![ask]).await;
     }
@@ -660,8 +663,8 @@ fn interfere(
 
 /// Finds a changeset among the states that there were, in their order.
 ///
-/// When records were read (`has_read`), what was written under past times alone while they were may show in them
-/// with the metadata from just before.
+/// When records were read (`has_read`), what was written under past times alone while they were may show in them, or
+/// some of it, with the metadata from just before (decision 11).
 fn check(
     changeset: &Answer,
     states: &[State],
@@ -670,11 +673,12 @@ fn check(
     has_read: bool,
 ) {
     let shown = changeset.body["changes"].as_array().unwrap();
+    let wants = |record: &&Value| match since {
+        Some(since) => record["last_modified"].as_u64().unwrap() > since,
+        None => record["deleted"] != true,
+    };
     let has_records = |(timestamp, _, records): &State| {
-        let wanted = records.iter().filter(|record| match since {
-            Some(since) => record["last_modified"].as_u64().unwrap() > since,
-            None => record["deleted"] != true,
-        });
+        let wanted = records.iter().filter(wants);
         changeset.body["timestamp"] == *timestamp
             && wanted.take(limit.unwrap_or(usize::MAX)).eq(shown)
     };
@@ -686,7 +690,24 @@ fn check(
         let is_later = has_read && first.is_some_and(|first| first <= n);
         has_records(state) && (is_later || has_metadata(state))
     };
-    if !states.iter().enumerate().any(is_one) {
+    let is_past_alone = first.is_some_and(|first| {
+        let (states, timestamp) = (&states[first..], &changeset.body["timestamp"]);
+        let is_past = |record: &Value| record["last_modified"].as_u64() <= timestamp.as_u64();
+        let has = |(.., records): &State, record| records.contains(record);
+        let wanted = states[0].2.iter().filter(|record| wants(record));
+        let mut left_out = wanted.filter(|record| !shown.contains(record));
+        states
+            .iter()
+            .all(|(.., records)| records.iter().all(is_past))
+            && shown
+                .iter()
+                .all(|record| states.iter().any(|state| has(state, record)))
+            && (limit.is_some()
+                || left_out.all(|record| states.iter().any(|state| !has(state, record))))
+    });
+    let is_one = states.iter().enumerate().any(is_one);
+    let is_left = has_read && is_past_alone;
+    if !is_one && !is_left {
         let brief = |records: &[Value]| {
             let each = records
                 .iter()

@@ -73,12 +73,13 @@ impl Memory {
         }
     }
 
-    /// At most `limit` records of the stream after the sequence number `after`, and the number of the last.
-    pub fn records(&self, after: u64, limit: usize) -> (Vec<EventRecord>, u64) {
+    /// At most `limit` records of the stream after the sequence number `after`, and the number of the last; those
+    /// before are forgotten.
+    pub fn records(&mut self, after: u64, limit: usize) -> (Vec<EventRecord>, u64) {
         self.table.records(after, limit)
     }
 
-    /// Removes the items that expired, and forgets the stream so far.
+    /// Removes the items that expired.
     pub fn sweep(&mut self) {
         self.table.sweep();
     }

@@ -139,13 +139,14 @@ impl DynamoDb {
         }
     }
 
-    /// At most `limit` stream records from `iterator` on, and the iterator behind them.
+    /// At most `limit` stream records from `iterator` on, and the iterator behind them. In memory those before it are
+    /// forgotten.
     pub fn records(
         &self,
         iterator: &str,
         limit: usize,
     ) -> Result<(Vec<EventRecord>, String), Refused> {
-        match &self.lock().engine {
+        match &mut self.lock().engine {
             Engine::Memory(memory) => {
                 let after = iterator.parse();
                 let after = after.map_err(|_| Refused::invalid("not an iterator"))?;
@@ -156,8 +157,8 @@ impl DynamoDb {
         }
     }
 
-    /// Deletes what expired: items by their TTL (which reach the stream), and stream records after a day, in memory
-    /// at once. Only for who has read the stream to its end.
+    /// Deletes what expired: items by their TTL (which reach the stream), and stream records of a file after a day, of
+    /// `SQLite` in memory at once. Only for who has read the stream to its end.
     pub fn sweep(&self) -> Result<(), Refused> {
         match &mut self.lock().engine {
             Engine::Memory(memory) => memory.sweep(),

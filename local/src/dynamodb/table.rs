@@ -202,9 +202,8 @@ impl Table {
         self.tell(row.key.clone(), old, Some(row));
     }
 
-    /// Removes the items that expired, and forgets the stream so far.
+    /// Removes the items that expired.
     pub fn sweep(&mut self) {
-        self.stream.clear();
         let now = UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
         let mut expired = vec![];
         self.partitions.retain(|_, partition| {
@@ -225,15 +224,16 @@ impl Table {
     }
 
     /// At most `limit` records of the stream after the sequence number `after`, and the number of the last.
-    pub fn records(&self, after: u64, limit: usize) -> (Vec<EventRecord>, u64) {
-        let first = self
+    ///
+    /// Those up to `after` are forgotten: who asks has read them, and it is the only one who does.
+    pub fn records(&mut self, after: u64, limit: usize) -> (Vec<EventRecord>, u64) {
+        let read = self
             .stream
             .partition_point(|change| change.sequence <= after);
-        let changes = self.stream.range(first..).take(limit);
-        let last = changes
-            .clone()
-            .next_back()
-            .map_or(after, |last| last.sequence);
+        self.stream.drain(..read);
+        let changes = self.stream.iter().take(limit);
+        let last = changes.clone().next_back();
+        let last = last.map_or(after, |last| last.sequence);
         (changes.map(Change::record).collect(), last)
     }
 

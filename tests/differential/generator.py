@@ -309,7 +309,8 @@ class Generator:
                     "_fields",
                     ",".join(
                         self.random.sample(
-                            ["n", "s", "o.a", "o.b.c", "id", "last_modified", "missing", "o"], self.random.randint(1, 3)
+                            ["n", "s", "o.a", "o.b.c", "id", "last_modified", "missing", "o", ""],
+                            self.random.randint(1, 3),
                         )
                     ),
                 )
@@ -372,7 +373,8 @@ class Generator:
 
     def a_read(self):
         _, _, _, request = self.object("HEAD" if self.chance(10) else "GET")
-        query = (("_fields", self.random.choice(["n", "o.a,s", "id", "missing", ""])),) if self.chance(10) else ()
+        fields = self.random.choice(["n", "o.a,s", "id", "missing", "", ",", "s,"])
+        query = (("_fields", fields),) if self.chance(10) else ()
         return Request(**request, query=query)
 
     def a_put(self):

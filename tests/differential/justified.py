@@ -43,7 +43,8 @@ def permissions_etag(sent, kinto, ours, difference):
 
 
 def deletes_a_parent(sent, kinto, ours, difference):
-    """Of batches that delete something, or a list, and go on with what is under it or with all permissions."""
+    """Of batches that delete something, or a list, and make it anew or go on with what is under it or with all
+    permissions."""
     if "/batch" not in sent.url:
         return False
     # Only of a batch that was answered, and so is well-formed.
@@ -54,7 +55,10 @@ def deletes_a_parent(sent, kinto, ours, difference):
     for request in batch["requests"]:
         request = {**batch.get("defaults", {}), **request}
         path = request["path"].removeprefix("/v1").partition("?")[0].rstrip("/")
-        if any(path.startswith(f"{parent}/") for parent in deleted) or (deleted and path == "/permissions"):
+        # Nothing hangs on a record.
+        anew = "/records/" not in path and path in deleted
+        under = any(path.startswith(f"{parent}/") for parent in deleted)
+        if anew or under or (deleted and path == "/permissions"):
             return True
         if request.get("method") == "DELETE":
             deleted.append(path)
@@ -204,9 +208,9 @@ JUSTIFIED = [
         again_deletes,
     ),
     Justified(
-        "The id * is no valid one; Kinto's check of permissions takes it for a wildcard, so that who may read any "
-        "bucket is told 404",
-        says(r"/buckets/(\*|%2A)[/?\"\n]"),
+        "The id * is no valid one; Kinto's check of permissions takes it for a wildcard, so that who may do it to any "
+        "object of the kind is told 404",
+        says(r"/(bucket|collection|group|record)s/(\*|%2A)[/?\"\n]"),
     ),
     Justified(
         "A deletion by time goes on behind the object; in Kinto behind its tombstone, which is behind all",

@@ -103,7 +103,8 @@ pub struct Body {
 }
 
 impl Body {
-    /// Reads the body of a `PUT` or `POST` of an object of `kind`. No body reads as `{}`.
+    /// Reads the body of a `PUT` or `POST` of an object of `kind`. No body reads as `{}`, a permission that is `null` as
+    /// none.
     ///
     /// # Errors
     /// 400 for broken JSON, other top-level keys, unknown permissions and wrong types.
@@ -116,6 +117,8 @@ impl Body {
         if kind == Kind::Account && body.data.is_none() {
             return Err(ApiError::invalid("body", "data", "Required"));
         }
+        body.permissions
+            .retain(|(_, principals)| principals.is_some());
         Ok(body)
     }
 
@@ -400,6 +403,15 @@ mod tests {
                 .unwrap()
                 .is_empty()
         );
+    }
+
+    #[test]
+    fn only_a_patch_takes_a_permission_away_by_null() {
+        let body = b"{\"permissions\": {\"read\": null}}";
+        let put = Body::parse(Kind::Record, body).unwrap();
+        assert!(put.permissions.is_empty() && !put.is_empty());
+        let patch = Body::parse_patch(Kind::Record, body).unwrap();
+        assert_eq!(patch.permissions, [("read".to_owned(), None)]);
     }
 
     #[test]

@@ -231,12 +231,12 @@ impl ListQuery {
                         settings.page_size(usize::try_from(limit).ok().filter(|limit| *limit > 0));
                 }
                 "_sort" => query.sort = sort_keys(&value, is_known)?,
-                "_fields" if !value.is_empty() => {
-                    let fields: Vec<_> = value.split(',').map(str::to_owned).collect();
-                    if let Some(unknown) = fields.iter().find(|field| !is_known(field)) {
+                "_fields" => {
+                    query.fields = fields(&value);
+                    let mut named = query.fields.iter().flatten();
+                    if let Some(unknown) = named.find(|field| !is_known(field)) {
                         return Err(invalid(name, &format!("Unknown field {unknown}")));
                     }
-                    query.fields = Some(fields);
                 }
                 "_token" if !value.is_empty() => {
                     query.after = Some(read_token(&value, key, &request.method)?);
@@ -469,7 +469,7 @@ impl Filter {
             return Err(invalid(name, &format!("Unknown filter field {name}")));
         }
         let wrong = || invalid(name, &format!("Invalid value for {name}"));
-        let words = || text.split(',').map(native).collect::<Vec<_>>();
+        let words = || parts(text).map(native).collect::<Vec<_>>();
         let of_id = field == "id";
         let of_time = field == LAST_MODIFIED;
         let value = match operator {
@@ -555,6 +555,17 @@ fn invalid(name: &str, description: &str) -> ApiError {
 /// A value of the query string: JSON where it is JSON, else the text itself.
 fn native(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|_| text.into())
+}
+
+/// The fields that `_fields` names, if any.
+pub(super) fn fields(list: &str) -> Option<Vec<String>> {
+    let fields: Vec<_> = parts(list).map(str::to_owned).collect();
+    Some(fields).filter(|fields| !fields.is_empty())
+}
+
+/// The parts of a list in the query string; Kinto passes over empty ones.
+fn parts(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',').filter(|part| !part.is_empty())
 }
 
 fn sort_keys(value: &str, is_known: impl Fn(&str) -> bool) -> Result<Vec<SortKey>, ApiError> {
@@ -793,6 +804,8 @@ mod tests {
         assert!(!matches("in_n", "1,2", json!({"n": "2"})));
         assert!(matches("exclude_n", "1,2", json!({"n": 3})));
         assert!(matches("in_id", "a,b", json!({"id": "a"})));
+        assert!(!matches("in_s", "a,,", json!({"s": ""})));
+        assert!(matches("exclude_s", "", json!({"s": ""})));
         assert!(matches("contains_n", "[1,2]", json!({"n": [3, 2, 1]})));
         assert!(!matches("contains_n", "[1,4]", json!({"n": [3, 2, 1]})));
         assert!(matches("contains_any_n", "[1,4]", json!({"n": [3, 2, 1]})));

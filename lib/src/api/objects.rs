@@ -430,11 +430,7 @@ impl Asked<'_> {
 
     /// The fields named in `_fields`.
     fn fields(&self) -> Option<Vec<String>> {
-        let fields = self
-            .request
-            .parameter("_fields")
-            .filter(|fields| !fields.is_empty())?;
-        Some(fields.split(',').map(str::to_owned).collect())
+        listing::fields(&self.request.parameter("_fields")?)
     }
 
     fn last_modified_parameter(&self) -> Result<Option<Timestamp>, ApiError> {

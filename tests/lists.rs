@@ -128,6 +128,18 @@ async fn filters_pick_objects() {
 }
 
 #[tokio::test]
+async fn a_query_that_cannot_be_read_goes_before_preconditions_and_a_wrong_filter_after_them() {
+    let kinto = with_records().await;
+    let stale = [("if-match", "\"1\"")];
+    for (query, expected) in [("like_n=3", 412), ("like_n=3&_limit=x", 400)] {
+        let answer = kinto
+            .send("GET", &format!("{RECORDS}?{query}"), &stale, "")
+            .await;
+        assert_eq!(answer.status, expected, "{query}");
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_knows_a_time_gets_what_changed_since_with_tombstones() {
     let kinto = with_records().await;
     let known = kinto

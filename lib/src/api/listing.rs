@@ -212,16 +212,15 @@ impl ListQuery {
             limit: settings.page_size(None),
             after: None,
         };
-        for (name, value) in request.query() {
-            let name = name.trim();
+        let mut read = |name: &str, value: &str| {
             match name {
-                "_since" => query
-                    .filters
-                    .push(Filter::time(name, Operator::Gt, &value, now)?),
+                "_since" => {
+                    let since = Filter::time(name, Operator::Gt, value, now)?;
+                    query.filters.push(since);
+                }
                 "_before" | "_to" => {
-                    query
-                        .filters
-                        .push(Filter::time(name, Operator::Lt, &value, now)?)
+                    let before = Filter::time(name, Operator::Lt, value, now)?;
+                    query.filters.push(before);
                 }
                 "_limit" => {
                     let limit = value
@@ -230,22 +229,35 @@ impl ListQuery {
                     query.limit =
                         settings.page_size(usize::try_from(limit).ok().filter(|limit| *limit > 0));
                 }
-                "_sort" => query.sort = sort_keys(&value, is_known)?,
+                "_sort" => query.sort = sort_keys(value, is_known)?,
                 "_fields" => {
-                    query.fields = fields(&value);
+                    query.fields = fields(value);
                     let mut named = query.fields.iter().flatten();
                     if let Some(unknown) = named.find(|field| !is_known(field)) {
                         return Err(invalid(name, &format!("Unknown field {unknown}")));
                     }
                 }
                 "_token" if !value.is_empty() => {
-                    query.after = Some(read_token(&value, key, &request.method)?);
+                    query.after = Some(read_token(value, key, &request.method)?);
                 }
                 _ if name.starts_with('_') || name.is_empty() => {}
-                _ => query
-                    .filters
-                    .push(Filter::parse(name, &value, is_known, now)?),
+                _ => {
+                    let filter = Filter::parse(name, value, is_known, now)?;
+                    query.filters.push(filter);
+                }
             }
+            Ok(())
+        };
+        let mut wrong = None;
+        for (name, value) in request.query() {
+            match read(name.trim(), &value) {
+                Err(error) if is_malformed(&error) => return Err(error),
+                Err(error) => wrong = wrong.or(Some(error)),
+                Ok(()) => {}
+            }
+        }
+        if let Some(error) = wrong {
+            return Err(error);
         }
         if key != LAST_MODIFIED {
             query.filters.retain(|filter| filter.field != LAST_MODIFIED);

@@ -42,6 +42,15 @@ def permissions_etag(sent, kinto, ours, difference):
     return "/permissions" in text_of(sent) and difference.where.endswith("header etag")
 
 
+def batched(sent):
+    """The method and the path of each request of a batch."""
+    batch = json.loads(sent.body)
+    for request in batch["requests"]:
+        request = {**batch.get("defaults", {}), **request}
+        path = request["path"].removeprefix("/v1").partition("?")[0].rstrip("/")
+        yield request.get("method"), path
+
+
 def deletes_a_parent(sent, kinto, ours, difference):
     """Of batches that delete something, or a list, and make it anew or go on with what is under it or with all
     permissions."""
@@ -50,18 +59,31 @@ def deletes_a_parent(sent, kinto, ours, difference):
     # Only of a batch that was answered, and so is well-formed.
     if kinto.status != 200:
         return False
-    batch = json.loads(sent.body)
     deleted = []
-    for request in batch["requests"]:
-        request = {**batch.get("defaults", {}), **request}
-        path = request["path"].removeprefix("/v1").partition("?")[0].rstrip("/")
+    for method, path in batched(sent):
         # Nothing hangs on a record.
         anew = "/records/" not in path and path in deleted
         under = any(path.startswith(f"{parent}/") for parent in deleted)
         if anew or under or (deleted and path == "/permissions"):
             return True
-        if request.get("method") == "DELETE":
+        if method == "DELETE":
             deleted.append(path)
+    return False
+
+
+def changes_a_schema(sent, kinto, ours, difference):
+    """Of batches that go to a collection's records before and after they write the collection."""
+    if "/batch" not in sent.url or kinto.status != 200 or '"schema"' not in text_of(sent):
+        return False
+    seen, written = set(), set()
+    for method, path in batched(sent):
+        collection, is_under, _ = path.partition("/records")
+        if is_under and collection in written:
+            return True
+        if is_under:
+            seen.add(collection)
+        elif method in ("PUT", "PATCH") and collection in seen:
+            written.add(collection)
     return False
 
 
@@ -134,11 +156,10 @@ def refused_in_default(status):
     return applies
 
 
-def goes_on_in_default(sent, kinto, ours, difference):
+def goes_on(sent, kinto, ours, difference):
     """Of times of ours that are those of a future that a request before has set."""
     times = [str(side).strip('"') for side in (difference.kinto, difference.ours)]
-    is_ahead = all(map(str.isdigit, times)) and int(times[1]) - int(times[0]) > 600_000
-    return is_ahead and "/buckets/default" in text_of(sent)
+    return all(map(str.isdigit, times)) and int(times[1]) - int(times[0]) > 600_000
 
 
 def first_time(sent, kinto, ours, difference):
@@ -245,6 +266,9 @@ JUSTIFIED = [
     ),
     Justified("In a batch Kinto finds a parent that an earlier request has deleted", deletes_a_parent),
     Justified(
+        "In a batch that has looked at a collection Kinto goes on with the schema that it had then", changes_a_schema
+    ),
+    Justified(
         "A merge patch and a JSON patch leave the permissions that they do not name; Kinto takes them away where who "
         "patches writes by the bucket alone",
         patches_permissions,
@@ -262,8 +286,8 @@ JUSTIFIED = [
         first_time,
     ),
     Justified(
-        "The times of a list go on when its bucket was deleted and is made anew; Kinto's may go back",
-        goes_on_in_default,
+        "The times of a list go on when its parent was deleted and is made anew; Kinto's may go back",
+        goes_on,
     ),
     Justified("Kinto changes a nested object in place when it merges, in `old` too", merged_in_place, ends=False),
     Justified("The hash of a password is another each time", password, ends=False),

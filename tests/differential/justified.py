@@ -43,11 +43,15 @@ def permissions_etag(sent, kinto, ours, difference):
 
 
 def batched(sent):
-    """The method and the path of each request of a batch."""
+    """The method of each request of a batch and the path of what it is about: of a POST, what has the id that it names."""
     batch = json.loads(sent.body)
     for request in batch["requests"]:
         request = {**batch.get("defaults", {}), **request}
         path = request["path"].removeprefix("/v1").partition("?")[0].rstrip("/")
+        body = request.get("body")
+        data = body.get("data") if isinstance(body, dict) else None
+        if request.get("method") == "POST" and isinstance(data, dict) and "id" in data:
+            path = f"{path}/{data['id']}"
         yield request.get("method"), path
 
 
@@ -82,7 +86,7 @@ def changes_a_schema(sent, kinto, ours, difference):
             return True
         if is_under:
             seen.add(collection)
-        elif method in ("PUT", "PATCH") and collection in seen:
+        elif method in ("PUT", "PATCH", "POST") and collection in seen:
             written.add(collection)
     return False
 

@@ -42,8 +42,11 @@ def permissions_etag(sent, kinto, ours, difference):
     return "/permissions" in text_of(sent) and difference.where.endswith("header etag")
 
 
-def batched(sent):
-    """The method of each request of a batch and the path of what it is about: of a POST, what has the id that it names."""
+def batched(sent, kinto):
+    """The method of each request of a batch and the path of what it is about: of a POST, what has the id that it names.
+    Only of a batch that was answered, and so is well-formed."""
+    if "/batch" not in sent.url or kinto.status != 200:
+        return
     batch = json.loads(sent.body)
     for request in batch["requests"]:
         request = {**batch.get("defaults", {}), **request}
@@ -58,13 +61,8 @@ def batched(sent):
 def deletes_a_parent(sent, kinto, ours, difference):
     """Of batches that delete something, or a list, and make it anew or go on with what is under it or with all
     permissions."""
-    if "/batch" not in sent.url:
-        return False
-    # Only of a batch that was answered, and so is well-formed.
-    if kinto.status != 200:
-        return False
     deleted = []
-    for method, path in batched(sent):
+    for method, path in batched(sent, kinto):
         # Nothing hangs on a record.
         anew = "/records/" not in path and path in deleted
         under = any(path.startswith(f"{parent}/") for parent in deleted)
@@ -77,10 +75,10 @@ def deletes_a_parent(sent, kinto, ours, difference):
 
 def changes_a_schema(sent, kinto, ours, difference):
     """Of batches that go to a collection's records before and after they write the collection."""
-    if "/batch" not in sent.url or kinto.status != 200 or '"schema"' not in text_of(sent):
+    if '"schema"' not in text_of(sent):
         return False
     seen, written = set(), set()
-    for method, path in batched(sent):
+    for method, path in batched(sent, kinto):
         collection, is_under, _ = path.partition("/records")
         if is_under and collection in written:
             return True

@@ -117,9 +117,14 @@ impl Body {
         if kind == Kind::Account && body.data.is_none() {
             return Err(ApiError::invalid("body", "data", "Required"));
         }
-        body.permissions
+        Ok(body.without_nulls())
+    }
+
+    /// A permission that is `null` says nothing, but in a merge patch.
+    pub fn without_nulls(mut self) -> Self {
+        self.permissions
             .retain(|(_, principals)| principals.is_some());
-        Ok(body)
+        self
     }
 
     /// Reads the body of a plain or merge `PATCH`, whose `data` is a part of what is to be checked when it is

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::accounts;
 use super::asked::Asked;
 use super::auth::User;
-use super::body::{self, Body, PatchType};
+use super::body::{self, Body, PatchType, PermissionChanges};
 use super::error::ApiError;
 use super::listing;
 use super::operations;
@@ -213,9 +213,12 @@ impl Asked<'_> {
             PatchType::Operations => Some(operations::parse(&self.request.body)?),
             _ => None,
         };
-        let body = match operations {
-            Some(_) => Body::default(),
-            None => Body::parse_patch(self.uri.kind(), &self.request.body)?,
+        let body = match patch_type {
+            PatchType::Operations => Body::default(),
+            PatchType::Merge => Body::parse_patch(self.uri.kind(), &self.request.body)?,
+            PatchType::Plain => {
+                Body::parse_patch(self.uri.kind(), &self.request.body)?.without_nulls()
+            }
         };
         let existing = self.existing(unit)?;
         if !preconditions.hold(Some(existing.last_modified)) {
@@ -252,12 +255,7 @@ impl Asked<'_> {
                 let asked_for = body.data.unwrap_or_default();
                 let mut data = before.clone();
                 data.extend(asked_for.clone());
-                set_all(
-                    &mut permissions,
-                    body.permissions
-                        .into_iter()
-                        .filter(|(_, principals)| principals.is_some()),
-                );
+                set_all(&mut permissions, body.permissions);
                 (body::check_data(self.uri.kind(), data, "")?, asked_for)
             }
         };
@@ -501,10 +499,7 @@ fn value_of<'a>(data: &'a Map<String, Value>, field: &str) -> Option<&'a Value> 
     data.get(field).filter(|value| !value.is_null())
 }
 
-fn set_all(
-    permissions: &mut Permissions,
-    changes: impl IntoIterator<Item = (String, Option<Vec<String>>)>,
-) {
+fn set_all(permissions: &mut Permissions, changes: PermissionChanges) {
     for (permission, principals) in changes {
         permissions.set(&permission, principals.unwrap_or_default());
     }

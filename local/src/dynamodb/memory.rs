@@ -43,12 +43,11 @@ struct Batch<'a> {
     unprocessed_keys: HashMap<String, Value>,
 }
 
+/// The condition of a write does not hold; of what, if that was asked for.
+struct Unmet(Option<Arc<Row>>);
+
 /// What a write would come to.
-enum Outcome {
-    Written(Row),
-    /// The condition does not hold; of what, if that was asked for.
-    Refused(Option<Arc<Row>>),
-}
+type Outcome = Result<Row, Unmet>;
 
 impl Memory {
     /// Gives the table its name, unless it has it.
@@ -125,27 +124,19 @@ impl Memory {
     }
 
     fn put_item(&mut self, put: Put) -> Result<String, Refused> {
-        match self.outcome_of_put(put)? {
-            Outcome::Refused(item) => Err(condition_failed(item.as_deref())),
-            Outcome::Written(row) => {
-                self.table.put(row);
-                Ok("{}".to_owned())
-            }
-        }
+        let row = self.outcome_of_put(put)??;
+        self.table.put(row);
+        Ok("{}".to_owned())
     }
 
     fn update_item(&mut self, update: &Update) -> Result<String, Refused> {
-        match self.outcome_of_update(update)? {
-            Outcome::Refused(item) => Err(condition_failed(item.as_deref())),
-            Outcome::Written(row) => {
-                let answer = match update.return_values {
-                    OnSuccess::None => json!({}),
-                    OnSuccess::AllNew => json!({"Attributes": row.item()}),
-                };
-                self.table.put(row);
-                Ok(answer.to_string())
-            }
-        }
+        let row = self.outcome_of_update(update)??;
+        let answer = match update.return_values {
+            OnSuccess::None => json!({}),
+            OnSuccess::AllNew => json!({"Attributes": row.item()}),
+        };
+        self.table.put(row);
+        Ok(answer.to_string())
     }
 
     fn transact_write_items(&mut self, request: TransactWrite) -> Result<String, Refused> {
@@ -156,12 +147,12 @@ impl Memory {
             TransactWriteItem::Update(update) => self.outcome_of_update(&update),
         });
         let outcomes = outcomes.collect::<Result<Vec<_>, _>>()?;
-        let is_refused = |outcome: &Outcome| matches!(outcome, Outcome::Refused(_));
-        if outcomes.iter().any(is_refused) {
-            let reasons = outcomes.iter().map(Outcome::reason).collect();
-            return Err(Refused::transaction_canceled(reasons));
+        if outcomes.iter().any(Outcome::is_err) {
+            return Err(Refused::transaction_canceled(
+                outcomes.iter().map(reason).collect(),
+            ));
         }
-        let rows: Vec<_> = outcomes.into_iter().filter_map(Outcome::written).collect();
+        let rows: Vec<_> = outcomes.into_iter().filter_map(Outcome::ok).collect();
         let size = rows.iter().map(Row::size).sum::<usize>();
         if rows.len() > MAX_TRANSACTION.0 || size > MAX_TRANSACTION.1 {
             return Err(Refused::invalid(
@@ -182,13 +173,10 @@ impl Memory {
             names: &put.expression_attribute_names,
             values: &put.expression_attribute_values,
         };
-        if holds(put.condition_expression.as_deref(), old, placeholders)? {
-            return Ok(Outcome::Written(row));
-        }
-        Ok(Outcome::refused(
-            put.return_values_on_condition_check_failure,
-            old,
-        ))
+        let on_failure = put.return_values_on_condition_check_failure;
+        let condition = put.condition_expression.as_deref();
+        let met = check(condition, old, placeholders, on_failure)?;
+        Ok(met.map(|()| row))
     }
 
     fn outcome_of_update(&self, update: &Update) -> Result<Outcome, Refused> {
@@ -199,11 +187,10 @@ impl Memory {
             names: &update.expression_attribute_names,
             values: &update.expression_attribute_values,
         };
-        if !holds(update.condition_expression.as_deref(), old, placeholders)? {
-            return Ok(Outcome::refused(
-                update.return_values_on_condition_check_failure,
-                old,
-            ));
+        let on_failure = update.return_values_on_condition_check_failure;
+        let condition = update.condition_expression.as_deref();
+        if let Err(unmet) = check(condition, old, placeholders, on_failure)? {
+            return Ok(Err(unmet));
         }
         let expression = expression::Update::parse(&update.update_expression)?;
         let row = Row::new(match old {
@@ -213,7 +200,7 @@ impl Memory {
         if *row.key() != key {
             return Err(Refused::invalid("an update does not change its item's key"));
         }
-        Ok(Outcome::Written(row))
+        Ok(Ok(row))
     }
 
     fn check_name(&self, name: &str) -> Result<(), Refused> {
@@ -225,57 +212,55 @@ impl Memory {
     }
 }
 
-impl Outcome {
-    fn refused(asked_for: OnFailure, old: Option<&Arc<Row>>) -> Self {
-        Self::Refused(old.filter(|_| asked_for == OnFailure::AllOld).cloned())
-    }
+const CONDITION_FAILED: &str = "The conditional request failed";
 
-    fn written(self) -> Option<Row> {
-        match self {
-            Self::Written(row) => Some(row),
-            Self::Refused(_) => None,
-        }
-    }
-
-    /// Why a transaction failed, as far as this item goes.
-    fn reason(&self) -> Value {
-        match self {
-            Self::Written(_) => json!({"Code": "None"}),
-            Self::Refused(item) => {
-                let mut reason =
-                    json!({"Code": "ConditionalCheckFailed", "Message": CONDITION_FAILED});
-                if let Some(row) = item {
-                    reason["Item"] = json!(row.item());
-                }
-                reason
-            }
+impl Unmet {
+    /// Adds what the condition does not hold of to an error.
+    fn add_to(&self, error: &mut Value) {
+        if let Some(row) = &self.0 {
+            error["Item"] = json!(row.item());
         }
     }
 }
 
-const CONDITION_FAILED: &str = "The conditional request failed";
+impl From<Unmet> for Refused {
+    fn from(unmet: Unmet) -> Self {
+        let mut refused = Self::new("ConditionalCheckFailedException", CONDITION_FAILED);
+        unmet.add_to(&mut refused.body);
+        refused
+    }
+}
+
+/// Why a transaction failed, as far as this item goes.
+fn reason(outcome: &Outcome) -> Value {
+    let Err(unmet) = outcome else {
+        return json!({"Code": "None"});
+    };
+    let mut reason = json!({"Code": "ConditionalCheckFailed", "Message": CONDITION_FAILED});
+    unmet.add_to(&mut reason);
+    reason
+}
 
 fn json(answer: &impl Serialize) -> String {
     serde_json::to_string(answer).expect("maps of strings are JSON")
 }
 
-fn condition_failed(item: Option<&Row>) -> Refused {
-    let mut refused = Refused::new("ConditionalCheckFailedException", CONDITION_FAILED);
-    if let Some(row) = item {
-        refused.body["Item"] = json!(row.item());
-    }
-    refused
-}
-
-fn holds(
+/// Whether the condition holds of what is there.
+fn check(
     condition: Option<&str>,
     old: Option<&Arc<Row>>,
     placeholders: Placeholders<'_>,
-) -> Result<bool, Refused> {
+    on_failure: OnFailure,
+) -> Result<Result<(), Unmet>, Refused> {
     let Some(condition) = condition else {
-        return Ok(true);
+        return Ok(Ok(()));
     };
-    Condition::parse(condition)?.holds(old.map(|old| old.item()), placeholders)
+    let condition = Condition::parse(condition)?;
+    if condition.holds(old.map(|old| old.item()), placeholders)? {
+        return Ok(Ok(()));
+    }
+    let asked_for = old.filter(|_| on_failure == OnFailure::AllOld);
+    Ok(Err(Unmet(asked_for.cloned())))
 }
 
 /// The keys, if no item has two of them.

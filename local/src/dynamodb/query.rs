@@ -10,7 +10,7 @@ use serde_dynamo::{AttributeValue, Item};
 use super::Refused;
 use super::expression::{Comparison, Condition, Placeholders, number};
 use super::requests::Query;
-use super::table::{Key, Order, Position, Table};
+use super::table::{Order, Position, Row, Table};
 
 /// What a query reads at most, in bytes, beyond its first item.
 const MAX_PAGE: usize = 1024 * 1024;
@@ -40,7 +40,8 @@ pub fn run<'a>(table: &'a Table, query: &Query) -> Result<Page<'a>, Refused> {
     let (pk, mut range) = range(&query.key_condition_expression, placeholders)?;
     let forward = query.scan_index_forward.unwrap_or(true);
     if let Some(key) = &query.exclusive_start_key {
-        let (at, sk) = position(key, order)?;
+        let place = Row::new(key.clone())?.place(order);
+        let (at, sk) = place.ok_or_else(|| Refused::invalid("a start without last_modified"))?;
         match forward {
             // The next string there is.
             true => range.start = (at, sk + "\0"),
@@ -138,16 +139,6 @@ fn range<'a>(
         Some(_) => return Err(unknown()),
     };
     Ok((text(pk)?, range))
-}
-
-/// The position of the item that a page ended with.
-fn position(key: &Item, order: Order) -> Result<Position, Refused> {
-    let sk = Key::of(key)?.sk;
-    match (order, key.get("last_modified")) {
-        (Order::Key, _) => Ok((0, sk)),
-        (Order::LastModified, Some(AttributeValue::N(at))) => Ok((number(at)?, sk)),
-        (Order::LastModified, _) => Err(Refused::invalid("a start without last_modified")),
-    }
 }
 
 /// The attributes that are asked for.

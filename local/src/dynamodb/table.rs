@@ -66,7 +66,6 @@ pub struct Row {
 struct Change {
     sequence: u64,
     at: SystemTime,
-    key: Key,
     old: Option<Arc<Row>>,
     new: Option<Arc<Row>>,
 }
@@ -144,12 +143,13 @@ impl Row {
         position
     }
 
-    fn by_key(&self) -> Position {
-        (0, self.key.sk.clone())
-    }
-
-    fn by_last_modified(&self) -> Option<Position> {
-        Some((self.last_modified?, self.key.sk.clone()))
+    /// Where it is in an order, if it is in it.
+    pub fn place(&self, order: Order) -> Option<Position> {
+        let at = match order {
+            Order::Key => 0,
+            Order::LastModified => self.last_modified?,
+        };
+        Some((at, self.key.sk.clone()))
     }
 
     fn has_expired(&self, now: u64) -> bool {
@@ -192,14 +192,16 @@ impl Table {
         }
         let row = Arc::new(row);
         let partition = self.partitions.entry(row.key.pk.clone()).or_default();
-        if let Some(left) = old.as_ref().and_then(|old| old.by_last_modified()) {
+        let left = old.as_ref().and_then(|old| old.place(Order::LastModified));
+        if let Some(left) = left {
             partition.by_last_modified.remove(&left);
         }
-        if let Some(taken) = row.by_last_modified() {
+        if let Some(taken) = row.place(Order::LastModified) {
             partition.by_last_modified.insert(taken, Arc::clone(&row));
         }
-        partition.by_key.insert(row.by_key(), Arc::clone(&row));
-        self.tell(row.key.clone(), old, Some(row));
+        let place = (0, row.key.sk.clone());
+        partition.by_key.insert(place, Arc::clone(&row));
+        self.tell(old, Some(row));
     }
 
     /// Removes the items that expired.
@@ -211,7 +213,7 @@ impl Table {
                 .by_key
                 .extract_if(.., |_, row| row.has_expired(now));
             for (_, row) in gone {
-                if let Some(left) = row.by_last_modified() {
+                if let Some(left) = row.place(Order::LastModified) {
                     partition.by_last_modified.remove(&left);
                 }
                 expired.push(row);
@@ -219,7 +221,7 @@ impl Table {
             !partition.by_key.is_empty()
         });
         for row in expired {
-            self.tell(row.key.clone(), Some(row), None);
+            self.tell(Some(row), None);
         }
     }
 
@@ -237,12 +239,11 @@ impl Table {
         (changes.map(Change::record).collect(), last)
     }
 
-    fn tell(&mut self, key: Key, old: Option<Arc<Row>>, new: Option<Arc<Row>>) {
+    fn tell(&mut self, old: Option<Arc<Row>>, new: Option<Arc<Row>>) {
         self.last += 1;
         self.stream.push_back(Change {
             sequence: self.last,
             at: SystemTime::now(),
-            key,
             old,
             new,
         });
@@ -253,6 +254,8 @@ impl Change {
     /// What a function is given.
     fn record(&self) -> EventRecord {
         let image = |row: &Option<Arc<Row>>| row.as_ref().map(|row| row.item.clone());
+        let images = [&self.old, &self.new].into_iter().flatten();
+        let keys = images.clone().next().map(|row| row.key.to_item());
         let mut record = EventRecord::default();
         record.event_name = match (&self.old, &self.new) {
             (None, _) => "INSERT",
@@ -273,11 +276,10 @@ impl Change {
         }
         let change = &mut record.change;
         change.approximate_creation_date_time = self.at.into();
-        change.keys = self.key.to_item();
+        change.keys = keys.unwrap_or_default();
         change.old_image = image(&self.old).unwrap_or_default();
         change.new_image = image(&self.new).unwrap_or_default();
         change.sequence_number = Some(format!("{:021}", self.sequence));
-        let images = [&self.old, &self.new].into_iter().flatten();
         let size = item_size(&change.keys) + images.map(|row| row.size).sum::<usize>();
         change.size_bytes = i64::try_from(size).unwrap_or(i64::MAX);
         change.stream_view_type = Some(StreamViewType::NewAndOldImages);

@@ -239,7 +239,7 @@ impl Kinto {
             "rawPath": raw_path,
             "rawQueryString": query,
             "headers": all,
-            "requestContext": {"http": {"method": method, "path": raw_path}},
+            "requestContext": {"domainName": "kinto.test", "http": {"method": method, "path": raw_path}},
             "body": body,
             "isBase64Encoded": false,
         }))

@@ -28,6 +28,7 @@ pub use self::listeners::ListenerSettings;
 pub use self::megaphone::MegaphoneSettings;
 pub use self::openid::{OpenIdSettings, UrlPattern};
 pub use self::web::{EndOfService, EndpointType, Redirects, WebSettings};
+use crate::hmac;
 use crate::permission::{AUTHENTICATED, EVERYONE};
 use crate::resource::{CollectionSet, Kind};
 
@@ -65,6 +66,12 @@ impl Secret {
     pub fn reveal(&self) -> &str {
         &self.0
     }
+
+    /// Another secret, that this one makes for a purpose: HMAC-SHA256 of its name, in hexadecimal. Nobody can have it
+    /// made as a user id, whose message has a colon.
+    fn derive(&self, purpose: &str) -> Self {
+        Self(hmac::hex(&hmac::sign(self, purpose)))
+    }
 }
 
 impl fmt::Debug for Secret {
@@ -73,7 +80,10 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The environment variables that settings are read from. An empty value counts as not set.
+/// The environment variables that settings are read from.
+///
+/// A variable that is absent stands for the setting's default. One that is empty stands for an empty value: no words, no
+/// text, an empty key; it is an error where a number, a flag or a token is asked for, and where the setting is required.
 #[derive(Clone, Default)]
 pub struct Vars(BTreeMap<String, String>);
 
@@ -86,18 +96,37 @@ impl Vars {
             .collect()
     }
 
-    /// The value of `name`, trimmed; `None` when unset or empty.
+    /// The value of `name`, trimmed; `None` when it is not set.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0
-            .get(name)
-            .map(|value| value.trim())
-            .filter(|value| !value.is_empty())
+        self.0.get(name).map(|value| value.trim())
+    }
+
+    /// A text whose default is none: an empty one says the same.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.get(name).filter(|value| !value.is_empty())
+    }
+
+    /// A text that must not be empty, `default` when it is not set.
+    fn text_or<'v>(&'v self, name: &str, default: &'v str) -> Result<&'v str, SettingError> {
+        match self.get(name) {
+            Some("") => Err(SettingError::new(name, "must not be empty")),
+            value => Ok(value.unwrap_or(default)),
+        }
     }
 
     /// The value of `name`, or an error that says that it is required.
     pub fn require(&self, name: &str) -> Result<&str, SettingError> {
-        self.get(name)
+        self.text(name)
             .ok_or_else(|| SettingError::new(name, "is required"))
+    }
+
+    /// The key of an HMAC, which may be empty, as Kinto's may: then everybody knows it, and the log says so.
+    fn hmac_key(&self, name: &str) -> Option<Secret> {
+        let key = self.get(name)?;
+        if key.is_empty() {
+            tracing::warn!("{name} is empty: whatever is made with this key, anybody can compute");
+        }
+        Some(Secret::new(key))
     }
 
     /// Sets `name` unless it is set already.
@@ -156,10 +185,12 @@ impl Vars {
     /// The token of an `Authorization: Bearer` header.
     fn token(&self, name: &str) -> Result<Option<Secret>, SettingError> {
         match self.get(name) {
-            Some(value) if !value.bytes().all(|b| b.is_ascii_graphic()) => Err(SettingError::new(
-                name,
-                "must be printable ASCII without spaces",
-            )),
+            Some(value) if value.is_empty() || !value.bytes().all(|b| b.is_ascii_graphic()) => {
+                Err(SettingError::new(
+                    name,
+                    "must be printable ASCII without spaces, and not empty",
+                ))
+            }
             value => Ok(value.map(Secret::new)),
         }
     }
@@ -226,7 +257,9 @@ pub struct ApiSettings {
     pub account_cache_ttl: Duration,
     /// `userid_hmac_secret`: key of the user ids of Basic auth. Another key gives every user another id.
     pub userid_hmac_secret: Secret,
-    /// `default_bucket_hmac_secret`: key of the ids of the users' own buckets. Another key gives them other buckets.
+    /// `default_bucket_hmac_secret`: key of the ids of the users' own buckets. Another key gives them other buckets. When
+    /// it is not set it comes from `userid_hmac_secret`: under a key that anybody knows (Kinto's default is the empty one)
+    /// anybody can compute the ids of others' buckets, and create these first.
     pub default_bucket_hmac_secret: Secret,
     /// `http_scheme`: scheme of absolute URLs; the request's when not set.
     pub http_scheme: Option<String>,
@@ -284,17 +317,20 @@ impl ApiSettings {
             .entry("bucket_create_principals".to_owned())
             .or_insert_with(|| vec![AUTHENTICATED.to_owned()]);
         let includes = Includes::from_vars(vars)?;
+        let userid_hmac_secret = vars
+            .hmac_key("KINTO_USERID_HMAC_SECRET")
+            .ok_or_else(|| SettingError::new("KINTO_USERID_HMAC_SECRET", "is required"))?;
+        let default_bucket_hmac_secret = vars
+            .hmac_key("KINTO_DEFAULT_BUCKET_HMAC_SECRET")
+            .unwrap_or_else(|| userid_hmac_secret.derive("default_bucket_hmac_secret"));
         Ok(Self {
             policies: Policy::from_vars(vars, &includes)?,
             account_cache_ttl: vars.seconds("KINTO_ACCOUNT_CACHE_TTL_SECONDS", 30)?,
             includes,
-            userid_hmac_secret: Secret::new(vars.require("KINTO_USERID_HMAC_SECRET")?),
-            default_bucket_hmac_secret: Secret::new(
-                vars.get("KINTO_DEFAULT_BUCKET_HMAC_SECRET")
-                    .unwrap_or_default(),
-            ),
-            http_scheme: vars.get("KINTO_HTTP_SCHEME").map(str::to_owned),
-            http_host: vars.get("KINTO_HTTP_HOST").map(str::to_owned),
+            userid_hmac_secret,
+            default_bucket_hmac_secret,
+            http_scheme: vars.text("KINTO_HTTP_SCHEME").map(str::to_owned),
+            http_host: vars.text("KINTO_HTTP_HOST").map(str::to_owned),
             readonly: vars.flag("KINTO_READONLY", false)?,
             explicit_permissions: vars.flag("KINTO_EXPLICIT_PERMISSIONS", true)?,
             schema_validation: vars
@@ -366,5 +402,51 @@ mod tests {
                 .unwrap();
         assert_eq!(settings.granted(Kind::Bucket, "create"), [AUTHENTICATED]);
         assert!(settings.granted(Kind::Record, "read").is_empty());
+    }
+
+    fn api(name: &str, value: &str) -> Result<ApiSettings, SettingError> {
+        let vars = [("KINTO_USERID_HMAC_SECRET", "s"), (name, value)];
+        ApiSettings::from_vars(&vars.into_iter().collect())
+    }
+
+    #[test]
+    fn an_empty_setting_is_empty_and_not_the_default() {
+        let settings = api("KINTO_BUCKET_CREATE_PRINCIPALS", "").unwrap();
+        assert!(settings.granted(Kind::Bucket, "create").is_empty());
+        let settings = api("KINTO_PERMISSIONS_READ_PRINCIPALS", " ").unwrap();
+        assert!(settings.permissions_read_principals.is_empty());
+        let settings = api("KINTO_USERID_HMAC_SECRET", "").unwrap();
+        assert_eq!(settings.userid_hmac_secret, Secret::new(""));
+        let settings = api("KINTO_DEFAULT_BUCKET_HMAC_SECRET", "").unwrap();
+        assert_eq!(settings.default_bucket_hmac_secret, Secret::new(""));
+        let settings = api("KINTO_CORS_ORIGINS", "").unwrap();
+        assert!(settings.web.cors_origins.is_empty());
+        assert!(api("KINTO_MULTIAUTH_POLICIES", "").unwrap().policies.is_empty());
+    }
+
+    #[test]
+    fn an_empty_number_or_flag_is_named() {
+        for name in [
+            "KINTO_READONLY",
+            "KINTO_EXPLICIT_PERMISSIONS",
+            "KINTO_BACKOFF",
+            "KINTO_PAGINATE_BY",
+            "KINTO_BATCH_MAX_REQUESTS",
+            "KINTO_ACCOUNT_CACHE_TTL_SECONDS",
+            "KINTO_CORS_MAX_AGE_SECONDS",
+            "KINTO_MAIN_RECORD_CACHE_EXPIRES_SECONDS",
+            "KINTO_OBJECT_BUCKET_PUT_ENABLED",
+        ] {
+            assert_eq!(api(name, "").unwrap_err().variable, name);
+        }
+    }
+
+    #[test]
+    fn the_key_of_default_buckets_comes_from_that_of_user_ids_and_is_another() {
+        let one = api("KINTO_READONLY", "false").unwrap();
+        let derived = one.default_bucket_hmac_secret.reveal();
+        assert_eq!(derived.len(), 64);
+        let other = api("KINTO_USERID_HMAC_SECRET", "other").unwrap();
+        assert_ne!(derived, other.default_bucket_hmac_secret.reveal());
     }
 }

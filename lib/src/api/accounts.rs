@@ -11,7 +11,7 @@ use super::asked::Asked;
 use super::error::ApiError;
 use super::passwords;
 use crate::permission::Access;
-use crate::resource::ObjectUri;
+use crate::resource::{Kind, ObjectUri};
 use crate::settings::ACCOUNT_POLICY;
 use crate::store::Object;
 use crate::unit_of_work::UnitOfWork;
@@ -67,12 +67,50 @@ pub fn own(asked: &Asked<'_>, unit: &UnitOfWork) -> Result<Vec<(String, Object)>
     Ok(own.into_iter().collect())
 }
 
-/// Puts the hash of a password that is new in its place. One that is sent back as it was answered is not new.
-pub fn hash_password(data: &mut Map<String, Value>, before: Option<&Map<String, Value>>) {
-    let before = before.and_then(|data| data.get(PASSWORD)?.as_str());
-    if let Some(Value::String(password)) = data.get_mut(PASSWORD)
-        && before != Some(password)
-    {
-        *password = passwords::hash(password);
+/// The data of an object of `kind` as the API shows it: an account's without the hash of its password, which is in no
+/// answer, and cannot be filtered or sorted by.
+pub fn without_password(kind: Kind, mut data: Map<String, Value>) -> Map<String, Value> {
+    if kind == Kind::Account {
+        data.shift_remove(PASSWORD);
     }
+    data
+}
+
+/// Puts the hash of a password that is new in its place. Data without one leave it as it was `before`; so does the hash
+/// itself, which earlier versions, and Kinto, answer and clients send back.
+pub fn store_password(data: &mut Map<String, Value>, before: Option<&Map<String, Value>>) {
+    let before = before.and_then(|data| data.get(PASSWORD)?.as_str());
+    match data.get_mut(PASSWORD) {
+        Some(Value::String(password)) if before != Some(password) => {
+            *password = passwords::hash(password);
+        }
+        None => {
+            data.extend(before.map(|hash| (PASSWORD.to_owned(), hash.into())));
+        }
+        _ => {}
+    }
+}
+
+/// Has operations on an account that replace its password add it: they are applied to what the API shows, which has
+/// none.
+pub fn add_replaced_password(kind: Kind, operations: &mut [Value]) {
+    let replaces = |operation: &&mut Value| {
+        operation["op"] == "replace" && operation["path"] == "/data/password"
+    };
+    if kind == Kind::Account {
+        for operation in operations.iter_mut().filter(replaces) {
+            operation["op"] = "add".into();
+        }
+    }
+}
+
+/// Checks that a merge patch does not take the password of an account away.
+///
+/// # Errors
+/// 400.
+pub fn check_not_removed(kind: Kind, patch: &Map<String, Value>) -> Result<(), ApiError> {
+    if kind == Kind::Account && patch.get(PASSWORD) == Some(&Value::Null) {
+        return Err(ApiError::invalid("body", PASSWORD, "Required"));
+    }
+    Ok(())
 }

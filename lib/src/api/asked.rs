@@ -14,6 +14,7 @@ use crate::store::{Content, Object};
 use crate::unit_of_work::UnitOfWork;
 
 /// One request, with all that decides on it but the unit of work.
+#[derive(Clone, Copy)]
 pub struct Asked<'a> {
     /// The request.
     pub request: &'a Request,

@@ -130,6 +130,7 @@ fn read_request(
         query_string: query_string.to_owned(),
         headers,
         body,
+        domain_name: batch.domain_name.clone(),
     })
 }
 

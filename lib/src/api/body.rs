@@ -114,8 +114,13 @@ impl Body {
         body.data = data
             .map(|data| check_data(kind, data, "data."))
             .transpose()?;
-        if kind == Kind::Account && body.data.is_none() {
-            return Err(ApiError::invalid("body", "data", "Required"));
+        if kind == Kind::Account {
+            let data = body.data.as_ref();
+            let data = data.ok_or_else(|| ApiError::invalid("body", "data", "Required"))?;
+            if !data.contains_key(PASSWORD) {
+                let field = format!("data.{PASSWORD}");
+                return Err(ApiError::invalid("body", field, "Required"));
+            }
         }
         Ok(body.without_nulls())
     }
@@ -259,8 +264,10 @@ pub fn check_data(
                 let problem = format!("Must be at most {} bytes long", passwords::MAX_LENGTH);
                 return wrong(PASSWORD, &problem);
             }
+            // A patch leaves it as it is; where it must be given, it is looked for before.
+            None => {}
             Some(Value::String(password)) if !password.is_empty() => {}
-            None | Some(Value::Null | Value::String(_)) => return wrong(PASSWORD, "Required"),
+            Some(Value::Null | Value::String(_)) => return wrong(PASSWORD, "Required"),
             Some(_) => return wrong(PASSWORD, "Must be a string"),
         }
     }

@@ -17,6 +17,7 @@ use super::error::{ApiError, Detail};
 use super::request::Request;
 use super::response::Response;
 use super::{Api, listing, lists};
+use crate::permission::Access;
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::store::Generation;
 use crate::store::changeset::{Changes, Wanted};
@@ -62,8 +63,7 @@ impl ChangesetQuery {
                 // Any value will do: it only tells one state's URL from another's.
                 "_expected" => is_expected = true,
                 "_since" => {
-                    let since = Timestamp::from_query(&value);
-                    query.since = since.filter(|since| *since <= Timestamp::MAX);
+                    query.since = Timestamp::from_query(&value);
                     if query.since.is_none() {
                         refuse("Must be a time in milliseconds, between double quotes or not");
                     }
@@ -86,6 +86,20 @@ impl ChangesetQuery {
             Err(ApiError::Invalid(wrong))
         }
     }
+
+    /// Checks that `_since` is a time that there can be: none after the year 2099 (kinto-changes 4.1), unless it is one of
+    /// a list whose `timestamp` is as late.
+    ///
+    /// # Errors
+    /// 400.
+    pub fn check_since(&self, timestamp: Timestamp) -> Result<(), ApiError> {
+        let latest = timestamp.max(Timestamp::MAX);
+        if self.since.is_none_or(|since| since <= latest) {
+            return Ok(());
+        }
+        let problem = format!("Must not be later than {latest}");
+        Err(ApiError::invalid("querystring", "_since", problem))
+    }
 }
 
 /// A collection at the moment that it was read.
@@ -105,7 +119,7 @@ impl Collection {
     /// One `TransactGetItems`: a transaction that wrote both shows in both. Tells who asks, too.
     ///
     /// # Errors
-    /// Who may not read the collection, and that it is not there.
+    /// Who may not read the collection and all of its records, and that it is not there.
     async fn read(
         api: &Api,
         request: &Request,
@@ -125,7 +139,13 @@ impl Collection {
             settings: &api.settings.api,
             uri,
         };
-        if !asked.may_read(&unit) {
+        // Who may only create records reads the collection, none of its records.
+        let record = records.clone().object("x");
+        let of_records = Asked {
+            uri: &record,
+            ..asked
+        };
+        if !asked.may_read(&unit) || !of_records.may_all(&unit, Access::Read) {
             return Err(asked.forbidden());
         }
         let unknown = || ApiError::unknown_parent(uri);
@@ -159,7 +179,7 @@ impl Collection {
     }
 }
 
-/// Answers `GET` and `HEAD` of a collection's changeset, for who may read the collection.
+/// Answers `GET` and `HEAD` of a collection's changeset, for who may read the collection and all of its records.
 ///
 /// One round trip when nothing was written to the records since this process read all of them
 /// ([decision 11](../../../docs/decisions/011-changeset-memory.md)). Else two: the collection with its records' timestamp,
@@ -185,6 +205,7 @@ pub async fn of_collection(
     let read_collection = || Collection::read(api, request, credentials, uri, &records);
     let (mut collection, user) = read_collection().await?;
     let query = ChangesetQuery::parse(request)?;
+    query.check_since(collection.timestamp)?;
 
     let known = request.header(IF_NONE_MATCH);
     let etag = collection.etag(collection.timestamp);
@@ -313,6 +334,7 @@ mod tests {
             query_string: query_string.to_owned(),
             headers: HeaderMap::new(),
             body: vec![],
+            domain_name: None,
         })
     }
 
@@ -328,6 +350,15 @@ mod tests {
     }
 
     #[test]
+    fn no_since_is_later_than_the_century_but_where_the_list_is() {
+        let query = parse("_expected=1&_since=4102444800001").unwrap();
+        assert!(query.check_since(Timestamp(1)).is_err());
+        assert!(query.check_since(Timestamp(4_102_444_800_001)).is_ok());
+        let query = parse("_expected=1&_since=4102444800000").unwrap();
+        assert!(query.check_since(Timestamp(1)).is_ok());
+    }
+
+    #[test]
     fn what_cannot_be_is_named() {
         for (query, name) in [
             ("", "_expected"),
@@ -335,7 +366,6 @@ mod tests {
             ("_expected=1&_since=abc", "_since"),
             ("_expected=1&_since=-1", "_since"),
             ("_expected=1&_since=%221", "_since"),
-            ("_expected=1&_since=4102444800001", "_since"),
             ("_expected=1&_limit=-1", "_limit"),
             ("_expected=1&_limit=x", "_limit"),
         ] {

@@ -8,10 +8,11 @@ use http::{HeaderValue, Method};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::auth::{self, User};
+use super::auth::User;
 use super::error::ApiError;
 use super::request::Request;
 use crate::event::{Origin, OriginTarget};
+use crate::hmac;
 use crate::permission::Permissions;
 use crate::resource::{Kind, ObjectUri};
 use crate::settings::ApiSettings;
@@ -23,7 +24,7 @@ pub const ALIAS: &str = "default";
 
 /// The id of a user's own bucket: a UUID out of the HMAC of the user id under `default_bucket_hmac_secret`.
 pub fn id_for(user_id: &str, settings: &ApiSettings) -> String {
-    let digest = auth::hmac(&settings.default_bucket_hmac_secret, user_id);
+    let digest = hmac::sign(&settings.default_bucket_hmac_secret, user_id);
     let mut half = [0; 16];
     half.copy_from_slice(&digest[..16]);
     Uuid::from_bytes(half).to_string()

@@ -102,9 +102,9 @@ pub enum ApiError {
     /// `If-Match` or `If-None-Match` does not hold: 412.
     #[error("modified meanwhile")]
     Modified {
-        /// The timestamp of the object, or of the list when there is no such object.
-        current: Timestamp,
-        /// The object, without permissions.
+        /// The timestamp of the object, or of the list when there is no such object; `None` for who may not read it.
+        current: Option<Timestamp>,
+        /// The object, without permissions; `None` for who may not read it.
         existing: Option<Value>,
     },
     /// The object would be larger than the storage takes: 413.
@@ -348,7 +348,10 @@ impl ApiError {
                 let methods: Vec<&str> = allow.iter().map(Method::as_str).collect();
                 response.set_text(ALLOW, &methods.join(", "));
             }
-            Self::Modified { current, .. } => {
+            Self::Modified {
+                current: Some(current),
+                ..
+            } => {
                 response.set_text(ETAG, &current.etag());
                 response.set_text(LAST_MODIFIED, &current.http_date());
             }

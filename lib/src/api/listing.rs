@@ -29,8 +29,19 @@ pub const NEXT_PAGE: HeaderName = HeaderName::from_static("next-page");
 /// What the tokens of deletions have.
 const DELETES: &str = "deletes";
 
-/// How far ahead of now a time in a query may lie: one day, in milliseconds (Kinto 26.5).
+/// How far ahead of now a time that a client gives may lie: one day, in milliseconds (Kinto 26.5, of those in queries).
 const MAX_AHEAD: u64 = 24 * 60 * 60 * 1000;
+
+/// What takes the place of now where times of a list are looked at: the list's own `timestamp` may lie further ahead, and
+/// what it answered is always taken back.
+pub fn reference_time(now: Timestamp, timestamp: Timestamp) -> Timestamp {
+    now.max(Timestamp(timestamp.0.saturating_sub(MAX_AHEAD)))
+}
+
+/// The latest time that a client may give to what it writes to a list with this timestamp.
+pub fn latest_time(now: Timestamp, timestamp: Timestamp) -> Timestamp {
+    Timestamp(reference_time(now, timestamp).0.saturating_add(MAX_AHEAD))
+}
 
 /// Bytes of JSON that the objects of one page have at most; what is left goes to the next page.
 pub const MAX_PAGE: usize = MAX_BODY - 100;
@@ -147,7 +158,7 @@ pub fn check_preconditions(
     }
     if !preconditions.hold(Some(timestamp)) {
         return Err(ApiError::Modified {
-            current: timestamp,
+            current: Some(timestamp),
             existing: None,
         });
     }
@@ -518,7 +529,7 @@ impl Filter {
     fn time(name: &str, operator: Operator, text: &str, now: Timestamp) -> Result<Self, ApiError> {
         let time = Timestamp::from_query(text);
         let value = time
-            .filter(|time| time.0 <= now.0 + MAX_AHEAD)
+            .filter(|time| time.0 <= now.0.saturating_add(MAX_AHEAD))
             .map(|time| json!(time.0));
         let value = value.ok_or_else(|| invalid(name, &format!("Invalid value for {name}")))?;
         Ok(Self {

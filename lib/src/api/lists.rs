@@ -79,7 +79,8 @@ pub async fn answer(
     asked.check_parents(unit)?;
 
     let timestamp = unit.timestamp_of(list);
-    let query = ListQuery::parse(request, None, settings, Timestamp::now());
+    let now = listing::reference_time(Timestamp::now(), timestamp);
+    let query = ListQuery::parse(request, None, settings, now);
     let query = match query {
         Err(error) if listing::is_malformed(&error) => return Err(error),
         query => query,
@@ -109,7 +110,7 @@ pub async fn answer(
     } else {
         let objects: Vec<_> = objects
             .into_iter()
-            .map(|(id, object)| shown(&id, object))
+            .map(|(id, object)| shown(list.kind(), &id, object))
             .collect();
         let page = if counts {
             listing::counted(query.count(&objects), timestamp)
@@ -141,7 +142,7 @@ async fn delete(
     let mut fields = vec![];
     for (id, object) in live {
         unit.learn(&list.clone().object(&*id), &object);
-        fields.push(shown(&id, object));
+        fields.push(shown(list.kind(), &id, object));
     }
     let page = query.of_ids().apply(fields, false, request, settings);
     let ids = page
@@ -239,9 +240,9 @@ pub async fn read(
 }
 
 /// An object of a list, a tombstone or not, as the API shows it.
-fn shown(id: &str, object: Object) -> Map<String, Value> {
+fn shown(kind: Kind, id: &str, object: Object) -> Map<String, Value> {
     let data = match object.content {
-        Content::Live { data, .. } => data,
+        Content::Live { data, .. } => accounts::without_password(kind, data),
         Content::Deleted => Map::from_iter([("deleted".to_owned(), true.into())]),
     };
     listing::named(data, id, object.last_modified)

@@ -41,7 +41,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_lambda_events::apigw::{ApiGatewayV2httpRequest, ApiGatewayV2httpResponse};
-use http::header::ACCEPT_ENCODING;
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use tokio::sync::RwLock;
 
@@ -356,6 +356,10 @@ impl Api {
                 HeaderName::from_static(name),
                 HeaderValue::from_static(value),
             );
+        }
+        // Valid or not: an answer to who shows credentials is nobody else's.
+        if request.headers.contains_key(AUTHORIZATION) {
+            response.keep_private();
         }
         let route = router::endpoint(&request.path, settings)
             .filter(|_| response.status() != StatusCode::GONE);

@@ -197,9 +197,12 @@ pub async fn records(
         return Ok(answer);
     }
     check_media_types(request)?;
-    let query = ListQuery::parse(request, Some(&FIELDS), api, Timestamp::now());
-    let bounds = query.as_ref().map(ListQuery::bounds).unwrap_or_default();
+    let parse = |now| ListQuery::parse(request, Some(&FIELDS), api, now);
+    // Whatever time it asks for: which ones there can be is known when the latest is.
+    let bounds = parse(Timestamp(u64::MAX / 2)).map(|query| query.bounds());
+    let bounds = bounds.unwrap_or_default();
     let shown = monitor.read(store, changes, bounds.since).await?;
+    let query = parse(listing::reference_time(Timestamp::now(), shown.timestamp));
     let kept = |response| keep(response, request, api);
     // As in Kinto, these go before a query string that cannot be read.
     if let Some(not_modified) = listing::check_preconditions(request, shown.timestamp)? {
@@ -267,6 +270,7 @@ pub async fn changeset(
         return Ok(answer);
     }
     let shown = monitor.read(store, changes, query.since).await?;
+    query.check_since(shown.timestamp)?;
     let etag = shown.timestamp.etag();
     if changes.flavour.answers_not_modified() && request.header(IF_NONE_MATCH) == Some(&*etag) {
         return Ok(Response::empty(StatusCode::NOT_MODIFIED).modified_at(shown.timestamp));

@@ -15,6 +15,7 @@ use super::listing;
 use super::operations;
 use super::request::{Preconditions, Request};
 use super::response::Response;
+use super::router;
 use super::schema;
 use crate::permission::Permissions;
 use crate::resource::{Kind, ListUri, ObjectUri};
@@ -106,6 +107,10 @@ pub fn answer(
         settings,
         uri,
     };
+    // In Kinto anybody may create it, and so hide the changes feed.
+    if !request.is_read() && router::is_reserved(uri) {
+        return Err(router::RESERVED);
+    }
     // Kinto looks a parent up before the permissions when it writes, after them when it reads.
     let writes = !request.is_read();
     if writes {
@@ -146,7 +151,7 @@ impl Asked<'_> {
             return Ok(Response::empty(StatusCode::NOT_MODIFIED).modified_at(object.last_modified));
         }
         if !preconditions.hold(Some(object.last_modified)) {
-            return Err(self.modified(object));
+            return Err(self.modified(unit, object));
         }
         let data = self.with_id(object.data.clone(), object.last_modified);
         let body = match self.fields() {
@@ -210,7 +215,11 @@ impl Asked<'_> {
         let behavior = self.response_behavior()?;
         let patch_type = body::patch_type(self.request);
         let operations = match patch_type {
-            PatchType::Operations => Some(operations::parse(&self.request.body)?),
+            PatchType::Operations => {
+                let mut operations = operations::parse(&self.request.body)?;
+                accounts::add_replaced_password(self.uri.kind(), &mut operations);
+                Some(operations)
+            }
             _ => None,
         };
         let body = match patch_type {
@@ -222,7 +231,7 @@ impl Asked<'_> {
         };
         let existing = self.existing(unit)?;
         if !preconditions.hold(Some(existing.last_modified)) {
-            return Err(self.modified(existing));
+            return Err(self.modified(unit, existing));
         }
         if operations.is_none() && body.is_empty() {
             return Err(ApiError::invalid(
@@ -245,6 +254,7 @@ impl Asked<'_> {
                 let asked_for = body.data.unwrap_or_default();
                 let mut data = Value::Object(before.clone());
                 json_patch::merge(&mut data, &Value::Object(asked_for.clone()));
+                accounts::check_not_removed(self.uri.kind(), &asked_for)?;
                 set_all(&mut permissions, body.permissions);
                 let Value::Object(data) = data else {
                     return Err(ApiError::invalid("body", "data", "Must be a JSON object"));
@@ -260,7 +270,7 @@ impl Asked<'_> {
             }
         };
         let mut kept = data.clone();
-        if !matches!(wanted_time(kept.get(listing::LAST_MODIFIED).cloned()), Ok(Some(at)) if at > previous)
+        if !matches!(wanted_time(kept.get(listing::LAST_MODIFIED).cloned(), Timestamp(u64::MAX)), Ok(Some(at)) if at > previous)
         {
             kept.shift_remove(listing::LAST_MODIFIED);
         }
@@ -290,9 +300,9 @@ impl Asked<'_> {
     ) -> Result<Response, ApiError> {
         let existing = self.existing(unit)?;
         if !preconditions.hold(Some(existing.last_modified)) {
-            return Err(self.modified(existing));
+            return Err(self.modified(unit, existing));
         }
-        let at = self.last_modified_parameter()?;
+        let at = self.last_modified_parameter(unit)?;
         let at = at.filter(|at| *at > existing.last_modified);
         let deleted_at = unit.delete(self.uri, at);
         let tombstone = json!({"id": self.uri.id(), "last_modified": deleted_at, "deleted": true});
@@ -318,14 +328,15 @@ impl Asked<'_> {
                 "Does not match the id of the object",
             ));
         }
-        let at = wanted_time(data.shift_remove("last_modified"))?
+        let latest = listing::latest_time(unit.now(), unit.timestamp_of(self.uri.list()));
+        let at = wanted_time(data.shift_remove("last_modified"), latest)?
             .filter(|at| previous.is_none_or(|previous| *at > previous));
         if self.settings.schema_validation {
             data = self.validated(unit, data)?;
         }
         if self.uri.kind() == Kind::Account {
             let before = unit.get(self.uri).map(|object| object.data);
-            accounts::hash_password(&mut data, before);
+            accounts::store_password(&mut data, before);
         }
         if self.settings.explicit_permissions {
             permissions.grant("write", &self.owner());
@@ -391,25 +402,31 @@ impl Asked<'_> {
     ) -> Result<(), ApiError> {
         match unit.get(self.uri) {
             Some(object) if !preconditions.hold(Some(object.last_modified)) => {
-                Err(self.modified(object))
+                Err(self.modified(unit, object))
             }
             None if !preconditions.hold(None) => Err(ApiError::Modified {
-                current: unit.rely_on_timestamp(self.uri.list()),
+                current: Some(unit.rely_on_timestamp(self.uri.list())),
                 existing: None,
             }),
             _ => Ok(()),
         }
     }
 
-    fn modified(&self, object: Live<'_>) -> ApiError {
-        let existing = self.with_id(object.data.clone(), object.last_modified);
+    /// The refusal for what there is, which is shown to those alone who may read it: who may only create learns that
+    /// there is something, no more.
+    fn modified(&self, unit: &UnitOfWork, object: Live<'_>) -> ApiError {
+        let existing = self
+            .may_read(unit)
+            .then(|| self.with_id(object.data.clone(), object.last_modified));
         ApiError::Modified {
-            current: object.last_modified,
-            existing: Some(existing.into()),
+            current: existing.as_ref().map(|_| object.last_modified),
+            existing: existing.map(Value::Object),
         }
     }
 
+    /// The data of the object as the API shows it, and takes it from a client to change it.
     fn with_id(&self, data: Map<String, Value>, last_modified: Timestamp) -> Map<String, Value> {
+        let data = accounts::without_password(self.uri.kind(), data);
         listing::named(data, self.uri.id(), last_modified)
     }
 
@@ -431,18 +448,19 @@ impl Asked<'_> {
         listing::fields(&self.request.parameter("_fields")?)
     }
 
-    fn last_modified_parameter(&self) -> Result<Option<Timestamp>, ApiError> {
+    fn last_modified_parameter(&self, unit: &UnitOfWork) -> Result<Option<Timestamp>, ApiError> {
         let Some(text) = self.request.parameter("last_modified") else {
             return Ok(None);
         };
+        let latest = listing::latest_time(unit.now(), unit.timestamp_of(self.uri.list()));
         Timestamp::from_query(&text)
-            .filter(|at| *at <= Timestamp::MAX)
+            .filter(|at| *at <= latest)
             .map(Some)
             .ok_or_else(|| {
                 ApiError::invalid(
                     "querystring",
                     "last_modified",
-                    "Must be a time in milliseconds",
+                    "Must be a time in milliseconds, at most a day ahead",
                 )
             })
     }
@@ -472,8 +490,9 @@ enum Behavior {
     Diff,
 }
 
-/// The time that a client wants for an object; what is not an integer is ignored (Kinto 26.5, `process_object`).
-fn wanted_time(value: Option<Value>) -> Result<Option<Timestamp>, ApiError> {
+/// The time that a client wants for an object, which is to be no later than `latest`; what is not an integer is ignored
+/// (Kinto 26.5, `process_object`).
+fn wanted_time(value: Option<Value>, latest: Timestamp) -> Result<Option<Timestamp>, ApiError> {
     let Some(Value::Number(number)) = value else {
         return Ok(None);
     };
@@ -483,12 +502,12 @@ fn wanted_time(value: Option<Value>) -> Result<Option<Timestamp>, ApiError> {
     let time = number
         .as_u64()
         .map(Timestamp)
-        .filter(|time| (Timestamp(1)..=Timestamp::MAX).contains(time));
+        .filter(|time| (Timestamp(1)..=latest).contains(time));
     let out_of_range = || {
         ApiError::invalid(
             "body",
             "last_modified",
-            format!("Must be between 1 and {}", Timestamp::MAX),
+            format!("Must be between 1 and {latest}, a day ahead"),
         )
     };
     time.map(Some).ok_or_else(out_of_range)

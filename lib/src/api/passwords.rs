@@ -8,13 +8,15 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::auth;
+use crate::hmac;
 use crate::settings::{ApiSettings, Secret};
 
 /// A password in bytes at most: bcrypt looks at no more, and Kinto 26.5 (bcrypt 5.0) fails on longer ones.
 pub const MAX_LENGTH: usize = 72;
 /// Rounds are two to the power of this (Kinto 26.5: the default of Python's bcrypt).
 const COST: u32 = 12;
+/// A hash like those of [`hash`], of a password that nobody knows.
+const HASH_OF_NOTHING: &str = "$2b$12$nbAaguWasbdynd98C0VrGueDByS5NSzuDGZ1vpdNP7CW9KL3DeLHe";
 /// Findings that are kept at most.
 const MAX_FINDINGS: usize = 1000;
 
@@ -52,10 +54,22 @@ impl Passwords {
     ///
     /// A finding is about both: no two hashes are alike, so that a password that was changed is another one.
     pub fn matches(&self, password: &str, hash: &str) -> bool {
+        self.check(password, hash, hash)
+    }
+
+    /// No: there is no account of that id, or it has no password. Takes as long to say so as [`Self::matches`] does for
+    /// an account that there is.
+    pub fn match_nothing(&self, password: &str, id: &str) -> bool {
+        self.check(password, HASH_OF_NOTHING, id);
+        false
+    }
+
+    /// `of` is what the finding is remembered of, together with the password.
+    fn check(&self, password: &str, hash: &str, of: &str) -> bool {
         if password.len() > MAX_LENGTH {
             return false;
         }
-        let key = auth::hmac(&self.key, &format!("{hash}:{password}"));
+        let key = hmac::sign(&self.key, &format!("{of}:{password}"));
         let known = self.known(&key, Instant::now());
         known.unwrap_or_else(|| {
             let matches = bcrypt::verify(password, hash).unwrap_or(false);
@@ -115,6 +129,18 @@ mod tests {
             assert!(!passwords.matches(wrong, HASH), "{wrong}");
         }
         assert!(!passwords.matches("pw", "no hash"));
+    }
+
+    #[test]
+    fn nothing_matches_where_there_is_no_account_and_that_takes_as_long() {
+        let passwords = passwords(Duration::from_secs(30));
+        assert!(!passwords.match_nothing("pw", "alice"));
+        // What is remembered of one id tells nothing of another: each is checked.
+        assert_eq!(passwords.findings.lock().unwrap().len(), 1);
+        assert!(!passwords.match_nothing("pw", "bob"));
+        assert_eq!(passwords.findings.lock().unwrap().len(), 2);
+        let cost = |hash: &str| hash[..7].to_owned();
+        assert_eq!(cost(HASH_OF_NOTHING), cost(&hash("pw")));
     }
 
     #[test]

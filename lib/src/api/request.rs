@@ -38,6 +38,8 @@ pub struct Request {
     pub headers: HeaderMap,
     /// Its body, empty when there was none.
     pub body: Vec<u8>,
+    /// The domain name under which API Gateway took it, which the client has no say in.
+    pub domain_name: Option<String>,
 }
 
 impl Request {
@@ -63,6 +65,7 @@ impl Request {
             query_string: event.raw_query_string.unwrap_or_default(),
             headers: event.headers,
             body,
+            domain_name: event.request_context.domain_name,
         })
     }
 
@@ -113,6 +116,23 @@ impl Request {
             .or(self.header(HOST))
             .unwrap_or("localhost");
         format!("{scheme}://{host}")
+    }
+
+    /// `scheme://host` for URLs that a client must not be able to choose: what the settings say, else the domain name of
+    /// API Gateway, which sets `X-Forwarded-Proto` too.
+    pub fn trusted_origin(&self, settings: &ApiSettings) -> String {
+        let scheme = settings.http_scheme.as_deref();
+        let scheme = scheme.or(match self.header("x-forwarded-proto") {
+            Some("https") => Some("https"),
+            _ => Some("http"),
+        });
+        let host = settings.http_host.as_deref();
+        let host = host.or(self.domain_name.as_deref());
+        format!(
+            "{}://{}",
+            scheme.unwrap_or("http"),
+            host.unwrap_or("localhost")
+        )
     }
 
     /// The absolute URL of another path, decoded, with the query string of this request.

@@ -74,6 +74,17 @@ impl Response {
         self
     }
 
+    /// Not to be kept by caches that several users share, for as long as it may be kept at all.
+    pub fn keep_private(&mut self) {
+        let control = self.headers.get(CACHE_CONTROL);
+        let control = control.and_then(|control| control.to_str().ok());
+        if let Some(control) = control.filter(|control| control.starts_with("max-age="))
+            && !control.contains("no-store")
+        {
+            self.set_text(CACHE_CONTROL, &format!("private, {control}"));
+        }
+    }
+
     /// With an entity tag that is no time.
     pub fn tagged(mut self, etag: &str) -> Self {
         self.set_text(ETAG, etag);

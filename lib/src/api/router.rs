@@ -269,11 +269,18 @@ pub fn route(request: &Request, settings: &ApiSettings) -> Result<Routed, ApiErr
         return Err(ApiError::MethodNotAllowed { allow });
     }
     if route.bucket_id() == Some(MONITOR) && !READ.contains(&request.method) {
-        return Err(ApiError::Reserved(
-            "The bucket id monitor is reserved for the changes feed.",
-        ));
+        return Err(RESERVED);
     }
     Ok(Routed::To(route))
+}
+
+/// The refusal of what would write to the bucket of the changes feed.
+pub const RESERVED: ApiError =
+    ApiError::Reserved("The bucket id monitor is reserved for the changes feed.");
+
+/// Whether an object is the bucket of the changes feed, or in it: no path may name it, nor the id that is posted.
+pub fn is_reserved(uri: &ObjectUri) -> bool {
+    uri.kind() != Kind::Account && uri.bucket_id() == MONITOR
 }
 
 /// Whether a path begins with the version of this API.

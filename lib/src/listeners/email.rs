@@ -121,7 +121,7 @@ impl Mailer {
             .port(port.map_err(|_| parts.wrong("SMTP_PORT", "must be a port"))?)
             .timeout(Some(Duration::from_secs(3)))
             .tls(tls);
-        match (parts.get("USERNAME"), parts.get("PASSWORD")) {
+        match (parts.text("USERNAME"), parts.text("PASSWORD")) {
             (None, None) => {}
             (Some(_), Some(_)) if !has_tls => {
                 return Err(parts.wrong("PASSWORD", "is not sent without TLS"));

@@ -119,6 +119,11 @@ impl<'a> Parts<'a> {
         self.vars.get(&self.settings.variable(setting))
     }
 
+    /// A setting of the listener whose default is none: an empty one says the same.
+    pub fn text(&self, setting: &str) -> Option<&'a str> {
+        self.vars.text(&self.settings.variable(setting))
+    }
+
     /// A setting that the listener needs.
     ///
     /// # Errors

@@ -77,7 +77,7 @@ impl Policy {
             return Err(SettingError::new(variable(vars, "POLICIES"), problem));
         }
         let used = variable(vars, &format!("POLICY_{}_USE", name.to_ascii_uppercase()));
-        let policy = match vars.get(&used) {
+        let policy = match vars.text(&used) {
             None if name == "basicauth" => BASIC_POLICY,
             None => return Err(SettingError::new(used, "is required")),
             Some(path) => path.rsplit(['.', ':']).next().unwrap_or_default(),
@@ -244,7 +244,7 @@ mod tests {
             with(&[("MULTIAUTH_POLICIES", "account x")]),
             "KINTO_MULTIAUTH_POLICY_X_USE"
         );
-        assert_eq!(with(&[(used, "")]), format!("KINTO_{used}"));
+        assert_eq!(with(&[(used, "")]), used);
         assert_eq!(with(&[(used, "kinto_fxa.FxAOAuth")]), used);
         assert_eq!(
             with(&[("MULTIAUTH_POLICIES", "account a/b")]),

@@ -9,6 +9,9 @@ use super::{Secret, SettingError, Vars};
 /// The callbacks that are trusted when none are named: those of clients on the user's own machine (Kinto 26.5).
 const LOCAL_CALLBACKS: [&str; 2] = ["http://localhost:*/*", "http://127.0.0.1:*/*"];
 
+/// What clients may ask for when the settings do not say (Kinto 26.5).
+const SCOPES: [&str; 3] = ["openid", "email", "profile"];
+
 /// One provider: a policy whose `use` is `OpenIDConnectPolicy`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenIdSettings {
@@ -47,9 +50,10 @@ impl OpenIdSettings {
         variable: impl Fn(&str) -> String,
     ) -> Result<Self, SettingError> {
         let text = |setting: &str, default: &str| {
-            let value = vars.get(&variable(setting)).unwrap_or(default);
-            value.to_owned()
+            let variable = variable(setting);
+            vars.text_or(&variable, default).map(str::to_owned)
         };
+        let words = |setting: &str| vars.words(&variable(setting));
         let seconds = |setting: &str, default: u64| vars.seconds(&variable(setting), default);
         let issuer = vars.require(&variable("ISSUER"))?;
         let is_url = Url::parse(issuer).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
@@ -58,7 +62,7 @@ impl OpenIdSettings {
             return Err(SettingError::new(variable("ISSUER"), problem));
         }
         let callbacks = variable("TRUSTED_CALLBACK_URLS");
-        let trusted = vars.words(&callbacks);
+        let trusted = words("TRUSTED_CALLBACK_URLS");
         let trusted = trusted.unwrap_or_else(|| LOCAL_CALLBACKS.map(str::to_owned).into());
         let trusted = trusted.iter().map(|pattern| {
             UrlPattern::parse(pattern)
@@ -68,16 +72,14 @@ impl OpenIdSettings {
             name: name.to_owned(),
             issuer: issuer.to_owned(),
             client_id: vars.require(&variable("CLIENT_ID"))?.to_owned(),
-            client_secret: Secret::new(text("CLIENT_SECRET", "")),
-            audience: vars.get(&variable("AUDIENCE")).map(str::to_owned),
-            header_type: text("HEADER_TYPE", "Bearer"),
-            userid_field: text("USERID_FIELD", "sub"),
+            client_secret: Secret::new(vars.get(&variable("CLIENT_SECRET")).unwrap_or_default()),
+            audience: vars.text(&variable("AUDIENCE")).map(str::to_owned),
+            header_type: text("HEADER_TYPE", "Bearer")?,
+            userid_field: text("USERID_FIELD", "sub")?,
             verification_ttl: seconds("VERIFICATION_TTL_SECONDS", 86_400)?,
             state_ttl: seconds("STATE_TTL_SECONDS", 3600)?,
-            allowed_scopes: text("ALLOWED_SCOPES", "openid email profile")
-                .split_whitespace()
-                .map(str::to_owned)
-                .collect(),
+            allowed_scopes: words("ALLOWED_SCOPES")
+                .unwrap_or_else(|| SCOPES.map(str::to_owned).into()),
             trusted_callbacks: trusted.collect::<Result<_, _>>()?,
         })
     }

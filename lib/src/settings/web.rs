@@ -186,7 +186,7 @@ impl Redirects {
 
 impl EndOfService {
     fn from_vars(vars: &Vars) -> Result<Option<Self>, SettingError> {
-        let Some(date) = vars.get("KINTO_EOS") else {
+        let Some(date) = vars.text("KINTO_EOS") else {
             return Ok(None);
         };
         let at = parse_date(date).ok_or_else(|| {
@@ -195,8 +195,8 @@ impl EndOfService {
         Ok(Some(Self {
             date: date.to_owned(),
             at,
-            message: vars.get("KINTO_EOS_MESSAGE").map(str::to_owned),
-            url: vars.get("KINTO_EOS_URL").map(str::to_owned),
+            message: vars.text("KINTO_EOS_MESSAGE").map(str::to_owned),
+            url: vars.text("KINTO_EOS_URL").map(str::to_owned),
         }))
     }
 }

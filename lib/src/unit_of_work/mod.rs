@@ -86,6 +86,11 @@ impl UnitOfWork {
         Ok(unit)
     }
 
+    /// The time at which it writes.
+    pub fn now(&self) -> Timestamp {
+        self.now
+    }
+
     /// The same at another time. Its clock must not go back.
     pub fn at(self, now: Timestamp) -> Self {
         Self { now, ..self }

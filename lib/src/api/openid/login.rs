@@ -153,8 +153,8 @@ pub async fn token(
     ))
 }
 
-/// Where the provider is to send browsers back to.
+/// Where the provider is to send browsers back to: never where a header says, since a code goes there.
 fn token_url(provider: &Provider, request: &Request, settings: &ApiSettings) -> String {
-    let origin = request.origin(settings);
+    let origin = request.trusted_origin(settings);
     format!("{origin}{PREFIX}/openid/{}/token", provider.settings().name)
 }

@@ -8,7 +8,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk};
+use jsonwebtoken::jwk::{
+    AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse,
+};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use reqwest::header::AUTHORIZATION;
 use reqwest::{RequestBuilder, StatusCode};
@@ -17,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use crate::api::auth;
+use crate::hmac;
 use crate::settings::{ApiSettings, OpenIdSettings, Policy, Secret};
 use crate::store::membership::MAX_PRINCIPAL_LENGTH;
 use crate::timestamp::Timestamp;
@@ -29,8 +31,10 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const KEEP: Duration = Duration::from_secs(3600);
 /// How long after they were fetched a key that is not among them is worth another look: anybody can make one up.
 const PAUSE: Duration = Duration::from_secs(60);
-/// Profiles that are kept at most.
+/// Profiles that are kept at most, and tokens that the provider refused.
 const MAX_PROFILES: usize = 1000;
+/// For how long a token that the provider refused is not shown to it again.
+const REFUSAL_TTL: Duration = Duration::from_secs(60);
 
 /// A provider that does not answer as it must.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +58,9 @@ pub struct Provider {
     client: reqwest::Client,
     metadata: tokio::sync::Mutex<Option<Arc<Metadata>>>,
     profiles: Mutex<HashMap<[u8; 32], Profile>>,
+    /// Until when each of the tokens that it refused is not shown to it again. Apart from the profiles: whoever makes
+    /// tokens up takes no place of a true one.
+    refusals: Mutex<HashMap<[u8; 32], Instant>>,
 }
 
 /// What the provider tells of itself.
@@ -123,6 +130,7 @@ impl Provider {
             client,
             metadata: tokio::sync::Mutex::default(),
             profiles: Mutex::default(),
+            refusals: Mutex::default(),
         }
     }
 
@@ -249,7 +257,7 @@ impl Provider {
 
     /// Whose a token is that tells it to the provider alone.
     async fn user_in_profile(&self, token: &str) -> Result<Option<String>, ProviderError> {
-        let key = auth::hmac(
+        let key = hmac::sign(
             &self.hmac_secret,
             &format!("{}:{token}", self.settings.name),
         );
@@ -257,11 +265,20 @@ impl Provider {
         if let Some(known) = self.profiles().get(&key).filter(|known| known.until > now) {
             return Ok(known.user_id.clone());
         }
+        if self.refusals().get(&key).is_some_and(|until| *until > now) {
+            return Ok(None);
+        }
         let metadata = self.metadata().await?;
         let request = self.client.get(&metadata.endpoints.userinfo_endpoint);
         let profile = fetch(request.header(AUTHORIZATION, format!("Bearer {token}"))).await;
         let profile: Map<String, Value> = match profile {
-            Err(ProviderError::Status(status)) if !status.is_server_error() => return Ok(None),
+            Err(ProviderError::Status(status)) if !status.is_server_error() => {
+                // Others, as 429, say nothing of the token.
+                if matches!(status.as_u16(), 400 | 401 | 403) {
+                    self.remember_refusal(key, now);
+                }
+                return Ok(None);
+            }
             profile => profile?,
         };
         let user_id = self.user_in(&profile);
@@ -274,6 +291,18 @@ impl Provider {
             profiles.insert(key, Profile { user_id, until });
         }
         Ok(user_id)
+    }
+
+    fn remember_refusal(&self, key: [u8; 32], now: Instant) {
+        let mut refusals = self.refusals();
+        refusals.retain(|_, until| *until > now);
+        if refusals.len() < MAX_PROFILES {
+            refusals.insert(key, now + REFUSAL_TTL);
+        }
+    }
+
+    fn refusals(&self) -> std::sync::MutexGuard<'_, HashMap<[u8; 32], Instant>> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn profiles(&self) -> std::sync::MutexGuard<'_, HashMap<[u8; 32], Profile>> {
@@ -317,7 +346,8 @@ impl Metadata {
     }
 }
 
-/// Whether signatures of that algorithm are verified with the key: never those that a public key could make.
+/// Whether signatures of that algorithm are verified with the key: never those that a public key could make, nor with a
+/// key that is for something else (RFC 7517, `use` and `key_ops`).
 fn is_for(key: &Jwk, algorithm: Algorithm) -> bool {
     use Algorithm::{ES256, ES384, EdDSA, PS256, PS384, PS512, RS256, RS384, RS512};
     let of_kind: &[_] = match &key.algorithm {
@@ -331,7 +361,11 @@ fn is_for(key: &Jwk, algorithm: Algorithm) -> bool {
         _ => &[],
     };
     let named = key.common.key_algorithm;
-    of_kind.contains(&algorithm)
+    let signs = key.common.public_key_use.as_ref();
+    let operations = key.common.key_operations.as_ref();
+    signs.is_none_or(|of| *of == PublicKeyUse::Signature)
+        && operations.is_none_or(|all| all.contains(&KeyOperations::Verify))
+        && of_kind.contains(&algorithm)
         && named.is_none_or(|named| named.to_string().parse() == Ok(algorithm))
 }
 

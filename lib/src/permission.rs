@@ -48,6 +48,13 @@ impl Permissions {
         }
     }
 
+    /// The groups that something is granted to.
+    pub fn groups(&self) -> impl Iterator<Item = ObjectUri> {
+        let principals = self.0.values().flatten();
+        let named = principals.filter(|principal| principal.starts_with("/buckets/"));
+        named.filter_map(|name| ObjectUri::parse(name).filter(|uri| uri.kind() == Kind::Group))
+    }
+
     /// Whether nothing is granted.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -16,7 +16,7 @@ mod openid;
 mod web;
 
 pub use self::authentication::{ACCOUNT_POLICY, Policy};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ pub use self::openid::{OpenIdSettings, UrlPattern};
 pub use self::web::{EndOfService, EndpointType, Redirects, WebSettings};
 use crate::hmac;
 use crate::permission::{AUTHENTICATED, EVERYONE};
-use crate::resource::{CollectionSet, Kind};
+use crate::resource::{CollectionSet, Kind, ObjectUri};
 
 /// A setting that is missing or cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -295,6 +295,7 @@ pub struct ApiSettings {
     /// The API as a web service.
     pub web: WebSettings,
     grants: BTreeMap<String, Vec<String>>,
+    named_groups: BTreeSet<ObjectUri>,
 }
 
 impl ApiSettings {
@@ -316,6 +317,15 @@ impl ApiSettings {
         grants
             .entry("bucket_create_principals".to_owned())
             .or_insert_with(|| vec![AUTHENTICATED.to_owned()]);
+        let permissions_read_principals = vars
+            .words("KINTO_PERMISSIONS_READ_PRINCIPALS")
+            .unwrap_or_else(|| vec![EVERYONE.to_owned()]);
+        let principals = grants
+            .values()
+            .flatten()
+            .chain(&permissions_read_principals);
+        let groups = principals.filter_map(|principal| ObjectUri::parse(principal));
+        let named_groups = groups.filter(|uri| uri.kind() == Kind::Group).collect();
         let includes = Includes::from_vars(vars)?;
         let userid_hmac_secret = vars
             .hmac_key("KINTO_USERID_HMAC_SECRET")
@@ -337,9 +347,7 @@ impl ApiSettings {
                 .flag("KINTO_EXPERIMENTAL_COLLECTION_SCHEMA_VALIDATION", false)?,
             permissions_endpoint: vars.flag("KINTO_EXPERIMENTAL_PERMISSIONS_ENDPOINT", false)?,
             broadcasts_endpoint: vars.get("KINTO_BROADCASTS_READER_TOKEN").is_some(),
-            permissions_read_principals: vars
-                .words("KINTO_PERMISSIONS_READ_PRINCIPALS")
-                .unwrap_or_else(|| vec![EVERYONE.to_owned()]),
+            permissions_read_principals,
             retry_after_seconds: vars.number("KINTO_RETRY_AFTER_SECONDS")?.unwrap_or(3),
             backoff: vars.number("KINTO_BACKOFF")?,
             paginate_by: vars.size("KINTO_PAGINATE_BY")?,
@@ -352,7 +360,13 @@ impl ApiSettings {
             caching: CacheSettings::from_vars(vars)?,
             web: WebSettings::from_vars(vars)?,
             grants,
+            named_groups,
         })
+    }
+
+    /// The groups that settings grant something to.
+    pub fn named_groups(&self) -> &BTreeSet<ObjectUri> {
+        &self.named_groups
     }
 
     /// How many objects a page holds for a client that asks for `limit`.
@@ -421,7 +435,12 @@ mod tests {
         assert_eq!(settings.default_bucket_hmac_secret, Secret::new(""));
         let settings = api("KINTO_CORS_ORIGINS", "").unwrap();
         assert!(settings.web.cors_origins.is_empty());
-        assert!(api("KINTO_MULTIAUTH_POLICIES", "").unwrap().policies.is_empty());
+        assert!(
+            api("KINTO_MULTIAUTH_POLICIES", "")
+                .unwrap()
+                .policies
+                .is_empty()
+        );
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Who asks: what a request says of it (`Authorization`), and what is true of that.
 
+use std::collections::BTreeSet;
+
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::header::AUTHORIZATION;
@@ -11,9 +13,14 @@ use super::passwords::Passwords;
 use super::request::Request;
 use crate::hmac;
 use crate::permission::{AUTHENTICATED, EVERYONE};
-use crate::resource::ObjectUri;
+use crate::resource::{Kind, ObjectUri};
 use crate::settings::{ApiSettings, Policy, Secret};
+use crate::store::membership::Member;
+use crate::store::{Store, StoreError};
 use crate::unit_of_work::{Needs, UnitOfWork};
+
+/// Buckets of which the root endpoint shows the groups that a user is in.
+const MAX_SHOWN_BUCKETS: usize = 50;
 
 /// What a request says of who sends it: the users that it may be from, the first that it can prove to be.
 #[derive(Clone, Debug, Default)]
@@ -73,14 +80,37 @@ impl Credentials {
         self.0.iter().map(|claim| &*claim.user_id)
     }
 
-    /// What must be known to tell which of them it is, and the groups of that one.
-    pub fn needs(&self) -> Needs {
-        let accounts = self.0.iter().filter_map(|claim| claim.account.as_ref());
-        Needs {
-            objects: accounts.map(|account| account.uri.clone()).collect(),
-            principals: self.user_ids().flat_map(principals_in_groups).collect(),
-            ..Needs::default()
+    /// What the request `needs`, with what must be known to tell which of them it is, and the groups of that one: of the
+    /// buckets that the request is about, and those that the settings name. Groups of other buckets, which permissions may
+    /// name, are read when these are known ([`User::learn_groups`]).
+    pub fn add_to(&self, mut needs: Needs, settings: &ApiSettings) -> Needs {
+        if self.0.is_empty() {
+            return needs;
         }
+        let objects = needs.objects.iter();
+        let buckets = objects.filter(|uri| uri.kind() == Kind::Bucket).cloned();
+        let mut buckets: BTreeSet<_> = buckets.collect();
+        for group in settings.named_groups() {
+            buckets.insert(group.bucket_uri().clone());
+            needs.lists.insert(group.list().clone());
+        }
+        for principal in self.user_ids().flat_map(principals_in_groups) {
+            needs.members.extend(buckets.iter().map(|bucket| Member {
+                principal: principal.clone(),
+                bucket: bucket.clone(),
+            }));
+        }
+        let accounts = self.0.iter().filter_map(|claim| claim.account.as_ref());
+        let accounts = accounts.map(|account| account.uri.clone());
+        needs.objects.extend(accounts);
+        needs
+    }
+
+    /// What must be known besides to tell which of these groups one is in whom they stand for.
+    pub fn needs_of_groups(&self, unit: &UnitOfWork, groups: &BTreeSet<ObjectUri>) -> Needs {
+        let principals: Vec<_> = self.user_ids().flat_map(principals_in_groups).collect();
+        let principals = principals.iter().map(String::as_str);
+        unit.needs_of_groups(principals, groups, MAX_OTHER_BUCKETS)
     }
 
     /// The user that they are proved to be of.
@@ -127,6 +157,12 @@ impl AccountClaim {
     }
 }
 
+/// Buckets beside those that a request is about whose groups are looked at for it: what an object, its collection and
+/// its bucket may name ([`super::objects`]).
+pub const MAX_OTHER_BUCKETS: usize = 3 * MAX_NAMED_BUCKETS;
+/// Buckets beside its own whose groups the permissions of an object may name.
+pub const MAX_NAMED_BUCKETS: usize = 10;
+
 /// The principals of a user that groups may have as members.
 fn principals_in_groups(user_id: &str) -> [String; 2] {
     [user_id.to_owned(), AUTHENTICATED.to_owned()]
@@ -150,6 +186,10 @@ impl User {
                 principals: vec![EVERYONE.to_owned()],
             };
         };
+        Self::called(id, unit)
+    }
+
+    fn called(id: &str, unit: &UnitOfWork) -> Self {
         let mut principals = vec![id.to_owned(), EVERYONE.to_owned()];
         for member in principals_in_groups(id) {
             principals.extend(unit.groups_of(&member));
@@ -159,6 +199,54 @@ impl User {
             id: Some(id.to_owned()),
             principals,
         }
+    }
+
+    /// Reads which of these groups the user is in, of no more than so many `buckets` beside those that the request is
+    /// about: no round trip if all is known, one more where a bucket is of an earlier version.
+    ///
+    /// # Errors
+    /// Failures of the table.
+    pub async fn learn_groups(
+        &mut self,
+        unit: &mut UnitOfWork,
+        store: &Store,
+        groups: &BTreeSet<ObjectUri>,
+        buckets: usize,
+    ) -> Result<(), StoreError> {
+        let Some(id) = self.id.clone() else {
+            return Ok(());
+        };
+        let principals = principals_in_groups(&id);
+        for _ in 0..2 {
+            let is_open = |group: &&ObjectUri| !self.principals.contains(&group.to_string());
+            let open = groups.iter().filter(is_open);
+            let needs = unit.needs_of_groups(principals.iter().map(String::as_str), open, buckets);
+            if needs.is_empty() {
+                break;
+            }
+            unit.read_more(store, needs).await?;
+            *self = Self::called(&id, unit);
+        }
+        Ok(())
+    }
+
+    /// Reads the groups that the user is in, of the first buckets by their ids.
+    ///
+    /// # Errors
+    /// Failures of the table.
+    pub async fn learn_first_groups(
+        &mut self,
+        unit: &mut UnitOfWork,
+        store: &Store,
+    ) -> Result<(), StoreError> {
+        if let Some(id) = self.id.clone() {
+            let principals = principals_in_groups(&id);
+            let principals = principals.each_ref().map(|principal| &**principal);
+            unit.read_groups(store, &principals, MAX_SHOWN_BUCKETS)
+                .await?;
+            *self = Self::called(&id, unit);
+        }
+        Ok(())
     }
 
     /// The principal that owns what this user creates.

@@ -27,6 +27,9 @@ pub enum PatchType {
 /// batch, an event, a message) can so be read again, as far as `serde_json` follows (127).
 pub const MAX_DEPTH: usize = 100;
 
+/// Members of a group at most: each is an item that is written when they join or leave.
+pub const MAX_MEMBERS: usize = 1000;
+
 const PLAIN: &str = "application/json";
 const MERGE: &str = "application/merge-patch+json";
 const OPERATIONS: &str = "application/json-patch+json";
@@ -246,6 +249,9 @@ pub fn check_data(
         let Value::Array(members) = members else {
             return wrong("members", "Must be a list of principals");
         };
+        if members.len() > MAX_MEMBERS {
+            return wrong("members", &format!("Must be at most {MAX_MEMBERS}"));
+        }
         for (n, member) in members.iter().enumerate() {
             let problem = match member {
                 Value::String(member) if member.len() > MAX_PRINCIPAL_LENGTH => "Is too long",

@@ -4,7 +4,7 @@
 
 use http::Method;
 
-use super::auth::{Credentials, User};
+use super::auth::{Credentials, MAX_OTHER_BUCKETS, User};
 use super::error::ApiError;
 use super::objects::{self, Target};
 use super::openid::login;
@@ -87,7 +87,19 @@ impl Call {
         match &self.endpoint {
             // Reads who asks with the collection, at one moment.
             Endpoint::Route(Route::Changeset(_)) if !self.is_in_default_bucket => needs,
-            _ => needs.and(self.credentials.needs()),
+            _ => self.credentials.add_to(needs, settings),
+        }
+    }
+
+    /// What it must know besides when `unit` has read what it [`Self::needs`]: which of the groups one is in, maybe of other
+    /// buckets, that something is granted to.
+    pub fn needs_of_groups(&self, unit: &UnitOfWork) -> Needs {
+        match self.endpoint.object() {
+            Some(uri) if !self.is_in_default_bucket => {
+                let groups = unit.groups_named_on(uri);
+                self.credentials.needs_of_groups(unit, &groups)
+            }
+            _ => Needs::default(),
         }
     }
 
@@ -99,15 +111,25 @@ impl Call {
     pub async fn answer(&self, api: &Api, unit: &mut UnitOfWork) -> Result<Response, ApiError> {
         let (request, settings) = (&self.request, &api.settings.api);
         let credentials = &self.credentials;
-        let user = User::of(credentials, unit, &api.passwords);
-        if !self.is_in_default_bucket {
-            return self
-                .endpoint
+        let mut user = User::of(credentials, unit, &api.passwords);
+        let bucket = match self.is_in_default_bucket {
+            true => Some(default_bucket::id_of(&user, settings)?),
+            false => None,
+        };
+        let endpoint = match &bucket {
+            Some(bucket) => self.endpoint.in_bucket(bucket),
+            None => self.endpoint.clone(),
+        };
+        if let Some(uri) = endpoint.object() {
+            let groups = unit.groups_named_on(uri);
+            user.learn_groups(unit, &api.store, &groups, MAX_OTHER_BUCKETS)
+                .await?;
+        }
+        let Some(bucket) = bucket else {
+            return endpoint
                 .answer(api, unit, request, credentials, &user)
                 .await;
-        }
-        let bucket = default_bucket::id_of(&user, settings)?;
-        let endpoint = self.endpoint.in_bucket(&bucket);
+        };
         let request = default_bucket::resolve(request, &bucket);
         if let Some(uri) = endpoint.object() {
             let (store, method) = (&api.store, &request.method);
@@ -202,7 +224,11 @@ impl Endpoint {
                     let provider = api.provider(name)?;
                     login::token(provider, &api.store, request, settings).await
                 }
-                Route::Hello => Ok(server::hello(api, request, user).await),
+                Route::Hello => {
+                    let mut user = user.clone();
+                    user.learn_first_groups(unit, &api.store).await?;
+                    Ok(server::hello(api, request, &user).await)
+                }
                 Route::Heartbeat => Ok(server::heartbeat(api).await),
                 Route::LbHeartbeat => Ok(server::lbheartbeat()),
                 Route::Version => Ok(server::version()),

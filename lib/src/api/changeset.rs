@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use self::memory::State;
 use super::asked::Asked;
-use super::auth::{Credentials, User};
+use super::auth::{Credentials, MAX_OTHER_BUCKETS, User};
 use super::body::check_media_types;
 use super::caching;
 use super::error::{ApiError, Detail};
@@ -22,7 +22,7 @@ use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::store::Generation;
 use crate::store::changeset::{Changes, Wanted};
 use crate::timestamp::Timestamp;
-use crate::unit_of_work::UnitOfWork;
+use crate::unit_of_work::{Needs, UnitOfWork};
 
 /// Times that the collection itself is read again because it was changed while its records were read.
 const MAX_ATTEMPTS: u32 = 5;
@@ -127,12 +127,16 @@ impl Collection {
         uri: &ObjectUri,
         records: &ListUri,
     ) -> Result<(Self, User), ApiError> {
-        let mut needs = credentials.needs();
+        let mut needs = Needs::default();
         if uri.is_valid() {
-            needs = needs.and(lists::needs(records));
+            needs = lists::needs(records);
         }
-        let unit = UnitOfWork::read(&api.store.at_once(), Timestamp::now(), needs).await?;
-        let user = User::of(credentials, &unit, &api.passwords);
+        let needs = credentials.add_to(needs, &api.settings.api);
+        let mut unit = UnitOfWork::read(&api.store.at_once(), Timestamp::now(), needs).await?;
+        let mut user = User::of(credentials, &unit, &api.passwords);
+        let groups = unit.groups_named_on(uri);
+        user.learn_groups(&mut unit, &api.store, &groups, MAX_OTHER_BUCKETS)
+            .await?;
         let asked = Asked {
             request,
             user: &user,

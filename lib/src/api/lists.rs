@@ -12,7 +12,7 @@ use super::error::ApiError;
 use super::listing::{self, ListQuery};
 use super::request::Request;
 use super::response::Response;
-use crate::permission::Access;
+use crate::permission::{Access, Permissions};
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::settings::ApiSettings;
 use crate::store::{Content, Object, Store, StoreError};
@@ -21,6 +21,9 @@ use crate::unit_of_work::{Needs, UnitOfWork};
 
 /// What is told to who sends `_to` (Kinto 26.5).
 const TO_IS_DEPRECATED: &str = r#"{"code":"soft-eol","message":"_to is deprecated, use _before","url":"https://kinto.readthedocs.io/en/2.4.0/api/resource.html#list-of-available-url-parameters"}"#;
+
+/// Buckets beside the list's own whose groups are looked at to find what of a list is shared with a user.
+const MAX_SHARING_BUCKETS: usize = 100;
 
 /// What a request for a list must know before the list is read; what has no valid id cannot exist.
 pub fn needs(list: &ListUri) -> Needs {
@@ -68,6 +71,15 @@ pub async fn answer(
         Some(accounts::own(&asked, unit)?)
     } else {
         let (all, _) = read(unit, store, list, &ListQuery::all(), None, usize::MAX).await?;
+        let permissions = all.iter().filter_map(|(_, object)| object.permissions());
+        let groups = permissions.flat_map(Permissions::groups).collect();
+        let mut user = user.clone();
+        user.learn_groups(unit, store, &groups, MAX_SHARING_BUCKETS)
+            .await?;
+        let asked = Asked {
+            user: &user,
+            ..asked
+        };
         let shared = all
             .into_iter()
             .filter(|(id, object)| asked.is_shared(access, list, id, object));

@@ -255,7 +255,13 @@ impl Api {
                 _ => {
                     let needs = calls.iter().map(|call| call.needs(&self.settings.api));
                     let needs = needs.fold(Needs::default(), Needs::and);
-                    let unit = UnitOfWork::read(&self.store, Timestamp::now(), needs).await?;
+                    let mut unit = UnitOfWork::read(&self.store, Timestamp::now(), needs).await?;
+                    // A single one asks for that itself, when it is known who sends it.
+                    if calls.len() > 1 {
+                        let groups = calls.iter().map(|call| call.needs_of_groups(&unit));
+                        let groups = groups.fold(Needs::default(), Needs::and);
+                        unit.read_more(&self.store, groups).await?;
+                    }
                     let unit = unit.telling(!self.settings.listeners.is_empty());
                     // The first time it seldom takes another; who only reads never does.
                     known = alone.is_some().then(|| (Instant::now(), unit.clone()));
@@ -273,6 +279,10 @@ impl Api {
                 Err(CommitError::Store(error)) => return Err(error.into()),
                 Err(CommitError::Partial) => return Err(ApiError::Busy),
                 Err(CommitError::TooLarge) => return Err(ApiError::RequestTooLarge),
+                Err(CommitError::TooManyGroups { principal }) => {
+                    let problem = format!("{principal} is in too many groups of this bucket");
+                    return Err(ApiError::invalid("body", "data.members", problem));
+                }
                 // Somebody was quicker: what is there now is known the sooner the better.
                 Err(CommitError::Conflict) => known = None,
                 Err(CommitError::Contended) => {}

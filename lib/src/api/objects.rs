@@ -2,13 +2,15 @@
 //!
 //! Nothing here waits: a request has read what it needs ([`needs`]) when [`answer`] decides.
 
+use std::collections::BTreeSet;
+
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::accounts;
 use super::asked::Asked;
-use super::auth::User;
+use super::auth::{MAX_NAMED_BUCKETS, User};
 use super::body::{self, Body, PatchType, PermissionChanges};
 use super::error::ApiError;
 use super::listing;
@@ -338,6 +340,7 @@ impl Asked<'_> {
             let before = unit.get(self.uri).map(|object| object.data);
             accounts::store_password(&mut data, before);
         }
+        self.check_groups(unit, &permissions)?;
         if self.settings.explicit_permissions {
             permissions.grant("write", &self.owner());
         }
@@ -359,6 +362,28 @@ impl Asked<'_> {
         };
         let shown = self.shown(self.with_id(data, last_modified), &permissions);
         Ok(Response::json(status, &shown).modified_at(last_modified))
+    }
+
+    /// Checks that permissions that are new name groups of few other buckets: each request for the object reads who is in
+    /// them.
+    ///
+    /// # Errors
+    /// 400.
+    fn check_groups(&self, unit: &UnitOfWork, permissions: &Permissions) -> Result<(), ApiError> {
+        let before = unit.get(self.uri).map(|object| object.permissions);
+        if before == Some(permissions) {
+            return Ok(());
+        }
+        let own = self.uri.bucket_uri();
+        let groups = permissions.groups();
+        let others = groups.filter(|group| group.bucket_uri() != own);
+        let buckets: BTreeSet<_> = others.map(|group| group.bucket_uri().clone()).collect();
+        if buckets.len() <= MAX_NAMED_BUCKETS {
+            return Ok(());
+        }
+        let problem =
+            format!("Must not name groups of more than {MAX_NAMED_BUCKETS} other buckets");
+        Err(ApiError::invalid("body", "permissions", problem))
     }
 
     /// The data of the object, which match the schemas that its collection and bucket carry.

@@ -17,7 +17,7 @@ use super::listing::{self, ListQuery};
 use super::lists;
 use super::request::Request;
 use super::response::Response;
-use crate::permission;
+use crate::permission::{self, Permissions};
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::settings::ApiSettings;
 use crate::store::{Content, Object, Store, StoreError};
@@ -63,10 +63,17 @@ pub async fn answer(
     }
     let now = Timestamp::now();
     let query = ListQuery::parse_keyed(request, Some(&FIELDS), "uri", settings, now)?;
-    let mut entries: Vec<_> = walk(unit, store, &query)
-        .await?
-        .into_iter()
-        .filter_map(|found| entry(&found, user, settings))
+    let found = walk(unit, store, &query).await?;
+    let permissions = found.iter().filter_map(|(_, object)| object.permissions());
+    // All buckets that there are have been read, so this is bounded by their number.
+    let groups = permissions.flat_map(Permissions::groups);
+    let groups = groups.filter(|group| unit.get(group.bucket_uri()).is_some());
+    let groups = groups.collect();
+    let mut user = user.clone();
+    user.learn_groups(unit, store, &groups, 0).await?;
+    let found = found.into_iter();
+    let mut entries: Vec<_> = found
+        .filter_map(|found| entry(&found, &user, settings))
         .collect();
     if settings.grants(Kind::Bucket, "create", &user.principals) {
         let root = json!({"uri": "/", "resource_name": "root", "permissions": ["bucket:create"]});

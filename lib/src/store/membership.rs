@@ -1,93 +1,214 @@
-//! Which groups a principal is in: one item for each principal, kept by the transactions that write groups.
+//! Which groups a principal is in: an item for each principal and bucket, kept by the transactions that write groups.
 //!
-//! A group's own object lists its members; this is the same the other way round, so that a request reads the
-//! groups of its user together with everything else. A membership carries the generation of the group's bucket:
-//! when that bucket is deleted, its memberships hold no more, whatever the table still has.
+//! A group's own object lists its members; this is the same the other way round, so that a request reads the groups
+//! that its user is in, of the buckets that it is about, together with everything else
+//! ([decision 8](../../../docs/decisions/008-groups.md)). Memberships carry the generation of the bucket: when that is
+//! deleted they hold no more, whatever the table still has.
+//!
+//! Until generations were marked (see [`Generation::unique`]) a principal had one item for all buckets. Where such a
+//! bucket is still there, these are read as well, and who leaves a group leaves it there too.
 
-use aws_sdk_dynamodb::types::AttributeValue;
+use std::collections::BTreeSet;
 
-use super::{Generation, Item, Key, StoreError, malformed};
+use aws_sdk_dynamodb::error::BuildError;
+use aws_sdk_dynamodb::types::{AttributeValue, Put, TransactWriteItem, Update};
+
+use super::{Generation, Item, Key, Store, StoreError, malformed, string};
 use crate::resource::{Kind, ObjectUri};
 
-/// The sort key of a principal's item.
-const KEY: &str = "#groups";
+/// The sort key of the one item that a principal had for all buckets.
+const OLD_KEY: &str = "#groups";
 
 /// A principal's length in bytes at most: a key of DynamoDB must hold it.
 pub const MAX_PRINCIPAL_LENGTH: usize = 1024;
+/// Bytes that the ids of the groups of one bucket may have that one principal is in: each request in the bucket reads
+/// them, 1 RCU for 4 KB.
+pub const MAX_IDS: usize = 32 * 1024;
 
-/// That a principal is in a group.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Membership {
-    /// The group.
-    pub group: ObjectUri,
-    /// The generation of its bucket under which it holds.
-    pub bucket: Generation,
+/// A principal among the members of a bucket's groups.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Member {
+    /// The principal.
+    pub principal: String,
+    /// The bucket.
+    pub bucket: ObjectUri,
 }
 
-/// What becomes of a principal's memberships in one transaction.
+/// The groups of one bucket that a principal is in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Memberships {
+    /// The generation of the bucket under which they hold; the root's when there are none.
+    pub bucket: Generation,
+    /// The groups' ids.
+    pub groups: BTreeSet<String>,
+}
+
+/// What becomes of a principal's memberships in one bucket in one transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MembershipChanges {
-    /// Those that it gets.
-    pub joins: Vec<Membership>,
-    /// The groups that it leaves.
-    pub leaves: Vec<ObjectUri>,
+    /// The bucket's generation.
+    pub bucket: Generation,
+    /// The ids of the groups that it joins.
+    pub joins: BTreeSet<String>,
+    /// The ids of the groups that it leaves.
+    pub leaves: BTreeSet<String>,
+    /// The generation whose memberships, which hold no more, are there still, and go.
+    pub replaces: Option<Generation>,
 }
 
 impl Key {
-    /// The key of the item that tells `principal`'s groups.
-    pub fn groups(principal: &str) -> Self {
+    /// The key of the item that tells a member's groups.
+    pub fn memberships(member: &Member) -> Self {
         Self {
-            pk: format!("#principal#{principal}"),
-            sk: KEY.to_owned(),
+            pk: partition(&member.principal),
+            sk: member.bucket.to_string(),
+        }
+    }
+
+    /// The key of the item that told `principal`'s groups in all buckets.
+    pub fn old_memberships(principal: &str) -> Self {
+        Self {
+            pk: partition(principal),
+            sk: OLD_KEY.to_owned(),
         }
     }
 }
 
-impl Membership {
-    /// Reads the memberships back from a principal's item: each group is an attribute.
+fn partition(principal: &str) -> String {
+    format!("#principal#{principal}")
+}
+
+impl Memberships {
+    /// Reads an item back: each group is an attribute.
     ///
     /// # Errors
     /// [`StoreError::Malformed`] when it is not as we write it.
-    pub fn from_item(item: &Item) -> Result<Vec<Self>, StoreError> {
-        let attributes = item.iter().filter(|(name, _)| name.starts_with('/'));
-        let memberships = attributes.map(|(name, value)| {
-            let group = ObjectUri::parse(name).filter(|uri| uri.kind() == Kind::Group);
-            match (group, value) {
-                (Some(group), AttributeValue::S(bucket)) => Ok(Self {
-                    group,
-                    bucket: Generation(bucket.clone()),
-                }),
-                _ => Err(malformed(item, "group")),
-            }
-        });
-        memberships.collect()
+    pub fn from_item(item: &Item) -> Result<Self, StoreError> {
+        if !item.contains_key("generation") {
+            return Ok(Self::default());
+        }
+        let groups = item.keys().filter_map(|name| name.strip_prefix('/'));
+        Ok(Self {
+            bucket: Generation(string(item, "generation")?),
+            groups: groups.map(str::to_owned).collect(),
+        })
     }
 }
 
-impl MembershipChanges {
-    /// The update expression, with its names and values.
-    pub(super) fn expression(self) -> (String, Vec<(String, String)>, Option<Item>) {
-        let (mut sets, mut removes, mut names) = (vec![], vec![], vec![]);
-        let mut values = Item::new();
-        for (n, Membership { group, bucket }) in self.joins.into_iter().enumerate() {
-            sets.push(format!("#j{n} = :j{n}"));
-            names.push((format!("#j{n}"), group.to_string()));
-            values.insert(format!(":j{n}"), AttributeValue::S(bucket.0));
+/// Reads the memberships in all buckets back, each group with the generation of its bucket.
+///
+/// # Errors
+/// [`StoreError::Malformed`] when they are not as they were written.
+pub fn from_old_item(item: &Item) -> Result<Vec<(ObjectUri, Generation)>, StoreError> {
+    let attributes = item.iter().filter(|(name, _)| name.starts_with('/'));
+    let memberships = attributes.map(|(name, value)| {
+        let group = ObjectUri::parse(name).filter(|uri| uri.kind() == Kind::Group);
+        match (group, value) {
+            (Some(group), AttributeValue::S(bucket)) => Ok((group, Generation(bucket.clone()))),
+            _ => Err(malformed(item, "group")),
         }
-        for (n, group) in self.leaves.into_iter().enumerate() {
+    });
+    memberships.collect()
+}
+
+impl Store {
+    /// The memberships of a principal in no more than so many buckets, the first by their ids, and those in the item
+    /// for all buckets.
+    ///
+    /// One `Query`, of 1 MB at most.
+    pub async fn memberships(
+        &self,
+        principal: &str,
+        buckets: i32,
+    ) -> Result<(Vec<(Member, Memberships)>, Vec<(ObjectUri, Generation)>), StoreError> {
+        let query = self
+            .client
+            .query()
+            .table_name(&self.table)
+            .key_condition_expression("pk = :pk")
+            .expression_attribute_values(":pk", AttributeValue::S(partition(principal)))
+            .consistent_read(true)
+            .limit(buckets);
+        let page = query.send().await.map_err(StoreError::request("Query"))?;
+        let (mut memberships, mut old) = (vec![], vec![]);
+        for item in page.items() {
+            match ObjectUri::parse(&string(item, "sk")?) {
+                Some(bucket) => {
+                    let principal = principal.to_owned();
+                    let member = Member { principal, bucket };
+                    memberships.push((member, Memberships::from_item(item)?));
+                }
+                None => old = from_old_item(item)?,
+            }
+        }
+        Ok((memberships, old))
+    }
+
+    /// The write that changes a member's groups.
+    pub(super) fn write_memberships(
+        &self,
+        member: &Member,
+        changes: MembershipChanges,
+    ) -> Result<TransactWriteItem, BuildError> {
+        let key = Key::memberships(member).into_item();
+        let generation = AttributeValue::S(changes.bucket.0);
+        let name = |group: &String| format!("/{group}");
+        let is_in = AttributeValue::Bool(true);
+        if let Some(replaced) = changes.replaces {
+            let mut item = key;
+            item.insert("generation".to_owned(), generation);
+            let groups = changes.joins.iter().map(name);
+            item.extend(groups.map(|group| (group, is_in.clone())));
+            let put = Put::builder()
+                .table_name(&self.table)
+                .set_item(Some(item))
+                .condition_expression("generation = :generation")
+                .expression_attribute_values(":generation", AttributeValue::S(replaced.0));
+            return Ok(TransactWriteItem::builder().put(put.build()?).build());
+        }
+        let mut update = Update::builder().table_name(&self.table).set_key(Some(key));
+        let (mut sets, mut removes) = (vec![], vec![]);
+        for (n, group) in changes.joins.iter().enumerate() {
+            sets.push(format!("#j{n} = :in"));
+            update = update.expression_attribute_names(format!("#j{n}"), name(group));
+        }
+        for (n, group) in changes.leaves.iter().enumerate() {
             removes.push(format!("#l{n}"));
-            names.push((format!("#l{n}"), group.to_string()));
+            update = update.expression_attribute_names(format!("#l{n}"), name(group));
         }
-        let clause = |word: &str, parts: Vec<String>| match parts.is_empty() {
-            true => String::new(),
-            false => format!("{word} {} ", parts.join(", ")),
-        };
-        let expression = clause("SET", sets) + &clause("REMOVE", removes);
-        (
-            expression.trim_end().to_owned(),
-            names,
-            (!values.is_empty()).then_some(values),
-        )
+        let mut expression = String::new();
+        if !sets.is_empty() {
+            expression = format!("SET generation = :generation, {} ", sets.join(", "));
+            update = update
+                .condition_expression(
+                    "attribute_not_exists(generation) OR generation = :generation",
+                )
+                .expression_attribute_values(":generation", generation)
+                .expression_attribute_values(":in", is_in);
+        }
+        if !removes.is_empty() {
+            expression += &format!("REMOVE {}", removes.join(", "));
+        }
+        let update = update.update_expression(expression.trim_end());
+        Ok(TransactWriteItem::builder().update(update.build()?).build())
+    }
+
+    /// The write that takes groups out of the item that a principal had for all buckets.
+    pub(super) fn leave_old_groups(
+        &self,
+        principal: &str,
+        groups: Vec<ObjectUri>,
+    ) -> Result<TransactWriteItem, BuildError> {
+        let mut update = Update::builder()
+            .table_name(&self.table)
+            .set_key(Some(Key::old_memberships(principal).into_item()));
+        let mut removes = vec![];
+        for (n, group) in groups.iter().enumerate() {
+            removes.push(format!("#l{n}"));
+            update = update.expression_attribute_names(format!("#l{n}"), group.to_string());
+        }
+        let update = update.update_expression(format!("REMOVE {}", removes.join(", ")));
+        Ok(TransactWriteItem::builder().update(update.build()?).build())
     }
 }
 
@@ -96,33 +217,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn joining_and_leaving_are_one_update() {
-        let changes = MembershipChanges {
-            joins: vec![Membership {
-                group: ObjectUri::group("a", "new"),
-                bucket: Generation("g".to_owned()),
-            }],
-            leaves: vec![ObjectUri::group("a", "old")],
+    fn memberships_are_read_back_from_the_items_attributes() {
+        let member = Member {
+            principal: "alice".to_owned(),
+            bucket: ObjectUri::bucket("a"),
         };
-        let (expression, names, values) = changes.expression();
-        assert_eq!(expression, "SET #j0 = :j0 REMOVE #l0");
-        assert_eq!(names[0].1, "/buckets/a/groups/new");
-        assert_eq!(names[1].1, "/buckets/a/groups/old");
-        assert_eq!(values.map(|values| values.len()), Some(1));
+        let mut item = Key::memberships(&member).into_item();
+        assert_eq!(
+            Memberships::from_item(&item).unwrap(),
+            Memberships::default()
+        );
+        item.insert(
+            "generation".to_owned(),
+            AttributeValue::S("life".to_owned()),
+        );
+        item.insert("/g".to_owned(), AttributeValue::Bool(true));
+        let read = Memberships::from_item(&item).unwrap();
+        assert_eq!(read.bucket, Generation("life".to_owned()));
+        assert_eq!(read.groups, ["g".to_owned()].into());
     }
 
     #[test]
-    fn memberships_are_read_back_from_the_items_attributes() {
-        let mut item = Key::groups("alice").into_item();
+    fn old_memberships_are_of_all_buckets() {
+        let mut item = Key::old_memberships("alice").into_item();
         item.insert(
             "/buckets/a/groups/g".to_owned(),
             AttributeValue::S("life".to_owned()),
         );
-        let read = Membership::from_item(&item).unwrap();
-        let expected = Membership {
-            group: ObjectUri::group("a", "g"),
-            bucket: Generation("life".to_owned()),
-        };
+        let read = from_old_item(&item).unwrap();
+        let expected = (ObjectUri::group("a", "g"), Generation("life".to_owned()));
         assert_eq!(read, [expected]);
     }
 }

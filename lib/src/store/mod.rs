@@ -8,7 +8,7 @@
 //! | state of all monitor entries | `#monitor` | `#state` | [`monitor`] |
 //! | broadcast state | `#broadcast` | the listener's name | [`broadcast`] |
 //! | a login under way | `#login#` and its state | `#login` | [`login`] |
-//! | a principal's groups | `#principal#` and the principal | `#groups` | [`membership`] |
+//! | a principal's groups in a bucket | `#principal#` and the principal | the bucket's URI | [`membership`] |
 //! | what is told to who asks | `#broadcast` | `#pull` | [`pull`] |
 //! | what listeners are to be told of | `#outbox#` and a parent's URI | see there | [`outbox`] |
 //!
@@ -37,7 +37,7 @@ use aws_sdk_dynamodb::types::{
     AttributeValue, Get, KeysAndAttributes, Put, TransactGetItem, TransactWriteItem, Update,
 };
 
-use self::membership::MembershipChanges;
+use self::membership::{Member, MembershipChanges};
 
 pub use object::{Content, Generation, List, Object, Version};
 
@@ -111,6 +111,12 @@ pub enum CommitError {
     /// A part of it is committed and the rest cannot be, since another write came between. Safe to repeat.
     #[error("another write came between the parts of a large one")]
     Partial,
+    /// A principal would be in more groups of one bucket than it can be. Nothing was written.
+    #[error("too many groups of a bucket for one of their members")]
+    TooManyGroups {
+        /// The principal.
+        principal: String,
+    },
     /// It is more than a transaction can hold. Nothing was written.
     #[error("more than a transaction can hold")]
     TooLarge,
@@ -183,12 +189,19 @@ pub enum Write {
         /// What must still hold.
         condition: ListCondition,
     },
-    /// Changes the groups of a principal.
+    /// Changes the groups of a principal in a bucket.
     Memberships {
-        /// Whose.
-        principal: String,
+        /// Whose and where.
+        member: Member,
         /// How.
         changes: MembershipChanges,
+    },
+    /// Takes groups out of the item that a principal had for all buckets.
+    OldMemberships {
+        /// Whose.
+        principal: String,
+        /// Which.
+        leaves: Vec<ObjectUri>,
     },
     /// Puts a part of an entry into the outbox.
     Outbox(outbox::Part),
@@ -464,16 +477,9 @@ impl Store {
                 let update = self.update_list(&uri, list, past, condition);
                 update.map(|update| TransactWriteItem::builder().update(update).build())
             }
-            Write::Memberships { principal, changes } => {
-                let (expression, names, values) = changes.expression();
-                Update::builder()
-                    .table_name(&self.table)
-                    .set_key(Some(Key::groups(&principal).into_item()))
-                    .update_expression(expression)
-                    .set_expression_attribute_names(Some(names.into_iter().collect()))
-                    .set_expression_attribute_values(values)
-                    .build()
-                    .map(|update| TransactWriteItem::builder().update(update).build())
+            Write::Memberships { member, changes } => self.write_memberships(&member, changes),
+            Write::OldMemberships { principal, leaves } => {
+                self.leave_old_groups(&principal, leaves)
             }
             Write::Outbox(part) => Put::builder()
                 .table_name(&self.table)

@@ -20,9 +20,15 @@ impl Generation {
     /// What the buckets, which have no parent, carry as their parent's.
     pub const ROOT: Self = Self(String::new());
 
-    /// A new one, never seen before (62 random bits).
+    /// A new one, never seen before (62 random bits), with a mark that earlier versions did not give.
     pub fn unique() -> Self {
-        Self(format!("{:016x}", Uuid::new_v4().as_u64_pair().1))
+        Self(format!("2{:016x}", Uuid::new_v4().as_u64_pair().1))
+    }
+
+    /// Whether it is of a version whose buckets had their groups' members in one item for each principal
+    /// ([`super::membership`]): those have no mark.
+    pub fn has_old_memberships(&self) -> bool {
+        self.0.len() == 16
     }
 }
 
@@ -151,6 +157,14 @@ impl Object {
         told.insert("id".to_owned(), uri.id().into());
         told.insert("last_modified".to_owned(), self.last_modified.0.into());
         told
+    }
+
+    /// What is granted on it; nothing on a tombstone.
+    pub fn permissions(&self) -> Option<&Permissions> {
+        match &self.content {
+            Content::Live { permissions, .. } => Some(permissions),
+            Content::Deleted => None,
+        }
     }
 
     /// Whether it was written under a parent of that generation.

@@ -6,6 +6,7 @@
 //! conditions say that what it relied on still holds. When they do not, nothing was written, and the
 //! whole request is done again.
 
+mod members;
 mod slot;
 mod transactions;
 
@@ -16,8 +17,8 @@ use serde_json::{Map, Value};
 use self::slot::{ListSlot, ObjectSlot};
 use crate::event::{Action, Events, Impacted, Origin, ResourceChanged};
 use crate::permission::Permissions;
-use crate::resource::{ListUri, ObjectUri};
-use crate::store::membership::Membership;
+use crate::resource::{Kind, ListUri, ObjectUri};
+use crate::store::membership::{self, Member, Memberships};
 use crate::store::{CommitError, Content, Generation, Key, List, Object, Store, StoreError};
 use crate::timestamp::Timestamp;
 
@@ -28,16 +29,27 @@ pub struct Needs {
     pub objects: BTreeSet<ObjectUri>,
     /// Lists whose timestamps are to be known, or written.
     pub lists: BTreeSet<ListUri>,
-    /// Principals whose groups are to be known.
-    pub principals: BTreeSet<String>,
+    /// Principals, each with a bucket whose groups that it is in are to be known.
+    pub members: BTreeSet<Member>,
+    /// Principals whose item for the groups of all buckets is to be known.
+    pub old_members: BTreeSet<String>,
 }
 
 impl Needs {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.objects.is_empty()
+            && self.lists.is_empty()
+            && self.members.is_empty()
+            && self.old_members.is_empty()
+    }
+
     /// The needs of both.
     pub fn and(mut self, other: Self) -> Self {
         self.objects.extend(other.objects);
         self.lists.extend(other.lists);
-        self.principals.extend(other.principals);
+        self.members.extend(other.members);
+        self.old_members.extend(other.old_members);
         self
     }
 }
@@ -60,27 +72,21 @@ pub struct UnitOfWork {
     now: Timestamp,
     objects: HashMap<ObjectUri, ObjectSlot>,
     lists: HashMap<ListUri, ListSlot>,
-    memberships: HashMap<String, Vec<Membership>>,
+    memberships: HashMap<Member, Memberships>,
+    old_memberships: HashMap<String, Vec<(ObjectUri, Generation)>>,
     events: Events,
 }
 
 impl UnitOfWork {
-    /// Reads what is needed, in one round trip; in a second one the buckets of groups that a principal is in,
-    /// where these are other buckets. What is asked for later must be among it.
+    /// Reads what is needed, in one round trip. What is asked for later must be among it.
     pub async fn read(store: &Store, now: Timestamp, needs: Needs) -> Result<Self, StoreError> {
         let mut unit = Self {
             now,
             objects: HashMap::new(),
             lists: HashMap::new(),
             memberships: HashMap::new(),
+            old_memberships: HashMap::new(),
             events: Events::default(),
-        };
-        unit.read_more(store, needs).await?;
-        let groups = unit.memberships.values().flatten();
-        let buckets = groups.map(|membership| membership.group.bucket_uri().clone());
-        let needs = Needs {
-            objects: buckets.collect(),
-            ..Needs::default()
         };
         unit.read_more(store, needs).await?;
         Ok(unit)
@@ -108,16 +114,22 @@ impl UnitOfWork {
             .filter(|uri| !self.lists.contains_key(uri))
             .map(|uri| (Key::list(&uri), uri))
             .collect();
-        let principals = needs.principals.into_iter();
-        let principals: Vec<_> = principals
-            .filter(|principal| !self.memberships.contains_key(principal))
-            .map(|principal| (Key::groups(&principal), principal))
+        let members = needs.members.into_iter();
+        let members: Vec<_> = members
+            .filter(|member| !self.memberships.contains_key(member))
+            .map(|member| (Key::memberships(&member), member))
+            .collect();
+        let old_members = needs.old_members.into_iter();
+        let old_members: Vec<_> = old_members
+            .filter(|principal| !self.old_memberships.contains_key(principal))
+            .map(|principal| (Key::old_memberships(&principal), principal))
             .collect();
         let keys: Vec<Key> = objects
             .iter()
             .map(|(key, _)| key)
             .chain(lists.iter().map(|(key, _)| key))
-            .chain(principals.iter().map(|(key, _)| key))
+            .chain(members.iter().map(|(key, _)| key))
+            .chain(old_members.iter().map(|(key, _)| key))
             .cloned()
             .collect();
         let found = store.read(&keys).await?;
@@ -129,9 +141,13 @@ impl UnitOfWork {
             let read = found.get(&key).map(List::from_item).transpose()?;
             self.lists.insert(uri, ListSlot::new(read));
         }
-        for (key, principal) in principals {
-            let groups = found.get(&key).map(Membership::from_item).transpose()?;
-            self.memberships
+        for (key, member) in members {
+            let groups = found.get(&key).map(Memberships::from_item).transpose()?;
+            self.memberships.insert(member, groups.unwrap_or_default());
+        }
+        for (key, principal) in old_members {
+            let groups = found.get(&key).map(membership::from_old_item).transpose()?;
+            self.old_memberships
                 .insert(principal, groups.unwrap_or_default());
         }
         Ok(())
@@ -143,20 +159,6 @@ impl UnitOfWork {
             let slot = ObjectSlot::new(Some(object.clone()));
             self.objects.insert(uri.clone(), slot);
         }
-    }
-
-    /// The URIs of the groups that `principal` is in, in their order.
-    pub fn groups_of(&self, principal: &str) -> Vec<String> {
-        let memberships = self.memberships.get(principal).into_iter().flatten();
-        let mut groups: Vec<_> = memberships
-            .filter(|Membership { group, bucket }| {
-                let held_by = self.get(group.bucket_uri());
-                held_by.is_some_and(|live| live.generation == bucket)
-            })
-            .map(|membership| membership.group.to_string())
-            .collect();
-        groups.sort_unstable();
-        groups
     }
 
     /// The objects of a list that were written, by id: what was read of the list by a query is as it was before.
@@ -292,20 +294,24 @@ impl UnitOfWork {
     /// Commits what was written, all or none, in one round trip.
     ///
     /// More than a transaction can hold (a long list that is deleted, a large group) is committed in parts, each
-    /// of them all or none, so that whoever reads meanwhile sees times in their order, and no principal in a group
-    /// that it is not to be in.
+    /// of them all or none, so that whoever reads meanwhile sees times in their order, and each principal in the groups
+    /// alone that list it.
+    ///
+    /// Who joins a group costs a round trip before it, for the groups that they are in.
     ///
     /// Those of the events that somebody `waits_for` go into the outbox with what they tell of: there is one for each
     /// transaction therefore.
     ///
     /// # Errors
     /// [`CommitError::Conflict`] when something that the unit relied on has changed: read and decide again.
-    /// [`CommitError::Contended`] when that may be so. [`CommitError::TooLarge`] when it cannot be one transaction.
+    /// [`CommitError::Contended`] when that may be so. [`CommitError::TooLarge`] when it cannot be one transaction,
+    /// [`CommitError::TooManyGroups`].
     pub async fn commit(
-        self,
+        mut self,
         store: &Store,
         waits_for: impl Fn(&ResourceChanged) -> bool,
     ) -> Result<(), CommitError> {
+        self.check_members(store).await?;
         let mut parts = self.into_transactions(&waits_for)?.into_iter();
         if let Some(first) = parts.next() {
             store.commit(first).await?;
@@ -335,14 +341,21 @@ impl UnitOfWork {
         let parent = uri
             .parent()
             .map_or(Generation::ROOT, |parent| self.generation(parent));
-        let now = self.now;
-        let last_modified = self.list(uri.list()).assign(now, at);
-        let object = Object {
-            last_modified,
+        let mut object = Object {
+            last_modified: Timestamp(0),
             generation,
             parent,
             content,
         };
+        let mut steps = match uri.kind() {
+            Kind::Group => {
+                let read = self.objects.get(uri).and_then(|slot| slot.read.as_ref());
+                members::steps(read, &object)
+            }
+            _ => vec![],
+        };
+        let last_modified = self.assign_times(uri.list(), &mut steps, at);
+        object.last_modified = last_modified;
         if self.events.are_gathered() {
             let old = self.stored(uri);
             let impacted = Impacted {
@@ -357,7 +370,30 @@ impl UnitOfWork {
             .entry(uri.clone())
             .or_insert_with(|| ObjectSlot::new(None));
         slot.written = Some(object);
+        slot.steps = steps;
         last_modified
+    }
+
+    /// Gives the time of a write to the list, and those of the steps before it.
+    fn assign_times(
+        &mut self,
+        list: &ListUri,
+        steps: &mut [Object],
+        mut at: Option<Timestamp>,
+    ) -> Timestamp {
+        let now = self.now;
+        let list = self.list(list);
+        for step in steps {
+            let reached = list.now.timestamp;
+            // Under a past time none of them moves the list; a later one is only reached by the last.
+            let of_step = at.map(|at| at.min(reached.next()));
+            step.last_modified = list.assign(now, of_step);
+            at = at.map(|at| match at < reached {
+                true => at,
+                false => at.max(list.now.timestamp.next()),
+            });
+        }
+        list.assign(now, at)
     }
 
     /// The generation of an object that exists. One that does not has the root's, which no list is open in.

@@ -9,6 +9,8 @@ use crate::timestamp::Timestamp;
 pub(super) struct ObjectSlot {
     pub(super) read: Option<Object>,
     pub(super) written: Option<Object>,
+    /// What a large group is on its way to what is to be written, one transaction each ([`super::members`]).
+    pub(super) steps: Vec<Object>,
 }
 
 /// What was read of one list and what is to be written.
@@ -39,7 +41,21 @@ impl ObjectSlot {
         Self {
             read,
             written: None,
+            steps: vec![],
         }
+    }
+
+    /// Each of its steps as a slot of its own, the last one to what is to be written.
+    pub(super) fn into_steps(self) -> impl Iterator<Item = Self> {
+        let mut read = self.read;
+        self.steps
+            .into_iter()
+            .chain(self.written)
+            .map(move |object| Self {
+                read: read.replace(object.clone()),
+                written: Some(object),
+                steps: vec![],
+            })
     }
 
     pub(super) fn into_write(self, uri: ObjectUri) -> Option<Write> {

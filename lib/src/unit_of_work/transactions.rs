@@ -1,16 +1,14 @@
 //! What was written in a unit of work, as transactions.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use serde_json::Value;
-
 use super::UnitOfWork;
+use super::members::MemberWrites;
 use super::slot::{ListChange, ListSlot, ObjectSlot};
 use crate::event::ResourceChanged;
-use crate::resource::{Kind, ListUri, ObjectUri};
-use crate::store::membership::{Membership, MembershipChanges};
-use crate::store::{CommitError, Content, MAX_TRANSACTION_ITEMS, Object, Store, Write, outbox};
+use crate::resource::{ListUri, ObjectUri};
+use crate::store::{CommitError, MAX_TRANSACTION_ITEMS, Object, Store, Write, outbox};
 
 /// Bytes of a transaction at most: DynamoDB's 4 MB, less what keys and lists take.
 const MAX_SIZE: usize = 4 * 1024 * 1024 - 256 * 1024;
@@ -27,17 +25,24 @@ impl UnitOfWork {
     /// # Errors
     /// [`CommitError::TooLarge`]
     pub(super) fn into_transactions(
-        self,
+        mut self,
         waits_for: &impl Fn(&ResourceChanged) -> bool,
     ) -> Result<Vec<Vec<Write>>, CommitError> {
-        let memberships = self.membership_changes();
         let outbox = self.outbox(0, |_| true, waits_for);
         let writes_lists = self.lists.values();
         let lists = writes_lists.filter(|slot| slot.change != ListChange::None);
-        let objects = self.objects.values();
-        let objects: Vec<_> = objects.filter_map(|slot| slot.written.as_ref()).collect();
-        let count = objects.len() + lists.count() + memberships.len() + outbox.len();
-        if count > MAX_TRANSACTION_ITEMS {
+        let mut members = MemberWrites::default();
+        let mut is_in_steps = false;
+        let mut objects = vec![];
+        for (uri, slot) in &self.objects {
+            if let Some(written) = &slot.written {
+                members.add(uri, slot.read.as_ref(), written);
+                is_in_steps |= !slot.steps.is_empty();
+                objects.push(written);
+            }
+        }
+        let count = objects.len() + lists.count() + members.len() + outbox.len();
+        if is_in_steps || count > MAX_TRANSACTION_ITEMS {
             return Ok(self.into_parts(waits_for));
         }
         if objects.len() > FEW_OBJECTS {
@@ -50,9 +55,7 @@ impl UnitOfWork {
                 return Err(CommitError::TooLarge);
             }
         }
-        let memberships = memberships
-            .into_iter()
-            .map(|(principal, changes)| Write::Memberships { principal, changes });
+        let members = self.write_members(members);
         let objects = self
             .objects
             .into_iter()
@@ -61,7 +64,7 @@ impl UnitOfWork {
             .lists
             .into_iter()
             .filter_map(|(uri, slot)| slot.into_write(uri));
-        let written = objects.chain(lists).chain(memberships);
+        let written = objects.chain(lists).chain(members);
         Ok(vec![written.chain(outbox).collect()])
     }
 
@@ -78,140 +81,108 @@ impl UnitOfWork {
         entries.map(Write::Outbox).collect()
     }
 
-    /// The same in several transactions, in the order in which they are to be committed: who leaves groups, the
-    /// objects of each list by time with the list's timestamp, who joins groups.
+    /// The same in several transactions, in the order in which they are to be committed: the objects of each list by
+    /// time, with the list's timestamp; a group with what changes for its members, each of its steps in a transaction
+    /// of its own.
     fn into_parts(mut self, waits_for: &impl Fn(&ResourceChanged) -> bool) -> Vec<Vec<Write>> {
-        let (mut leaves, mut joins) = (vec![], vec![]);
-        for (principal, changes) in self.membership_changes() {
-            let leaving = MembershipChanges {
-                leaves: changes.leaves,
-                ..MembershipChanges::default()
-            };
-            let joining = MembershipChanges {
-                joins: changes.joins,
-                ..MembershipChanges::default()
-            };
-            if !leaving.leaves.is_empty() {
-                leaves.push(Write::Memberships {
-                    principal: principal.clone(),
-                    changes: leaving,
-                });
-            }
-            if !joining.joins.is_empty() {
-                joins.push(Write::Memberships {
-                    principal,
-                    changes: joining,
+        let mut objects = vec![];
+        for (uri, slot) in std::mem::take(&mut self.objects) {
+            let steps: Vec<_> = slot.into_steps().collect();
+            let last = steps.len();
+            for (n, slot) in (1..).zip(steps) {
+                let uri = uri.clone();
+                objects.push(PartObject {
+                    uri,
+                    slot,
+                    is_last: n == last,
                 });
             }
         }
-        let mut parts = in_chunks(leaves);
-        let mut objects: Vec<_> = std::mem::take(&mut self.objects)
-            .into_iter()
-            .filter(|(_, slot)| slot.written.is_some())
-            .collect();
-        objects.sort_by_key(|(uri, slot)| {
-            let written = slot.written.as_ref();
-            (uri.list().clone(), written.map(|o| o.last_modified))
+        // Of those of one time, which are steps under a past one, none goes before another.
+        objects.sort_by_key(|object| {
+            let written = object.slot.written.as_ref();
+            (object.uri.list().clone(), written.map(|o| o.last_modified))
         });
         let most = match self.events.is_empty() {
             true => MAX_TRANSACTION_ITEMS,
             false => MAX_TRANSACTION_ITEMS - outbox::MAX_PARTS,
         };
         let mut shares = vec![Part::default()];
-        for (uri, slot) in objects {
-            if shares
-                .last()
-                .is_none_or(|share| share.size_with(&uri) > most)
+        for object in objects {
+            if let Some(share) = shares.last_mut()
+                && let Err(object) = share.add(object, most)
             {
-                shares.push(Part::default());
-            }
-            if let Some(share) = shares.last_mut() {
-                share.add(uri, slot);
+                let mut share = Part::default();
+                // Alone it always fits: its step is made for that.
+                let _ = share.add(object, usize::MAX);
+                shares.push(share);
             }
         }
         let mut lists = std::mem::take(&mut self.lists);
         let last = shares.len() - 1;
+        let mut parts = vec![];
         for (n, share) in shares.into_iter().enumerate() {
-            let has = |uri: &ObjectUri| share.objects.iter().any(|(object, _)| object == uri);
+            let has = |uri: &ObjectUri| {
+                let mut objects = share.objects.iter();
+                objects.any(|object| object.is_last && object.uri == *uri)
+            };
             let outbox = self.outbox(n, has, waits_for);
+            let members = self.write_members(share.members.clone());
             let mut writes = share.into_writes(&mut lists, n == last);
+            writes.extend(members);
             writes.extend(outbox);
             parts.push(writes);
         }
-        parts.extend(in_chunks(joins));
         parts
-    }
-
-    /// What becomes of the memberships of each principal. A group's members join it each time that it is written, so
-    /// that to repeat a request completes what one that failed between its parts left undone.
-    fn membership_changes(&self) -> BTreeMap<String, MembershipChanges> {
-        let mut changes = BTreeMap::<String, MembershipChanges>::new();
-        let groups = self.objects.iter();
-        for (group, slot) in groups.filter(|(uri, _)| uri.kind() == Kind::Group) {
-            let Some(written) = &slot.written else {
-                continue;
-            };
-            let (before, after) = (members(slot.read.as_ref()), members(Some(written)));
-            for member in &after {
-                let joins = &mut changes.entry((*member).to_owned()).or_default().joins;
-                joins.push(Membership {
-                    group: group.clone(),
-                    bucket: written.parent.clone(),
-                });
-            }
-            for member in before.difference(&after) {
-                let leaves = &mut changes.entry((*member).to_owned()).or_default().leaves;
-                leaves.push(group.clone());
-            }
-        }
-        changes
     }
 }
 
-/// The members of a group; none of what is no group, or is there no more.
-fn members(object: Option<&Object>) -> BTreeSet<&str> {
-    let members = match object.map(|object| &object.content) {
-        Some(Content::Live { data, .. }) => data.get("members").and_then(Value::as_array),
-        _ => None,
-    };
-    members
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .collect()
+/// An object that is written in one of several transactions.
+struct PartObject {
+    uri: ObjectUri,
+    slot: ObjectSlot,
+    /// Whether it is so what it is to be, not a step to that.
+    is_last: bool,
 }
 
 /// What one of several transactions writes.
 #[derive(Default)]
 struct Part {
-    objects: Vec<(ObjectUri, ObjectSlot)>,
+    objects: Vec<PartObject>,
     lists: BTreeSet<ListUri>,
+    members: MemberWrites,
 }
 
 impl Part {
-    /// How many items it would have with one more object, those of the outbox left out.
-    fn size_with(&self, uri: &ObjectUri) -> usize {
-        let child_lists = uri.child_lists();
-        let more = std::iter::once(uri.list().clone()).chain(child_lists);
-        let more = more.filter(|list| !self.lists.contains(list)).count();
-        self.objects.len() + 1 + self.lists.len() + more
-    }
-
-    fn add(&mut self, uri: ObjectUri, slot: ObjectSlot) {
-        self.lists.insert(uri.list().clone());
-        self.lists.extend(uri.child_lists());
-        self.objects.push((uri, slot));
+    /// Takes in one more object, unless that made more than `most` items, those of the outbox left out, or it is there
+    /// already; then the object comes back.
+    fn add(&mut self, object: PartObject, most: usize) -> Result<(), PartObject> {
+        let uri = &object.uri;
+        let mut members = self.members.clone();
+        if let Some(written) = &object.slot.written {
+            members.add(uri, object.slot.read.as_ref(), written);
+        }
+        let lists = std::iter::once(uri.list().clone()).chain(uri.child_lists());
+        let lists: Vec<_> = lists.filter(|list| !self.lists.contains(list)).collect();
+        let size = self.objects.len() + 1 + self.lists.len() + lists.len() + members.len();
+        let mut objects = self.objects.iter();
+        if size > most || objects.any(|other| other.uri == *uri) {
+            return Err(object);
+        }
+        self.lists.extend(lists);
+        self.members = members;
+        self.objects.push(object);
+        Ok(())
     }
 
     /// Takes the part's share out of what becomes of the lists.
     fn into_writes(self, lists: &mut HashMap<ListUri, ListSlot>, last: bool) -> Vec<Write> {
         let mut writes = vec![];
         for uri in self.lists {
-            let times = self
-                .objects
-                .iter()
-                .filter(|(object, _)| *object.list() == uri);
-            let times = times.filter_map(|(_, slot)| Some(slot.written.as_ref()?.last_modified));
+            let objects = self.objects.iter();
+            let objects = objects.filter(|object| *object.uri.list() == uri);
+            let times =
+                objects.filter_map(|object| Some(object.slot.written.as_ref()?.last_modified));
             // In their order, which is that of the objects.
             let times: Vec<_> = times.collect();
             let Some(slot) = lists.get_mut(&uri) else {
@@ -220,18 +191,9 @@ impl Part {
             writes.extend(slot.take_share(uri, &times, last));
         }
         let objects = self.objects.into_iter();
-        writes.extend(objects.filter_map(|(uri, slot)| slot.into_write(uri)));
+        writes.extend(objects.filter_map(|object| object.slot.into_write(object.uri)));
         writes
     }
-}
-
-fn in_chunks(writes: Vec<Write>) -> Vec<Vec<Write>> {
-    let mut writes = writes.into_iter().peekable();
-    let mut chunks = vec![];
-    while writes.peek().is_some() {
-        chunks.push(writes.by_ref().take(MAX_TRANSACTION_ITEMS).collect());
-    }
-    chunks
 }
 
 /// Commits a part that is not the first one.

@@ -882,7 +882,7 @@ async fn an_old_since_is_sent_to_the_whole_list() {
         assert_eq!(redirect.status, 307, "{asked}");
         let url = format!("https://cdn.example/v1{MONITOR}/{location}");
         assert_eq!(redirect.header("location"), url);
-        assert_eq!(redirect.header("cache-control"), "max-age=86400");
+        assert_eq!(redirect.header("cache-control"), "private, max-age=86400");
         assert_ne!(redirect.header("expires"), "");
     }
     let week_ago = now() - 7 * 24 * 60 * 60 * 1000;
@@ -951,7 +951,7 @@ async fn the_successor_differs_in_four_answers() {
         let stale = format!("{path}?_since={at}&_expected={}", at - 1);
         let (a, b) = both(&stale, &[]).await;
         assert_eq!((a.status, b.status), (200, 204));
-        assert_eq!(b.header("cache-control"), "max-age=86400");
+        assert_eq!(b.header("cache-control"), "private, max-age=86400");
         let (_, b) = both(&format!("{path}?_since={at}&_expected=0"), &[]).await;
         assert_eq!(b.status, 200);
     }
@@ -993,7 +993,7 @@ async fn changes_are_kept_for_as_long_as_the_settings_say() {
         assert_eq!(answer.status, 200, "{path}");
         assert_eq!(
             answer.header("cache-control"),
-            format!("max-age={seconds}"),
+            format!("private, max-age={seconds}"),
             "{path}"
         );
         let expires = httpdate::parse_http_date(answer.header("expires")).unwrap();

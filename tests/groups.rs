@@ -175,7 +175,14 @@ async fn groups_cost_no_round_trip_but_of_those_of_other_buckets() {
     assert_eq!(bob.get(RECORD).await.status, 200);
     assert_eq!(requests.total(), 1);
     kinto.put("/buckets/people", json!({})).await;
-    kinto.put("/buckets/people/groups/g", members(&[&id])).await;
+    let other = "/buckets/people/groups/g";
+    kinto.put(other, members(&[&id])).await;
+    requests.take();
+    assert_eq!(bob.get(RECORD).await.status, 200);
+    assert_eq!(requests.total(), 1);
+    // Only those that are granted something.
+    let shared = json!({"permissions": {"read": [GROUP, other]}});
+    assert_eq!(kinto.patch(RECORD, shared).await.status, 200);
     requests.take();
     assert_eq!(bob.get(RECORD).await.status, 200);
     assert_eq!(requests.total(), 2);

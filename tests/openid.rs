@@ -89,6 +89,12 @@ impl OpenId {
 
     /// Has the provider tell of itself, with these keys.
     async fn publish(&self, keys: &[&Key]) {
+        let keys = keys.iter().map(|key| key.public());
+        self.publish_public(keys.collect()).await;
+    }
+
+    /// The same of keys as the provider writes them.
+    async fn publish_public(&self, mut keys: Vec<Value>) {
         self.provider.reset().await;
         let url = self.provider.uri();
         let metadata = json!({
@@ -100,7 +106,6 @@ impl OpenId {
         });
         self.answers("/.well-known/openid-configuration", metadata)
             .await;
-        let mut keys: Vec<_> = keys.iter().map(|key| key.public()).collect();
         // Of no use to us, and no hindrance.
         keys.push(json!({"kty": "AKP", "kid": "new", "alg": "ML-DSA-44", "pub": "AA"}));
         keys.push(json!({"kty": "oct", "kid": "secret", "k": "c2VjcmV0"}));
@@ -173,6 +178,29 @@ async fn a_token_makes_the_user_whom_it_names() {
     assert_eq!(bucket.body["permissions"], json!({"write": ["idp:jane"]}));
     assert_eq!(openid.asked("/keys").await, 1);
     assert_eq!(openid.asked("/profile").await, 0);
+}
+
+#[tokio::test]
+async fn a_key_that_is_not_for_signatures_verifies_none() {
+    for (field, value, holds) in [
+        ("use", json!("sig"), true),
+        ("use", json!("enc"), false),
+        ("key_ops", json!(["verify"]), true),
+        ("key_ops", json!(["encrypt", "wrapKey"]), false),
+        ("key_ops", json!([]), false),
+    ] {
+        let openid = OpenId::with(&[("AUDIENCE", "me")]).await;
+        let mut key = openid.key.public();
+        key[field] = value.clone();
+        openid.publish_public(vec![key]).await;
+        let token = openid.key.sign(&openid.claims());
+        let expected = if holds {
+            json!("idp:jane")
+        } else {
+            Value::Null
+        };
+        assert_eq!(openid.user_id(&token).await, expected, "{field} {value}");
+    }
 }
 
 #[tokio::test]
@@ -283,13 +311,20 @@ async fn whose_an_opaque_token_is_the_provider_tells_once_in_a_while() {
         assert_eq!(openid.user_id("opaque").await, "idp:joe");
         assert_eq!(openid.user_id("other").await, Value::Null);
     }
-    // What was refused is asked for again.
-    assert_eq!(openid.asked("/profile").await, 1 + 3);
-    tokio::time::pause();
-    tokio::time::advance(Duration::from_secs(101)).await;
-    tokio::time::resume();
+    // So it is with what was refused, for a minute.
+    assert_eq!(openid.asked("/profile").await, 1 + 1);
+    let later = async |seconds| {
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        tokio::time::resume();
+    };
+    later(61).await;
+    assert_eq!(openid.user_id("other").await, Value::Null);
     assert_eq!(openid.user_id("opaque").await, "idp:joe");
-    assert_eq!(openid.asked("/profile").await, 2 + 3);
+    assert_eq!(openid.asked("/profile").await, 1 + 2);
+    later(40).await;
+    assert_eq!(openid.user_id("opaque").await, "idp:joe");
+    assert_eq!(openid.asked("/profile").await, 2 + 2);
 
     let openid = OpenId::with(&[("AUDIENCE", "api")]).await;
     openid.knows("opaque", json!({"sub": "joe"})).await;

@@ -171,7 +171,23 @@ def first_time(sent, kinto, ours, difference):
 
 
 def password(sent, kinto, ours, difference):
-    return difference.where.endswith("body.data.password")
+    return re.search(r"body\..*\.password$", difference.where) is not None and difference.ours == "(absent)"
+
+
+def tells_readers(sent, kinto, ours, difference):
+    """Of refusals by a precondition that ours tells nothing of but themselves."""
+    is_told = re.search(r"(body\.details(\..*)?|header (etag|last-modified))$", difference.where, re.IGNORECASE)
+    return is_told is not None and difference.ours in (None, "(absent)") and 412 in statuses(kinto)
+
+
+def statuses(answer):
+    """The status of an answer, and of those in a batch."""
+    parts = answer.body.get("responses", []) if isinstance(answer.body, dict) else []
+    return [answer.status] + [part["status"] for part in parts]
+
+
+def private(sent, kinto, ours, difference):
+    return difference.ours == f"private, {difference.kinto}"
 
 
 def told_again(sent, kinto, ours, difference):
@@ -207,7 +223,7 @@ JUSTIFIED = [
     ),
     Justified('Kinto takes If-Match: "0" for none', says(r'If-(None-)?Match("?: "?)\\?"0\\?"')),
     Justified(
-        "A time of an object is between 1 and the end of 2099; Kinto takes 0, less, true and a patch's false, and stores "
+        "A time of an object is between 1 and a day ahead; Kinto takes 0, less, true and a patch's false, and stores "
         "or ignores it",
         says(r'"last_modified": (0|-1|true)[,}]|"/data/last_modified", "value": (0|-1|true|false)}'),
     ),
@@ -292,7 +308,11 @@ JUSTIFIED = [
         goes_on,
     ),
     Justified("Kinto changes a nested object in place when it merges, in `old` too", merged_in_place, ends=False),
-    Justified("The hash of a password is another each time", password, ends=False),
+    Justified("The hash of a password is in no answer", password, ends=False),
+    Justified(
+        "What is there is told to those alone who may read it, not to who may only create", tells_readers, ends=False
+    ),
+    Justified("An answer to who shows credentials is kept for them alone", private, ends=False),
     Justified(
         "An event has the whole object after the write; Kinto's what the answer was asked to have of it",
         told_by_behavior,

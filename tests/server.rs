@@ -293,7 +293,7 @@ async fn a_readonly_server_takes_no_write_anywhere_and_its_hello_may_be_kept() {
         );
     }
     let hello = kinto.get("/").await;
-    assert_eq!(hello.header("cache-control"), "max-age=86400");
+    assert_eq!(hello.header("cache-control"), "private, max-age=86400");
     assert!(!hello.header("expires").is_empty());
     assert_eq!(Kinto::new().get("/").await.header("cache-control"), "");
     let paths = kinto.get("/__api__").await.body["paths"].clone();
@@ -314,7 +314,7 @@ async fn redirects_can_be_turned_off_and_kept_as_long_as_the_settings_say() {
         ("KINTO_VERSION_PREFIX_REDIRECT_TTL_SECONDS", "60"),
         ("KINTO_TRAILING_SLASH_REDIRECT_TTL_SECONDS", "-1"),
     ]);
-    for (path, cache_control) in [("/buckets", "max-age=60"), ("/v1/buckets/", "")] {
+    for (path, cache_control) in [("/buckets", "private, max-age=60"), ("/v1/buckets/", "")] {
         let answer = kept.send_raw("GET", path, &[], "").await;
         let location = answer.header("location");
         assert_eq!(

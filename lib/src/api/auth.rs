@@ -20,7 +20,7 @@ use crate::store::{Store, StoreError};
 use crate::unit_of_work::{Needs, UnitOfWork};
 
 /// Buckets of which the root endpoint shows the groups that a user is in.
-const MAX_SHOWN_BUCKETS: usize = 50;
+const MAX_SHOWN_BUCKETS: usize = 25;
 
 /// What a request says of who sends it: the users that it may be from, the first that it can prove to be.
 #[derive(Clone, Debug, Default)]
@@ -161,7 +161,7 @@ impl AccountClaim {
 /// its bucket may name ([`super::objects`]).
 pub const MAX_OTHER_BUCKETS: usize = 3 * MAX_NAMED_BUCKETS;
 /// Buckets beside its own whose groups the permissions of an object may name.
-pub const MAX_NAMED_BUCKETS: usize = 10;
+pub const MAX_NAMED_BUCKETS: usize = 5;
 
 /// The principals of a user that groups may have as members.
 fn principals_in_groups(user_id: &str) -> [String; 2] {

@@ -23,7 +23,7 @@ const OLD_KEY: &str = "#groups";
 pub const MAX_PRINCIPAL_LENGTH: usize = 1024;
 /// Bytes that the ids of the groups of one bucket may have that one principal is in: each request in the bucket reads
 /// them, 1 RCU for 4 KB.
-pub const MAX_IDS: usize = 32 * 1024;
+pub const MAX_IDS: usize = 16 * 1024;
 
 /// A principal among the members of a bucket's groups.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -115,7 +115,7 @@ impl Store {
     /// The memberships of a principal in no more than so many buckets, the first by their ids, and those in the item
     /// for all buckets.
     ///
-    /// One `Query`, of 1 MB at most.
+    /// One `Query` of one page.
     pub async fn memberships(
         &self,
         principal: &str,

@@ -19,6 +19,9 @@ use crate::store::{
 /// Items that the members of a group take in one transaction at most, beside the group, its list and the outbox.
 const MAX_STEP: usize = MAX_TRANSACTION_ITEMS - outbox::MAX_PARTS - 8;
 
+/// Members who join or leave in one request that writes several groups, at most: what one group may change for.
+const MAX_TURNOVER: usize = 2000;
+
 /// The field of a group that lists its members.
 const MEMBERS: &str = "members";
 
@@ -272,13 +275,25 @@ impl UnitOfWork {
     /// Reads which groups they are in already who join groups, and checks that there is room for more.
     ///
     /// # Errors
-    /// [`CommitError::TooManyGroups`], failures of the table.
+    /// [`CommitError::TooManyGroups`], [`CommitError::TooLarge`] when several groups change for too many, failures of the
+    /// table.
     pub(super) async fn check_members(&mut self, store: &Store) -> Result<(), CommitError> {
         let mut writes = MemberWrites::default();
+        let (mut groups, mut turnover) = (0, 0);
         for (uri, slot) in &self.objects {
-            if let Some(written) = &slot.written {
-                writes.add(uri, slot.read.as_ref(), written);
+            let Some(written) = &slot.written else {
+                continue;
+            };
+            writes.add(uri, slot.read.as_ref(), written);
+            // A list of groups is deleted however many they have, as any list.
+            if uri.kind() == Kind::Group && written.content != Content::Deleted {
+                let Turnover { leaves, joins } = Turnover::between(slot.read.as_ref(), written);
+                groups += 1;
+                turnover += leaves.len() + joins.len();
             }
+        }
+        if groups > 1 && turnover > MAX_TURNOVER {
+            return Err(CommitError::TooLarge);
         }
         let changes = writes.changes;
         let joining = changes

@@ -14,7 +14,7 @@ use crate::permission::Access;
 use crate::resource::ObjectUri;
 use crate::settings::ACCOUNT_POLICY;
 use crate::store::Object;
-use crate::unit_of_work::UnitOfWork;
+use crate::unit_of_work::{Allowance, Exhausted, UnitOfWork};
 
 /// The field that holds the hash of the password.
 pub const PASSWORD: &str = "password";
@@ -68,11 +68,20 @@ pub fn own(asked: &Asked<'_>, unit: &UnitOfWork) -> Result<Vec<(String, Object)>
 }
 
 /// Puts the hash of a password that is new in its place. One that is sent back as it was answered is not new.
-pub fn hash_password(data: &mut Map<String, Value>, before: Option<&Map<String, Value>>) {
+///
+/// # Errors
+/// The request may have no other password hashed.
+pub fn hash_password(
+    data: &mut Map<String, Value>,
+    before: Option<&Map<String, Value>>,
+    allowance: &Allowance,
+) -> Result<(), Exhausted> {
     let before = before.and_then(|data| data.get(PASSWORD)?.as_str());
     if let Some(Value::String(password)) = data.get_mut(PASSWORD)
         && before != Some(password)
     {
+        allowance.hash()?;
         *password = passwords::hash(password);
     }
+    Ok(())
 }

@@ -14,7 +14,7 @@ use super::request::Request;
 use crate::permission::{AUTHENTICATED, EVERYONE};
 use crate::resource::ObjectUri;
 use crate::settings::{ApiSettings, Policy, Secret};
-use crate::unit_of_work::{Needs, UnitOfWork};
+use crate::unit_of_work::{Exhausted, Needs, UnitOfWork};
 
 /// What a request says of who sends it: the users that it may be from, the first that it can prove to be.
 #[derive(Clone, Debug, Default)]
@@ -85,12 +85,20 @@ impl Credentials {
     }
 
     /// The user that they are proved to be of.
-    fn user_id(&self, unit: &UnitOfWork, passwords: &Passwords) -> Option<&str> {
-        let proved = self.0.iter().find(|claim| {
-            let account = claim.account.as_ref();
-            account.is_none_or(|account| account.is_proved(unit, passwords))
-        });
-        proved.map(|claim| &*claim.user_id)
+    ///
+    /// # Errors
+    /// The request may have no other password checked.
+    fn user_id(&self, unit: &UnitOfWork, passwords: &Passwords) -> Result<Option<&str>, Exhausted> {
+        for claim in &self.0 {
+            let is_proved = match &claim.account {
+                Some(account) => account.is_proved(unit, passwords)?,
+                None => true,
+            };
+            if is_proved {
+                return Ok(Some(&claim.user_id));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -115,11 +123,23 @@ impl Claim {
 }
 
 impl AccountClaim {
-    /// Whether there is such an account with that password. This may take a quarter of a second.
-    fn is_proved(&self, unit: &UnitOfWork, passwords: &Passwords) -> bool {
+    /// Whether there is such an account with that password. This may take a quarter of a second, once in a request.
+    ///
+    /// # Errors
+    /// The request may have no other password checked.
+    fn is_proved(&self, unit: &UnitOfWork, passwords: &Passwords) -> Result<bool, Exhausted> {
         let account = unit.get(&self.uri);
         let hash = account.and_then(|account| account.data.get(accounts::PASSWORD)?.as_str());
-        hash.is_some_and(|hash| passwords.matches(self.password.reveal(), hash))
+        let Some(hash) = hash else {
+            return Ok(false);
+        };
+        let password = self.password.reveal();
+        match passwords.finding(password, hash) {
+            Some(matches) => Ok(matches),
+            None => unit
+                .allowance
+                .check_password(hash, password, || passwords.matches(password, hash)),
+        }
     }
 }
 
@@ -139,22 +159,29 @@ pub struct User {
 
 impl User {
     /// Who has these credentials, in the groups that `unit` has read.
-    pub fn of(credentials: &Credentials, unit: &UnitOfWork, passwords: &Passwords) -> Self {
-        let Some(id) = credentials.user_id(unit, passwords) else {
-            return Self {
+    ///
+    /// # Errors
+    /// The request may have no other password checked.
+    pub fn of(
+        credentials: &Credentials,
+        unit: &UnitOfWork,
+        passwords: &Passwords,
+    ) -> Result<Self, Exhausted> {
+        let Some(id) = credentials.user_id(unit, passwords)? else {
+            return Ok(Self {
                 id: None,
                 principals: vec![EVERYONE.to_owned()],
-            };
+            });
         };
         let mut principals = vec![id.to_owned(), EVERYONE.to_owned()];
         for member in principals_in_groups(id) {
             principals.extend(unit.groups_of(&member));
         }
         principals.push(AUTHENTICATED.to_owned());
-        Self {
+        Ok(Self {
             id: Some(id.to_owned()),
             principals,
-        }
+        })
     }
 
     /// The principal that owns what this user creates.

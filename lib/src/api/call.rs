@@ -99,7 +99,7 @@ impl Call {
     pub async fn answer(&self, api: &Api, unit: &mut UnitOfWork) -> Result<Response, ApiError> {
         let (request, settings) = (&self.request, &api.settings.api);
         let credentials = &self.credentials;
-        let user = User::of(credentials, unit, &api.passwords);
+        let user = User::of(credentials, unit, &api.passwords)?;
         if !self.is_in_default_bucket {
             return self
                 .endpoint

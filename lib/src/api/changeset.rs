@@ -118,7 +118,7 @@ impl Collection {
             needs = needs.and(lists::needs(records));
         }
         let unit = UnitOfWork::read(&api.store.at_once(), Timestamp::now(), needs).await?;
-        let user = User::of(credentials, &unit, &api.passwords);
+        let user = User::of(credentials, &unit, &api.passwords)?;
         let asked = Asked {
             request,
             user: &user,

@@ -48,20 +48,27 @@ impl Passwords {
         }
     }
 
-    /// Whether the hash is that of the password.
+    /// Whether the hash is that of the password, as far as that is known without computing it anew.
     ///
     /// A finding is about both: no two hashes are alike, so that a password that was changed is another one.
-    pub fn matches(&self, password: &str, hash: &str) -> bool {
+    pub fn finding(&self, password: &str, hash: &str) -> Option<bool> {
         if password.len() > MAX_LENGTH {
-            return false;
+            return Some(false);
         }
-        let key = auth::hmac(&self.key, &format!("{hash}:{password}"));
-        let known = self.known(&key, Instant::now());
-        known.unwrap_or_else(|| {
+        self.known(&self.key_of(password, hash), Instant::now())
+    }
+
+    /// Whether the hash is that of the password. Computes it, unless a finding is kept.
+    pub fn matches(&self, password: &str, hash: &str) -> bool {
+        self.finding(password, hash).unwrap_or_else(|| {
             let matches = bcrypt::verify(password, hash).unwrap_or(false);
-            self.keep(key, matches, Instant::now());
+            self.keep(self.key_of(password, hash), matches, Instant::now());
             matches
         })
+    }
+
+    fn key_of(&self, password: &str, hash: &str) -> [u8; 32] {
+        auth::hmac(&self.key, &format!("{hash}:{password}"))
     }
 
     /// What was found lately; of a password that matched this begins the time anew.

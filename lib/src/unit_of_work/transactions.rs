@@ -36,7 +36,8 @@ impl UnitOfWork {
         let lists = writes_lists.filter(|slot| slot.change != ListChange::None);
         let objects = self.objects.values();
         let objects: Vec<_> = objects.filter_map(|slot| slot.written.as_ref()).collect();
-        let count = objects.len() + lists.count() + memberships.len() + outbox.len();
+        let count =
+            objects.len() + lists.count() + memberships.len() + self.shares.len() + outbox.len();
         if count > MAX_TRANSACTION_ITEMS {
             return Ok(self.into_parts(waits_for));
         }
@@ -61,7 +62,8 @@ impl UnitOfWork {
             .lists
             .into_iter()
             .filter_map(|(uri, slot)| slot.into_write(uri));
-        let written = objects.chain(lists).chain(memberships);
+        let shares = self.shares.into_iter().map(Write::Share);
+        let written = objects.chain(lists).chain(memberships).chain(shares);
         Ok(vec![written.chain(outbox).collect()])
     }
 
@@ -78,8 +80,8 @@ impl UnitOfWork {
         entries.map(Write::Outbox).collect()
     }
 
-    /// The same in several transactions, in the order in which they are to be committed: who leaves groups, the
-    /// objects of each list by time with the list's timestamp, who joins groups.
+    /// The same in several transactions, in the order in which they are to be committed: who leaves groups, with whom
+    /// something is shared, the objects of each list by time with the list's timestamp, who joins groups.
     fn into_parts(mut self, waits_for: &impl Fn(&ResourceChanged) -> bool) -> Vec<Vec<Write>> {
         let (mut leaves, mut joins) = (vec![], vec![]);
         for (principal, changes) in self.membership_changes() {
@@ -105,6 +107,8 @@ impl UnitOfWork {
             }
         }
         let mut parts = in_chunks(leaves);
+        let shares = std::mem::take(&mut self.shares).into_iter();
+        parts.extend(in_chunks(shares.map(Write::Share).collect()));
         let mut objects: Vec<_> = std::mem::take(&mut self.objects)
             .into_iter()
             .filter(|(_, slot)| slot.written.is_some())

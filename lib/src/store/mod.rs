@@ -494,7 +494,7 @@ impl Store {
                 (":kind".to_owned(), AttributeValue::S(kind)),
             ]);
             if let Some(names) = list.shares.into_attribute() {
-                expression += ", shared = :shared";
+                expression += ", shared_with = :shared";
                 values.insert(":shared".to_owned(), names);
             }
             if list.closed {
@@ -510,7 +510,7 @@ impl Store {
             values.insert(":one".to_owned(), AttributeValue::N("1".to_owned()));
         }
         if let Some(names) = Shares::from(shared).into_attribute() {
-            added.push("shared :shared");
+            added.push("shared_with :shared");
             values.insert(":shared".to_owned(), names);
         }
         if !added.is_empty() {

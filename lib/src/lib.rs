@@ -38,3 +38,4 @@ pub mod startup;
 pub mod store;
 pub mod timestamp;
 pub mod unit_of_work;
+mod weight;

@@ -14,7 +14,7 @@ use crate::permission::Access;
 use crate::resource::{Kind, ObjectUri};
 use crate::settings::ACCOUNT_POLICY;
 use crate::store::Object;
-use crate::unit_of_work::UnitOfWork;
+use crate::unit_of_work::{Allowance, Exhausted, UnitOfWork};
 
 /// The field that holds the hash of the password.
 pub const PASSWORD: &str = "password";
@@ -78,10 +78,18 @@ pub fn without_password(kind: Kind, mut data: Map<String, Value>) -> Map<String,
 
 /// Puts the hash of a password that is new in its place. Data without one leave it as it was `before`; so does the hash
 /// itself, which earlier versions, and Kinto, answer and clients send back.
-pub fn store_password(data: &mut Map<String, Value>, before: Option<&Map<String, Value>>) {
+///
+/// # Errors
+/// The request may have no other password hashed.
+pub fn store_password(
+    data: &mut Map<String, Value>,
+    before: Option<&Map<String, Value>>,
+    allowance: &Allowance,
+) -> Result<(), Exhausted> {
     let before = before.and_then(|data| data.get(PASSWORD)?.as_str());
     match data.get_mut(PASSWORD) {
         Some(Value::String(password)) if before != Some(password) => {
+            allowance.hash()?;
             *password = passwords::hash(password);
         }
         None => {
@@ -89,6 +97,7 @@ pub fn store_password(data: &mut Map<String, Value>, before: Option<&Map<String,
         }
         _ => {}
     }
+    Ok(())
 }
 
 /// Has operations on an account that replace its password add it: they are applied to what the API shows, which has

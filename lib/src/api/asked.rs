@@ -7,10 +7,9 @@ use super::caching;
 use super::error::ApiError;
 use super::request::Request;
 use super::response::Response;
-use crate::permission::{self, Access};
+use crate::permission::{self, Access, Permissions};
 use crate::resource::{Kind, ListUri, ObjectUri, is_valid_id};
 use crate::settings::ApiSettings;
-use crate::store::{Content, Object};
 use crate::unit_of_work::UnitOfWork;
 
 /// One request, with all that decides on it but the unit of work.
@@ -126,10 +125,13 @@ impl Asked<'_> {
     }
 
     /// Whether an object of the list grants `access` by its own permissions.
-    pub fn is_shared(&self, access: Access, list: &ListUri, id: &str, object: &Object) -> bool {
-        let Content::Live { permissions, .. } = &object.content else {
-            return false;
-        };
+    pub fn is_shared(
+        &self,
+        access: Access,
+        list: &ListUri,
+        id: &str,
+        permissions: &Permissions,
+    ) -> bool {
         let uri = list.clone().object(id);
         let granted = |asked: &ObjectUri| (*asked == uri).then_some(permissions);
         permission::allows(access, &uri, &self.user.principals, granted)

@@ -9,7 +9,7 @@ use http::header::AUTHORIZATION;
 use super::accounts;
 use super::error::ApiError;
 use super::openid::provider::Provider;
-use super::passwords::Passwords;
+use super::passwords::{Expected, Passwords};
 use super::request::Request;
 use crate::hmac;
 use crate::permission::{AUTHENTICATED, EVERYONE};
@@ -17,7 +17,7 @@ use crate::resource::{Kind, ObjectUri};
 use crate::settings::{ApiSettings, Policy, Secret};
 use crate::store::membership::Member;
 use crate::store::{Store, StoreError};
-use crate::unit_of_work::{Needs, UnitOfWork};
+use crate::unit_of_work::{Exhausted, Needs, UnitOfWork};
 
 /// Buckets of which the root endpoint shows the groups that a user is in.
 const MAX_SHOWN_BUCKETS: usize = 25;
@@ -114,12 +114,20 @@ impl Credentials {
     }
 
     /// The user that they are proved to be of.
-    fn user_id(&self, unit: &UnitOfWork, passwords: &Passwords) -> Option<&str> {
-        let proved = self.0.iter().find(|claim| {
-            let account = claim.account.as_ref();
-            account.is_none_or(|account| account.is_proved(unit, passwords))
-        });
-        proved.map(|claim| &*claim.user_id)
+    ///
+    /// # Errors
+    /// The request may have no other password checked.
+    fn user_id(&self, unit: &UnitOfWork, passwords: &Passwords) -> Result<Option<&str>, Exhausted> {
+        for claim in &self.0 {
+            let is_proved = match &claim.account {
+                Some(account) => account.is_proved(unit, passwords)?,
+                None => true,
+            };
+            if is_proved {
+                return Ok(Some(&claim.user_id));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -144,15 +152,23 @@ impl Claim {
 }
 
 impl AccountClaim {
-    /// Whether there is such an account with that password. This may take a quarter of a second, whether there is one
-    /// or not: the time shall not tell.
-    fn is_proved(&self, unit: &UnitOfWork, passwords: &Passwords) -> bool {
+    /// Whether there is such an account with that password. This may take a quarter of a second, once in a request,
+    /// whether there is such an account or not: the time shall not tell.
+    ///
+    /// # Errors
+    /// The request may have no other password checked.
+    fn is_proved(&self, unit: &UnitOfWork, passwords: &Passwords) -> Result<bool, Exhausted> {
         let account = unit.get(&self.uri);
         let hash = account.and_then(|account| account.data.get(accounts::PASSWORD)?.as_str());
         let password = self.password.reveal();
-        match hash {
-            Some(hash) => passwords.matches(password, hash),
-            None => passwords.match_nothing(password, self.uri.id()),
+        let expected = hash.map_or(Expected::Nothing(self.uri.id()), Expected::Hash);
+        match passwords.finding(password, expected) {
+            Some(matches) => Ok(matches),
+            None => unit
+                .allowance
+                .check_password(expected.name(), password, || {
+                    passwords.matches(password, expected)
+                }),
         }
     }
 }
@@ -179,14 +195,21 @@ pub struct User {
 
 impl User {
     /// Who has these credentials, in the groups that `unit` has read.
-    pub fn of(credentials: &Credentials, unit: &UnitOfWork, passwords: &Passwords) -> Self {
-        let Some(id) = credentials.user_id(unit, passwords) else {
-            return Self {
+    ///
+    /// # Errors
+    /// The request may have no other password checked.
+    pub fn of(
+        credentials: &Credentials,
+        unit: &UnitOfWork,
+        passwords: &Passwords,
+    ) -> Result<Self, Exhausted> {
+        let Some(id) = credentials.user_id(unit, passwords)? else {
+            return Ok(Self {
                 id: None,
                 principals: vec![EVERYONE.to_owned()],
-            };
+            });
         };
-        Self::called(id, unit)
+        Ok(Self::called(id, unit))
     }
 
     fn called(id: &str, unit: &UnitOfWork) -> Self {

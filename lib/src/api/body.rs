@@ -11,6 +11,7 @@ use super::schema;
 use crate::permission::EVERYONE;
 use crate::resource::Kind;
 use crate::store::membership::MAX_PRINCIPAL_LENGTH;
+use crate::weight;
 
 /// How the body of a `PATCH` changes an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,10 @@ pub const MAX_DEPTH: usize = 100;
 
 /// Members of a group at most: each is an item that is written when they join or leave.
 pub const MAX_MEMBERS: usize = 1000;
+
+/// What the values of a body may weigh: 400,000 numbers, or 57,000 objects. In memory that is 32 MB, more than which a
+/// small function cannot hold twice.
+const MAX_WEIGHT: usize = 400_000;
 
 const PLAIN: &str = "application/json";
 const MERGE: &str = "application/merge-patch+json";
@@ -186,8 +191,11 @@ impl Body {
 /// Reads JSON.
 ///
 /// # Errors
-/// 400 for what is none.
+/// 400 for what is none, 413 for what would take too much memory.
 pub fn parse_json(bytes: &[u8]) -> Result<Value, ApiError> {
+    if weight::of_text(bytes) > MAX_WEIGHT {
+        return Err(ApiError::TooManyValues);
+    }
     serde_json::from_slice(bytes)
         .map_err(|e| ApiError::invalid("body", "", format!("Invalid JSON: {e}")))
 }
@@ -410,6 +418,13 @@ mod tests {
             "]".repeat(100_000)
         );
         assert_eq!(problem(Kind::Record, &body).1, "body");
+    }
+
+    #[test]
+    fn a_body_of_too_many_values_is_not_read() {
+        let many = format!("[{}1]", "1,".repeat(MAX_WEIGHT));
+        let refused = parse_json(many.as_bytes());
+        assert!(matches!(refused, Err(ApiError::TooManyValues)));
     }
 
     #[test]

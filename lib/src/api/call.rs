@@ -111,7 +111,7 @@ impl Call {
     pub async fn answer(&self, api: &Api, unit: &mut UnitOfWork) -> Result<Response, ApiError> {
         let (request, settings) = (&self.request, &api.settings.api);
         let credentials = &self.credentials;
-        let mut user = User::of(credentials, unit, &api.passwords);
+        let mut user = User::of(credentials, unit, &api.passwords)?;
         let bucket = match self.is_in_default_bucket {
             true => Some(default_bucket::id_of(&user, settings)?),
             false => None,

@@ -133,7 +133,7 @@ impl Collection {
         }
         let needs = credentials.add_to(needs, &api.settings.api);
         let mut unit = UnitOfWork::read(&api.store.at_once(), Timestamp::now(), needs).await?;
-        let mut user = User::of(credentials, &unit, &api.passwords);
+        let mut user = User::of(credentials, &unit, &api.passwords)?;
         let groups = unit.groups_named_on(uri);
         user.learn_groups(&mut unit, &api.store, &groups, MAX_OTHER_BUCKETS)
             .await?;

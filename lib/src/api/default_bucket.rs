@@ -5,10 +5,11 @@
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method};
-use serde_json::{Map, Value};
+use serde_json::Map;
 use uuid::Uuid;
 
 use super::auth::User;
+use super::body;
 use super::error::ApiError;
 use super::request::Request;
 use crate::event::{Origin, OriginTarget};
@@ -64,7 +65,7 @@ pub fn resolve(request: &Request, bucket: &str) -> Request {
         .path
         .replacen(&alias, &format!("/buckets/{bucket}"), 1);
     // A body that cannot be read is looked at later.
-    if is_bucket && let Ok(mut body) = serde_json::from_slice::<Value>(&request.body) {
+    if is_bucket && let Ok(mut body) = body::parse_json(&request.body) {
         let id = body.get_mut("data").and_then(|data| data.get_mut("id"));
         if let Some(id) = id.filter(|id| *id == ALIAS) {
             *id = bucket.into();

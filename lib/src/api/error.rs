@@ -11,6 +11,7 @@ use crate::resource::{Kind, ObjectUri};
 use crate::settings::{ApiSettings, Policy};
 use crate::store::StoreError;
 use crate::timestamp::Timestamp;
+use crate::unit_of_work::Exhausted;
 
 /// Where a request is wrong, one of Kinto's `details`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,6 +111,12 @@ pub enum ApiError {
     /// The object would be larger than the storage takes: 413.
     #[error("object too large")]
     TooLarge,
+    /// The body has more values than are held at once: 413.
+    #[error("too many values")]
+    TooManyValues,
+    /// The request has used up what one may cost: 413.
+    #[error(transparent)]
+    Exhausted(#[from] Exhausted),
     /// What is to be written is larger than one transaction: 413.
     #[error("request too large")]
     RequestTooLarge,
@@ -143,7 +150,16 @@ pub enum ApiError {
     Provider(#[from] ProviderError),
     /// The storage failed: 503, worth another try.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(StoreError),
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::TooMuch => Self::ResponseTooLarge,
+            error => Self::Store(error),
+        }
+    }
 }
 
 impl ApiError {
@@ -202,9 +218,11 @@ impl ApiError {
             Self::UnsupportedMediaType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::Modified { .. } => StatusCode::PRECONDITION_FAILED,
-            Self::TooLarge | Self::RequestTooLarge | Self::ResponseTooLarge => {
-                StatusCode::PAYLOAD_TOO_LARGE
-            }
+            Self::TooLarge
+            | Self::TooManyValues
+            | Self::Exhausted(_)
+            | Self::RequestTooLarge
+            | Self::ResponseTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Gone => StatusCode::GONE,
             Self::Vetoed { status, .. } => *status,
             Self::Busy | Self::Listener { .. } | Self::Provider(_) | Self::Store(_) => {
@@ -222,7 +240,11 @@ impl ApiError {
             Self::NotAcceptable | Self::UnsupportedMediaType { .. } | Self::Invalid(_) => 107,
             Self::UnknownObject { .. } => 110,
             Self::UnknownParent { .. } | Self::UnknownPath => 111,
-            Self::TooLarge | Self::RequestTooLarge | Self::ResponseTooLarge => 113,
+            Self::TooLarge
+            | Self::TooManyValues
+            | Self::Exhausted(_)
+            | Self::RequestTooLarge
+            | Self::ResponseTooLarge => 113,
             Self::Modified { .. } => 114,
             Self::MethodNotAllowed { .. } => 115,
             Self::UnknownVersion => 116,
@@ -280,6 +302,15 @@ impl ApiError {
                 Self::MethodNotAllowed { .. } => "This endpoint does not take that method.",
                 Self::Modified { .. } => "Resource was modified meanwhile",
                 Self::TooLarge => "The object is larger than 400 KB, the most that can be stored.",
+                Self::TooManyValues => {
+                    "The body has more than 400,000 values, of which an object counts for seven."
+                }
+                Self::Exhausted(Exhausted::Reading) => {
+                    "This needs too much of lists to be read. Ask for less at once: by _since and _before, fewer requests in a batch."
+                }
+                Self::Exhausted(Exhausted::Passwords) => {
+                    "One request may have one password of an account checked, and 4 checked and set in all."
+                }
                 Self::RequestTooLarge => {
                     "What is written together is larger than 4 MB, or changes 2,000 members of groups, the most that can be. Put fewer requests into a batch."
                 }

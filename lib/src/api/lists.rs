@@ -1,5 +1,8 @@
 //! The endpoints of lists: `GET`, `HEAD` and `DELETE` of the objects of one kind under one parent.
 
+use std::collections::{BTreeSet, HashMap};
+use std::ops::ControlFlow;
+
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
@@ -9,13 +12,14 @@ use super::auth::User;
 use super::body;
 use super::end_of_service;
 use super::error::ApiError;
-use super::listing::{self, ListQuery};
+use super::listing::{self, ListQuery, Page, Selection};
 use super::request::Request;
 use super::response::Response;
-use crate::permission::{Access, Permissions};
+use crate::permission::Access;
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::settings::ApiSettings;
-use crate::store::{Content, Object, Store, StoreError};
+use crate::store::list::{Listed, Reading};
+use crate::store::{Content, Generation, Key, Object, Store, StoreError};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::{Needs, UnitOfWork};
 
@@ -36,9 +40,9 @@ pub fn needs(list: &ListUri) -> Needs {
     }
 }
 
-/// Answers `GET`, `HEAD` and `DELETE` of a list.
+/// Answers `GET`, `HEAD` and `DELETE` of a list, in no more memory than a page takes.
 ///
-/// Two round trips: the parents with the list's timestamp, which `unit` has read, then the objects. In this order
+/// Two round trips and one more for each MB: the parents with the list's timestamp, which `unit` has read, then the objects. In this order
 /// a write that comes between shows as an object later than the `ETag`, which the client asks for again, never as
 /// one that it misses. To delete buckets or collections takes a third one, for the lists under them.
 ///
@@ -64,28 +68,28 @@ pub async fn answer(
         uri: &any,
     };
 
-    // Who may not do it to all of the list does it to what of it is shared; this takes all of it to be read.
-    let shared = if asked.may_all(unit, access) {
-        None
-    } else if list.kind() == Kind::Account {
-        Some(accounts::own(&asked, unit)?)
+    // Who may not do it to all of the list does it to what of it is shared with them, or with a group that they are in.
+    let in_groups;
+    let (may_all, is_of_accounts) = (asked.may_all(unit, access), list.kind() == Kind::Account);
+    let asked = if may_all || is_of_accounts {
+        asked
     } else {
-        let (all, _) = read(unit, store, list, &ListQuery::all(), None, usize::MAX).await?;
-        let permissions = all.iter().filter_map(|(_, object)| object.permissions());
-        let groups = permissions.flat_map(Permissions::groups).collect();
-        let mut user = user.clone();
-        user.learn_groups(unit, store, &groups, MAX_SHARING_BUCKETS)
-            .await?;
-        let asked = Asked {
-            user: &user,
+        in_groups = in_sharing_groups(unit, store, user, list).await?;
+        Asked {
+            user: &in_groups,
             ..asked
-        };
-        let shared = all
-            .into_iter()
-            .filter(|(id, object)| asked.is_shared(access, list, id, object));
-        Some(shared.collect::<Vec<_>>())
+        }
     };
-    if shared.as_ref().is_some_and(Vec::is_empty) && !asked.may_create(unit) {
+    let scope = if may_all {
+        Scope::All
+    } else if is_of_accounts {
+        Scope::Only(accounts::own(&asked, unit)?)
+    } else if shares_some(unit, store, &asked, access, list).await? {
+        Scope::Shared
+    } else {
+        Scope::Only(vec![])
+    };
+    if matches!(&scope, Scope::Only(objects) if objects.is_empty()) && !asked.may_create(unit) {
         return Err(asked.forbidden());
     }
     asked.check_parents(unit)?;
@@ -101,36 +105,24 @@ pub async fn answer(
         return Ok(answer);
     }
     let query = query?;
-    let counts = request.method == Method::HEAD;
-    let (objects, more) = match shared {
-        Some(shared) => (shared, false),
-        None => {
-            let enough = query.enough().filter(|_| !counts);
-            // What the page cannot hold need not be read; tombstones are small.
-            let bytes = match enough {
-                Some(_) if !deletes => listing::MAX_PAGE,
-                _ => usize::MAX,
-            };
-            read(unit, store, list, &query, enough, bytes).await?
-        }
+    let chosen = Chosen {
+        asked: &asked,
+        access,
+        list,
+        query: &query,
+        scope,
     };
     let mut response = if deletes {
         if request.preconditions()?.if_match.is_some() {
             unit.rely_on_timestamp(list);
         }
-        delete(unit, store, request, list, query, objects, settings).await?
+        chosen.delete(unit, store).await?
     } else {
-        let objects: Vec<_> = objects
-            .into_iter()
-            .map(|(id, object)| shown(list.kind(), &id, object))
-            .collect();
-        let page = if counts {
-            listing::counted(query.count(&objects), timestamp)
-        } else {
-            let page = query.apply(objects, more, request, settings);
-            page.into_response(timestamp)
+        let answer = match request.method {
+            Method::HEAD => listing::counted(chosen.count(unit, store).await?, timestamp),
+            _ => chosen.page(unit, store).await?.into_response(timestamp),
         };
-        asked.kept(unit, page)
+        asked.kept(unit, answer)
     };
     if request.parameter("_to").is_some() {
         response.set_text(end_of_service::ALERT, TO_IS_DEPRECATED);
@@ -138,47 +130,251 @@ pub async fn answer(
     Ok(response)
 }
 
-/// Deletes those of the objects that are in the page that is asked for.
-async fn delete(
+/// Which of the objects of a list the user may do to what the request is for.
+enum Scope {
+    All,
+    /// Those that grant it by their own permissions.
+    Shared,
+    /// These alone.
+    Only(Vec<(String, Object)>),
+}
+
+/// The user with those of their groups that something in the list is granted to. Where the list's item does not name
+/// these, the list is read for them.
+async fn in_sharing_groups(
     unit: &mut UnitOfWork,
     store: &Store,
-    request: &Request,
+    user: &User,
     list: &ListUri,
-    query: ListQuery,
-    objects: Vec<(String, Object)>,
-    settings: &ApiSettings,
-) -> Result<Response, ApiError> {
-    let live = objects
-        .into_iter()
-        .filter(|(_, object)| object.content != Content::Deleted);
-    let mut fields = vec![];
-    for (id, object) in live {
-        unit.learn(&list.clone().object(&*id), &object);
-        fields.push(shown(list.kind(), &id, object));
+) -> Result<User, ApiError> {
+    let mut user = user.clone();
+    if user.id.is_none() {
+        return Ok(user);
     }
-    let page = query.of_ids().apply(fields, false, request, settings);
-    let ids = page
-        .objects
-        .iter()
-        .filter_map(|object| object["id"].as_str());
-    let uris = ids.map(|id| list.clone().object(id)).collect();
-    let mut tombstones: Vec<Value> = vec![];
-    let mut timestamp = unit.timestamp_of(list);
-    for (uri, deleted_at) in delete_all(unit, store, uris).await? {
-        timestamp = timestamp.max(deleted_at);
-        tombstones.push(json!({"id": uri.id(), "last_modified": deleted_at, "deleted": true}));
+    let groups = match unit.sharing_groups(list) {
+        Some(groups) => groups,
+        None => {
+            let mut groups = BTreeSet::new();
+            scan(unit, store, list, &ListQuery::all(), None, |object| {
+                groups.extend(object.permissions()?.groups());
+                Ok(ControlFlow::Continue(()))
+            })
+            .await?;
+            groups
+        }
+    };
+    user.learn_groups(unit, store, &groups, MAX_SHARING_BUCKETS)
+        .await?;
+    Ok(user)
+}
+
+/// Whether one of the objects of a list is shared with the user, who may not do that to all of them. Seldom is the list
+/// read for it, and no further than to the first that is.
+async fn shares_some(
+    unit: &UnitOfWork,
+    store: &Store,
+    asked: &Asked<'_>,
+    access: Access,
+    list: &ListUri,
+) -> Result<bool, ApiError> {
+    if !unit.may_share(store, list, &asked.user.principals).await? {
+        return Ok(false);
     }
-    let mut response =
-        Response::json(StatusCode::OK, &json!({"data": tombstones})).modified_at(timestamp);
-    if let Some(next) = page.next {
-        response.set_text(listing::NEXT_PAGE, &next);
+    let mut is_shared = false;
+    let every = ListQuery::all();
+    scan(unit, store, list, &every, None, |object| {
+        is_shared |= asked.is_shared(access, list, &object.id, &object.permissions()?);
+        Ok(match is_shared {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        })
+    })
+    .await?;
+    Ok(is_shared)
+}
+
+/// The objects of a list that a request is about.
+struct Chosen<'a> {
+    asked: &'a Asked<'a>,
+    access: Access,
+    list: &'a ListUri,
+    query: &'a ListQuery,
+    scope: Scope,
+}
+
+impl Chosen<'_> {
+    /// How many there are. What is bounded by times alone is counted by the table itself.
+    async fn count(&self, unit: &UnitOfWork, store: &Store) -> Result<usize, ApiError> {
+        let Self { list, query, .. } = *self;
+        if matches!(self.scope, Scope::All)
+            && query.is_of_bounds()
+            && unit.written_in(list).next().is_none()
+        {
+            let Some(generation) = unit.generation_of(list) else {
+                return Ok(0);
+            };
+            let reading = Reading {
+                tombstones: false,
+                ..reading(list, &generation, query)
+            };
+            let (count, bytes) = store.count(&reading).await?;
+            unit.allowance.read(bytes)?;
+            return Ok(count);
+        }
+        let mut count = 0;
+        self.each(unit, store, None, |_, fields| {
+            count += usize::from(query.counts(fields));
+            Ok(ControlFlow::Continue(()))
+        })
+        .await?;
+        Ok(count)
     }
-    Ok(response)
+
+    /// The page of them that is asked for.
+    async fn page(&self, unit: &UnitOfWork, store: &Store) -> Result<Page, ApiError> {
+        let query = self.query;
+        let mut selection = Selection::of(query);
+        let more = self
+            .each(unit, store, query.enough(), |object, fields| {
+                selection.offer(fields, || {
+                    let text = match query.shows_all() {
+                        true if self.list.kind() != Kind::Account => text_of(object),
+                        _ => query.shown(fields),
+                    };
+                    let length = text.len();
+                    (text, length)
+                });
+                Ok(stop_if(query.is_by_time() && selection.is_full()))
+            })
+            .await?;
+        let Asked {
+            request, settings, ..
+        } = self.asked;
+        let (objects, next) = selection.finish(more, request, settings);
+        Ok(Page { objects, next })
+    }
+
+    /// Deletes those that are in the page that is asked for.
+    async fn delete(&self, unit: &mut UnitOfWork, store: &Store) -> Result<Response, ApiError> {
+        let query = self.query;
+        // Listeners are told what is deleted, and who leaves a group is in its data.
+        let needs_data = unit.tells() || self.list.kind() == Kind::Group;
+        let mut selection = Selection::of(query);
+        let mut failed = None;
+        // Tombstones are not deleted, so that of those that are read there may be too few.
+        let enough = query.enough().filter(|_| !query.includes_tombstones());
+        let more = self
+            .each(unit, store, enough, |object, fields| {
+                if object.is_deleted() {
+                    return Ok(ControlFlow::Continue(()));
+                }
+                selection.offer(fields, || {
+                    let (read, length) = match needs_data {
+                        true => (object.to_object(), object.data().map_or(0, str::len)),
+                        false => (object.to_object_without_data(), 0),
+                    };
+                    let read = read.map_err(|error| failed = Some(error)).ok();
+                    ((object.id.clone(), read), length)
+                });
+                Ok(stop_if(query.is_by_time() && selection.is_full()))
+            })
+            .await?;
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        let Asked {
+            request, settings, ..
+        } = self.asked;
+        let (objects, next) = selection.finish(more, request, settings);
+        let mut uris = vec![];
+        for (id, object) in objects {
+            let uri = self.list.clone().object(id);
+            if let Some(object) = object {
+                unit.learn(&uri, &object);
+            }
+            uris.push(uri);
+        }
+        let mut tombstones: Vec<Value> = vec![];
+        let mut timestamp = unit.timestamp_of(self.list);
+        for (uri, deleted_at) in delete_all(unit, store, uris).await? {
+            timestamp = timestamp.max(deleted_at);
+            tombstones.push(json!({"id": uri.id(), "last_modified": deleted_at, "deleted": true}));
+        }
+        let mut response =
+            Response::json(StatusCode::OK, &json!({"data": tombstones})).modified_at(timestamp);
+        if let Some(next) = next {
+            response.set_text(listing::NEXT_PAGE, &next);
+        }
+        Ok(response)
+    }
+
+    /// Shows `see` one after the other those that may be asked for, the latest first but for what the request itself has
+    /// written, until it has seen enough. With the fields that the query is about. `true` when it was not shown all.
+    async fn each(
+        &self,
+        unit: &UnitOfWork,
+        store: &Store,
+        enough: Option<usize>,
+        mut see: impl FnMut(&Listed, &Map<String, Value>) -> Result<ControlFlow<()>, StoreError>,
+    ) -> Result<bool, ApiError> {
+        let Self {
+            asked,
+            access,
+            list,
+            query,
+            ref scope,
+        } = *self;
+        let mut see = |object: &Listed| {
+            if matches!(scope, Scope::Shared)
+                && !asked.is_shared(access, list, &object.id, &object.permissions()?)
+            {
+                return Ok(ControlFlow::Continue(()));
+            }
+            let data = match query.is_of_keys() {
+                true if object.is_deleted() => tombstone(),
+                true => Map::new(),
+                false => match object.to_object()?.content {
+                    Content::Live { data, .. } => accounts::without_password(list.kind(), data),
+                    Content::Deleted => tombstone(),
+                },
+            };
+            see(
+                object,
+                &listing::named(data, &object.id, object.last_modified),
+            )
+        };
+        if let Scope::Only(objects) = scope {
+            for (id, object) in objects {
+                let key = Key::object(&list.clone().object(&**id));
+                _ = see(&Listed::of(key, object))?;
+            }
+            return Ok(false);
+        }
+        let enough = enough.filter(|_| matches!(scope, Scope::All));
+        scan(unit, store, list, query, enough, see).await
+    }
+}
+
+fn stop_if(is_enough: bool) -> ControlFlow<()> {
+    match is_enough {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    }
 }
 
 /// Deletes every object of a list, whoever asks.
-pub async fn clear(unit: &mut UnitOfWork, store: &Store, list: &ListUri) -> Result<(), StoreError> {
-    let (objects, _) = read(unit, store, list, &ListQuery::all(), None, usize::MAX).await?;
+pub async fn clear(unit: &mut UnitOfWork, store: &Store, list: &ListUri) -> Result<(), ApiError> {
+    let tells = unit.tells();
+    let mut objects = vec![];
+    scan(unit, store, list, &ListQuery::all(), None, |object| {
+        let read = match tells {
+            true => object.to_object()?,
+            false => object.to_object_without_data()?,
+        };
+        objects.push((object.id.clone(), read));
+        Ok(ControlFlow::Continue(()))
+    })
+    .await?;
     let mut uris = vec![];
     for (id, object) in objects {
         let uri = list.clone().object(id);
@@ -207,55 +403,76 @@ async fn delete_all(
     Ok(deleted.collect())
 }
 
-/// The objects of the list that `query` may ask for; none when what they live under does not exist. `true` when there
-/// may be more, which were not read for having more than `bytes` bytes.
-pub async fn read(
+fn reading<'l>(list: &'l ListUri, generation: &'l Generation, query: &ListQuery) -> Reading<'l> {
+    let bounds = query.bounds();
+    Reading {
+        list,
+        generation,
+        since: bounds.since,
+        before: bounds.before,
+        tombstones: query.includes_tombstones(),
+        enough: None,
+    }
+}
+
+/// Shows `see` the objects of a list that are within the bounds of a query, one after the other, the latest first, then
+/// what the unit has written; none when what they live under does not exist. Reads a page at a time, and no more once
+/// `see` says so, unless the unit has written to the list. `true` when that was so.
+///
+/// # Errors
+/// The request may not read so much.
+pub async fn scan(
     unit: &UnitOfWork,
     store: &Store,
     list: &ListUri,
     query: &ListQuery,
     enough: Option<usize>,
-    bytes: usize,
-) -> Result<(Vec<(String, Object)>, bool), StoreError> {
-    let Some(generation) = unit.generation_of(list) else {
-        return Ok((vec![], false));
+    mut see: impl FnMut(&Listed) -> Result<ControlFlow<()>, StoreError>,
+) -> Result<bool, ApiError> {
+    let Some(generation) = &unit.generation_of(list) else {
+        return Ok(false);
     };
-    let bounds = query.bounds();
-    let written: Vec<_> = unit.written_in(list).collect();
-    let bytes = if written.is_empty() {
-        bytes
-    } else {
-        usize::MAX
+    // What the request itself has written may take the place of any of them.
+    let written: HashMap<_, _> = unit.written_in(list).collect();
+    let reading = Reading {
+        enough: enough.filter(|_| written.is_empty()),
+        ..reading(list, generation, query)
     };
-    let (mut objects, more) = store
-        .list(
-            bytes,
-            list,
-            &generation,
-            (bounds.since, bounds.before),
-            query.includes_tombstones(),
-            // What the request itself has written may take the place of any of them.
-            enough.filter(|_| written.is_empty()),
-        )
-        .await?;
-    if !written.is_empty() {
-        objects.retain(|(id, _)| written.iter().all(|(other, _)| other != id));
-        let written = written
-            .into_iter()
-            .filter(|(_, object)| object.is_of(&generation));
-        objects.extend(written.map(|(id, object)| (id.to_owned(), object.clone())));
-        if !query.includes_tombstones() {
-            objects.retain(|(_, object)| object.content != Content::Deleted);
+    let mut left = reading.enough;
+    let mut pages = store.list(&reading);
+    while let Some(page) = pages.next().await? {
+        unit.allowance.read(page.bytes)?;
+        let unchanged = page
+            .objects
+            .iter()
+            .filter(|object| !written.contains_key(&*object.id));
+        for object in unchanged {
+            if see(object)?.is_break() && written.is_empty() {
+                return Ok(true);
+            }
+            left = left.map(|left| left.saturating_sub(1));
+        }
+        if left == Some(0) {
+            break;
         }
     }
-    Ok((objects, more))
+    for (id, object) in written {
+        let is_wanted = reading.tombstones || object.content != Content::Deleted;
+        if object.is_of(generation) && is_wanted {
+            let key = Key::object(&list.clone().object(id));
+            _ = see(&Listed::of(key, object))?;
+        }
+    }
+    Ok(false)
+}
+
+/// The data that a tombstone is shown with.
+fn tombstone() -> Map<String, Value> {
+    Map::from_iter([("deleted".to_owned(), true.into())])
 }
 
 /// An object of a list, a tombstone or not, as the API shows it.
-fn shown(kind: Kind, id: &str, object: Object) -> Map<String, Value> {
-    let data = match object.content {
-        Content::Live { data, .. } => accounts::without_password(kind, data),
-        Content::Deleted => Map::from_iter([("deleted".to_owned(), true.into())]),
-    };
-    listing::named(data, id, object.last_modified)
+fn text_of(object: &Listed) -> String {
+    let data = object.data().unwrap_or("{\"deleted\":true}");
+    listing::named_text(data, &object.id, object.last_modified)
 }

@@ -59,7 +59,7 @@ use crate::notifier;
 use crate::settings::Settings;
 use crate::store::{CommitError, Store};
 use crate::timestamp::Timestamp;
-use crate::unit_of_work::{Needs, UnitOfWork};
+use crate::unit_of_work::{Allowance, Needs, UnitOfWork};
 
 /// When a request is not done again any more: the function must answer before it is stopped (29 seconds).
 const LAST_ATTEMPT: Duration = Duration::from_secs(10);
@@ -172,6 +172,7 @@ impl Api {
         if end_of_service::is_over(settings.web.end_of_service.as_ref(), now) {
             return Err(ApiError::Gone);
         }
+        request.check_length()?;
         let route = match router::route(request, settings)? {
             Routed::To(route) => route,
             // A browser follows no redirect of a preflight.
@@ -263,6 +264,10 @@ impl Api {
                         unit.read_more(&self.store, groups).await?;
                     }
                     let unit = unit.telling(!self.settings.listeners.is_empty());
+                    let unit = match calls.len() {
+                        0 | 1 => unit,
+                        _ => unit.allowed(Allowance::of_batch()),
+                    };
                     // The first time it seldom takes another; who only reads never does.
                     known = alone.is_some().then(|| (Instant::now(), unit.clone()));
                     unit
@@ -333,16 +338,18 @@ impl Api {
         unit: &mut UnitOfWork,
     ) -> Result<Vec<Response>, ApiError> {
         let mut responses = Vec::with_capacity(calls.len());
+        let mut length = 0;
         for call in calls {
-            responses.push(match call.answer(self, unit).await {
+            let response = match call.answer(self, unit).await {
                 Ok(response) => self.finished(&call.request, response),
                 Err(error) if error.is_ours() => return Err(error),
                 Err(error) => self.refusal(&call.request, error),
-            });
-        }
-        let length: usize = responses.iter().map(Response::length).sum();
-        if length > compression::MAX_BODY && (unit.has_writes() || calls.len() > 1) {
-            return Err(ApiError::ResponseTooLarge);
+            };
+            length += response.length();
+            if length > compression::MAX_BODY && (unit.has_writes() || calls.len() > 1) {
+                return Err(ApiError::ResponseTooLarge);
+            }
+            responses.push(response);
         }
         Ok(responses)
     }

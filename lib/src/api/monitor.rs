@@ -219,12 +219,14 @@ pub async fn records(
     {
         return Ok(kept(listed(&array(&asked), shown.timestamp)));
     }
-    let objects: Vec<_> = asked.into_iter().map(Change::to_object).collect();
+    let objects = asked.into_iter().map(Change::to_object);
     let response = if request.method == Method::HEAD {
-        listing::counted(query.count(&objects), shown.timestamp)
+        let count = objects.filter(|object| query.counts(object)).count();
+        listing::counted(count, shown.timestamp)
     } else {
-        let page = query.apply(objects, false, request, api);
-        page.into_response(shown.timestamp)
+        query
+            .apply(objects, request, api)
+            .into_response(shown.timestamp)
     };
     Ok(kept(response))
 }

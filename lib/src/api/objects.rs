@@ -56,7 +56,7 @@ impl Target {
     /// The object that a `POST` to `list` is about, under the id that the client gave, valid or not, or a new one: an
     /// account has none but what is given. A body that cannot be read is looked at later.
     pub fn posted(list: ListUri, request: &Request) -> Self {
-        let body: Option<Value> = serde_json::from_slice(&request.body).ok();
+        let body = body::parse_json(&request.body).ok();
         let given = body.as_ref().and_then(|body| body.get("data")?.get("id"));
         match given {
             None if list.kind() == Kind::Account => Self::at(list.object("")),
@@ -157,7 +157,7 @@ impl Asked<'_> {
         }
         let data = self.with_id(object.data.clone(), object.last_modified);
         let body = match self.fields() {
-            Some(fields) => json!({"data": listing::subset(&data, &fields)}),
+            Some(fields) => json!({"data": fields.pick(&data)}),
             None => self.shown(data, object.permissions),
         };
         let response = Response::json(StatusCode::OK, &body).modified_at(object.last_modified);
@@ -338,7 +338,7 @@ impl Asked<'_> {
         }
         if self.uri.kind() == Kind::Account {
             let before = unit.get(self.uri).map(|object| object.data);
-            accounts::store_password(&mut data, before);
+            accounts::store_password(&mut data, before, &unit.allowance)?;
         }
         self.check_groups(unit, &permissions)?;
         if self.settings.explicit_permissions {
@@ -469,7 +469,7 @@ impl Asked<'_> {
     }
 
     /// The fields named in `_fields`.
-    fn fields(&self) -> Option<Vec<String>> {
+    fn fields(&self) -> Option<listing::Projection> {
         listing::fields(&self.request.parameter("_fields")?)
     }
 

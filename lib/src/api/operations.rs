@@ -10,6 +10,13 @@ use super::compression::MAX_BODY;
 use super::error::ApiError;
 use crate::permission::Permissions;
 use crate::resource::Kind;
+use crate::weight;
+
+/// Operations of one patch at most.
+const MAX_OPERATIONS: usize = 5_000;
+/// Values that the operations of one patch may go through or move in memory, beyond those that it gives: a fraction of a
+/// second.
+const MAX_WORK: usize = 10_000_000;
 
 /// Reads the operations of a JSON patch. Whether each has the `value` or `from` that it needs is seen when they are
 /// applied (Kinto 26.5).
@@ -24,6 +31,10 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Value>, ApiError> {
             "Must be a list of operations",
         ));
     };
+    if operations.len() > MAX_OPERATIONS {
+        let problem = format!("Must not have more than {MAX_OPERATIONS} operations");
+        return Err(ApiError::invalid("body", "", problem));
+    }
     for (n, operation) in operations.iter_mut().enumerate() {
         let wrong = |field: &str, problem: &str| {
             let dot = if field.is_empty() { "" } else { "." };
@@ -72,7 +83,8 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Value>, ApiError> {
 /// permissions).
 ///
 /// # Errors
-/// 400 when an operation cannot be applied or leaves what cannot be stored, 413 when copies make too much of it.
+/// 400 when an operation cannot be applied, leaves what cannot be stored, or takes too much work, 413 when copies make too
+/// much of it.
 pub fn apply(
     kind: Kind,
     operations: Vec<Value>,
@@ -97,9 +109,15 @@ pub fn apply(
         .collect();
     let mut document = json!({"data": data, "permissions": granted});
     let patch: Patch = serde_json::from_value(operations.into()).map_err(failed)?;
-    let mut copied = 0;
+    let mut growth = Growth {
+        depth: document
+            .as_object()
+            .map_or(0, |parts| parts.values().map(depth).max().unwrap_or(0)),
+        copied: 0,
+        work: 0,
+    };
     for (n, operation) in patch.iter().enumerate() {
-        check_growth(&document, operation, &mut copied)?;
+        growth.check(&document, operation)?;
         // One by one: json-patch 5.0 panics when it cannot undo what it did before one that fails, a move for one.
         json_patch::patch_unsafe(&mut document, slice::from_ref(operation)).map_err(
             |mut error| {
@@ -127,37 +145,84 @@ pub fn apply(
     Ok((data, patched))
 }
 
-/// Whether what an operation puts somewhere may become a part of the object. Each copy can double the object, and each
-/// move can nest it deeper, beyond what memory and stack hold, before the whole is looked at.
-///
-/// # Errors
-/// 400 for what would be nested too deeply, 413 when what was copied in all would not be read in one request.
-fn check_growth(
-    document: &Value,
-    operation: &PatchOperation,
-    copied: &mut usize,
-) -> Result<(), ApiError> {
-    let placed = match operation {
-        PatchOperation::Add(add) => Some(&add.value),
-        PatchOperation::Replace(replace) => Some(&replace.value),
-        PatchOperation::Copy(copy) => document.pointer(copy.from.as_str()),
-        PatchOperation::Move(moved) => document.pointer(moved.from.as_str()),
-        PatchOperation::Remove(_) | PatchOperation::Test(_) => None,
-    };
-    let Some(placed) = placed else {
-        return Ok(());
-    };
-    // `data` itself is one token of the path.
-    if operation.path().count() - 1 + depth(placed) > MAX_DEPTH {
-        return Err(failed(format!("more than {MAX_DEPTH} levels deep")));
-    }
-    if let PatchOperation::Copy(_) = operation {
-        *copied += placed.to_string().len();
-        if *copied > MAX_BODY {
-            return Err(ApiError::TooLarge);
+/// What a patch has made of an object so far. Each copy can double the object, and each move can nest it deeper, beyond what
+/// memory and stack hold, before the whole is looked at.
+struct Growth {
+    /// Lists and objects within one another in `data` or `permissions`, themselves included, at most. What is taken away
+    /// does not lower it.
+    depth: usize,
+    /// Bytes that were copied.
+    copied: usize,
+    /// Values that were gone through or moved.
+    work: usize,
+}
+
+impl Growth {
+    /// Takes in an operation that is to be applied.
+    ///
+    /// # Errors
+    /// 400 for what would be nested too deeply or takes too much work, 413 when what was copied in all would not be read in
+    /// one request.
+    fn check(&mut self, document: &Value, operation: &PatchOperation) -> Result<(), ApiError> {
+        let path = operation.path();
+        self.shift(document, path.as_str())?;
+        let (placed, from) = match operation {
+            PatchOperation::Add(add) => (Some(&add.value), None),
+            PatchOperation::Replace(replace) => (Some(&replace.value), None),
+            PatchOperation::Copy(copy) => (document.pointer(copy.from.as_str()), Some(&copy.from)),
+            PatchOperation::Move(moved) => {
+                self.shift(document, moved.from.as_str())?;
+                (document.pointer(moved.from.as_str()), Some(&moved.from))
+            }
+            PatchOperation::Remove(_) => return Ok(()),
+            PatchOperation::Test(_) => {
+                let tested = document.pointer(path.as_str());
+                return self.spend(tested.map_or(0, weight::of));
+            }
+        };
+        let Some(placed) = placed else {
+            return Ok(());
+        };
+        // `data` itself is one token of the path.
+        let above = path.count() - 1;
+        // What is taken from somewhere is nested no deeper than what is below there can be; else it is gone through.
+        let bound = from.map(|from| above + self.depth.saturating_sub(from.count() - 1));
+        let depth = match bound {
+            Some(bound) if bound <= MAX_DEPTH => bound,
+            Some(_) => {
+                self.spend(weight::of(placed))?;
+                above + depth(placed)
+            }
+            None => above + depth(placed),
+        };
+        if depth > MAX_DEPTH {
+            return Err(failed(format!("more than {MAX_DEPTH} levels deep")));
         }
+        self.depth = self.depth.max(depth);
+        if let PatchOperation::Copy(_) = operation {
+            self.copied += placed.to_string().len();
+            if self.copied > MAX_BODY {
+                return Err(ApiError::TooLarge);
+            }
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// What comes into a list, or goes out of it, moves what is behind it.
+    fn shift(&mut self, document: &Value, path: &str) -> Result<(), ApiError> {
+        let parent = path
+            .rsplit_once('/')
+            .and_then(|(parent, _)| document.pointer(parent));
+        self.spend(1 + parent.and_then(Value::as_array).map_or(0, Vec::len))
+    }
+
+    fn spend(&mut self, work: usize) -> Result<(), ApiError> {
+        self.work = self.work.saturating_add(work);
+        if self.work > MAX_WORK {
+            return Err(failed("too many operations on too much data"));
+        }
+        Ok(())
+    }
 }
 
 fn failed(problem: impl std::fmt::Display) -> ApiError {
@@ -207,6 +272,23 @@ mod tests {
         let copies: Vec<_> = (0..30).map(doubled).collect();
         let refused = applied(json!({"n": "x".repeat(1000)}), copies.into());
         assert!(matches!(refused, Err(ApiError::TooLarge)));
+    }
+
+    #[test]
+    fn operations_cannot_go_through_much_data_again_and_again() {
+        let much = json!({"a": vec![0; 100_000], "b": []});
+        let test = json!({"op": "test", "path": "/data/a", "value": 1});
+        let same = json!({"op": "test", "path": "/data/b", "value": []});
+        let shift = json!({"op": "add", "path": "/data/a/0", "value": 1});
+        for (operation, times) in [(shift, 200), (test, 1), (same, MAX_OPERATIONS + 1)] {
+            let refused = applied(much.clone(), vec![operation; times].into());
+            assert!(matches!(refused, Err(ApiError::Invalid(_))), "{refused:?}");
+        }
+        let moves = [
+            json!({"op": "move", "from": "/data/a", "path": "/data/c"}),
+            json!({"op": "move", "from": "/data/c", "path": "/data/a"}),
+        ];
+        assert!(applied(much, json!(vec![moves; 1000].concat())).is_ok());
     }
 
     #[test]

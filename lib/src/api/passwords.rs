@@ -28,6 +28,24 @@ pub fn hash(password: &str) -> String {
     bcrypt::hash(password, COST).expect("random bytes and a valid cost")
 }
 
+/// What a password is checked against.
+#[derive(Clone, Copy, Debug)]
+pub enum Expected<'a> {
+    /// The hash that an account has.
+    Hash(&'a str),
+    /// Nothing, which no password matches: there is no account of that id, or it has no password.
+    Nothing(&'a str),
+}
+
+impl<'a> Expected<'a> {
+    /// Tells it from all others. An id cannot be a hash, which has characters that no id has.
+    pub fn name(self) -> &'a str {
+        match self {
+            Self::Hash(name) | Self::Nothing(name) => name,
+        }
+    }
+}
+
 /// What is known of passwords that were checked lately.
 pub struct Passwords {
     key: Secret,
@@ -50,32 +68,32 @@ impl Passwords {
         }
     }
 
-    /// Whether the hash is that of the password.
+    /// Whether the hash is that of the password, as far as that is known without computing it anew.
     ///
     /// A finding is about both: no two hashes are alike, so that a password that was changed is another one.
-    pub fn matches(&self, password: &str, hash: &str) -> bool {
-        self.check(password, hash, hash)
-    }
-
-    /// No: there is no account of that id, or it has no password. Takes as long to say so as [`Self::matches`] does for
-    /// an account that there is.
-    pub fn match_nothing(&self, password: &str, id: &str) -> bool {
-        self.check(password, HASH_OF_NOTHING, id);
-        false
-    }
-
-    /// `of` is what the finding is remembered of, together with the password.
-    fn check(&self, password: &str, hash: &str, of: &str) -> bool {
+    pub fn finding(&self, password: &str, expected: Expected<'_>) -> Option<bool> {
         if password.len() > MAX_LENGTH {
-            return false;
+            return Some(false);
         }
-        let key = hmac::sign(&self.key, &format!("{of}:{password}"));
-        let known = self.known(&key, Instant::now());
-        known.unwrap_or_else(|| {
-            let matches = bcrypt::verify(password, hash).unwrap_or(false);
-            self.keep(key, matches, Instant::now());
+        self.known(&self.key_of(password, expected), Instant::now())
+    }
+
+    /// Whether the hash is that of the password. Computes it, unless a finding is kept; it takes as long where there is
+    /// none.
+    pub fn matches(&self, password: &str, expected: Expected<'_>) -> bool {
+        self.finding(password, expected).unwrap_or_else(|| {
+            let (hash, exists) = match expected {
+                Expected::Hash(hash) => (hash, true),
+                Expected::Nothing(_) => (HASH_OF_NOTHING, false),
+            };
+            let matches = bcrypt::verify(password, hash).unwrap_or(false) && exists;
+            self.keep(self.key_of(password, expected), matches, Instant::now());
             matches
         })
+    }
+
+    fn key_of(&self, password: &str, expected: Expected<'_>) -> [u8; 32] {
+        hmac::sign(&self.key, &format!("{}:{password}", expected.name()))
     }
 
     /// What was found lately; of a password that matched this begins the time anew.
@@ -124,9 +142,9 @@ mod tests {
     #[test]
     fn a_hash_of_kintos_is_of_its_password_alone() {
         let passwords = passwords(Duration::ZERO);
-        assert!(passwords.matches("pw", HASH));
+        assert!(passwords.matches("pw", Expected::Hash(HASH)));
         for wrong in ["pw2", "p", "", &"pw".repeat(99)] {
-            assert!(!passwords.matches(wrong, HASH), "{wrong}");
+            assert!(!passwords.matches(wrong, Expected::Hash(HASH)), "{wrong}");
         }
         assert!(!passwords.matches("pw", "no hash"));
     }
@@ -134,10 +152,10 @@ mod tests {
     #[test]
     fn nothing_matches_where_there_is_no_account_and_that_takes_as_long() {
         let passwords = passwords(Duration::from_secs(30));
-        assert!(!passwords.match_nothing("pw", "alice"));
+        assert!(!passwords.matches("pw", Expected::Nothing("alice")));
         // What is remembered of one id tells nothing of another: each is checked.
         assert_eq!(passwords.findings.lock().unwrap().len(), 1);
-        assert!(!passwords.match_nothing("pw", "bob"));
+        assert!(!passwords.matches("pw", Expected::Nothing("bob")));
         assert_eq!(passwords.findings.lock().unwrap().len(), 2);
         let cost = |hash: &str| hash[..7].to_owned();
         assert_eq!(cost(HASH_OF_NOTHING), cost(&hash("pw")));
@@ -149,9 +167,9 @@ mod tests {
         let hash = hash(&longest);
         assert!(hash.starts_with("$2b$12$"), "{hash}");
         let passwords = passwords(Duration::ZERO);
-        assert!(passwords.matches(&longest, &hash));
-        assert!(!passwords.matches(&longest[1..], &hash));
-        assert!(!passwords.matches(&format!("{longest}y"), &hash));
+        assert!(passwords.matches(&longest, Expected::Hash(&hash)));
+        assert!(!passwords.matches(&longest[1..], Expected::Hash(&hash)));
+        assert!(!passwords.matches(&format!("{longest}y"), Expected::Hash(&hash)));
     }
 
     #[test]

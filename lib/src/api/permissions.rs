@@ -1,10 +1,11 @@
 //! `GET /permissions`: everything that the user has a permission on.
 //!
 //! Permissions are kept with the objects alone, so that granting costs nothing: this walks through the lists of all
-//! buckets, those that the filters leave, three round trips in all and as many requests as there are lists.
-//! `exclude_resource_name=record` spares the lists of records.
+//! buckets, those that the filters leave, three round trips in all and as many requests as there are lists. Each list is
+//! read once for all requests of a batch. `exclude_resource_name=record` spares the lists of records.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use http::Method;
@@ -14,13 +15,13 @@ use super::auth::User;
 use super::body;
 use super::error::ApiError;
 use super::listing::{self, ListQuery};
-use super::lists;
 use super::request::Request;
 use super::response::Response;
 use crate::permission::{self, Permissions};
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::settings::ApiSettings;
-use crate::store::{Content, Object, Store, StoreError};
+use crate::store::list::Reading;
+use crate::store::{Content, Generation, Object, Store};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::UnitOfWork;
 
@@ -40,8 +41,13 @@ const FIELDS: [&str; 9] = [
     "record_id",
 ];
 
-/// A live object with its URI.
+/// What it takes to look at an object once more that was read before, as bytes that are read.
+const LOOK: usize = 256;
+
+/// A live object with its URI; it has no data.
 type Found = (ObjectUri, Object);
+/// Objects of a list with their ids, without their data.
+type Walked = Arc<Vec<(String, Object)>>;
 
 /// Answers `GET` and `HEAD` of `/permissions`.
 ///
@@ -71,20 +77,22 @@ pub async fn answer(
     let groups = groups.collect();
     let mut user = user.clone();
     user.learn_groups(unit, store, &groups, 0).await?;
-    let found = found.into_iter();
-    let mut entries: Vec<_> = found
-        .filter_map(|found| entry(&found, &user, settings))
-        .collect();
-    if settings.grants(Kind::Bucket, "create", &user.principals) {
-        let root = json!({"uri": "/", "resource_name": "root", "permissions": ["bucket:create"]});
-        entries.extend(root.as_object().cloned());
-    }
+    let root = settings
+        .grants(Kind::Bucket, "create", &user.principals)
+        .then(|| {
+            let root =
+                json!({"uri": "/", "resource_name": "root", "permissions": ["bucket:create"]});
+            root.as_object().cloned().unwrap_or_default()
+        });
+    let entries = found
+        .iter()
+        .filter_map(|found| entry(found, &user, settings));
+    let entries = entries.chain(root);
     if request.method == Method::HEAD {
-        return Ok(listing::counted(query.count(&entries), now));
+        let count = entries.filter(|entry| query.counts(entry)).count();
+        return Ok(listing::counted(count, now));
     }
-    Ok(query
-        .apply(entries, false, request, settings)
-        .into_response(now))
+    Ok(query.apply(entries, request, settings).into_response(now))
 }
 
 /// All that is live and may be asked for.
@@ -92,10 +100,11 @@ async fn walk(
     unit: &mut UnitOfWork,
     store: &Store,
     query: &ListQuery,
-) -> Result<Vec<Found>, StoreError> {
-    let buckets = live(unit, store, ListUri::buckets()).await?;
-    let in_buckets = children(unit, store, query, &buckets).await?;
-    let records = children(unit, store, query, &in_buckets).await?;
+) -> Result<Vec<Found>, ApiError> {
+    let root = (ListUri::buckets(), Generation::ROOT);
+    let buckets = live(unit, store, vec![root]).await?;
+    let in_buckets = live(unit, store, lists_under(&buckets, query)).await?;
+    let records = live(unit, store, lists_under(&in_buckets, query)).await?;
     let mut all = buckets;
     all.extend(in_buckets);
     all.extend(records);
@@ -103,38 +112,77 @@ async fn walk(
     Ok(all)
 }
 
-/// The live objects under those given, which the unit learns.
-async fn children(
-    unit: &mut UnitOfWork,
-    store: &Store,
-    query: &ListQuery,
-    parents: &[Found],
-) -> Result<Vec<Found>, StoreError> {
-    for (uri, object) in parents {
-        unit.learn(uri, object);
-    }
-    let unit = &*unit;
-    let lists = parents.iter().flat_map(|(uri, _)| {
-        let lists = uri.child_lists();
-        let asked_for = lists.filter(|list| holds_matches(list, query));
-        asked_for.map(|list| live(unit, store, list))
+/// The lists under objects that may hold what is asked for, each with the generation of its parent.
+fn lists_under(parents: &[Found], query: &ListQuery) -> Vec<(ListUri, Generation)> {
+    let lists = parents.iter().flat_map(|(uri, parent)| {
+        let lists = uri
+            .child_lists()
+            .map(|list| (list, parent.generation.clone()));
+        lists.collect::<Vec<_>>()
     });
-    // Collected first: a closure that borrows in a stream is not general enough for the compiler.
-    let lists: Vec<_> = lists.collect();
-    let read: Vec<Vec<Found>> = stream::iter(lists)
-        .buffer_unordered(CONCURRENCY)
-        .try_collect()
-        .await?;
-    Ok(read.into_iter().flatten().collect())
+    lists
+        .filter(|(list, _)| holds_matches(list, query))
+        .collect()
 }
 
-async fn live(unit: &UnitOfWork, store: &Store, list: ListUri) -> Result<Vec<Found>, StoreError> {
-    let all = ListQuery::all();
-    let (objects, _) = lists::read(unit, store, &list, &all, None, usize::MAX).await?;
-    let found = objects.into_iter();
-    Ok(found
-        .map(|(id, object)| (list.clone().object(id), object))
-        .collect())
+/// The live objects of these lists.
+async fn live(
+    unit: &mut UnitOfWork,
+    store: &Store,
+    lists: Vec<(ListUri, Generation)>,
+) -> Result<Vec<Found>, ApiError> {
+    // Collected first: a closure that borrows in a stream is not general enough for the compiler.
+    let reads = lists
+        .iter()
+        .map(|(list, parent)| stored(unit, store, list, parent));
+    let reads: Vec<_> = reads.collect();
+    // In their order, so that two requests of one batch find them in the same one.
+    let read: Vec<Walked> = stream::iter(reads)
+        .buffered(CONCURRENCY)
+        .try_collect()
+        .await?;
+    let mut found = vec![];
+    for ((list, parent), objects) in lists.into_iter().zip(read) {
+        let written: HashMap<_, _> = unit.written_in(&list).collect();
+        let unchanged = objects.iter().map(|(id, object)| (&**id, object));
+        let unchanged = unchanged.filter(|(id, _)| !written.contains_key(id));
+        let now = written.iter().map(|(id, object)| (*id, *object));
+        let live = unchanged
+            .chain(now)
+            .filter(|(_, object)| object.is_of(&parent) && object.content != Content::Deleted);
+        found.extend(live.map(|(id, object)| (list.clone().object(id), object.without_its_data())));
+        unit.remember_walk(list, objects);
+    }
+    Ok(found)
+}
+
+/// The live objects of a list as the table has them, read once for all that ask.
+async fn stored(
+    unit: &UnitOfWork,
+    store: &Store,
+    list: &ListUri,
+    parent: &Generation,
+) -> Result<Walked, ApiError> {
+    if let Some(walked) = unit.walked(list) {
+        unit.allowance.read(walked.len() * LOOK)?;
+        return Ok(walked);
+    }
+    let mut pages = store.list(&Reading {
+        list,
+        generation: parent,
+        since: None,
+        before: None,
+        tombstones: false,
+        enough: None,
+    });
+    let mut objects = vec![];
+    while let Some(page) = pages.next().await? {
+        unit.allowance.read(page.bytes)?;
+        for object in &page.objects {
+            objects.push((object.id.clone(), object.to_object_without_data()?));
+        }
+    }
+    Ok(Arc::new(objects))
 }
 
 /// What the user may do with an object by its own permissions, or those that settings grant.

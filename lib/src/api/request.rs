@@ -25,6 +25,9 @@ const NOT_IN_PATHS: &AsciiSet = &CONTROLS
     .add(b'{')
     .add(b'}');
 
+/// Bytes of a query string at most, in a batch as well: API Gateway takes 10 KB with the path and the headers.
+const MAX_QUERY: usize = 8 * 1024;
+
 /// An HTTP request.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -67,6 +70,18 @@ impl Request {
             body,
             domain_name: event.request_context.domain_name,
         })
+    }
+
+    /// Checks that its query string is not longer than any is that a client can send.
+    ///
+    /// # Errors
+    /// 400.
+    pub fn check_length(&self) -> Result<(), ApiError> {
+        if self.query_string.len() > MAX_QUERY {
+            let problem = format!("Must not be longer than {MAX_QUERY} bytes");
+            return Err(ApiError::invalid_unnamed("querystring", problem));
+        }
+        Ok(())
     }
 
     /// Whether its method only reads.

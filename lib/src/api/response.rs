@@ -1,5 +1,7 @@
 //! The response, and how it goes back through API Gateway.
 
+use std::borrow::Cow;
+
 use aws_lambda_events::apigw::ApiGatewayV2httpResponse;
 use aws_lambda_events::encodings::Body;
 use http::header::{
@@ -7,6 +9,7 @@ use http::header::{
     LAST_MODIFIED, LOCATION, PRAGMA, VARY,
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::compression;
@@ -123,9 +126,12 @@ impl Response {
         &self.headers
     }
 
-    /// Its body as JSON; an empty text when there is none.
-    pub fn body_json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|_| self.body.clone().into())
+    /// Its body as JSON; an empty text when there is none, a text when it is no JSON.
+    pub fn body_json(&self) -> Cow<'_, str> {
+        match serde_json::from_str::<IgnoredAny>(&self.body) {
+            Ok(_) => Cow::Borrowed(&self.body),
+            Err(_) => Cow::Owned(Value::from(&*self.body).to_string()),
+        }
     }
 
     /// How long the body is, in bytes, as it is.

@@ -7,6 +7,7 @@
 //! | monitor entry | `#monitor` | the collection's URI | [`monitor`] |
 //! | state of all monitor entries | `#monitor` | `#state` | [`monitor`] |
 //! | broadcast state | `#broadcast` | the listener's name | [`broadcast`] |
+//! | that something of a list is shared | `#shared#`, the parent's generation, `#` and the principal | the list's partition | [`shares`] |
 //! | a login under way | `#login#` and its state | `#login` | [`login`] |
 //! | a principal's groups in a bucket | `#principal#` and the principal | the bucket's URI | [`membership`] |
 //! | what is told to who asks | `#broadcast` | `#pull` | [`pull`] |
@@ -17,15 +18,18 @@
 
 pub mod broadcast;
 pub mod changeset;
+pub mod list;
 pub mod login;
 pub mod membership;
 pub mod monitor;
 mod object;
 pub mod outbox;
 pub mod pull;
+pub mod shares;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::error::Error;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
@@ -38,11 +42,13 @@ use aws_sdk_dynamodb::types::{
 };
 
 use self::membership::{Member, MembershipChanges};
+use self::shares::Shares;
 
 pub use object::{Content, Generation, List, Object, Version};
 
 use crate::resource::{ListUri, ObjectUri};
 use crate::timestamp::Timestamp;
+use crate::weight;
 
 /// The sort key of the item that holds a list's timestamp.
 pub const TIMESTAMP_KEY: &str = "#timestamp";
@@ -56,6 +62,9 @@ const MAX_BATCH_GET_KEYS: usize = 100;
 const MAX_CONFLICTS: u32 = 8;
 /// Times that keys which DynamoDB left unread are asked for again.
 const MAX_UNPROCESSED_ROUNDS: u32 = 5;
+
+/// Shares that a process keeps in mind, of 200 bytes each.
+const MAX_KNOWN_SHARES: usize = 10_000;
 
 /// An item as the SDK gives it.
 pub type Item = HashMap<String, AttributeValue>;
@@ -71,6 +80,9 @@ pub enum StoreError {
         /// What the SDK says.
         source: Box<dyn Error + Send + Sync>,
     },
+    /// What is read together would take more memory than a function has.
+    #[error("more than a request may hold at once")]
+    TooMuch,
     /// DynamoDB left keys unread each time that it was asked.
     #[error("BatchGetItem left {0} keys unread")]
     Unread(usize),
@@ -126,7 +138,7 @@ pub enum CommitError {
 }
 
 /// The key of an item.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     /// Partition key.
     pub pk: String,
@@ -182,10 +194,13 @@ pub enum Write {
     List {
         /// Where.
         uri: ListUri,
-        /// What becomes of it, but for the writes under past times; `None` when nothing does.
+        /// What becomes of it, but for the writes under past times; `None` when nothing does. Its shares are
+        /// replaced if it has any.
         list: Option<List>,
         /// Whether objects are written under past times, which is counted whatever others write meanwhile.
         past: bool,
+        /// Principals that objects are shared with as well from now on, whatever others add meanwhile.
+        shared: BTreeSet<String>,
         /// What must still hold.
         condition: ListCondition,
     },
@@ -203,6 +218,8 @@ pub enum Write {
         /// Which.
         leaves: Vec<ObjectUri>,
     },
+    /// Notes that objects of a list are shared with a principal.
+    Share(Key),
     /// Puts a part of an entry into the outbox.
     Outbox(outbox::Part),
 }
@@ -227,6 +244,8 @@ pub struct Store {
     table: String,
     /// Whether items that are read together are read at one moment.
     at_once: bool,
+    /// Shares that this process knows to be noted apart; shared by clones.
+    known_shares: Arc<Mutex<HashSet<Key>>>,
 }
 
 impl Store {
@@ -236,6 +255,7 @@ impl Store {
             client,
             table: table.into(),
             at_once: false,
+            known_shares: Arc::default(),
         }
     }
 
@@ -262,6 +282,26 @@ impl Store {
             .await
             .map_err(StoreError::request("GetItem"))?;
         Ok(())
+    }
+
+    /// Whether the share is noted for sure, so that it need not be written.
+    pub fn knows_share(&self, share: &Key) -> bool {
+        let known = self.known_shares.lock();
+        known
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(share)
+    }
+
+    /// Keeps in mind that these are noted. Nothing takes a share back, so that this stays true.
+    pub fn remember_shares(&self, shares: impl IntoIterator<Item = Key>) {
+        let mut known = self
+            .known_shares
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if known.len() > MAX_KNOWN_SHARES {
+            known.clear();
+        }
+        known.extend(shares);
     }
 
     /// Reads the items with these keys, strongly consistent, those that exist.
@@ -357,66 +397,6 @@ impl Store {
         }
     }
 
-    /// The objects of a list, the latest first: those written under the parent's `generation`, between the times
-    /// given (both exclusive), tombstones only when asked for, and no more than `enough` of them. No more is read
-    /// once their data has more than `bytes` bytes; then `true` says that there may be more.
-    ///
-    /// One `Query` of the index for each MB read, strongly consistent; 1 RCU for each 4 KB.
-    pub async fn list(
-        &self,
-        bytes: usize,
-        list: &ListUri,
-        generation: &Generation,
-        (since, before): (Option<Timestamp>, Option<Timestamp>),
-        with_tombstones: bool,
-        enough: Option<usize>,
-    ) -> Result<(Vec<(String, Object)>, bool), StoreError> {
-        let first = since.map_or(Timestamp(0), Timestamp::next);
-        let last = before.map_or(Timestamp(u64::MAX), |before| {
-            Timestamp(before.0.saturating_sub(1))
-        });
-        if first > last {
-            return Ok((vec![], false));
-        }
-        let filter = if with_tombstones {
-            "parent = :parent"
-        } else {
-            "parent = :parent AND attribute_not_exists(deleted)"
-        };
-        let mut objects = vec![];
-        let mut length = 0;
-        let mut pages = self
-            .client
-            .query()
-            .table_name(&self.table)
-            .index_name(BY_LAST_MODIFIED)
-            .key_condition_expression("pk = :pk AND last_modified BETWEEN :first AND :last")
-            .filter_expression(filter)
-            .expression_attribute_values(":pk", AttributeValue::S(partition(list)))
-            .expression_attribute_values(":first", number(first))
-            .expression_attribute_values(":last", number(last))
-            .expression_attribute_values(":parent", AttributeValue::S(generation.0.clone()))
-            .scan_index_forward(false)
-            .consistent_read(true)
-            .set_limit(enough.and_then(|enough| i32::try_from(enough).ok()))
-            .into_paginator()
-            .items()
-            .send();
-        while let Some(item) = pages.next().await {
-            let item = item.map_err(StoreError::request("Query"))?;
-            let data = item.get("data").and_then(|data| data.as_s().ok());
-            length += data.map_or(0, String::len);
-            objects.push((string(&item, "sk")?, Object::from_item(&item)?));
-            if enough.is_some_and(|enough| objects.len() >= enough) {
-                break;
-            }
-            if length > bytes {
-                return Ok((objects, true));
-            }
-        }
-        Ok((objects, false))
-    }
-
     /// Commits `writes` in one transaction, all or none. Each item costs 2 WCU for each KB.
     ///
     /// The SDK sends the same `ClientRequestToken` each time that it retries, so an answer that got lost
@@ -472,20 +452,18 @@ impl Store {
                 uri,
                 list,
                 past,
+                shared,
                 condition,
             } => {
-                let update = self.update_list(&uri, list, past, condition);
+                let update = self.update_list(&uri, list, past, shared, condition);
                 update.map(|update| TransactWriteItem::builder().update(update).build())
             }
             Write::Memberships { member, changes } => self.write_memberships(&member, changes),
             Write::OldMemberships { principal, leaves } => {
                 self.leave_old_groups(&principal, leaves)
             }
-            Write::Outbox(part) => Put::builder()
-                .table_name(&self.table)
-                .set_item(Some(part.into_item()))
-                .build()
-                .map(|put| TransactWriteItem::builder().put(put).build()),
+            Write::Share(key) => self.put(key.into_item()),
+            Write::Outbox(part) => self.put(part.into_item()),
         };
         built.map_err(|e| StoreError::Request {
             operation: "TransactWriteItems",
@@ -493,11 +471,17 @@ impl Store {
         })
     }
 
+    fn put(&self, item: Item) -> Result<TransactWriteItem, BuildError> {
+        let put = Put::builder().table_name(&self.table).set_item(Some(item));
+        Ok(TransactWriteItem::builder().put(put.build()?).build())
+    }
+
     fn update_list(
         &self,
         uri: &ListUri,
         list: Option<List>,
         past: bool,
+        shared: BTreeSet<String>,
         condition: ListCondition,
     ) -> Result<Update, BuildError> {
         let (condition, mut values) = condition.expression();
@@ -515,6 +499,10 @@ impl Store {
                 ),
                 (":kind".to_owned(), AttributeValue::S(kind)),
             ]);
+            if let Some(names) = list.shares.into_attribute() {
+                expression += ", shared_with = :shared";
+                values.insert(":shared".to_owned(), names);
+            }
             if list.closed {
                 expression += ", closed = :closed";
                 values.insert(":closed".to_owned(), AttributeValue::Bool(true));
@@ -522,9 +510,17 @@ impl Store {
                 expression += " REMOVE closed";
             }
         }
+        let mut added = vec![];
         if past {
-            expression += " ADD past :one";
+            added.push("past :one");
             values.insert(":one".to_owned(), AttributeValue::N("1".to_owned()));
+        }
+        if let Some(names) = Shares::from(shared).into_attribute() {
+            added.push("shared_with :shared");
+            values.insert(":shared".to_owned(), names);
+        }
+        if !added.is_empty() {
+            expression += &format!(" ADD {}", added.join(", "));
         }
         // A reserved word of DynamoDB, which takes no name either that stands nowhere.
         let is_named = [condition, &expression]
@@ -616,6 +612,12 @@ async fn all_pages(query: QueryFluentBuilder) -> Result<Vec<Item>, StoreError> {
     let items = query.into_paginator().items().send();
     let items = items.try_collect().await;
     items.map_err(StoreError::request("Query"))
+}
+
+/// What the data of an item weighs once it is read.
+pub fn weight_of(item: &Item) -> usize {
+    let data = item.get("data").and_then(|data| data.as_s().ok());
+    data.map_or(0, |data| weight::of_text(data.as_bytes()))
 }
 
 /// A number attribute.

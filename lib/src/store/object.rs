@@ -1,9 +1,12 @@
 //! Objects and the timestamps of their lists, and how they look as items.
 
+use std::collections::BTreeSet;
+
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use super::shares::Shares;
 use super::{Item, Key, StoreError, flag, malformed, number, string, time};
 use crate::permission::Permissions;
 use crate::resource::{Kind, ObjectUri};
@@ -108,25 +111,39 @@ impl Object {
     /// # Errors
     /// [`StoreError::Malformed`] when it is not as [`Object`]s are written.
     pub fn from_item(item: &Item) -> Result<Self, StoreError> {
+        let mut object = Self::without_data(item)?;
+        if let Content::Live { data, .. } = &mut object.content {
+            *data = serde_json::from_str(&string(item, "data")?)
+                .map_err(|_| malformed(item, "data"))?;
+        }
+        Ok(object)
+    }
+
+    /// The same object with no data.
+    pub fn without_its_data(&self) -> Self {
+        Self {
+            last_modified: self.last_modified,
+            generation: self.generation.clone(),
+            parent: self.parent.clone(),
+            content: match &self.content {
+                Content::Live { permissions, .. } => Content::Live {
+                    data: Map::new(),
+                    permissions: permissions.clone(),
+                },
+                Content::Deleted => Content::Deleted,
+            },
+        }
+    }
+
+    /// Reads an item back with no data, which is not parsed.
+    pub(super) fn without_data(item: &Item) -> Result<Self, StoreError> {
         let content = if flag(item, "deleted") {
             Content::Deleted
         } else {
-            let data = serde_json::from_str(&string(item, "data")?)
-                .map_err(|_| malformed(item, "data"))?;
-            let mut permissions = Permissions::default();
-            if let Some(granted) = item.get("permissions") {
-                let granted = granted.as_m().map_err(|_| malformed(item, "permissions"))?;
-                for (permission, principals) in granted {
-                    let principals = principals
-                        .as_l()
-                        .map_err(|_| malformed(item, "permissions"))?;
-                    let principals = principals
-                        .iter()
-                        .filter_map(|principal| principal.as_s().ok().cloned());
-                    permissions.set(permission, principals.collect());
-                }
+            Content::Live {
+                data: Map::new(),
+                permissions: permissions_of(item)?,
             }
-            Content::Live { data, permissions }
         };
         Ok(Self {
             last_modified: time(item, "last_modified")?,
@@ -167,6 +184,13 @@ impl Object {
         }
     }
 
+    /// The principals that it grants something to; none once it is deleted.
+    pub fn principals(&self) -> BTreeSet<&str> {
+        let granted = self.permissions().into_iter().flat_map(Permissions::iter);
+        let principals = granted.flat_map(|(_, granted)| granted);
+        principals.map(String::as_str).collect()
+    }
+
     /// Whether it was written under a parent of that generation.
     pub fn is_of(&self, parent: &Generation) -> bool {
         self.parent == *parent
@@ -181,6 +205,24 @@ impl Object {
     }
 }
 
+/// What is granted on the object that an item holds.
+pub(super) fn permissions_of(item: &Item) -> Result<Permissions, StoreError> {
+    let mut permissions = Permissions::default();
+    if let Some(granted) = item.get("permissions") {
+        let granted = granted.as_m().map_err(|_| malformed(item, "permissions"))?;
+        for (permission, principals) in granted {
+            let principals = principals
+                .as_l()
+                .map_err(|_| malformed(item, "permissions"))?;
+            let principals = principals
+                .iter()
+                .filter_map(|principal| principal.as_s().ok().cloned());
+            permissions.set(permission, principals.collect());
+        }
+    }
+    Ok(permissions)
+}
+
 /// The state of a list: its timestamp, and whose children it lists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct List {
@@ -192,6 +234,8 @@ pub struct List {
     pub closed: bool,
     /// How many transactions wrote under past times, which the timestamp does not tell of. Only ever raised.
     pub past: u64,
+    /// With whom objects of the list are shared.
+    pub shares: Shares,
 }
 
 impl List {
@@ -211,6 +255,13 @@ impl List {
                     count.parse().map_err(|_| malformed(item, "past"))?
                 }
                 Some(_) => return Err(malformed(item, "past")),
+            },
+            // Of a list that an earlier version made there is none either.
+            shares: match item.get("shared_with") {
+                None => Shares::default(),
+                Some(names) => {
+                    Shares::from_attribute(names).ok_or_else(|| malformed(item, "shared_with"))?
+                }
             },
         })
     }

@@ -6,21 +6,29 @@
 //! conditions say that what it relied on still holds. When they do not, nothing was written, and the
 //! whole request is done again.
 
+mod allowance;
 mod members;
 mod slot;
 mod transactions;
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+pub use self::allowance::{Allowance, Exhausted};
+
 use self::slot::{ListSlot, ObjectSlot};
 use crate::event::{Action, Events, Impacted, Origin, ResourceChanged};
-use crate::permission::Permissions;
+use crate::permission::{AUTHENTICATED, EVERYONE, Permissions};
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::store::membership::{self, Member, Memberships};
-use crate::store::{CommitError, Content, Generation, Key, List, Object, Store, StoreError};
+use crate::store::shares::Note;
+use crate::store::{self, CommitError, Content, Generation, Key, List, Object, Store, StoreError};
 use crate::timestamp::Timestamp;
+
+/// What the objects that are read together may weigh: three of the heaviest, which take about 100 MB of memory.
+const MAX_WEIGHT: usize = 1_200_000;
 
 /// What a request must know before it can be answered.
 #[derive(Clone, Debug, Default)]
@@ -75,6 +83,12 @@ pub struct UnitOfWork {
     memberships: HashMap<Member, Memberships>,
     old_memberships: HashMap<String, Vec<(ObjectUri, Generation)>>,
     events: Events,
+    /// Shares that are to be noted in items of their own.
+    shares: BTreeSet<Key>,
+    /// Lists that were read whole, without the data of their objects.
+    walked: HashMap<ListUri, Arc<Vec<(String, Object)>>>,
+    /// What the request may still cost.
+    pub allowance: Allowance,
 }
 
 impl UnitOfWork {
@@ -87,6 +101,9 @@ impl UnitOfWork {
             memberships: HashMap::new(),
             old_memberships: HashMap::new(),
             events: Events::default(),
+            shares: BTreeSet::new(),
+            walked: HashMap::new(),
+            allowance: Allowance::default(),
         };
         unit.read_more(store, needs).await?;
         Ok(unit)
@@ -133,6 +150,10 @@ impl UnitOfWork {
             .cloned()
             .collect();
         let found = store.read(&keys).await?;
+        let weights = found.values().map(store::weight_of);
+        if weights.sum::<usize>() > MAX_WEIGHT {
+            return Err(StoreError::TooMuch);
+        }
         for (key, uri) in objects {
             let read = found.get(&key).map(Object::from_item).transpose()?;
             self.objects.insert(uri, ObjectSlot::new(read));
@@ -159,6 +180,64 @@ impl UnitOfWork {
             let slot = ObjectSlot::new(Some(object.clone()));
             self.objects.insert(uri.clone(), slot);
         }
+    }
+
+    /// What was read of a whole list before, without the data of its objects; what the unit wrote is not in it.
+    pub fn walked(&self, list: &ListUri) -> Option<Arc<Vec<(String, Object)>>> {
+        self.walked.get(list).cloned()
+    }
+
+    /// Keeps what was read of a whole list for others of the same batch.
+    pub fn remember_walk(&mut self, list: ListUri, objects: Arc<Vec<(String, Object)>>) {
+        self.walked.insert(list, objects);
+    }
+
+    /// The groups that something in the list may be granted to, of the list's own bucket only some; `None` where the
+    /// list does not know.
+    pub fn sharing_groups(&self, list: &ListUri) -> Option<BTreeSet<ObjectUri>> {
+        let shares = &self.lists.get(list)?.now.shares;
+        let written = self.written_in(list).flat_map(|(_, object)| {
+            let permissions = object.permissions();
+            permissions.into_iter().flat_map(Permissions::groups)
+        });
+        shares
+            .name_groups()
+            .then(|| shares.groups().chain(written).collect())
+    }
+
+    /// Whether an object of the list may be shared with one of these principals. `false` is certain: nothing is.
+    ///
+    /// No round trip, unless more share something of the list than its item names; then one `BatchGetItem`, 1 RCU for
+    /// each principal.
+    pub async fn may_share(
+        &self,
+        store: &Store,
+        list: &ListUri,
+        principals: &[String],
+    ) -> Result<bool, StoreError> {
+        let Some(generation) = self.generation_of(list) else {
+            return Ok(false);
+        };
+        let Some(slot) = self
+            .lists
+            .get(list)
+            .filter(|slot| slot.now.shares.are_known())
+        else {
+            return Ok(true);
+        };
+        let shares = &slot.now.shares;
+        if shares.name_one_of(principals) || self.written_in(list).next().is_some() {
+            return Ok(true);
+        }
+        if !shares.are_more() {
+            return Ok(false);
+        }
+        let apart = principals
+            .iter()
+            .filter(|principal| !is_of_system(principal));
+        let keys = apart.filter_map(|principal| Key::share(list, &generation, principal));
+        let found = store.read(&keys.collect::<Vec<_>>()).await?;
+        Ok(!found.is_empty())
     }
 
     /// The objects of a list that were written, by id: what was read of the list by a query is as it was before.
@@ -276,9 +355,19 @@ impl UnitOfWork {
         }
     }
 
+    /// The same with another allowance.
+    pub fn allowed(self, allowance: Allowance) -> Self {
+        Self { allowance, ..self }
+    }
+
     /// What is written from now on is told of as this request's; nobody is told when there is none.
     pub fn on_behalf_of(&mut self, origin: impl FnOnce() -> Option<Origin>) {
         self.events.begin(origin);
+    }
+
+    /// Whether somebody is to be told of what is written.
+    pub fn tells(&self) -> bool {
+        self.events.are_gathered()
     }
 
     /// What was written, as listeners are told of it.
@@ -312,6 +401,8 @@ impl UnitOfWork {
         waits_for: impl Fn(&ResourceChanged) -> bool,
     ) -> Result<(), CommitError> {
         self.check_members(store).await?;
+        self.shares.retain(|share| !store.knows_share(share));
+        let shares = self.shares.clone();
         let mut parts = self.into_transactions(&waits_for)?.into_iter();
         if let Some(first) = parts.next() {
             store.commit(first).await?;
@@ -319,6 +410,7 @@ impl UnitOfWork {
         for part in parts {
             transactions::commit_part(store, part).await?;
         }
+        store.remember_shares(shares);
         Ok(())
     }
 
@@ -365,6 +457,7 @@ impl UnitOfWork {
             let timestamp = self.timestamp_of(uri.list());
             self.events.add(uri, action, impacted, timestamp);
         }
+        self.note_shares(uri, &object);
         let slot = self
             .objects
             .entry(uri.clone())
@@ -396,6 +489,26 @@ impl UnitOfWork {
         list.assign(now, at)
     }
 
+    /// Notes with whom an object that is to be written is shared, but for those that it was shared with before.
+    fn note_shares(&mut self, uri: &ObjectUri, object: &Object) {
+        let before = self.objects.get(uri).and_then(|slot| {
+            let before = slot.written.as_ref().or(slot.read.as_ref());
+            before.filter(|before| before.is_of(&object.parent))
+        });
+        let before = before.map(Object::principals).unwrap_or_default();
+        let shared: Vec<String> = object
+            .principals()
+            .difference(&before)
+            .map(|principal| (*principal).to_owned())
+            .collect();
+        for principal in shared {
+            if self.list(uri.list()).share(&principal) == Note::Apart {
+                self.shares
+                    .extend(Key::share(uri.list(), &object.parent, &principal));
+            }
+        }
+    }
+
     /// The generation of an object that exists. One that does not has the root's, which no list is open in.
     fn generation(&self, uri: &ObjectUri) -> Generation {
         self.get(uri)
@@ -407,4 +520,9 @@ impl UnitOfWork {
             .entry(uri.clone())
             .or_insert_with(|| ListSlot::new(None))
     }
+}
+
+/// Whether a principal stands for many users, and is named by a list itself.
+fn is_of_system(principal: &str) -> bool {
+    matches!(principal, EVERYONE | AUTHENTICATED)
 }

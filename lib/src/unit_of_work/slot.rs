@@ -1,6 +1,9 @@
 //! What a unit of work holds of one object and of one list: as it was read, and as it is to be.
 
+use std::collections::BTreeSet;
+
 use crate::resource::{ListUri, ObjectUri};
+use crate::store::shares::{Note, Shares};
 use crate::store::{Generation, List, ListCondition, Object, Write};
 use crate::timestamp::Timestamp;
 
@@ -23,6 +26,8 @@ pub(super) struct ListSlot {
     past: bool,
     /// Whether an answer depends on the exact timestamp that was read.
     pub(super) relied_on: bool,
+    /// With whom else objects of the list are shared.
+    shared: BTreeSet<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +80,7 @@ impl ListSlot {
             generation: Generation::ROOT,
             closed: false,
             past: 0,
+            shares: Shares::none(),
         };
         Self {
             now: read.clone().unwrap_or_else(absent),
@@ -82,7 +88,13 @@ impl ListSlot {
             change: ListChange::None,
             past: false,
             relied_on: false,
+            shared: BTreeSet::new(),
         }
+    }
+
+    /// Takes in that an object of the list is shared with a principal. Tells where else this is to be noted.
+    pub(super) fn share(&mut self, principal: &str) -> Note {
+        self.now.shares.add(principal, &mut self.shared)
     }
 
     /// Gives the time of a write to the list.
@@ -114,6 +126,7 @@ impl ListSlot {
             timestamp: now.max(self.now.timestamp.next()),
             generation,
             closed,
+            shares: Shares::none(),
             ..self.now
         };
         self.change = ListChange::Replaced;
@@ -154,6 +167,8 @@ impl ListSlot {
                 _ => self.past,
             },
             relied_on: std::mem::take(&mut self.relied_on),
+            // Each part names them, since any of them may be the last one that is committed.
+            shared: self.shared.clone(),
             now,
         };
         self.change = match self.change {
@@ -180,10 +195,22 @@ impl ListSlot {
         };
         // What is not there yet is written as a whole.
         let moves = self.change != ListChange::Checked || self.read.is_none();
+        let is_new = self.change == ListChange::Replaced || self.read.is_none();
+        let list = List {
+            shares: match is_new {
+                true => self.now.shares,
+                false => Shares::default(),
+            },
+            ..self.now
+        };
         Some(Write::List {
             uri,
-            list: moves.then_some(self.now),
+            list: moves.then_some(list),
             past: self.past || self.change == ListChange::Checked,
+            shared: match is_new {
+                true => BTreeSet::new(),
+                false => self.shared,
+            },
             condition,
         })
     }
@@ -199,6 +226,7 @@ mod tests {
             generation: Generation::ROOT,
             closed: false,
             past: 0,
+            shares: Shares::none(),
         }))
     }
 

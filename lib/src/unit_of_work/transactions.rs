@@ -41,7 +41,8 @@ impl UnitOfWork {
                 objects.push(written);
             }
         }
-        let count = objects.len() + lists.count() + members.len() + outbox.len();
+        let count =
+            objects.len() + lists.count() + members.len() + self.shares.len() + outbox.len();
         if is_in_steps || count > MAX_TRANSACTION_ITEMS {
             return Ok(self.into_parts(waits_for));
         }
@@ -64,7 +65,8 @@ impl UnitOfWork {
             .lists
             .into_iter()
             .filter_map(|(uri, slot)| slot.into_write(uri));
-        let written = objects.chain(lists).chain(members);
+        let shares = self.shares.into_iter().map(Write::Share);
+        let written = objects.chain(lists).chain(members).chain(shares);
         Ok(vec![written.chain(outbox).collect()])
     }
 
@@ -81,9 +83,9 @@ impl UnitOfWork {
         entries.map(Write::Outbox).collect()
     }
 
-    /// The same in several transactions, in the order in which they are to be committed: the objects of each list by
-    /// time, with the list's timestamp; a group with what changes for its members, each of its steps in a transaction
-    /// of its own.
+    /// The same in several transactions, in the order in which they are to be committed: with whom something is shared;
+    /// the objects of each list by time, with the list's timestamp; a group with what changes for its members, each of
+    /// its steps in a transaction of its own.
     fn into_parts(mut self, waits_for: &impl Fn(&ResourceChanged) -> bool) -> Vec<Vec<Write>> {
         let mut objects = vec![];
         for (uri, slot) in std::mem::take(&mut self.objects) {
@@ -98,6 +100,8 @@ impl UnitOfWork {
                 });
             }
         }
+        let shared = std::mem::take(&mut self.shares).into_iter();
+        let mut parts = in_chunks(shared.map(Write::Share).collect());
         // Of those of one time, which are steps under a past one, none goes before another.
         objects.sort_by_key(|object| {
             let written = object.slot.written.as_ref();
@@ -120,7 +124,6 @@ impl UnitOfWork {
         }
         let mut lists = std::mem::take(&mut self.lists);
         let last = shares.len() - 1;
-        let mut parts = vec![];
         for (n, share) in shares.into_iter().enumerate() {
             let has = |uri: &ObjectUri| {
                 let mut objects = share.objects.iter();
@@ -194,6 +197,15 @@ impl Part {
         writes.extend(objects.filter_map(|object| object.slot.into_write(object.uri)));
         writes
     }
+}
+
+fn in_chunks(writes: Vec<Write>) -> Vec<Vec<Write>> {
+    let mut writes = writes.into_iter().peekable();
+    let mut chunks = vec![];
+    while writes.peek().is_some() {
+        chunks.push(writes.by_ref().take(MAX_TRANSACTION_ITEMS).collect());
+    }
+    chunks
 }
 
 /// Commits a part that is not the first one.

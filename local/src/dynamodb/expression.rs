@@ -2,7 +2,7 @@
 //! and updates of such. What lies beyond is refused, never guessed.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use serde_dynamo::{AttributeValue, Item};
 use winnow::Parser;
@@ -213,13 +213,24 @@ impl<'a> Update<'a> {
                 Change::Add(path, operand) => {
                     let attribute = placeholders.attribute(path)?;
                     let sum = match (item.get(attribute), value(operand)?) {
-                        (None, AttributeValue::N(added)) => number(&added)?,
-                        (Some(AttributeValue::N(before)), AttributeValue::N(added)) => {
-                            number(before)? + number(&added)?
+                        (None, AttributeValue::N(added)) => {
+                            AttributeValue::N(number(&added)?.to_string())
                         }
-                        _ => return Err(Refused::invalid("only numbers are added")),
+                        (Some(AttributeValue::N(before)), AttributeValue::N(added)) => {
+                            let sum = number(before)? + number(&added)?;
+                            AttributeValue::N(sum.to_string())
+                        }
+                        (None, AttributeValue::Ss(added)) => AttributeValue::Ss(added),
+                        (Some(AttributeValue::Ss(before)), AttributeValue::Ss(added)) => {
+                            let both: BTreeSet<_> = before.iter().cloned().chain(added).collect();
+                            AttributeValue::Ss(both.into_iter().collect())
+                        }
+                        _ => {
+                            return Err(Refused::invalid(
+                                "only numbers and sets of texts are added",
+                            ));
+                        }
                     };
-                    let sum = AttributeValue::N(sum.to_string());
                     updated.insert(attribute.to_owned(), sum);
                 }
             }

@@ -19,7 +19,9 @@ const MAX_PAGE: usize = 1024 * 1024;
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Page<'a> {
-    items: Vec<Cow<'a, Item>>,
+    /// `None` when they are only counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    items: Option<Vec<Cow<'a, Item>>>,
     count: usize,
     scanned_count: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -60,7 +62,10 @@ pub fn run<'a>(table: &'a Table, query: &Query) -> Result<Page<'a>, Refused> {
         false => Box::new(rows.rev()),
     };
     let mut rows = rows.peekable();
-    let mut page = Page::default();
+    let mut page = Page {
+        items: query.select.is_none().then(Vec::new),
+        ..Page::default()
+    };
     let mut size = 0;
     while let Some(row) = rows.next() {
         size += row.size();
@@ -69,8 +74,9 @@ pub fn run<'a>(table: &'a Table, query: &Query) -> Result<Page<'a>, Refused> {
             Some(filter) => filter.holds(Some(row.item()), placeholders)?,
             None => true,
         };
-        if shown {
-            page.items.push(match &projection {
+        page.count += usize::from(shown);
+        if shown && let Some(items) = &mut page.items {
+            items.push(match &projection {
                 Some(projection) => Cow::Owned(projection.of(row.item())),
                 None => Cow::Borrowed(row.item()),
             });
@@ -83,7 +89,6 @@ pub fn run<'a>(table: &'a Table, query: &Query) -> Result<Page<'a>, Refused> {
             break;
         }
     }
-    page.count = page.items.len();
     Ok(page)
 }
 

@@ -57,6 +57,7 @@ pub struct Query {
     pub key_condition_expression: String,
     pub filter_expression: Option<String>,
     pub projection_expression: Option<String>,
+    pub select: Option<Select>,
     #[serde(default)]
     pub expression_attribute_names: HashMap<String, String>,
     #[serde(default)]
@@ -66,6 +67,13 @@ pub struct Query {
     pub limit: Option<usize>,
     #[serde(rename = "ConsistentRead")]
     _consistent_read: Option<bool>,
+}
+
+/// What a `Query` shows instead of items.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Select {
+    Count,
 }
 
 /// A `PutItem`, or one of a transaction.

@@ -1,0 +1,191 @@
+//! With whom the objects of a list are shared, so that nobody else need read it.
+//!
+//! The list's item names the first few principals that some object of the list grants something to; for each further
+//! one there is an item of its own, whose key says it all. Neither is ever taken back before the list gets another
+//! parent: that a principal is named means that there may be something, that it is not named that there is nothing. See
+//! [decision 18](../../../docs/decisions/018-shares.md).
+
+use std::collections::BTreeSet;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+
+use super::{Generation, Key, partition};
+use crate::permission::{AUTHENTICATED, EVERYONE};
+use crate::resource::{ListUri, ObjectUri};
+
+/// In a list's item: that all that is shared is named. A list that was made before there were these names lacks it.
+const ALL: &str = "#";
+/// In a list's item: that some have items of their own.
+const MORE: &str = "*";
+/// In a list's item: that groups are among those that have items of their own.
+const MORE_GROUPS: &str = "/";
+/// Principals that a list's item names at most, of [`MAX_LENGTH`] at most: it stays below 1 KB, which is what a write of
+/// it costs by.
+const MAX_NAMED: usize = 8;
+/// Bytes of a principal that a list's item names.
+const MAX_LENGTH: usize = 80;
+/// Bytes of a principal that a key of DynamoDB has room for. No user has a longer one.
+const MAX_IN_KEY: usize = 2000;
+
+/// The principals that objects of a list are shared with, as its item names them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shares(BTreeSet<String>);
+
+/// Where it is to be noted that something is shared with a principal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// Nowhere: it is known, or the list does not know with whom it shares.
+    No,
+    /// In the list's item.
+    InList,
+    /// In an item of its own.
+    Apart,
+}
+
+impl Shares {
+    /// Those of a list that is new.
+    pub fn none() -> Self {
+        Self([ALL.to_owned()].into())
+    }
+
+    pub(super) fn from_attribute(value: &AttributeValue) -> Option<Self> {
+        value
+            .as_ss()
+            .ok()
+            .cloned()
+            .map(|names| Self(names.into_iter().collect()))
+    }
+
+    pub(super) fn into_attribute(self) -> Option<AttributeValue> {
+        let names: Vec<_> = self.0.into_iter().collect();
+        (!names.is_empty()).then_some(AttributeValue::Ss(names))
+    }
+
+    /// Whether nothing is shared but with those that are named, here or apart.
+    pub fn are_known(&self) -> bool {
+        self.0.contains(ALL)
+    }
+
+    /// Whether all groups that something may be granted to are named here.
+    ///
+    /// Which groups a user is in is only known of those that are looked up: those that are named here are. Of one that is
+    /// named apart nobody would know that it has to be.
+    pub fn name_groups(&self) -> bool {
+        self.are_known() && !self.0.contains(MORE_GROUPS)
+    }
+
+    /// The groups that are named here.
+    pub fn groups(&self) -> impl Iterator<Item = ObjectUri> {
+        let named = self.0.iter().filter(|name| is_group(name));
+        named.filter_map(|name| ObjectUri::parse(name))
+    }
+
+    /// Whether one of the principals is named here.
+    pub fn name_one_of(&self, principals: &[String]) -> bool {
+        principals
+            .iter()
+            .any(|principal| self.0.contains(principal))
+    }
+
+    /// Whether others are named apart.
+    pub fn are_more(&self) -> bool {
+        self.0.contains(MORE)
+    }
+
+    /// Takes in that something is shared with a principal; `added` gets what the list's item lacks. Tells where else it is
+    /// to be noted.
+    pub fn add(&mut self, principal: &str, added: &mut BTreeSet<String>) -> Note {
+        if !self.are_known() || self.0.contains(principal) || principal.is_empty() {
+            return Note::No;
+        }
+        let is_of_system = matches!(principal, EVERYONE | AUTHENTICATED);
+        // Beside `ALL`, and `MORE` and the two of the system where they are there.
+        let is_named = is_of_system || principal.len() <= MAX_LENGTH && self.0.len() <= MAX_NAMED;
+        let (names, note) = match is_named {
+            true => (vec![principal], Note::InList),
+            false if is_group(principal) => (vec![MORE, MORE_GROUPS], Note::Apart),
+            false => (vec![MORE], Note::Apart),
+        };
+        for name in names {
+            if self.0.insert(name.to_owned()) {
+                added.insert(name.to_owned());
+            }
+        }
+        match note {
+            Note::Apart if principal.len() > MAX_IN_KEY => Note::No,
+            note => note,
+        }
+    }
+}
+
+fn is_group(principal: &str) -> bool {
+    principal.starts_with("/buckets/")
+}
+
+impl From<BTreeSet<String>> for Shares {
+    fn from(names: BTreeSet<String>) -> Self {
+        Self(names)
+    }
+}
+
+impl Key {
+    /// The key of the item that says that objects of a list, under a parent of that generation, are shared with a
+    /// principal. `None` of one that no key can hold.
+    pub fn share(list: &ListUri, parent: &Generation, principal: &str) -> Option<Self> {
+        (principal.len() <= MAX_IN_KEY).then(|| Self {
+            pk: format!("#shared#{}#{principal}", parent.0),
+            sk: partition(list),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_few_are_named_in_the_list_the_others_apart() {
+        let (mut shares, mut added) = (Shares::none(), BTreeSet::new());
+        for n in 0..MAX_NAMED {
+            assert_eq!(shares.add(&format!("u{n}"), &mut added), Note::InList);
+        }
+        assert!(!shares.are_more());
+        assert_eq!(shares.add("v", &mut added), Note::Apart);
+        assert_eq!(shares.add("u0", &mut added), Note::No);
+        assert_eq!(shares.add(EVERYONE, &mut added), Note::InList);
+        assert!(shares.are_more() && shares.name_one_of(&["u3".to_owned()]));
+        assert!(!shares.name_one_of(&["v".to_owned()]));
+        assert_eq!(added.len(), MAX_NAMED + 2);
+    }
+
+    #[test]
+    fn a_long_name_is_noted_apart() {
+        let (mut shares, mut added) = (Shares::none(), BTreeSet::new());
+        assert_eq!(
+            shares.add(&"x".repeat(MAX_LENGTH + 1), &mut added),
+            Note::Apart
+        );
+    }
+
+    #[test]
+    fn a_group_that_is_noted_apart_is_not_forgotten() {
+        let (mut shares, mut added) = (Shares::none(), BTreeSet::new());
+        let group = |n: usize| format!("/buckets/b/groups/g{n}");
+        for n in 0..MAX_NAMED {
+            shares.add(&group(n), &mut added);
+        }
+        assert!(shares.name_groups() && shares.groups().count() == MAX_NAMED);
+        shares.add("u", &mut added);
+        assert!(shares.name_groups());
+        assert_eq!(shares.add(&group(MAX_NAMED), &mut added), Note::Apart);
+        assert!(!shares.name_groups() && added.contains(MORE_GROUPS));
+        assert!(!Shares::default().name_groups());
+    }
+
+    #[test]
+    fn a_list_that_does_not_know_all_learns_of_none() {
+        let (mut shares, mut added) = (Shares::default(), BTreeSet::new());
+        assert_eq!(shares.add("u", &mut added), Note::No);
+        assert!(added.is_empty() && !shares.are_known());
+    }
+}

@@ -26,6 +26,9 @@ use crate::unit_of_work::{Needs, UnitOfWork};
 /// What is told to who sends `_to` (Kinto 26.5).
 const TO_IS_DEPRECATED: &str = r#"{"code":"soft-eol","message":"_to is deprecated, use _before","url":"https://kinto.readthedocs.io/en/2.4.0/api/resource.html#list-of-available-url-parameters"}"#;
 
+/// Bytes that are read for one page of a list that is not filtered, where little of each object is shown.
+const MAX_READ: usize = 24 * 1024 * 1024;
+
 /// What a request for a list must know before the list is read; what has no valid id cannot exist.
 pub fn needs(list: &ListUri) -> Needs {
     let lineage = list.parent().into_iter().flat_map(ObjectUri::lineage);
@@ -190,8 +193,10 @@ impl Chosen<'_> {
     async fn page(&self, unit: &UnitOfWork, store: &Store) -> Result<Page, ApiError> {
         let query = self.query;
         let mut selection = Selection::of(query);
+        let mut read = 0;
         let more = self
             .each(unit, store, query.enough(), |object, fields| {
+                read += object.data().map_or(0, str::len);
                 selection.offer(fields, || {
                     let text = match query.shows_all() {
                         true => text_of(object),
@@ -200,7 +205,8 @@ impl Chosen<'_> {
                     let length = text.len();
                     (text, length)
                 });
-                Ok(stop_if(query.is_by_time() && selection.is_full()))
+                let is_enough = selection.is_full() || query.is_of_bounds() && read > MAX_READ;
+                Ok(stop_if(query.is_by_time() && is_enough))
             })
             .await?;
         let Asked {

@@ -13,10 +13,13 @@ use self::evaluation::{Failure, Rules, evaluate};
 use super::error::ApiError;
 use super::listing::LAST_MODIFIED;
 use crate::resource::Kind;
-use crate::unit_of_work::Live;
+use crate::unit_of_work::{Allowance, Live};
 
 /// The field of a collection that its records must match, and that of a record with the version it matched.
 const SCHEMA: &str = "schema";
+
+/// Steps that it may take to check a schema: half of what a request has, so that what is accepted leaves as much for values.
+const MAX_STEPS: usize = 1_000_000;
 
 /// Draft 7 with the forms of the keywords that later drafts have added: what is stored can be evaluated.
 static LATER: LazyLock<Value> = LazyLock::new(|| {
@@ -48,14 +51,16 @@ static LATER: LazyLock<Value> = LazyLock::new(|| {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn check(schema: &Value) -> Result<(), String> {
+pub fn check(schema: &Value, allowance: &Allowance) -> Result<(), String> {
     let is_later = references::draft_of(schema).is_none_or(|draft| draft > Draft::Draft7);
     let metaschema = if is_later { &*LATER } else { &*meta::DRAFT7 };
     let rules = Rules {
         checks_patterns: true,
         ..Rules::default()
     };
-    evaluate(metaschema, schema, rules).map_err(|failure| match failure {
+    let steps = |left: usize| left.min(MAX_STEPS);
+    let checked = allowance.evaluate(|left| evaluate(metaschema, schema, rules, steps(left)));
+    checked.map_err(|failure| match failure {
         Failure::Mismatch { field, problem } => format!("{field}: {problem}"),
         Failure::Unusable(problem) => problem,
     })
@@ -71,6 +76,7 @@ pub fn validate(
     mut data: Map<String, Value>,
     bucket: Option<Live<'_>>,
     collection: Option<Live<'_>>,
+    allowance: &Allowance,
 ) -> Result<Map<String, Value>, ApiError> {
     let schema_of = |live: Option<Live<'_>>, field: &str| {
         let (version, data) = live.map(|live| (live.last_modified, live.data))?;
@@ -80,18 +86,23 @@ pub fn validate(
     if kind == Kind::Record
         && let Some((version, schema)) = schema_of(collection, SCHEMA)
     {
-        match_schema(kind, &schema, &data)?;
+        match_schema(kind, &schema, &data, allowance)?;
         data.insert(SCHEMA.to_owned(), version.0.into());
     }
     if kind != Kind::Bucket
         && let Some((_, schema)) = schema_of(bucket, &format!("{}:schema", kind.name()))
     {
-        match_schema(kind, &schema, &data)?;
+        match_schema(kind, &schema, &data, allowance)?;
     }
     Ok(data)
 }
 
-fn match_schema(kind: Kind, schema: &Value, data: &Map<String, Value>) -> Result<(), ApiError> {
+fn match_schema(
+    kind: Kind,
+    schema: &Value,
+    data: &Map<String, Value>,
+    allowance: &Allowance,
+) -> Result<(), ApiError> {
     // What the server sets is not the client's to match; the id counts where the schema speaks of it.
     let properties = schema.get("properties").and_then(Value::as_object);
     let speaks_of_id = properties.is_some_and(|properties| properties.contains_key("id"));
@@ -114,7 +125,8 @@ fn match_schema(kind: Kind, schema: &Value, data: &Map<String, Value>) -> Result
         not_required: &ignored,
         ..Rules::default()
     };
-    evaluate(schema, &data, rules).map_err(|failure| match failure {
+    let matched = allowance.evaluate(|steps| evaluate(schema, &data, rules, steps));
+    matched.map_err(|failure| match failure {
         Failure::Mismatch { field, problem } => ApiError::invalid("body", field, problem),
         Failure::Unusable(problem) => ApiError::invalid("body", SCHEMA, problem),
     })
@@ -126,9 +138,13 @@ mod tests {
 
     use super::*;
 
+    fn checked(schema: &Value) -> Result<(), String> {
+        check(schema, &Allowance::default())
+    }
+
     fn problem(schema: Value, data: Value) -> Option<String> {
         let object = |value: Value| value.as_object().cloned().unwrap_or_default();
-        match match_schema(Kind::Record, &schema, &object(data)) {
+        match match_schema(Kind::Record, &schema, &object(data), &Allowance::default()) {
             Ok(()) => None,
             Err(ApiError::Invalid(details)) => details[0].name.clone(),
             Err(other) => panic!("{other:?}"),
@@ -179,7 +195,7 @@ mod tests {
             "#/%ff",
         ] {
             let foreign = json!({"properties": {"a": {"$ref": url}, "b": {}}});
-            assert_eq!(check(&foreign), Ok(()), "{url}");
+            assert_eq!(checked(&foreign), Ok(()), "{url}");
             assert_eq!(problem(foreign.clone(), json!({"b": 1})), None, "{url}");
             let touched = problem(foreign, json!({"a": 1}));
             assert_eq!(touched.as_deref(), Some("schema"), "{url}");
@@ -189,7 +205,7 @@ mod tests {
     /// Each schema with a value that it takes and one that it does not.
     fn assert_matches(cases: &[(Value, Value, Value)]) {
         for (schema, taken, refused) in cases {
-            assert_eq!(check(schema), Ok(()), "{schema}");
+            assert_eq!(checked(schema), Ok(()), "{schema}");
             assert_eq!(
                 problem(schema.clone(), taken.clone()),
                 None,
@@ -466,7 +482,7 @@ mod tests {
             json!({"format": "made-up"}),
             json!({"default": 3, "examples": [], "$comment": "x", "title": "y"}),
         ] {
-            assert_eq!(check(&a(annotation.clone())), Ok(()));
+            assert_eq!(checked(&a(annotation.clone())), Ok(()));
             assert_eq!(problem(a(annotation), of(json!("{"))), None);
         }
     }
@@ -474,7 +490,7 @@ mod tests {
     #[test]
     fn what_has_no_end_is_refused_not_a_crash() {
         let endless = json!({"$ref": "#"});
-        assert_eq!(check(&endless), Ok(()));
+        assert_eq!(checked(&endless), Ok(()));
         assert_eq!(problem(endless, json!({})).as_deref(), Some("schema"));
         let unevaluated = json!({"allOf": [{"$ref": "#"}], "unevaluatedProperties": false});
         assert_eq!(
@@ -492,13 +508,13 @@ mod tests {
         assert_eq!(problem(schema, json!({})).as_deref(), Some("schema"));
         let deep = (0..40).fold(json!({}), |inner, _| json!({"items": inner}));
         let value = (0..41).fold(json!(1), |inner, _| json!([inner]));
-        assert_eq!(check(&deep), Ok(()));
+        assert_eq!(checked(&deep), Ok(()));
         assert_eq!(
             problem(json!({"properties": {"a": deep}}), json!({"a": value})),
             None
         );
         let deeper = (0..99).fold(json!({}), |inner, _| json!({"items": [{"not": inner}]}));
-        assert!(check(&deeper).is_err());
+        assert!(checked(&deeper).is_err());
     }
 
     #[test]
@@ -511,11 +527,11 @@ mod tests {
     #[test]
     fn what_is_no_schema_is_told() {
         assert!(check(&json!({"type": "object", "title": "x"})).is_ok());
-        assert!(check(&json!({"type": "nonsense"})).is_err());
-        assert!(check(&json!({"properties": []})).is_err());
-        assert!(check(&json!({"properties": {"a": {"pattern": "("}}})).is_err());
-        assert!(check(&json!({"patternProperties": {"[": {}}})).is_err());
-        assert!(check(&json!({"$defs": {"a": {"pattern": "("}}})).is_err());
-        assert!(check(&json!({"prefixItems": [{"type": "nonsense"}]})).is_err());
+        assert!(checked(&json!({"type": "nonsense"})).is_err());
+        assert!(checked(&json!({"properties": []})).is_err());
+        assert!(checked(&json!({"properties": {"a": {"pattern": "("}}})).is_err());
+        assert!(checked(&json!({"patternProperties": {"[": {}}})).is_err());
+        assert!(checked(&json!({"$defs": {"a": {"pattern": "("}}})).is_err());
+        assert!(checked(&json!({"prefixItems": [{"type": "nonsense"}]})).is_err());
     }
 }

@@ -8,18 +8,21 @@ use std::cell::Cell;
 use std::collections::HashSet;
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use referencing::Draft;
 use serde_json::{Map, Value};
 
-use super::pattern;
+use super::pattern::{self, Pattern};
 use super::references::{References, Scope, draft_of};
 use crate::api::values::{canonical, compare_numbers, equal};
 
 /// Schemas within one another that are evaluated at once: more than Python's stack holds.
 const MAX_DEPTH: usize = 300;
-/// Keywords that are evaluated, and values that are compared, for one value in all.
-const MAX_STEPS: usize = 1_000_000;
+/// Bytes of a text that are looked at in one step.
+const BYTES: usize = 64;
+/// What it takes to say what is wrong, in steps.
+const MISMATCH: usize = 10;
 /// Bytes of a value that are shown in what is said of it.
 const MAX_SHOWN: usize = 100;
 
@@ -46,11 +49,14 @@ pub(super) struct Rules<'r> {
     pub checks_patterns: bool,
 }
 
-/// Matches a value with a schema.
-///
-/// # Errors
-/// The first mismatch, or why that cannot be told.
-pub(super) fn evaluate(schema: &Value, value: &Value, rules: Rules<'_>) -> Result<(), Failure> {
+/// Matches a value with a schema in no more than so many steps: keywords that are evaluated, and values that are compared. Gives
+/// the first mismatch, or why that cannot be told, and how many steps it took.
+pub(super) fn evaluate(
+    schema: &Value,
+    value: &Value,
+    rules: Rules<'_>,
+    max_steps: usize,
+) -> (Result<(), Failure>, usize) {
     let draft = draft_of(schema).unwrap_or(Draft::Draft202012);
     let (references, root) = References::of(schema, draft);
     let evaluation = Evaluation {
@@ -59,8 +65,10 @@ pub(super) fn evaluate(schema: &Value, value: &Value, rules: Rules<'_>) -> Resul
         rules,
         depth: Cell::new(0),
         steps: Cell::new(0),
+        max_steps,
     };
-    evaluation.schema(schema, value, None, &Scope::of(root))
+    let evaluated = evaluation.schema(schema, value, None, &Scope::of(root));
+    (evaluated, evaluation.steps.get())
 }
 
 type Evaluated = Result<(), Failure>;
@@ -107,14 +115,15 @@ struct Evaluation<'s, 'r> {
     rules: Rules<'r>,
     depth: Cell<usize>,
     steps: Cell<usize>,
+    max_steps: usize,
 }
 
 impl<'s> Evaluation<'s, '_> {
     fn spend(&self, steps: usize) -> Evaluated {
         self.steps.set(self.steps.get().saturating_add(steps));
-        if self.steps.get() > MAX_STEPS {
+        if self.steps.get() > self.max_steps {
             return Err(Failure::Unusable(
-                "The schema takes too long to evaluate".to_owned(),
+                "The schemas of this request take too long to evaluate".to_owned(),
             ));
         }
         Ok(())
@@ -175,8 +184,13 @@ impl<'s> Evaluation<'s, '_> {
         {
             return self.reference(&of("$ref"), reference);
         }
+        // A keyword may look at all of a text, or at each field.
+        let looks = match value {
+            Value::String(text) => 1 + text.len() / BYTES / 4,
+            _ => 1,
+        };
         for (keyword, argument) in fields {
-            self.spend(1)?;
+            self.spend(looks)?;
             self.keyword(&of(keyword), argument)?;
         }
         Ok(())
@@ -210,7 +224,7 @@ impl<'s> Evaluation<'s, '_> {
                 }
             }
             "format" if self.rules.checks_patterns && argument == "regex" => match at.value {
-                Value::String(text) if pattern::compiled(text).is_none() => {
+                Value::String(text) if self.pattern(text)?.is_none() => {
                     at.mismatch(format!("{} is not a regular expression", shown(at.value)))
                 }
                 _ => Ok(()),
@@ -279,7 +293,10 @@ impl<'s> Evaluation<'s, '_> {
     ) -> Result<bool, Failure> {
         match self.schema(schema, value, None, scope) {
             Ok(()) => Ok(true),
-            Err(Failure::Mismatch { .. }) => Ok(false),
+            Err(Failure::Mismatch { .. }) => {
+                self.spend(MISMATCH)?;
+                Ok(false)
+            }
             Err(failure) => Err(failure),
         }
     }
@@ -334,14 +351,27 @@ impl<'s> Evaluation<'s, '_> {
         ))
     }
 
+    /// The pattern, compiled; `None` of what is none.
+    fn pattern(&self, pattern: &str) -> Result<Option<Arc<Pattern>>, Failure> {
+        let mut taken = 0;
+        let compiled = pattern::compiled(pattern, &mut |steps| {
+            taken += steps;
+            self.spend(steps)
+        })?;
+        // What is known here another process has yet to compile, each time that it checks a value.
+        if self.rules.checks_patterns && taken == 0 {
+            self.spend(compiled.as_ref().map_or(0, |pattern| pattern.steps))?;
+        }
+        Ok(compiled)
+    }
+
     /// Whether the pattern is found in the text.
     fn is_like(&self, pattern: &str, text: &str) -> Result<bool, Failure> {
-        self.spend(1 + text.len() / 64)?;
         let unusable = |problem| Failure::Unusable(format!("{problem}: {pattern}"));
-        let regex =
-            pattern::compiled(pattern).ok_or_else(|| unusable("Not a regular expression"))?;
-        let found = regex.is_match(text);
-        found.map_err(|_| unusable("A pattern that takes too long"))
+        let compiled = self.pattern(pattern)?;
+        let compiled = compiled.ok_or_else(|| unusable("Not a regular expression"))?;
+        let found = compiled.is_in(text, &mut |steps| self.spend(steps))?;
+        found.ok_or_else(|| unusable("A pattern that takes too long"))
     }
 
     fn of_array(&self, at: &At<'_, 's, '_>, argument: &'s Value, values: &[Value]) -> Evaluated {
@@ -445,6 +475,7 @@ impl<'s> Evaluation<'s, '_> {
             }
             ("additionalProperties", schema) => {
                 for (name, value) in fields {
+                    self.spend(1)?;
                     if self.is_additional(at.schema, name)? {
                         if schema == &Value::Bool(false) {
                             let problem = format!("Additional properties are not allowed: {name}");
@@ -465,6 +496,7 @@ impl<'s> Evaluation<'s, '_> {
                 "dependentRequired" | "dependentSchemas" | "dependencies",
                 Value::Object(of_names),
             ) => {
+                self.spend(of_names.len())?;
                 for (_, needed) in of_names
                     .iter()
                     .filter(|(name, _)| fields.contains_key(*name))
@@ -771,11 +803,12 @@ fn whole(value: &Value) -> Option<u64> {
         .or_else(|| decimal().map(|decimal| decimal as u64))
 }
 
-/// How many values there are in a value, itself the first.
+/// How many values there are in a value, itself the first; a long text counts for more.
 fn size(value: &Value) -> usize {
     match value {
         Value::Array(values) => 1 + values.iter().map(size).sum::<usize>(),
         Value::Object(fields) => 1 + fields.values().map(size).sum::<usize>(),
+        Value::String(text) => 1 + text.len() / BYTES,
         _ => 1,
     }
 }

@@ -9,12 +9,30 @@ use std::iter::Peekable;
 use std::str::Chars;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use fancy_regex::{Regex, RegexBuilder};
+use fancy_regex::{Error, Regex, RegexBuilder};
 
-/// Steps that one match of a pattern may take: users write patterns, and some would take for ever.
-const MAX_STEPS: usize = 100_000;
-/// Compiled patterns that a process keeps.
-const MAX_KEPT: usize = 200;
+use super::evaluation::Failure;
+
+/// Bytes that a pattern may have compiled, with the steps that it takes to try that.
+///
+/// Measured (fancy-regex 0.19): 16 MB take 80 ms and 25 MB of memory, which is what `\w{255}` needs; `\w{60}` needs 4 MB.
+const SIZES: [(usize, usize); 5] = [
+    (16 << 10, 50),
+    (128 << 10, 1_000),
+    (1 << 20, 20_000),
+    (4 << 20, 100_000),
+    (16 << 20, 400_000),
+];
+/// Bytes that the compiled patterns have together that a process keeps.
+const MAX_KEPT: usize = 40 << 20;
+/// What a compiled pattern takes of memory, as a multiple of its size.
+const COPIES: usize = 2;
+/// Bytes of the cache in which a pattern keeps what it found out while it searched.
+const CACHE: usize = 256 << 10;
+/// Steps of going back that one search may take at first, and those of an evaluation that it counts as.
+const QUICK: (usize, usize) = (2_000, 200);
+/// The same where these were too few: users write patterns, and some would take for ever.
+const THOROUGH: (usize, usize) = (100_000, 10_000);
 
 /// What Python takes for a letter, digit or underscore, as items of a class.
 const WORD: &str = r"\p{L}\p{N}_";
@@ -23,24 +41,113 @@ const SPACE: &str = r"\s\x1c-\x1f";
 /// Matches nothing.
 const NEVER: &str = "[a&&b]";
 
-/// The compiled pattern, kept for the next time; `None` of what is no pattern.
-pub(super) fn compiled(pattern: &str) -> Option<Arc<Regex>> {
-    static KEPT: LazyLock<Mutex<HashMap<String, Arc<Regex>>>> = LazyLock::new(Mutex::default);
+/// A pattern, compiled.
+#[derive(Debug)]
+pub(super) struct Pattern {
+    quick: Regex,
+    /// The same with more steps, of a pattern that goes back.
+    thorough: Option<Regex>,
+    /// Its size in bytes, at most.
+    size: usize,
+    /// The steps that it took to compile it.
+    pub steps: usize,
+}
+
+/// Takes so many steps of the evaluation.
+type Spend<'s> = &'s mut dyn FnMut(usize) -> Result<(), Failure>;
+
+impl Pattern {
+    fn of(pattern: &str, spend: Spend<'_>) -> Result<Option<Self>, Failure> {
+        let Some(translated) = translate(pattern) else {
+            return Ok(None);
+        };
+        let built = |steps: usize, size: usize| {
+            RegexBuilder::new(&translated)
+                .backtrack_limit(steps)
+                .delegate_size_limit(size)
+                .delegate_dfa_size_limit(CACHE)
+                .build()
+        };
+        let mut taken = 0;
+        for (size, steps) in SIZES {
+            spend(steps)?;
+            taken += steps;
+            let quick = match built(QUICK.0, size) {
+                Ok(quick) => quick,
+                Err(Error::ParseError(..)) => return Ok(None),
+                // It may be larger.
+                Err(_) => continue,
+            };
+            let thorough = goes_back(&translated).then(|| built(THOROUGH.0, size).ok());
+            return Ok(Some(Self {
+                quick,
+                thorough: thorough.flatten(),
+                size,
+                steps: taken,
+            }));
+        }
+        Ok(None)
+    }
+
+    /// Whether it is found in the text; `None` when that takes too long to tell.
+    pub fn is_in(&self, text: &str, spend: Spend<'_>) -> Result<Option<bool>, Failure> {
+        // Without going back, a search takes time by the length of both at most.
+        spend(1 + text.len() / 64 * (1 + self.size / SIZES[1].0))?;
+        let Some(thorough) = &self.thorough else {
+            return Ok(self.quick.is_match(text).ok());
+        };
+        spend(QUICK.1)?;
+        if let Ok(found) = self.quick.is_match(text) {
+            return Ok(Some(found));
+        }
+        spend(THOROUGH.1)?;
+        Ok(thorough.is_match(text).ok())
+    }
+
+    /// Bytes of memory that it takes, about.
+    fn weight(&self) -> usize {
+        COPIES * self.size + CACHE
+    }
+}
+
+/// Whether a pattern in the syntax of `fancy-regex` may be matched step by step: it looks around, or back at what it found.
+fn goes_back(translated: &str) -> bool {
+    let looks = [
+        "(?=", "(?!", "(?<=", "(?<!", "(?>", "(?(", "\\k", "++", "*+", "?+", "}+",
+    ];
+    let refers = |pair: &[u8]| pair[0] == b'\\' && pair[1].is_ascii_digit();
+    looks.iter().any(|look| translated.contains(look))
+        || translated.as_bytes().windows(2).any(refers)
+}
+
+/// The compiled patterns that a process keeps.
+#[derive(Default)]
+struct Kept {
+    patterns: HashMap<String, Arc<Pattern>>,
+    weight: usize,
+}
+
+/// The compiled pattern, kept for the next time; `None` of what is no pattern, or is too large compiled.
+///
+/// # Errors
+/// It takes more steps to compile it than are left.
+pub(super) fn compiled(pattern: &str, spend: Spend<'_>) -> Result<Option<Arc<Pattern>>, Failure> {
+    static KEPT: LazyLock<Mutex<Kept>> = LazyLock::new(Mutex::default);
     let kept = || KEPT.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(regex) = kept().get(pattern) {
-        return Some(regex.clone());
+    if let Some(pattern) = kept().patterns.get(pattern) {
+        return Ok(Some(pattern.clone()));
     }
-    let regex = RegexBuilder::new(&translate(pattern)?)
-        .backtrack_limit(MAX_STEPS)
-        .build()
-        .ok()?;
-    let regex = Arc::new(regex);
+    let Some(compiled) = Pattern::of(pattern, spend)? else {
+        return Ok(None);
+    };
+    let compiled = Arc::new(compiled);
     let mut kept = kept();
-    if kept.len() >= MAX_KEPT {
-        kept.clear();
+    if kept.weight + compiled.weight() > MAX_KEPT {
+        *kept = Kept::default();
     }
-    kept.insert(pattern.to_owned(), regex.clone());
-    Some(regex)
+    kept.weight += compiled.weight() + pattern.len();
+    kept.patterns.insert(pattern.to_owned(), compiled.clone());
+    Ok(Some(compiled))
 }
 
 /// The pattern in the syntax of `fancy-regex`; `None` of what neither Python nor ECMAScript takes.
@@ -396,8 +503,40 @@ mod tests {
     use super::*;
 
     fn matches(pattern: &str, text: &str) -> bool {
-        let regex = compiled(pattern).unwrap_or_else(|| panic!("{pattern} is no pattern"));
-        regex.is_match(text).unwrap()
+        let regex = compiled(pattern, &mut |_| Ok(())).unwrap();
+        let regex = regex.unwrap_or_else(|| panic!("{pattern} is no pattern"));
+        regex.is_in(text, &mut |_| Ok(())).unwrap().unwrap()
+    }
+
+    /// The steps that it takes to compile a pattern anew and to look for it in a text.
+    fn steps(pattern: &str, text: &str) -> usize {
+        let mut steps = 0;
+        let mut spend = |taken| {
+            steps += taken;
+            Ok(())
+        };
+        let compiled = Pattern::of(pattern, &mut spend).unwrap().unwrap();
+        _ = compiled.is_in(text, &mut spend).unwrap();
+        steps
+    }
+
+    #[test]
+    fn a_pattern_counts_by_its_size_and_by_going_back() {
+        assert!(steps("^[0-9a-f]{8}-[0-9a-f]{4}$", "0") < 100);
+        assert!(steps(r"^\w{1,60}$", "a") > 10_000);
+        let goes_back = "^(?=x)?(a+)+$";
+        assert!(steps(goes_back, "a") < 1_000);
+        assert!(steps(goes_back, &format!("{}!", "a".repeat(64))) > 10_000);
+    }
+
+    #[test]
+    fn a_pattern_that_is_too_large_is_none() {
+        let mut left = 1_000_000_usize;
+        let mut spend = |steps| {
+            left -= steps;
+            Ok(())
+        };
+        assert!(compiled(r"(\w{100}){100}", &mut spend).unwrap().is_none());
     }
 
     #[test]
@@ -471,7 +610,8 @@ mod tests {
         for pattern in [
             "(", "[a", "*a", r"\y", "[b-a]", r"\x1", "(?P<a", "(?y:a)", r"(a)\2", "a{2,1}", "\\",
         ] {
-            assert!(compiled(pattern).is_none(), "{pattern}");
+            let none = compiled(pattern, &mut |_| Ok(())).unwrap();
+            assert!(none.is_none(), "{pattern}");
         }
     }
 

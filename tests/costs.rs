@@ -536,3 +536,92 @@ async fn a_json_patch_of_too_many_operations_is_refused() {
         150_000
     );
 }
+
+/// A collection with that schema, or its refusal.
+async fn with_schema(schema: Value) -> (Kinto, Answer) {
+    let kinto = Kinto::with(&[("KINTO_EXPERIMENTAL_COLLECTION_SCHEMA_VALIDATION", "true")]);
+    kinto.put("/buckets/main", json!({})).await;
+    let put = kinto
+        .put(COLLECTION, json!({"data": {"schema": schema}}))
+        .await;
+    (kinto, put)
+}
+
+#[tokio::test]
+async fn a_schema_that_would_be_evaluated_without_end_refuses_the_record() {
+    let twice = json!({"$ref": "#/definitions/a"});
+    let tree = json!({
+        "definitions": {"a": {"anyOf": [
+            {"properties": {"a": twice, "b": {"type": "string"}}, "required": ["b"]},
+            {"properties": {"a": twice, "c": {"type": "string"}}, "required": ["c"]},
+        ]}},
+        "properties": {"a": twice},
+    });
+    let mut doubling = json!({"a0": {"type": "object"}});
+    for n in 1..40 {
+        let half = json!({"$ref": format!("#/definitions/a{}", n - 1)});
+        doubling[format!("a{n}")] = json!({"allOf": [half, half]});
+    }
+    let all = json!({"definitions": doubling, "properties": {"a": {"$ref": "#/definitions/a39"}}});
+    let patterns: serde_json::Map<_, _> =
+        (0..300).map(|n| (format!("^x{n}y*$"), json!({}))).collect();
+    let many = json!({"properties": {"a": {"items": {"patternProperties": patterns}}}});
+    let keys: serde_json::Map<_, _> = (0..2000).map(|n| (format!("k{n}"), json!(n))).collect();
+    let endless = json!({"properties": {"a": {"allOf": [{"$ref": "#/properties/a"}]}}});
+    let deep = (0..40).fold(json!({}), |inner, _| json!({"a": inner}));
+    for (schema, data) in [
+        (tree, deep.clone()),
+        (all, json!({"a": {}})),
+        (many, json!({"a": vec![json!(keys); 4]})),
+        (endless, json!({"a": 1})),
+    ] {
+        let (kinto, put) = with_schema(schema).await;
+        assert_eq!(put.status, 201, "{put:?}");
+        let refused = kinto
+            .put(&format!("{RECORDS}/r"), json!({"data": data}))
+            .await;
+        assert_eq!(refused.error(), (400, 107), "{refused:?}");
+        assert_eq!(refused.body["details"][0]["name"], "schema");
+        let taken = kinto
+            .put(&format!("{RECORDS}/r"), json!({"data": {"b": 1}}))
+            .await;
+        assert_eq!(taken.status, 201);
+    }
+}
+
+#[tokio::test]
+async fn a_schema_of_large_patterns_is_refused_and_one_of_those_that_people_write_is_taken() {
+    let of = |patterns: &[&str]| {
+        let all = patterns.iter().map(|pattern| json!({"pattern": pattern}));
+        json!({"properties": {"a": {"allOf": all.collect::<Vec<_>>()}}})
+    };
+    let large: Vec<_> = (0..20).map(|n| format!(r"\w{{60}}x{n}")).collect();
+    let large: Vec<_> = large.iter().map(String::as_str).collect();
+    let (_, put) = with_schema(of(&large)).await;
+    assert_eq!(put.error(), (400, 107));
+    let (kinto, put) = with_schema(of(&[r"^\w{1,60}$", "^[0-9a-f-]{36}$|^x", "^(?!.*y)x"])).await;
+    assert_eq!(put.status, 201, "{put:?}");
+    let taken = kinto
+        .put(&format!("{RECORDS}/r"), json!({"data": {"a": "xa"}}))
+        .await;
+    assert_eq!(taken.status, 201, "{taken:?}");
+    let refused = kinto
+        .put(&format!("{RECORDS}/r"), json!({"data": {"a": "xy"}}))
+        .await;
+    assert_eq!(refused.body["details"][0]["name"], "a");
+}
+
+#[tokio::test]
+async fn all_records_of_a_batch_share_one_budget_of_their_schemas() {
+    let pattern = json!({"items": {"pattern": "^(?=a)a*$"}});
+    let (kinto, _) = with_schema(json!({"properties": {"a": pattern}})).await;
+    let data = json!({"data": {"a": vec!["aaa"; 3000]}});
+    let one = kinto.put(&format!("{RECORDS}/r"), data.clone()).await;
+    assert_eq!(one.status, 201, "{one:?}");
+    let requests: Vec<_> = (0..10)
+        .map(|n| json!({"method": "PUT", "path": format!("{RECORDS}/r{n}"), "body": data}))
+        .collect();
+    let batch = kinto.post("/batch", json!({"requests": requests})).await;
+    let statuses = statuses(&batch);
+    assert_eq!((statuses[0], statuses[9]), (201, 400), "{statuses:?}");
+}

@@ -221,6 +221,7 @@ fn update() -> impl Strategy<Value = String> {
             2 => path().prop_map(|kept| ("SET", format!("=if_not_exists({kept}, :two)"))),
             2 => Just(("REMOVE", String::new())),
             2 => select(vec![":one", ":two"]).prop_map(|added| ("ADD", added.to_owned())),
+            1 => select(vec![":some", ":others"]).prop_map(|added| ("ADD", added.to_owned())),
         ]
     };
     (subsequence(PATHS.to_vec(), 1..4), vec(change(), 4)).prop_map(|(paths, changes)| {
@@ -243,7 +244,7 @@ fn update() -> impl Strategy<Value = String> {
 fn with_placeholders(mut request: Value) -> Value {
     let values = json!({
         ":one": {"N": "1"}, ":two": {"N": "2"}, ":text": {"S": "a"}, ":bool": {"BOOL": true},
-        ":map": {"M": {"a": {"N": "1"}}}, ":p": {"S": "p"}, ":prefix": {"S": "ab"},
+        ":map": {"M": {"a": {"N": "1"}}}, ":some": {"SS": ["a", "b"]}, ":others": {"SS": ["b", "c"]}, ":p": {"S": "p"}, ":prefix": {"S": "ab"},
     });
     let request_members = request.as_object_mut().unwrap();
     let used: BTreeSet<String> = request_members
@@ -334,12 +335,15 @@ fn query() -> impl Strategy<Value = Value> {
     ]));
     let limit = prop::option::of(1..4);
     let forward = prop::option::of(any::<bool>());
-    (condition_of, filter, projection, limit, forward).prop_map(
-        |((index, condition), filter, projection, limit, forward)| {
+    let counts = prop::option::weighted(0.1, Just("COUNT"));
+    (condition_of, filter, projection, limit, forward, counts).prop_map(
+        |((index, condition), filter, projection, limit, forward, counts)| {
+            // What is counted has no attributes to choose.
+            let projection = projection.filter(|_| counts.is_none());
             request(json!({
                 "TableName": TABLE, "IndexName": index, "KeyConditionExpression": condition,
                 "FilterExpression": filter, "ProjectionExpression": projection, "Limit": limit,
-                "ScanIndexForward": forward, "ConsistentRead": true,
+                "ScanIndexForward": forward, "ConsistentRead": true, "Select": counts,
             }))
         },
     )

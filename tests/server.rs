@@ -570,7 +570,8 @@ async fn a_list_that_lambda_could_not_answer_comes_in_pages_whatever_it_holds() 
         let put = kinto.put(&path, json!({"data": {"text": text}})).await;
         assert_eq!(put.status, 201);
     }
-    for query in ["", "_sort=id", "_fields=none"] {
+    // What is not shown takes no room.
+    for (query, expected) in [("", 2), ("_sort=id", 2), ("_fields=none", 1)] {
         let (mut seen, mut pages) = (BTreeSet::new(), 0);
         let mut path = format!("/v1{RECORDS}?{query}");
         loop {
@@ -585,7 +586,7 @@ async fn a_list_that_lambda_could_not_answer_comes_in_pages_whatever_it_holds() 
             };
             path = next.to_str().unwrap().replacen("http://kinto.test", "", 1);
         }
-        assert_eq!((seen.len(), pages), (OBJECTS, 2), "{query}");
+        assert_eq!((seen.len(), pages), (OBJECTS, expected), "{query}");
     }
 }
 

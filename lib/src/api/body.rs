@@ -11,6 +11,7 @@ use super::schema;
 use crate::permission::EVERYONE;
 use crate::resource::Kind;
 use crate::store::membership::MAX_PRINCIPAL_LENGTH;
+use crate::unit_of_work::Allowance;
 use crate::weight;
 
 /// How the body of a `PATCH` changes an object.
@@ -116,11 +117,11 @@ impl Body {
     ///
     /// # Errors
     /// 400 for broken JSON, other top-level keys, unknown permissions and wrong types.
-    pub fn parse(kind: Kind, bytes: &[u8]) -> Result<Self, ApiError> {
+    pub fn parse(kind: Kind, bytes: &[u8], allowance: &Allowance) -> Result<Self, ApiError> {
         let mut body = Self::parse_patch(kind, bytes)?;
         let data = body.data.take();
         body.data = data
-            .map(|data| check_data(kind, data, "data."))
+            .map(|data| check_data(kind, data, "data.", allowance))
             .transpose()?;
         if kind == Kind::Account {
             let data = body.data.as_ref();
@@ -209,6 +210,7 @@ pub fn check_data(
     kind: Kind,
     mut data: Map<String, Value>,
     within: &str,
+    allowance: &Allowance,
 ) -> Result<Map<String, Value>, ApiError> {
     let wrong = |field: &str, problem: &str| {
         Err(ApiError::invalid(
@@ -229,7 +231,7 @@ pub fn check_data(
     for field in schemas {
         match data.get(*field) {
             Some(schema @ Value::Object(_)) => {
-                if let Err(problem) = schema::check(schema) {
+                if let Err(problem) = schema::check(schema, allowance) {
                     return wrong(field, &problem);
                 }
             }
@@ -356,7 +358,7 @@ mod tests {
     use super::*;
 
     fn problem(kind: Kind, body: &str) -> (String, &'static str) {
-        match Body::parse(kind, body.as_bytes()) {
+        match Body::parse(kind, body.as_bytes(), &Allowance::default()) {
             Err(ApiError::Invalid(details)) => (
                 details[0].name.clone().unwrap_or_default(),
                 details[0].location,
@@ -429,19 +431,31 @@ mod tests {
 
     #[test]
     fn no_body_is_an_empty_one() {
-        assert!(Body::parse(Kind::Record, b"").unwrap().is_empty());
-        assert!(Body::parse(Kind::Record, b" \n").unwrap().is_empty());
         assert!(
-            !Body::parse(Kind::Record, b"{\"permissions\": {}}")
+            Body::parse(Kind::Record, b"", &Allowance::default())
                 .unwrap()
                 .is_empty()
+        );
+        assert!(
+            Body::parse(Kind::Record, b" \n", &Allowance::default())
+                .unwrap()
+                .is_empty()
+        );
+        assert!(
+            !Body::parse(
+                Kind::Record,
+                b"{\"permissions\": {}}",
+                &Allowance::default()
+            )
+            .unwrap()
+            .is_empty()
         );
     }
 
     #[test]
     fn only_a_patch_takes_a_permission_away_by_null() {
         let body = b"{\"permissions\": {\"read\": null}}";
-        let put = Body::parse(Kind::Record, body).unwrap();
+        let put = Body::parse(Kind::Record, body, &Allowance::default()).unwrap();
         assert!(put.permissions.is_empty() && !put.is_empty());
         let patch = Body::parse_patch(Kind::Record, body).unwrap();
         assert_eq!(patch.permissions, [("read".to_owned(), None)]);

@@ -28,6 +28,8 @@ const TO_IS_DEPRECATED: &str = r#"{"code":"soft-eol","message":"_to is deprecate
 
 /// Buckets beside the list's own whose groups are looked at to find what of a list is shared with a user.
 const MAX_SHARING_BUCKETS: usize = 100;
+/// Bytes that are read for one page of a list that is not filtered, where little of each object is shown.
+const MAX_READ: usize = 24 * 1024 * 1024;
 
 /// What a request for a list must know before the list is read; what has no valid id cannot exist.
 pub fn needs(list: &ListUri) -> Needs {
@@ -234,8 +236,10 @@ impl Chosen<'_> {
     async fn page(&self, unit: &UnitOfWork, store: &Store) -> Result<Page, ApiError> {
         let query = self.query;
         let mut selection = Selection::of(query);
+        let mut read = 0;
         let more = self
             .each(unit, store, query.enough(), |object, fields| {
+                read += object.data().map_or(0, str::len);
                 selection.offer(fields, || {
                     let text = match query.shows_all() {
                         true if self.list.kind() != Kind::Account => text_of(object),
@@ -244,7 +248,8 @@ impl Chosen<'_> {
                     let length = text.len();
                     (text, length)
                 });
-                Ok(stop_if(query.is_by_time() && selection.is_full()))
+                let is_enough = selection.is_full() || query.is_of_bounds() && read > MAX_READ;
+                Ok(stop_if(query.is_by_time() && is_enough))
             })
             .await?;
         let Asked {

@@ -36,6 +36,7 @@ mod response;
 mod router;
 mod schema;
 mod server;
+mod values;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

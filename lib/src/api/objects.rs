@@ -169,7 +169,7 @@ impl Asked<'_> {
         unit: &mut UnitOfWork,
         preconditions: Preconditions,
     ) -> Result<Response, ApiError> {
-        let body = Body::parse(self.uri.kind(), &self.request.body)?;
+        let body = Body::parse(self.uri.kind(), &self.request.body, &unit.allowance)?;
         if !self.uri.has_valid_id() {
             return Err(ApiError::invalid_id());
         }
@@ -197,7 +197,7 @@ impl Asked<'_> {
         unit: &mut UnitOfWork,
         preconditions: Preconditions,
     ) -> Result<Response, ApiError> {
-        let body = Body::parse(self.uri.kind(), &self.request.body)?;
+        let body = Body::parse(self.uri.kind(), &self.request.body, &unit.allowance)?;
         self.check_preconditions(unit, preconditions)?;
         if let Some(object) = unit.get(self.uri) {
             let data = self.with_id(object.data.clone(), object.last_modified);
@@ -247,8 +247,13 @@ impl Asked<'_> {
         let mut permissions = existing.permissions.clone();
         let (data, asked_for) = match (operations, patch_type) {
             (Some(operations), _) => {
-                let (data, patched) =
-                    operations::apply(self.uri.kind(), operations, before.clone(), &permissions)?;
+                let (data, patched) = operations::apply(
+                    self.uri.kind(),
+                    operations,
+                    before.clone(),
+                    &permissions,
+                    &unit.allowance,
+                )?;
                 permissions = patched;
                 (data.clone(), data)
             }
@@ -261,14 +266,20 @@ impl Asked<'_> {
                 let Value::Object(data) = data else {
                     return Err(ApiError::invalid("body", "data", "Must be a JSON object"));
                 };
-                (body::check_data(self.uri.kind(), data, "")?, asked_for)
+                (
+                    body::check_data(self.uri.kind(), data, "", &unit.allowance)?,
+                    asked_for,
+                )
             }
             (None, _) => {
                 let asked_for = body.data.unwrap_or_default();
                 let mut data = before.clone();
                 data.extend(asked_for.clone());
                 set_all(&mut permissions, body.permissions);
-                (body::check_data(self.uri.kind(), data, "")?, asked_for)
+                (
+                    body::check_data(self.uri.kind(), data, "", &unit.allowance)?,
+                    asked_for,
+                )
             }
         };
         let mut kept = data.clone();
@@ -396,7 +407,8 @@ impl Asked<'_> {
         let parent = self.uri.parent();
         let collection = parent.and_then(|parent| unit.get(parent));
         let bucket = unit.get(self.uri.bucket_uri());
-        let mut data = schema::validate(self.uri.kind(), data, bucket, collection)?;
+        let mut data =
+            schema::validate(self.uri.kind(), data, bucket, collection, &unit.allowance)?;
         data.shift_remove("id");
         Ok(data)
     }

@@ -10,6 +10,7 @@ use super::compression::MAX_BODY;
 use super::error::ApiError;
 use crate::permission::Permissions;
 use crate::resource::Kind;
+use crate::unit_of_work::Allowance;
 use crate::weight;
 
 /// Operations of one patch at most.
@@ -90,6 +91,7 @@ pub fn apply(
     operations: Vec<Value>,
     data: Map<String, Value>,
     permissions: &Permissions,
+    allowance: &Allowance,
 ) -> Result<(Map<String, Value>, Permissions), ApiError> {
     let principals = |granted: &[String]| {
         granted
@@ -130,7 +132,7 @@ pub fn apply(
     let Some(Value::Object(data)) = document.get_mut("data").map(Value::take) else {
         return Err(failed("data must stay a JSON object"));
     };
-    let data = check_data(kind, data, "")?;
+    let data = check_data(kind, data, "", allowance)?;
     let mut patched = Permissions::default();
     if let Some(Value::Object(granted)) = document.get("permissions") {
         for (permission, principals) in granted {
@@ -238,7 +240,8 @@ mod tests {
             panic!("{data} is no object")
         };
         let operations = parse(operations.to_string().as_bytes())?;
-        apply(Kind::Record, operations, data, &Permissions::default()).map(|(data, _)| data)
+        let (granted, allowance) = (Permissions::default(), Allowance::default());
+        apply(Kind::Record, operations, data, &granted, &allowance).map(|(data, _)| data)
     }
 
     fn refusal(operations: Value) -> String {

@@ -7,6 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 const MAX_READ: usize = 256 * 1024 * 1024;
 /// The same of a batch, whose requests together take no longer than one.
 const MAX_READ_IN_BATCH: usize = 48 * 1024 * 1024;
+/// Steps of the evaluation of schemas for one request: a fraction of a second.
+const MAX_STEPS: usize = 2_000_000;
 /// Hashes of passwords that are computed for one request, each of which takes a quarter of a second.
 const MAX_HASHES: usize = 4;
 
@@ -28,6 +30,7 @@ pub struct Allowance(Mutex<Left>);
 #[derive(Clone, Debug)]
 struct Left {
     bytes: usize,
+    steps: usize,
     hashes: usize,
     /// What was found of the password of each account that was checked.
     passwords: HashMap<String, Checked>,
@@ -44,6 +47,7 @@ impl Default for Allowance {
     fn default() -> Self {
         Self(Mutex::new(Left {
             bytes: MAX_READ,
+            steps: MAX_STEPS,
             hashes: MAX_HASHES,
             passwords: HashMap::new(),
         }))
@@ -77,6 +81,14 @@ impl Allowance {
         let mut left = self.left();
         left.bytes = left.bytes.checked_sub(bytes).ok_or(Exhausted::Reading)?;
         Ok(())
+    }
+
+    /// Has a schema evaluated in the steps that are left; `evaluate` is given these, and gives back those that it took.
+    pub fn evaluate<T>(&self, evaluate: impl FnOnce(usize) -> (T, usize)) -> T {
+        let left = self.left().steps;
+        let (outcome, taken) = evaluate(left);
+        self.left().steps = left.saturating_sub(taken);
+        outcome
     }
 
     /// Takes the hash of one password.

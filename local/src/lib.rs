@@ -21,6 +21,7 @@ pub mod http;
 pub mod megaphone;
 pub mod options;
 pub mod queue;
+mod request_line;
 pub mod rebuild;
 pub mod server;
 pub mod sqs;

@@ -15,7 +15,7 @@ use super::response::Response;
 use crate::permission::Access;
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::settings::ApiSettings;
-use crate::store::{Content, Object, Store, StoreError};
+use crate::store::{Content, Object, Part, Store, StoreError};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::{Needs, UnitOfWork};
 
@@ -50,6 +50,10 @@ pub async fn answer(
     settings: &ApiSettings,
 ) -> Result<Response, ApiError> {
     body::check_media_types(request)?;
+    // Looked up as the id of a bucket at once (Kinto 26.5), which it cannot be.
+    if let Some(parent) = list.parent().filter(|parent| parent.bucket_id() == "*") {
+        return Err(ApiError::unknown_parent(parent.bucket_uri()));
+    }
     let deletes = request.method == Method::DELETE;
     let access = if deletes { Access::Write } else { Access::Read };
     // Any object of the list stands for all: what they live under is the same.
@@ -105,7 +109,7 @@ pub async fn answer(
         if request.preconditions()?.if_match.is_some() {
             unit.rely_on_timestamp(list);
         }
-        delete(unit, store, request, list, query, objects, settings).await?
+        delete(unit, store, request, list, query, (objects, more), settings).await?
     } else {
         let objects: Vec<_> = objects
             .into_iter()
@@ -132,7 +136,7 @@ async fn delete(
     request: &Request,
     list: &ListUri,
     query: ListQuery,
-    objects: Vec<(String, Object)>,
+    (objects, more): (Vec<(String, Object)>, bool),
     settings: &ApiSettings,
 ) -> Result<Response, ApiError> {
     let live = objects
@@ -143,7 +147,7 @@ async fn delete(
         unit.learn(&list.clone().object(&*id), &object);
         fields.push(shown(&id, object));
     }
-    let page = query.of_ids().apply(fields, false, request, settings);
+    let page = query.of_ids().apply(fields, more, request, settings);
     let ids = page
         .objects
         .iter()
@@ -195,7 +199,7 @@ async fn delete_all(
 }
 
 /// The objects of the list that `query` may ask for; none when what they live under does not exist. `true` when there
-/// may be more, which were not read for having more than `bytes` bytes.
+/// are more, which were not read since these are `enough` or have more than `bytes` bytes.
 pub async fn read(
     unit: &UnitOfWork,
     store: &Store,
@@ -214,17 +218,16 @@ pub async fn read(
     } else {
         usize::MAX
     };
-    let (mut objects, more) = store
-        .list(
-            bytes,
-            list,
-            &generation,
-            (bounds.since, bounds.before),
-            query.includes_tombstones(),
-            // What the request itself has written may take the place of any of them.
-            enough.filter(|_| written.is_empty()),
-        )
-        .await?;
+    let part = Part {
+        since: bounds.since,
+        before: bounds.before,
+        after: query.after(),
+        // What the request itself has written may take the place of any of them.
+        enough: enough.filter(|_| written.is_empty()),
+        bytes,
+    };
+    let with_tombstones = query.includes_tombstones();
+    let (mut objects, more) = store.list(list, &generation, with_tombstones, part).await?;
     if !written.is_empty() {
         objects.retain(|(id, _)| written.iter().all(|(other, _)| other != id));
         let written = written

@@ -173,6 +173,7 @@ impl Api {
         if end_of_service::is_over(settings.web.end_of_service.as_ref(), now) {
             return Err(ApiError::Gone);
         }
+        request.check_encoding()?;
         let route = match router::route(request, settings)? {
             Routed::To(route) => route,
             // A browser follows no redirect of a preflight.

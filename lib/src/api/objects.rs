@@ -4,7 +4,6 @@
 
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
-use uuid::Uuid;
 
 use super::accounts;
 use super::asked::Asked;
@@ -58,7 +57,7 @@ impl Target {
         match given {
             None if list.kind() == Kind::Account => Self::at(list.object("")),
             None => Self {
-                uri: list.object(Uuid::new_v4().to_string()),
+                uri: list.clone().object(list.kind().new_id()),
                 is_new: true,
             },
             Some(id) => Self::at(list.object(id.as_str().unwrap_or_default())),
@@ -435,21 +434,23 @@ impl Asked<'_> {
         let Some(text) = self.request.parameter("last_modified") else {
             return Ok(None);
         };
-        Timestamp::from_query(&text)
-            .filter(|at| *at <= Timestamp::MAX)
-            .map(Some)
-            .ok_or_else(|| {
-                ApiError::invalid(
-                    "querystring",
-                    "last_modified",
-                    "Must be a time in milliseconds",
-                )
-            })
+        if text.trim() == "null" {
+            return Ok(None);
+        }
+        let time = listing::whole(&listing::native(text.trim_matches('"'))).map(Timestamp);
+        let time = time.filter(|at| *at <= Timestamp::MAX);
+        time.map(Some).ok_or_else(|| {
+            ApiError::invalid(
+                "querystring",
+                "last_modified",
+                "Must be a time in milliseconds",
+            )
+        })
     }
 
     fn response_behavior(&self) -> Result<Behavior, ApiError> {
         match self.request.header("response-behavior") {
-            None | Some("full") => Ok(Behavior::Full),
+            None | Some("full" | "") => Ok(Behavior::Full),
             Some("light") => Ok(Behavior::Light),
             Some("diff") => Ok(Behavior::Diff),
             Some(_) => Err(ApiError::invalid(
@@ -483,12 +484,12 @@ fn wanted_time(value: Option<Value>) -> Result<Option<Timestamp>, ApiError> {
     let time = number
         .as_u64()
         .map(Timestamp)
-        .filter(|time| (Timestamp(1)..=Timestamp::MAX).contains(time));
+        .filter(|time| *time <= Timestamp::MAX);
     let out_of_range = || {
         ApiError::invalid(
             "body",
             "last_modified",
-            format!("Must be between 1 and {}", Timestamp::MAX),
+            format!("Must be between 0 and {}", Timestamp::MAX),
         )
     };
     time.map(Some).ok_or_else(out_of_range)

@@ -1,6 +1,6 @@
 //! `GET /permissions`: everything that the user has a permission on.
 //!
-//! Permissions are kept with the objects alone, so that granting costs nothing: this walks through the lists of all
+//! With accounts that of the user is listed too, and on the root who may create what. Permissions are kept with the objects alone, so that granting costs nothing: this walks through the lists of all
 //! buckets, those that the filters leave, three round trips in all and as many requests as there are lists.
 //! `exclude_resource_name=record` spares the lists of records.
 
@@ -10,6 +10,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use http::Method;
 use serde_json::{Map, Value, json};
 
+use super::accounts;
 use super::auth::User;
 use super::body;
 use super::error::ApiError;
@@ -17,12 +18,12 @@ use super::listing::{self, ListQuery};
 use super::lists;
 use super::request::Request;
 use super::response::Response;
-use crate::permission;
+use crate::permission::{self, Permissions};
 use crate::resource::{Kind, ListUri, ObjectUri};
-use crate::settings::ApiSettings;
+use crate::settings::{ApiSettings, Plugin};
 use crate::store::{Content, Object, Store, StoreError};
 use crate::timestamp::Timestamp;
-use crate::unit_of_work::UnitOfWork;
+use crate::unit_of_work::{Needs, UnitOfWork};
 
 /// Lists that are read at once.
 const CONCURRENCY: usize = 16;
@@ -66,10 +67,39 @@ pub async fn answer(
     let mut entries: Vec<_> = walk(unit, store, &query)
         .await?
         .into_iter()
-        .filter_map(|found| entry(&found, user, settings))
+        .filter_map(|(uri, object)| {
+            let Content::Live { permissions, .. } = &object.content else {
+                return None;
+            };
+            entry(&uri, permissions, user, settings)
+        })
         .collect();
-    if settings.grants(Kind::Bucket, "create", &user.principals) {
-        let root = json!({"uri": "/", "resource_name": "root", "permissions": ["bucket:create"]});
+    let has_accounts = settings.includes.has(Plugin::Accounts);
+    if let Some(uri) = user.id.as_deref().and_then(accounts::of_principal)
+        && has_accounts
+    {
+        // Nobody gets at the account of another by its permissions.
+        let objects = [uri.clone()].into_iter().collect();
+        let needs = Needs {
+            objects,
+            ..Needs::default()
+        };
+        unit.read_more(store, needs).await?;
+        let account = unit.get(&uri);
+        entries
+            .extend(account.and_then(|account| entry(&uri, account.permissions, user, settings)));
+    }
+    let roots = [Kind::Bucket, Kind::Account].into_iter();
+    let may_create = |kind: &Kind| {
+        let is_served = *kind != Kind::Account || has_accounts;
+        is_served && settings.grants(*kind, "create", &user.principals)
+    };
+    let roots = roots
+        .filter(may_create)
+        .map(|kind| format!("{}:create", kind.name()));
+    let roots: Vec<_> = roots.collect();
+    if !roots.is_empty() {
+        let root = json!({"uri": "/", "resource_name": "root", "permissions": roots});
         entries.extend(root.as_object().cloned());
     }
     if request.method == Method::HEAD {
@@ -131,10 +161,12 @@ async fn live(unit: &UnitOfWork, store: &Store, list: ListUri) -> Result<Vec<Fou
 }
 
 /// What the user may do with an object by its own permissions, or those that settings grant.
-fn entry((uri, object): &Found, user: &User, settings: &ApiSettings) -> Option<Map<String, Value>> {
-    let Content::Live { permissions, .. } = &object.content else {
-        return None;
-    };
+fn entry(
+    uri: &ObjectUri,
+    permissions: &Permissions,
+    user: &User,
+    settings: &ApiSettings,
+) -> Option<Map<String, Value>> {
     let kind = uri.kind();
     let granted = |permission: &&str| permissions.grants(permission, &user.principals);
     let mut may: BTreeSet<&str> = kind
@@ -144,7 +176,7 @@ fn entry((uri, object): &Found, user: &User, settings: &ApiSettings) -> Option<M
         .flat_map(|permission| permission::implied(kind, permission))
         .copied()
         .collect();
-    if kind != Kind::Record {
+    if !matches!(kind, Kind::Record | Kind::Account) {
         let by_settings = |permission: &&str| settings.grants(kind, permission, &user.principals);
         let named = ["read", "write"].into_iter().filter(by_settings);
         may.extend(named.flat_map(|permission| permission::implied(kind, permission)));

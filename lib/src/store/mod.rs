@@ -207,6 +207,21 @@ pub enum ListCondition {
     Open(Generation),
 }
 
+/// A part of a list, the latest first and those of one time by their ids, and how much of it is wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    /// Only what is later.
+    pub since: Option<Timestamp>,
+    /// Only what is earlier.
+    pub before: Option<Timestamp>,
+    /// Only what comes behind the object with this time and id.
+    pub after: Option<(Timestamp, &'a str)>,
+    /// No more objects than these, but for those that have the time of the last one too.
+    pub enough: Option<usize>,
+    /// No more once their data has more bytes than these, but for the same.
+    pub bytes: usize,
+}
+
 /// The table.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -344,22 +359,19 @@ impl Store {
         }
     }
 
-    /// The objects of a list, the latest first: those written under the parent's `generation`, between the times
-    /// given (both exclusive), tombstones only when asked for, and no more than `enough` of them. No more is read
-    /// once their data has more than `bytes` bytes; then `true` says that there may be more.
+    /// The objects of a list, the latest first: those written under the parent's `generation`, that are in the part asked
+    /// for, tombstones only when asked for. `true` says that there may be more of them.
     ///
     /// One `Query` of the index for each MB read, strongly consistent; 1 RCU for each 4 KB.
     pub async fn list(
         &self,
-        bytes: usize,
         list: &ListUri,
         generation: &Generation,
-        (since, before): (Option<Timestamp>, Option<Timestamp>),
         with_tombstones: bool,
-        enough: Option<usize>,
+        part: Part<'_>,
     ) -> Result<(Vec<(String, Object)>, bool), StoreError> {
-        let first = since.map_or(Timestamp(0), Timestamp::next);
-        let last = before.map_or(Timestamp(u64::MAX), |before| {
+        let first = part.since.map_or(Timestamp(0), Timestamp::next);
+        let last = part.before.map_or(Timestamp(u64::MAX), |before| {
             Timestamp(before.0.saturating_sub(1))
         });
         if first > last {
@@ -370,8 +382,12 @@ impl Store {
         } else {
             "parent = :parent AND attribute_not_exists(deleted)"
         };
-        let mut objects = vec![];
+        let mut objects: Vec<(String, Object)> = vec![];
         let mut length = 0;
+        // One more tells whether there are more; another one may be the last of the page before.
+        let limit = part
+            .enough
+            .map(|enough| enough.saturating_add(1 + usize::from(part.after.is_some())));
         let mut pages = self
             .client
             .query()
@@ -385,21 +401,31 @@ impl Store {
             .expression_attribute_values(":parent", AttributeValue::S(generation.0.clone()))
             .scan_index_forward(false)
             .consistent_read(true)
-            .set_limit(enough.and_then(|enough| i32::try_from(enough).ok()))
+            .set_limit(limit.and_then(|limit| i32::try_from(limit).ok()))
             .into_paginator()
             .items()
             .send();
         while let Some(item) = pages.next().await {
             let item = item.map_err(StoreError::request("Query"))?;
-            let data = item.get("data").and_then(|data| data.as_s().ok());
-            length += data.map_or(0, String::len);
-            objects.push((string(&item, "sk")?, Object::from_item(&item)?));
-            if enough.is_some_and(|enough| objects.len() >= enough) {
-                break;
+            let (id, object) = (string(&item, "sk")?, Object::from_item(&item)?);
+            if part
+                .after
+                .is_some_and(|(time, last)| object.last_modified == time && *id <= *last)
+            {
+                continue;
             }
-            if length > bytes {
+            let is_full =
+                part.enough.is_some_and(|enough| objects.len() >= enough) || length > part.bytes;
+            // The index has those of one time in an order of its own: all of them, or none.
+            let is_earlier = objects
+                .last()
+                .is_some_and(|(_, last)| object.last_modified < last.last_modified);
+            if is_full && is_earlier {
                 return Ok((objects, true));
             }
+            let data = item.get("data").and_then(|data| data.as_s().ok());
+            length += data.map_or(0, String::len);
+            objects.push((id, object));
         }
         Ok((objects, false))
     }

@@ -227,9 +227,9 @@ impl Translation<'_> {
                 };
                 self.output.push_str(&format!("(?({condition})"));
             }
-            '<' => match self.rest.peek()? {
-                '=' | '!' => self.output.push_str("(?<"),
-                _ => self.named()?,
+            '<' => match self.rest.next_if(|c| matches!(c, '=' | '!')) {
+                Some(c) => self.output.extend(['(', '?', '<', c]),
+                None => self.named()?,
             },
             c @ (':' | '=' | '!' | '>') => self.output.extend(['(', '?', c]),
             c if c.is_ascii_alphabetic() || c == '-' => {

@@ -340,8 +340,10 @@ impl Events {
 }
 
 fn iso_8601(time: Timestamp) -> String {
-    let time = DateTime::from_millis(i64::try_from(time.0).unwrap_or_default());
-    time.fmt(Format::DateTime).unwrap_or_default()
+    let (seconds, milliseconds) = (time.0 / 1000, time.0 % 1000);
+    let second = DateTime::from_secs(i64::try_from(seconds).unwrap_or_default());
+    let second = second.fmt(Format::DateTime).unwrap_or_default();
+    format!("{}.{milliseconds:03}Z", second.trim_end_matches('Z'))
 }
 
 #[cfg(test)]
@@ -366,6 +368,10 @@ mod tests {
     #[test]
     fn its_date_is_iso_8601() {
         assert_eq!(event(1).date, "2023-11-14T22:13:20.123Z");
+        let whole = iso_8601(Timestamp(1_700_000_000_000));
+        assert_eq!(whole, "2023-11-14T22:13:20.000Z");
+        let tenth = iso_8601(Timestamp(1_700_000_000_120));
+        assert_eq!(tenth, "2023-11-14T22:13:20.120Z");
     }
 
     #[test]

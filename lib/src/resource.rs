@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use uuid::Uuid;
+
 /// Length of an id in bytes at most. Kinto sets none; DynamoDB's keys (1,024 and 2,048 bytes) must hold a path of three.
 pub const MAX_ID_LENGTH: usize = 255;
 
@@ -85,6 +87,24 @@ impl Kind {
             Self::Account => is_valid_id(&id.replace(['+', '.', '@'], "-")),
             _ => is_valid_id(id),
         }
+    }
+
+    /// A new id that nobody could guess: a UUID for a record, a short name for the others (Kinto 26.5).
+    pub fn new_id(self) -> String {
+        const LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
+        let uuid = Uuid::new_v4();
+        if self == Self::Record {
+            return uuid.to_string();
+        }
+        // Of these bytes all but six bits are random; the first letter is neither `-` nor `_`.
+        let [rest @ .., first] = &uuid.into_bytes()[8..] else {
+            return uuid.to_string();
+        };
+        let letter = |byte: &u8, among: usize| char::from(LETTERS[usize::from(*byte) % among]);
+        let first = letter(first, LETTERS.len() - 2);
+        std::iter::once(first)
+            .chain(rest.iter().map(|byte| letter(byte, LETTERS.len())))
+            .collect()
     }
 
     /// The kinds that live under an object of this kind.

@@ -175,6 +175,7 @@ fn refusal(status: StatusCode, message: &str) -> Response<Full<Bytes>> {
 mod tests {
     use super::*;
     use std::sync::{Arc, Mutex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::Notify;
 
     type Events = Arc<Mutex<Vec<ApiGatewayV2httpRequest>>>;
@@ -234,6 +235,28 @@ mod tests {
         assert_eq!(http.protocol.as_deref(), Some("HTTP/1.1"));
         assert_eq!(http.source_ip.as_deref(), Some("127.0.0.1"));
         assert!(!event.is_base64_encoded);
+    }
+
+    #[tokio::test]
+    async fn a_url_may_have_quotes_and_a_body_keeps_its_own() {
+        let (url, events, _stop) = echo().await;
+        let address = url.strip_prefix("http://").unwrap();
+        let mut connection = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = "PUT /v1/a?_since=\"5\"&b=<c> HTTP/1.1\r\nHost: x\r\nIf-Match: \"5\"\r\nContent-Length: 7\r\n\r\n{\"a\":1}";
+        for n in 1..=2 {
+            connection.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = vec![];
+            while !answer.ends_with(b"{\"a\":1}") {
+                assert_ne!(connection.read_buf(&mut answer).await.unwrap(), 0);
+            }
+            let events = events.lock().unwrap();
+            assert_eq!(events.len(), n);
+            let event = events.last().unwrap();
+            let query = event.raw_query_string.as_deref();
+            assert_eq!(query, Some("_since=%225%22&b=%3Cc%3E"));
+            assert_eq!(event.headers["if-match"], "\"5\"");
+            assert_eq!(event.body.as_deref(), Some("{\"a\":1}"));
+        }
     }
 
     #[tokio::test]

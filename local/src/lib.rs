@@ -22,6 +22,7 @@ pub mod megaphone;
 pub mod options;
 pub mod queue;
 pub mod rebuild;
+mod request_line;
 pub mod server;
 pub mod sqs;
 mod stack;

@@ -15,6 +15,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::request_line::Escaping;
+
 /// Listens on loopback; port 0 is any free one.
 pub async fn bind(port: u16) -> std::io::Result<TcpListener> {
     TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, port)).await
@@ -61,7 +63,17 @@ async fn connection<S, F, E>(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "no TCP_NODELAY");
     }
-    let service = service_fn(|request| service(request, peer));
+    let (stream, at_request_line) = Escaping::new(stream);
+    let service = service_fn(|request| {
+        let answered = service(request, peer);
+        let at_request_line = &at_request_line;
+        async move {
+            // The request was read to its end.
+            let answered = answered.await;
+            at_request_line.begin();
+            answered
+        }
+    });
     let mut connection =
         pin!(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {

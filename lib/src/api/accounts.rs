@@ -24,6 +24,12 @@ pub fn principal(id: &str) -> String {
     format!("{ACCOUNT_POLICY}:{id}")
 }
 
+/// The account whose principal it is; `None` of another principal.
+pub fn of_principal(principal: &str) -> Option<ObjectUri> {
+    let id = principal.strip_prefix(ACCOUNT_POLICY)?.strip_prefix(':')?;
+    Some(ObjectUri::account(id)).filter(ObjectUri::has_valid_id)
+}
+
 /// Checks that who is no administrator asks for no account but their own. Whether there is another one they do not learn.
 ///
 /// # Errors

@@ -1,5 +1,7 @@
 //! What a client sends: `data` and `permissions`, checked before anything is done with them.
 
+use std::borrow::Cow;
+
 use http::header::{ACCEPT, CONTENT_TYPE};
 use serde_json::{Map, Value, json};
 
@@ -84,17 +86,48 @@ fn media_type(request: &Request) -> Option<String> {
     (!sent.is_empty()).then_some(sent)
 }
 
+/// Whether JSON is among the media types of an `Accept` header; of several that it matches the most specific one
+/// counts. A header that cannot be read rules nothing out (Kinto 26.5).
 fn accepts_json(wanted: &str) -> bool {
-    wanted.split(',').any(|range| {
+    let mut best = None;
+    let ranges = wanted
+        .split(',')
+        .map(str::trim)
+        .filter(|range| !range.is_empty());
+    let mut is_empty = true;
+    for range in ranges {
+        is_empty = false;
         let mut parts = range.split(';').map(str::trim);
-        let of_json = matches!(
-            parts.next().unwrap_or_default(),
-            PLAIN | "application/*" | "*/*" | ""
-        );
-        let refused =
-            parts.any(|parameter| matches!(parameter, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"));
-        of_json && !refused
-    })
+        let media_range = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let is_readable = media_range
+            .split_once('/')
+            .is_some_and(|(kind, subtype)| is_token(kind) && is_token(subtype));
+        let quality = parts.find_map(|parameter| {
+            let (name, value) = parameter.split_once('=')?;
+            name.trim().eq_ignore_ascii_case("q").then(|| value.trim())
+        });
+        if !is_readable || quality == Some("") {
+            return true;
+        }
+        let specificity = match &*media_range {
+            PLAIN => 3,
+            "application/*" => 2,
+            "*/*" => 1,
+            _ => continue,
+        };
+        let refused = quality.is_some_and(|quality| quality.parse() == Ok(0.0));
+        best = best.max(Some((specificity, !refused)));
+    }
+    is_empty || best.is_some_and(|(_, accepted)| accepted)
+}
+
+/// Whether a text is a token of HTTP (RFC 9110, 5.6.2).
+fn is_token(text: &str) -> bool {
+    let is_special = |b: u8| b"!#$%&'*+-.^_`|~".contains(&b);
+    !text.is_empty()
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || is_special(b))
 }
 
 /// What a client says of permissions: for each the principals to have it, `None` for `null`.
@@ -147,7 +180,7 @@ impl Body {
     /// # Errors
     /// As [`Self::parse`].
     pub fn parse_patch(kind: Kind, bytes: &[u8]) -> Result<Self, ApiError> {
-        if bytes.iter().all(u8::is_ascii_whitespace) {
+        if bytes.is_empty() {
             return Ok(Self::default());
         }
         let Value::Object(mut fields) = parse_json(bytes)? else {
@@ -197,8 +230,34 @@ pub fn parse_json(bytes: &[u8]) -> Result<Value, ApiError> {
     if weight::of_text(bytes) > MAX_WEIGHT {
         return Err(ApiError::TooManyValues);
     }
-    serde_json::from_slice(bytes)
+    let bytes = without_minus_zero(bytes);
+    serde_json::from_slice(&bytes)
         .map_err(|e| ApiError::invalid("body", "", format!("Invalid JSON: {e}")))
+}
+
+/// JSON with 0 for the integer `-0`, which `serde_json` reads as a decimal.
+fn without_minus_zero(bytes: &[u8]) -> Cow<'_, [u8]> {
+    if !bytes.windows(2).any(|pair| pair == b"-0") {
+        return Cow::Borrowed(bytes);
+    }
+    let mut bytes = bytes.to_vec();
+    let (mut in_text, mut at) = (false, 0);
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'\\' if in_text => at += 1,
+            b'"' => in_text = !in_text,
+            b'-' if !in_text && bytes.get(at + 1) == Some(&b'0') => {
+                let goes_on = |b: &u8| b.is_ascii_alphanumeric() || *b == b'.';
+                let is_alone = at == 0 || !goes_on(&bytes[at - 1]);
+                if is_alone && !bytes.get(at + 2).is_some_and(goes_on) {
+                    bytes[at] = b' ';
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    Cow::Owned(bytes)
 }
 
 /// Checks the fields that mean something to the server (Kinto 26.5: schemas of bucket, group, collection and account), and adds
@@ -240,17 +299,27 @@ pub fn check_data(
         }
     }
     if kind == Kind::Collection
-        && let Some(expires) = data.get_mut("cache_expires")
+        && let Some(expires) = data.shift_remove("cache_expires")
     {
-        let seconds = match expires {
+        let seconds = match &expires {
             Value::Number(number) => number
                 .as_i64()
                 .or_else(|| number.as_f64().map(|seconds| seconds as i64)),
             Value::String(digits) => digits.trim().parse().ok(),
+            Value::Bool(flag) => Some((*flag).into()),
             _ => None,
         };
+        let is_empty = match &expires {
+            Value::Null => true,
+            Value::String(text) => text.is_empty(),
+            Value::Array(values) => values.is_empty(),
+            Value::Object(fields) => fields.is_empty(),
+            _ => false,
+        };
         match seconds {
-            Some(seconds) => *expires = seconds.into(),
+            Some(seconds) => _ = data.insert("cache_expires".to_owned(), seconds.into()),
+            // Says nothing (Kinto 26.5).
+            None if is_empty => {}
             None => return wrong("cache_expires", "Must be a number of seconds"),
         }
     }
@@ -264,6 +333,7 @@ pub fn check_data(
         }
         for (n, member) in members.iter().enumerate() {
             let problem = match member {
+                Value::String(member) if member.is_empty() => "Required",
                 Value::String(member) if member.len() > MAX_PRINCIPAL_LENGTH => "Is too long",
                 Value::String(member) if member == EVERYONE || member.starts_with("/buckets/") => {
                     "Is not a user id"
@@ -312,7 +382,10 @@ fn check_permissions(kind: Kind, value: Value) -> Result<PermissionChanges, ApiE
                         .into_iter()
                         .enumerate()
                         .map(|(i, principal)| match principal {
-                            Value::String(principal) => Ok(principal),
+                            Value::String(principal) if !principal.is_empty() => Ok(principal),
+                            Value::String(_) => {
+                                Err(ApiError::invalid("body", format!("{name}.{i}"), "Required"))
+                            }
                             _ => Err(ApiError::invalid(
                                 "body",
                                 format!("{name}.{i}"),
@@ -430,26 +503,26 @@ mod tests {
     }
 
     #[test]
+    fn an_integer_stays_an_integer() {
+        for (sent, read) in [
+            ("-0", "0"),
+            ("[-0,-0 , -0]", "[0,0,0]"),
+            (r#"{"-0":-0,"a":"\\\"-0"}"#, r#"{"-0":0,"a":"\\\"-0"}"#),
+            ("[-0.0,-0e1,1e-0]", "[-0.0,-0.0,1.0]"),
+        ] {
+            assert_eq!(parse_json(sent.as_bytes()).unwrap().to_string(), read);
+        }
+        for broken in ["-01", "--0", "1-0", "- 0"] {
+            assert!(parse_json(broken.as_bytes()).is_err(), "{broken}");
+        }
+    }
+
+    #[test]
     fn no_body_is_an_empty_one() {
-        assert!(
-            Body::parse(Kind::Record, b"", &Allowance::default())
-                .unwrap()
-                .is_empty()
-        );
-        assert!(
-            Body::parse(Kind::Record, b" \n", &Allowance::default())
-                .unwrap()
-                .is_empty()
-        );
-        assert!(
-            !Body::parse(
-                Kind::Record,
-                b"{\"permissions\": {}}",
-                &Allowance::default()
-            )
-            .unwrap()
-            .is_empty()
-        );
+        let parse = |bytes: &[u8]| Body::parse(Kind::Record, bytes, &Allowance::default());
+        assert!(parse(b"").unwrap().is_empty());
+        assert!(parse(b" \n").is_err());
+        assert!(!parse(b"{\"permissions\": {}}").unwrap().is_empty());
     }
 
     #[test]
@@ -465,13 +538,30 @@ mod tests {
     fn json_is_accepted_unless_ruled_out() {
         for accept in [
             "*/*",
+            "APPLICATION/Json",
+            "Application/*",
+            "application/json;q=0.5, */*;q=0",
+            "*",
+            "json",
+            "application/json/x",
+            "text/html;q=",
+            "",
+            ", ,",
             "application/json",
             "text/html, application/*;q=0.8",
             "application/json; charset=utf-8",
         ] {
             assert!(accepts_json(accept), "{accept}");
         }
-        for accept in ["text/html", "application/json;q=0"] {
+        for accept in [
+            "text/html",
+            "application/json;q=0",
+            "application/json;Q=0.0",
+            "*/*;q=0.5, application/json;q=0",
+            "application/*;q=0, */*",
+            "*/json",
+            "application/vnd.api+json",
+        ] {
             assert!(!accepts_json(accept), "{accept}");
         }
     }

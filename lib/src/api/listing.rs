@@ -3,6 +3,10 @@
 //! All here is pure and the same for every list: the query string is read once ([`ListQuery::parse`]), then applied
 //! to objects as JSON, one after the other ([`Selection`]). Values compare as in Kinto on PostgreSQL: null < string <
 //! number < boolean < array < object < missing.
+//!
+//! The order of a list is one of which no two objects have the same place: what else it is sorted by, [`ID`] is its last
+//! key, and a page begins behind the place of the last object of the page before, whatever became of that. So nothing
+//! that stays is missed or shown twice.
 
 mod paths;
 mod selection;
@@ -24,11 +28,15 @@ use super::compression::MAX_BODY;
 use super::error::{ApiError, Detail};
 use super::request::Request;
 use super::response::Response;
+use super::values::compare_numbers;
 use crate::settings::ApiSettings;
 use crate::timestamp::Timestamp;
 
 /// The field whose filters reach tombstones too.
 pub const LAST_MODIFIED: &str = "last_modified";
+
+/// The field that no two objects of a list share.
+const ID: &str = "id";
 
 /// The header that leads to the page that follows.
 pub const NEXT_PAGE: HeaderName = HeaderName::from_static("next-page");
@@ -49,6 +57,8 @@ pub fn reference_time(now: Timestamp, timestamp: Timestamp) -> Timestamp {
 pub fn latest_time(now: Timestamp, timestamp: Timestamp) -> Timestamp {
     Timestamp(reference_time(now, timestamp).0.saturating_add(MAX_AHEAD))
 }
+/// The largest whole number that a parameter may give (Kinto 26.5).
+const MAX_WHOLE: u64 = 1 << 63;
 
 /// Bytes of JSON that the objects of one page have at most; what is left goes to the next page.
 pub const MAX_PAGE: usize = MAX_BODY - 100;
@@ -69,6 +79,8 @@ pub struct ListQuery {
     sort: Vec<SortKey>,
     fields: Option<Projection>,
     limit: usize,
+    /// Whether what is deleted is not asked for, whatever else is.
+    live_only: bool,
     /// The sorting fields of the last object of the page before.
     after: Option<Map<String, Value>>,
 }
@@ -215,8 +227,8 @@ pub struct Bounds {
 }
 
 impl ListQuery {
-    /// Reads the query string of a request for a list whose objects have the fields `known`, or any; no two of them
-    /// have the same `last_modified`.
+    /// Reads the query string of a request for a list whose objects have the fields `known`, or any, and the latest of
+    /// which come first where it does not say otherwise.
     ///
     /// # Errors
     /// 400 for a filter or sort on a field that is not known, and for values that the parameter cannot have.
@@ -250,24 +262,33 @@ impl ListQuery {
             sort: vec![],
             fields: None,
             limit: settings.page_size(None),
+            live_only: request.method == Method::DELETE,
             after: None,
         };
         let mut read = |name: &str, value: &str| {
             match name {
                 "_since" => {
-                    let since = Filter::time(name, Operator::Gt, value, now)?;
+                    let since = Filter::bound(name, Operator::Gt, value, now)?;
                     query.filters.push(since);
                 }
                 "_before" | "_to" => {
-                    let before = Filter::time(name, Operator::Lt, value, now)?;
+                    let before = Filter::bound(name, Operator::Lt, value, now)?;
                     query.filters.push(before);
                 }
                 "_limit" => {
-                    let limit = value
-                        .parse::<u64>()
-                        .map_err(|_| invalid(name, "Must be a whole number"))?;
-                    query.limit =
-                        settings.page_size(usize::try_from(limit).ok().filter(|limit| *limit > 0));
+                    let limit = match native(value) {
+                        // Says nothing (Kinto 26.5).
+                        Value::Null => None,
+                        Value::String(text) if text.is_empty() => None,
+                        Value::Array(values) if values.is_empty() => None,
+                        Value::Object(fields) if fields.is_empty() => None,
+                        limit => {
+                            let limit = whole(&limit);
+                            Some(limit.ok_or_else(|| invalid(name, "Must be a whole number"))?)
+                        }
+                    };
+                    let limit = limit.and_then(|limit| usize::try_from(limit).ok());
+                    query.limit = settings.page_size(limit.filter(|limit| *limit > 0));
                 }
                 "_sort" => query.sort = sort_keys(value, is_known)?,
                 "_fields" => {
@@ -314,6 +335,13 @@ impl ListQuery {
                 descending: true,
             });
         }
+        // No two have the same, unlike their times: clients give those too.
+        if key == LAST_MODIFIED && !query.sort.iter().any(|by| by.field.text() == ID) {
+            query.sort.push(SortKey {
+                field: Path::new(ID),
+                descending: false,
+            });
+        }
         Ok(query)
     }
 
@@ -338,42 +366,42 @@ impl ListQuery {
             sort: vec![],
             fields: None,
             limit: usize::MAX,
+            live_only: false,
             after: None,
         }
     }
 
-    /// Whether tombstones are among what is asked for: when there is a filter by time.
+    /// Whether tombstones are among what is asked for: when there is a filter by time, and it is not to be deleted.
     pub fn includes_tombstones(&self) -> bool {
-        self.filters.iter().any(Filter::is_by_time)
+        !self.live_only && self.filters.iter().any(Filter::is_by_time)
     }
 
     /// The times between which all that is asked for lies.
     pub fn bounds(&self) -> Bounds {
         let mut bounds = Bounds::default();
         let times = self.filters.iter().filter(|filter| filter.is_by_time());
-        for (operator, time) in
-            times.filter_map(|filter| Some((filter.operator, filter.value.as_u64()?)))
-        {
-            match operator {
-                Operator::Gt => bounds.since = bounds.since.max(Some(Timestamp(time))),
-                Operator::Lt => bounds.be_before(Timestamp(time)),
+        for filter in times {
+            let Some(time) = whole(&filter.value).map(Timestamp) else {
+                continue;
+            };
+            match filter.operator {
+                Operator::Gt => bounds.since = bounds.since.max(Some(time)),
+                // Nothing is before a time's fraction that is not before the time that follows.
+                Operator::Lt if filter.value.is_f64() => bounds.be_before(time.next()),
+                Operator::Lt => bounds.be_before(time),
                 _ => {}
             }
         }
-        if let Some(last) = self
-            .after
-            .as_ref()
-            .filter(|_| self.is_by_time())
-            .and_then(|after| after.get(LAST_MODIFIED))
-        {
-            bounds.be_before(Timestamp(last.as_u64().unwrap_or_default()));
+        if let Some(last) = self.after() {
+            // Others may have the same time.
+            bounds.be_before(last.next());
         }
         bounds
     }
 
     /// Whether it can be told of an object's id and time alone what becomes of it.
     pub fn is_of_keys(&self) -> bool {
-        let is_key = |path: &Path| matches!(path.text(), "id" | LAST_MODIFIED);
+        let is_key = |path: &Path| matches!(path.text(), ID | LAST_MODIFIED);
         self.fields.is_none()
             && self.filters.iter().all(|filter| is_key(&filter.field))
             && self.sort.iter().all(|by| is_key(&by.field))
@@ -383,24 +411,37 @@ impl ListQuery {
     pub fn is_of_bounds(&self) -> bool {
         let mut filters = self.filters.iter();
         filters.all(|filter| {
-            filter.is_by_time() && matches!(filter.operator, Operator::Gt | Operator::Lt)
+            filter.is_by_time()
+                && matches!(filter.operator, Operator::Gt | Operator::Lt)
+                && whole(&filter.value).is_some()
         })
     }
 
-    /// How many of the latest objects within the bounds are enough to make a page; `None` when all are needed.
+    /// The time of the last object of the page before, where the order is that of the index.
+    fn after(&self) -> Option<Timestamp> {
+        let after = self.after.as_ref().filter(|_| self.is_by_time())?;
+        after.get(LAST_MODIFIED)?.as_u64().map(Timestamp)
+    }
+
+    /// How many of the latest objects within the bounds are enough to make a page and to see that there is another one,
+    /// if no two have the same time; `None` when all are needed.
     pub fn enough(&self) -> Option<usize> {
-        (self.is_by_time() && self.is_of_bounds()).then_some(self.limit.saturating_add(1))
+        // Of a later page the first one that is read is the last one of the page before, most often.
+        let more = 1 + usize::from(self.after.is_some());
+        (self.is_by_time() && self.is_of_bounds()).then_some(self.limit.saturating_add(more))
     }
 
     /// How many objects a page holds at most, if it is of whole objects, the latest first, chosen by their time alone.
     pub fn plain_page_size(&self) -> Option<usize> {
-        let enough = self.enough().filter(|_| self.fields.is_none());
-        enough.map(|enough| enough - 1)
+        let is_plain = self.enough().is_some() && self.fields.is_none();
+        is_plain.then_some(self.limit)
     }
 
-    /// Whether the order is that of the index: the latest first.
+    /// Whether the order is that of the index: the latest first, those of one time by their ids.
     pub fn is_by_time(&self) -> bool {
-        matches!(self.sort.as_slice(), [key] if key.field.text() == LAST_MODIFIED && key.descending)
+        matches!(self.sort.as_slice(), [time, id]
+            if time.field.text() == LAST_MODIFIED && time.descending
+                && id.field.text() == ID && !id.descending)
     }
 
     /// Whether the object is one of those that are asked for, and no tombstone.
@@ -534,9 +575,17 @@ impl Filter {
             return Err(invalid(name, &format!("Unknown filter field {name}")));
         }
         let wrong = || invalid(name, &format!("Invalid value for {name}"));
+        if has_nul(&field.into()) || has_nul(&native(text)) {
+            return Err(wrong());
+        }
         let words = || parts(text).map(native).collect::<Vec<_>>();
-        let of_id = field == "id";
+        let of_id = field == ID;
         let of_time = field == LAST_MODIFIED;
+        // An id is a text, between quotes or not.
+        let id = || match native(text) {
+            Value::String(id) => id,
+            _ => text.to_owned(),
+        };
         let value = match operator {
             Operator::Contains | Operator::ContainsAny if of_id || of_time => return Err(wrong()),
             Operator::Contains | Operator::ContainsAny => match native(text) {
@@ -550,14 +599,18 @@ impl Filter {
                 return Err(wrong());
             }
             Operator::In | Operator::Exclude => words().into(),
-            Operator::Like if of_id => text.to_lowercase().into(),
+            Operator::Like if of_id => id().to_lowercase().into(),
+            Operator::Like if of_time => return Err(wrong()),
             Operator::Like => match native(text) {
                 Value::String(text) => text.to_lowercase().into(),
                 _ => return Err(wrong()),
             },
+            Operator::Eq if of_time => {
+                return Self::time(name, operator, now, whole(&native(text)).map(Value::from));
+            }
+            _ if of_time => return Self::time(name, operator, now, time_in(&native(text))),
             Operator::Has => native(text),
-            _ if of_time => return Self::time(name, operator, text, now),
-            _ if of_id => text.into(),
+            _ if of_id => id().into(),
             _ => native(text),
         };
         let mut value = value;
@@ -582,12 +635,27 @@ impl Filter {
         self.field.text() == LAST_MODIFIED
     }
 
-    /// A filter by `last_modified`: milliseconds, between double quotes or not.
-    fn time(name: &str, operator: Operator, text: &str, now: Timestamp) -> Result<Self, ApiError> {
-        let time = Timestamp::from_query(text);
-        let value = time
-            .filter(|time| time.0 <= now.0.saturating_add(MAX_AHEAD))
-            .map(|time| json!(time.0));
+    /// A filter by `last_modified` as `_since` and `_before` name it. `null` is before all times.
+    fn bound(name: &str, operator: Operator, text: &str, now: Timestamp) -> Result<Self, ApiError> {
+        match native(text) {
+            Value::Null => Ok(Self {
+                field: Path::new(LAST_MODIFIED),
+                operator,
+                value: Value::Null,
+            }),
+            time => Self::time(name, operator, now, whole(&time).map(Value::from)),
+        }
+    }
+
+    /// A filter by `last_modified`, in milliseconds; `None` is refused, and what is far ahead.
+    fn time(
+        name: &str,
+        operator: Operator,
+        now: Timestamp,
+        time: Option<Value>,
+    ) -> Result<Self, ApiError> {
+        let latest = now.0.saturating_add(MAX_AHEAD) as f64;
+        let value = time.filter(|time| time.as_f64().is_some_and(|time| time <= latest));
         let value = value.ok_or_else(|| invalid(name, &format!("Invalid value for {name}")))?;
         Ok(Self {
             field: Path::new(LAST_MODIFIED),
@@ -638,13 +706,60 @@ fn invalid(name: &str, description: &str) -> ApiError {
 }
 
 /// A value of the query string: JSON where it is JSON, else the text itself.
-fn native(text: &str) -> Value {
+pub(super) fn native(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|_| text.into())
+}
+
+/// The whole number that a parameter gives (Kinto 26.5): one that is not negative, as an integer, a decimal, whose
+/// fraction is dropped, or the digits of a text. `None` of anything else.
+pub(super) fn whole(value: &Value) -> Option<u64> {
+    let whole = match value {
+        Value::Number(number) => match (number.as_u64(), number.as_f64()) {
+            (Some(whole), _) => whole,
+            // -0.5 is 0 as well.
+            (None, Some(decimal)) if -1.0 < decimal && decimal <= MAX_WHOLE as f64 => {
+                decimal as u64
+            }
+            _ => return None,
+        },
+        Value::String(text) => {
+            let text = text.trim();
+            let digits = text.strip_prefix('+').unwrap_or(text);
+            match digits {
+                "-0" => 0,
+                _ => Timestamp::from_digits(digits)?.0,
+            }
+        }
+        _ => return None,
+    };
+    (whole <= MAX_WHOLE).then_some(whole)
+}
+
+/// The time that a value stands for, with its fraction; `None` of what is none.
+fn time_in(value: &Value) -> Option<Value> {
+    whole(value)?;
+    match value {
+        Value::Number(number) => Some(number.clone().into()),
+        value => whole(value).map(Value::from),
+    }
+}
+
+/// Whether a text in the value has a character that Kinto on PostgreSQL could not look for.
+fn has_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(values) => values.iter().any(has_nul),
+        Value::Object(fields) => {
+            let mut fields = fields.iter();
+            fields.any(|(name, value)| name.contains('\0') || has_nul(value))
+        }
+        _ => false,
+    }
 }
 
 /// The fields that `_fields` names, if any, and those that are always shown.
 pub(super) fn fields(list: &str) -> Option<Projection> {
-    let always = ["id", LAST_MODIFIED];
+    let always = [ID, LAST_MODIFIED];
     parts(list).next()?;
     Some(Projection::of(parts(list).chain(always)))
 }
@@ -760,13 +875,7 @@ fn compare(a: Option<&Value>, b: Option<&Value>) -> Ordering {
     match (a, b) {
         (Some(Value::String(a)), Some(Value::String(b))) => a.cmp(b),
         (Some(Value::Bool(a)), Some(Value::Bool(b))) => a.cmp(b),
-        (Some(Value::Number(a)), Some(Value::Number(b))) => match (a.as_i128(), b.as_i128()) {
-            (Some(a), Some(b)) => a.cmp(&b),
-            _ => a
-                .as_f64()
-                .partial_cmp(&b.as_f64())
-                .unwrap_or(Ordering::Equal),
-        },
+        (Some(Value::Number(a)), Some(Value::Number(b))) => compare_numbers(a, b),
         (Some(Value::Array(a)), Some(Value::Array(b))) => {
             let pairs = a.iter().zip(b).map(|(a, b)| compare(Some(a), Some(b)));
             pairs
@@ -805,6 +914,9 @@ mod tests {
         assert!(matches("s", "red", json!({"s": "red"})));
         assert!(!matches("s", "true", json!({"s": 1})));
         assert!(matches("id", "3", json!({"id": "3"})));
+        assert!(matches("id", "\"r\"", json!({"id": "r"})));
+        assert!(!matches("not_id", "\"r\"", json!({"id": "r"})));
+        assert!(matches("like_id", "\"R*\"", json!({"id": "r0"})));
         assert!(matches("a.b", "1", json!({"a": {"b": 1}})));
         assert!(matches("a.b", "1", json!({"a.b": 1, "a": {"b": 2}})));
     }
@@ -862,11 +974,41 @@ mod tests {
         let wrong = |name: &str, value: &str| {
             Filter::parse(name, value, |_| true, Timestamp(1_000)).is_err()
         };
-        for value in ["abc", "-1", "1.5", "true", "", "99999999999999"] {
+        for value in [
+            "abc",
+            "-1",
+            "null",
+            "true",
+            "",
+            "99999999999999",
+            "[1]",
+            "1e400",
+        ] {
             assert!(wrong("last_modified", value), "{value}");
             assert!(wrong("min_last_modified", value), "{value}");
+            assert!(wrong("has_last_modified", value), "{value}");
         }
-        assert!(!wrong("last_modified", "\"12\""));
+        for value in ["\"12\"", "12", "12.0", "1.5e3", "-0", " 1", "+1"] {
+            assert!(!wrong("last_modified", value), "{value}");
+            assert!(!wrong("min_last_modified", value), "{value}");
+        }
+        assert!(matches(
+            "last_modified",
+            "12.7",
+            json!({"last_modified": 12})
+        ));
+        assert!(matches(
+            "gt_last_modified",
+            "12.7",
+            json!({"last_modified": 13})
+        ));
+        assert!(!matches(
+            "gt_last_modified",
+            "12.7",
+            json!({"last_modified": 12})
+        ));
+        assert!(wrong("like_last_modified", "1"));
+        assert!(wrong("a", "\"\\u0000\"") && wrong("in_a", "\0"));
         assert!(wrong("contains_id", "x"));
         assert!(wrong("in_last_modified", "1,x"));
         assert!(wrong("in_id", "1,x"));

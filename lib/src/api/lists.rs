@@ -59,6 +59,10 @@ pub async fn answer(
     settings: &ApiSettings,
 ) -> Result<Response, ApiError> {
     body::check_media_types(request)?;
+    // Looked up as the id of a bucket at once (Kinto 26.5), which it cannot be.
+    if let Some(parent) = list.parent().filter(|parent| parent.bucket_id() == "*") {
+        return Err(ApiError::unknown_parent(parent.bucket_uri()));
+    }
     let deletes = request.method == Method::DELETE;
     let access = if deletes { Access::Write } else { Access::Read };
     // Any object of the list stands for all: what they live under is the same.
@@ -237,8 +241,13 @@ impl Chosen<'_> {
         let query = self.query;
         let mut selection = Selection::of(query);
         let mut read = 0;
+        let mut times = Times::default();
         let more = self
             .each(unit, store, query.enough(), |object, fields| {
+                let is_earlier = query.is_by_time() && times.next(object.last_modified);
+                if is_earlier && query.is_of_bounds() && read > MAX_READ {
+                    return Ok(ControlFlow::Break(()));
+                }
                 read += object.data().map_or(0, str::len);
                 selection.offer(fields, || {
                     let text = match query.shows_all() {
@@ -248,8 +257,7 @@ impl Chosen<'_> {
                     let length = text.len();
                     (text, length)
                 });
-                let is_enough = selection.is_full() || query.is_of_bounds() && read > MAX_READ;
-                Ok(stop_if(query.is_by_time() && is_enough))
+                Ok(stop_if(is_earlier && selection.is_full()))
             })
             .await?;
         let Asked {
@@ -268,8 +276,10 @@ impl Chosen<'_> {
         let mut failed = None;
         // Tombstones are not deleted, so that of those that are read there may be too few.
         let enough = query.enough().filter(|_| !query.includes_tombstones());
+        let mut times = Times::default();
         let more = self
             .each(unit, store, enough, |object, fields| {
+                let is_earlier = query.is_by_time() && times.next(object.last_modified);
                 if object.is_deleted() {
                     return Ok(ControlFlow::Continue(()));
                 }
@@ -281,7 +291,7 @@ impl Chosen<'_> {
                     let read = read.map_err(|error| failed = Some(error)).ok();
                     ((object.id.clone(), read), length)
                 });
-                Ok(stop_if(query.is_by_time() && selection.is_full()))
+                Ok(stop_if(is_earlier && selection.is_full()))
             })
             .await?;
         if let Some(error) = failed {
@@ -357,6 +367,19 @@ impl Chosen<'_> {
         }
         let enough = enough.filter(|_| matches!(scope, Scope::All));
         scan(unit, store, list, query, enough, see).await
+    }
+}
+
+/// The times of objects that are read, the latest first. The index gives those of one time in no order, so that a page may
+/// end only before an earlier one.
+#[derive(Default)]
+struct Times(Option<Timestamp>);
+
+impl Times {
+    /// Whether the next object is earlier than the one before.
+    fn next(&mut self, time: Timestamp) -> bool {
+        let before = self.0.replace(time);
+        before.is_some_and(|before| time < before)
     }
 }
 
@@ -443,7 +466,6 @@ pub async fn scan(
         enough: enough.filter(|_| written.is_empty()),
         ..reading(list, generation, query)
     };
-    let mut left = reading.enough;
     let mut pages = store.list(&reading);
     while let Some(page) = pages.next().await? {
         unit.allowance.read(page.bytes)?;
@@ -455,10 +477,6 @@ pub async fn scan(
             if see(object)?.is_break() && written.is_empty() {
                 return Ok(true);
             }
-            left = left.map(|left| left.saturating_sub(1));
-        }
-        if left == Some(0) {
-            break;
         }
     }
     for (id, object) in written {

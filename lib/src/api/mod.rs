@@ -174,6 +174,7 @@ impl Api {
             return Err(ApiError::Gone);
         }
         request.check_length()?;
+        request.check_encoding()?;
         let route = match router::route(request, settings)? {
             Routed::To(route) => route,
             // A browser follows no redirect of a preflight.

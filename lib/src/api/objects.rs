@@ -6,7 +6,6 @@ use std::collections::BTreeSet;
 
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
-use uuid::Uuid;
 
 use super::accounts;
 use super::asked::Asked;
@@ -61,7 +60,7 @@ impl Target {
         match given {
             None if list.kind() == Kind::Account => Self::at(list.object("")),
             None => Self {
-                uri: list.object(Uuid::new_v4().to_string()),
+                uri: list.clone().object(list.kind().new_id()),
                 is_new: true,
             },
             Some(id) => Self::at(list.object(id.as_str().unwrap_or_default())),
@@ -489,22 +488,23 @@ impl Asked<'_> {
         let Some(text) = self.request.parameter("last_modified") else {
             return Ok(None);
         };
+        if text.trim() == "null" {
+            return Ok(None);
+        }
         let latest = listing::latest_time(unit.now(), unit.timestamp_of(self.uri.list()));
-        Timestamp::from_query(&text)
-            .filter(|at| *at <= latest)
-            .map(Some)
-            .ok_or_else(|| {
-                ApiError::invalid(
-                    "querystring",
-                    "last_modified",
-                    "Must be a time in milliseconds, at most a day ahead",
-                )
-            })
+        let time = listing::whole(&listing::native(text.trim_matches('"'))).map(Timestamp);
+        time.filter(|at| *at <= latest).map(Some).ok_or_else(|| {
+            ApiError::invalid(
+                "querystring",
+                "last_modified",
+                "Must be a time in milliseconds, at most a day ahead",
+            )
+        })
     }
 
     fn response_behavior(&self) -> Result<Behavior, ApiError> {
         match self.request.header("response-behavior") {
-            None | Some("full") => Ok(Behavior::Full),
+            None | Some("full" | "") => Ok(Behavior::Full),
             Some("light") => Ok(Behavior::Light),
             Some("diff") => Ok(Behavior::Diff),
             Some(_) => Err(ApiError::invalid(
@@ -539,12 +539,12 @@ fn wanted_time(value: Option<Value>, latest: Timestamp) -> Result<Option<Timesta
     let time = number
         .as_u64()
         .map(Timestamp)
-        .filter(|time| (Timestamp(1)..=latest).contains(time));
+        .filter(|time| *time <= latest);
     let out_of_range = || {
         ApiError::invalid(
             "body",
             "last_modified",
-            format!("Must be between 1 and {latest}, a day ahead"),
+            format!("Must be between 0 and {latest}, a day ahead"),
         )
     };
     time.map(Some).ok_or_else(out_of_range)

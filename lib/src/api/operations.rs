@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::body::{MAX_DEPTH, check_data, depth, parse_json, unknown_permission};
 use super::compression::MAX_BODY;
 use super::error::ApiError;
+use super::values;
 use crate::permission::Permissions;
 use crate::resource::Kind;
 use crate::unit_of_work::Allowance;
@@ -120,6 +121,17 @@ pub fn apply(
     };
     for (n, operation) in patch.iter().enumerate() {
         growth.check(&document, operation)?;
+        if let PatchOperation::Test(test) = operation {
+            // By ourselves: to json-patch 1 is not 1.0.
+            let found = document.pointer(test.path.as_str());
+            if !found.is_some_and(|found| values::equal(found, &test.value)) {
+                return Err(failed(format!(
+                    "operation '/{n}' finds another value at '{}'",
+                    test.path
+                )));
+            }
+            continue;
+        }
         // One by one: json-patch 5.0 panics when it cannot undo what it did before one that fails, a move for one.
         json_patch::patch_unsafe(&mut document, slice::from_ref(operation)).map_err(
             |mut error| {
@@ -134,17 +146,37 @@ pub fn apply(
     };
     let data = check_data(kind, data, "", allowance)?;
     let mut patched = Permissions::default();
-    if let Some(Value::Object(granted)) = document.get("permissions") {
+    if let Some(granted) = document.get("permissions") {
+        let Value::Object(granted) = granted else {
+            return Err(failed("permissions must stay a JSON object"));
+        };
         for (permission, principals) in granted {
             if !kind.permissions().contains(&permission.as_str()) {
                 return Err(unknown_permission(kind, permission));
             }
-            if let Value::Object(principals) = principals {
-                patched.set(permission, principals.keys().cloned().collect());
-            }
+            patched.set(permission, principals_in(permission, principals)?);
         }
     }
     Ok((data, patched))
+}
+
+/// The principals that a permission has after a patch: the keys of an object, or the texts of a list.
+///
+/// # Errors
+/// 400 for anything else, and for an empty principal.
+fn principals_in(permission: &str, value: &Value) -> Result<Vec<String>, ApiError> {
+    let principals: Option<Vec<String>> = match value {
+        Value::Object(principals) => Some(principals.keys().cloned().collect()),
+        Value::Array(principals) => {
+            let texts = principals
+                .iter()
+                .map(|principal| principal.as_str().map(str::to_owned));
+            texts.collect()
+        }
+        _ => None,
+    };
+    let principals = principals.filter(|all| all.iter().all(|principal| !principal.is_empty()));
+    principals.ok_or_else(|| failed(format!("{permission} must stay a set of principals")))
 }
 
 /// What a patch has made of an object so far. Each copy can double the object, and each move can nest it deeper, beyond what

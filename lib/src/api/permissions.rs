@@ -1,8 +1,9 @@
 //! `GET /permissions`: everything that the user has a permission on.
 //!
-//! Permissions are kept with the objects alone, so that granting costs nothing: this walks through the lists of all
-//! buckets, those that the filters leave, three round trips in all and as many requests as there are lists. Each list is
-//! read once for all requests of a batch. `exclude_resource_name=record` spares the lists of records.
+//! With accounts that of the user is listed too, and on the root who may create what. Permissions are kept with the
+//! objects alone, so that granting costs nothing: this walks through the lists of all buckets, those that the filters
+//! leave, three round trips in all and as many requests as there are lists. Each list is read once for all requests of a
+//! batch. `exclude_resource_name=record` spares the lists of records.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use http::Method;
 use serde_json::{Map, Value, json};
 
+use super::accounts;
 use super::auth::User;
 use super::body;
 use super::error::ApiError;
@@ -19,11 +21,11 @@ use super::request::Request;
 use super::response::Response;
 use crate::permission::{self, Permissions};
 use crate::resource::{Kind, ListUri, ObjectUri};
-use crate::settings::ApiSettings;
+use crate::settings::{ApiSettings, Plugin};
 use crate::store::list::Reading;
 use crate::store::{Content, Generation, Object, Store};
 use crate::timestamp::Timestamp;
-use crate::unit_of_work::UnitOfWork;
+use crate::unit_of_work::{Needs, UnitOfWork};
 
 /// Lists that are read at once.
 const CONCURRENCY: usize = 16;
@@ -77,22 +79,47 @@ pub async fn answer(
     let groups = groups.collect();
     let mut user = user.clone();
     user.learn_groups(unit, store, &groups, 0).await?;
-    let root = settings
-        .grants(Kind::Bucket, "create", &user.principals)
-        .then(|| {
-            let root =
-                json!({"uri": "/", "resource_name": "root", "permissions": ["bucket:create"]});
-            root.as_object().cloned().unwrap_or_default()
-        });
+    let has_accounts = settings.includes.has(Plugin::Accounts);
+    // Nobody gets at the account of another by its permissions.
+    let account = user.id.as_deref().and_then(accounts::of_principal);
+    let account = match account.filter(|_| has_accounts) {
+        Some(uri) => {
+            let needs = Needs {
+                objects: [uri.clone()].into(),
+                ..Needs::default()
+            };
+            unit.read_more(store, needs).await?;
+            let live = unit.get(&uri);
+            live.and_then(|live| entry(&uri, live.permissions, &user, settings))
+        }
+        None => None,
+    };
     let entries = found
         .iter()
-        .filter_map(|found| entry(found, &user, settings));
-    let entries = entries.chain(root);
+        .filter_map(|(uri, object)| entry(uri, object.permissions()?, &user, settings));
+    let entries = entries.chain(account).chain(root(&user, settings));
     if request.method == Method::HEAD {
         let count = entries.filter(|entry| query.counts(entry)).count();
         return Ok(listing::counted(count, now));
     }
     Ok(query.apply(entries, request, settings).into_response(now))
+}
+
+/// The entry of the root: what the user may create there, if anything.
+fn root(user: &User, settings: &ApiSettings) -> Option<Map<String, Value>> {
+    let may_create = |kind: &Kind| {
+        let is_served = *kind != Kind::Account || settings.includes.has(Plugin::Accounts);
+        is_served && settings.grants(*kind, "create", &user.principals)
+    };
+    let kinds = [Kind::Bucket, Kind::Account].into_iter().filter(may_create);
+    let permissions: Vec<_> = kinds
+        .map(|kind| format!("{}:create", kind.name()))
+        .collect();
+    if permissions.is_empty() {
+        return None;
+    }
+    let root = json!({"uri": "/", "resource_name": "root", "permissions": permissions});
+    root.as_object().cloned()
 }
 
 /// All that is live and may be asked for.
@@ -186,10 +213,12 @@ async fn stored(
 }
 
 /// What the user may do with an object by its own permissions, or those that settings grant.
-fn entry((uri, object): &Found, user: &User, settings: &ApiSettings) -> Option<Map<String, Value>> {
-    let Content::Live { permissions, .. } = &object.content else {
-        return None;
-    };
+fn entry(
+    uri: &ObjectUri,
+    permissions: &Permissions,
+    user: &User,
+    settings: &ApiSettings,
+) -> Option<Map<String, Value>> {
     let kind = uri.kind();
     let granted = |permission: &&str| permissions.grants(permission, &user.principals);
     let mut may: BTreeSet<&str> = kind
@@ -199,7 +228,7 @@ fn entry((uri, object): &Found, user: &User, settings: &ApiSettings) -> Option<M
         .flat_map(|permission| permission::implied(kind, permission))
         .copied()
         .collect();
-    if kind != Kind::Record {
+    if !matches!(kind, Kind::Record | Kind::Account) {
         let by_settings = |permission: &&str| settings.grants(kind, permission, &user.principals);
         let named = ["read", "write"].into_iter().filter(by_settings);
         may.extend(named.flat_map(|permission| permission::implied(kind, permission)));

@@ -94,6 +94,21 @@ impl Request {
         self.headers.get(name)?.to_str().ok()
     }
 
+    /// Checks that path and query string are UTF-8. What is not in a path API Gateway has replaced already.
+    ///
+    /// # Errors
+    /// 400.
+    pub fn check_encoding(&self) -> Result<(), ApiError> {
+        let wrong = |location| Err(ApiError::invalid_unnamed(location, "Must be UTF-8"));
+        if self.path.contains(char::REPLACEMENT_CHARACTER) {
+            return wrong("path");
+        }
+        match percent_decode_str(&self.query_string).decode_utf8() {
+            Ok(_) => Ok(()),
+            Err(_) => wrong("querystring"),
+        }
+    }
+
     /// The parameters of the query string, decoded, in their order.
     pub fn query(&self) -> impl Iterator<Item = (String, String)> + '_ {
         self.query_string
@@ -174,8 +189,10 @@ impl Request {
             None => Ok(None),
             Some(value) => match value.to_str().map(str::trim) {
                 Ok("*") => Ok(Some(Tag::Any)),
-                Ok(text) if Timestamp::from_etag(text).is_some() => {
-                    Ok(Timestamp::from_etag(text).map(Tag::Exactly))
+                Ok(text) if is_etag(text) => {
+                    // What is larger than any time is none's.
+                    let time = Timestamp::from_etag(text).unwrap_or(Timestamp(u64::MAX));
+                    Ok(Some(Tag::Exactly(time)))
                 }
                 _ => Err(ApiError::invalid(
                     "header",
@@ -189,6 +206,14 @@ impl Request {
             if_none_match: read("If-None-Match", http::header::IF_NONE_MATCH)?,
         })
     }
+}
+
+/// Whether a text is a number between double quotes, however large.
+fn is_etag(text: &str) -> bool {
+    let digits = text
+        .strip_prefix('"')
+        .and_then(|text| text.strip_suffix('"'));
+    digits.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// What a precondition header names.

@@ -30,7 +30,7 @@ pub struct Reading<'l> {
     pub before: Option<Timestamp>,
     /// Whether tombstones are among them.
     pub tombstones: bool,
-    /// How many are enough.
+    /// How many are probably enough.
     pub enough: Option<usize>,
 }
 
@@ -112,6 +112,8 @@ pub struct Page {
 pub struct Pages {
     /// Asks for the next one; `None` when there is no more.
     next: Option<QueryFluentBuilder>,
+    /// How many objects the next one has at most.
+    limit: Option<i32>,
 }
 
 impl Pages {
@@ -124,7 +126,9 @@ impl Pages {
         let Some(query) = self.next.take() else {
             return Ok(None);
         };
-        let page = query.clone().send().await;
+        let page = query.clone().set_limit(self.limit).send().await;
+        // What was to be enough is not, where objects are left out or have the same time. Few requests find how many are.
+        self.limit = self.limit.map(|limit| limit.saturating_mul(2));
         let page = page.map_err(StoreError::request("Query"))?;
         let read = page.scanned_count.max(page.count);
         let mut bytes = usize::try_from(read).unwrap_or_default() * OVERHEAD;
@@ -143,10 +147,9 @@ impl Pages {
 impl Store {
     /// The objects of a list, page by page.
     pub fn list(&self, reading: &Reading<'_>) -> Pages {
-        let enough = reading.enough.and_then(|enough| i32::try_from(enough).ok());
-        let query = self.list_query(reading);
         Pages {
-            next: query.map(|query| query.set_limit(enough)),
+            next: self.list_query(reading),
+            limit: reading.enough.and_then(|enough| i32::try_from(enough).ok()),
         }
     }
 

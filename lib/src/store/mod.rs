@@ -237,6 +237,21 @@ pub enum ListCondition {
     Open(Generation),
 }
 
+/// A part of a list, the latest first and those of one time by their ids, and how much of it is wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    /// Only what is later.
+    pub since: Option<Timestamp>,
+    /// Only what is earlier.
+    pub before: Option<Timestamp>,
+    /// Only what comes behind the object with this time and id.
+    pub after: Option<(Timestamp, &'a str)>,
+    /// No more objects than these, but for those that have the time of the last one too.
+    pub enough: Option<usize>,
+    /// No more once their data has more bytes than these, but for the same.
+    pub bytes: usize,
+}
+
 /// The table.
 #[derive(Clone, Debug)]
 pub struct Store {

@@ -74,7 +74,7 @@ pub async fn login(
         return Err(ApiError::invalid("querystring", "scope", problem));
     }
 
-    let metadata = provider.metadata().await?;
+    let endpoints = provider.endpoints().await?;
     // Nobody must guess it: 244 random bits.
     let state = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
     let (name, ttl) = (&provider.settings().name, provider.settings().state_ttl);
@@ -93,7 +93,7 @@ pub async fn login(
     parameters.extend(prompt.as_deref().map(|prompt| ("prompt", prompt)));
     let audience = provider.settings().audience.as_deref();
     parameters.extend(audience.map(|audience| ("audience", audience)));
-    let endpoint = &metadata.endpoints.authorization_endpoint;
+    let endpoint = &endpoints.authorization_endpoint;
     let url = Url::parse_with_params(endpoint, parameters);
     let url = url.map_or_else(|_| endpoint.clone(), Into::into);
     Ok(Response::redirect(&url, now, None))

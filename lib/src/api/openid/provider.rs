@@ -54,20 +54,19 @@ pub struct Provider {
     settings: OpenIdSettings,
     hmac_secret: Secret,
     client: reqwest::Client,
-    metadata: tokio::sync::Mutex<Option<Arc<Metadata>>>,
+    endpoints: tokio::sync::Mutex<Option<Fetched<Endpoints>>>,
+    keys: tokio::sync::Mutex<Option<Fetched<Vec<Jwk>>>>,
     profiles: Mutex<HashMap<[u8; 32], Profile>>,
     /// Until when each of the tokens that it refused is not shown to it again. Apart from the profiles: whoever makes
     /// tokens up takes no place of a true one.
     refusals: Mutex<HashMap<[u8; 32], Instant>>,
 }
 
-/// What the provider tells of itself.
+/// What a provider tells of itself, and when it did.
 #[derive(Debug)]
-pub struct Metadata {
-    /// Its endpoints.
-    pub endpoints: Endpoints,
-    keys: Vec<Jwk>,
-    fetched: Instant,
+struct Fetched<T> {
+    content: Arc<T>,
+    at: Instant,
 }
 
 /// What is of use in `/.well-known/openid-configuration`.
@@ -126,7 +125,8 @@ impl Provider {
             settings,
             hmac_secret,
             client,
-            metadata: tokio::sync::Mutex::default(),
+            endpoints: tokio::sync::Mutex::default(),
+            keys: tokio::sync::Mutex::default(),
             profiles: Mutex::default(),
             refusals: Mutex::default(),
         }
@@ -157,12 +157,19 @@ impl Provider {
         self.user_in_profile(token).await
     }
 
-    /// What it tells of itself, not older than [`KEEP`].
+    /// Its endpoints, as it told not longer than [`KEEP`] ago. One request is in progress at most.
     ///
     /// # Errors
     /// The provider cannot be asked.
-    pub async fn metadata(&self) -> Result<Arc<Metadata>, ProviderError> {
-        self.metadata_until(KEEP).await
+    pub async fn endpoints(&self) -> Result<Arc<Endpoints>, ProviderError> {
+        let mut known = self.endpoints.lock().await;
+        if let Some(known) = Fetched::within(known.as_ref(), KEEP) {
+            return Ok(known);
+        }
+        let issuer = self.settings.issuer.trim_end_matches('/');
+        let url = format!("{issuer}/.well-known/openid-configuration");
+        let endpoints = fetch(self.client.get(url)).await?;
+        Ok(Fetched::keep(&mut known, endpoints))
     }
 
     /// Trades a code for tokens: its answer, whatever that is.
@@ -170,7 +177,7 @@ impl Provider {
     /// # Errors
     /// The provider cannot be asked.
     pub async fn trade(&self, code: &str, redirect_uri: &str) -> Result<Vec<u8>, ProviderError> {
-        let metadata = self.metadata().await?;
+        let endpoints = self.endpoints().await?;
         let form = [
             ("code", code),
             ("client_id", &*self.settings.client_id),
@@ -181,7 +188,7 @@ impl Provider {
         // A query string and a form are written alike.
         let form = reqwest::Url::parse_with_params("http://form", form);
         let form = form.ok().and_then(|url| url.query().map(str::to_owned));
-        let request = self.client.post(&metadata.endpoints.token_endpoint);
+        let request = self.client.post(&endpoints.token_endpoint);
         let request = request
             .header("content-type", "application/x-www-form-urlencoded")
             .body(form.unwrap_or_default());
@@ -203,19 +210,18 @@ impl Provider {
             header_type,
             ..
         } = &self.settings;
-        let metadata = self.metadata().await;
-        let endpoints = metadata.as_ref().map(|metadata| &metadata.endpoints);
+        let endpoints = self.endpoints().await;
         if let Err(error) = &endpoints {
             tracing::warn!(%error, provider = %name, "a provider cannot be told of in full");
         }
         json!({
             "name": name,
-            "issuer": endpoints.map_or(issuer, |endpoints| &endpoints.issuer),
+            "issuer": endpoints.as_ref().map_or(issuer, |endpoints| &endpoints.issuer),
             "auth_path": format!("/openid/{name}/login"),
             "client_id": client_id,
             "audience": audience.as_deref().unwrap_or_default(),
             "header_type": header_type,
-            "userinfo_endpoint": endpoints.map(|endpoints| &*endpoints.userinfo_endpoint).ok(),
+            "userinfo_endpoint": endpoints.as_ref().map(|endpoints| &*endpoints.userinfo_endpoint).ok(),
         })
     }
 
@@ -227,11 +233,12 @@ impl Provider {
         let Some(key_id) = &header.kid else {
             return Ok(None);
         };
-        let mut metadata = self.metadata().await?;
-        if metadata.key(key_id).is_none() {
-            metadata = self.metadata_until(PAUSE).await?;
+        let is_named = |key: &&Jwk| key.common.key_id.as_ref() == Some(key_id);
+        let mut keys = self.keys_until(KEEP).await?;
+        if !keys.iter().any(|key| is_named(&key)) {
+            keys = self.keys_until(PAUSE).await?;
         }
-        let Some(key) = metadata.key(key_id) else {
+        let Some(key) = keys.iter().find(is_named) else {
             return Ok(None);
         };
         let Some(decoding_key) = is_for(key, header.alg)
@@ -266,8 +273,8 @@ impl Provider {
         if self.refusals().get(&key).is_some_and(|until| *until > now) {
             return Ok(None);
         }
-        let metadata = self.metadata().await?;
-        let request = self.client.get(&metadata.endpoints.userinfo_endpoint);
+        let endpoints = self.endpoints().await?;
+        let request = self.client.get(&endpoints.userinfo_endpoint);
         let profile = fetch(request.header(AUTHORIZATION, format!("Bearer {token}"))).await;
         let profile: Map<String, Value> = match profile {
             Err(ProviderError::Status(status)) if !status.is_server_error() => {
@@ -314,33 +321,37 @@ impl Provider {
         (!user.is_empty() && user_id.len() <= MAX_PRINCIPAL_LENGTH).then_some(user_id)
     }
 
-    /// What it tells of itself, fetched anew when it is older than `age`. One request is under way at most.
-    async fn metadata_until(&self, age: Duration) -> Result<Arc<Metadata>, ProviderError> {
-        let mut known = self.metadata.lock().await;
-        if let Some(known) = known.as_ref().filter(|known| known.fetched.elapsed() < age) {
-            return Ok(Arc::clone(known));
+    /// The keys that it signs with, fetched anew when that was longer ago than `age`. One request is in progress at most.
+    async fn keys_until(&self, age: Duration) -> Result<Arc<Vec<Jwk>>, ProviderError> {
+        let mut known = self.keys.lock().await;
+        if let Some(known) = Fetched::within(known.as_ref(), age) {
+            return Ok(known);
         }
-        let issuer = self.settings.issuer.trim_end_matches('/');
-        let url = format!("{issuer}/.well-known/openid-configuration");
-        let endpoints: Endpoints = fetch(self.client.get(url)).await?;
+        let endpoints = self.endpoints().await?;
         let Keys { keys } = fetch(self.client.get(&endpoints.jwks_uri)).await?;
         // Keys of kinds that we do not know are none of those that we can verify with.
         let keys = keys.into_iter();
         let keys = keys.filter_map(|key| serde_json::from_value(key).ok());
-        let metadata = Arc::new(Metadata {
-            endpoints,
-            keys: keys.collect(),
-            fetched: Instant::now(),
-        });
-        *known = Some(Arc::clone(&metadata));
-        Ok(metadata)
+        Ok(Fetched::keep(&mut known, keys.collect()))
     }
 }
 
-impl Metadata {
-    fn key(&self, id: &str) -> Option<&Jwk> {
-        let mut keys = self.keys.iter();
-        keys.find(|key| key.common.key_id.as_deref() == Some(id))
+impl<T> Fetched<T> {
+    /// What was fetched not longer than `age` ago.
+    fn within(known: Option<&Self>, age: Duration) -> Option<Arc<T>> {
+        let known = known.filter(|known| known.at.elapsed() < age)?;
+        Some(Arc::clone(&known.content))
+    }
+
+    /// Keeps what was fetched just now.
+    fn keep(known: &mut Option<Self>, content: T) -> Arc<T> {
+        let content = Arc::new(content);
+        let at = Instant::now();
+        *known = Some(Self {
+            content: Arc::clone(&content),
+            at,
+        });
+        content
     }
 }
 

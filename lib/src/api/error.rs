@@ -312,7 +312,7 @@ impl ApiError {
                     "One request may have one password of an account checked, and 4 checked and set in all."
                 }
                 Self::RequestTooLarge => {
-                    "What is written together is larger than 4 MB, or changes 2,000 members of groups, the most that can be. Put fewer requests into a batch."
+                    "What is written together is larger than 4 MB, or changes 5,000 members of groups, the most that can be. Put fewer requests into a batch, or ask for less at once by _limit."
                 }
                 Self::ResponseTooLarge => {
                     "The answer is larger than can be sent. Ask for less at once: by _limit, _since, pages of a list, fewer requests in a batch."

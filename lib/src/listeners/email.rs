@@ -185,7 +185,7 @@ impl Mailer {
 
 fn tls(parts: Parts<'_>, host: &str) -> Result<TlsParameters, SettingError> {
     let tls = TlsParameters::builder(host.to_owned());
-    let Some(pem) = parts.get("SMTP_CA_CERTIFICATE") else {
+    let Some(pem) = parts.text("SMTP_CA_CERTIFICATE") else {
         let problem = |error| format!("cannot be set up: {error}");
         let tls = tls.build();
         return tls.map_err(|error| parts.wrong("SMTP_TLS", problem(error)));

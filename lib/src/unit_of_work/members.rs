@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
+use super::slot::ObjectSlot;
 use super::{Needs, UnitOfWork};
 use crate::resource::{Kind, ObjectUri};
 use crate::store::membership::{MAX_IDS, Member, MembershipChanges};
@@ -19,8 +20,9 @@ use crate::store::{
 /// Items that the members of a group take in one transaction at most, beside the group, its list and the outbox.
 const MAX_STEP: usize = MAX_TRANSACTION_ITEMS - outbox::MAX_PARTS - 8;
 
-/// Members who join or leave in one request that writes several groups, at most: what one group may change for.
-const MAX_TURNOVER: usize = 2000;
+/// Members who join or leave in one request at most: each is an item to be written, and those that are more than a
+/// transaction holds a copy of their group.
+pub(super) const MAX_TURNOVER: usize = 5000;
 
 /// The field of a group that lists its members.
 const MEMBERS: &str = "members";
@@ -56,6 +58,12 @@ fn members(object: Option<&Object>) -> BTreeSet<&str> {
         .flatten()
         .filter_map(Value::as_str)
         .collect()
+}
+
+/// How many members join or leave a group.
+pub(super) fn turnover(read: Option<&Object>, written: &Object) -> usize {
+    let Turnover { leaves, joins } = Turnover::between(read, written);
+    leaves.len() + joins.len()
 }
 
 /// What a group is to be between what was read and what is written, so that no transaction changes it for too many
@@ -126,8 +134,14 @@ pub(super) struct MemberWrites {
 }
 
 impl MemberWrites {
-    /// Takes in that the object at `uri` is written, if it is a group.
-    pub(super) fn add(&mut self, uri: &ObjectUri, read: Option<&Object>, written: &Object) {
+    /// Takes in what is written at `uri`, if that is a group.
+    pub(super) fn add_slot(&mut self, uri: &ObjectUri, slot: &ObjectSlot) {
+        if let Some(written) = &slot.written {
+            self.add(uri, slot.read.as_ref(), written);
+        }
+    }
+
+    fn add(&mut self, uri: &ObjectUri, read: Option<&Object>, written: &Object) {
         if uri.kind() != Kind::Group {
             return;
         }
@@ -275,25 +289,14 @@ impl UnitOfWork {
     /// Reads which groups they are in already who join groups, and checks that there is room for more.
     ///
     /// # Errors
-    /// [`CommitError::TooManyGroups`], [`CommitError::TooLarge`] when several groups change for too many, failures of the
-    /// table.
+    /// [`CommitError::TooManyGroups`], [`CommitError::TooLarge`] when there are too many of them, failures of the table.
     pub(super) async fn check_members(&mut self, store: &Store) -> Result<(), CommitError> {
         let mut writes = MemberWrites::default();
-        let (mut groups, mut turnover) = (0, 0);
-        for (uri, slot) in &self.objects {
-            let Some(written) = &slot.written else {
-                continue;
-            };
-            writes.add(uri, slot.read.as_ref(), written);
-            // A list of groups is deleted however many they have, as any list.
-            if uri.kind() == Kind::Group && written.content != Content::Deleted {
-                let Turnover { leaves, joins } = Turnover::between(slot.read.as_ref(), written);
-                groups += 1;
-                turnover += leaves.len() + joins.len();
-            }
-        }
-        if groups > 1 && turnover > MAX_TURNOVER {
+        if self.turnover > MAX_TURNOVER {
             return Err(CommitError::TooLarge);
+        }
+        for (uri, slot) in &self.objects {
+            writes.add_slot(uri, slot);
         }
         let changes = writes.changes;
         let joining = changes

@@ -82,6 +82,8 @@ pub struct UnitOfWork {
     lists: HashMap<ListUri, ListSlot>,
     memberships: HashMap<Member, Memberships>,
     old_memberships: HashMap<String, Vec<(ObjectUri, Generation)>>,
+    /// How many members have joined and left groups.
+    turnover: usize,
     events: Events,
     /// Shares that are to be noted in items of their own.
     shares: BTreeSet<Key>,
@@ -100,6 +102,7 @@ impl UnitOfWork {
             lists: HashMap::new(),
             memberships: HashMap::new(),
             old_memberships: HashMap::new(),
+            turnover: 0,
             events: Events::default(),
             shares: BTreeSet::new(),
             walked: HashMap::new(),
@@ -442,7 +445,12 @@ impl UnitOfWork {
         let mut steps = match uri.kind() {
             Kind::Group => {
                 let read = self.objects.get(uri).and_then(|slot| slot.read.as_ref());
-                members::steps(read, &object)
+                self.turnover += members::turnover(read, &object);
+                match self.turnover > members::MAX_TURNOVER {
+                    // The commit refuses it.
+                    true => vec![],
+                    false => members::steps(read, &object),
+                }
             }
             _ => vec![],
         };

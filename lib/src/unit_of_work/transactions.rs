@@ -7,7 +7,7 @@ use super::UnitOfWork;
 use super::members::MemberWrites;
 use super::slot::{ListChange, ListSlot, ObjectSlot};
 use crate::event::ResourceChanged;
-use crate::resource::{ListUri, ObjectUri};
+use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::store::{CommitError, MAX_TRANSACTION_ITEMS, Object, Store, Write, outbox};
 
 /// Bytes of a transaction at most: DynamoDB's 4 MB, less what keys and lists take.
@@ -36,7 +36,7 @@ impl UnitOfWork {
         let mut objects = vec![];
         for (uri, slot) in &self.objects {
             if let Some(written) = &slot.written {
-                members.add(uri, slot.read.as_ref(), written);
+                members.add_slot(uri, slot);
                 is_in_steps |= !slot.steps.is_empty();
                 objects.push(written);
             }
@@ -113,13 +113,15 @@ impl UnitOfWork {
         };
         let mut shares = vec![Part::default()];
         for object in objects {
-            if let Some(share) = shares.last_mut()
-                && let Err(object) = share.add(object, most)
+            // Alone it always fits: its step is made for that.
+            if shares
+                .last()
+                .is_none_or(|share| !share.has_room(&object, most))
             {
-                let mut share = Part::default();
-                // Alone it always fits: its step is made for that.
-                let _ = share.add(object, usize::MAX);
-                shares.push(share);
+                shares.push(Part::default());
+            }
+            if let Some(share) = shares.last_mut() {
+                share.add(object);
             }
         }
         let mut lists = std::mem::take(&mut self.lists);
@@ -157,25 +159,30 @@ struct Part {
 }
 
 impl Part {
-    /// Takes in one more object, unless that made more than `most` items, those of the outbox left out, or it is there
-    /// already; then the object comes back.
-    fn add(&mut self, object: PartObject, most: usize) -> Result<(), PartObject> {
+    /// Whether it would have no more than `most` items with one more object, those of the outbox left out, which it does
+    /// not have already.
+    fn has_room(&self, object: &PartObject, most: usize) -> bool {
         let uri = &object.uri;
-        let mut members = self.members.clone();
-        if let Some(written) = &object.slot.written {
-            members.add(uri, object.slot.read.as_ref(), written);
-        }
+        let members = match uri.kind() {
+            Kind::Group => {
+                let mut members = self.members.clone();
+                members.add_slot(uri, &object.slot);
+                members.len()
+            }
+            _ => self.members.len(),
+        };
         let lists = std::iter::once(uri.list().clone()).chain(uri.child_lists());
-        let lists: Vec<_> = lists.filter(|list| !self.lists.contains(list)).collect();
-        let size = self.objects.len() + 1 + self.lists.len() + lists.len() + members.len();
-        let mut objects = self.objects.iter();
-        if size > most || objects.any(|other| other.uri == *uri) {
-            return Err(object);
-        }
-        self.lists.extend(lists);
-        self.members = members;
+        let lists = lists.filter(|list| !self.lists.contains(list)).count();
+        let size = self.objects.len() + 1 + self.lists.len() + lists + members;
+        size <= most && self.objects.iter().all(|other| other.uri != *uri)
+    }
+
+    fn add(&mut self, object: PartObject) {
+        let uri = &object.uri;
+        self.members.add_slot(uri, &object.slot);
+        self.lists.insert(uri.list().clone());
+        self.lists.extend(uri.child_lists());
         self.objects.push(object);
-        Ok(())
     }
 
     /// Takes the part's share out of what becomes of the lists.

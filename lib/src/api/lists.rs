@@ -199,7 +199,7 @@ async fn delete_all(
 }
 
 /// The objects of the list that `query` may ask for; none when what they live under does not exist. `true` when there
-/// are more, which were not read since these are `enough` or have more than `bytes` bytes.
+/// are more, which were not read since these are `enough` or have as many as `bytes` bytes.
 pub async fn read(
     unit: &UnitOfWork,
     store: &Store,

@@ -218,7 +218,7 @@ pub struct Part<'a> {
     pub after: Option<(Timestamp, &'a str)>,
     /// No more objects than these, but for those that have the time of the last one too.
     pub enough: Option<usize>,
-    /// No more once their data has more bytes than these, but for the same.
+    /// No more than have so many bytes of data, but for those that have the time of the first one.
     pub bytes: usize,
 }
 
@@ -414,17 +414,20 @@ impl Store {
             {
                 continue;
             }
-            let is_full =
-                part.enough.is_some_and(|enough| objects.len() >= enough) || length > part.bytes;
-            // The index has those of one time in an order of its own: all of them, or none.
-            let is_earlier = objects
-                .last()
-                .is_some_and(|(_, last)| object.last_modified < last.last_modified);
-            if is_full && is_earlier {
+            // The index has those of one time in an order of its own: a part has all of them, or none.
+            let is_earlier = |than: Option<&(String, Object)>| {
+                than.is_some_and(|(_, other)| object.last_modified < other.last_modified)
+            };
+            let is_full = part.enough.is_some_and(|enough| objects.len() >= enough);
+            if is_full && is_earlier(objects.last()) {
                 return Ok((objects, true));
             }
             let data = item.get("data").and_then(|data| data.as_s().ok());
             length += data.map_or(0, String::len);
+            if length > part.bytes && is_earlier(objects.first()) {
+                objects.retain(|other| is_earlier(Some(other)));
+                return Ok((objects, true));
+            }
             objects.push((id, object));
         }
         Ok((objects, false))

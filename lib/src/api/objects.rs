@@ -488,11 +488,18 @@ impl Asked<'_> {
         let Some(text) = self.request.parameter("last_modified") else {
             return Ok(None);
         };
-        if text.trim() == "null" {
+        let value = listing::native(text.trim_matches('"'));
+        // Neither says anything, and what is negative is before the object's time (Kinto 26.5).
+        let is_ignored = match &value {
+            Value::Null | Value::Bool(_) => true,
+            Value::Number(number) => number.as_f64().is_some_and(|time| time < 0.0),
+            _ => false,
+        };
+        if is_ignored {
             return Ok(None);
         }
         let latest = listing::latest_time(unit.now(), unit.timestamp_of(self.uri.list()));
-        let time = listing::whole(&listing::native(text.trim_matches('"'))).map(Timestamp);
+        let time = listing::whole(&value).map(Timestamp);
         time.filter(|at| *at <= latest).map(Some).ok_or_else(|| {
             ApiError::invalid(
                 "querystring",

@@ -248,7 +248,7 @@ pub struct Part<'a> {
     pub after: Option<(Timestamp, &'a str)>,
     /// No more objects than these, but for those that have the time of the last one too.
     pub enough: Option<usize>,
-    /// No more once their data has more bytes than these, but for the same.
+    /// No more than have so many bytes of data, but for those that have the time of the first one.
     pub bytes: usize,
 }
 

@@ -147,8 +147,11 @@ impl Api {
                 {
                     return Err(ApiError::Busy);
                 }
-                if had_conflict {
-                    // It would be too old again.
+                // Where the times to give follow from the list's, not from the clock, each write makes what was read too
+                // old.
+                let now = Timestamp::now();
+                let mut lists = unit.written_lists();
+                if had_conflict || lists.any(|list| unit.timestamp_of(list) > now) {
                     last_read = None;
                 }
                 has_turn = true;

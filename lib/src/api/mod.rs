@@ -114,7 +114,8 @@ impl Api {
         match Request::from_event(event) {
             Ok(request) => {
                 let accept_encoding = request.header(ACCEPT_ENCODING).unwrap_or_default();
-                let response = self.answer(&request).await;
+                // In a box, since callers' futures would be nested deeper than the compiler takes.
+                let response = Box::pin(self.answer(&request)).await;
                 response.into_event(request.method == Method::HEAD, accept_encoding)
             }
             Err(error) => {

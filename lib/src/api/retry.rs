@@ -25,7 +25,7 @@ use crate::unit_of_work::{Needs, UnitOfWork};
 const REQUEST_TIME: Duration = Duration::from_secs(27);
 /// When a request is not decided anew any more. What it has sent by then is followed to its outcome.
 const RETRY_TIME: Duration = Duration::from_secs(10);
-/// The longest pause before a request is repeated without a turn; it doubles each time, with full jitter.
+/// The longest pause before a request is repeated; it doubles each time, with full jitter.
 ///
 /// Measured with 32 writers of one collection (docs/performance.md): shorter pauses collide more, and are slower.
 const FIRST_PAUSE: Duration = Duration::from_millis(16);
@@ -126,7 +126,7 @@ impl Api {
         }
         let mut last_read: Option<(Instant, UnitOfWork)> = None;
         let mut backoff = Backoff::new(FIRST_PAUSE, MAX_PAUSE);
-        let (mut has_turn, mut was_contended, mut had_conflict) = (false, false, false);
+        let (mut has_turn, mut had_conflict) = (false, false);
         loop {
             // The first time it seldom takes another; who only reads never does.
             let keeps = alone.is_some() || contention.is_met();
@@ -136,17 +136,7 @@ impl Api {
                 return Ok(responses);
             }
             if !has_turn && let Some((list, length)) = contention.turn_for(&unit) {
-                let pause = if was_contended {
-                    length
-                } else {
-                    Duration::ZERO
-                };
-                if !self
-                    .wait_for_turn(list, pause, length, retry_until, &mut backoff)
-                    .await
-                {
-                    return Err(ApiError::Busy);
-                }
+                self.wait_for_turn(list, length, retry_until).await;
                 // Where the times to give follow from the list's, not from the clock, each write makes what was read too
                 // old.
                 let now = Timestamp::now();
@@ -171,10 +161,7 @@ impl Api {
                     had_conflict = true;
                     last_read = None;
                 }
-                Err(CommitError::Contended { lists }) => {
-                    was_contended = !lists.is_empty();
-                    contention.met(lists);
-                }
+                Err(CommitError::Contended { lists }) => contention.met(lists),
                 Err(CommitError::Partial) => return Err(ApiError::PartlyWritten),
                 Err(CommitError::TooLarge) => return Err(ApiError::RequestTooLarge),
                 Err(CommitError::Full) => return Err(ApiError::Full),
@@ -183,10 +170,7 @@ impl Api {
             }
             has_turn = false;
             let is_first = shared.take().is_some();
-            // A turn is a pause already.
-            if !was_contended && !backoff.wait_until(retry_until).await
-                || Instant::now() >= retry_until
-            {
+            if !backoff.wait_until(retry_until).await {
                 return Err(ApiError::Busy);
             }
             if is_first {
@@ -217,37 +201,23 @@ impl Api {
         Ok((unit, responses))
     }
 
-    /// Waits for a turn at a list that is not within the `pause` from now; without a turn as long as any repetition waits
-    /// where none is given, or none in time. Returns `false` where time is over before.
-    async fn wait_for_turn(
-        &self,
-        list: Key,
-        pause: Duration,
-        length: Duration,
-        retry_until: Instant,
-        backoff: &mut Backoff,
-    ) -> bool {
-        let (now, earliest) = (Instant::now(), Timestamp::now().after(pause));
+    /// Waits for a turn at a list. Where none is given, or none in time since too many wait or somebody's clock is wrong,
+    /// it does not wait.
+    async fn wait_for_turn(&self, list: Key, length: Duration, retry_until: Instant) {
+        let (now, earliest) = (Instant::now(), Timestamp::now());
         let reserved = self.store.reserve_turn(&list, earliest, length);
-        let turn = match timeout_at(retry_until, reserved).await {
-            Ok(Ok(Some(turn))) => now + pause + turn.since(earliest),
-            Ok(Ok(None)) => return backoff.wait_until(retry_until).await,
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "no turn was given");
-                return backoff.wait_until(retry_until).await;
+        match timeout_at(retry_until, reserved).await {
+            Ok(Ok(Some(turn))) if turn > earliest => {
+                // Others wait as well.
+                self.contention.met([list]);
+                let turn = now + turn.since(earliest);
+                if turn < retry_until {
+                    tokio::time::sleep_until(turn).await;
+                }
             }
-            Err(_) => return false,
-        };
-        if turn > now + pause {
-            // Others wait as well.
-            self.contention.met([list]);
+            Ok(Err(error)) => tracing::warn!(%error, "no turn was given"),
+            _ => {}
         }
-        if turn >= retry_until {
-            // Too many wait, or somebody's clock is wrong.
-            return backoff.wait_until(retry_until).await;
-        }
-        tokio::time::sleep_until(turn).await;
-        true
     }
 }
 

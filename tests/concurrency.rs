@@ -302,9 +302,7 @@ async fn a_large_write_that_is_committed_in_part_says_so() {
         (n > 1).then(|| Fault::transaction_canceled(&["TransactionConflict"]))
     });
     let group = json!({"data": {"members": members}});
-    let answer = kinto
-        .put("/buckets/main/groups/large", group.clone())
-        .await;
+    let answer = kinto.put("/buckets/main/groups/large", group.clone()).await;
     assert_eq!(written(&answer), "partly");
     assert!(sent.lock().unwrap().len() > 8);
     kinto.aws.heal();
@@ -350,7 +348,10 @@ async fn a_transaction_that_meets_others_or_is_throttled_is_tried_again() {
         let fault = Fault::transaction_canceled(&reasons);
         fail_first(&kinto, 6, "TransactWriteItems", fault.clone());
         let answer = kinto.put(RECORD, json!({})).await;
-        assert!(matches!(answer.status, 200 | 201), "{reasons:?}: {answer:?}");
+        assert!(
+            matches!(answer.status, 200 | 201),
+            "{reasons:?}: {answer:?}"
+        );
         fail_first(&kinto, 6, "TransactGetItems", fault);
         let changeset = kinto
             .get(&format!("{COLLECTION}/changeset?_expected=0"))
@@ -391,7 +392,10 @@ async fn a_throttled_request_is_tried_again() {
         ] {
             fail_first(&kinto, 10, operation, Fault::error(code));
             kinto.aws.requests().take();
-            let answer = Kinto::over(&kinto.aws, &[("KINTO_INCLUDES", "kinto_remote_settings.changes")]);
+            let answer = Kinto::over(
+                &kinto.aws,
+                &[("KINTO_INCLUDES", "kinto_remote_settings.changes")],
+            );
             let answer = answer.send(method, path, &[], "").await;
             assert_eq!(answer.status, 200, "{code} {operation}: {answer:?}");
             assert_eq!(kinto.aws.requests().of(operation), 11, "{path}");
@@ -471,9 +475,7 @@ async fn a_single_write_that_meets_a_transaction_or_itself_is_not_taken_for_refu
 #[tokio::test(start_paused = true)]
 async fn writers_of_a_list_that_is_contended_take_turns_until_it_is_not() {
     let kinto = Kinto::with_collection().await;
-    kinto
-        .put("/buckets/main/collections/two", json!({}))
-        .await;
+    kinto.put("/buckets/main/collections/two", json!({})).await;
     let conflict = Fault::transaction_canceled(&["None", "TransactionConflict"]);
     fail_first(&kinto, 1, "TransactWriteItems", conflict);
     let requests = async |path: &str| {
@@ -500,7 +502,14 @@ async fn turns_follow_one_another_and_begin_anew_where_nobody_waits() {
     let store = Store::new(kinto.aws.dynamodb(), TABLE);
     let list = Key::list(&ListUri::buckets());
     let mut turns = vec![];
-    for (earliest, length) in [(100, 10), (101, 5), (99, 10), (200, 10), (205, 10), (210, 10)] {
+    for (earliest, length) in [
+        (100, 10),
+        (101, 5),
+        (99, 10),
+        (200, 10),
+        (205, 10),
+        (210, 10),
+    ] {
         let length = Duration::from_millis(length);
         let turn = store.reserve_turn(&list, Timestamp(earliest), length);
         turns.push(turn.await.unwrap().unwrap().0);

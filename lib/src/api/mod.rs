@@ -44,6 +44,7 @@ use std::time::Duration;
 use aws_lambda_events::apigw::{ApiGatewayV2httpRequest, ApiGatewayV2httpResponse};
 use http::header::ACCEPT_ENCODING;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
+use tokio::time::Instant;
 
 use self::auth::Credentials;
 use self::call::Call;
@@ -111,11 +112,12 @@ impl Api {
 
     /// Answers one request. Whatever goes wrong becomes a response.
     pub async fn handle(&self, event: ApiGatewayV2httpRequest) -> ApiGatewayV2httpResponse {
+        let received = Instant::now();
         match Request::from_event(event) {
             Ok(request) => {
                 let accept_encoding = request.header(ACCEPT_ENCODING).unwrap_or_default();
                 // In a box, since callers' futures would be nested deeper than the compiler takes.
-                let response = Box::pin(self.answer(&request)).await;
+                let response = Box::pin(self.answer(&request, received)).await;
                 response.into_event(request.method == Method::HEAD, accept_encoding)
             }
             Err(error) => {
@@ -125,15 +127,15 @@ impl Api {
         }
     }
 
-    async fn answer(&self, request: &Request) -> Response {
+    async fn answer(&self, request: &Request, received: Instant) -> Response {
         let answer = match self.find(request).await {
             Ok(Found::Answer(response)) => return response,
             Ok(Found::Call(call)) if call.is_batch() => {
-                let response = self.batch(request).await;
+                let response = self.batch(request, received).await;
                 response.map(|response| self.finished(request, response))
             }
             Ok(Found::Call(call)) => {
-                let responses = self.run_with_retries(&[call]).await;
+                let responses = self.run_with_retries(&[call], received).await;
                 responses.map(|mut responses| responses.swap_remove(0))
             }
             Err(error) => Err(error),
@@ -185,7 +187,7 @@ impl Api {
         Ok(Found::Call(call))
     }
 
-    async fn batch(&self, batch: &Request) -> Result<Response, ApiError> {
+    async fn batch(&self, batch: &Request, received: Instant) -> Result<Response, ApiError> {
         let mut calls = vec![];
         // `None` in the place of each of the calls, else what the request is answered without one.
         let mut answers = vec![];
@@ -202,7 +204,7 @@ impl Api {
             };
             answers.push((request, answer));
         }
-        let mut responses = self.run_with_retries(&calls).await?.into_iter();
+        let mut responses = self.run_with_retries(&calls, received).await?.into_iter();
         let answers = answers.into_iter().filter_map(|(request, answer)| {
             let response = answer.or_else(|| responses.next())?;
             Some((request, response))

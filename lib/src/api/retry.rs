@@ -20,10 +20,10 @@ use crate::store::{CommitError, Key, StoreError};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::{Needs, UnitOfWork};
 
-/// When a request is answered at the latest, whatever is known by then: the function is stopped after 29 seconds
-/// (template.yaml).
+/// How long after it came a request is answered at the latest, whatever is known by then: the function is stopped after
+/// 29 seconds (template.yaml).
 const REQUEST_TIME: Duration = Duration::from_secs(27);
-/// When a request is not decided anew any more. What it has sent by then is followed to its outcome.
+/// How long after it came a request is decided anew. What it has sent by then is followed to its outcome.
 const RETRY_TIME: Duration = Duration::from_secs(10);
 /// The longest pause before a request is repeated; it doubles each time, with full jitter.
 ///
@@ -81,7 +81,7 @@ impl Contention {
     }
 
     /// Whether any list may be contended.
-    fn is_met(&self) -> bool {
+    fn exists(&self) -> bool {
         !self.lock().lists.is_empty()
     }
 
@@ -100,7 +100,8 @@ impl Contention {
         }
         let now = Instant::now();
         let lists = unit.written_lists().map(Key::list);
-        let contended = lists.filter(|list| state.lists.get(list).is_some_and(|until| *until > now));
+        let contended =
+            lists.filter(|list| state.lists.get(list).is_some_and(|until| *until > now));
         let list = contended.min_by(|a, b| a.pk.cmp(&b.pk))?;
         // Turns are told in milliseconds.
         Some((list, state.turn + Duration::from_millis(1)))
@@ -112,13 +113,16 @@ impl Contention {
 }
 
 impl Api {
-    /// Reads, answers, commits; again from the start while other writes come between.
+    /// Reads, answers, commits; again from the start while other writes come between. `received` is when the request came.
     ///
     /// # Errors
     /// What takes back all of it: a failure of ours. What is refused is a response.
-    pub(super) async fn run_with_retries(&self, calls: &[Call]) -> Result<Vec<Response>, ApiError> {
-        let begin = Instant::now();
-        let (retry_until, deadline) = (begin + RETRY_TIME, begin + REQUEST_TIME);
+    pub(super) async fn run_with_retries(
+        &self,
+        calls: &[Call],
+        received: Instant,
+    ) -> Result<Vec<Response>, ApiError> {
+        let (retry_until, deadline) = (received + RETRY_TIME, received + REQUEST_TIME);
         let contention = &self.contention;
         let (mut shared, mut alone) = (None, None);
         if calls.iter().any(Call::writes) {
@@ -128,8 +132,8 @@ impl Api {
         let mut backoff = Backoff::new(FIRST_PAUSE, MAX_PAUSE);
         let (mut has_turn, mut had_conflict) = (false, false);
         loop {
-            // The first time it seldom takes another; who only reads never does.
-            let keeps = alone.is_some() || contention.is_met();
+            // A first attempt seldom takes another.
+            let keeps = alone.is_some() || contention.exists();
             let decided = timeout_at(deadline, self.decide(calls, &mut last_read, keeps)).await;
             let (unit, responses) = decided.map_err(|_| late())??;
             if !unit.has_writes() {
@@ -137,8 +141,8 @@ impl Api {
             }
             if !has_turn && let Some((list, length)) = contention.turn_for(&unit) {
                 self.wait_for_turn(list, length, retry_until).await;
-                // Where the times to give follow from the list's, not from the clock, each write makes what was read too
-                // old.
+                // Each write of others makes what was read before the turn too old where times follow from the list's
+                // timestamp and not from the clock.
                 let now = Timestamp::now();
                 let mut lists = unit.written_lists();
                 if had_conflict || lists.any(|list| unit.timestamp_of(list) > now) {
@@ -156,7 +160,7 @@ impl Api {
                     contention.took(sent.elapsed());
                     return Ok(responses);
                 }
-                // Somebody was quicker: what is there now is known the sooner the better.
+                // What was read is too old.
                 Err(CommitError::Conflict) => {
                     had_conflict = true;
                     last_read = None;

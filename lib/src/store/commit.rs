@@ -91,9 +91,10 @@ impl Store {
             let attempt = attempt.config_override(retries::disabled()).send();
             let failure = match timeout_at(deadline, attempt).await {
                 Ok(Ok(_)) => return Ok(()),
-                Ok(Err(error)) => {
-                    Failure::of(error, request.get_transact_items().as_deref().unwrap_or(&[]))
-                }
+                Ok(Err(error)) => Failure::of(
+                    error,
+                    request.get_transact_items().as_deref().unwrap_or(&[]),
+                ),
                 Err(_) => Failure::InDoubt(StoreError::Late("TransactWriteItems")),
             };
             match failure {

@@ -10,6 +10,7 @@ use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use kinto_local::Fault;
 use serde_json::{Value, json};
 use tests::{Answer, Kinto, NOBODY};
 use wiremock::matchers::{body_string_contains, header, method, path};
@@ -447,6 +448,21 @@ async fn a_login_leads_to_the_provider_and_with_its_tokens_back() {
     let again = openid.kinto.get(&back).await;
     assert_eq!(again.error(), (400, 107));
     assert_eq!(again.body["details"][0]["name"], "state");
+}
+
+#[tokio::test]
+async fn a_login_knows_its_own_end_when_the_answer_to_that_was_lost() {
+    let openid = OpenId::new().await;
+    let state = begin(&openid).await;
+    let requests = openid.kinto.aws.requests();
+    requests.take();
+    openid.kinto.aws.inject(move |target, _| {
+        let is_first = target.ends_with("UpdateItem") && requests.of("UpdateItem") == 1;
+        is_first.then_some(Fault::AnswerLost)
+    });
+    let back = format!("/openid/idp/token?error=denied&state={state}");
+    assert_eq!(openid.kinto.get(&back).await.status, 307);
+    assert_eq!(openid.kinto.get(&back).await.error(), (400, 107));
 }
 
 #[tokio::test]

@@ -23,6 +23,7 @@
 
 pub mod aggregator;
 pub mod api;
+mod backoff;
 pub mod broadcaster;
 pub mod event;
 pub mod hmac;

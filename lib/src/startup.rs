@@ -19,7 +19,7 @@ use crate::settings::{
     BroadcastsSettings, ChangesSettings, ListenerSettings, MegaphoneSettings, SettingError,
     Settings, Vars,
 };
-use crate::store::Store;
+use crate::store::{RETRY_TIME, Store};
 
 /// Why a function cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -40,11 +40,11 @@ struct Environment {
 
 impl Environment {
     async fn load(needs_secret: impl Fn(&str) -> bool) -> Result<Self, StartError> {
-        // The SDK sets no limit to a call by itself. Three attempts of 2 seconds must fit into the API's time.
+        // The SDK sets no limit to a call by itself. A commit is one attempt, which is repeated until its outcome is known.
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(Duration::from_secs(1))
             .operation_attempt_timeout(Duration::from_secs(2))
-            .operation_timeout(Duration::from_secs(7))
+            .operation_timeout(RETRY_TIME)
             .build();
         // An attempt ends long before a stream counts as stalled (5 seconds), so nothing needs to watch for that.
         let sdk = aws_config::defaults(BehaviorVersion::v2026_01_12())

@@ -59,9 +59,14 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Refused with a DynamoDB error, e.g. `ProvisionedThroughputExceededException`.
+    /// Refused with a DynamoDB error, e.g. `ProvisionedThroughputExceededException`. `InternalServerError` has the status
+    /// 500, with which DynamoDB leaves open whether it executed the request.
     pub fn error(code: &str) -> Self {
-        Refused::new(code, "injected by a test").into()
+        let mut refused = Refused::new(code, "injected by a test");
+        if code == "InternalServerError" {
+            refused.status = 500;
+        }
+        refused.into()
     }
 
     /// A transaction refused with one reason an item, e.g. `["None", "TransactionConflict"]`.

@@ -126,9 +126,19 @@ pub enum ApiError {
     /// The service has ended: 410.
     #[error("the service has ended")]
     Gone,
-    /// Writes by others came between, again and again: 503, worth another try.
+    /// Writes by others came between, again and again, or DynamoDB throttled, and nothing was written: 503, worth
+    /// another try.
     #[error("too many concurrent writes")]
     Busy,
+    /// A large write was committed in part: 503.
+    #[error("a large write was committed in part")]
+    PartlyWritten,
+    /// The write may have been committed, or may yet be; DynamoDB did not say by the end of the request's time: 503.
+    #[error("the outcome of a write is not known: {0}")]
+    Unknown(#[source] StoreError),
+    /// The partition that is to be written is full: 507.
+    #[error("a partition of the table is full")]
+    Full,
     /// A listener does not agree: its own status, with its message.
     #[error("refused by a listener: {message}")]
     Vetoed {
@@ -148,7 +158,7 @@ pub enum ApiError {
     /// An identity provider failed: 503, worth another try.
     #[error(transparent)]
     Provider(#[from] ProviderError),
-    /// The storage failed: 503, worth another try.
+    /// The storage failed, and nothing was written: 503, worth another try; 500 where that would change nothing.
     #[error(transparent)]
     Store(StoreError),
 }
@@ -225,9 +235,26 @@ impl ApiError {
             | Self::ResponseTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Gone => StatusCode::GONE,
             Self::Vetoed { status, .. } => *status,
-            Self::Busy | Self::Listener { .. } | Self::Provider(_) | Self::Store(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
+            Self::Full => StatusCode::INSUFFICIENT_STORAGE,
+            Self::Store(StoreError::Invalid { .. } | StoreError::Malformed { .. }) => {
+                StatusCode::INTERNAL_SERVER_ERROR
             }
+            Self::Busy
+            | Self::PartlyWritten
+            | Self::Unknown(_)
+            | Self::Listener { .. }
+            | Self::Provider(_)
+            | Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// What a request that is answered with 503 has written.
+    fn written(&self) -> Option<&'static str> {
+        match self {
+            Self::Unknown(_) => Some("unknown"),
+            Self::PartlyWritten => Some("partly"),
+            Self::Vetoed { .. } => None,
+            error => (error.status() == StatusCode::SERVICE_UNAVAILABLE).then_some("nothing"),
         }
     }
 
@@ -252,9 +279,15 @@ impl ApiError {
                 authenticated: true,
             }
             | Self::Reserved(_) => 121,
-            Self::Busy | Self::Listener { .. } | Self::Provider(_) | Self::Store(_) => 201,
             Self::Gone => 202,
             Self::Vetoed { status, .. } => errno_of(*status),
+            Self::Busy
+            | Self::PartlyWritten
+            | Self::Unknown(_)
+            | Self::Full
+            | Self::Listener { .. }
+            | Self::Provider(_)
+            | Self::Store(_) => errno_of(self.status()),
         }
     }
 
@@ -318,13 +351,27 @@ impl ApiError {
                     "The answer is larger than can be sent. Ask for less at once: by _limit, _since, pages of a list, fewer requests in a batch."
                 }
                 Self::Gone => "This service has ended, see the Alert header.",
-                Self::Busy => "Too many writes at once, please retry.",
+                Self::Busy => "Too many writes at once, and nothing was written, please retry.",
+                Self::PartlyWritten => {
+                    "A part of this was written and the rest was not, or may not have been. See what there is before you retry."
+                }
+                Self::Unknown(_) => {
+                    "The storage did not say in time whether this was written. See what there is before you retry."
+                }
+                Self::Full => {
+                    "The storage can hold no more here, and nothing was written. To retry does not help."
+                }
                 Self::Listener { .. } => {
                     "What has to agree to this does not answer, and nothing was written, please retry."
                 }
                 Self::Vetoed { message, .. } => message,
                 Self::Provider(_) => "The identity provider is not available, please retry.",
-                Self::Store(_) => "The storage is not available, please retry.",
+                Self::Store(_) if status == StatusCode::INTERNAL_SERVER_ERROR => {
+                    "This server made a mistake, and nothing was written. To retry does not help."
+                }
+                Self::Store(_) => {
+                    "The storage is not available, and nothing was written, please retry."
+                }
                 _ => return None,
             };
             Some(message.to_owned())
@@ -345,15 +392,23 @@ impl ApiError {
                 existing: Some(existing),
                 ..
             } => body["details"] = json!({"existing": existing}),
-            _ => {}
+            error => {
+                if let Some(written) = error.written() {
+                    body["details"] = json!({"written": written});
+                }
+            }
         }
         body
     }
 
     /// The response that tells the client, and nothing of ours that it need not know.
     pub fn into_response(self, settings: &ApiSettings) -> Response {
-        if let Self::Store(error) = &self {
-            tracing::error!(%error, "storage failed");
+        match &self {
+            Self::Store(error) => tracing::error!(%error, "storage failed"),
+            Self::Unknown(error) => tracing::error!(%error, "the outcome of a write is not known"),
+            // An alarm looks for these words (template.yaml).
+            Self::Full => tracing::error!("a partition of the table is full"),
+            _ => {}
         }
         if let Self::Provider(error) = &self {
             let source = std::error::Error::source(error).map(ToString::to_string);
@@ -386,8 +441,9 @@ impl ApiError {
                 response.set_text(ETAG, &current.etag());
                 response.set_text(LAST_MODIFIED, &current.http_date());
             }
-            Self::Busy | Self::Listener { .. } | Self::Provider(_) | Self::Store(_) => {
-                response.set_text(RETRY_AFTER, &settings.retry_after_seconds.to_string())
+            Self::Vetoed { .. } => {}
+            _ if response.status() == StatusCode::SERVICE_UNAVAILABLE => {
+                response.set_text(RETRY_AFTER, &settings.retry_after_seconds.to_string());
             }
             _ => {}
         }

@@ -2,8 +2,8 @@
 //!
 //! A request goes: [`request`] (out of the event) → [`call`] ([`router`]: which endpoint; [`auth`]: who) → the
 //! endpoint ([`objects`], [`lists`], [`permissions`], [`changeset`], [`monitor`], [`broadcasts`], [`server`];
-//! [`asked`]: may they; [`body`], [`schema`]: what they send) → [`response`] (into the event). A [`batch`] is
-//! several calls in one unit of work. Every refusal is an [`error::ApiError`], turned into Kinto's JSON at one place.
+//! [`asked`]: may they; [`body`], [`schema`]: what they send) → [`response`] (into the event). [`retry`] does that
+//! again while other writes come between. A [`batch`] is several calls in one unit of work. Every refusal is an [`error::ApiError`], turned into Kinto's JSON at one place.
 //!
 //! What Kinto has as plugins is in [`default_bucket`], [`flush`], [`accounts`] with [`passwords`], and [`openid`].
 
@@ -33,18 +33,19 @@ mod passwords;
 mod permissions;
 mod request;
 mod response;
+mod retry;
 mod router;
 mod schema;
 mod server;
 mod values;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aws_lambda_events::apigw::{ApiGatewayV2httpRequest, ApiGatewayV2httpResponse};
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
-use tokio::sync::RwLock;
+use tokio::time::Instant;
 
 use self::auth::Credentials;
 use self::call::Call;
@@ -56,25 +57,13 @@ use self::response::Response;
 use self::router::Routed;
 use crate::listeners::{Listeners, NotifyError};
 use crate::megaphone::Megaphone;
-use crate::notifier;
 use crate::settings::Settings;
-use crate::store::{CommitError, Store};
+use crate::store::Store;
 use crate::timestamp::Timestamp;
-use crate::unit_of_work::{Allowance, Needs, UnitOfWork};
+use crate::unit_of_work::UnitOfWork;
 
-/// When a request is not done again any more: the function must answer before it is stopped (29 seconds).
-const LAST_ATTEMPT: Duration = Duration::from_secs(10);
 /// How long the listeners may take together that are told before the commit.
 const LISTENERS_TIME: Duration = Duration::from_secs(12);
-/// The longest pause before the first repetition, in milliseconds; it doubles each time, up to [`MAX_PAUSE`].
-///
-/// Measured with 32 writers of one collection (docs/performance.md): shorter pauses collide more, and are slower.
-const FIRST_PAUSE: u64 = 16;
-/// See [`FIRST_PAUSE`].
-const MAX_PAUSE: u64 = 400;
-/// How long a request is repeated on the strength of what it read, where nothing tells that this has changed. The
-/// commit checks all of it but the permissions.
-const MAX_STALENESS: Duration = Duration::from_secs(1);
 
 /// The HTTP API over one table.
 #[derive(Clone, Debug)]
@@ -89,10 +78,8 @@ pub struct Api {
     monitor: Arc<monitor::Memory>,
     changesets: Arc<changeset::memory::Memory>,
     providers: Arc<[Provider]>,
-    /// Shared by requests that are tried the first time, held alone by one that is done again: requests of one
-    /// process that collide once would go on colliding with one another; alone, each meets but those of other
-    /// processes. A function of Lambda has one request at a time and never waits for this.
-    turn: Arc<RwLock<()>>,
+    /// What keeps requests that met contention from meeting it again; shared by clones.
+    contention: Arc<retry::Contention>,
 }
 
 /// What becomes of a request at first sight.
@@ -120,16 +107,18 @@ impl Api {
             megaphones,
             listeners,
             changesets: Arc::default(),
-            turn: Arc::default(),
+            contention: Arc::default(),
         }
     }
 
     /// Answers one request. Whatever goes wrong becomes a response.
     pub async fn handle(&self, event: ApiGatewayV2httpRequest) -> ApiGatewayV2httpResponse {
+        let received = Instant::now();
         match Request::from_event(event) {
             Ok(request) => {
                 let accept_encoding = request.header(ACCEPT_ENCODING).unwrap_or_default();
-                let response = self.answer(&request).await;
+                // In a box, since callers' futures would be nested deeper than the compiler takes.
+                let response = Box::pin(self.answer(&request, received)).await;
                 response.into_event(request.method == Method::HEAD, accept_encoding)
             }
             Err(error) => {
@@ -139,15 +128,15 @@ impl Api {
         }
     }
 
-    async fn answer(&self, request: &Request) -> Response {
+    async fn answer(&self, request: &Request, received: Instant) -> Response {
         let answer = match self.find(request).await {
             Ok(Found::Answer(response)) => return response,
             Ok(Found::Call(call)) if call.is_batch() => {
-                let response = self.batch(request).await;
+                let response = self.batch(request, received).await;
                 response.map(|response| self.finished(request, response))
             }
             Ok(Found::Call(call)) => {
-                let responses = self.work(&[call]).await;
+                let responses = self.run_with_retries(&[call], received).await;
                 responses.map(|mut responses| responses.swap_remove(0))
             }
             Err(error) => Err(error),
@@ -201,7 +190,7 @@ impl Api {
         Ok(Found::Call(call))
     }
 
-    async fn batch(&self, batch: &Request) -> Result<Response, ApiError> {
+    async fn batch(&self, batch: &Request, received: Instant) -> Result<Response, ApiError> {
         let mut calls = vec![];
         // `None` in the place of each of the calls, else what the request is answered without one.
         let mut answers = vec![];
@@ -218,7 +207,7 @@ impl Api {
             };
             answers.push((request, answer));
         }
-        let mut responses = self.work(&calls).await?.into_iter();
+        let mut responses = self.run_with_retries(&calls, received).await?.into_iter();
         let answers = answers.into_iter().filter_map(|(request, answer)| {
             let response = answer.or_else(|| responses.next())?;
             Some((request, response))
@@ -236,74 +225,6 @@ impl Api {
         provider.ok_or_else(|| {
             ApiError::invalid("path", "provider", format!("Unknown provider '{name}'"))
         })
-    }
-
-    /// Reads, answers, commits; again from the start while other writes come between.
-    ///
-    /// # Errors
-    /// What takes back all of it: a failure of ours. What is refused is a response.
-    async fn work(&self, calls: &[Call]) -> Result<Vec<Response>, ApiError> {
-        let begin = Instant::now();
-        let (mut shared, mut alone) = (None, None);
-        if calls.iter().any(Call::writes) {
-            shared = Some(self.turn.read().await);
-        }
-        let mut known: Option<(Instant, UnitOfWork)> = None;
-        let mut longest_pause = FIRST_PAUSE;
-        while begin.elapsed() < LAST_ATTEMPT {
-            let mut unit = match &known {
-                Some((at, unit)) if at.elapsed() < MAX_STALENESS => {
-                    unit.clone().at(Timestamp::now())
-                }
-                _ => {
-                    let needs = calls.iter().map(|call| call.needs(&self.settings.api));
-                    let needs = needs.fold(Needs::default(), Needs::and);
-                    let mut unit = UnitOfWork::read(&self.store, Timestamp::now(), needs).await?;
-                    // A single one asks for that itself, when it is known who sends it.
-                    if calls.len() > 1 {
-                        let groups = calls.iter().map(|call| call.needs_of_groups(&unit));
-                        let groups = groups.fold(Needs::default(), Needs::and);
-                        unit.read_more(&self.store, groups).await?;
-                    }
-                    let unit = unit.telling(!self.settings.listeners.is_empty());
-                    let unit = match calls.len() {
-                        0 | 1 => unit,
-                        _ => unit.allowed(Allowance::of_batch()),
-                    };
-                    // The first time it seldom takes another; who only reads never does.
-                    known = alone.is_some().then(|| (Instant::now(), unit.clone()));
-                    unit
-                }
-            };
-            let responses = self.answer_calls(calls, &mut unit).await?;
-            if !unit.has_writes() {
-                return Ok(responses);
-            }
-            self.ask_listeners(&unit).await?;
-            let waits_for = |event: &_| notifier::waits_for(&self.settings.listeners, event);
-            match unit.commit(&self.store, waits_for).await {
-                Ok(()) => return Ok(responses),
-                Err(CommitError::Store(error)) => return Err(error.into()),
-                Err(CommitError::Partial) => return Err(ApiError::Busy),
-                Err(CommitError::TooLarge) => return Err(ApiError::RequestTooLarge),
-                Err(CommitError::TooManyGroups { principal }) => {
-                    let problem = format!("{principal} is in too many groups of this bucket");
-                    return Err(ApiError::invalid("body", "data.members", problem));
-                }
-                // Somebody was quicker: what is there now is known the sooner the better.
-                Err(CommitError::Conflict) => known = None,
-                Err(CommitError::Contended) => {}
-            }
-            let is_first = shared.take().is_some();
-            // Full jitter: writers that collided once must not collide again in step.
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(0..=longest_pause))).await;
-            longest_pause = (longest_pause * 2).min(MAX_PAUSE);
-            if is_first {
-                alone = Some(self.turn.write().await);
-            }
-        }
-        drop(alone);
-        Err(ApiError::Busy)
     }
 
     /// Has the listeners agree that are told before the commit.
@@ -333,7 +254,7 @@ impl Api {
     /// Answers calls in their order.
     ///
     /// # Errors
-    /// As [`Self::work`]; and that the answers cannot be sent together, so that what they tell of must not be done.
+    /// As [`Self::run_with_retries`]; and that the answers cannot be sent together, so that what they tell of must not be done.
     async fn answer_calls(
         &self,
         calls: &[Call],

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 
+use uuid::Uuid;
+
 use super::{Key, Store, StoreError, number, string};
 use crate::timestamp::Timestamp;
 
@@ -50,7 +52,7 @@ impl Store {
     }
 
     /// Where the login is to lead to, once; `None` when there is none under that state with that provider, or no more.
-    /// One `UpdateItem`, 1 WCU.
+    /// One `UpdateItem`, 1 WCU, which knows itself when it is repeated after a lost answer.
     pub async fn end_login(
         &self,
         state: &str,
@@ -62,11 +64,11 @@ impl Store {
             .update_item()
             .table_name(&self.table)
             .set_key(Some(key(state).into_item()))
-            .update_expression("SET ended = :true")
+            .update_expression("SET ended = :by")
             .condition_expression(
-                "provider = :provider AND expires > :now AND attribute_not_exists(ended)",
+                "provider = :provider AND expires > :now AND (attribute_not_exists(ended) OR ended = :by)",
             )
-            .expression_attribute_values(":true", AttributeValue::Bool(true))
+            .expression_attribute_values(":by", AttributeValue::S(Uuid::new_v4().to_string()))
             .expression_attribute_values(":provider", AttributeValue::S(provider.to_owned()))
             .expression_attribute_values(":now", seconds(now))
             .return_values(ReturnValue::AllNew);

@@ -12,12 +12,14 @@
 //! | a principal's groups in a bucket | `#principal#` and the principal | the bucket's URI | [`membership`] |
 //! | what is told to who asks | `#broadcast` | `#pull` | [`pull`] |
 //! | what listeners are to be told of | `#outbox#` and a parent's URI | see there | [`outbox`] |
+//! | turns at an item that is contended | `#turn#` and the item's key | `#turn` | [`Store::reserve_turn`] |
 //!
 //! No id may begin with `#`, so the reserved keys never meet an object's. The local secondary index
 //! `by_last_modified` takes in what has a `last_modified`: objects, monitor entries and their state.
 
 pub mod broadcast;
 pub mod changeset;
+mod commit;
 pub mod list;
 pub mod login;
 pub mod membership;
@@ -25,7 +27,9 @@ pub mod monitor;
 mod object;
 pub mod outbox;
 pub mod pull;
+mod retries;
 pub mod shares;
+mod turn;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::error::Error;
@@ -35,17 +39,20 @@ use std::time::Duration;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{BuildError, DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
-use aws_sdk_dynamodb::operation::transact_get_items::TransactGetItemsError;
-use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::{
     AttributeValue, Get, KeysAndAttributes, Put, TransactGetItem, TransactWriteItem, Update,
 };
+use tokio::time::Instant;
 
+use self::commit::is_contention;
 use self::membership::{Member, MembershipChanges};
 use self::shares::Shares;
 
+pub use commit::CommitError;
 pub use object::{Content, Generation, List, Object, Version};
+pub use retries::RETRY_TIME;
 
+use crate::backoff::Backoff;
 use crate::resource::{ListUri, ObjectUri};
 use crate::timestamp::Timestamp;
 use crate::weight;
@@ -58,10 +65,10 @@ pub const BY_LAST_MODIFIED: &str = "by_last_modified";
 pub const MAX_TRANSACTION_ITEMS: usize = 100;
 /// Keys in one `BatchGetItem` at most (DynamoDB).
 const MAX_BATCH_GET_KEYS: usize = 100;
-/// Times that a reading is done again because a transaction had an item in hand: about a second.
-const MAX_CONFLICTS: u32 = 8;
-/// Times that keys which DynamoDB left unread are asked for again.
-const MAX_UNPROCESSED_ROUNDS: u32 = 5;
+/// The longest pause before keys that DynamoDB left unread are asked for again; it doubles each time.
+const FIRST_UNREAD_PAUSE: Duration = Duration::from_millis(10);
+/// The longest of these pauses.
+const MAX_UNREAD_PAUSE: Duration = Duration::from_millis(500);
 
 /// Shares that a process keeps in mind, of 200 bytes each.
 const MAX_KNOWN_SHARES: usize = 10_000;
@@ -72,7 +79,7 @@ pub type Item = HashMap<String, AttributeValue>;
 /// A request to the table that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// DynamoDB refused, did not answer, or did not answer in time, after the SDK's own retries.
+    /// DynamoDB refused, did not answer, or did not answer in time, after all retries.
     #[error("{operation} failed: {}", DisplayErrorContext(&**source))]
     Request {
         /// The DynamoDB operation.
@@ -83,6 +90,17 @@ pub enum StoreError {
     /// What is read together would take more memory than a function has.
     #[error("more than a request may hold at once")]
     TooMuch,
+    /// DynamoDB finds the request itself wrong: a fault of this code, which repeating does not mend.
+    #[error("{operation} is invalid: {}", DisplayErrorContext(&**source))]
+    Invalid {
+        /// The DynamoDB operation.
+        operation: &'static str,
+        /// What the SDK says.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The time of the request was over before DynamoDB answered.
+    #[error("{0} was not answered in time")]
+    Late(&'static str),
     /// DynamoDB left keys unread each time that it was asked.
     #[error("BatchGetItem left {0} keys unread")]
     Unread(usize),
@@ -101,40 +119,22 @@ pub enum StoreError {
 impl StoreError {
     fn request<E, R>(operation: &'static str) -> impl FnOnce(SdkError<E, R>) -> Self
     where
-        E: Error + Send + Sync + 'static,
+        E: Error + ProvideErrorMetadata + Send + Sync + 'static,
         R: std::fmt::Debug + Send + Sync + 'static,
     {
-        move |error| Self::Request {
-            operation,
-            source: error.into(),
+        move |error| {
+            let code = error.as_service_error().and_then(|error| error.code());
+            let is_invalid = matches!(
+                code,
+                Some("ValidationException" | "IdempotentParameterMismatchException")
+            );
+            let source = error.into();
+            match is_invalid {
+                true => Self::Invalid { operation, source },
+                false => Self::Request { operation, source },
+            }
         }
     }
-}
-
-/// A transaction that was not committed.
-#[derive(Debug, thiserror::Error)]
-pub enum CommitError {
-    /// Another write came between reading and committing. Nothing was written; read again and repeat.
-    #[error("another write came between")]
-    Conflict,
-    /// Another transaction has one of the items in hand. Nothing was written; repeat, later and with a later time.
-    #[error("another transaction is under way")]
-    Contended,
-    /// A part of it is committed and the rest cannot be, since another write came between. Safe to repeat.
-    #[error("another write came between the parts of a large one")]
-    Partial,
-    /// A principal would be in more groups of one bucket than it can be. Nothing was written.
-    #[error("too many groups of a bucket for one of their members")]
-    TooManyGroups {
-        /// The principal.
-        principal: String,
-    },
-    /// It is more than a transaction can hold. Nothing was written.
-    #[error("more than a transaction can hold")]
-    TooLarge,
-    /// It failed; a lost answer may hide a commit.
-    #[error(transparent)]
-    Store(#[from] StoreError),
 }
 
 /// The key of an item.
@@ -264,10 +264,10 @@ pub struct Store {
 }
 
 impl Store {
-    /// The table called `table`.
+    /// The table called `table`. What the client says of retries does not count: the store has its own rules.
     pub fn new(client: Client, table: impl Into<String>) -> Self {
         Self {
-            client,
+            client: retries::client(&client),
             table: table.into(),
             at_once: false,
             known_shares: Arc::default(),
@@ -334,7 +334,9 @@ impl Store {
                 .cloned()
                 .map(Key::into_item)
                 .collect::<Vec<_>>();
-            for round in 0.. {
+            let deadline = Instant::now() + RETRY_TIME;
+            let mut backoff = Backoff::new(FIRST_UNREAD_PAUSE, MAX_UNREAD_PAUSE);
+            loop {
                 let request = KeysAndAttributes::builder()
                     .set_keys(Some(wanted))
                     .consistent_read(true)
@@ -367,10 +369,10 @@ impl Store {
                 if wanted.is_empty() {
                     break;
                 }
-                if round == MAX_UNPROCESSED_ROUNDS {
+                // DynamoDB throttles some of what was asked for.
+                if !backoff.wait_until(deadline).await {
                     return Err(StoreError::Unread(wanted.len()));
                 }
-                tokio::time::sleep(Duration::from_millis(10 << round)).await;
             }
         }
         Ok(found)
@@ -390,52 +392,14 @@ impl Store {
             Ok(TransactGetItem::builder().get(get).build())
         });
         let gets: Vec<_> = gets.collect::<Result<_, _>>().map_err(not_built)?;
-        let mut round = 0;
-        loop {
-            let request = self.client.transact_get_items();
-            match request.set_transact_items(Some(gets.clone())).send().await {
-                Ok(answer) => {
-                    let items = answer.responses.into_iter().flatten();
-                    return items
-                        .filter_map(|response| response.item)
-                        .map(|item| Ok((key_of(&item)?, item)))
-                        .collect();
-                }
-                Err(error) if round < MAX_CONFLICTS && is_read_conflict(&error) => {
-                    // A transaction takes some milliseconds; full jitter, as among writers.
-                    let longest = 4 << round;
-                    round += 1;
-                    tokio::time::sleep(Duration::from_millis(fastrand::u64(0..=longest))).await;
-                }
-                Err(error) => return Err(StoreError::request("TransactGetItems")(error)),
-            }
-        }
-    }
-
-    /// Commits `writes` in one transaction, all or none. Each item costs 2 WCU for each KB.
-    ///
-    /// The SDK sends the same `ClientRequestToken` each time that it retries, so an answer that got lost
-    /// does not make it write twice.
-    ///
-    /// # Errors
-    /// [`CommitError::Conflict`] when a condition does not hold any more, [`CommitError::Contended`] when another
-    /// transaction has an item in hand; nothing was written then.
-    pub async fn commit(&self, writes: Vec<Write>) -> Result<(), CommitError> {
-        let items = writes
-            .into_iter()
-            .map(|write| self.transact_item(write))
-            .collect::<Result<Vec<_>, _>>()?;
-        match self
-            .client
-            .transact_write_items()
-            .set_transact_items(Some(items))
-            .send()
-            .await
-        {
-            Ok(_) => Ok(()),
-            Err(error) => Err(refusal(&error)
-                .unwrap_or_else(|| StoreError::request("TransactWriteItems")(error).into())),
-        }
+        let request = self.client.transact_get_items();
+        let answer = request.set_transact_items(Some(gets)).send().await;
+        let answer = answer.map_err(StoreError::request("TransactGetItems"))?;
+        let items = answer.responses.into_iter().flatten();
+        items
+            .filter_map(|response| response.item)
+            .map(|item| Ok((key_of(&item)?, item)))
+            .collect()
     }
 
     fn transact_item(&self, write: Write) -> Result<TransactWriteItem, StoreError> {
@@ -570,36 +534,6 @@ impl ListCondition {
                 [generation(g)].into(),
             ),
         }
-    }
-}
-
-/// Why a transaction failed, if that was because of another write, so that to repeat it may succeed.
-fn refusal<R>(error: &SdkError<TransactWriteItemsError, R>) -> Option<CommitError> {
-    match error.as_service_error()? {
-        TransactWriteItemsError::TransactionCanceledException(cancelled) => {
-            let reasons = cancelled.cancellation_reasons();
-            let has = |code| reasons.iter().any(|reason| reason.code() == Some(code));
-            if has("ConditionalCheckFailed") {
-                Some(CommitError::Conflict)
-            } else {
-                has("TransactionConflict").then_some(CommitError::Contended)
-            }
-        }
-        other if other.code() == Some("TransactionInProgressException") => {
-            Some(CommitError::Contended)
-        }
-        _ => None,
-    }
-}
-
-/// Whether a reading failed because a transaction had an item in hand.
-fn is_read_conflict<R>(error: &SdkError<TransactGetItemsError, R>) -> bool {
-    match error.as_service_error() {
-        Some(TransactGetItemsError::TransactionCanceledException(cancelled)) => cancelled
-            .cancellation_reasons()
-            .iter()
-            .any(|reason| reason.code() == Some("TransactionConflict")),
-        _ => false,
     }
 }
 

@@ -15,10 +15,11 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 
 pub use self::allowance::{Allowance, Exhausted};
 
-use self::slot::{ListSlot, ObjectSlot};
+use self::slot::{ListChange, ListSlot, ObjectSlot};
 use crate::event::{Action, Events, Impacted, Origin, ResourceChanged};
 use crate::permission::{AUTHENTICATED, EVERYONE, Permissions};
 use crate::resource::{Kind, ListUri, ObjectUri};
@@ -383,7 +384,16 @@ impl UnitOfWork {
         self.objects.values().any(|slot| slot.written.is_some())
     }
 
-    /// Commits what was written, all or none, in one round trip.
+    /// The lists whose items are to be written.
+    pub fn written_lists(&self) -> impl Iterator<Item = &ListUri> {
+        let written = self.lists.iter();
+        written
+            .filter(|(_, slot)| slot.change != ListChange::None)
+            .map(|(uri, _)| uri)
+    }
+
+    /// Commits what was written, all or none, in one round trip, if its outcome is known at once; it is known by the
+    /// deadline otherwise.
     ///
     /// More than a transaction can hold (a long list that is deleted, a large group) is committed in parts, each
     /// of them all or none, so that whoever reads meanwhile sees times in their order, and each principal in the groups
@@ -397,21 +407,23 @@ impl UnitOfWork {
     /// # Errors
     /// [`CommitError::Conflict`] when something that the unit relied on has changed: read and decide again.
     /// [`CommitError::Contended`] when that may be so. [`CommitError::TooLarge`] when it cannot be one transaction,
-    /// [`CommitError::TooManyGroups`].
+    /// [`CommitError::TooManyGroups`]. [`CommitError::Partial`] when a part was committed and another was not by the
+    /// deadline.
     pub async fn commit(
         mut self,
         store: &Store,
         waits_for: impl Fn(&ResourceChanged) -> bool,
+        deadline: Instant,
     ) -> Result<(), CommitError> {
         self.check_members(store).await?;
         self.shares.retain(|share| !store.knows_share(share));
         let shares = self.shares.clone();
         let mut parts = self.into_transactions(&waits_for)?.into_iter();
         if let Some(first) = parts.next() {
-            store.commit(first).await?;
+            store.commit(first, deadline).await?;
         }
         for part in parts {
-            transactions::commit_part(store, part).await?;
+            transactions::commit_part(store, part, deadline).await?;
         }
         store.remember_shares(shares);
         Ok(())

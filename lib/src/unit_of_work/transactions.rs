@@ -3,9 +3,12 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::UnitOfWork;
 use super::members::MemberWrites;
 use super::slot::{ListChange, ListSlot, ObjectSlot};
+use crate::backoff::Backoff;
 use crate::event::ResourceChanged;
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::store::{CommitError, MAX_TRANSACTION_ITEMS, Object, Store, Write, outbox};
@@ -15,8 +18,8 @@ const MAX_SIZE: usize = 4 * 1024 * 1024 - 256 * 1024;
 /// So many objects of 400 KB fit into a transaction beside the outbox's entries; they need not be measured.
 const FEW_OBJECTS: usize = 5;
 
-/// Times that a later part of a large commit is tried.
-const MAX_PART_ATTEMPTS: u32 = 8;
+/// The longest pause before a later part of a large commit is repeated, and its limit: it doubles each time.
+const PART_PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(400));
 
 impl UnitOfWork {
     /// What was written as transactions, in the order in which they are to be committed: one, unless it holds too much.
@@ -216,15 +219,24 @@ fn in_chunks(writes: Vec<Write>) -> Vec<Vec<Write>> {
 }
 
 /// Commits a part that is not the first one.
-pub(super) async fn commit_part(store: &Store, part: Vec<Write>) -> Result<(), CommitError> {
-    for attempt in 0..MAX_PART_ATTEMPTS {
-        match store.commit(part.clone()).await {
-            Err(CommitError::Conflict | CommitError::Contended) => {
-                let longest = 2 << attempt;
-                tokio::time::sleep(Duration::from_millis(fastrand::u64(0..=longest))).await;
+///
+/// # Errors
+/// [`CommitError::Partial`] alone: an earlier part is committed, whatever became of this one.
+pub(super) async fn commit_part(
+    store: &Store,
+    part: Vec<Write>,
+    deadline: Instant,
+) -> Result<(), CommitError> {
+    let mut backoff = Backoff::new(PART_PAUSES.0, PART_PAUSES.1);
+    loop {
+        match store.commit(part.clone(), deadline).await {
+            Ok(()) => return Ok(()),
+            Err(CommitError::Contended { .. }) if backoff.wait_until(deadline).await => {}
+            // A condition that does not hold will not hold again.
+            Err(error) => {
+                tracing::error!(%error, "a part of a large write was committed, the next one was not");
+                return Err(CommitError::Partial);
             }
-            outcome => return outcome,
         }
     }
-    Err(CommitError::Partial)
 }

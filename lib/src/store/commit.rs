@@ -1,0 +1,211 @@
+//! Commits: transactions whose outcome is known before anybody goes on
+//! ([decision 15](../../../docs/decisions/015-outcome-of-a-commit.md)).
+
+use std::time::Duration;
+
+use aws_sdk_dynamodb::config::http::HttpResponse;
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
+use aws_sdk_dynamodb::types::{CancellationReason, TransactWriteItem};
+use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
+
+use super::{Key, Store, StoreError, TIMESTAMP_KEY, Write, key_of, retries};
+use crate::backoff::Backoff;
+
+/// The pause before the first repetition of an attempt whose outcome is not known, at most; it doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The longest of these pauses. DynamoDB recovers a transaction that its coordinator left after 5 seconds.
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+/// A transaction that was not committed, or of which that is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// Another write came between reading and committing. Nothing was written; read again and repeat.
+    #[error("another write came between")]
+    Conflict,
+    /// Another transaction has an item in hand, or DynamoDB throttles. Nothing was written; repeat, later and with a
+    /// later time.
+    #[error("another transaction is in progress, or DynamoDB throttles")]
+    Contended {
+        /// The lists whose items another transaction has in hand.
+        lists: Vec<Key>,
+    },
+    /// A part of it is committed and the rest is not, or not known to be.
+    #[error("only a part of a large write was committed")]
+    Partial,
+    /// A principal would be in more groups of one bucket than it can be. Nothing was written.
+    #[error("too many groups of a bucket for one of their members")]
+    TooManyGroups {
+        /// The principal.
+        principal: String,
+    },
+    /// It is more than a transaction can hold. Nothing was written.
+    #[error("more than a transaction can hold")]
+    TooLarge,
+    /// A partition holds as much as DynamoDB lets one hold that has an index: 10 GB. Nothing was written, nor will be
+    /// unless it shrinks.
+    #[error("a partition of the table is full")]
+    Full,
+    /// Time is over, and an attempt was not answered: it may have been committed, or may yet be.
+    #[error("the outcome is not known: {0}")]
+    Unknown(#[source] StoreError),
+    /// It failed for good. Nothing was written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What came of one attempt that was not answered with success.
+enum Failure {
+    /// A condition does not hold.
+    ///
+    /// That is final for all attempts under the same token, those too that were not answered. DynamoDB answers with
+    /// success, for 10 minutes, once one of them was committed; so none was. And none can be: what a condition of ours
+    /// says is either still so since it was read, or never again. Times of a list and of a generation of an object only
+    /// rise, a generation never returns, no object and no list's item ever goes.
+    Conflict,
+    /// Refused for another reason: this attempt wrote nothing, which says nothing of earlier ones.
+    Refused(CommitError),
+    /// No answer, or one that leaves it open: it may have been committed, or may yet be.
+    InDoubt(StoreError),
+}
+
+impl Store {
+    /// Commits `writes` in one transaction, all or none. Each item costs 2 WCU for each KB.
+    ///
+    /// Each attempt carries the same `ClientRequestToken` and the same items. One that is not answered is repeated, with
+    /// pauses, until DynamoDB says what became of it, or until the deadline. So a transaction is written once, and
+    /// never meets itself.
+    ///
+    /// # Errors
+    /// [`CommitError::Unknown`] alone leaves open whether it was committed.
+    pub async fn commit(&self, writes: Vec<Write>, deadline: Instant) -> Result<(), CommitError> {
+        let items = writes
+            .into_iter()
+            .map(|write| self.transact_item(write))
+            .collect::<Result<Vec<_>, _>>()?;
+        let request = self
+            .client
+            .transact_write_items()
+            .client_request_token(Uuid::new_v4().to_string())
+            .set_transact_items(Some(items));
+        let mut backoff = Backoff::new(FIRST_PAUSE, MAX_PAUSE);
+        let mut doubt = None;
+        while Instant::now() < deadline {
+            // Not by the SDK, which tells of the last of its attempts alone.
+            let attempt = request.clone().customize();
+            let attempt = attempt.config_override(retries::disabled()).send();
+            let failure = match timeout_at(deadline, attempt).await {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(error)) => Failure::of(
+                    error,
+                    request.get_transact_items().as_deref().unwrap_or(&[]),
+                ),
+                Err(_) => Failure::InDoubt(StoreError::Late("TransactWriteItems")),
+            };
+            match failure {
+                Failure::Conflict => return Err(CommitError::Conflict),
+                Failure::Refused(error) if doubt.is_none() => return Err(error),
+                Failure::Refused(_) => {}
+                Failure::InDoubt(error) => {
+                    tracing::warn!(%error, "a transaction was not answered");
+                    doubt = Some(error);
+                }
+            }
+            if !backoff.wait_until(deadline).await {
+                break;
+            }
+        }
+        Err(match doubt {
+            Some(error) => CommitError::Unknown(error),
+            None => StoreError::Late("TransactWriteItems").into(),
+        })
+    }
+}
+
+impl Failure {
+    fn of(
+        error: SdkError<TransactWriteItemsError, HttpResponse>,
+        items: &[TransactWriteItem],
+    ) -> Self {
+        if let Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) =
+            error.as_service_error()
+        {
+            let reasons = cancelled.cancellation_reasons();
+            let has = |code| reasons.iter().any(|reason| reason.code() == Some(code));
+            if has("ConditionalCheckFailed") {
+                return Self::Conflict;
+            }
+            if has("ItemCollectionSizeLimitExceeded") {
+                return Self::Refused(CommitError::Full);
+            }
+            if has("ValidationError") {
+                return Self::Refused(CommitError::Store(StoreError::Invalid {
+                    operation: "TransactWriteItems",
+                    source: error.into(),
+                }));
+            }
+            if is_contention(reasons) {
+                let lists = lists_in_hand(reasons, items);
+                return Self::Refused(CommitError::Contended { lists });
+            }
+        }
+        // A status from 500 on leaves it open, as does no answer.
+        let is_refusal = match &error {
+            SdkError::ConstructionFailure(_) => true,
+            SdkError::ServiceError(answer) => answer.raw().status().as_u16() < 500,
+            _ => false,
+        };
+        let code = error.as_service_error().and_then(|error| error.code());
+        match code {
+            // It is this very transaction, sent before.
+            Some("TransactionInProgressException") => {}
+            Some("ItemCollectionSizeLimitExceededException") => {
+                return Self::Refused(CommitError::Full);
+            }
+            Some(code) if is_throttling(code) => {
+                return Self::Refused(CommitError::Contended { lists: vec![] });
+            }
+            _ if is_refusal => {
+                return Self::Refused(StoreError::request("TransactWriteItems")(error).into());
+            }
+            _ => {}
+        }
+        Self::InDoubt(StoreError::request("TransactWriteItems")(error))
+    }
+}
+
+/// Whether a transaction was cancelled only because another one has items in hand or DynamoDB throttles, so that the same may
+/// succeed later.
+pub(super) fn is_contention(reasons: &[CancellationReason]) -> bool {
+    reasons.iter().all(|reason| {
+        matches!(
+            reason.code(),
+            None | Some(
+                "None"
+                    | "TransactionConflict"
+                    | "ThrottlingError"
+                    | "ProvisionedThroughputExceeded"
+                    | "RequestLimitExceeded"
+            )
+        )
+    })
+}
+
+/// Whether a code of a whole request says that DynamoDB throttles, and that nothing of it was done.
+fn is_throttling(code: &str) -> bool {
+    matches!(
+        code,
+        "ThrottlingException" | "ProvisionedThroughputExceededException" | "RequestLimitExceeded"
+    )
+}
+
+/// The lists whose items another transaction has in hand.
+fn lists_in_hand(reasons: &[CancellationReason], items: &[TransactWriteItem]) -> Vec<Key> {
+    let in_hand = reasons
+        .iter()
+        .zip(items)
+        .filter(|(reason, _)| reason.code() == Some("TransactionConflict"));
+    let keys = in_hand.filter_map(|(_, item)| key_of(item.update()?.key()).ok());
+    keys.filter(|key| key.sk == TIMESTAMP_KEY).collect()
+}

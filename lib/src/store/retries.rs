@@ -1,0 +1,84 @@
+//! How the SDK repeats requests to the table by itself.
+//!
+//! Reads and single writes are repeated here, for seconds: throttling, conflicts with a transaction and lost answers
+//! pass. Whoever adds a single write makes sure that it may meet itself, since its answer may have been lost.
+//! A transaction that writes is repeated by [`Store::commit`](super::Store::commit) alone, which must know of every attempt.
+
+use std::time::Duration;
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::config::Builder;
+use aws_sdk_dynamodb::config::interceptors::InterceptorContext;
+use aws_sdk_dynamodb::config::retry::{
+    ClassifyRetry, RetryAction, RetryConfig, RetryPartition, TokenBucket,
+};
+use aws_sdk_dynamodb::error::ProvideErrorMetadata;
+use aws_sdk_dynamodb::operation::put_item::PutItemError;
+use aws_sdk_dynamodb::operation::transact_get_items::TransactGetItemsError;
+use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+
+use super::is_contention;
+
+/// How long a request to the table is repeated at most, each attempt included. See `startup` for that of one attempt.
+pub const RETRY_TIME: Duration = Duration::from_secs(10);
+/// The longest pause before the first repetition; it doubles each time, with full jitter. A transaction has its items
+/// in hand for some milliseconds.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+/// The longest pause.
+const MAX_PAUSE: Duration = Duration::from_millis(500);
+/// More than fit into [`RETRY_TIME`] where each attempt is refused at once.
+const MAX_ATTEMPTS: u32 = 40;
+
+/// The same client, with these rules.
+pub(super) fn client(client: &Client) -> Client {
+    // The SDK's default is a budget for the whole process, so that a long time of throttling ends in no retries at all.
+    let unlimited = RetryPartition::custom("table")
+        .token_bucket(TokenBucket::unlimited())
+        .build();
+    let retries = RetryConfig::standard()
+        .with_max_attempts(MAX_ATTEMPTS)
+        .with_initial_backoff(FIRST_PAUSE)
+        .with_max_backoff(MAX_PAUSE);
+    let config = client.config().to_builder();
+    let config = config
+        .retry_config(retries)
+        .retry_partition(unlimited)
+        .retry_classifier(Contention);
+    Client::from_conf(config.build())
+}
+
+/// What makes an operation one that the SDK does not repeat.
+pub(super) fn disabled() -> Builder {
+    Builder::new().retry_config(RetryConfig::disabled())
+}
+
+/// Tells the SDK of the failures that pass and that it does not know: another transaction has an item in hand, or a
+/// transactional read was throttled.
+#[derive(Debug)]
+struct Contention;
+
+impl ClassifyRetry for Contention {
+    fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
+        let failed = context.output_or_error().and_then(Result::err);
+        let Some(error) = failed.and_then(|error| error.as_operation_error()) else {
+            return RetryAction::NoActionIndicated;
+        };
+        let passes = if let Some(error) = error.downcast_ref::<TransactGetItemsError>() {
+            matches!(error, TransactGetItemsError::TransactionCanceledException(cancelled)
+                if is_contention(cancelled.cancellation_reasons()))
+        } else {
+            let put = error.downcast_ref::<PutItemError>();
+            let update = error.downcast_ref::<UpdateItemError>();
+            let code = put.and_then(|error| error.code());
+            code.or(update.and_then(|error| error.code())) == Some("TransactionConflictException")
+        };
+        match passes {
+            true => RetryAction::transient_error(),
+            false => RetryAction::NoActionIndicated,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        "contention"
+    }
+}

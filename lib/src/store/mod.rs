@@ -182,6 +182,16 @@ pub enum Write {
         past: bool,
         /// What must still hold.
         condition: ListCondition,
+        /// The name of the outbox's entry that the transaction has, where this is its [`outbox::head`].
+        entry: Option<String>,
+    },
+    /// Names the outbox's entry that the transaction has in the item of its [`outbox::head`], of which it writes nothing
+    /// else.
+    Head {
+        /// Which list's.
+        uri: ListUri,
+        /// The entry's name.
+        entry: String,
     },
     /// Changes the groups of a principal.
     Memberships {
@@ -460,8 +470,13 @@ impl Store {
                 list,
                 past,
                 condition,
+                entry,
             } => {
-                let update = self.update_list(&uri, list, past, condition);
+                let update = self.update_list(&uri, list, past, condition, entry);
+                update.map(|update| TransactWriteItem::builder().update(update).build())
+            }
+            Write::Head { uri, entry } => {
+                let update = self.update_head(&uri, entry);
                 update.map(|update| TransactWriteItem::builder().update(update).build())
             }
             Write::Memberships { principal, changes } => {
@@ -493,13 +508,14 @@ impl Store {
         list: Option<List>,
         past: bool,
         condition: ListCondition,
+        entry: Option<String>,
     ) -> Result<Update, BuildError> {
         let (condition, mut values) = condition.expression();
-        let mut expression = String::new();
+        let (mut set, mut remove) = (vec![], vec![]);
         if let Some(list) = list {
             // Not called `last_modified`, so that the index leaves it out. The stream's filter tells the lists of records
             // by their kind.
-            expression += "SET #timestamp = :reached, generation = :generation, kind = :kind";
+            set.push("#timestamp = :reached, generation = :generation, kind = :kind");
             let kind = uri.kind().name().to_owned();
             values.extend([
                 (":reached".to_owned(), number(list.timestamp)),
@@ -510,16 +526,31 @@ impl Store {
                 (":kind".to_owned(), AttributeValue::S(kind)),
             ]);
             if list.closed {
-                expression += ", closed = :closed";
+                set.push("closed = :closed");
                 values.insert(":closed".to_owned(), AttributeValue::Bool(true));
             } else {
-                expression += " REMOVE closed";
+                remove.push("closed");
+            }
+        }
+        // Of what has no entry the stream's filter for the notifier is to let nothing through.
+        match entry {
+            Some(entry) => {
+                set.push("entry = :entry");
+                values.insert(":entry".to_owned(), AttributeValue::S(entry));
+            }
+            None => remove.push(outbox::ENTRY),
+        }
+        let mut clauses = vec![];
+        for (keyword, changes) in [("SET", set), ("REMOVE", remove)] {
+            if !changes.is_empty() {
+                clauses.push(format!("{keyword} {}", changes.join(", ")));
             }
         }
         if past {
-            expression += " ADD past :one";
+            clauses.push("ADD past :one".to_owned());
             values.insert(":one".to_owned(), AttributeValue::N("1".to_owned()));
         }
+        let expression = clauses.join(" ");
         // A reserved word of DynamoDB, which takes no name either that stands nowhere.
         let is_named = [condition, &expression]
             .iter()
@@ -532,6 +563,25 @@ impl Store {
             .condition_expression(condition)
             .set_expression_attribute_names(is_named.then(|| [name].into()))
             .set_expression_attribute_values(Some(values))
+            .build()
+    }
+}
+
+impl Store {
+    /// Of the list of buckets there may be no item yet; then this makes one as of a list that nothing was written to.
+    fn update_head(&self, uri: &ListUri, entry: String) -> Result<Update, BuildError> {
+        let expression = "SET entry = :entry, #timestamp = if_not_exists(#timestamp, :never), \
+            generation = if_not_exists(generation, :root), kind = if_not_exists(kind, :kind)";
+        let kind = AttributeValue::S(uri.kind().name().to_owned());
+        Update::builder()
+            .table_name(&self.table)
+            .set_key(Some(Key::list(uri).into_item()))
+            .update_expression(expression)
+            .expression_attribute_names("#timestamp", "timestamp")
+            .expression_attribute_values(":entry", AttributeValue::S(entry))
+            .expression_attribute_values(":never", number(Timestamp(0)))
+            .expression_attribute_values(":root", AttributeValue::S(Generation::ROOT.0))
+            .expression_attribute_values(":kind", kind)
             .build()
     }
 }

@@ -169,6 +169,7 @@ impl ListSlot {
             list: moves.then_some(self.now),
             past: self.past || self.change == ListChange::Checked,
             condition,
+            entry: None,
         })
     }
 }

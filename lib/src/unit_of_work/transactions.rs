@@ -31,22 +31,24 @@ impl UnitOfWork {
         waits_for: &impl Fn(&ResourceChanged) -> bool,
     ) -> Result<Vec<Vec<Write>>, CommitError> {
         let memberships = self.membership_changes();
-        let outbox = self.outbox(0, |_| true, waits_for);
-        let writes_lists = self.lists.values();
-        let lists = writes_lists.filter(|slot| slot.change != ListChange::None);
+        let entries = self.entries(0, |_| true, waits_for);
+        let has = |list: &ListUri| {
+            let slot = self.lists.get(list);
+            slot.is_some_and(|slot| slot.change != ListChange::None)
+        };
+        let items = |entry: &outbox::Entry| entry.parts.len() + usize::from(!has(&entry.head));
+        let outbox: usize = entries.iter().map(items).sum();
+        let lists = self.lists.keys().filter(|list| has(list));
         let objects = self.objects.values();
         let objects: Vec<_> = objects.filter_map(|slot| slot.written.as_ref()).collect();
-        let count = objects.len() + lists.count() + memberships.len() + outbox.len();
+        let count = objects.len() + lists.count() + memberships.len() + outbox;
         if count > MAX_TRANSACTION_ITEMS {
             return Ok(self.into_parts(waits_for));
         }
         if objects.len() > FEW_OBJECTS {
             let size: usize = objects.into_iter().map(Object::size).sum();
-            let outbox = outbox.iter().map(|write| match write {
-                Write::Outbox(part) => part.size(),
-                _ => 0,
-            });
-            if size + outbox.sum::<usize>() > MAX_SIZE {
+            let parts = entries.iter().flat_map(|entry| &entry.parts);
+            if size + parts.map(outbox::Part::size).sum::<usize>() > MAX_SIZE {
                 return Err(CommitError::TooLarge);
             }
         }
@@ -61,21 +63,21 @@ impl UnitOfWork {
             .lists
             .into_iter()
             .filter_map(|(uri, slot)| slot.into_write(uri));
-        let written = objects.chain(lists).chain(memberships);
-        Ok(vec![written.chain(outbox).collect()])
+        let mut writes = objects.chain(lists).chain(memberships).collect();
+        add_entries(&mut writes, entries);
+        Ok(vec![writes])
     }
 
     /// What the outbox is to hold of the `n`-th transaction, which writes what it `has`.
-    fn outbox(
+    fn entries(
         &self,
         n: usize,
         has: impl Fn(&ObjectUri) -> bool,
         waits_for: &impl Fn(&ResourceChanged) -> bool,
-    ) -> Vec<Write> {
+    ) -> Vec<outbox::Entry> {
         let mut events = self.events.share(self.now, n, has);
         events.retain(|(_, event)| waits_for(event));
-        let entries = outbox::entries(events, self.now).into_iter();
-        entries.map(Write::Outbox).collect()
+        outbox::entries(events, self.now)
     }
 
     /// The same in several transactions, in the order in which they are to be committed: who leaves groups, the
@@ -113,15 +115,12 @@ impl UnitOfWork {
             let written = slot.written.as_ref();
             (uri.list().clone(), written.map(|o| o.last_modified))
         });
-        let most = match self.events.is_empty() {
-            true => MAX_TRANSACTION_ITEMS,
-            false => MAX_TRANSACTION_ITEMS - outbox::MAX_PARTS,
-        };
+        let tells = !self.events.is_empty();
         let mut shares = vec![Part::default()];
         for (uri, slot) in objects {
             if shares
                 .last()
-                .is_none_or(|share| share.size_with(&uri) > most)
+                .is_none_or(|share| share.size_with(&uri, tells) > MAX_TRANSACTION_ITEMS)
             {
                 shares.push(Part::default());
             }
@@ -133,9 +132,9 @@ impl UnitOfWork {
         let last = shares.len() - 1;
         for (n, share) in shares.into_iter().enumerate() {
             let has = |uri: &ObjectUri| share.objects.iter().any(|(object, _)| object == uri);
-            let outbox = self.outbox(n, has, waits_for);
+            let entries = self.entries(n, has, waits_for);
             let mut writes = share.into_writes(&mut lists, n == last);
-            writes.extend(outbox);
+            add_entries(&mut writes, entries);
             parts.push(writes);
         }
         parts.extend(in_chunks(joins));
@@ -186,18 +185,34 @@ fn members(object: Option<&Object>) -> BTreeSet<&str> {
 struct Part {
     objects: Vec<(ObjectUri, ObjectSlot)>,
     lists: BTreeSet<ListUri>,
+    /// The heads of the outbox's entries that tell of the objects.
+    heads: BTreeSet<ListUri>,
 }
 
 impl Part {
-    /// How many items it would have with one more object, those of the outbox left out.
-    fn size_with(&self, uri: &ObjectUri) -> usize {
+    /// How many items it would have at most with one more object, and what `tells` of it in the outbox.
+    fn size_with(&self, uri: &ObjectUri, tells: bool) -> usize {
         let child_lists = uri.child_lists();
         let more = std::iter::once(uri.list().clone()).chain(child_lists);
         let more = more.filter(|list| !self.lists.contains(list)).count();
-        self.objects.len() + 1 + self.lists.len() + more
+        let outbox = if tells {
+            // The last part of each parent's entry, and its head where nothing else writes that.
+            let head = outbox::head(uri.parent());
+            let heads = self
+                .heads
+                .iter()
+                .chain(Some(&head).filter(|head| !self.heads.contains(head)));
+            let items =
+                heads.map(|head| 1 + usize::from(head != uri.list() && !self.lists.contains(head)));
+            outbox::MAX_FULL_PARTS + items.sum::<usize>()
+        } else {
+            0
+        };
+        self.objects.len() + 1 + self.lists.len() + more + outbox
     }
 
     fn add(&mut self, uri: ObjectUri, slot: ObjectSlot) {
+        self.heads.insert(outbox::head(uri.parent()));
         self.lists.insert(uri.list().clone());
         self.lists.extend(uri.child_lists());
         self.objects.push((uri, slot));
@@ -222,6 +237,24 @@ impl Part {
         let objects = self.objects.into_iter();
         writes.extend(objects.filter_map(|(uri, slot)| slot.into_write(uri)));
         writes
+    }
+}
+
+/// Adds entries of the outbox to a transaction, each named in its head.
+fn add_entries(writes: &mut Vec<Write>, entries: Vec<outbox::Entry>) {
+    for outbox::Entry { head, name, parts } in entries {
+        let list = writes.iter_mut().find_map(|write| match write {
+            Write::List { uri, entry, .. } if *uri == head => Some(entry),
+            _ => None,
+        });
+        match list {
+            Some(entry) => *entry = Some(name),
+            None => writes.push(Write::Head {
+                uri: head,
+                entry: name,
+            }),
+        }
+        writes.extend(parts.into_iter().map(Write::Outbox));
     }
 }
 

@@ -24,6 +24,7 @@ use crate::listeners::{Listeners, NotifyError};
 use crate::queue::{Inbox, NotificationQueue, NotificationRequest, QueueError, Received, pause};
 use crate::settings::ListenerSettings;
 use crate::store::outbox::{self, EntryId};
+use crate::store::recent::COMMIT_PAUSES;
 use crate::store::{Store, StoreError, TIMESTAMP_KEY};
 use crate::timestamp::Timestamp;
 
@@ -31,10 +32,6 @@ use crate::timestamp::Timestamp;
 const GONE_PAUSE: Duration = Duration::from_secs(60);
 /// A message that meets such a failure when it was received this often is given up.
 const MAX_GONE: u32 = 3;
-
-/// The pauses after which an entry that is not there is read again, in milliseconds: its transaction is being committed,
-/// which takes some milliseconds. After that its message is put off.
-const COMMIT_PAUSES: [u64; 6] = [10, 20, 40, 80, 160, 320];
 
 /// What the notifier works with.
 #[derive(Clone, Debug)]
@@ -229,7 +226,8 @@ impl Notifier {
         Ok(self.listeners.notify(listener, &events).await.transpose()?)
     }
 
-    /// The events of an entry, which is waited for a moment; `None` when it has expired.
+    /// The events of an entry, which is waited for a second if its transaction is still being committed; `None` when it
+    /// has expired.
     async fn events(&self, entry: &EntryId) -> Result<Option<Vec<ResourceChanged>>, Failure> {
         let mut pauses = COMMIT_PAUSES.into_iter();
         loop {

@@ -216,6 +216,7 @@ pub async fn read(
     };
     let (mut objects, more) = store
         .list(
+            &unit.recent_in(list),
             bytes,
             list,
             &generation,

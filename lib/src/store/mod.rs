@@ -23,6 +23,7 @@ pub mod monitor;
 mod object;
 pub mod outbox;
 pub mod pull;
+pub mod recent;
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -38,6 +39,7 @@ use aws_sdk_dynamodb::types::{
 };
 
 use self::membership::MembershipChanges;
+use self::recent::{COMMIT_PAUSES, Covered, Recent, Wrote};
 
 pub use object::{Content, Generation, List, Object, Version};
 
@@ -74,6 +76,9 @@ pub enum StoreError {
     /// DynamoDB left keys unread each time that it was asked.
     #[error("BatchGetItem left {0} keys unread")]
     Unread(usize),
+    /// What a transaction wrote to a list that says so does not show, each time that it was read.
+    #[error("a transaction with {0} is being committed for a second")]
+    Unsettled(ListUri),
     /// An item that is not as we write it.
     #[error("item {pk} {sk}: {attribute} is missing or malformed")]
     Malformed {
@@ -152,6 +157,15 @@ impl Key {
     }
 }
 
+/// The first and the last of the times between two, both exclusive.
+fn bounds((since, before): (Option<Timestamp>, Option<Timestamp>)) -> (Timestamp, Timestamp) {
+    let first = since.map_or(Timestamp(0), Timestamp::next);
+    let last = before.map_or(Timestamp(u64::MAX), |before| {
+        Timestamp(before.0.saturating_sub(1))
+    });
+    (first, last)
+}
+
 /// The partition that holds the objects of a list, and the list's timestamp.
 fn partition(list: &ListUri) -> String {
     match list.parent() {
@@ -184,6 +198,10 @@ pub enum Write {
         condition: ListCondition,
         /// The name of the outbox's entry that the transaction has, where this is its [`outbox::head`].
         entry: Option<String>,
+        /// What the transaction writes to the list.
+        wrote: Wrote,
+        /// Whether it is as new: what was written to it before is of no account.
+        replaced: bool,
     },
     /// Names the outbox's entry that the transaction has in the item of its [`outbox::head`], of which it writes nothing
     /// else.
@@ -358,20 +376,64 @@ impl Store {
     /// given (both exclusive), tombstones only when asked for, and no more than `enough` of them. No more is read
     /// once their data has more than `bytes` bytes; then `true` says that there may be more.
     ///
-    /// One `Query` of the index for each MB read, strongly consistent; 1 RCU for each 4 KB.
+    /// One `Query` of the index for each MB read, strongly consistent; 1 RCU for each 4 KB. Read again after a pause, with
+    /// the list's item, as long as not all is there that `recent` names, which was read with the list's timestamp.
+    ///
+    /// # Errors
+    /// [`StoreError::Unsettled`] when that took longer than a second.
     pub async fn list(
+        &self,
+        recent: &Recent,
+        bytes: usize,
+        list: &ListUri,
+        generation: &Generation,
+        between: (Option<Timestamp>, Option<Timestamp>),
+        with_tombstones: bool,
+        enough: Option<usize>,
+    ) -> Result<(Vec<(String, Object)>, bool), StoreError> {
+        let mut recent = recent.clone();
+        let mut pauses = COMMIT_PAUSES.into_iter();
+        loop {
+            let (objects, more) = self
+                .list_once(bytes, list, generation, between, with_tombstones, enough)
+                .await?;
+            let (first, last) = bounds(between);
+            // Where the reading ended early, it covers what is no earlier than the earliest object.
+            let is_cut = more || enough.is_some_and(|enough| objects.len() >= enough);
+            let earliest = objects.last().filter(|_| is_cut);
+            let covered = Covered {
+                times: earliest.map_or(first, |(_, object)| object.last_modified)..=last,
+                tombstones: with_tombstones,
+            };
+            let read = objects
+                .iter()
+                .map(|(id, object)| (id.as_str(), object.last_modified));
+            if recent.is_seen(&covered, Timestamp::now(), read) {
+                return Ok((objects, more));
+            }
+            let pause = pauses.next();
+            let pause = pause.ok_or_else(|| StoreError::Unsettled(list.clone()))?;
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            let key = Key::list(list);
+            let item = self.read(std::slice::from_ref(&key)).await?.remove(&key);
+            let item = item.as_ref().map(List::from_item).transpose()?;
+            // Of another generation nothing is to be seen here.
+            recent = item
+                .filter(|list| list.generation == *generation)
+                .map_or_else(Recent::default, |list| list.recent);
+        }
+    }
+
+    async fn list_once(
         &self,
         bytes: usize,
         list: &ListUri,
         generation: &Generation,
-        (since, before): (Option<Timestamp>, Option<Timestamp>),
+        between: (Option<Timestamp>, Option<Timestamp>),
         with_tombstones: bool,
         enough: Option<usize>,
     ) -> Result<(Vec<(String, Object)>, bool), StoreError> {
-        let first = since.map_or(Timestamp(0), Timestamp::next);
-        let last = before.map_or(Timestamp(u64::MAX), |before| {
-            Timestamp(before.0.saturating_sub(1))
-        });
+        let (first, last) = bounds(between);
         if first > last {
             return Ok((vec![], false));
         }
@@ -471,8 +533,16 @@ impl Store {
                 past,
                 condition,
                 entry,
+                wrote,
+                replaced,
             } => {
-                let update = self.update_list(&uri, list, past, condition, entry);
+                let mut update = ListUpdate::default();
+                update.move_to(&uri, list.as_ref(), past);
+                update.name_entry(entry);
+                let reached = list.map(|list| list.timestamp);
+                let is_new = replaced || condition == ListCondition::Absent;
+                update.name_writes(wrote, reached, is_new);
+                let update = self.update_list(&uri, update, condition);
                 update.map(|update| TransactWriteItem::builder().update(update).build())
             }
             Write::Head { uri, entry } => {
@@ -505,52 +575,12 @@ impl Store {
     fn update_list(
         &self,
         uri: &ListUri,
-        list: Option<List>,
-        past: bool,
+        update: ListUpdate,
         condition: ListCondition,
-        entry: Option<String>,
     ) -> Result<Update, BuildError> {
         let (condition, mut values) = condition.expression();
-        let (mut set, mut remove) = (vec![], vec![]);
-        if let Some(list) = list {
-            // Not called `last_modified`, so that the index leaves it out. The stream's filter tells the lists of records
-            // by their kind.
-            set.push("#timestamp = :reached, generation = :generation, kind = :kind");
-            let kind = uri.kind().name().to_owned();
-            values.extend([
-                (":reached".to_owned(), number(list.timestamp)),
-                (
-                    ":generation".to_owned(),
-                    AttributeValue::S(list.generation.0),
-                ),
-                (":kind".to_owned(), AttributeValue::S(kind)),
-            ]);
-            if list.closed {
-                set.push("closed = :closed");
-                values.insert(":closed".to_owned(), AttributeValue::Bool(true));
-            } else {
-                remove.push("closed");
-            }
-        }
-        // Of what has no entry the stream's filter for the notifier is to let nothing through.
-        match entry {
-            Some(entry) => {
-                set.push("entry = :entry");
-                values.insert(":entry".to_owned(), AttributeValue::S(entry));
-            }
-            None => remove.push(outbox::ENTRY),
-        }
-        let mut clauses = vec![];
-        for (keyword, changes) in [("SET", set), ("REMOVE", remove)] {
-            if !changes.is_empty() {
-                clauses.push(format!("{keyword} {}", changes.join(", ")));
-            }
-        }
-        if past {
-            clauses.push("ADD past :one".to_owned());
-            values.insert(":one".to_owned(), AttributeValue::N("1".to_owned()));
-        }
-        let expression = clauses.join(" ");
+        let expression = update.expression();
+        values.extend(update.values);
         // A reserved word of DynamoDB, which takes no name either that stands nowhere.
         let is_named = [condition, &expression]
             .iter()
@@ -565,9 +595,7 @@ impl Store {
             .set_expression_attribute_values(Some(values))
             .build()
     }
-}
 
-impl Store {
     /// Of the list of buckets there may be no item yet; then this makes one as of a list that nothing was written to.
     fn update_head(&self, uri: &ListUri, entry: String) -> Result<Update, BuildError> {
         let expression = "SET entry = :entry, #timestamp = if_not_exists(#timestamp, :never), \
@@ -583,6 +611,81 @@ impl Store {
             .expression_attribute_values(":root", AttributeValue::S(Generation::ROOT.0))
             .expression_attribute_values(":kind", kind)
             .build()
+    }
+}
+
+/// What an update does to a list's item.
+#[derive(Default)]
+struct ListUpdate {
+    set: Vec<&'static str>,
+    remove: Vec<&'static str>,
+    add: Vec<&'static str>,
+    values: Item,
+}
+
+impl ListUpdate {
+    fn value(&mut self, name: &str, value: AttributeValue) {
+        self.values.insert(name.to_owned(), value);
+    }
+
+    /// What becomes of the list; counts a write under `past` times.
+    fn move_to(&mut self, uri: &ListUri, list: Option<&List>, past: bool) {
+        if let Some(list) = list {
+            // Not called `last_modified`, so that the index leaves it out. The stream's filter tells the lists of records
+            // by their kind.
+            self.set
+                .push("#timestamp = :reached, generation = :generation, kind = :kind");
+            self.value(":reached", number(list.timestamp));
+            self.value(":generation", AttributeValue::S(list.generation.0.clone()));
+            self.value(":kind", AttributeValue::S(uri.kind().name().to_owned()));
+            if list.closed {
+                self.set.push("closed = :closed");
+                self.value(":closed", AttributeValue::Bool(true));
+            } else {
+                self.remove.push("closed");
+            }
+        }
+        if past {
+            self.add.push("past :one");
+            self.value(":one", AttributeValue::N("1".to_owned()));
+        }
+    }
+
+    /// Names the outbox's entry. Where there is none, the stream's filter for the notifier is to let nothing through.
+    fn name_entry(&mut self, entry: Option<String>) {
+        match entry {
+            Some(entry) => {
+                self.set.push("entry = :entry");
+                self.value(":entry", AttributeValue::S(entry));
+            }
+            None => self.remove.push(outbox::ENTRY),
+        }
+    }
+
+    /// Names what is written to the list ([`recent`]). All that is read is read from the item as it was.
+    fn name_writes(&mut self, wrote: Wrote, reached: Option<Timestamp>, is_new: bool) {
+        self.set.push("wrote = :wrote");
+        self.value(":wrote", wrote.into_value(Timestamp::now(), reached));
+        if is_new {
+            self.remove.push("wrote_before, timestamp_before");
+        } else {
+            // An earlier version named nothing; then this, which has another timestamp, counts as nothing.
+            self.set
+                .push("wrote_before = if_not_exists(wrote, :wrote), timestamp_before = #timestamp");
+        }
+    }
+
+    fn expression(&self) -> String {
+        let clauses = [
+            ("SET", &self.set),
+            ("REMOVE", &self.remove),
+            ("ADD", &self.add),
+        ];
+        let clauses = clauses
+            .into_iter()
+            .filter(|(_, changes)| !changes.is_empty());
+        let clauses = clauses.map(|(keyword, changes)| format!("{keyword} {}", changes.join(", ")));
+        clauses.collect::<Vec<_>>().join(" ")
     }
 }
 

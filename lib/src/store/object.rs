@@ -4,6 +4,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use super::recent::Recent;
 use super::{Item, Key, StoreError, flag, malformed, number, string, time};
 use crate::permission::Permissions;
 use crate::resource::{Kind, ObjectUri};
@@ -178,6 +179,8 @@ pub struct List {
     pub closed: bool,
     /// How many transactions wrote under past times, which the timestamp does not tell of. Only ever raised.
     pub past: u64,
+    /// What its last transactions wrote.
+    pub recent: Recent,
 }
 
 impl List {
@@ -186,8 +189,10 @@ impl List {
     /// # Errors
     /// [`StoreError::Malformed`] when it is not as [`List`]s are written.
     pub fn from_item(item: &Item) -> Result<Self, StoreError> {
+        let timestamp = time(item, "timestamp")?;
         Ok(Self {
-            timestamp: time(item, "timestamp")?,
+            timestamp,
+            recent: Recent::from_item(item, timestamp),
             generation: Generation(string(item, "generation")?),
             closed: flag(item, "closed"),
             // Of a list that has seen none there is no such attribute.

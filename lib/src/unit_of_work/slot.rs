@@ -1,6 +1,7 @@
 //! What a unit of work holds of one object and of one list: as it was read, and as it is to be.
 
 use crate::resource::{ListUri, ObjectUri};
+use crate::store::recent::{Recent, Wrote};
 use crate::store::{Generation, List, ListCondition, Object, Write};
 use crate::timestamp::Timestamp;
 
@@ -14,7 +15,7 @@ pub(super) struct ObjectSlot {
 /// What was read of one list and what is to be written.
 #[derive(Clone, Debug)]
 pub(super) struct ListSlot {
-    read: Option<List>,
+    pub(super) read: Option<List>,
     pub(super) now: List,
     pub(super) change: ListChange,
     /// Whether objects were written under past times that their client gave.
@@ -59,6 +60,7 @@ impl ListSlot {
             generation: Generation::ROOT,
             closed: false,
             past: 0,
+            recent: Recent::default(),
         };
         Self {
             now: read.clone().unwrap_or_else(absent),
@@ -98,7 +100,7 @@ impl ListSlot {
             timestamp: now.max(self.now.timestamp.next()),
             generation,
             closed,
-            ..self.now
+            ..self.now.clone()
         };
         self.change = ListChange::Replaced;
     }
@@ -170,6 +172,8 @@ impl ListSlot {
             past: self.past || self.change == ListChange::Checked,
             condition,
             entry: None,
+            wrote: Wrote::default(),
+            replaced: self.change == ListChange::Replaced,
         })
     }
 }
@@ -184,6 +188,7 @@ mod tests {
             generation: Generation::ROOT,
             closed: false,
             past: 0,
+            recent: Recent::default(),
         }))
     }
 

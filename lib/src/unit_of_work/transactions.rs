@@ -10,6 +10,7 @@ use super::slot::{ListChange, ListSlot, ObjectSlot};
 use crate::event::ResourceChanged;
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::store::membership::{Membership, MembershipChanges};
+use crate::store::recent::Wrote;
 use crate::store::{CommitError, Content, MAX_TRANSACTION_ITEMS, Object, Store, Write, outbox};
 
 /// Bytes of a transaction at most: DynamoDB's 4 MB, less what keys and lists take.
@@ -63,7 +64,8 @@ impl UnitOfWork {
             .lists
             .into_iter()
             .filter_map(|(uri, slot)| slot.into_write(uri));
-        let mut writes = objects.chain(lists).chain(memberships).collect();
+        let mut writes: Vec<_> = objects.chain(lists).chain(memberships).collect();
+        name_writes(&mut writes);
         add_entries(&mut writes, entries);
         Ok(vec![writes])
     }
@@ -134,6 +136,7 @@ impl UnitOfWork {
             let has = |uri: &ObjectUri| share.objects.iter().any(|(object, _)| object == uri);
             let entries = self.entries(n, has, waits_for);
             let mut writes = share.into_writes(&mut lists, n == last);
+            name_writes(&mut writes);
             add_entries(&mut writes, entries);
             parts.push(writes);
         }
@@ -237,6 +240,23 @@ impl Part {
         let objects = self.objects.into_iter();
         writes.extend(objects.filter_map(|(uri, slot)| slot.into_write(uri)));
         writes
+    }
+}
+
+/// Names in each list what a transaction writes to it.
+fn name_writes(writes: &mut [Write]) {
+    let mut by_list = HashMap::<_, Wrote>::new();
+    for write in &*writes {
+        if let Write::Object { uri, object, .. } = write {
+            let is_deleted = object.content == Content::Deleted;
+            let wrote = by_list.entry(uri.list().clone()).or_default();
+            wrote.add(uri.id(), object.last_modified, is_deleted);
+        }
+    }
+    for write in writes {
+        if let Write::List { uri, wrote, .. } = write {
+            *wrote = by_list.remove(uri).unwrap_or_default();
+        }
     }
 }
 

@@ -340,7 +340,7 @@ const PARTITION: &str = "/buckets/main/collections/one#record";
 async fn a_list_is_read_again_until_what_its_last_transactions_wrote_is_there() {
     let kinto = with_records().await;
     let latest = kinto.get(RECORDS).await.header("etag").to_owned();
-    for missing in ["r4", "r3"] {
+    for missing in ["r4", "r3", "r2"] {
         // As if its list had been committed, and it had not yet.
         let item = kinto.take_item(PARTITION, missing).await;
         let there = kinto.clone();
@@ -377,11 +377,6 @@ async fn an_update_and_a_deletion_are_waited_for_in_whatever_way_the_list_is_rea
         ] {
             kinto.put_item(before.clone()).await;
             let refused = kinto.get(&format!("{RECORDS}{query}")).await;
-            if deletes && query == "?_limit=2" {
-                // It is none of those that were read, and the next page looks again.
-                assert_eq!(ids(&refused), ["r4", "r3"]);
-                continue;
-            }
             assert_eq!(refused.error(), (503, 201), "{query}");
             assert_eq!(refused.header("retry-after"), "3");
             kinto.put_item(after.clone()).await;
@@ -420,7 +415,7 @@ async fn what_an_earlier_version_of_the_api_writes_is_waited_for_by_nobody() {
     // It knew no names, and left them as they were: r4 is deleted, and r3 not there.
     kinto.take_item(PARTITION, "r4").await;
     let mut list = kinto.take_item(PARTITION, "#timestamp").await;
-    let named = ["wrote", "wrote_before", "timestamp_before"];
+    let named = ["wrote", "wrote_1", "wrote_2", "before_1", "before_2"];
     assert!(
         named.iter().all(|name| list.contains_key(*name)),
         "{list:?}"

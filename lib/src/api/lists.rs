@@ -15,7 +15,7 @@ use super::response::Response;
 use crate::permission::Access;
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::settings::ApiSettings;
-use crate::store::{Content, Object, Store, StoreError};
+use crate::store::{Content, Object, Selection, Store, StoreError};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::{Needs, UnitOfWork};
 
@@ -214,18 +214,16 @@ pub async fn read(
     } else {
         usize::MAX
     };
-    let (mut objects, more) = store
-        .list(
-            &unit.recent_in(list),
-            bytes,
-            list,
-            &generation,
-            (bounds.since, bounds.before),
-            query.includes_tombstones(),
-            // What the request itself has written may take the place of any of them.
-            enough.filter(|_| written.is_empty()),
-        )
-        .await?;
+    let selected = Selection {
+        since: bounds.since,
+        before: bounds.before,
+        tombstones: query.includes_tombstones(),
+        // What the request itself has written may take the place of any of them.
+        enough: enough.filter(|_| written.is_empty()),
+        bytes,
+    };
+    let recent = unit.recent_in(list);
+    let (mut objects, more) = store.list(list, &generation, selected, &recent).await?;
     if !written.is_empty() {
         objects.retain(|(id, _)| written.iter().all(|(other, _)| other != id));
         let written = written

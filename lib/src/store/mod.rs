@@ -157,13 +157,30 @@ impl Key {
     }
 }
 
-/// The first and the last of the times between two, both exclusive.
-fn bounds((since, before): (Option<Timestamp>, Option<Timestamp>)) -> (Timestamp, Timestamp) {
-    let first = since.map_or(Timestamp(0), Timestamp::next);
-    let last = before.map_or(Timestamp(u64::MAX), |before| {
-        Timestamp(before.0.saturating_sub(1))
-    });
-    (first, last)
+/// What is read of a list.
+#[derive(Clone, Copy, Debug)]
+pub struct Selection {
+    /// Only what is later.
+    pub since: Option<Timestamp>,
+    /// Only what is earlier.
+    pub before: Option<Timestamp>,
+    /// Whether tombstones are read.
+    pub tombstones: bool,
+    /// No more than so many, the latest; all when `None`.
+    pub enough: Option<usize>,
+    /// When more bytes of data than this have come, no more is read.
+    pub bytes: usize,
+}
+
+impl Selection {
+    /// The first and the last of the times.
+    fn bounds(&self) -> (Timestamp, Timestamp) {
+        let first = self.since.map_or(Timestamp(0), Timestamp::next);
+        let last = self.before.map_or(Timestamp(u64::MAX), |before| {
+            Timestamp(before.0.saturating_sub(1))
+        });
+        (first, last)
+    }
 }
 
 /// The partition that holds the objects of a list, and the list's timestamp.
@@ -372,9 +389,8 @@ impl Store {
         }
     }
 
-    /// The objects of a list, the latest first: those written under the parent's `generation`, between the times
-    /// given (both exclusive), tombstones only when asked for, and no more than `enough` of them. No more is read
-    /// once their data has more than `bytes` bytes; then `true` says that there may be more.
+    /// What is `selected` of the objects of a list that were written under the parent's `generation`, the latest first;
+    /// `true` when there may be more, since their data has too many bytes.
     ///
     /// One `Query` of the index for each MB read, strongly consistent; 1 RCU for each 4 KB. Read again after a pause, with
     /// the list's item, as long as not all is there that `recent` names, which was read with the list's timestamp.
@@ -383,27 +399,25 @@ impl Store {
     /// [`StoreError::Unsettled`] when that took longer than a second.
     pub async fn list(
         &self,
-        recent: &Recent,
-        bytes: usize,
         list: &ListUri,
         generation: &Generation,
-        between: (Option<Timestamp>, Option<Timestamp>),
-        with_tombstones: bool,
-        enough: Option<usize>,
+        selected: Selection,
+        recent: &Recent,
     ) -> Result<(Vec<(String, Object)>, bool), StoreError> {
         let mut recent = recent.clone();
         let mut pauses = COMMIT_PAUSES.into_iter();
         loop {
-            let (objects, more) = self
-                .list_once(bytes, list, generation, between, with_tombstones, enough)
-                .await?;
-            let (first, last) = bounds(between);
+            let (objects, more) = self.list_once(list, generation, selected).await?;
+            let (first, last) = selected.bounds();
             // Where the reading ended early, it covers what is no earlier than the earliest object.
-            let is_cut = more || enough.is_some_and(|enough| objects.len() >= enough);
+            let is_cut = more
+                || selected
+                    .enough
+                    .is_some_and(|enough| objects.len() >= enough);
             let earliest = objects.last().filter(|_| is_cut);
             let covered = Covered {
                 times: earliest.map_or(first, |(_, object)| object.last_modified)..=last,
-                tombstones: with_tombstones,
+                tombstones: selected.tombstones,
             };
             let read = objects
                 .iter()
@@ -426,18 +440,21 @@ impl Store {
 
     async fn list_once(
         &self,
-        bytes: usize,
         list: &ListUri,
         generation: &Generation,
-        between: (Option<Timestamp>, Option<Timestamp>),
-        with_tombstones: bool,
-        enough: Option<usize>,
+        selected: Selection,
     ) -> Result<(Vec<(String, Object)>, bool), StoreError> {
-        let (first, last) = bounds(between);
+        let Selection {
+            tombstones,
+            enough,
+            bytes,
+            ..
+        } = selected;
+        let (first, last) = selected.bounds();
         if first > last {
             return Ok((vec![], false));
         }
-        let filter = if with_tombstones {
+        let filter = if tombstones {
             "parent = :parent"
         } else {
             "parent = :parent AND attribute_not_exists(deleted)"
@@ -664,14 +681,12 @@ impl ListUpdate {
 
     /// Names what is written to the list ([`recent`]). All that is read is read from the item as it was.
     fn name_writes(&mut self, wrote: Wrote, reached: Option<Timestamp>, is_new: bool) {
-        self.set.push("wrote = :wrote");
         self.value(":wrote", wrote.into_value(Timestamp::now(), reached));
         if is_new {
-            self.remove.push("wrote_before, timestamp_before");
+            self.set.push("wrote = :wrote");
+            self.remove.push(recent::FORGET);
         } else {
-            // An earlier version named nothing; then this, which has another timestamp, counts as nothing.
-            self.set
-                .push("wrote_before = if_not_exists(wrote, :wrote), timestamp_before = #timestamp");
+            self.set.push(recent::SHIFT);
         }
     }
 

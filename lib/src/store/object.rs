@@ -189,10 +189,9 @@ impl List {
     /// # Errors
     /// [`StoreError::Malformed`] when it is not as [`List`]s are written.
     pub fn from_item(item: &Item) -> Result<Self, StoreError> {
-        let timestamp = time(item, "timestamp")?;
         Ok(Self {
-            timestamp,
-            recent: Recent::from_item(item, timestamp),
+            timestamp: time(item, "timestamp")?,
+            recent: Recent::from_item(item),
             generation: Generation(string(item, "generation")?),
             closed: flag(item, "closed"),
             // Of a list that has seen none there is no such attribute.

@@ -681,7 +681,7 @@ impl ListUpdate {
 
     /// Names what is written to the list ([`recent`]). All that is read is read from the item as it was.
     fn name_writes(&mut self, wrote: Wrote, reached: Option<Timestamp>, is_new: bool) {
-        self.value(":wrote", wrote.into_value(Timestamp::now(), reached));
+        self.value(":wrote", wrote.into_value(reached));
         if is_new {
             self.set.push("wrote = :wrote");
             self.remove.push(recent::FORGET);

@@ -61,7 +61,11 @@ struct Named {
 
 /// What a transaction writes to a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wrote(Vec<Named>);
+pub struct Wrote {
+    /// When.
+    pub at: Timestamp,
+    objects: Vec<Named>,
+}
 
 /// What the last transactions wrote to a list, as far as they may be unfinished.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,7 +86,7 @@ pub struct Covered {
 impl Wrote {
     /// With one more object.
     pub fn add(&mut self, id: &str, last_modified: Timestamp, is_deleted: bool) {
-        self.0.push(Named {
+        self.objects.push(Named {
             hash: hash(id),
             last_modified,
             is_deleted,
@@ -90,12 +94,12 @@ impl Wrote {
     }
 
     /// As an attribute. `reached` is the timestamp that the list has then; `None` when it stays as it is.
-    pub(super) fn into_value(self, now: Timestamp, reached: Option<Timestamp>) -> AttributeValue {
+    pub(super) fn into_value(self, reached: Option<Timestamp>) -> AttributeValue {
         let mut time = reached.unwrap_or_default().0;
         let mut bytes = vec![];
-        push(&mut bytes, now.0, TIME);
+        push(&mut bytes, self.at.0, TIME);
         push(&mut bytes, time, TIME);
-        for object in self.0 {
+        for object in self.objects {
             let deleted = if object.is_deleted { DELETED } else { 0 };
             push(&mut bytes, object.hash | deleted, HASH);
             // The difference may be negative, which wraps; to the left of it stands its sign then.
@@ -221,6 +225,13 @@ fn hash(id: &str) -> u64 {
 mod tests {
     use super::*;
 
+    fn wrote() -> Wrote {
+        Wrote {
+            at: Timestamp(1000),
+            ..Wrote::default()
+        }
+    }
+
     /// A transaction: the timestamp that it gave the list, 0 for none, and of what it wrote id, time and whether that is a
     /// tombstone.
     type Transaction<'a> = (u64, &'a [(&'a str, u64, bool)]);
@@ -229,7 +240,7 @@ mod tests {
     fn item(transactions: &[Transaction<'_>]) -> Item {
         let mut item = Item::new();
         for (reached, objects) in transactions {
-            let mut wrote = Wrote::default();
+            let mut wrote = wrote();
             for (id, time, is_deleted) in *objects {
                 wrote.add(id, Timestamp(*time), *is_deleted);
             }
@@ -244,10 +255,7 @@ mod tests {
             if let Some(reached) = reached {
                 item.insert("timestamp".to_owned(), super::super::number(reached));
             }
-            item.insert(
-                "wrote".to_owned(),
-                wrote.into_value(Timestamp(1000), reached),
-            );
+            item.insert("wrote".to_owned(), wrote.into_value(reached));
         }
         item
     }
@@ -341,15 +349,19 @@ mod tests {
             1,
             u64::MAX,
         ];
-        let mut wrote = Wrote::default();
+        let mut wrote = wrote();
         for time in times {
             wrote.add("x", Timestamp(time), time % 2 == 0);
         }
-        let expected = wrote.0.clone();
+        let expected = wrote.objects.clone();
         for reached in [None, Some(Timestamp(1_700_000_000_124))] {
-            let value = wrote.clone().into_value(Timestamp(3), reached);
+            let value = wrote.clone().into_value(reached);
             let bytes = value.as_b().unwrap().as_ref();
-            let told = (Timestamp(3), reached.unwrap_or_default(), expected.clone());
+            let told = (
+                Timestamp(1000),
+                reached.unwrap_or_default(),
+                expected.clone(),
+            );
             assert_eq!(named(bytes), Some(told));
             assert_eq!(named(&bytes[..bytes.len() - 1]), None);
         }
@@ -372,11 +384,11 @@ mod tests {
 
     #[test]
     fn the_item_of_a_list_stays_below_a_kilobyte_after_the_largest_batches() {
-        let mut wrote = Wrote::default();
+        let mut wrote = wrote();
         for n in 0..25 {
             wrote.add(&n.to_string(), Timestamp(1_700_000_000_000 + n), true);
         }
-        let value = wrote.into_value(Timestamp::now(), Some(Timestamp(1_700_000_000_024)));
+        let value = wrote.into_value(Some(Timestamp(1_700_000_000_024)));
         // Three times, and 400 bytes for its keys and everything else.
         assert!(3 * value.as_b().unwrap().as_ref().len() + 400 < 1024);
     }

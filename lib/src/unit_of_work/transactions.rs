@@ -12,6 +12,7 @@ use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::store::membership::{Membership, MembershipChanges};
 use crate::store::recent::Wrote;
 use crate::store::{CommitError, Content, MAX_TRANSACTION_ITEMS, Object, Store, Write, outbox};
+use crate::timestamp::Timestamp;
 
 /// Bytes of a transaction at most: DynamoDB's 4 MB, less what keys and lists take.
 const MAX_SIZE: usize = 4 * 1024 * 1024 - 256 * 1024;
@@ -31,6 +32,7 @@ impl UnitOfWork {
         self,
         waits_for: &impl Fn(&ResourceChanged) -> bool,
     ) -> Result<Vec<Vec<Write>>, CommitError> {
+        let now = self.now;
         let memberships = self.membership_changes();
         let entries = self.entries(0, |_| true, waits_for);
         let has = |list: &ListUri| {
@@ -65,7 +67,7 @@ impl UnitOfWork {
             .into_iter()
             .filter_map(|(uri, slot)| slot.into_write(uri));
         let mut writes: Vec<_> = objects.chain(lists).chain(memberships).collect();
-        name_writes(&mut writes);
+        name_writes(&mut writes, now);
         add_entries(&mut writes, entries);
         Ok(vec![writes])
     }
@@ -136,7 +138,7 @@ impl UnitOfWork {
             let has = |uri: &ObjectUri| share.objects.iter().any(|(object, _)| object == uri);
             let entries = self.entries(n, has, waits_for);
             let mut writes = share.into_writes(&mut lists, n == last);
-            name_writes(&mut writes);
+            name_writes(&mut writes, self.now);
             add_entries(&mut writes, entries);
             parts.push(writes);
         }
@@ -244,7 +246,7 @@ impl Part {
 }
 
 /// Names in each list what a transaction writes to it.
-fn name_writes(writes: &mut [Write]) {
+fn name_writes(writes: &mut [Write], now: Timestamp) {
     let mut by_list = HashMap::<_, Wrote>::new();
     for write in &*writes {
         if let Write::Object { uri, object, .. } = write {
@@ -256,6 +258,7 @@ fn name_writes(writes: &mut [Write]) {
     for write in writes {
         if let Write::List { uri, wrote, .. } = write {
             *wrote = by_list.remove(uri).unwrap_or_default();
+            wrote.at = now;
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use kinto_local::Fault;
 use kinto_serverless::store::Store;
@@ -13,6 +14,7 @@ use kinto_serverless::timestamp::Timestamp;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tests::{ALICE, Answer, BOB, Kinto, NOBODY, TABLE, cases};
+use tokio::time::sleep;
 
 const COLLECTION: &str = "/buckets/main/collections/one";
 const CHANGESET: &str = "/buckets/main/collections/one/changeset";
@@ -441,6 +443,46 @@ async fn a_collection_in_the_hand_of_a_transaction_is_read_again() {
         (refused.error(), refused.header("retry-after")),
         ((503, 201), "3")
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changeset_waits_for_what_is_being_committed_whether_the_process_remembers_it_or_not() {
+    let kinto = Kinto::with_collection().await;
+    let partition = "/buckets/main/collections/one#record";
+    let path = format!("{CHANGESET}?_expected=1");
+    put(&kinto, "a", json!({})).await;
+    let cases = [None, Some(1000)].into_iter();
+    let cases = cases.flat_map(|past| ["", "&_limit=9", "&_since=1"].map(|query| (past, query)));
+    for (n, (past, query)) in cases.enumerate() {
+        let id = format!("r{n}");
+        let path = format!("{path}{query}");
+        let knows_it = Kinto::over(&kinto.aws, &[]);
+        assert_eq!(knows_it.get(&path).await.status, 200);
+        let knows_nothing = Kinto::over(&kinto.aws, &[]);
+        let data = past.map_or(
+            json!({}),
+            |past: u64| json!({"last_modified": past + n as u64}),
+        );
+        put(&kinto, &id, data).await;
+        for process in [knows_it, knows_nothing] {
+            let item = kinto.take_item(partition, &id).await;
+            let refused = process.get(&path).await;
+            assert_eq!(refused.error(), (503, 201), "{past:?} {query}");
+            let there = kinto.clone();
+            let committed = tokio::spawn(async move {
+                sleep(Duration::from_millis(400)).await;
+                there.put_item(item).await;
+            });
+            let answer = process.get(&path).await;
+            assert_eq!(answer.status, 200, "{answer:?}");
+            let shown = format!("\"{id}\"");
+            assert!(
+                answer.body["changes"].to_string().contains(&shown),
+                "{answer:?}"
+            );
+            committed.await.unwrap();
+        }
+    }
 }
 
 /// What another does to the collection while its changeset is read.

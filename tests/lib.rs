@@ -4,6 +4,7 @@
 
 use aws_lambda_events::apigw::ApiGatewayV2httpRequest;
 use aws_lambda_events::encodings::Body;
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
@@ -12,7 +13,7 @@ use kinto_serverless::api::Api;
 use kinto_serverless::listeners::Listeners;
 use kinto_serverless::megaphone::Megaphone;
 use kinto_serverless::settings::{Settings, Vars};
-use kinto_serverless::store::Store;
+use kinto_serverless::store::{Item, Store};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
@@ -175,6 +176,22 @@ impl Kinto {
             authorization,
             ..self.clone()
         }
+    }
+
+    /// The item at a key of the table, taken out of it.
+    pub async fn take_item(&self, pk: &str, sk: &str) -> Item {
+        let delete = self.aws.dynamodb().delete_item().table_name(TABLE);
+        let key = [("pk", pk), ("sk", sk)];
+        let key = key.map(|(name, value)| (name.to_owned(), AttributeValue::S(value.to_owned())));
+        let delete = delete.set_key(Some(key.into()));
+        let deleted = delete.return_values(ReturnValue::AllOld).send().await;
+        deleted.unwrap().attributes.unwrap()
+    }
+
+    /// Puts an item into the table.
+    pub async fn put_item(&self, item: Item) {
+        let put = self.aws.dynamodb().put_item().table_name(TABLE);
+        put.set_item(Some(item)).send().await.unwrap();
     }
 
     /// `GET /v1{path}`.

@@ -2,8 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
 
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::{Value, json};
 use tests::{Answer, BOB, Kinto, NOBODY};
+use tokio::time::sleep;
 
 const RECORDS: &str = "/buckets/main/collections/one/records";
 
@@ -327,4 +331,131 @@ async fn whoever_asks_with_the_old_name_of_before_is_warned() {
             .await;
         assert!(!new.headers.contains_key("alert"), "{method}");
     }
+}
+
+/// Where the records are in the table.
+const PARTITION: &str = "/buckets/main/collections/one#record";
+
+#[tokio::test(start_paused = true)]
+async fn a_list_is_read_again_until_what_its_last_transactions_wrote_is_there() {
+    let kinto = with_records().await;
+    let latest = kinto.get(RECORDS).await.header("etag").to_owned();
+    for missing in ["r4", "r3", "r2"] {
+        // As if its list had been committed, and it had not yet.
+        let item = kinto.take_item(PARTITION, missing).await;
+        let there = kinto.clone();
+        let committed = tokio::spawn(async move {
+            sleep(Duration::from_millis(400)).await;
+            there.put_item(item).await;
+        });
+        let listed = kinto.get(RECORDS).await;
+        assert_eq!(ids(&listed), ["r4", "r3", "r2", "r1", "r0"], "{missing}");
+        assert_eq!(listed.header("etag"), latest);
+        committed.await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_update_and_a_deletion_are_waited_for_in_whatever_way_the_list_is_read() {
+    let kinto = with_records().await;
+    for deletes in [false, true] {
+        let uri = format!("{RECORDS}/r2");
+        let before = kinto.take_item(PARTITION, "r2").await;
+        kinto.put_item(before.clone()).await;
+        let etag = kinto.get(RECORDS).await.header("etag").replace('"', "");
+        match deletes {
+            true => assert_eq!(kinto.delete(&uri).await.status, 200),
+            false => assert_eq!(kinto.put(&uri, json!({"data": {"n": 9}})).await.status, 200),
+        }
+        let after = kinto.take_item(PARTITION, "r2").await;
+        for query in [
+            "",
+            "?_limit=2",
+            "?n=2",
+            "?_sort=n",
+            &format!("?_since={etag}"),
+        ] {
+            kinto.put_item(before.clone()).await;
+            let refused = kinto.get(&format!("{RECORDS}{query}")).await;
+            assert_eq!(refused.error(), (503, 201), "{query}");
+            assert_eq!(refused.header("retry-after"), "3");
+            kinto.put_item(after.clone()).await;
+            assert_eq!(
+                kinto.get(&format!("{RECORDS}{query}")).await.status,
+                200,
+                "{query}"
+            );
+        }
+        let head = kinto.send("HEAD", RECORDS, &[], "").await;
+        kinto.put_item(before.clone()).await;
+        assert_eq!(
+            (
+                head.status,
+                kinto.send("HEAD", RECORDS, &[], "").await.status
+            ),
+            (200, 503)
+        );
+        kinto.put_item(after).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_what_is_later_waits_for_nothing_earlier() {
+    let kinto = with_records().await;
+    let etag = kinto.get(RECORDS).await.header("etag").replace('"', "");
+    kinto.take_item(PARTITION, "r4").await;
+    kinto.aws.requests().take();
+    let since = kinto.get(&format!("{RECORDS}?_since={etag}")).await;
+    assert_eq!((ids(&since).len(), kinto.aws.requests().total()), (0, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_earlier_version_of_the_api_writes_is_waited_for_by_nobody() {
+    let kinto = with_records().await;
+    // It knew no names, and left them as they were: r4 is deleted, and r3 not there.
+    kinto.take_item(PARTITION, "r4").await;
+    let mut list = kinto.take_item(PARTITION, "#timestamp").await;
+    let named = ["wrote", "wrote_1", "wrote_2", "before_1", "before_2"];
+    assert!(
+        named.iter().all(|name| list.contains_key(*name)),
+        "{list:?}"
+    );
+    let later = AttributeValue::N("1899999999999".to_owned());
+    list.insert("timestamp".to_owned(), later);
+    kinto.put_item(list.clone()).await;
+    assert_eq!(ids(&kinto.get(RECORDS).await), ["r3", "r2", "r1", "r0"]);
+    // This version writes again, and what was named before counts no more.
+    assert_eq!(
+        kinto.put(&format!("{RECORDS}/r5"), json!({})).await.status,
+        201
+    );
+    assert_eq!(
+        ids(&kinto.get(RECORDS).await),
+        ["r5", "r3", "r2", "r1", "r0"]
+    );
+    for name in named {
+        list.remove(name);
+    }
+    kinto.put_item(list).await;
+    assert_eq!(
+        kinto.put(&format!("{RECORDS}/r6"), json!({})).await.status,
+        201
+    );
+    assert_eq!(ids(&kinto.get(RECORDS).await).len(), 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_what_was_in_a_collection_that_is_made_anew() {
+    let kinto = with_records().await;
+    let collection = "/buckets/main/collections/one";
+    assert_eq!(kinto.delete(collection).await.status, 200);
+    assert_eq!(kinto.put(collection, json!({})).await.status, 201);
+    kinto.aws.requests().take();
+    assert!(ids(&kinto.get(RECORDS).await).is_empty());
+    assert_eq!(kinto.aws.requests().total(), 2);
+    assert_eq!(
+        kinto.put(&format!("{RECORDS}/r0"), json!({})).await.status,
+        201
+    );
+    assert_eq!(ids(&kinto.get(RECORDS).await), ["r0"]);
 }

@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use aws_lambda_events::dynamodb::{Event, EventRecord};
+use aws_lambda_events::streams::DynamoDbEventResponse;
+use aws_sdk_dynamodb::types::AttributeValue;
 use futures::future::BoxFuture;
 use kinto_local::Fault;
 use kinto_local::sqs::{self, NOTIFICATIONS};
@@ -15,8 +18,11 @@ use kinto_serverless::event::ResourceChanged;
 use kinto_serverless::listeners::{Listener, Listeners, NotifyError};
 use kinto_serverless::notifier::Notifier;
 use kinto_serverless::queue::{Inbox, NotificationQueue};
+use kinto_serverless::resource::ObjectUri;
 use kinto_serverless::settings::{ListenerSettings, Vars};
-use kinto_serverless::store::Store;
+use kinto_serverless::store::outbox::EntryId;
+use kinto_serverless::store::{Item, Store};
+use kinto_serverless::timestamp::Timestamp;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tests::{BOB, Kinto, NOBODY, TABLE, cases, nested};
@@ -402,19 +408,33 @@ struct World {
 }
 
 impl World {
-    /// With the listeners `a` and `b`.
+    /// With the listeners `a` and `b` of records, and two collections.
     async fn new() -> Self {
+        let world = Self::of("record");
+        for path in ["/buckets/main", COLLECTION, "/buckets/main/collections/two"] {
+            assert_eq!(world.kinto.put(path, json!({})).await.status, 201);
+        }
+        world.kinto.aws.requests().take();
+        world
+    }
+
+    /// With the listeners `a` and `b` of these kinds.
+    fn of(kinds: &str) -> Self {
         let vars = [
             ("KINTO_EVENT_LISTENERS", "a b"),
             ("KINTO_EVENT_LISTENERS_A_USE", "recorder"),
             ("KINTO_EVENT_LISTENERS_B_USE", "recorder"),
-            ("KINTO_EVENT_LISTENERS_A_RESOURCES", "record"),
-            ("KINTO_EVENT_LISTENERS_B_RESOURCES", "record"),
+            ("KINTO_EVENT_LISTENERS_A_RESOURCES", kinds),
+            ("KINTO_EVENT_LISTENERS_B_RESOURCES", kinds),
+            ("KINTO_INCLUDES", "kinto.plugins.accounts"),
+            ("KINTO_ACCOUNT_CREATE_PRINCIPALS", "system.Everyone"),
+            ("KINTO_MULTIAUTH_POLICIES", "account basicauth"),
+            (
+                "KINTO_MULTIAUTH_POLICY_ACCOUNT_USE",
+                "kinto.plugins.accounts.AccountsPolicy",
+            ),
         ];
         let kinto = Kinto::with(&vars);
-        for path in ["/buckets/main", COLLECTION, "/buckets/main/collections/two"] {
-            assert_eq!(kinto.put(path, json!({})).await.status, 201);
-        }
         let recorders = BTreeMap::from([("a", Recorder::default()), ("b", Recorder::default())]);
         let listeners: Listeners = settings_of(&vars)
             .into_iter()
@@ -430,7 +450,6 @@ impl World {
             Inbox::new(kinto.aws.sqs(), url, dead),
             listeners,
         );
-        kinto.aws.requests().take();
         Self {
             kinto,
             recorders,
@@ -456,8 +475,13 @@ impl World {
             TABLE.to_owned(),
             vec![mapping],
         ));
+        self.delivering(kills)
+    }
+
+    /// Has the queue alone delivered.
+    fn delivering(mut self, kills: impl Fn() -> bool + Clone + Send + Sync + 'static) -> Self {
         let notifier = self.notifier.clone();
-        let queue = aws.queues().notifications.clone();
+        let queue = self.kinto.aws.queues().notifications.clone();
         self.tasks.spawn(queue.consume(move |event| {
             let (notifier, dies) = (notifier.clone(), kills.clone());
             async move {
@@ -495,6 +519,49 @@ impl World {
         tokio::time::timeout(Duration::from_secs(3600), heard)
             .await
             .unwrap();
+    }
+
+    /// What the stream brings to the notifier of all that was written.
+    async fn stream(&self) -> Vec<EventRecord> {
+        let records: Arc<Mutex<Vec<EventRecord>>> = Arc::default();
+        let brought = Arc::clone(&records);
+        let mapping = Mapping::of_notifier(move |event| {
+            brought.lock().unwrap().extend(event.records);
+            async { DynamoDbEventResponse::default() }
+        });
+        let aws = self.kinto.aws.clone();
+        let reading = stream::consume(aws, TABLE.to_owned(), vec![mapping]);
+        let _ = tokio::time::timeout(Duration::from_secs(1), reading).await;
+        std::mem::take(&mut *records.lock().unwrap())
+    }
+
+    async fn enqueue(&self, records: &[EventRecord]) {
+        let mut event = Event::default();
+        event.records = records.to_vec();
+        let response = self.notifier.enqueue(event).await;
+        assert!(response.batch_item_failures.is_empty());
+    }
+
+    /// The items of the outbox under a partition key.
+    async fn entries(&self, pk: &str) -> Vec<Item> {
+        let query = self.kinto.aws.dynamodb().query().table_name(TABLE);
+        let query = query.key_condition_expression("pk = :pk");
+        let query = query.expression_attribute_values(":pk", AttributeValue::S(pk.to_owned()));
+        query.send().await.unwrap().items.unwrap()
+    }
+
+    /// What a listener heard of under each parent, in the order in which it first did.
+    fn order_by_parent(&self, listener: &str) -> BTreeMap<String, Vec<String>> {
+        let mut seen = BTreeSet::new();
+        let mut order = BTreeMap::<_, Vec<_>>::new();
+        for event in self.recorders[listener].heard() {
+            if seen.insert(event.id.clone()) {
+                let uri = ObjectUri::parse(&event.impacted_uris[0]).unwrap();
+                let parent = uri.parent().map(ToString::to_string).unwrap_or_default();
+                order.entry(parent).or_default().push(uri.to_string());
+            }
+        }
+        order
     }
 
     /// The records that a listener heard of in a collection, in the order in which it first did.
@@ -648,6 +715,215 @@ async fn the_deletion_of_a_long_list_tells_of_each_record_once() {
     assert!(heard.iter().all(|event| event.action.name() == "delete"));
 }
 
+/// Where the entries of the collection `one` are.
+const OUTBOX: &str = "#outbox##/buckets/main/collections/one";
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_that_its_list_names_before_it_is_there_is_waited_for_and_what_follows_with_it() {
+    let world = World::new().await;
+    world.write("one", 0).await;
+    let entry = world.entries(OUTBOX).await.remove(0);
+    let entry = world
+        .kinto
+        .take_item(OUTBOX, entry["sk"].as_s().unwrap())
+        .await;
+    world.write("one", 1).await;
+    world.write("two", 2).await;
+    let world = world.consuming(|| false);
+    world.until("a", 1).await;
+    sleep(Duration::from_secs(3600)).await;
+    assert_eq!(world.order("a", "two"), ["r2"]);
+    assert_eq!(world.order("a", "one"), Vec::<String>::new());
+    world.kinto.put_item(entry).await;
+    world.until("a", 3).await;
+    assert_eq!(world.order("a", "one"), ["r0", "r1"]);
+    assert!(
+        world
+            .kinto
+            .aws
+            .queues()
+            .notifications
+            .dead_letters()
+            .is_empty()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_that_has_expired_holds_nothing_up() {
+    let world = World::new().await;
+    let long_ago = Timestamp::now().0 - 15 * 24 * 3600 * 1000;
+    let expired = EntryId {
+        parent: "#/buckets/main/collections/one".to_owned(),
+        id: format!("t{long_ago}-8000000000000000"),
+    };
+    let queue = NotificationQueue::new(world.kinto.aws.sqs(), sqs::url(NOTIFICATIONS));
+    queue.request("a", &expired).await.unwrap();
+    world.write("one", 1).await;
+    let world = world.consuming(|| false);
+    world.until("a", 1).await;
+    assert_eq!(world.order("a", "one"), ["r1"]);
+    assert_eq!(
+        world.kinto.aws.queues().notifications.dead_letters().len(),
+        1
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_earlier_version_of_the_api_writes_is_told_too() {
+    let world = World::new().await;
+    world.write("one", 0).await;
+    // It named the entry nowhere, and kept it elsewhere.
+    let mut entry = world.entries(OUTBOX).await.remove(0);
+    let pk = OUTBOX.replace("##", "#");
+    let sk = "6f0c3b1e-8d55-4d4b-9a0e-0c6f2f0d1c5a#000";
+    entry.insert("pk".to_owned(), AttributeValue::S(pk));
+    entry.insert("sk".to_owned(), AttributeValue::S(sk.to_owned()));
+    world.kinto.put_item(entry).await;
+    let stream = world.stream().await;
+    let told = |record: &&EventRecord| record.change.new_image.contains_key("entry");
+    let (named, unnamed): (Vec<_>, Vec<_>) = stream.iter().partition(told);
+    assert_eq!((named.len(), unnamed.len()), (1, 1), "{stream:?}");
+    world.enqueue(&[unnamed[0].clone()]).await;
+    let world = world.delivering(|| false);
+    world.until("a", 1).await;
+    assert_eq!(world.order("a", "one"), ["r0"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_an_earlier_version_of_the_api_writes_to_tells_nothing_twice() {
+    let world = World::new().await;
+    world.write("one", 0).await;
+    let client = world.kinto.aws.dynamodb();
+    let update = client.update_item().table_name(TABLE);
+    update
+        .key("pk", AttributeValue::S(format!("{COLLECTION}#record")))
+        .key("sk", AttributeValue::S("#timestamp".to_owned()))
+        .update_expression("SET #timestamp = :later")
+        .expression_attribute_names("#timestamp", "timestamp")
+        .expression_attribute_values(":later", AttributeValue::N("4000000000000".to_owned()))
+        .send()
+        .await
+        .unwrap();
+    let stream = world.stream().await;
+    assert_eq!(stream.len(), 2);
+    world.enqueue(&stream[1..]).await;
+    assert!(world.kinto.aws.queues().notifications.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_that_the_filter_of_an_earlier_version_brings_is_told_once() {
+    let world = World::new().await;
+    world.write("one", 0).await;
+    let entry = world.entries(OUTBOX).await.remove(0);
+    let keys = json!({"pk": {"S": OUTBOX}, "sk": {"S": entry["sk"].as_s().unwrap()}});
+    let mut inserted = serde_json::to_value(&world.stream().await[0]).unwrap();
+    inserted["eventName"] = "INSERT".into();
+    inserted["dynamodb"]["Keys"] = keys.clone();
+    inserted["dynamodb"]["NewImage"] = keys;
+    let inserted: EventRecord = serde_json::from_value(inserted).unwrap();
+    world.enqueue(&[inserted]).await;
+    assert_eq!(world.kinto.aws.queues().notifications.waiting().len(), 2);
+    world.enqueue(&world.stream().await).await;
+    assert_eq!(world.kinto.aws.queues().notifications.waiting().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_account_before_any_bucket_is_told_of_and_in_no_buckets_way() {
+    let world = World::of("bucket account").consuming(|| false);
+    let password = json!({"data": {"password": "hush hush"}});
+    let anybody = world.kinto.as_user(NOBODY);
+    assert_eq!(
+        anybody.put("/accounts/a", password.clone()).await.status,
+        201
+    );
+    let none = world.kinto.get("/buckets").await;
+    assert_eq!((none.status, &none.body), (200, &json!({"data": []})));
+    assert_eq!(
+        world.kinto.put("/buckets/main", json!({})).await.status,
+        201
+    );
+    assert_eq!(anybody.put("/accounts/b", password).await.status, 201);
+    assert_eq!(
+        world.kinto.get("/buckets").await.body["data"][0]["id"],
+        "main"
+    );
+    world.until("a", 3).await;
+    let told = ["/accounts/a", "/buckets/main", "/accounts/b"].map(str::to_owned);
+    assert_eq!(world.order_by_parent("a")[""], told);
+}
+
+/// A write of the next object of that kind.
+fn path_of(kind: usize, n: usize) -> String {
+    match kind {
+        0 => format!("{COLLECTION}/records/r{n}"),
+        1 => format!("/buckets/main/collections/two/records/r{n}"),
+        2 => format!("/buckets/main/groups/g{n}"),
+        3 => format!("/buckets/main/collections/c{n}"),
+        _ => format!("/buckets/b{n}"),
+    }
+}
+
+/// Writes, and has the stream bring them as it may: the changes of each item in their order, those of different items in
+/// any, in batches of which some come twice in a row.
+async fn order_survives_the_stream(writes: Vec<Vec<usize>>, seed: u64) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let world = World::of("bucket group collection record");
+    let mut written = BTreeMap::<_, Vec<String>>::new();
+    let mut add = |uri: String| {
+        let parent = ObjectUri::parse(&uri).unwrap();
+        let parent = parent.parent().map(ToString::to_string).unwrap_or_default();
+        written.entry(parent).or_default().push(uri);
+    };
+    for path in ["/buckets/main", COLLECTION, "/buckets/main/collections/two"] {
+        assert_eq!(world.kinto.put(path, json!({})).await.status, 201);
+        add(path.to_owned());
+    }
+    for (n, kinds) in writes.into_iter().enumerate() {
+        let kinds: BTreeSet<_> = kinds.into_iter().collect();
+        let paths: Vec<_> = kinds.iter().map(|kind| path_of(*kind, n)).collect();
+        let put = |path: &String| {
+            let data = json!({"members": []});
+            json!({"method": "PUT", "path": path, "body": {"data": data}})
+        };
+        let requests: Vec<_> = paths.iter().map(put).collect();
+        let answer = world
+            .kinto
+            .post("/batch", json!({"requests": requests}))
+            .await;
+        assert_eq!(answer.status, 200);
+        paths.into_iter().for_each(&mut add);
+    }
+    let mut by_item = BTreeMap::<_, VecDeque<EventRecord>>::new();
+    for record in world.stream().await {
+        let keys = serde_json::to_string(&record.change.keys["pk"]).unwrap();
+        by_item.entry(keys).or_default().push_back(record);
+    }
+    let mut stream = vec![];
+    while !by_item.is_empty() {
+        let key = random.choice(by_item.keys()).unwrap().clone();
+        let records = by_item.get_mut(&key).unwrap();
+        stream.extend(records.pop_front());
+        if records.is_empty() {
+            by_item.remove(&key);
+        }
+    }
+    while !stream.is_empty() {
+        let size = random.usize(1..=stream.len());
+        let batch: Vec<_> = stream.drain(..size).collect();
+        // A batch that fails at the end comes again, from anywhere on.
+        world.enqueue(&batch).await;
+        if random.bool() {
+            world.enqueue(&batch[random.usize(..size)..]).await;
+        }
+    }
+    let count = written.values().map(Vec::len).sum();
+    let world = world.delivering(|| false);
+    for listener in ["a", "b"] {
+        world.until(listener, count).await;
+        assert_eq!(world.order_by_parent(listener), written, "{listener}");
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Trouble {
     /// A write to one of the collections.
@@ -751,6 +1027,15 @@ async fn nothing_is_lost(troubles: Vec<Trouble>) {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(24), failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn in_whatever_order_the_stream_brings_items_listeners_hear_in_the_order_of_the_commits(
+        writes in prop::collection::vec(prop::collection::vec(0..5_usize, 1..4), 1..12),
+        seed in any::<u64>(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(order_survives_the_stream(writes, seed));
+    }
 
     #[test]
     fn whatever_fails_each_listener_hears_of_every_write_in_order(troubles in prop::collection::vec(trouble(), 1..30)) {

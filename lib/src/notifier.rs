@@ -1,10 +1,10 @@
 //! The notifier: from the outbox's entries to the listeners that are told after the commit.
 //!
-//! It is called with two kinds of batches. One of the stream says that entries were written: each listener that hears
-//! of one has a message put into the queue. One of the queue has these messages: the entry is read and the listener
-//! told of its events, in their order. Why a queue between: a listener that cannot be told holds up neither the stream
-//! nor another listener, and what it is not told of waits for it
-//! ([decision 10](../../../docs/decisions/010-events.md)).
+//! It is called with two kinds of batches. One of the stream shows lists whose items name a new entry of the outbox
+//! ([`outbox::head`]): each listener has a message put into the queue. One of the queue has these messages: the entry is
+//! read and the listener told of those of its events that it hears of, in their order. Why a queue between: a listener
+//! that cannot be told holds up neither the stream nor another listener, and what it is not told of waits for it
+//! ([decision 10](../../docs/decisions/010-events.md)).
 //!
 //! Messages of one listener and parent are one group, which the queue gives in order and one after the other. All of it
 //! happens at least once: an event has an `id` to know it by.
@@ -24,7 +24,9 @@ use crate::listeners::{Listeners, NotifyError};
 use crate::queue::{Inbox, NotificationQueue, NotificationRequest, QueueError, Received, pause};
 use crate::settings::ListenerSettings;
 use crate::store::outbox::{self, EntryId};
-use crate::store::{Store, StoreError};
+use crate::store::recent::COMMIT_PAUSES;
+use crate::store::{Store, StoreError, TIMESTAMP_KEY};
+use crate::timestamp::Timestamp;
 
 /// The pause after a failure that will hardly pass by itself.
 const GONE_PAUSE: Duration = Duration::from_secs(60);
@@ -43,7 +45,7 @@ pub struct Notifier {
 /// What the function is called with: a batch of the stream or of the queue.
 #[derive(Debug)]
 pub enum Input {
-    /// Entries were written.
+    /// Lists name new entries.
     Stream(Event),
     /// Listeners are to be told.
     Queue(SqsEvent),
@@ -83,6 +85,8 @@ enum Failure {
     Queue(#[from] QueueError),
     #[error(transparent)]
     Listener(#[from] NotifyError),
+    #[error("the entry is not there yet: its transaction is still being committed")]
+    NotYet,
 }
 
 impl Notifier {
@@ -104,10 +108,11 @@ impl Notifier {
         }
     }
 
-    /// Puts messages into the queue for the entries of a batch of the stream; tells which records are to come again.
+    /// Puts messages into the queue for the entries that a batch of the stream names; tells which records are to come
+    /// again.
     ///
-    /// One `SendMessage` for each listener that hears of an entry, one after the other, so that they stand in the queue
-    /// in the order of the stream; one `Query` more for an entry of several parts.
+    /// One `SendMessage` for each listener and entry, one after the other, so that those of a parent stand in the queue in
+    /// the order of the stream. Which events a listener hears of is decided when it is told.
     pub async fn enqueue(&self, event: Event) -> DynamoDbEventResponse {
         let mut response = DynamoDbEventResponse::default();
         for record in &event.records {
@@ -115,7 +120,7 @@ impl Notifier {
                 continue;
             };
             let sequence_number = record.change.sequence_number.clone();
-            if let Err(error) = self.request(&entry, record).await {
+            if let Err(error) = self.request(&entry).await {
                 tracing::error!(?sequence_number, %error, "an entry of the outbox has to come again");
                 let mut failure = DynamoDbBatchItemFailure::default();
                 failure.item_identifier = sequence_number;
@@ -126,34 +131,11 @@ impl Notifier {
         response
     }
 
-    async fn request(&self, entry: &EntryId, record: &EventRecord) -> Result<(), Failure> {
-        let Some(events) = self.events(entry, record).await? else {
-            tracing::error!(
-                ?entry,
-                "an entry of the outbox cannot be understood, passed over"
-            );
-            return Ok(());
-        };
+    async fn request(&self, entry: &EntryId) -> Result<(), QueueError> {
         for settings in self.listeners.settings() {
-            if events.iter().any(|event| settings.hears(event).is_some()) {
-                self.queue.request(&settings.name, entry).await?;
-            }
+            self.queue.request(&settings.name, entry).await?;
         }
         Ok(())
-    }
-
-    /// The events of an entry that the stream shows: all of them, where it has a single part.
-    async fn events(
-        &self,
-        entry: &EntryId,
-        record: &EventRecord,
-    ) -> Result<Option<Vec<ResourceChanged>>, StoreError> {
-        use serde_dynamo::AttributeValue::{B, N};
-        let image = &record.change.new_image;
-        match (image.get("parts"), image.get("events")) {
-            (Some(N(parts)), Some(B(bytes))) if parts == "1" => Ok(outbox::decompress(bytes)),
-            _ => self.store.outbox_entry(entry).await,
-        }
     }
 
     /// Tells listeners what the messages ask for; tells which messages are to come again.
@@ -228,7 +210,7 @@ impl Notifier {
             Failure::Listener(NotifyError::Failed { retry_after, .. }) => {
                 pause(count).max(retry_after.unwrap_or_default())
             }
-            Failure::Store(_) | Failure::Queue(_) => pause(count),
+            Failure::Store(_) | Failure::Queue(_) | Failure::NotYet => pause(count),
         };
         if let Err(error) = self.inbox.postpone(&message, pause).await {
             tracing::warn!(listener, %error, "a message comes again later than it could");
@@ -238,10 +220,24 @@ impl Notifier {
 
     /// Tells a listener of an entry; `None` when there is no such listener, or no such entry any more.
     async fn notify(&self, listener: &str, entry: &EntryId) -> Result<Option<()>, Failure> {
-        let Some(events) = self.store.outbox_entry(entry).await? else {
+        let Some(events) = self.events(entry).await? else {
             return Ok(None);
         };
         Ok(self.listeners.notify(listener, &events).await.transpose()?)
+    }
+
+    /// The events of an entry, which is waited for a second if its transaction is still being committed; `None` when it
+    /// has expired.
+    async fn events(&self, entry: &EntryId) -> Result<Option<Vec<ResourceChanged>>, Failure> {
+        let mut pauses = COMMIT_PAUSES.into_iter();
+        loop {
+            let events = self.store.outbox_entry(entry).await?;
+            if events.is_some() || !entry.may_come(Timestamp::now()) {
+                return Ok(events);
+            }
+            let pause = pauses.next().ok_or(Failure::NotYet)?;
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+        }
     }
 
     /// Moves a message to the dead letters, where it can be looked at: it would hold up its group. Gives it back if that
@@ -254,14 +250,24 @@ impl Notifier {
     }
 }
 
-/// The entry whose first part a record of the stream shows to be written; `None` for any other record.
+/// The entry that a record of the stream tells of; `None` for any other record.
+///
+/// That is the change of a head that names an entry which it did not name before. It is also the first part of an entry
+/// itself, of which the mapping's filter lets through those that earlier versions of the API write, which no head names.
 fn entry_of(record: &EventRecord) -> Option<EntryId> {
     use serde_dynamo::AttributeValue::S;
-    let keys = &record.change.keys;
-    match (keys.get("pk"), keys.get("sk")) {
-        (Some(S(pk)), Some(S(sk))) if !record.change.new_image.is_empty() => {
-            EntryId::of_first_part(pk, sk)
-        }
+    let change = &record.change;
+    let (Some(S(pk)), Some(S(sk))) = (change.keys.get("pk"), change.keys.get("sk")) else {
+        return None;
+    };
+    if sk != TIMESTAMP_KEY {
+        let is_written = !change.new_image.is_empty();
+        return EntryId::of_first_part(pk, sk).filter(|_| is_written);
+    }
+    // Earlier versions of the API leave it as it is.
+    let named = change.new_image.get(outbox::ENTRY);
+    match named.filter(|named| change.old_image.get(outbox::ENTRY) != Some(named)) {
+        Some(S(id)) => EntryId::named_by(pk, id),
         _ => None,
     }
 }

@@ -125,7 +125,7 @@ impl NotificationQueue {
         self.client
             .send_message()
             .queue_url(&self.url)
-            .message_group_id(group_id(listener, &entry.parent))
+            .message_group_id(group_id(listener, entry.parent_uri()))
             .message_deduplication_id(format!("{listener}-{}", entry.id))
             .message_body(body)
             .send()

@@ -12,7 +12,6 @@ use aws_lambda_events::dynamodb::{Event, EventRecord};
 use aws_lambda_events::streams::DynamoDbEventResponse;
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all};
-use kinto_serverless::store::outbox;
 use serde_dynamo::AttributeValue;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -49,13 +48,13 @@ impl Mapping {
         }
     }
 
-    /// Of the notifier: an entry of the outbox was written.
+    /// Of the notifier: a list names an entry of the outbox.
     pub fn of_notifier<F>(handler: impl Fn(Event) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = DynamoDbEventResponse> + Send + 'static,
     {
         Self {
-            filter: is_outbox_entry,
+            filter: tells_of_entry,
             handler: Box::new(move |event| handler(event).boxed()),
         }
     }
@@ -158,10 +157,17 @@ fn concerns_monitor(record: &EventRecord) -> bool {
 }
 
 /// The notifier's filter in template.yaml.
-fn is_outbox_entry(record: &EventRecord) -> bool {
-    let pk = record.change.keys.get("pk");
-    record.event_name == "INSERT"
-        && matches!(pk, Some(AttributeValue::S(pk)) if pk.starts_with(outbox::PARTITION))
+fn tells_of_entry(record: &EventRecord) -> bool {
+    let change = &record.change;
+    let text = |value: Option<&AttributeValue>, is: fn(&str) -> bool| matches!(value, Some(AttributeValue::S(text)) if is(text));
+    let (pk, sk) = (change.keys.get("pk"), change.keys.get("sk"));
+    let is_head = text(sk, |sk| sk == "#timestamp")
+        && text(change.new_image.get("entry"), |entry| {
+            entry.starts_with('t')
+        });
+    let is_unnamed = record.event_name == "INSERT"
+        && text(pk, |pk| pk == "#outbox#" || pk.starts_with("#outbox#/"));
+    is_head || is_unnamed
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 pub mod memory;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
 use http::header::IF_NONE_MATCH;
@@ -21,6 +22,7 @@ use crate::permission::Access;
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::store::Generation;
 use crate::store::changeset::{Changes, Wanted};
+use crate::store::recent::{COMMIT_PAUSES, Recent};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::{Needs, UnitOfWork};
 
@@ -110,6 +112,8 @@ struct Collection {
     timestamp: Timestamp,
     /// How many transactions wrote records under past times.
     past: u64,
+    /// What the last transactions wrote to its records.
+    recent: Recent,
     metadata: Map<String, Value>,
 }
 
@@ -163,6 +167,7 @@ impl Collection {
             last_modified: live.last_modified,
             timestamp: unit.timestamp_of(records),
             past: unit.past_of(records),
+            recent: unit.recent_in(records),
             metadata,
         };
         Ok((collection, user))
@@ -227,12 +232,12 @@ pub async fn of_collection(
     let mut remembered = remembered
         .filter(|state| collection.continues(&state.generation, state.past))
         .filter(|state| wanted.since <= state.timestamp);
-    let mut changes = remembered
-        .as_ref()
-        .map(|state| Changes::none(&state.generation, state.timestamp, MAX_READ));
-    let mut attempts = 0..MAX_ATTEMPTS;
+    let begin = |remembered: Option<&Arc<State>>| {
+        remembered.map(|state| Changes::none(&state.generation, state.timestamp, MAX_READ))
+    };
+    let mut changes = begin(remembered.as_ref());
+    let (mut attempts, mut pauses) = (1..MAX_ATTEMPTS, COMMIT_PAUSES.into_iter());
     let read = loop {
-        attempts.next().ok_or(ApiError::Busy)?;
         let at = collection.timestamp;
         let read = match changes.take() {
             Some(read) if read.timestamp() == at => read,
@@ -245,21 +250,36 @@ pub async fn of_collection(
         if read.are_too_large() {
             return Err(ApiError::ResponseTooLarge);
         }
-        // Nothing was written since the collection was read: they belong together.
-        if read.timestamp() == at {
-            break read;
-        }
-        let (again, _) = read_collection().await?;
-        // The collection was the same before and after.
-        if again.is_same_as(&collection) {
-            break read;
-        }
-        if again.continues(&collection.generation, collection.past) {
-            changes = Some(read);
+        // Where nothing was written since the collection was read, they belong together.
+        let again = if read.timestamp() == at {
+            None
         } else {
-            remembered = None;
+            Some(read_collection().await?.0)
+        };
+        if !read.show(&again.as_ref().unwrap_or(&collection).recent) {
+            // Something is still being committed: all is read anew in a moment.
+            let pause = pauses.next().ok_or(ApiError::Busy)?;
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            collection = read_collection().await?.0;
+            remembered =
+                remembered.filter(|state| collection.continues(&state.generation, state.past));
+            changes = begin(remembered.as_ref());
+            continue;
         }
-        collection = again;
+        match again {
+            None => break read,
+            // The collection was the same before and after.
+            Some(again) if again.is_same_as(&collection) => break read,
+            Some(again) => {
+                attempts.next().ok_or(ApiError::Busy)?;
+                if again.continues(&collection.generation, collection.past) {
+                    changes = Some(read);
+                } else {
+                    remembered = None;
+                }
+                collection = again;
+            }
+        }
     };
     let is_whole = remembered.is_some() || wanted.is_all();
     let Collection {

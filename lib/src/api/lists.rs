@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
@@ -19,7 +20,8 @@ use crate::permission::Access;
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::settings::ApiSettings;
 use crate::store::list::{Listed, Reading};
-use crate::store::{Content, Generation, Key, Object, Store, StoreError};
+use crate::store::recent::{COMMIT_PAUSES, Covered, Recent};
+use crate::store::{Content, Generation, Key, List, Object, Store, StoreError};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::{Needs, UnitOfWork};
 
@@ -227,28 +229,34 @@ impl Chosen<'_> {
             unit.allowance.read(bytes)?;
             return Ok(count);
         }
-        let mut count = 0;
-        self.each(unit, store, None, |_, fields| {
-            count += usize::from(query.counts(fields));
-            Ok(ControlFlow::Continue(()))
-        })
-        .await?;
-        Ok(count)
+        let mut readings = Readings::of(unit, list);
+        loop {
+            let mut count = 0;
+            let see = |_: &Listed, fields: &Map<String, Value>| {
+                count += usize::from(query.counts(fields));
+                Ok(ControlFlow::Continue(()))
+            };
+            let read = self.each(unit, store, &readings.recent, None, see).await;
+            if !readings.go_on(unit, store, &read).await? {
+                return read.map(|_| count);
+            }
+        }
     }
 
     /// The page of them that is asked for.
     async fn page(&self, unit: &UnitOfWork, store: &Store) -> Result<Page, ApiError> {
         let query = self.query;
-        let mut selection = Selection::of(query);
-        let mut read = 0;
-        let mut times = Times::default();
-        let more = self
-            .each(unit, store, query.enough(), |object, fields| {
+        let mut readings = Readings::of(unit, self.list);
+        loop {
+            let mut selection = Selection::of(query);
+            let mut bytes = 0;
+            let mut times = Times::default();
+            let see = |object: &Listed, fields: &Map<String, Value>| {
                 let is_earlier = query.is_by_time() && times.next(object.last_modified);
-                if is_earlier && query.is_of_bounds() && read > MAX_READ {
+                if is_earlier && query.is_of_bounds() && bytes > MAX_READ {
                     return Ok(ControlFlow::Break(()));
                 }
-                read += object.data().map_or(0, str::len);
+                bytes += object.data().map_or(0, str::len);
                 selection.offer(fields, || {
                     let text = match query.shows_all() {
                         true if self.list.kind() != Kind::Account => text_of(object),
@@ -258,13 +266,19 @@ impl Chosen<'_> {
                     (text, length)
                 });
                 Ok(stop_if(is_earlier && selection.is_full()))
-            })
-            .await?;
-        let Asked {
-            request, settings, ..
-        } = self.asked;
-        let (objects, next) = selection.finish(more, request, settings);
-        Ok(Page { objects, next })
+            };
+            let read = self
+                .each(unit, store, &readings.recent, query.enough(), see)
+                .await;
+            if readings.go_on(unit, store, &read).await? {
+                continue;
+            }
+            let Asked {
+                request, settings, ..
+            } = self.asked;
+            let (objects, next) = selection.finish(read?, request, settings);
+            return Ok(Page { objects, next });
+        }
     }
 
     /// Deletes those that are in the page that is asked for.
@@ -272,13 +286,14 @@ impl Chosen<'_> {
         let query = self.query;
         // Listeners are told what is deleted, and who leaves a group is in its data.
         let needs_data = unit.tells() || self.list.kind() == Kind::Group;
-        let mut selection = Selection::of(query);
-        let mut failed = None;
         // Tombstones are not deleted, so that of those that are read there may be too few.
         let enough = query.enough().filter(|_| !query.includes_tombstones());
-        let mut times = Times::default();
-        let more = self
-            .each(unit, store, enough, |object, fields| {
+        let mut readings = Readings::of(unit, self.list);
+        let (objects, next) = loop {
+            let mut selection = Selection::of(query);
+            let mut failed = None;
+            let mut times = Times::default();
+            let see = |object: &Listed, fields: &Map<String, Value>| {
                 let is_earlier = query.is_by_time() && times.next(object.last_modified);
                 if object.is_deleted() {
                     return Ok(ControlFlow::Continue(()));
@@ -292,15 +307,20 @@ impl Chosen<'_> {
                     ((object.id.clone(), read), length)
                 });
                 Ok(stop_if(is_earlier && selection.is_full()))
-            })
-            .await?;
-        if let Some(error) = failed {
-            return Err(error.into());
-        }
-        let Asked {
-            request, settings, ..
-        } = self.asked;
-        let (objects, next) = selection.finish(more, request, settings);
+            };
+            let read = self.each(unit, store, &readings.recent, enough, see).await;
+            if readings.go_on(unit, store, &read).await? {
+                continue;
+            }
+            let more = read?;
+            if let Some(error) = failed {
+                return Err(error.into());
+            }
+            let Asked {
+                request, settings, ..
+            } = self.asked;
+            break selection.finish(more, request, settings);
+        };
         let mut uris = vec![];
         for (id, object) in objects {
             let uri = self.list.clone().object(id);
@@ -329,6 +349,7 @@ impl Chosen<'_> {
         &self,
         unit: &UnitOfWork,
         store: &Store,
+        recent: &Recent,
         enough: Option<usize>,
         mut see: impl FnMut(&Listed, &Map<String, Value>) -> Result<ControlFlow<()>, StoreError>,
     ) -> Result<bool, ApiError> {
@@ -366,7 +387,49 @@ impl Chosen<'_> {
             return Ok(false);
         }
         let enough = enough.filter(|_| matches!(scope, Scope::All));
-        scan(unit, store, list, query, enough, see).await
+        scan_settled(unit, store, list, query, enough, recent, see).await
+    }
+}
+
+/// Readings of a list, one after the other until one shows all that the list's last transactions wrote: they may be
+/// committed item by item ([decision 17](../../../docs/decisions/017-reading-what-is-being-committed.md)).
+struct Readings<'l> {
+    list: &'l ListUri,
+    /// What those transactions wrote.
+    recent: Recent,
+    pauses: std::array::IntoIter<u64, { COMMIT_PAUSES.len() }>,
+}
+
+impl<'l> Readings<'l> {
+    fn of(unit: &UnitOfWork, list: &'l ListUri) -> Self {
+        Self {
+            list,
+            recent: unit.recent_in(list),
+            pauses: COMMIT_PAUSES.into_iter(),
+        }
+    }
+
+    /// Whether to read again, after a pause and one more `BatchGetItem`, since a reading did not show all.
+    async fn go_on<T>(
+        &mut self,
+        unit: &UnitOfWork,
+        store: &Store,
+        read: &Result<T, ApiError>,
+    ) -> Result<bool, ApiError> {
+        let is_unsettled = matches!(read, Err(ApiError::Store(StoreError::Unsettled(_))));
+        let Some(pause) = is_unsettled.then(|| self.pauses.next()).flatten() else {
+            return Ok(false);
+        };
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        let key = Key::list(self.list);
+        let item = store.read(std::slice::from_ref(&key)).await?.remove(&key);
+        let list = item.as_ref().map(List::from_item).transpose()?;
+        let generation = unit.generation_of(self.list);
+        // Of another generation nothing is to be seen here.
+        self.recent = list
+            .filter(|list| Some(&list.generation) == generation.as_ref())
+            .map_or_else(Recent::default, |list| list.recent);
+        Ok(true)
     }
 }
 
@@ -455,6 +518,22 @@ pub async fn scan(
     list: &ListUri,
     query: &ListQuery,
     enough: Option<usize>,
+    see: impl FnMut(&Listed) -> Result<ControlFlow<()>, StoreError>,
+) -> Result<bool, ApiError> {
+    scan_settled(unit, store, list, query, enough, &Recent::default(), see).await
+}
+
+/// The same of a list whose last transactions are known.
+///
+/// # Errors
+/// [`StoreError::Unsettled`] too, where not all that these wrote was there; `see` was shown the rest.
+async fn scan_settled(
+    unit: &UnitOfWork,
+    store: &Store,
+    list: &ListUri,
+    query: &ListQuery,
+    enough: Option<usize>,
+    recent: &Recent,
     mut see: impl FnMut(&Listed) -> Result<ControlFlow<()>, StoreError>,
 ) -> Result<bool, ApiError> {
     let Some(generation) = &unit.generation_of(list) else {
@@ -467,17 +546,31 @@ pub async fn scan(
         ..reading(list, generation, query)
     };
     let mut pages = store.list(&reading);
-    while let Some(page) = pages.next().await? {
+    let (mut stopped_at, mut seen) = (None, vec![]);
+    'pages: while let Some(page) = pages.next().await? {
         unit.allowance.read(page.bytes)?;
-        let unchanged = page
-            .objects
-            .iter()
-            .filter(|object| !written.contains_key(&*object.id));
-        for object in unchanged {
-            if see(object)?.is_break() && written.is_empty() {
-                return Ok(true);
+        for object in &page.objects {
+            if recent.names(&object.id) {
+                seen.push((object.id.clone(), object.last_modified));
+            }
+            if !written.contains_key(&*object.id) && see(object)?.is_break() && written.is_empty() {
+                stopped_at = Some(object.last_modified);
+                break 'pages;
             }
         }
+    }
+    let (first, last) = reading.times();
+    let covered = Covered {
+        // Others may have the time of the object that it stopped at.
+        times: stopped_at.map_or(first, Timestamp::next)..=last,
+        tombstones: reading.tombstones,
+    };
+    let seen = seen.iter().map(|(id, time)| (id.as_str(), *time));
+    if !recent.is_seen(&covered, Timestamp::now(), seen) {
+        return Err(StoreError::Unsettled(list.clone()).into());
+    }
+    if stopped_at.is_some() {
+        return Ok(true);
     }
     for (id, object) in written {
         let is_wanted = reading.tombstones || object.content != Content::Deleted;

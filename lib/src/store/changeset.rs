@@ -7,6 +7,7 @@ use std::collections::HashSet;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
+use super::recent::{Covered, Recent};
 use super::{BY_LAST_MODIFIED, Generation, Item, Store, StoreError, flag, number, string, time};
 use crate::resource::ListUri;
 use crate::timestamp::Timestamp;
@@ -107,6 +108,19 @@ impl Changes {
     /// The timestamp of the list at the moment that the changes are of.
     pub fn timestamp(&self) -> Timestamp {
         self.timestamp
+    }
+
+    /// Whether all of these are there that `recent` names, which was read before the last reading ended.
+    pub fn show(&self, recent: &Recent) -> bool {
+        let earliest = self.read.first().filter(|_| !self.is_whole);
+        let since = self.wanted.since.next();
+        let covered = Covered {
+            times: earliest.map_or(since, |change| change.last_modified)..=self.timestamp,
+            tombstones: true,
+        };
+        let read = self.read.iter();
+        let read = read.map(|change| (change.id.as_str(), change.last_modified));
+        recent.is_seen(&covered, Timestamp::now(), read)
     }
 
     /// Whether there is more than was wanted, so that this is not all.

@@ -34,6 +34,16 @@ pub struct Reading<'l> {
     pub enough: Option<usize>,
 }
 
+impl Reading<'_> {
+    /// The first and the last time that an object may have.
+    pub fn times(&self) -> (Timestamp, Timestamp) {
+        let last = self.before.map_or(Timestamp(u64::MAX), |before| {
+            Timestamp(before.0.saturating_sub(1))
+        });
+        (self.since.map_or(Timestamp(0), Timestamp::next), last)
+    }
+}
+
 /// An object of a list as it is stored: its data is not parsed.
 #[derive(Debug)]
 pub struct Listed {
@@ -177,10 +187,7 @@ impl Store {
 
     /// `None` of what can hold nothing.
     fn list_query(&self, reading: &Reading<'_>) -> Option<QueryFluentBuilder> {
-        let first = reading.since.map_or(Timestamp(0), Timestamp::next);
-        let last = reading.before.map_or(Timestamp(u64::MAX), |before| {
-            Timestamp(before.0.saturating_sub(1))
-        });
+        let (first, last) = reading.times();
         let filter = if reading.tombstones {
             "parent = :parent"
         } else {

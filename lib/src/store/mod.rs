@@ -27,6 +27,7 @@ pub mod monitor;
 mod object;
 pub mod outbox;
 pub mod pull;
+pub mod recent;
 mod retries;
 pub mod shares;
 mod turn;
@@ -46,6 +47,7 @@ use tokio::time::Instant;
 
 use self::commit::is_contention;
 use self::membership::{Member, MembershipChanges};
+use self::recent::Wrote;
 use self::shares::Shares;
 
 pub use commit::CommitError;
@@ -104,6 +106,9 @@ pub enum StoreError {
     /// DynamoDB left keys unread each time that it was asked.
     #[error("BatchGetItem left {0} keys unread")]
     Unread(usize),
+    /// What a transaction wrote to a list that says so does not show, each time that it was read.
+    #[error("a transaction with {0} is being committed for a second")]
+    Unsettled(ListUri),
     /// An item that is not as we write it.
     #[error("item {pk} {sk}: {attribute} is missing or malformed")]
     Malformed {
@@ -203,6 +208,20 @@ pub enum Write {
         shared: BTreeSet<String>,
         /// What must still hold.
         condition: ListCondition,
+        /// The name of the outbox's entry that the transaction has, where this is its [`outbox::head`].
+        entry: Option<String>,
+        /// What the transaction writes to the list.
+        wrote: Wrote,
+        /// Whether it is as new: what was written to it before is of no account.
+        replaced: bool,
+    },
+    /// Names the outbox's entry that the transaction has in the item of its [`outbox::head`], of which it writes nothing
+    /// else.
+    Head {
+        /// Which list's.
+        uri: ListUri,
+        /// The entry's name.
+        entry: String,
     },
     /// Changes the groups of a principal in a bucket.
     Memberships {
@@ -433,8 +452,22 @@ impl Store {
                 past,
                 shared,
                 condition,
+                entry,
+                wrote,
+                replaced,
             } => {
-                let update = self.update_list(&uri, list, past, shared, condition);
+                let mut update = ListUpdate::default();
+                update.move_to(&uri, list.as_ref(), past);
+                update.share_with(list.as_ref(), shared);
+                update.name_entry(entry);
+                let reached = list.map(|list| list.timestamp);
+                let is_new = replaced || condition == ListCondition::Absent;
+                update.name_writes(wrote, reached, is_new);
+                let update = self.update_list(&uri, update, condition);
+                update.map(|update| TransactWriteItem::builder().update(update).build())
+            }
+            Write::Head { uri, entry } => {
+                let update = self.update_head(&uri, entry);
                 update.map(|update| TransactWriteItem::builder().update(update).build())
             }
             Write::Memberships { member, changes } => self.write_memberships(&member, changes),
@@ -458,49 +491,12 @@ impl Store {
     fn update_list(
         &self,
         uri: &ListUri,
-        list: Option<List>,
-        past: bool,
-        shared: BTreeSet<String>,
+        update: ListUpdate,
         condition: ListCondition,
     ) -> Result<Update, BuildError> {
         let (condition, mut values) = condition.expression();
-        let mut expression = String::new();
-        if let Some(list) = list {
-            // Not called `last_modified`, so that the index leaves it out. The stream's filter tells the lists of records
-            // by their kind.
-            expression += "SET #timestamp = :reached, generation = :generation, kind = :kind";
-            let kind = uri.kind().name().to_owned();
-            values.extend([
-                (":reached".to_owned(), number(list.timestamp)),
-                (
-                    ":generation".to_owned(),
-                    AttributeValue::S(list.generation.0),
-                ),
-                (":kind".to_owned(), AttributeValue::S(kind)),
-            ]);
-            if let Some(names) = list.shares.into_attribute() {
-                expression += ", shared_with = :shared";
-                values.insert(":shared".to_owned(), names);
-            }
-            if list.closed {
-                expression += ", closed = :closed";
-                values.insert(":closed".to_owned(), AttributeValue::Bool(true));
-            } else {
-                expression += " REMOVE closed";
-            }
-        }
-        let mut added = vec![];
-        if past {
-            added.push("past :one");
-            values.insert(":one".to_owned(), AttributeValue::N("1".to_owned()));
-        }
-        if let Some(names) = Shares::from(shared).into_attribute() {
-            added.push("shared_with :shared");
-            values.insert(":shared".to_owned(), names);
-        }
-        if !added.is_empty() {
-            expression += &format!(" ADD {}", added.join(", "));
-        }
+        let expression = update.expression();
+        values.extend(update.values);
         // A reserved word of DynamoDB, which takes no name either that stands nowhere.
         let is_named = [condition, &expression]
             .iter()
@@ -514,6 +510,109 @@ impl Store {
             .set_expression_attribute_names(is_named.then(|| [name].into()))
             .set_expression_attribute_values(Some(values))
             .build()
+    }
+
+    /// Of the list of buckets there may be no item yet; then this makes one as of a list that nothing was written to.
+    fn update_head(&self, uri: &ListUri, entry: String) -> Result<Update, BuildError> {
+        let expression = "SET entry = :entry, #timestamp = if_not_exists(#timestamp, :never), \
+            generation = if_not_exists(generation, :root), kind = if_not_exists(kind, :kind)";
+        let kind = AttributeValue::S(uri.kind().name().to_owned());
+        Update::builder()
+            .table_name(&self.table)
+            .set_key(Some(Key::list(uri).into_item()))
+            .update_expression(expression)
+            .expression_attribute_names("#timestamp", "timestamp")
+            .expression_attribute_values(":entry", AttributeValue::S(entry))
+            .expression_attribute_values(":never", number(Timestamp(0)))
+            .expression_attribute_values(":root", AttributeValue::S(Generation::ROOT.0))
+            .expression_attribute_values(":kind", kind)
+            .build()
+    }
+}
+
+/// What an update does to a list's item.
+#[derive(Default)]
+struct ListUpdate {
+    set: Vec<&'static str>,
+    remove: Vec<&'static str>,
+    add: Vec<&'static str>,
+    values: Item,
+}
+
+impl ListUpdate {
+    fn value(&mut self, name: &str, value: AttributeValue) {
+        self.values.insert(name.to_owned(), value);
+    }
+
+    /// What becomes of the list; counts a write under `past` times.
+    fn move_to(&mut self, uri: &ListUri, list: Option<&List>, past: bool) {
+        if let Some(list) = list {
+            // Not called `last_modified`, so that the index leaves it out. The stream's filter tells the lists of records
+            // by their kind.
+            self.set
+                .push("#timestamp = :reached, generation = :generation, kind = :kind");
+            self.value(":reached", number(list.timestamp));
+            self.value(":generation", AttributeValue::S(list.generation.0.clone()));
+            self.value(":kind", AttributeValue::S(uri.kind().name().to_owned()));
+            if list.closed {
+                self.set.push("closed = :closed");
+                self.value(":closed", AttributeValue::Bool(true));
+            } else {
+                self.remove.push("closed");
+            }
+        }
+        if past {
+            self.add.push("past :one");
+            self.value(":one", AttributeValue::N("1".to_owned()));
+        }
+    }
+
+    /// Names with whom objects of the list are shared: all of those of a list that is as new, and of others those that
+    /// are `added`.
+    fn share_with(&mut self, list: Option<&List>, added: BTreeSet<String>) {
+        if let Some(names) = list.and_then(|list| list.shares.clone().into_attribute()) {
+            self.set.push("shared_with = :shared");
+            self.value(":shared", names);
+        }
+        if let Some(names) = Shares::from(added).into_attribute() {
+            self.add.push("shared_with :added");
+            self.value(":added", names);
+        }
+    }
+
+    /// Names the outbox's entry. Where there is none, the stream's filter for the notifier is to let nothing through.
+    fn name_entry(&mut self, entry: Option<String>) {
+        match entry {
+            Some(entry) => {
+                self.set.push("entry = :entry");
+                self.value(":entry", AttributeValue::S(entry));
+            }
+            None => self.remove.push(outbox::ENTRY),
+        }
+    }
+
+    /// Names what is written to the list ([`recent`]). All that is read is read from the item as it was.
+    fn name_writes(&mut self, wrote: Wrote, reached: Option<Timestamp>, is_new: bool) {
+        self.value(":wrote", wrote.into_value(reached));
+        if is_new {
+            self.set.push("wrote = :wrote");
+            self.remove.push(recent::FORGET);
+        } else {
+            self.set.push(recent::SHIFT);
+        }
+    }
+
+    fn expression(&self) -> String {
+        let clauses = [
+            ("SET", &self.set),
+            ("REMOVE", &self.remove),
+            ("ADD", &self.add),
+        ];
+        let clauses = clauses
+            .into_iter()
+            .filter(|(_, changes)| !changes.is_empty());
+        let clauses = clauses.map(|(keyword, changes)| format!("{keyword} {}", changes.join(", ")));
+        clauses.collect::<Vec<_>>().join(" ")
     }
 }
 

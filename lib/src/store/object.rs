@@ -6,6 +6,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use super::recent::Recent;
 use super::shares::Shares;
 use super::{Item, Key, StoreError, flag, malformed, number, string, time};
 use crate::permission::Permissions;
@@ -236,6 +237,8 @@ pub struct List {
     pub past: u64,
     /// With whom objects of the list are shared.
     pub shares: Shares,
+    /// What its last transactions wrote.
+    pub recent: Recent,
 }
 
 impl List {
@@ -246,6 +249,7 @@ impl List {
     pub fn from_item(item: &Item) -> Result<Self, StoreError> {
         Ok(Self {
             timestamp: time(item, "timestamp")?,
+            recent: Recent::from_item(item),
             generation: Generation(string(item, "generation")?),
             closed: flag(item, "closed"),
             // Of a list that has seen none there is no such attribute.

@@ -2,11 +2,16 @@
 //!
 //! | `pk` | `sk` | holds |
 //! | --- | --- | --- |
-//! | `#outbox#` and the URI that the lists are under | the entry's id, `#`, the number of the part | `events`, `parts`, `expires` |
+//! | `#outbox##` and the URI that the lists are under | the entry's id, `#`, the number of the part | `events`, `parts`, `expires` |
 //!
 //! An entry is all that one transaction did under one parent, in order, as compressed JSON, in parts that are small
-//! enough for an item. Its partition is that of the parent, so that the stream gives a collection's entries in order.
+//! enough for an item. The same transaction names the entry in the item of one list under that parent, its [`head`]: the
+//! stream gives the changes of one item in the order of their commits, and promises no order between items, so that the
+//! records of the head tell the order of a parent's entries
+//! ([decision 10](../../../docs/decisions/010-events.md)).
 //! Entries go by themselves, [`KEPT`] after they were written: as long as SQS keeps what asks for them.
+//!
+//! Earlier versions wrote entries under `#outbox#` and the URI, with a random id, and named them nowhere.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -22,22 +27,26 @@ use uuid::Uuid;
 
 use super::{Item, Key, Store, StoreError, number, string};
 use crate::event::ResourceChanged;
-use crate::resource::ObjectUri;
+use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::timestamp::Timestamp;
 
-/// What the partition keys of entries begin with. The stream's filter for the notifier is made of it.
+/// What the partition keys of entries begin with.
 pub const PARTITION: &str = "#outbox#";
+/// What stands behind [`PARTITION`] where the entry is named in its [`head`].
+const NAMED: &str = "#";
+/// The attribute of a [`head`] that names the entry of its last transaction. The stream's filter for the notifier asks
+/// for it.
+pub const ENTRY: &str = "entry";
+/// What the id of an entry begins with that a head names; its time in milliseconds, `-` and random digits follow.
+const ID_PREFIX: char = 't';
 /// How long an entry is kept: 14 days, the longest that SQS keeps a message.
 pub const KEPT: Duration = Duration::from_secs(14 * 24 * 3600);
 /// Bytes of a part at most; an item may have 400 KB.
 const MAX_PART: usize = 380 * 1024;
 /// Bytes of a transaction's entries at most: it may have 4 MB, the objects included.
 const MAX_ENTRIES: usize = 1536 * 1024;
-/// Parts of a transaction's entries at most: each parent has one that need not be full.
-///
-/// As many objects as a transaction holds have few parents where there are more than
-/// [`super::MAX_TRANSACTION_ITEMS`] of them: a batch has 25 requests, and a request for a list one parent.
-pub const MAX_PARTS: usize = MAX_ENTRIES.div_ceil(MAX_PART) + 25;
+/// Parts of a transaction's entries that are full, at most; each entry has one more, which need not be.
+pub const MAX_FULL_PARTS: usize = MAX_ENTRIES / MAX_PART;
 /// Bytes of an entry once decompressed at most, so that no item makes the memory run out. Lambda takes requests of
 /// 6 MB; what they replace can be 400 KB for each of 100 items.
 const MAX_UNPACKED: u64 = 64 * 1024 * 1024;
@@ -45,13 +54,22 @@ const MAX_UNPACKED: u64 = 64 * 1024 * 1024;
 /// Names an entry.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct EntryId {
-    /// The URI of what the lists are under; empty for buckets and accounts.
+    /// `#` and the URI of what the lists are under, which is empty for buckets and accounts; without the `#` where an
+    /// earlier version wrote it.
     pub parent: String,
     /// Which of its entries.
     pub id: String,
 }
 
 impl EntryId {
+    fn new(parent: &str, now: Timestamp) -> Self {
+        let random = Uuid::new_v4().as_u64_pair().1;
+        Self {
+            parent: format!("{NAMED}{parent}"),
+            id: format!("{ID_PREFIX}{now}-{random:016x}"),
+        }
+    }
+
     fn key(&self, part: usize) -> Key {
         Key {
             pk: format!("{PARTITION}{}", self.parent),
@@ -66,6 +84,49 @@ impl EntryId {
             id: sk.strip_suffix("#000")?.to_owned(),
         })
     }
+
+    /// The entry that the head with this partition key names.
+    pub fn named_by(head_pk: &str, id: &str) -> Option<Self> {
+        let (parent, _) = head_pk.rsplit_once('#')?;
+        Some(Self {
+            parent: format!("{NAMED}{parent}"),
+            id: id.to_owned(),
+        })
+    }
+
+    /// The URI of what the lists are under; empty for buckets and accounts.
+    pub fn parent_uri(&self) -> &str {
+        self.parent.strip_prefix(NAMED).unwrap_or(&self.parent)
+    }
+
+    /// Whether an entry that is not there may still come: the transaction that wrote it may commit one item after the
+    /// other, its head before the entry. Once it has expired it has gone. Of an entry that no head names the item itself
+    /// was seen, so it cannot be on its way.
+    pub fn may_come(&self, now: Timestamp) -> bool {
+        let id = self.id.strip_prefix(ID_PREFIX);
+        let written_at = id.and_then(|id| Timestamp::from_digits(id.split('-').next()?));
+        written_at.is_some_and(|at| now < at.after(KEPT))
+    }
+}
+
+/// The list under `parent` whose item names the entries under it, so that every transaction that has one writes it.
+pub fn head(parent: Option<&ObjectUri>) -> ListUri {
+    match parent {
+        None => ListUri::buckets(),
+        Some(bucket) if bucket.kind() == Kind::Bucket => bucket.children(Kind::Collection),
+        Some(collection) => collection.children(Kind::Record),
+    }
+}
+
+/// All that one transaction tells of under one parent.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// The list whose item names it.
+    pub head: ListUri,
+    /// Its name there.
+    pub name: String,
+    /// Its items.
+    pub parts: Vec<Part>,
 }
 
 /// One part of an entry: an item.
@@ -102,17 +163,19 @@ impl Part {
 /// The entries of one transaction: its events, each with what its list is under.
 ///
 /// Events that are too large together lose the fields of their objects ([`ResourceChanged::truncated`]).
-pub fn entries(events: Vec<(Option<&ObjectUri>, ResourceChanged)>, now: Timestamp) -> Vec<Part> {
+pub fn entries(events: Vec<(Option<&ObjectUri>, ResourceChanged)>, now: Timestamp) -> Vec<Entry> {
     let mut by_parent = BTreeMap::<_, Vec<ResourceChanged>>::new();
     for (parent, event) in events {
         by_parent.entry(parent).or_default().push(event);
     }
-    let pack = |by_parent: &BTreeMap<Option<&ObjectUri>, Vec<ResourceChanged>>| -> Vec<_> {
+    fn pack<'a>(
+        by_parent: &BTreeMap<Option<&'a ObjectUri>, Vec<ResourceChanged>>,
+    ) -> Vec<(Option<&'a ObjectUri>, Vec<u8>)> {
         let packed = by_parent.iter();
         packed
-            .map(|(parent, events)| (parent.map(ToString::to_string), compress(events)))
+            .map(|(parent, events)| (*parent, compress(events)))
             .collect()
-    };
+    }
     let mut packed = pack(&by_parent);
     let size: usize = packed.iter().map(|(_, bytes)| bytes.len()).sum();
     if size > MAX_ENTRIES {
@@ -121,23 +184,23 @@ pub fn entries(events: Vec<(Option<&ObjectUri>, ResourceChanged)>, now: Timestam
         }
         packed = pack(&by_parent);
     }
-    let entries = packed.into_iter().flat_map(|(parent, bytes)| {
-        let entry = EntryId {
-            parent: parent.unwrap_or_default(),
-            id: Uuid::new_v4().to_string(),
-        };
-        let parts = bytes.len().div_ceil(MAX_PART);
-        let chunks = bytes.chunks(MAX_PART).enumerate();
-        let of_entry: Vec<_> = chunks
-            .map(|(number, chunk)| Part {
-                entry: entry.clone(),
-                number,
-                parts,
-                events: chunk.to_vec(),
-                expires: now.after(KEPT),
-            })
-            .collect();
-        of_entry
+    let entries = packed.into_iter().map(|(parent, bytes)| {
+        let uri = parent.map(ToString::to_string).unwrap_or_default();
+        let id = EntryId::new(&uri, now);
+        let count = bytes.len().div_ceil(MAX_PART);
+        let parts = bytes.chunks(MAX_PART).enumerate();
+        let parts = parts.map(|(number, chunk)| Part {
+            entry: id.clone(),
+            number,
+            parts: count,
+            events: chunk.to_vec(),
+            expires: now.after(KEPT),
+        });
+        Entry {
+            head: head(parent),
+            parts: parts.collect(),
+            name: id.id,
+        }
     });
     entries.collect()
 }
@@ -159,7 +222,8 @@ pub fn decompress(bytes: &[u8]) -> Option<Vec<ResourceChanged>> {
 }
 
 impl Store {
-    /// The events of an entry; `None` when it has expired.
+    /// The events of an entry; `None` when it is not there, or not all of it: it has expired, or its transaction is
+    /// still being committed ([`EntryId::may_come`]).
     ///
     /// One `Query`, strongly consistent: 1 RCU for each 4 KB.
     pub async fn outbox_entry(
@@ -189,7 +253,7 @@ impl Store {
         }
         match decompress(&bytes).filter(|_| is_whole) {
             Some(events) => Ok(Some(events)),
-            // The TTL takes one part after the other.
+            // The TTL takes one part after the other, and they may come so.
             None if !is_whole => Ok(None),
             None => Err(StoreError::Malformed {
                 pk: string(first, "pk")?,
@@ -214,8 +278,10 @@ mod tests {
         .unwrap()
     }
 
-    fn bytes(parts: &[Part]) -> Vec<u8> {
-        parts.iter().flat_map(|part| part.events.clone()).collect()
+    fn read(entry: &Entry) -> Vec<ResourceChanged> {
+        let parts = entry.parts.iter();
+        let bytes: Vec<u8> = parts.flat_map(|part| part.events.clone()).collect();
+        decompress(&bytes).unwrap()
     }
 
     fn noise(length: usize) -> String {
@@ -232,33 +298,67 @@ mod tests {
             (Some(&bucket), event("2", "")),
             (None, event("3", "")),
         ];
-        let parts = entries(events, Timestamp(0));
-        let read = |part| decompress(&bytes(std::slice::from_ref(part))).unwrap();
-        let ids = |part| read(part).into_iter().map(|e| e.id).collect::<Vec<_>>();
-        assert_eq!(parts.len(), 2);
-        assert_eq!(
-            (&*parts[0].entry.parent, ids(&parts[0])),
-            ("", vec!["1".into(), "3".into()])
-        );
-        assert_eq!(
-            (&*parts[1].entry.parent, ids(&parts[1])),
-            ("/buckets/a", vec!["2".into()])
-        );
+        let entries = entries(events, Timestamp(0));
+        let told: Vec<_> = entries
+            .iter()
+            .map(|entry| {
+                let ids = read(entry).into_iter().map(|event| event.id);
+                (
+                    entry.parts[0].entry.parent_uri(),
+                    ids.collect::<Vec<_>>().join(" "),
+                )
+            })
+            .collect();
+        let expected = [("", "1 3"), ("/buckets/a", "2")].map(|(uri, ids)| (uri, ids.to_owned()));
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn one_list_under_each_parent_names_its_entries() {
+        let bucket = ObjectUri::bucket("a");
+        let collection = ObjectUri::collection("a", "b");
+        for parent in [None, Some(&bucket), Some(&collection)] {
+            let entries = entries(vec![(parent, event("1", ""))], Timestamp(7));
+            let [entry] = &entries[..] else {
+                panic!("{entries:?}")
+            };
+            let head = Key::list(&entry.head);
+            let named = EntryId::named_by(&head.pk, &entry.name).unwrap();
+            let first = named.key(0);
+            assert_eq!(
+                EntryId::of_first_part(&first.pk, &first.sk),
+                Some(named.clone())
+            );
+            assert_eq!(entry.parts[0].entry, named);
+        }
+    }
+
+    #[test]
+    fn an_entry_may_come_until_it_has_expired() {
+        let entry = EntryId::new("/buckets/a", Timestamp(1000));
+        assert!(entry.may_come(Timestamp(1000)));
+        assert!(!entry.may_come(Timestamp(1000).after(KEPT)));
+        // Of an earlier version.
+        let entry = EntryId {
+            parent: "/buckets/a".to_owned(),
+            id: Uuid::new_v4().to_string(),
+        };
+        assert!(!entry.may_come(Timestamp(1000)));
     }
 
     #[test]
     fn what_an_item_cannot_hold_is_in_several() {
         let events = vec![(None, event("1", &noise(1_000_000)))];
-        let parts = entries(events.clone(), Timestamp(0));
-        assert!(parts.len() > 1 && parts.iter().all(|part| part.events.len() <= MAX_PART));
-        assert_eq!(decompress(&bytes(&parts)).unwrap(), [events[0].1.clone()]);
+        let entry = &entries(events.clone(), Timestamp(0))[0];
+        let is_small = |part: &Part| part.events.len() <= MAX_PART;
+        assert!(entry.parts.len() > 1 && entry.parts.iter().all(is_small));
+        assert_eq!(read(entry), [events[0].1.clone()]);
     }
 
     #[test]
     fn what_a_transaction_cannot_hold_loses_its_fields() {
         let events = vec![(None, event("1", &noise(4_000_000)))];
-        let parts = entries(events, Timestamp(0));
-        let read = decompress(&bytes(&parts)).unwrap();
-        assert!(read[0].truncated && parts.len() == 1);
+        let entry = &entries(events, Timestamp(0))[0];
+        assert!(read(entry)[0].truncated && entry.parts.len() == 1);
     }
 }

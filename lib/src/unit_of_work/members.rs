@@ -18,7 +18,7 @@ use crate::store::{
 };
 
 /// Items that the members of a group take in one transaction at most, beside the group, its list and the outbox.
-const MAX_STEP: usize = MAX_TRANSACTION_ITEMS - outbox::MAX_PARTS - 8;
+const MAX_STEP: usize = MAX_TRANSACTION_ITEMS - outbox::MAX_FULL_PARTS - 10;
 
 /// Members who join or leave in one request at most: each is an item to be written, and those that are more than a
 /// transaction holds a copy of their group.

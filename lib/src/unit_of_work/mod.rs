@@ -24,6 +24,7 @@ use crate::event::{Action, Events, Impacted, Origin, ResourceChanged};
 use crate::permission::{AUTHENTICATED, EVERYONE, Permissions};
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::store::membership::{self, Member, Memberships};
+use crate::store::recent::Recent;
 use crate::store::shares::Note;
 use crate::store::{self, CommitError, Content, Generation, Key, List, Object, Store, StoreError};
 use crate::timestamp::Timestamp;
@@ -305,6 +306,14 @@ impl UnitOfWork {
     /// How many transactions wrote to a list under past times, which its timestamp does not tell of.
     pub fn past_of(&self, list: &ListUri) -> u64 {
         self.lists.get(list).map_or(0, |slot| slot.now.past)
+    }
+
+    /// What the last transactions wrote to a list before it was read, under the parent that the unit sees.
+    pub fn recent_in(&self, list: &ListUri) -> Recent {
+        let read = self.lists.get(list).and_then(|slot| slot.read.as_ref());
+        let generation = self.generation_of(list);
+        read.filter(|list| Some(&list.generation) == generation.as_ref())
+            .map_or_else(Recent::default, |list| list.recent.clone())
     }
 
     /// The timestamp of a list. The commit will fail if it is another by then, so that an answer may rest on it.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::resource::{ListUri, ObjectUri};
+use crate::store::recent::{Recent, Wrote};
 use crate::store::shares::{Note, Shares};
 use crate::store::{Generation, List, ListCondition, Object, Write};
 use crate::timestamp::Timestamp;
@@ -19,7 +20,7 @@ pub(super) struct ObjectSlot {
 /// What was read of one list and what is to be written.
 #[derive(Clone, Debug)]
 pub(super) struct ListSlot {
-    read: Option<List>,
+    pub(super) read: Option<List>,
     pub(super) now: List,
     pub(super) change: ListChange,
     /// Whether objects were written under past times that their client gave.
@@ -81,6 +82,7 @@ impl ListSlot {
             closed: false,
             past: 0,
             shares: Shares::none(),
+            recent: Recent::default(),
         };
         Self {
             now: read.clone().unwrap_or_else(absent),
@@ -127,7 +129,7 @@ impl ListSlot {
             generation,
             closed,
             shares: Shares::none(),
-            ..self.now
+            ..self.now.clone()
         };
         self.change = ListChange::Replaced;
     }
@@ -212,6 +214,9 @@ impl ListSlot {
                 false => self.shared,
             },
             condition,
+            entry: None,
+            wrote: Wrote::default(),
+            replaced: self.change == ListChange::Replaced,
         })
     }
 }
@@ -227,6 +232,7 @@ mod tests {
             closed: false,
             past: 0,
             shares: Shares::none(),
+            recent: Recent::default(),
         }))
     }
 

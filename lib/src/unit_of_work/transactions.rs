@@ -11,7 +11,9 @@ use super::slot::{ListChange, ListSlot, ObjectSlot};
 use crate::backoff::Backoff;
 use crate::event::ResourceChanged;
 use crate::resource::{Kind, ListUri, ObjectUri};
-use crate::store::{CommitError, MAX_TRANSACTION_ITEMS, Object, Store, Write, outbox};
+use crate::store::recent::Wrote;
+use crate::store::{CommitError, Content, MAX_TRANSACTION_ITEMS, Object, Store, Write, outbox};
+use crate::timestamp::Timestamp;
 
 /// Bytes of a transaction at most: DynamoDB's 4 MB, less what keys and lists take.
 const MAX_SIZE: usize = 4 * 1024 * 1024 - 256 * 1024;
@@ -31,9 +33,15 @@ impl UnitOfWork {
         mut self,
         waits_for: &impl Fn(&ResourceChanged) -> bool,
     ) -> Result<Vec<Vec<Write>>, CommitError> {
-        let outbox = self.outbox(0, |_| true, waits_for);
-        let writes_lists = self.lists.values();
-        let lists = writes_lists.filter(|slot| slot.change != ListChange::None);
+        let now = self.now;
+        let entries = self.entries(0, |_| true, waits_for);
+        let has = |list: &ListUri| {
+            let slot = self.lists.get(list);
+            slot.is_some_and(|slot| slot.change != ListChange::None)
+        };
+        let items = |entry: &outbox::Entry| entry.parts.len() + usize::from(!has(&entry.head));
+        let outbox: usize = entries.iter().map(items).sum();
+        let lists = self.lists.keys().filter(|list| has(list));
         let mut members = MemberWrites::default();
         let mut is_in_steps = false;
         let mut objects = vec![];
@@ -44,18 +52,14 @@ impl UnitOfWork {
                 objects.push(written);
             }
         }
-        let count =
-            objects.len() + lists.count() + members.len() + self.shares.len() + outbox.len();
+        let count = objects.len() + lists.count() + members.len() + self.shares.len() + outbox;
         if is_in_steps || count > MAX_TRANSACTION_ITEMS {
             return Ok(self.into_parts(waits_for));
         }
         if objects.len() > FEW_OBJECTS {
             let size: usize = objects.into_iter().map(Object::size).sum();
-            let outbox = outbox.iter().map(|write| match write {
-                Write::Outbox(part) => part.size(),
-                _ => 0,
-            });
-            if size + outbox.sum::<usize>() > MAX_SIZE {
+            let parts = entries.iter().flat_map(|entry| &entry.parts);
+            if size + parts.map(outbox::Part::size).sum::<usize>() > MAX_SIZE {
                 return Err(CommitError::TooLarge);
             }
         }
@@ -70,20 +74,22 @@ impl UnitOfWork {
             .filter_map(|(uri, slot)| slot.into_write(uri));
         let shares = self.shares.into_iter().map(Write::Share);
         let written = objects.chain(lists).chain(members).chain(shares);
-        Ok(vec![written.chain(outbox).collect()])
+        let mut writes: Vec<_> = written.collect();
+        name_writes(&mut writes, now);
+        add_entries(&mut writes, entries);
+        Ok(vec![writes])
     }
 
     /// What the outbox is to hold of the `n`-th transaction, which writes what it `has`.
-    fn outbox(
+    fn entries(
         &self,
         n: usize,
         has: impl Fn(&ObjectUri) -> bool,
         waits_for: &impl Fn(&ResourceChanged) -> bool,
-    ) -> Vec<Write> {
+    ) -> Vec<outbox::Entry> {
         let mut events = self.events.share(self.now, n, has);
         events.retain(|(_, event)| waits_for(event));
-        let entries = outbox::entries(events, self.now).into_iter();
-        entries.map(Write::Outbox).collect()
+        outbox::entries(events, self.now)
     }
 
     /// The same in several transactions, in the order in which they are to be committed: with whom something is shared;
@@ -110,16 +116,13 @@ impl UnitOfWork {
             let written = object.slot.written.as_ref();
             (object.uri.list().clone(), written.map(|o| o.last_modified))
         });
-        let most = match self.events.is_empty() {
-            true => MAX_TRANSACTION_ITEMS,
-            false => MAX_TRANSACTION_ITEMS - outbox::MAX_PARTS,
-        };
+        let tells = !self.events.is_empty();
         let mut shares = vec![Part::default()];
         for object in objects {
             // Alone it always fits: its step is made for that.
             if shares
                 .last()
-                .is_none_or(|share| !share.has_room(&object, most))
+                .is_none_or(|share| !share.has_room(&object, tells))
             {
                 shares.push(Part::default());
             }
@@ -134,11 +137,12 @@ impl UnitOfWork {
                 let mut objects = share.objects.iter();
                 objects.any(|object| object.is_last && object.uri == *uri)
             };
-            let outbox = self.outbox(n, has, waits_for);
+            let entries = self.entries(n, has, waits_for);
             let members = self.write_members(share.members.clone());
             let mut writes = share.into_writes(&mut lists, n == last);
             writes.extend(members);
-            writes.extend(outbox);
+            name_writes(&mut writes, self.now);
+            add_entries(&mut writes, entries);
             parts.push(writes);
         }
         parts
@@ -158,13 +162,14 @@ struct PartObject {
 struct Part {
     objects: Vec<PartObject>,
     lists: BTreeSet<ListUri>,
+    /// The heads of the outbox's entries that tell of the objects.
+    heads: BTreeSet<ListUri>,
     members: MemberWrites,
 }
 
 impl Part {
-    /// Whether it would have no more than `most` items with one more object, those of the outbox left out, which it does
-    /// not have already.
-    fn has_room(&self, object: &PartObject, most: usize) -> bool {
+    /// Whether a transaction holds one more object, which is not there already, with what `tells` of it in the outbox.
+    fn has_room(&self, object: &PartObject, tells: bool) -> bool {
         let uri = &object.uri;
         let members = match uri.kind() {
             Kind::Group => {
@@ -176,13 +181,27 @@ impl Part {
         };
         let lists = std::iter::once(uri.list().clone()).chain(uri.child_lists());
         let lists = lists.filter(|list| !self.lists.contains(list)).count();
-        let size = self.objects.len() + 1 + self.lists.len() + lists + members;
-        size <= most && self.objects.iter().all(|other| other.uri != *uri)
+        let outbox = if tells {
+            // The last part of each parent's entry, and its head where nothing else writes that.
+            let head = outbox::head(uri.parent());
+            let heads = self
+                .heads
+                .iter()
+                .chain(Some(&head).filter(|head| !self.heads.contains(head)));
+            let items =
+                heads.map(|head| 1 + usize::from(head != uri.list() && !self.lists.contains(head)));
+            outbox::MAX_FULL_PARTS + items.sum::<usize>()
+        } else {
+            0
+        };
+        let size = self.objects.len() + 1 + self.lists.len() + lists + members + outbox;
+        size <= MAX_TRANSACTION_ITEMS && self.objects.iter().all(|other| other.uri != *uri)
     }
 
     fn add(&mut self, object: PartObject) {
         let uri = &object.uri;
         self.members.add_slot(uri, &object.slot);
+        self.heads.insert(outbox::head(uri.parent()));
         self.lists.insert(uri.list().clone());
         self.lists.extend(uri.child_lists());
         self.objects.push(object);
@@ -206,6 +225,42 @@ impl Part {
         let objects = self.objects.into_iter();
         writes.extend(objects.filter_map(|object| object.slot.into_write(object.uri)));
         writes
+    }
+}
+
+/// Names in each list what a transaction writes to it.
+fn name_writes(writes: &mut [Write], now: Timestamp) {
+    let mut by_list = HashMap::<_, Wrote>::new();
+    for write in &*writes {
+        if let Write::Object { uri, object, .. } = write {
+            let is_deleted = object.content == Content::Deleted;
+            let wrote = by_list.entry(uri.list().clone()).or_default();
+            wrote.add(uri.id(), object.last_modified, is_deleted);
+        }
+    }
+    for write in writes {
+        if let Write::List { uri, wrote, .. } = write {
+            *wrote = by_list.remove(uri).unwrap_or_default();
+            wrote.at = now;
+        }
+    }
+}
+
+/// Adds entries of the outbox to a transaction, each named in its head.
+fn add_entries(writes: &mut Vec<Write>, entries: Vec<outbox::Entry>) {
+    for outbox::Entry { head, name, parts } in entries {
+        let list = writes.iter_mut().find_map(|write| match write {
+            Write::List { uri, entry, .. } if *uri == head => Some(entry),
+            _ => None,
+        });
+        match list {
+            Some(entry) => *entry = Some(name),
+            None => writes.push(Write::Head {
+                uri: head,
+                entry: name,
+            }),
+        }
+        writes.extend(parts.into_iter().map(Write::Outbox));
     }
 }
 

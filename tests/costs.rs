@@ -336,7 +336,7 @@ async fn a_count_is_made_by_the_table() {
     kinto.aws.inject(move |target, body| {
         if target.ends_with("Query") {
             let body: Value = serde_json::from_slice(body).unwrap();
-            seen.lock().unwrap().push(body["Select"].clone());
+            seen.lock().unwrap().push(body);
         }
         None
     });
@@ -356,13 +356,16 @@ async fn a_count_is_made_by_the_table() {
     assert_eq!(count("").await, "3");
     let later = format!("?_since={since}").leak();
     assert_eq!(count(later).await, "2");
-    assert!(
-        queries
-            .lock()
-            .unwrap()
-            .iter()
-            .all(|select| select == "COUNT")
-    );
+    // Beside what was written a moment ago, which must be there (decision 17), nothing is read but the count.
+    let queries = std::mem::take(&mut *queries.lock().unwrap());
+    let (counts, others): (Vec<_>, Vec<_>) = queries
+        .into_iter()
+        .partition(|query| query["Select"] == "COUNT");
+    assert!(counts.len() >= 4, "some are of several pages");
+    for query in others {
+        let first = &query["ExpressionAttributeValues"][":first"]["N"];
+        assert_ne!(first, "0", "{query}");
+    }
     assert_eq!(count("?even=true").await, "1");
 }
 

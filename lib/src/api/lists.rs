@@ -225,6 +225,7 @@ impl Chosen<'_> {
                 tombstones: false,
                 ..reading(list, &generation, query)
             };
+            settle(unit, store, list, &generation).await?;
             let (count, bytes) = store.count(&reading).await?;
             unit.allowance.read(bytes)?;
             return Ok(count);
@@ -580,6 +581,51 @@ async fn scan_settled(
         }
     }
     Ok(false)
+}
+
+/// Waits until all is there that the list's last transactions wrote.
+///
+/// One `Query` of what was written since the first of them, if they may be unfinished.
+///
+/// # Errors
+/// [`StoreError::Unsettled`] where that takes too long.
+async fn settle(
+    unit: &UnitOfWork,
+    store: &Store,
+    list: &ListUri,
+    generation: &Generation,
+) -> Result<(), ApiError> {
+    let mut readings = Readings::of(unit, list);
+    while let Some(earliest) = readings.recent.earliest(Timestamp::now()) {
+        let mut pages = store.list(&Reading {
+            list,
+            generation,
+            since: Some(Timestamp(earliest.0.saturating_sub(1))),
+            before: None,
+            tombstones: true,
+            enough: None,
+        });
+        let mut seen = vec![];
+        while let Some(page) = pages.next().await? {
+            unit.allowance.read(page.bytes)?;
+            let objects = page.objects.into_iter();
+            let named = objects.filter(|object| readings.recent.names(&object.id));
+            seen.extend(named.map(|object| (object.id, object.last_modified)));
+        }
+        let covered = Covered {
+            times: earliest..=Timestamp(u64::MAX),
+            tombstones: true,
+        };
+        let seen = seen.iter().map(|(id, time)| (id.as_str(), *time));
+        if readings.recent.is_seen(&covered, Timestamp::now(), seen) {
+            return Ok(());
+        }
+        let unsettled = Err::<(), _>(StoreError::Unsettled(list.clone()).into());
+        if !readings.go_on(unit, store, &unsettled).await? {
+            return unsettled;
+        }
+    }
+    Ok(())
 }
 
 /// The data that a tombstone is shown with.

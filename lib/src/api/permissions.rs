@@ -71,14 +71,15 @@ pub async fn answer(
     }
     let now = Timestamp::now();
     let query = ListQuery::parse_keyed(request, Some(&FIELDS), "uri", settings, now)?;
-    let found = walk(unit, store, &query).await?;
+    let (buckets, found) = walk(unit, store, &query).await?;
     let permissions = found.iter().filter_map(|(_, object)| object.permissions());
-    // All buckets that there are have been read, so this is bounded by their number.
     let groups = permissions.flat_map(Permissions::groups);
-    let groups = groups.filter(|group| unit.get(group.bucket_uri()).is_some());
+    let groups = groups.filter(|group| buckets.contains(group.bucket_uri()));
     let groups = groups.collect();
     let mut user = user.clone();
-    user.learn_groups(unit, store, &groups, 0).await?;
+    // All buckets that there are have been read, so this is bounded by their number.
+    user.learn_groups(unit, store, &groups, buckets.len())
+        .await?;
     let has_accounts = settings.includes.has(Plugin::Accounts);
     // Nobody gets at the account of another by its permissions.
     let account = user.id.as_deref().and_then(accounts::of_principal);
@@ -122,21 +123,22 @@ fn root(user: &User, settings: &ApiSettings) -> Option<Map<String, Value>> {
     root.as_object().cloned()
 }
 
-/// All that is live and may be asked for.
+/// All buckets, and all that is live and may be asked for.
 async fn walk(
     unit: &mut UnitOfWork,
     store: &Store,
     query: &ListQuery,
-) -> Result<Vec<Found>, ApiError> {
+) -> Result<(BTreeSet<ObjectUri>, Vec<Found>), ApiError> {
     let root = (ListUri::buckets(), Generation::ROOT);
     let buckets = live(unit, store, vec![root]).await?;
     let in_buckets = live(unit, store, lists_under(&buckets, query)).await?;
     let records = live(unit, store, lists_under(&in_buckets, query)).await?;
+    let uris = buckets.iter().map(|(uri, _)| uri.clone()).collect();
     let mut all = buckets;
     all.extend(in_buckets);
     all.extend(records);
     all.retain(|(uri, _)| query.may_match(&names(uri)));
-    Ok(all)
+    Ok((uris, all))
 }
 
 /// The lists under objects that may hold what is asked for, each with the generation of its parent.

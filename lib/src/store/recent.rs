@@ -142,6 +142,14 @@ impl Recent {
         }
     }
 
+    /// The earliest time of what it names, as far as that may be unfinished.
+    pub fn earliest(&self, now: Timestamp) -> Option<Timestamp> {
+        let transactions = self.transactions.iter();
+        let unfinished = transactions.filter(|(at, _)| now.since(*at) < UNFINISHED);
+        let objects = unfinished.flat_map(|(_, objects)| objects);
+        objects.map(|object| object.last_modified).min()
+    }
+
     /// Whether a reading that was begun after this was read shows all that it names. `read` are the objects.
     ///
     /// An object may have been written again meanwhile; then it has a later time. One that was deleted meanwhile, or moved

@@ -44,6 +44,31 @@ pub struct ListQuery {
     limit: usize,
     /// The sorting fields of the last object of the page before.
     after: Option<Map<String, Value>>,
+    keys: Keys,
+}
+
+/// The fields by which the objects of a list are ordered and told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keys {
+    /// The time that `_since`, `_before` and the order go by where nothing else is asked for; without one, what is asked
+    /// of times is passed over.
+    pub time: Option<&'static str>,
+    /// No two objects have the same; the last field that they are sorted by.
+    pub unique: &'static str,
+}
+
+impl Keys {
+    /// Of a list whose objects are told apart by `last_modified`.
+    const BY_TIME: Self = Self {
+        time: Some(LAST_MODIFIED),
+        unique: LAST_MODIFIED,
+    };
+
+    /// The fields that the order ends with.
+    fn fields(self) -> impl Iterator<Item = &'static str> {
+        let time = self.time.filter(|time| *time != self.unique);
+        time.into_iter().chain([self.unique])
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -186,21 +211,21 @@ impl ListQuery {
         settings: &ApiSettings,
         now: Timestamp,
     ) -> Result<Self, ApiError> {
-        Self::parse_keyed(request, known, LAST_MODIFIED, settings, now)
+        Self::parse_keyed(request, known, Keys::BY_TIME, settings, now)
     }
 
-    /// The same of a list whose objects are told apart by another field, `key`, and have no times: what is asked of
-    /// times is passed over.
+    /// The same of a list with other keys.
     ///
     /// # Errors
     /// As [`Self::parse`].
     pub fn parse_keyed(
         request: &Request,
         known: Option<&[&str]>,
-        key: &str,
+        keys: Keys,
         settings: &ApiSettings,
         now: Timestamp,
     ) -> Result<Self, ApiError> {
+        let time = keys.time.unwrap_or(LAST_MODIFIED);
         let is_known = |field: &str| {
             let root = field.split('.').next().unwrap_or_default();
             known.is_none_or(|known| known.contains(&root))
@@ -211,15 +236,16 @@ impl ListQuery {
             fields: None,
             limit: settings.page_size(None),
             after: None,
+            keys,
         };
         let mut read = |name: &str, value: &str| {
             match name {
                 "_since" => {
-                    let since = Filter::time(name, Operator::Gt, value, now)?;
+                    let since = Filter::time(name, time, Operator::Gt, value, now)?;
                     query.filters.push(since);
                 }
                 "_before" | "_to" => {
-                    let before = Filter::time(name, Operator::Lt, value, now)?;
+                    let before = Filter::time(name, time, Operator::Lt, value, now)?;
                     query.filters.push(before);
                 }
                 "_limit" => {
@@ -238,7 +264,7 @@ impl ListQuery {
                     }
                 }
                 "_token" if !value.is_empty() => {
-                    query.after = Some(read_token(value, key, &request.method)?);
+                    query.after = Some(read_token(value, keys, &request.method)?);
                 }
                 _ if name.starts_with('_') || name.is_empty() => {}
                 _ => {
@@ -259,15 +285,17 @@ impl ListQuery {
         if let Some(error) = wrong {
             return Err(error);
         }
-        if key != LAST_MODIFIED {
+        if keys.time.is_none() {
             query.filters.retain(|filter| filter.field != LAST_MODIFIED);
             query.sort.retain(|by| by.field != LAST_MODIFIED);
         }
-        if !query.sort.iter().any(|by| by.field == key) {
-            query.sort.push(SortKey {
-                field: key.to_owned(),
-                descending: true,
-            });
+        for key in keys.fields() {
+            if !query.sort.iter().any(|by| by.field == key) {
+                query.sort.push(SortKey {
+                    field: key.to_owned(),
+                    descending: true,
+                });
+            }
         }
         Ok(query)
     }
@@ -280,6 +308,7 @@ impl ListQuery {
             fields: None,
             limit: usize::MAX,
             after: None,
+            keys: Keys::BY_TIME,
         }
     }
 
@@ -304,7 +333,7 @@ impl ListQuery {
         let times = self
             .filters
             .iter()
-            .filter(|filter| filter.field == LAST_MODIFIED);
+            .filter(|filter| self.is_time(&filter.field));
         for (operator, time) in
             times.filter_map(|filter| Some((filter.operator, filter.value.as_u64()?)))
         {
@@ -317,7 +346,7 @@ impl ListQuery {
         if let Some(last) = self
             .after
             .as_ref()
-            .filter(|_| self.is_by_time())
+            .filter(|_| self.keys == Keys::BY_TIME && self.is_by_time())
             .and_then(|after| after.get(LAST_MODIFIED))
         {
             bounds.be_before(Timestamp(last.as_u64().unwrap_or_default()));
@@ -328,20 +357,30 @@ impl ListQuery {
     /// How many of the latest objects within the bounds are enough to make a page; `None` when all are needed.
     pub fn enough(&self) -> Option<usize> {
         let bounded_by_time_only = self.filters.iter().all(|filter| {
-            filter.field == LAST_MODIFIED && matches!(filter.operator, Operator::Gt | Operator::Lt)
+            self.is_time(&filter.field) && matches!(filter.operator, Operator::Gt | Operator::Lt)
         });
         (self.is_by_time() && bounded_by_time_only).then_some(self.limit.saturating_add(1))
     }
 
     /// How many objects a page holds at most, if it is of whole objects, the latest first, chosen by their time alone.
     pub fn plain_page_size(&self) -> Option<usize> {
-        let enough = self.enough().filter(|_| self.fields.is_none());
+        let is_plain =
+            self.fields.is_none() && (self.after.is_none() || self.keys == Keys::BY_TIME);
+        let enough = self.enough().filter(|_| is_plain);
         enough.map(|enough| enough - 1)
+    }
+
+    /// Whether `_since` and `_before` go by that field.
+    fn is_time(&self, field: &str) -> bool {
+        self.keys.time == Some(field)
     }
 
     /// Whether the order is that of the index: the latest first.
     fn is_by_time(&self) -> bool {
-        matches!(self.sort.as_slice(), [key] if key.field == LAST_MODIFIED && key.descending)
+        let is_key = |(by, key): (&SortKey, &str)| by.field == key && by.descending;
+        self.keys.time.is_some()
+            && self.sort.len() == self.keys.fields().count()
+            && self.sort.iter().zip(self.keys.fields()).all(is_key)
     }
 
     /// How many of the objects are asked for, tombstones not counted.
@@ -503,7 +542,7 @@ impl Filter {
                 _ => return Err(wrong()),
             },
             Operator::Has => native(text),
-            _ if of_time => return Self::time(name, operator, text, now),
+            _ if of_time => return Self::time(name, LAST_MODIFIED, operator, text, now),
             _ if of_id => text.into(),
             _ => native(text),
         };
@@ -514,15 +553,21 @@ impl Filter {
         })
     }
 
-    /// A filter by `last_modified`: milliseconds, between double quotes or not.
-    fn time(name: &str, operator: Operator, text: &str, now: Timestamp) -> Result<Self, ApiError> {
+    /// A filter by a time: milliseconds, between double quotes or not.
+    fn time(
+        name: &str,
+        field: &str,
+        operator: Operator,
+        text: &str,
+        now: Timestamp,
+    ) -> Result<Self, ApiError> {
         let time = Timestamp::from_query(text);
         let value = time
             .filter(|time| time.0 <= now.0 + MAX_AHEAD)
             .map(|time| json!(time.0));
         let value = value.ok_or_else(|| invalid(name, &format!("Invalid value for {name}")))?;
         Ok(Self {
-            field: LAST_MODIFIED.to_owned(),
+            field: field.to_owned(),
             operator,
             value,
         })
@@ -607,19 +652,20 @@ fn sort_keys(value: &str, is_known: impl Fn(&str) -> bool) -> Result<Vec<SortKey
     Ok(keys)
 }
 
-/// The fields that a token carries, `key` among them. Only a deletion's token goes on deleting (Kinto 26.5).
-fn read_token(token: &str, key: &str, method: &Method) -> Result<Map<String, Value>, ApiError> {
+/// The fields that a token carries, the keys among them. Only a deletion's token goes on deleting (Kinto 26.5).
+fn read_token(token: &str, keys: Keys, method: &Method) -> Result<Map<String, Value>, ApiError> {
     let bytes = BASE64_URL_SAFE_NO_PAD.decode(token).ok();
     let content: Option<Value> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let content =
         content.filter(|content| method != Method::DELETE || content.get(DELETES).is_some());
     let last = content.and_then(|mut content| content.get_mut("last_object").map(Value::take));
-    let is_key = |value: &Value| match key {
-        LAST_MODIFIED => value.is_u64(),
-        _ => value.is_string(),
+    let has_key = |last: &Map<String, Value>, key| match last.get(key) {
+        Some(Value::Number(number)) => keys.time == Some(key) && number.is_u64(),
+        Some(Value::String(_)) => keys.time != Some(key),
+        _ => false,
     };
     match last {
-        Some(Value::Object(last)) if last.get(key).is_some_and(is_key) => Ok(last),
+        Some(Value::Object(last)) if keys.fields().all(|key| has_key(&last, key)) => Ok(last),
         _ => Err(ApiError::invalid_unnamed(
             "querystring",
             "_token has invalid content",

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::auth::User;
 use super::body;
 use super::error::ApiError;
-use super::listing::{self, ListQuery};
+use super::listing::{self, Keys, ListQuery};
 use super::lists;
 use super::request::Request;
 use super::response::Response;
@@ -40,6 +40,12 @@ const FIELDS: [&str; 9] = [
     "record_id",
 ];
 
+/// Entries are told apart by their URIs, and have no times of one list.
+const KEYS: Keys = Keys {
+    time: None,
+    unique: "uri",
+};
+
 /// A live object with its URI.
 type Found = (ObjectUri, Object);
 
@@ -62,7 +68,7 @@ pub async fn answer(
         });
     }
     let now = Timestamp::now();
-    let query = ListQuery::parse_keyed(request, Some(&FIELDS), "uri", settings, now)?;
+    let query = ListQuery::parse_keyed(request, Some(&FIELDS), KEYS, settings, now)?;
     let mut entries: Vec<_> = walk(unit, store, &query)
         .await?
         .into_iter()

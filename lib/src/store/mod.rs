@@ -5,15 +5,14 @@
 //! | object | its parent's URI, `#`, its kind | its id | [`Object`] |
 //! | timestamp of a list | the same partition | `#timestamp` | [`List`] |
 //! | monitor entry | `#monitor` | the collection's URI | [`monitor`] |
-//! | state of all monitor entries | `#monitor` | `#state` | [`monitor`] |
+//! | monitor's clock and latest changes | `#monitor` | `#state` | [`monitor`] |
 //! | broadcast state | `#broadcast` | the listener's name | [`broadcast`] |
 //! | a login under way | `#login#` and its state | `#login` | [`login`] |
 //! | a principal's groups | `#principal#` and the principal | `#groups` | [`membership`] |
-//! | what is told to who asks | `#broadcast` | `#pull` | [`pull`] |
 //! | what listeners are to be told of | `#outbox#` and a parent's URI | see there | [`outbox`] |
 //!
 //! No id may begin with `#`, so the reserved keys never meet an object's. The local secondary index
-//! `by_last_modified` takes in what has a `last_modified`: objects, monitor entries and their state.
+//! `by_last_modified` takes in what has a `last_modified`: objects, and monitor entries by their positions.
 
 pub mod broadcast;
 pub mod changeset;
@@ -74,6 +73,9 @@ pub enum StoreError {
     /// DynamoDB left keys unread each time that it was asked.
     #[error("BatchGetItem left {0} keys unread")]
     Unread(usize),
+    /// Others changed the monitor each time that it was read or written.
+    #[error("others changed the monitor at each of {0} attempts")]
+    MonitorContended(u32),
     /// An item that is not as we write it.
     #[error("item {pk} {sk}: {attribute} is missing or malformed")]
     Malformed {

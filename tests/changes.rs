@@ -10,7 +10,7 @@ use kinto_local::Fault;
 use kinto_serverless::timestamp::Timestamp;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tests::{ALICE, Answer, BOB, Kinto, NOBODY, TABLE, cases, put_item};
+use tests::{ALICE, Answer, BOB, Kinto, NOBODY, cases, put_item};
 
 const COLLECTION: &str = "/buckets/main/collections/one";
 const CHANGESET: &str = "/buckets/main/collections/one/changeset";

@@ -4,10 +4,12 @@
 //! A process remembers the state that it wrote last, so usually it reads nothing. Where others write too, the update is
 //! refused, and answers with the present state, to which the changes are applied again.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::Audience;
+use crate::resource::ObjectUri;
 use crate::store::monitor::{
     CollectionChange, MonitorEntry, MonitorState, Replaced, StoredEntry, split_update,
 };
@@ -20,6 +22,9 @@ const MAX_ATTEMPTS: u32 = 30;
 const FIRST_PAUSE: Duration = Duration::from_millis(8);
 /// … up to this.
 const MAX_PAUSE: Duration = Duration::from_millis(500);
+
+/// The entries of collections that are in items of their own.
+type Stored = HashMap<ObjectUri, MonitorEntry>;
 
 /// What records changes.
 #[derive(Clone, Debug)]
@@ -70,16 +75,13 @@ impl Recorder {
         if must_adopt {
             held = Held::fresh(self.adopt(held.state).await?);
         }
-        let record = async |state: &mut MonitorState| {
-            let in_items = changes.iter().filter(|change| state.needs_item(change));
-            let stored = self.store.monitor_entries_of(in_items.copied()).await?;
+        let record = |state: &mut MonitorState, stored: &Stored| {
             for change in changes {
                 let entry = state.record(change, stored.get(&change.uri()));
                 self.tell(state, &entry);
             }
-            Ok(())
         };
-        let state = self.update(held, record).await?;
+        let state = self.update(held, changes, record).await?;
         if state.needs_adoption() && !must_adopt {
             return self.adopt(state).await;
         }
@@ -149,7 +151,7 @@ impl Recorder {
         let mut left = &*changes;
         while !left.is_empty() {
             let (part, rest) = split_update(left, |change| change);
-            let record = async |state: &mut MonitorState| {
+            let record = |state: &mut MonitorState, _: &Stored| {
                 for change in part {
                     if !state.knows(change) {
                         // Megaphone may have been told of each at its timestamp.
@@ -158,28 +160,31 @@ impl Recorder {
                         self.tell(state, &entry);
                     }
                 }
-                Ok(())
             };
-            state = self.update(Held::fresh(state), record).await?;
+            state = self.update(Held::fresh(state), &[], record).await?;
             left = rest;
         }
-        let adopt = async |state: &mut MonitorState| {
+        let adopt = |state: &mut MonitorState, _: &Stored| {
             state.adopt(read.version(), Timestamp::now());
-            Ok(())
         };
-        self.update(Held::fresh(state), adopt).await
+        self.update(Held::fresh(state), &[], adopt).await
     }
 
-    /// Changes the state. What leaves it is in an item of its own before.
+    /// Has `apply` change the state, given the items of these collections of which the state does not know enough. What
+    /// leaves the state is in an item of its own before.
     async fn update(
         &self,
         mut held: Held,
-        change: impl AsyncFn(&mut MonitorState) -> Result<(), StoreError>,
+        collections: &[&CollectionChange],
+        apply: impl Fn(&mut MonitorState, &Stored),
     ) -> Result<MonitorState, StoreError> {
         let mut longest_pause = FIRST_PAUSE;
         for _ in 0..MAX_ATTEMPTS {
             let mut next = held.state.clone();
-            change(&mut next).await?;
+            let unknown = collections.iter().copied();
+            let unknown = unknown.filter(|change| next.needs_item(change));
+            let stored = self.store.monitor_entries_of(unknown.collect()).await?;
+            apply(&mut next, &stored);
             if next == held.state {
                 if held.is_fresh {
                     return Ok(next);

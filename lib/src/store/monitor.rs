@@ -219,9 +219,9 @@ impl Store {
     /// One `BatchGetItem` for each 100.
     pub async fn monitor_entries_of(
         &self,
-        changes: impl Iterator<Item = &CollectionChange>,
+        changes: Vec<&CollectionChange>,
     ) -> Result<HashMap<ObjectUri, MonitorEntry>, StoreError> {
-        let keys: Vec<_> = changes.map(CollectionChange::key).collect();
+        let keys: Vec<_> = changes.into_iter().map(CollectionChange::key).collect();
         let found = self.read(&keys).await?;
         let entries = found.values().map(|item| {
             let entry = StoredEntry::from_item(item)?.entry;

@@ -206,7 +206,7 @@ async fn the_first_change_is_told_at_once_and_the_latest_at_the_end_of_each_wind
         .consuming();
     for timestamp in 1..=10 {
         world.change(timestamp).await;
-        sleep(Duration::from_secs(50)).await;
+        sleep(Duration::from_secs(55)).await;
     }
     world.settled().await;
     let arrivals = world.receiver().arrivals();

@@ -210,8 +210,11 @@ impl Recorder {
     }
 
     async fn held(&self) -> Result<Held, StoreError> {
+        let is_trusted = |remembered: &Remembered| {
+            remembered.was_undisturbed && !remembered.state.needs_adoption()
+        };
         let remembered = self.lock().clone();
-        match remembered.filter(|remembered| remembered.was_undisturbed) {
+        match remembered.filter(is_trusted) {
             Some(Remembered { state, .. }) => Ok(Held {
                 state,
                 is_fresh: false,

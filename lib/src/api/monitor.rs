@@ -134,16 +134,20 @@ impl Shown {
         state: &MonitorState,
         settings: &ChangesSettings,
     ) -> Self {
-        let later = entries.into_iter().filter(|entry| {
-            let MonitorEntry { position, change } = entry;
-            *position > self.clock && settings.shows(&change.bucket, &change.collection)
-        });
+        let is_shown =
+            |change: &CollectionChange| settings.shows(&change.bucket, &change.collection);
+        let later = entries.into_iter();
+        let later = later.filter(|entry| entry.position > self.clock && is_shown(&entry.change));
         let later: Vec<_> = later.collect();
         let changed: HashSet<_> = later
             .iter()
             .map(|entry| (entry.change.bucket.clone(), entry.change.collection.clone()))
             .collect();
-        let positions = later.iter().map(|entry| entry.position);
+        let recorded = state
+            .latest()
+            .iter()
+            .filter(|entry| is_shown(&entry.change));
+        let positions = later.iter().chain(recorded).map(|entry| entry.position);
         let last = positions.filter(|position| !state.has_clock() || *position <= state.clock());
         let timestamp = self.timestamp.max(last.max().unwrap_or_default());
         let live = later

@@ -8,12 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kinto_local::Fault;
-use kinto_serverless::store::Store;
-use kinto_serverless::store::monitor::MonitorEntry;
 use kinto_serverless::timestamp::Timestamp;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tests::{ALICE, Answer, BOB, Kinto, NOBODY, TABLE, cases};
+use tests::{ALICE, Answer, BOB, Kinto, NOBODY, cases, put_item};
 use tokio::time::sleep;
 
 const COLLECTION: &str = "/buckets/main/collections/one";
@@ -34,21 +32,18 @@ async fn put(kinto: &Kinto, id: &str, data: Value) -> u64 {
     answer.last_modified()
 }
 
-/// Puts entries into the monitor: bucket, collection, timestamp, and whether it is of a deleted collection.
-async fn monitor(kinto: &Kinto, entries: &[(&str, &str, u64, bool)]) {
-    let store = Store::new(kinto.aws.dynamodb(), TABLE);
-    let writes = store.begin_monitor_writes("", Timestamp::now()).await;
-    let writes = writes.unwrap();
+/// Puts entries into the monitor's state: bucket, collection, timestamp, and whether it is of a deleted collection. Each
+/// has its timestamp as its position, or the next one that is free.
+fn monitor(kinto: &Kinto, entries: &[(&str, &str, u64, bool)]) {
+    let (mut latest, mut clock) = (json!({}), 0);
     for (bucket, collection, last_modified, deleted) in entries {
-        let entry = MonitorEntry {
-            bucket: (*bucket).to_owned(),
-            collection: (*collection).to_owned(),
-            last_modified: Timestamp(*last_modified),
-            deleted: *deleted,
-        };
-        writes.put(entry).await.unwrap();
+        clock = (clock + 1).max(*last_modified);
+        latest[format!("{bucket}/{collection}")] = json!([clock, last_modified, deleted]);
     }
-    writes.end().await.unwrap();
+    let state = json!({
+        "pk": "#monitor", "sk": "#state", "clock": clock, "floor": 0, "latest": latest, "due": {}, "adopted": 0,
+    });
+    put_item(&kinto.aws, &state);
     kinto.aws.requests().take();
 }
 
@@ -784,8 +779,7 @@ async fn the_monitors_changeset_is_public_and_has_the_highest_timestamp() {
             ("main", "gone", 40, true),
             ("other", "hidden", 50, false),
         ],
-    )
-    .await;
+    );
     let all = kinto.get(&format!("{MONITOR}/changeset?_expected=1")).await;
     let listed = kinto.get(&format!("{MONITOR}/records")).await;
     assert_eq!(all.body["timestamp"], 40);
@@ -823,28 +817,124 @@ async fn the_monitors_changeset_is_public_and_has_the_highest_timestamp() {
 }
 
 #[tokio::test]
-async fn a_first_poll_costs_what_changed_and_one_query() {
-    let vars = [("KINTO_CHANGES_SINCE_MAX_AGE_DAYS", "-1")];
-    let kinto = Kinto::with(&vars);
+async fn filters_and_sorts_by_last_modified_go_by_the_collections_timestamp_and_paging_by_the_position()
+ {
+    let kinto = Kinto::with(&[("KINTO_CHANGES_SINCE_MAX_AGE_DAYS", "-1")]).as_user(NOBODY);
+    // Seven collections that changed at the same time, and one earlier of which the monitor heard last.
+    let names: Vec<_> = (0..7).map(|n| format!("c{n}")).collect();
+    let mut entries: Vec<_> = names
+        .iter()
+        .map(|name| ("main", &**name, 20, false))
+        .collect();
+    entries.push(("main", "late", 10, false));
+    monitor(&kinto, &entries);
+
+    let listed = async |query: &str| {
+        let answer = kinto.get(&format!("{MONITOR}/records?{query}")).await;
+        assert_eq!(answer.status, 200, "{query}: {answer:?}");
+        assert_eq!(answer.header("etag"), "\"27\"");
+        let data = answer.body["data"].as_array().unwrap();
+        assert!(data.iter().all(|entry| entry.get("position").is_none()));
+        let names = data
+            .iter()
+            .map(|entry| entry["collection"].as_str().unwrap().to_owned());
+        let names: Vec<String> = names.collect();
+        let next = answer.header("next-page").split("/v1").nth(1);
+        (names, next.map(str::to_owned))
+    };
+    let newest_first = ["late", "c6", "c5", "c4", "c3", "c2", "c1", "c0"];
+    assert_eq!(listed("").await.0, newest_first);
+    assert_eq!(listed("_since=25").await.0, ["late", "c6"]);
+    assert_eq!(listed("_before=22&_limit=9").await.0, ["c1", "c0"]);
+    assert_eq!(listed("last_modified=10").await.0, ["late"]);
+    assert_eq!(listed("lt_last_modified=20").await.0, ["late"]);
+    assert_eq!(listed("gt_last_modified=10&_since=25").await.0, ["c6"]);
+    assert_eq!(
+        listed("_sort=last_modified&_limit=2").await.0,
+        ["late", "c6"]
+    );
+    assert_eq!(listed("_fields=collection").await.0, newest_first);
+    for unknown in ["position=20", "_sort=position", "_fields=position"] {
+        let path = format!("{MONITOR}/records?{unknown}");
+        assert_eq!(kinto.get(&path).await.error(), (400, 107), "{unknown}");
+    }
+
+    for query in [
+        "",
+        "&_sort=last_modified",
+        "&_sort=-last_modified,bucket",
+        "&_since=19",
+        "&_fields=collection",
+    ] {
+        let mut path = format!("{MONITOR}/records?_limit=2{query}");
+        let mut all = vec![];
+        loop {
+            let (names, next) = listed(path.split_once('?').unwrap().1).await;
+            all.extend(names);
+            let Some(next) = next else { break };
+            path = next;
+        }
+        all.sort_unstable();
+        let mut every: Vec<_> = newest_first.map(str::to_owned).to_vec();
+        every.sort_unstable();
+        assert_eq!(all, every, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_clock_that_is_ahead_said_is_taken_back() {
+    let kinto = Kinto::new().as_user(NOBODY);
+    let ahead = now() + 3 * 24 * 60 * 60 * 1000;
     monitor(
         &kinto,
-        &[
-            ("main", "a", 10, false),
-            ("main", "b", 20, false),
-            ("main", "c", 30, true),
-        ],
-    )
-    .await;
-    let queries = async |path: &str| {
+        &[("main", "one", ahead, false), ("main", "two", ahead, false)],
+    );
+    for path in ["records?", "changeset?_expected=1&"] {
+        let all = kinto.get(&format!("{MONITOR}/{path}")).await;
+        assert_eq!(all.header("etag"), format!("\"{}\"", ahead + 1));
+        for (since, count) in [(ahead + 1, 0), (ahead, 1)] {
+            let again = kinto
+                .get(&format!("{MONITOR}/{path}_since=%22{since}%22"))
+                .await;
+            assert_eq!(again.status, 200, "{path}");
+            let key = if path.starts_with("records") {
+                "data"
+            } else {
+                "changes"
+            };
+            assert_eq!(again.body[key].as_array().unwrap().len(), count);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_first_poll_reads_the_state_and_those_entries_alone_that_it_needs_besides() {
+    let vars = [("KINTO_CHANGES_SINCE_MAX_AGE_DAYS", "-1")];
+    let kinto = Kinto::with(&vars);
+    for (collection, position, deleted) in [("a", 10, false), ("b", 20, false), ("c", 30, true)] {
+        let entry = json!({
+            "pk": "#monitor", "sk": format!("/buckets/main/collections/{collection}"), "bucket": "main",
+            "collection": collection, "last_modified": position, "collection_timestamp": position, "deleted": deleted,
+        });
+        put_item(&kinto.aws, &entry);
+    }
+    let state = |latest: Value| {
+        let state = json!({
+            "pk": "#monitor", "sk": "#state", "clock": 40, "floor": 30, "latest": latest, "due": {}, "adopted": 0,
+        });
+        put_item(&kinto.aws, &state);
+    };
+    let queries = async |path: &str, etag: &str| {
         kinto.aws.requests().take();
         let process = Kinto::over(&kinto.aws, &vars).as_user(NOBODY);
         let answer = process.get(&format!("{MONITOR}/{path}")).await;
         assert_eq!(answer.status, 200, "{path}");
-        assert_eq!(answer.header("etag"), "\"30\"", "{path}");
+        assert_eq!(answer.header("etag"), etag, "{path}");
         let requests = kinto.aws.requests().take();
-        assert_eq!(requests.len(), 1, "{requests:?}");
-        requests["Query"]
+        assert_eq!(requests["GetItem"], 1);
+        requests.get("Query").copied().unwrap_or_default()
     };
+    state(json!({}));
     for path in [
         "records",
         "records?_since=30",
@@ -852,10 +942,17 @@ async fn a_first_poll_costs_what_changed_and_one_query() {
         "changeset?_expected=1&_since=30",
         "changeset?_expected=1&_since=0",
     ] {
-        assert_eq!(queries(path).await, 1, "{path}");
+        assert_eq!(queries(path, "\"30\"").await, 1, "{path}");
     }
-    // A time that no entry has, and none after it: the highest must be looked for.
-    assert_eq!(queries("records?_since=31").await, 2);
+    // A change that the settings hide does not tell the highest position of what they show.
+    state(json!({"other/hidden": [40, 40]}));
+    assert_eq!(queries("records?_since=31", "\"30\"").await, 1);
+    // One that is shown is the highest.
+    state(json!({"main/d": [39, 35], "other/hidden": [40, 40]}));
+    assert_eq!(queries("records?_since=30", "\"39\"").await, 0);
+    assert_eq!(queries("records?_since=40", "\"39\"").await, 0);
+    assert_eq!(queries("records?_since=29", "\"39\"").await, 1);
+    assert_eq!(queries("records", "\"39\"").await, 1);
 }
 
 #[tokio::test]
@@ -865,8 +962,7 @@ async fn the_settings_of_the_monitor_show_at_once() {
     monitor(
         &kinto,
         &[("main", "one", at, false), ("other", "two", at, false)],
-    )
-    .await;
+    );
     let shown = async |vars: &[(&str, &str)]| {
         let other = Kinto::over(&kinto.aws, vars);
         let answer = other
@@ -965,7 +1061,7 @@ async fn the_successor_differs_in_four_answers() {
     let (original, successor) = (Kinto::with(&[]), Kinto::with(&[includes]));
     let at = now();
     for kinto in [&original, &successor] {
-        monitor(kinto, &[("main", "one", at, false)]).await;
+        monitor(kinto, &[("main", "one", at, false)]);
     }
     let etag = format!("\"{at}\"");
     let both = async |path: &str, headers: &[(&str, &str)]| {

@@ -90,6 +90,38 @@ pub fn settings(more: &[(&str, &str)]) -> Settings {
     Settings::from_vars(&vars).unwrap()
 }
 
+/// Sends a request to the table as JSON; it is neither counted nor faulted.
+pub fn execute(aws: &LocalAws, operation: &str, mut request: Value) -> Value {
+    request["TableName"] = TABLE.into();
+    let answer = aws
+        .database()
+        .execute(operation, request.to_string().as_bytes());
+    serde_json::from_str(&answer.unwrap()).unwrap()
+}
+
+/// Puts an item of strings, numbers, flags, lists and maps into the table.
+pub fn put_item(aws: &LocalAws, item: &Value) {
+    execute(aws, "PutItem", json!({"Item": attributes(item)}));
+}
+
+/// The members of an object as DynamoDB has them.
+pub fn attributes(members: &Value) -> Value {
+    let members = members.as_object().unwrap().iter();
+    let members = members.map(|(name, value)| (name.clone(), attribute(value)));
+    Value::Object(members.collect())
+}
+
+fn attribute(value: &Value) -> Value {
+    match value {
+        Value::String(text) => json!({"S": text}),
+        Value::Number(number) => json!({"N": number.to_string()}),
+        Value::Bool(flag) => json!({"BOOL": flag}),
+        Value::Array(values) => json!({"L": values.iter().map(attribute).collect::<Vec<_>>()}),
+        Value::Object(_) => json!({"M": attributes(value)}),
+        Value::Null => json!({"NULL": true}),
+    }
+}
+
 /// A record of the stream: the list of records of `collection` in the bucket `main` got `timestamp`.
 pub fn changed(sequence_number: u64, collection: &str, timestamp: u64) -> Value {
     json!({

@@ -1,17 +1,17 @@
-//! The changes-aggregator: from the table's stream to the entries of monitor/changes and the broadcast queue.
+//! The changes-aggregator: from the table's stream to monitor/changes and the broadcast queue.
 //!
-//! The stream gives each change at least once, and a failed batch again from its first failure on. All that
-//! is done here only ever raises a timestamp, so repeating or reordering it changes nothing. For each batch:
+//! The stream gives each change at least once, and a failed batch again from its first failure on. A change that the
+//! monitor knows already, or a later one of its collection, changes nothing. For each batch:
 //!
 //! 1. the batch is read ([`read`]) and coalesced, one change for each collection;
-//! 2. the entries of monitor/changes are raised, between a begin and an end that tell who answers polls from memory
-//!    ([decision 9](../../docs/decisions/009-monitor-memory.md));
-//! 3. then, so that who is told finds the change, each listener's due version is raised in the table;
-//! 4. then the queue is asked to broadcast it, even when nothing was raised: an earlier attempt may have ended
-//!    between 3 and 4;
-//! 5. and the version is raised that is told to who asks for it.
+//! 2. each change that is new gets the next position of the monitor's clock, and with it the versions are raised that the
+//!    listeners' Megaphones and readers of `__broadcasts__` are to be told: one conditional update of the monitor's
+//!    state ([`recorder`]);
+//! 3. then the queue is asked to broadcast what is due, even when nothing was new: an earlier attempt may have ended
+//!    between 2 and 3.
 
 mod rebuild;
+mod recorder;
 
 use std::collections::BTreeMap;
 
@@ -24,9 +24,10 @@ pub use rebuild::{Input, Output, RebuildError, Rebuilt};
 use crate::queue::{BroadcastQueue, QueueError};
 use crate::resource::{Kind, ObjectUri, is_valid_id};
 use crate::settings::{BroadcastsSettings, ChangesSettings, MegaphoneSettings};
-use crate::store::monitor::MonitorEntry;
+use crate::store::monitor::{CollectionChange, split_update};
 use crate::store::{Store, StoreError, TIMESTAMP_KEY};
 use crate::timestamp::Timestamp;
+use recorder::Recorder;
 
 /// Requests to the table that are under way at once.
 const CONCURRENCY: usize = 16;
@@ -36,16 +37,14 @@ const CONCURRENCY: usize = 16;
 pub struct Aggregator {
     store: Store,
     queue: BroadcastQueue,
-    changes: ChangesSettings,
-    broadcasts: BroadcastsSettings,
-    megaphones: Vec<MegaphoneSettings>,
+    recorder: Recorder,
 }
 
 /// What a record of the stream tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Change {
     /// The records of a collection have a new timestamp, or the collection was deleted.
-    Collection(MonitorEntry),
+    Collection(CollectionChange),
     /// A bucket was deleted, in this generation.
     BucketDeleted { bucket: String, generation: String },
     /// Nothing that concerns the monitor.
@@ -80,12 +79,15 @@ impl Aggregator {
         broadcasts: BroadcastsSettings,
         megaphones: Vec<MegaphoneSettings>,
     ) -> Self {
-        Self {
-            store,
-            queue,
+        let audience = Audience {
             changes,
             broadcasts,
             megaphones,
+        };
+        Self {
+            recorder: Recorder::new(store.clone(), audience),
+            store,
+            queue,
         }
     }
 
@@ -94,9 +96,6 @@ impl Aggregator {
     /// A record that cannot be understood is logged and passed over: it would not be understood the next
     /// time either, and would hold up every change behind it until the stream drops it.
     pub async fn handle(&self, event: Event) -> DynamoDbEventResponse {
-        // However the batch is cut when it comes again, its last part ends with the same record.
-        let last = event.records.last();
-        let batch = last.map_or_else(String::new, |record| record.event_id.clone());
         let (collections, buckets) = coalesce(event.records);
         let mut failed: Vec<String> = vec![];
 
@@ -115,7 +114,7 @@ impl Aggregator {
         let deletions: Vec<_> = deletions.buffer_unordered(CONCURRENCY).collect().await;
         failed.extend(deletions.into_iter().filter_map(Result::err).map(logged));
 
-        let failures = self.raise(&batch, collections).await;
+        let failures = self.record(collections).await;
         failed.extend(failures.into_iter().map(logged));
 
         let mut response = DynamoDbEventResponse::default();
@@ -128,121 +127,75 @@ impl Aggregator {
         response
     }
 
-    /// Raises the entries of the collections that changed in a batch of that name, and has everybody told whom that
-    /// concerns. What failed, with the record from which on it has to come again.
-    async fn raise(
-        &self,
-        batch: &str,
-        collections: Vec<Numbered<MonitorEntry>>,
-    ) -> Vec<(String, Failure)> {
-        let numbers = collections.iter().map(|entry| &*entry.sequence_number);
-        let Some(first) = numbers.min_by(|a, b| by_number(a, b)).map(str::to_owned) else {
-            return vec![];
-        };
-        let begun = self.store.begin_monitor_writes(batch, Timestamp::now());
-        let writes = match begun.await {
-            Ok(writes) => writes,
-            Err(error) => return vec![(first, error.into())],
-        };
-        let raised = stream::iter(collections).map(async |entry| {
-            let raised = writes.put(entry.change.clone()).await;
-            raised
-                .map_err(|error| (entry.sequence_number.clone(), Failure::from(error)))
-                .map(|()| entry)
-        });
-        let raised: Vec<Result<Numbered<MonitorEntry>, _>> =
-            raised.buffer_unordered(CONCURRENCY).collect().await;
-        let (mut changed, mut failed) = (vec![], vec![]);
-        for outcome in raised {
-            match outcome {
-                Ok(entry) => changed.push(entry),
-                Err(failure) => failed.push(failure),
-            }
-        }
-        // What failed may have been on its way and arrive after all.
-        let end = async {
-            if failed.is_empty() {
-                writes.end().await
-            } else {
-                Ok(())
-            }
-        };
-        // Who is told before the end reads the table.
-        let (ended, untold) = futures::join!(end, self.announce(&changed));
-        failed.extend(untold);
-        failed.extend(ended.err().map(|error| (first, error.into())));
-        failed
-    }
-
-    /// Has everybody told whom the changes concern. What failed, with the record from which on it has to come again.
-    async fn announce(&self, changed: &[Numbered<MonitorEntry>]) -> Vec<(String, Failure)> {
+    /// Brings changes to the monitor and has the queue asked to broadcast them. What failed, with the record from which on
+    /// it has to come again.
+    async fn record(&self, mut changes: Vec<Numbered<CollectionChange>>) -> Vec<(String, Failure)> {
+        // Where a batch brings several collections, their positions are in the order of their timestamps.
+        changes.sort_by_key(|change| change.change.last_modified);
         let mut failed = vec![];
-        for listener in &self.megaphones {
-            let told = latest(changed, |entry| self.is_told(listener, entry));
-            if let Some((version, sequence_number)) = told
-                && let Err(failure) = self.request_broadcast(listener, version).await
-            {
-                failed.push((sequence_number.to_owned(), failure));
+        let mut left = &*changes;
+        while !left.is_empty() {
+            let (update, rest) = split_update(left, |numbered| &numbered.change);
+            let part: Vec<_> = update.iter().map(|numbered| &numbered.change).collect();
+            let state = match self.recorder.record(&part).await {
+                Ok(state) => state,
+                Err(error) => {
+                    failed.extend(earliest(left).map(|number| (number, error.into())));
+                    return failed;
+                }
+            };
+            for listener in &self.recorder.audience.megaphones {
+                let is_told =
+                    |change: &&CollectionChange| self.recorder.audience.is_told(listener, change);
+                if let Some(version) = state.due(&listener.name)
+                    && part.iter().any(is_told)
+                    && let Err(error) = self.queue.request(&listener.name, version).await
+                {
+                    failed.extend(earliest(update).map(|number| (number, error.into())));
+                }
             }
-        }
-        let shown = latest(changed, |entry| self.is_shown_to_who_asks(entry));
-        if let Some((version, sequence_number)) = shown
-            && let Err(error) = self
-                .store
-                .raise_pull_version(version, Timestamp::now(), self.broadcasts.debounce)
-                .await
-        {
-            failed.push((sequence_number.to_owned(), error.into()));
+            left = rest;
         }
         failed
     }
+}
 
-    /// Has `listener`'s Megaphone told of `version`.
-    async fn request_broadcast(
-        &self,
-        listener: &MegaphoneSettings,
-        version: Timestamp,
-    ) -> Result<(), Failure> {
-        self.store
-            .set_broadcast_due(&listener.name, version)
-            .await?;
-        self.queue.request(&listener.name, version).await?;
-        Ok(())
-    }
+/// Who is told of a change.
+#[derive(Clone, Debug)]
+struct Audience {
+    changes: ChangesSettings,
+    broadcasts: BroadcastsSettings,
+    megaphones: Vec<MegaphoneSettings>,
+}
 
+impl Audience {
     /// Whether the listener is told of a change: of what monitor/changes shows and the listener matches, but
     /// not of an entry that goes (kinto-megaphone 0.5).
-    fn is_told(&self, listener: &MegaphoneSettings, entry: &MonitorEntry) -> bool {
-        let MonitorEntry {
+    fn is_told(&self, listener: &MegaphoneSettings, change: &CollectionChange) -> bool {
+        let CollectionChange {
             bucket, collection, ..
-        } = entry;
-        !entry.deleted
+        } = change;
+        !change.deleted
             && self.changes.shows(bucket, collection)
             && listener.matches(bucket, collection)
     }
 
-    /// Whether who asks for broadcasts is told of a change: of what monitor/changes shows, previews and entries that
+    /// Whether readers of `__broadcasts__` are told of a change: of what monitor/changes shows, previews and entries that
     /// go left out (Remote Settings).
-    fn is_shown_to_who_asks(&self, entry: &MonitorEntry) -> bool {
-        let MonitorEntry {
+    fn is_told_to_readers(&self, change: &CollectionChange) -> bool {
+        let CollectionChange {
             bucket, collection, ..
-        } = entry;
-        !entry.deleted
+        } = change;
+        !change.deleted
             && self.changes.shows(bucket, collection)
             && !format!("{bucket}/{collection}").contains("-preview")
     }
 }
 
-/// The latest timestamp of the changes that concern somebody, and the sequence number from which on they have to
-/// come again should that fail; `None` when none does.
-fn latest(
-    changed: &[Numbered<MonitorEntry>],
-    concerns: impl Fn(&MonitorEntry) -> bool,
-) -> Option<(Timestamp, &str)> {
-    let concerned = || changed.iter().filter(|entry| concerns(&entry.change));
-    let version = concerned().map(|entry| entry.change.last_modified).max()?;
-    let numbers = concerned().map(|entry| entry.sequence_number.as_str());
-    Some((version, numbers.min_by(|a, b| by_number(a, b))?))
+/// The first record of the stream that is part of one of the changes.
+fn earliest(changes: &[Numbered<CollectionChange>]) -> Option<String> {
+    let numbers = changes.iter().map(|change| &change.sequence_number);
+    numbers.min_by(|a, b| by_number(a, b)).cloned()
 }
 
 fn logged((sequence_number, failure): (String, Failure)) -> String {
@@ -258,8 +211,10 @@ fn by_number(a: &str, b: &str) -> std::cmp::Ordering {
 /// One change for each collection, the latest, and every deletion of a bucket.
 ///
 /// Each carries the sequence number of the first record that is part of it: to come again it must begin there.
-fn coalesce(records: Vec<EventRecord>) -> (Vec<Numbered<MonitorEntry>>, Vec<Numbered<BucketLife>>) {
-    let mut collections = BTreeMap::<(String, String), Numbered<MonitorEntry>>::new();
+fn coalesce(
+    records: Vec<EventRecord>,
+) -> (Vec<Numbered<CollectionChange>>, Vec<Numbered<BucketLife>>) {
+    let mut collections = BTreeMap::<(String, String), Numbered<CollectionChange>>::new();
     let mut buckets = vec![];
     for record in records {
         let sequence_number = record.change.sequence_number.clone().unwrap_or_default();
@@ -328,7 +283,7 @@ fn read(record: &EventRecord) -> Option<Change> {
         }
         let uri = ObjectUri::parse(pk.strip_suffix("#record")?)
             .filter(|uri| uri.kind() == Kind::Collection)?;
-        return Some(Change::Collection(MonitorEntry {
+        return Some(Change::Collection(CollectionChange {
             bucket: uri.bucket_id().to_owned(),
             collection: uri.id().to_owned(),
             last_modified: number("timestamp")?,

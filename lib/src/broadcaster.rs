@@ -1,8 +1,8 @@
 //! The broadcaster: from the queue's messages to Megaphone.
 //!
 //! A message says only whose turn it is. What is sent is the version that is due in the table when it is
-//! handled, and nothing when Megaphone took that already; so a message that comes late, twice or out of
-//! order never makes Megaphone go back.
+//! handled, a position of the monitor's clock, and nothing when Megaphone took that already; so a message that comes late,
+//! twice or out of order never makes Megaphone go back.
 //!
 //! Before a broadcast leaves, it is claimed in the table, so that no other leaves until it was answered, or, if it is
 //! not, until it can no longer arrive (`docs/decisions/006-broadcasts.md`). A message that
@@ -156,7 +156,7 @@ impl Broadcaster {
 
     /// Sends the version that is due, if Megaphone has not taken it yet and its time has come.
     ///
-    /// Two requests to the table and one to Megaphone; one to the table when there is nothing to send.
+    /// Three requests to the table and one to Megaphone; two to the table when there is nothing to send.
     async fn broadcast(
         &self,
         megaphone: &Megaphone,
@@ -168,9 +168,10 @@ impl Broadcaster {
         let holder = Uuid::new_v4().to_string();
         // What holds if we never get to say how it ended: a window after the last moment at which it may have arrived.
         let until = now.after(LEASE + debounce);
+        let due = self.store.monitor_state().await?.due(listener);
         let version = match self
             .store
-            .claim_broadcast(listener, &holder, now, until)
+            .claim_broadcast(listener, &holder, due, now, until)
             .await?
         {
             Claim::Granted(version) => version,

@@ -7,16 +7,14 @@ use std::collections::HashMap;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use aws_lambda_events::dynamodb::{Event, EventRecord};
 use aws_lambda_events::streams::DynamoDbEventResponse;
 
 use super::{Aggregator, CONCURRENCY, Failure, Numbered};
 use crate::queue::QueueError;
-use crate::resource::ObjectUri;
 use crate::store::StoreError;
-use crate::store::monitor::MonitorEntry;
+use crate::store::monitor::CollectionChange;
 use crate::timestamp::Timestamp;
 
 /// What the function is called with: a batch of the stream, or `{"rebuild-monitor": true}` by an operator.
@@ -91,64 +89,55 @@ impl Aggregator {
     /// Computes every entry of monitor/changes anew from the timestamps of the collections' records, and has
     /// what was raised broadcast.
     ///
-    /// A `Query` of the entries, one of the buckets, one for each bucket with a `BatchGetItem` of itself and one for
-    /// each 100 collections; a `PutItem` for each entry that is behind, between two `UpdateItem`. Safe to repeat and
-    /// while writes go on.
+    /// The state and a `Query` of the entries, one of the buckets, one for each bucket with a `BatchGetItem` of itself and one
+    /// for each 100 collections; then changes are recorded as those of the stream. Safe to repeat and while writes go on.
     ///
     /// # Errors
     /// The table or the queue failed.
     pub async fn rebuild_monitor(&self) -> Result<Rebuilt, RebuildError> {
-        let key = |entry: &MonitorEntry| ObjectUri::collection(&entry.bucket, &entry.collection);
-        let known = self.store.every_monitor_entry().await?;
-        let mut known: HashMap<_, _> = known.into_iter().map(|e| (key(&e), e)).collect();
+        self.recorder.adopt_if_needed().await?;
+        let (_, known) = self.store.monitor().await?;
+        let known = known.into_iter().map(|entry| entry.change);
+        let mut known: HashMap<_, _> = known.map(|change| (change.uri(), change)).collect();
 
         let buckets = self.store.every_bucket().await?;
-        let entries = stream::iter(buckets)
-            .map(async |bucket| self.store.entries_of(&bucket, Timestamp::now()).await)
+        let changes = stream::iter(buckets)
+            .map(async |bucket| {
+                let now = Timestamp::now();
+                self.store.collection_changes(&bucket, now).await
+            })
             .buffer_unordered(CONCURRENCY);
-        let entries: Vec<_> = entries.try_concat().await?;
+        let changes: Vec<_> = changes.try_concat().await?;
 
         let mut rebuilt = Rebuilt {
-            collections: entries.len(),
+            collections: changes.len(),
             ..Rebuilt::default()
         };
-        let mut raised = vec![];
-        for entry in entries {
-            if known
-                .remove(&key(&entry))
-                .is_none_or(|e| e.last_modified < entry.last_modified)
-            {
-                raised.push(entry);
-            }
-        }
-        rebuilt.raised = raised.len();
+        let mut missing: Vec<_> = changes
+            .into_iter()
+            .filter(|change| {
+                let known = known.remove(&change.uri());
+                known.is_none_or(|known| known.last_modified < change.last_modified)
+            })
+            .collect();
+        rebuilt.raised = missing.len();
         // No list of records: no collection of this table ever had that name.
-        let ghosts = known.into_values().filter(|entry| !entry.deleted);
+        let ghosts = known.into_values().filter(|change| !change.deleted);
         let ghosts: Vec<_> = ghosts
-            .map(|entry| MonitorEntry {
-                last_modified: entry.last_modified.next(),
+            .map(|change| CollectionChange {
+                last_modified: change.last_modified.next(),
                 deleted: true,
-                ..entry
+                ..change
             })
             .collect();
         rebuilt.removed = ghosts.len();
 
-        let entries: Vec<_> = raised.iter().chain(&ghosts).cloned().collect();
-        if !entries.is_empty() {
-            let (now, name) = (Timestamp::now(), Uuid::new_v4().to_string());
-            let writes = self.store.begin_monitor_writes(&name, now).await?;
-            stream::iter(entries)
-                .map(Ok)
-                .try_for_each_concurrent(CONCURRENCY, |entry| writes.put(entry))
-                .await?;
-            writes.end().await?;
-        }
-        let changed = raised.into_iter().map(|change| Numbered {
+        missing.extend(ghosts);
+        let missing = missing.into_iter().map(|change| Numbered {
             sequence_number: String::new(),
             change,
         });
-        let changed: Vec<_> = changed.collect();
-        match self.announce(&changed).await.into_iter().next() {
+        match self.record(missing.collect()).await.into_iter().next() {
             Some((_, failure)) => Err(failure.into()),
             None => Ok(rebuilt),
         }

@@ -1,6 +1,6 @@
 //! The latest change for who asks instead of being told: the push service, or any reader of Megaphone.
 //!
-//! Both endpoints read one item that the aggregator keeps ([`crate::store::pull`]), and write nothing.
+//! Both endpoints read the monitor's state, which the aggregator keeps ([`crate::store::pull`]), and write nothing.
 
 use http::StatusCode;
 use http::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
@@ -20,8 +20,14 @@ use crate::timestamp::Timestamp;
 pub async fn pull(api: &Api) -> Result<Response, ApiError> {
     let settings = &api.settings.broadcasts;
     let mut broadcasts = json!({});
-    if let Some(state) = api.store.pull_state().await? {
-        let version = state.version(Timestamp::now(), settings.debounce);
+    let state = api.store.monitor_state().await?;
+    let pull = if state.has_clock() {
+        state.pull()
+    } else {
+        api.store.pull_state_of_earlier_version().await?
+    };
+    if let Some(pull) = pull {
+        let version = pull.version(Timestamp::now(), settings.debounce);
         broadcasts[format!("{}/{CHANNEL}", settings.broadcaster_id)] = version.etag().into();
     }
     let answer = json!({"code": 200, "broadcasts": broadcasts});

@@ -83,6 +83,32 @@ pub struct ListQuery {
     live_only: bool,
     /// The sorting fields of the last object of the page before.
     after: Option<Map<String, Value>>,
+    keys: Keys,
+}
+
+/// The fields by which the objects of a list are ordered and told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keys {
+    /// The time that `_since`, `_before` and the order go by where nothing else is asked for; without one, what is asked
+    /// of times is passed over.
+    pub time: Option<&'static str>,
+    /// No two objects have the same; the last field that they are sorted by.
+    pub unique: &'static str,
+}
+
+impl Keys {
+    /// Of a list whose objects may have the same time: clients give those too.
+    const BY_TIME: Self = Self {
+        time: Some(LAST_MODIFIED),
+        unique: ID,
+    };
+
+    /// The fields that the order ends with, and whether the largest value of each comes first.
+    fn order(self) -> impl Iterator<Item = (&'static str, bool)> {
+        let time = self.time.filter(|time| *time != self.unique);
+        let time = time.map(|time| (time, true));
+        time.into_iter().chain([(self.unique, self.unique != ID)])
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -238,21 +264,21 @@ impl ListQuery {
         settings: &ApiSettings,
         now: Timestamp,
     ) -> Result<Self, ApiError> {
-        Self::parse_keyed(request, known, LAST_MODIFIED, settings, now)
+        Self::parse_keyed(request, known, Keys::BY_TIME, settings, now)
     }
 
-    /// The same of a list whose objects are told apart by another field, `key`, and have no times: what is asked of
-    /// times is passed over.
+    /// The same of a list with other keys.
     ///
     /// # Errors
     /// As [`Self::parse`].
     pub fn parse_keyed(
         request: &Request,
         known: Option<&[&str]>,
-        key: &str,
+        keys: Keys,
         settings: &ApiSettings,
         now: Timestamp,
     ) -> Result<Self, ApiError> {
+        let time = keys.time.unwrap_or(LAST_MODIFIED);
         let is_known = |field: &str| {
             let root = field.split('.').next().unwrap_or_default();
             known.is_none_or(|known| known.contains(&root))
@@ -264,15 +290,16 @@ impl ListQuery {
             limit: settings.page_size(None),
             live_only: request.method == Method::DELETE,
             after: None,
+            keys,
         };
         let mut read = |name: &str, value: &str| {
             match name {
                 "_since" => {
-                    let since = Filter::bound(name, Operator::Gt, value, now)?;
+                    let since = Filter::bound(name, time, Operator::Gt, value, now)?;
                     query.filters.push(since);
                 }
                 "_before" | "_to" => {
-                    let before = Filter::bound(name, Operator::Lt, value, now)?;
+                    let before = Filter::bound(name, time, Operator::Lt, value, now)?;
                     query.filters.push(before);
                 }
                 "_limit" => {
@@ -298,7 +325,7 @@ impl ListQuery {
                     }
                 }
                 "_token" if !value.is_empty() => {
-                    query.after = Some(read_token(value, key, &request.method)?);
+                    query.after = Some(read_token(value, keys, &request.method)?);
                 }
                 _ if name.starts_with('_') || name.is_empty() => {}
                 _ => {
@@ -325,22 +352,19 @@ impl ListQuery {
                 "Asks for too much: give fewer filters, sort keys and fields, with fewer dots",
             ));
         }
-        if key != LAST_MODIFIED {
-            query.filters.retain(|filter| !filter.is_by_time());
+        if keys.time.is_none() {
+            query
+                .filters
+                .retain(|filter| filter.field.text() != LAST_MODIFIED);
             query.sort.retain(|by| by.field.text() != LAST_MODIFIED);
         }
-        if !query.sort.iter().any(|by| by.field.text() == key) {
-            query.sort.push(SortKey {
-                field: Path::new(key),
-                descending: true,
-            });
-        }
-        // No two have the same, unlike their times: clients give those too.
-        if key == LAST_MODIFIED && !query.sort.iter().any(|by| by.field.text() == ID) {
-            query.sort.push(SortKey {
-                field: Path::new(ID),
-                descending: false,
-            });
+        for (key, descending) in keys.order() {
+            if !query.sort.iter().any(|by| by.field.text() == key) {
+                query.sort.push(SortKey {
+                    field: Path::new(key),
+                    descending,
+                });
+            }
         }
         Ok(query)
     }
@@ -368,19 +392,21 @@ impl ListQuery {
             limit: usize::MAX,
             live_only: false,
             after: None,
+            keys: Keys::BY_TIME,
         }
     }
 
     /// Whether tombstones are among what is asked for: when there is a filter by time, and it is not to be deleted.
     pub fn includes_tombstones(&self) -> bool {
-        !self.live_only && self.filters.iter().any(Filter::is_by_time)
+        let mut filters = self.filters.iter();
+        !self.live_only && filters.any(|filter| filter.field.text() == LAST_MODIFIED)
     }
 
     /// The times between which all that is asked for lies.
     pub fn bounds(&self) -> Bounds {
         let mut bounds = Bounds::default();
-        let times = self.filters.iter().filter(|filter| filter.is_by_time());
-        for filter in times {
+        let times = self.filters.iter();
+        for filter in times.filter(|filter| self.is_time(&filter.field)) {
             let Some(time) = whole(&filter.value).map(Timestamp) else {
                 continue;
             };
@@ -411,7 +437,7 @@ impl ListQuery {
     pub fn is_of_bounds(&self) -> bool {
         let mut filters = self.filters.iter();
         filters.all(|filter| {
-            filter.is_by_time()
+            self.is_time(&filter.field)
                 && matches!(filter.operator, Operator::Gt | Operator::Lt)
                 && whole(&filter.value).is_some()
         })
@@ -419,7 +445,8 @@ impl ListQuery {
 
     /// The time of the last object of the page before, where the order is that of the index.
     fn after(&self) -> Option<Timestamp> {
-        let after = self.after.as_ref().filter(|_| self.is_by_time())?;
+        let is_of_index = self.keys == Keys::BY_TIME && self.is_by_time();
+        let after = self.after.as_ref().filter(|_| is_of_index)?;
         after.get(LAST_MODIFIED)?.as_u64().map(Timestamp)
     }
 
@@ -433,15 +460,24 @@ impl ListQuery {
 
     /// How many objects a page holds at most, if it is of whole objects, the latest first, chosen by their time alone.
     pub fn plain_page_size(&self) -> Option<usize> {
-        let is_plain = self.enough().is_some() && self.fields.is_none();
+        let is_plain = self.enough().is_some() && self.fields.is_none() && self.after.is_none();
         is_plain.then_some(self.limit)
     }
 
-    /// Whether the order is that of the index: the latest first, those of one time by their ids.
+    /// Whether `_since` and `_before` go by that field.
+    fn is_time(&self, field: &Path) -> bool {
+        self.keys.time == Some(field.text())
+    }
+
+    /// Whether the order is that of the index: the latest first.
     pub fn is_by_time(&self) -> bool {
-        matches!(self.sort.as_slice(), [time, id]
-            if time.field.text() == LAST_MODIFIED && time.descending
-                && id.field.text() == ID && !id.descending)
+        let keys: Vec<_> = self.keys.order().collect();
+        let is_key = |(by, (key, descending)): (&SortKey, &(&str, bool))| {
+            by.field.text() == *key && by.descending == *descending
+        };
+        self.keys.time.is_some()
+            && self.sort.len() == keys.len()
+            && self.sort.iter().zip(&keys).all(is_key)
     }
 
     /// Whether the object is one of those that are asked for, and no tombstone.
@@ -470,6 +506,16 @@ impl ListQuery {
 
     /// The fields of an object that are asked for, as JSON.
     pub fn shown(&self, object: &Map<String, Value>) -> String {
+        let shown;
+        let object = match self.keys.time.filter(|time| *time != LAST_MODIFIED) {
+            // A time of the list's own is none of its objects' fields.
+            Some(time) => {
+                let fields = object.iter().filter(|(name, _)| *name != time);
+                shown = fields.map(|(n, v)| (n.clone(), v.clone())).collect();
+                &shown
+            }
+            None => object,
+        };
         let shown = match &self.fields {
             Some(fields) => serde_json::to_string(&fields.pick(object)),
             None => serde_json::to_string(object),
@@ -606,9 +652,12 @@ impl Filter {
                 _ => return Err(wrong()),
             },
             Operator::Eq if of_time => {
-                return Self::time(name, operator, now, whole(&native(text)).map(Value::from));
+                let time = whole(&native(text)).map(Value::from);
+                return Self::time(name, LAST_MODIFIED, operator, now, time);
             }
-            _ if of_time => return Self::time(name, operator, now, time_in(&native(text))),
+            _ if of_time => {
+                return Self::time(name, LAST_MODIFIED, operator, now, time_in(&native(text)));
+            }
             Operator::Has => native(text),
             _ if of_id => id().into(),
             _ => native(text),
@@ -630,26 +679,28 @@ impl Filter {
         })
     }
 
-    /// Whether it is one by `last_modified`.
-    fn is_by_time(&self) -> bool {
-        self.field.text() == LAST_MODIFIED
-    }
-
-    /// A filter by `last_modified` as `_since` and `_before` name it. `null` is before all times.
-    fn bound(name: &str, operator: Operator, text: &str, now: Timestamp) -> Result<Self, ApiError> {
+    /// A filter by a time as `_since` and `_before` name it. `null` is before all times.
+    fn bound(
+        name: &str,
+        field: &str,
+        operator: Operator,
+        text: &str,
+        now: Timestamp,
+    ) -> Result<Self, ApiError> {
         match native(text) {
             Value::Null => Ok(Self {
-                field: Path::new(LAST_MODIFIED),
+                field: Path::new(field),
                 operator,
                 value: Value::Null,
             }),
-            time => Self::time(name, operator, now, whole(&time).map(Value::from)),
+            time => Self::time(name, field, operator, now, whole(&time).map(Value::from)),
         }
     }
 
-    /// A filter by `last_modified`, in milliseconds; `None` is refused, and what is far ahead.
+    /// A filter by a time, in milliseconds; `None` is refused, and what is far ahead.
     fn time(
         name: &str,
+        field: &str,
         operator: Operator,
         now: Timestamp,
         time: Option<Value>,
@@ -658,7 +709,7 @@ impl Filter {
         let value = time.filter(|time| time.as_f64().is_some_and(|time| time <= latest));
         let value = value.ok_or_else(|| invalid(name, &format!("Invalid value for {name}")))?;
         Ok(Self {
-            field: Path::new(LAST_MODIFIED),
+            field: Path::new(field),
             operator,
             value,
         })
@@ -800,19 +851,22 @@ fn sort_keys(value: &str, is_known: impl Fn(&str) -> bool) -> Result<Vec<SortKey
     Ok(keys)
 }
 
-/// The fields that a token carries, `key` among them. Only a deletion's token goes on deleting (Kinto 26.5).
-fn read_token(token: &str, key: &str, method: &Method) -> Result<Map<String, Value>, ApiError> {
+/// The fields that a token carries, the keys among them. Only a deletion's token goes on deleting (Kinto 26.5).
+fn read_token(token: &str, keys: Keys, method: &Method) -> Result<Map<String, Value>, ApiError> {
     let bytes = BASE64_URL_SAFE_NO_PAD.decode(token).ok();
     let content: Option<Value> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let content =
         content.filter(|content| method != Method::DELETE || content.get(DELETES).is_some());
     let last = content.and_then(|mut content| content.get_mut("last_object").map(Value::take));
-    let is_key = |value: &Value| match key {
-        LAST_MODIFIED => value.is_u64(),
-        _ => value.is_string(),
+    let has_key = |last: &Map<String, Value>, key| match last.get(key) {
+        Some(Value::Number(number)) => keys.time == Some(key) && number.is_u64(),
+        Some(Value::String(_)) => keys.time != Some(key),
+        // Tokens of an earlier version have none; they are behind all of their time.
+        None => key == ID,
+        Some(_) => false,
     };
     match last {
-        Some(Value::Object(last)) if last.get(key).is_some_and(is_key) => Ok(last),
+        Some(Value::Object(last)) if keys.order().all(|(key, _)| has_key(&last, key)) => Ok(last),
         _ => Err(ApiError::invalid_unnamed(
             "querystring",
             "_token has invalid content",

@@ -1,5 +1,11 @@
 //! monitor/changes: which collections changed, and when. For everyone.
+//!
+//! A change has two times. Its `last_modified` is its collection's timestamp. Its *position* is the monitor's clock when the
+//! change was recorded, strictly increasing, at least the timestamp and usually the same. Positions are what pollers go on
+//! from: `ETag`, `Last-Modified`, `timestamp`, `_since`, `_before`, Next-Page and the order are theirs. Filters and sorts by
+//! `last_modified` go by the timestamp.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::Method;
@@ -16,12 +22,11 @@ use super::body::check_media_types;
 use super::caching;
 use super::changeset::{self, ChangesetQuery};
 use super::error::ApiError;
-use super::listing::{self, ListQuery};
+use super::listing::{self, Keys, ListQuery};
 use super::request::Request;
 use super::response::Response;
-use crate::resource::ObjectUri;
 use crate::settings::{ApiSettings, ChangesSettings, Settings};
-use crate::store::monitor::{MonitorEntry, MonitorState};
+use crate::store::monitor::{CollectionChange, MonitorEntry, MonitorState};
 use crate::store::{Store, StoreError};
 use crate::timestamp::Timestamp;
 
@@ -31,7 +36,7 @@ const MONITOR_CHANGES: (&str, &str) = ("monitor", "changes");
 /// One collection as monitor/changes shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Change {
-    last_modified: Timestamp,
+    position: Timestamp,
     bucket: String,
     collection: String,
     /// All of it, with its id and host.
@@ -50,14 +55,14 @@ struct Fields<'a> {
 }
 
 impl Change {
-    fn of(entry: MonitorEntry, host: &str) -> Self {
-        let MonitorEntry {
+    fn of(position: Timestamp, change: CollectionChange, host: &str) -> Self {
+        let uri = change.uri();
+        let CollectionChange {
             bucket,
             collection,
             last_modified,
             ..
-        } = entry;
-        let uri = ObjectUri::collection(&bucket, &collection);
+        } = change;
         let id = Uuid::from_bytes(Md5::digest(format!("{host}{uri}")).into());
         let fields = Fields {
             id: &id.to_string(),
@@ -68,14 +73,17 @@ impl Change {
         };
         Self {
             json: serde_json::to_string(&fields).unwrap_or_default(),
-            last_modified,
+            position,
             bucket,
             collection,
         }
     }
 
+    /// As [`ListQuery`] takes it: with its position.
     fn to_object(&self) -> Map<String, Value> {
-        serde_json::from_str(&self.json).unwrap_or_default()
+        let mut object: Map<_, _> = serde_json::from_str(&self.json).unwrap_or_default();
+        object.insert(POSITION.to_owned(), self.position.0.into());
+        object
     }
 }
 
@@ -95,91 +103,153 @@ const IN_QUERY: &AsciiSet = &NON_ALPHANUMERIC
 /// The fields of an entry, all there are to filter and sort by.
 const FIELDS: [&str; 5] = ["id", "last_modified", "bucket", "collection", "host"];
 
-/// What of the monitor the settings show.
-#[derive(Debug)]
+/// The field of the positions, which nobody is shown.
+const POSITION: &str = "position";
+
+/// Entries written by an earlier version may share a position.
+const KEYS: Keys = Keys {
+    time: Some(POSITION),
+    unique: "id",
+};
+
+/// The part of the monitor that the settings show.
+#[derive(Clone, Debug, Default)]
 struct Shown {
-    /// The entries, the latest first, without those of deleted collections.
-    changes: Vec<Change>,
-    /// The highest timestamp of all that is shown, that of a collection deleted since included: it never goes back.
+    /// The entries, the highest position first, without those of deleted collections.
+    changes: Vec<Arc<Change>>,
+    /// The highest position of all that is shown, that of a collection deleted since included: it never goes back.
     timestamp: Timestamp,
+    /// The monitor's clock when all this was so.
+    clock: Timestamp,
 }
 
 impl Shown {
-    /// Reads the entries; if `since` is given, those alone that are later, as far as that spares reading. With all
-    /// entries comes the state that they are in.
+    /// With later entries, in the order of their positions, as it is in `state`.
     ///
-    /// One `Query`. Who asks with the timestamp that it has costs what changed, not what there is: the entry of
-    /// that very time, or a later one, tells the highest. A time that no entry has takes a second `Query`, of all.
-    async fn read(
-        store: &Store,
-        changes: &ChangesSettings,
-        since: Option<Timestamp>,
-    ) -> Result<(Option<MonitorState>, Self), StoreError> {
-        let is_shown = |entry: &MonitorEntry| changes.shows(&entry.bucket, &entry.collection);
-        let (mut state, mut entries) = store.monitor_entries(since.unwrap_or_default()).await?;
-        entries.retain(is_shown);
-        if entries.is_empty() && since.is_some() {
-            (state, entries) = store.monitor_entries(Timestamp(0)).await?;
-            entries.retain(is_shown);
+    /// What lies behind the clock was written by a function of an earlier version and gets a position yet: it shows, and
+    /// nobody goes on from there.
+    fn with(
+        &self,
+        entries: Vec<MonitorEntry>,
+        state: &MonitorState,
+        settings: &ChangesSettings,
+    ) -> Self {
+        let is_shown =
+            |change: &CollectionChange| settings.shows(&change.bucket, &change.collection);
+        let later = entries.into_iter();
+        let later = later.filter(|entry| entry.position > self.clock && is_shown(&entry.change));
+        let later: Vec<_> = later.collect();
+        let changed: HashSet<_> = later
+            .iter()
+            .map(|entry| (entry.change.bucket.clone(), entry.change.collection.clone()))
+            .collect();
+        let recorded = state
+            .latest()
+            .iter()
+            .filter(|entry| is_shown(&entry.change));
+        let positions = later.iter().chain(recorded).map(|entry| entry.position);
+        let last = positions.filter(|position| !state.has_clock() || *position <= state.clock());
+        let timestamp = self.timestamp.max(last.max().unwrap_or_default());
+        let live = later
+            .into_iter()
+            .rev()
+            .filter(|entry| !entry.change.deleted);
+        let live = live.map(|MonitorEntry { position, change }| {
+            Arc::new(Change::of(position, change, &settings.http_host))
+        });
+        let unchanged = self.changes.iter().filter(|change| {
+            changed.is_empty()
+                || !changed.contains(&(change.bucket.clone(), change.collection.clone()))
+        });
+        Self {
+            changes: live.chain(unchanged.cloned()).collect(),
+            timestamp,
+            clock: state.clock(),
         }
-        let timestamp = entries
-            .first()
-            .map_or(Timestamp(0), |latest| latest.last_modified);
-        entries.retain(|entry| !entry.deleted);
-        let shown = |entry| Change::of(entry, &changes.http_host);
-        let changes = entries.into_iter().map(shown).collect();
-        Ok((state, Self { changes, timestamp }))
     }
 
-    /// What is shown of them and lies between these times, both exclusive.
+    /// What is shown and lies between these positions, both exclusive.
     fn between(
         &self,
         since: Option<Timestamp>,
         before: Option<Timestamp>,
     ) -> impl Iterator<Item = &Change> {
-        let later = move |time| since.is_none_or(|since| since < time);
-        let earlier = move |time| before.is_none_or(|before| time < before);
-        let changes = self.changes.iter();
-        changes.filter(move |change| later(change.last_modified) && earlier(change.last_modified))
+        let later = move |position| since.is_none_or(|since| since < position);
+        let earlier = move |position| before.is_none_or(|before| position < before);
+        let changes = self.changes.iter().map(|change| &**change);
+        changes.filter(move |change| later(change.position) && earlier(change.position))
     }
 }
 
-/// What was read last of all entries, for as long as their state says that none was written since
-/// ([decision 9](../../../docs/decisions/009-monitor-memory.md)). About 200 bytes an entry.
+/// All that is shown, as it was read last ([decision 9](../../../docs/decisions/009-monitor-memory.md)). About 250 bytes an
+/// entry.
 #[derive(Debug, Default)]
-pub struct Memory(Mutex<Option<(MonitorState, Arc<Shown>)>>);
+pub struct Memory(Mutex<Option<Arc<Shown>>>);
 
 impl Memory {
-    /// What is shown now; if `since` is given, maybe no more of it than is later.
+    /// All that is shown in `state`, which was read for this request, or later; if `since` is given, maybe no more of it
+    /// than is later.
     ///
-    /// One `GetItem`, 1 RCU, if nothing changed; after it a `Query` if something did ([`Shown::read`]), which is the
-    /// only request where nothing is kept.
+    /// No request if this process remembers the entries up to the state's floor, or `since` is not before it; else one
+    /// `Query` for those that are missing. If nothing is remembered and no entry from `since` on is shown, a second one, for
+    /// the highest position.
     async fn read(
         &self,
         store: &Store,
-        changes: &ChangesSettings,
+        settings: &ChangesSettings,
+        state: MonitorState,
         since: Option<Timestamp>,
     ) -> Result<Arc<Shown>, StoreError> {
+        let nothing = || Arc::new(Shown::default());
         let kept = self.lock().clone();
-        if let Some((state, shown)) = kept
-            && store.monitor_state().await? == Some(state)
-        {
-            return Ok(shown);
+        let is_settled = |state: &MonitorState| state.is_settled(Timestamp::now());
+        let kept = kept.filter(|_| is_settled(&state));
+        if let Some(kept) = kept.clone().filter(|kept| state.clock() <= kept.clock) {
+            return Ok(kept);
         }
-        let (state, shown) = Shown::read(store, changes, since).await?;
-        let shown = Arc::new(shown);
-        let settled = state.filter(|state| state.is_settled(Timestamp::now()));
-        *self.lock() = settled.map(|state| (state, Arc::clone(&shown)));
+        // Before anything is folded, the state has all there is.
+        let is_complete = is_settled(&state) && state.floor() == Timestamp(0);
+        if kept.is_none()
+            && !is_complete
+            && let Some(since) = since
+        {
+            let (state, entries) = read(store, state.clone(), since).await?;
+            let shown = Shown::default().with(entries, &state, settings);
+            if shown.timestamp > Timestamp(0) {
+                return Ok(Arc::new(shown));
+            }
+        }
+        let known = kept.unwrap_or_else(nothing);
+        let (state, entries) = read(store, state, known.clock).await?;
+        let shown = Arc::new(known.with(entries, &state, settings));
+        if is_settled(&state) {
+            *self.lock() = Some(Arc::clone(&shown));
+        }
         Ok(shown)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<(MonitorState, Arc<Shown>)>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Shown>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// The entries from the position `from` on, in order, and the state in which they are these.
+async fn read(
+    store: &Store,
+    state: MonitorState,
+    from: Timestamp,
+) -> Result<(MonitorState, Vec<MonitorEntry>), StoreError> {
+    if state.is_settled(Timestamp::now()) && state.floor() <= from {
+        let latest = state.latest().to_vec();
+        return Ok((state, latest));
+    }
+    store.monitor_entries(state, from).await
+}
+
 /// Answers `GET` and `HEAD` of `/v1/buckets/monitor/collections/changes/records`: a list like any other, the
-/// latest change first, with the highest timestamp as its `ETag`.
+/// latest change first, with the highest position as its `ETag`.
+///
+/// One `GetItem`, and what [`Memory::read`] needs.
 ///
 /// # Errors
 /// Whatever the request is to be refused for.
@@ -197,12 +267,12 @@ pub async fn records(
         return Ok(answer);
     }
     check_media_types(request)?;
-    let parse = |now| ListQuery::parse(request, Some(&FIELDS), api, now);
-    // Whatever time it asks for: which ones there can be is known when the latest is.
-    let bounds = parse(Timestamp(u64::MAX / 2)).map(|query| query.bounds());
-    let bounds = bounds.unwrap_or_default();
-    let shown = monitor.read(store, changes, bounds.since).await?;
-    let query = parse(listing::reference_time(Timestamp::now(), shown.timestamp));
+    let state = store.monitor_state().await?;
+    // The monitor's clock may be ahead of ours, and what it said must be taken back.
+    let now = state.clock().max(Timestamp::now());
+    let query = ListQuery::parse_keyed(request, Some(&FIELDS), KEYS, api, now);
+    let bounds = query.as_ref().map(ListQuery::bounds).unwrap_or_default();
+    let shown = monitor.read(store, changes, state, bounds.since).await?;
     let kept = |response| keep(response, request, api);
     // As in Kinto, these go before a query string that cannot be read.
     if let Some(not_modified) = listing::check_preconditions(request, shown.timestamp)? {
@@ -247,7 +317,7 @@ fn listed(changes: &str, timestamp: Timestamp) -> Response {
 
 /// Answers `GET` and `HEAD` of `/v1/buckets/monitor/collections/changes/changeset`.
 ///
-/// `timestamp` and `ETag` are the highest timestamp, whatever is filtered.
+/// `timestamp` and `ETag` are the highest position, whatever is filtered. It costs what the list does.
 ///
 /// # Errors
 /// Whatever the request is to be refused for.
@@ -271,7 +341,8 @@ pub async fn changeset(
     if let Some(answer) = answer_to_age(request, settings, Timestamp::now()) {
         return Ok(answer);
     }
-    let shown = monitor.read(store, changes, query.since).await?;
+    let state = store.monitor_state().await?;
+    let shown = monitor.read(store, changes, state, query.since).await?;
     query.check_since(shown.timestamp)?;
     let etag = shown.timestamp.etag();
     if changes.flavour.answers_not_modified() && request.header(IF_NONE_MATCH) == Some(&*etag) {
@@ -373,14 +444,14 @@ mod tests {
 
     #[test]
     fn an_entrys_id_is_the_one_of_kinto_changes() {
-        let entry = MonitorEntry {
+        let change = CollectionChange {
             bucket: "a".to_owned(),
             collection: "b".to_owned(),
             last_modified: Timestamp(1),
             deleted: false,
         };
         // Python: uuid.UUID(hashlib.md5(b"www.kinto.com/buckets/a/collections/b").hexdigest())
-        let change = Change::of(entry, "www.kinto.com").to_object();
+        let change = Change::of(Timestamp(2), change, "www.kinto.com").to_object();
         assert_eq!(change["id"], "df899f02-ae6e-2b3d-4867-c534990c20da");
     }
 }

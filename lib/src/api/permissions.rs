@@ -16,7 +16,7 @@ use super::accounts;
 use super::auth::User;
 use super::body;
 use super::error::ApiError;
-use super::listing::{self, ListQuery};
+use super::listing::{self, Keys, ListQuery};
 use super::request::Request;
 use super::response::Response;
 use crate::permission::{self, Permissions};
@@ -46,6 +46,12 @@ const FIELDS: [&str; 9] = [
 /// What it takes to look at an object once more that was read before, as bytes that are read.
 const LOOK: usize = 256;
 
+/// Entries are told apart by their URIs, and have no times of one list.
+const KEYS: Keys = Keys {
+    time: None,
+    unique: "uri",
+};
+
 /// A live object with its URI; it has no data.
 type Found = (ObjectUri, Object);
 /// Objects of a list with their ids, without their data.
@@ -70,7 +76,7 @@ pub async fn answer(
         });
     }
     let now = Timestamp::now();
-    let query = ListQuery::parse_keyed(request, Some(&FIELDS), "uri", settings, now)?;
+    let query = ListQuery::parse_keyed(request, Some(&FIELDS), KEYS, settings, now)?;
     let (buckets, found) = walk(unit, store, &query).await?;
     let permissions = found.iter().filter_map(|(_, object)| object.permissions());
     let groups = permissions.flat_map(Permissions::groups);

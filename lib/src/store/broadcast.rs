@@ -1,8 +1,9 @@
-//! What each Megaphone is to be told and was told, and who may tell it now: the state behind the queue's messages.
+//! What each Megaphone was told, and who may tell it now: the state behind the queue's messages. The version that it is to
+//! be told is in the monitor's state ([`super::monitor::MonitorState::due`]).
 //!
 //! | attribute | what it is |
 //! | --- | --- |
-//! | `due` | the latest version that is to be told; only ever raised |
+//! | `due` | the version to be told, as functions of an earlier version raise it; honoured if it is the higher |
 //! | `sent` | the latest version that Megaphone said it took |
 //! | `not_before` | no request leaves before this time |
 //! | `holder` | who set `not_before`, so that only they move it back |
@@ -38,56 +39,51 @@ fn key(listener: &str) -> Key {
 }
 
 impl Store {
-    /// Records that `listener`'s Megaphone has to be told `due`, unless a later one is due already.
-    ///
-    /// One `UpdateItem`, 1 WCU.
-    pub async fn set_broadcast_due(
-        &self,
-        listener: &str,
-        due: Timestamp,
-    ) -> Result<(), StoreError> {
-        let update = self
-            .client
-            .update_item()
-            .table_name(&self.table)
-            .set_key(Some(key(listener).into_item()))
-            .update_expression("SET due = :due")
-            .condition_expression("attribute_not_exists(due) OR due < :due")
-            .expression_attribute_values(":due", number(due));
-        unless_refused("UpdateItem", update.send().await)
-    }
-
     /// Asks for `holder`, a name that nobody else has, to be the only one to tell `listener`'s Megaphone until `until`.
     ///
-    /// Granted only if something is due and `not_before` has come. Repeating it after a lost answer grants it again.
+    /// Granted only if something is due and `not_before` has come. `due` is the monitor's version for that listener, read
+    /// since `now`. Repeating it after a lost answer grants it again.
     /// One `UpdateItem`, 1 WCU, whatever comes of it.
     pub async fn claim_broadcast(
         &self,
         listener: &str,
         holder: &str,
+        due: Option<Timestamp>,
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Claim, StoreError> {
-        let update = self
+        let is_due = match due {
+            Some(_) => "(attribute_not_exists(sent) OR sent < :due OR sent < due)",
+            None => "attribute_exists(due) AND (attribute_not_exists(sent) OR sent < due)",
+        };
+        let condition = format!(
+            "{is_due} AND (attribute_not_exists(not_before) OR not_before <= :now OR holder = :holder)"
+        );
+        let mut update = self
             .client
             .update_item()
             .table_name(&self.table)
             .set_key(Some(key(listener).into_item()))
             .update_expression("SET holder = :holder, not_before = :until")
-            .condition_expression(
-                "attribute_exists(due) AND (attribute_not_exists(sent) OR sent < due) AND \
-                 (attribute_not_exists(not_before) OR not_before <= :now OR holder = :holder)",
-            )
+            .condition_expression(condition)
             .expression_attribute_values(":holder", AttributeValue::S(holder.to_owned()))
             .expression_attribute_values(":now", number(now))
             .expression_attribute_values(":until", number(until))
             .return_values(ReturnValue::AllNew)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        if let Some(due) = due {
+            update = update.expression_attribute_values(":due", number(due));
+        }
         match update.send().await {
-            Ok(answer) => time(&answer.attributes.unwrap_or_default(), "due").map(Claim::Granted),
+            Ok(answer) => {
+                let item = answer.attributes.unwrap_or_default();
+                let version = due.max(optional(&item, "due")?);
+                Ok(version.map_or(Claim::NothingDue, Claim::Granted))
+            }
             Err(error) => match error.as_service_error() {
                 Some(UpdateItemError::ConditionalCheckFailedException(refused)) => {
-                    refused.item().map_or(Ok(Claim::NothingDue), refusal)
+                    let item = refused.item();
+                    item.map_or(Ok(Claim::NothingDue), |item| refusal(item, due))
                 }
                 _ => Err(StoreError::request("UpdateItem")(error)),
             },
@@ -125,14 +121,16 @@ impl Store {
     }
 }
 
+/// A time attribute that an item may lack.
+fn optional(item: &Item, attribute: &'static str) -> Result<Option<Timestamp>, StoreError> {
+    item.contains_key(attribute)
+        .then(|| time(item, attribute))
+        .transpose()
+}
+
 /// Why a claim was not granted, from the state that it met.
-fn refusal(item: &Item) -> Result<Claim, StoreError> {
-    let optional = |attribute| {
-        item.contains_key(attribute)
-            .then(|| time(item, attribute))
-            .transpose()
-    };
-    if optional("due")? <= optional("sent")? {
+fn refusal(item: &Item, due: Option<Timestamp>) -> Result<Claim, StoreError> {
+    if due.max(optional(item, "due")?) <= optional(item, "sent")? {
         return Ok(Claim::NothingDue);
     }
     time(item, "not_before").map(Claim::NotBefore)
@@ -150,14 +148,23 @@ mod tests {
                 .map(|(name, value)| ((*name).to_owned(), number(Timestamp(*value))))
                 .collect()
         };
-        let refusal = |attributes: &[(&str, u64)]| refusal(&item(attributes)).unwrap();
-        assert_eq!(refusal(&[]), Claim::NothingDue);
-        assert_eq!(refusal(&[("due", 5), ("sent", 5)]), Claim::NothingDue);
         let waiting = Claim::NotBefore(Timestamp(9));
-        assert_eq!(refusal(&[("due", 5), ("not_before", 9)]), waiting);
-        assert_eq!(
-            refusal(&[("due", 5), ("sent", 4), ("not_before", 9)]),
-            waiting
-        );
+        for (due, attributes, expected) in [
+            (None, &[][..], Claim::NothingDue),
+            (Some(5), &[("sent", 5)], Claim::NothingDue),
+            (Some(5), &[("not_before", 9)], waiting),
+            (Some(5), &[("sent", 4), ("not_before", 9)], waiting),
+            // As an earlier version has it.
+            (None, &[("due", 5), ("sent", 5)], Claim::NothingDue),
+            (Some(4), &[("due", 5), ("sent", 5)], Claim::NothingDue),
+            (
+                Some(4),
+                &[("due", 5), ("sent", 4), ("not_before", 9)],
+                waiting,
+            ),
+        ] {
+            let refused = refusal(&item(attributes), due.map(Timestamp)).unwrap();
+            assert_eq!(refused, expected, "{due:?} {attributes:?}");
+        }
     }
 }

@@ -5,17 +5,16 @@
 //! | object | its parent's URI, `#`, its kind | its id | [`Object`] |
 //! | timestamp of a list | the same partition | `#timestamp` | [`List`] |
 //! | monitor entry | `#monitor` | the collection's URI | [`monitor`] |
-//! | state of all monitor entries | `#monitor` | `#state` | [`monitor`] |
+//! | monitor's clock and latest changes | `#monitor` | `#state` | [`monitor`] |
 //! | broadcast state | `#broadcast` | the listener's name | [`broadcast`] |
 //! | that something of a list is shared | `#shared#`, the parent's generation, `#` and the principal | the list's partition | [`shares`] |
 //! | a login under way | `#login#` and its state | `#login` | [`login`] |
 //! | a principal's groups in a bucket | `#principal#` and the principal | the bucket's URI | [`membership`] |
-//! | what is told to who asks | `#broadcast` | `#pull` | [`pull`] |
 //! | what listeners are to be told of | `#outbox#` and a parent's URI | see there | [`outbox`] |
 //! | turns at an item that is contended | `#turn#` and the item's key | `#turn` | [`Store::reserve_turn`] |
 //!
 //! No id may begin with `#`, so the reserved keys never meet an object's. The local secondary index
-//! `by_last_modified` takes in what has a `last_modified`: objects, monitor entries and their state.
+//! `by_last_modified` takes in what has a `last_modified`: objects, and monitor entries by their positions.
 
 pub mod broadcast;
 pub mod changeset;
@@ -109,6 +108,9 @@ pub enum StoreError {
     /// What a transaction wrote to a list that says so does not show, each time that it was read.
     #[error("a transaction with {0} is being committed for a second")]
     Unsettled(ListUri),
+    /// Others changed the monitor each time that it was read or written.
+    #[error("others changed the monitor at each of {0} attempts")]
+    MonitorContended(u32),
     /// An item that is not as we write it.
     #[error("item {pk} {sk}: {attribute} is missing or malformed")]
     Malformed {

@@ -1,67 +1,146 @@
-//! The entries of `monitor/changes`: one for every collection, whatever is shown of them.
+//! The monitor: one entry for every collection, in the order in which the aggregator heard of their changes, whatever is
+//! shown of them ([decision 13](../../../docs/decisions/013-monitor-clock.md)).
+//!
+//! The latest changes are in the monitor's state alone ([`MonitorState`]); older ones are items of their own, which the
+//! index holds by their positions.
 
 mod state;
 
 use std::collections::{HashMap, HashSet};
 
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
-use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
+use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::{
     BY_LAST_MODIFIED, Item, Key, Store, StoreError, TIMESTAMP_KEY, all_pages, flag, number, string,
-    time,
+    time, unless_refused,
 };
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::store::{Generation, List, Object};
 use crate::timestamp::Timestamp;
 
 use state::STATE_KEY;
-pub use state::{MonitorState, MonitorWrites};
+pub use state::{MonitorState, Replaced, split_update};
 
 /// The partition of all entries, and of their state.
 const PARTITION: &str = "#monitor";
 
-/// What the monitor knows of one collection.
+/// The collection's own timestamp in an entry's item. An item without it was written by a function of an earlier version,
+/// for which the position was the same.
+const COLLECTION_TIMESTAMP: &str = "collection_timestamp";
+
+/// Requests to the table that are under way at once.
+const CONCURRENCY: usize = 16;
+
+/// How often the state and the entries are read again because changes moved on from one to the other meanwhile.
+const MAX_READS: u32 = 8;
+
+/// A collection's records have a new timestamp, or the collection is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MonitorEntry {
+pub struct CollectionChange {
     /// The collection's bucket.
     pub bucket: String,
     /// The collection.
     pub collection: String,
     /// The timestamp of its records.
     pub last_modified: Timestamp,
-    /// Whether the collection was deleted. The entry stays, so that a late, older change does not bring it back.
+    /// Whether the collection was deleted. Its entry stays, so that a late, older change does not bring it back.
     pub deleted: bool,
 }
 
-impl MonitorEntry {
-    fn key(&self) -> Key {
-        let uri = ObjectUri::collection(&self.bucket, &self.collection);
-        Key {
-            pk: PARTITION.to_owned(),
-            sk: uri.to_string(),
-        }
+/// The latest change of a collection that the monitor knows of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MonitorEntry {
+    /// Its place among all changes: the monitor's clock when it was recorded, at least the change's timestamp. No two
+    /// changes have the same, and a change that is recorded later has a higher one.
+    pub position: Timestamp,
+    /// The change.
+    pub change: CollectionChange,
+}
+
+/// An entry in an item of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredEntry {
+    /// The entry.
+    pub entry: MonitorEntry,
+    /// Whether a function of an earlier version wrote it, with its timestamp as its position.
+    pub is_of_earlier_version: bool,
+}
+
+impl CollectionChange {
+    /// Whether the other is a change of the same collection.
+    pub fn is_of_same(&self, other: &Self) -> bool {
+        self.collection == other.collection && self.bucket == other.bucket
     }
 
+    /// The collection.
+    pub fn uri(&self) -> ObjectUri {
+        ObjectUri::collection(&self.bucket, &self.collection)
+    }
+
+    fn key(&self) -> Key {
+        Key {
+            pk: PARTITION.to_owned(),
+            sk: self.uri().to_string(),
+        }
+    }
+}
+
+impl MonitorEntry {
     fn into_item(self) -> Item {
-        let mut item = self.key().into_item();
-        item.insert("bucket".to_owned(), AttributeValue::S(self.bucket));
-        item.insert("collection".to_owned(), AttributeValue::S(self.collection));
-        item.insert("last_modified".to_owned(), number(self.last_modified));
-        if self.deleted {
+        let Self { position, change } = self;
+        let mut item = change.key().into_item();
+        item.insert("bucket".to_owned(), AttributeValue::S(change.bucket));
+        item.insert(
+            "collection".to_owned(),
+            AttributeValue::S(change.collection),
+        );
+        item.insert("last_modified".to_owned(), number(position));
+        item.insert(
+            COLLECTION_TIMESTAMP.to_owned(),
+            number(change.last_modified),
+        );
+        if change.deleted {
             item.insert("deleted".to_owned(), AttributeValue::Bool(true));
         }
         item
     }
+}
 
+impl StoredEntry {
     fn from_item(item: &Item) -> Result<Self, StoreError> {
-        Ok(Self {
+        let position = time(item, "last_modified")?;
+        let is_of_earlier_version = !item.contains_key(COLLECTION_TIMESTAMP);
+        let last_modified = if is_of_earlier_version {
+            position
+        } else {
+            time(item, COLLECTION_TIMESTAMP)?
+        };
+        let change = CollectionChange {
             bucket: string(item, "bucket")?,
             collection: string(item, "collection")?,
-            last_modified: time(item, "last_modified")?,
+            last_modified,
             deleted: flag(item, "deleted"),
+        };
+        Ok(Self {
+            entry: MonitorEntry { position, change },
+            is_of_earlier_version,
         })
     }
+}
+
+/// Of each collection the entry with the highest position, in the order of the positions.
+fn latest_of_each(mut entries: Vec<MonitorEntry>) -> Vec<MonitorEntry> {
+    entries.sort_by_key(|entry| entry.position);
+    let mut seen = HashSet::with_capacity(entries.len());
+    let newest_first = entries.iter().rev();
+    let is_latest: Vec<_> = newest_first
+        .map(|entry| seen.insert((&*entry.change.bucket, &*entry.change.collection)))
+        .collect();
+    let mut is_latest = is_latest.into_iter().rev();
+    entries.retain(|_| is_latest.next().unwrap_or_default());
+    entries
 }
 
 fn sort_key(item: &Item) -> Option<&String> {
@@ -79,42 +158,103 @@ fn is_state(item: &Item) -> bool {
 }
 
 impl Store {
-    /// Every entry from the time `from` on, the latest change first, tombstones among them; and if that is 0, the state
-    /// that they were in, unless no batch has begun yet.
+    /// Every entry from the position `from` on, tombstones among them, in the order of their positions, as they were in
+    /// the state that is given back: `state`, or a later one if changes moved from it to items of their own meanwhile.
     ///
-    /// One `Query` of the index for each MB of entries (about 4,000), strongly consistent. It reads the earliest first:
-    /// an entry only ever moves on, so one that does so meanwhile is found twice and never missed. The state is read
-    /// before all of them.
+    /// One `Query` of the index for each MB of items (about 4,000), strongly consistent, each time that it reads. It reads
+    /// the lowest position first: an entry only ever moves on, so one that does so meanwhile is found twice and never
+    /// missed.
+    ///
+    /// # Errors
+    /// Also when changes moved each time that it read.
     pub async fn monitor_entries(
         &self,
+        mut state: MonitorState,
         from: Timestamp,
-    ) -> Result<(Option<MonitorState>, Vec<MonitorEntry>), StoreError> {
-        let query = self
-            .partition_query(PARTITION)
-            .index_name(BY_LAST_MODIFIED)
-            .key_condition_expression("pk = :pk AND last_modified >= :from")
-            .expression_attribute_values(":from", number(from))
-            .scan_index_forward(true);
-        let items = all_pages(query).await?;
-        let (state, items) = match items.split_first() {
-            Some((first, rest)) if is_state(first) => (Some(MonitorState::from_item(first)?), rest),
-            _ => (None, &*items),
-        };
-        let mut seen = HashSet::with_capacity(items.len());
-        let entries = items
-            .iter()
-            .rev()
-            .filter(|item| seen.insert(sort_key(item)))
-            .map(MonitorEntry::from_item)
-            .collect::<Result<_, _>>()?;
-        Ok((state, entries))
+    ) -> Result<(MonitorState, Vec<MonitorEntry>), StoreError> {
+        for _ in 0..MAX_READS {
+            let query = self
+                .partition_query(PARTITION)
+                .index_name(BY_LAST_MODIFIED)
+                .key_condition_expression("pk = :pk AND last_modified >= :from")
+                .expression_attribute_values(":from", number(from))
+                .scan_index_forward(true);
+            let items = all_pages(query).await?;
+            let items = items.iter().filter(|item| !is_state(item));
+            let stored = items.map(StoredEntry::from_item);
+            let stored = stored.collect::<Result<Vec<_>, _>>()?;
+            // Where one came after the state was read, another may have come that was not seen.
+            let is_after_state = |stored: &StoredEntry| {
+                stored.entry.position > state.clock() && !stored.is_of_earlier_version
+            };
+            if !stored.iter().any(is_after_state) {
+                let mut entries: Vec<_> = stored.into_iter().map(|stored| stored.entry).collect();
+                let latest = state.latest().iter();
+                entries.extend(latest.filter(|entry| from <= entry.position).cloned());
+                return Ok((state, latest_of_each(entries)));
+            }
+            state = self.monitor_state().await?;
+        }
+        Err(StoreError::MonitorContended(MAX_READS))
     }
 
-    /// Every entry, in no order, read from the table itself.
-    pub async fn every_monitor_entry(&self) -> Result<Vec<MonitorEntry>, StoreError> {
+    /// The state, and every entry in no order, read from the table itself.
+    pub async fn monitor(&self) -> Result<(MonitorState, Vec<MonitorEntry>), StoreError> {
+        let state = self.monitor_state().await?;
+        let stored = self.stored_monitor_entries().await?.into_iter();
+        let mut entries: Vec<_> = stored.map(|stored| stored.entry).collect();
+        entries.extend_from_slice(state.latest());
+        Ok((state, latest_of_each(entries)))
+    }
+
+    /// Every item of an entry, read from the table itself. One `Query` for each MB of them.
+    pub async fn stored_monitor_entries(&self) -> Result<Vec<StoredEntry>, StoreError> {
         let items = self.partition_items(PARTITION, None).await?;
         let entries = items.iter().filter(|item| !is_state(item));
-        entries.map(MonitorEntry::from_item).collect()
+        entries.map(StoredEntry::from_item).collect()
+    }
+
+    /// The entries of the collections of these changes that are in items of their own, by the collection.
+    ///
+    /// One `BatchGetItem` for each 100.
+    pub async fn monitor_entries_of(
+        &self,
+        changes: Vec<&CollectionChange>,
+    ) -> Result<HashMap<ObjectUri, MonitorEntry>, StoreError> {
+        let keys: Vec<_> = changes.into_iter().map(CollectionChange::key).collect();
+        let found = self.read(&keys).await?;
+        let entries = found.values().map(|item| {
+            let entry = StoredEntry::from_item(item)?.entry;
+            Ok((entry.change.uri(), entry))
+        });
+        entries.collect()
+    }
+
+    /// Puts entries into items of their own, unless these hold later ones. Safe to repeat, in any order.
+    ///
+    /// One `PutItem` each, 1 WCU in the table and 1 to 2 in the index.
+    pub async fn put_monitor_entries(&self, entries: Vec<MonitorEntry>) -> Result<(), StoreError> {
+        let puts = stream::iter(entries).map(Ok::<_, StoreError>);
+        puts.try_for_each_concurrent(CONCURRENCY, async |entry| {
+            let put = self
+                .client
+                .put_item()
+                .table_name(&self.table)
+                // What a function of an earlier version wrote has its timestamp for a position.
+                .condition_expression(
+                    "attribute_not_exists(pk) OR \
+                     (attribute_exists(collection_timestamp) AND last_modified < :position) OR \
+                     (attribute_not_exists(collection_timestamp) AND last_modified <= :last_modified)",
+                )
+                .expression_attribute_values(":position", number(entry.position))
+                .expression_attribute_values(":last_modified", number(entry.change.last_modified))
+                .set_item(Some(entry.into_item()))
+                .return_values_on_condition_check_failure(
+                    ReturnValuesOnConditionCheckFailure::None,
+                );
+            unless_refused("PutItem", put.send().await)
+        })
+        .await
     }
 
     /// The ids of every bucket that ever was.
@@ -125,15 +265,15 @@ impl Store {
         buckets.map(|item| string(item, "sk")).collect()
     }
 
-    /// What the monitor's entries of a bucket's collections must say, deleted ones among them.
+    /// The latest changes of a bucket's collections, deleted ones among them, from the timestamps of their records.
     ///
     /// A list that is open in a collection of an earlier life of the bucket is closed: the bucket's deletion ought
     /// to have done so.
-    pub async fn entries_of(
+    pub async fn collection_changes(
         &self,
         bucket: &str,
         now: Timestamp,
-    ) -> Result<Vec<MonitorEntry>, StoreError> {
+    ) -> Result<Vec<CollectionChange>, StoreError> {
         let collections = ObjectUri::bucket(bucket).children(Kind::Collection);
         let items = self
             .partition_items(
@@ -169,7 +309,7 @@ impl Store {
         }
         let entries = found.iter().filter_map(|(key, item)| {
             let collection = keys.get(key)?.clone();
-            Some(List::from_item(item).map(|list| MonitorEntry {
+            Some(List::from_item(item).map(|list| CollectionChange {
                 bucket: bucket.to_owned(),
                 collection,
                 last_modified: list.timestamp,

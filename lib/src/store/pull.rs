@@ -1,7 +1,8 @@
-//! What is told to who asks for broadcasts: the latest version, and the one shown while it is held back.
+//! The versions shown to readers of `__broadcasts__`: the latest, and the one shown while it is held back.
 //!
-//! The aggregator raises the version and notes the times; what is to be shown at any later time follows from that
-//! alone. So a read writes nothing, every function shows the same, and who asks how often changes nothing.
+//! The aggregator raises the version and notes the times; the version to be shown at any later time follows from that
+//! alone. So a read writes nothing, every function shows the same, and frequent readers change nothing. The versions are
+//! positions of the monitor's clock, and part of the monitor's state ([`super::monitor::MonitorState`]).
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use super::broadcast::PARTITION;
 use super::{Item, Key, Store, StoreError, number, time};
 use crate::timestamp::Timestamp;
 
-/// No listener has this name.
+/// The item in which an earlier version keeps them. No listener has this name.
 const SORT_KEY: &str = "#pull";
 
 /// How long a change is held back, so that few come in a row (Remote Settings).
@@ -33,6 +34,15 @@ pub struct PullState {
 }
 
 impl PullState {
+    /// With `due` as the latest version from `now` on, unless a later one is known.
+    pub fn raised(read: Option<Self>, due: Timestamp, now: Timestamp, debounce: Debounce) -> Self {
+        match read {
+            None => Self::first(due, now),
+            Some(state) if due <= state.due => state,
+            Some(state) => state.with(due, now, debounce),
+        }
+    }
+
     /// With a first version.
     fn first(due: Timestamp, now: Timestamp) -> Self {
         Self {
@@ -42,8 +52,8 @@ impl PullState {
         }
     }
 
-    /// With `due` as the latest version from `now` on.
-    fn raised(self, due: Timestamp, now: Timestamp, debounce: Debounce) -> Self {
+    /// With `due`, a later version, as the latest from `now` on.
+    fn with(self, due: Timestamp, now: Timestamp, debounce: Debounce) -> Self {
         let now = now.max(self.due_at);
         let since = self.due_shown_from(debounce);
         Self {
@@ -75,7 +85,7 @@ impl PullState {
         }
     }
 
-    fn from_item(item: &Item) -> Result<Self, StoreError> {
+    pub(super) fn from_item(item: &Item) -> Result<Self, StoreError> {
         let shown = item
             .contains_key("shown")
             .then(|| Ok((time(item, "shown")?, time(item, "shown_at")?)));
@@ -86,74 +96,37 @@ impl PullState {
         })
     }
 
-    fn into_item(self) -> Item {
-        let mut item = key().into_item();
+    pub(super) fn into_item(self) -> Item {
         let times = [("due", self.due), ("due_at", self.due_at)];
         let shown = self
             .shown
             .map(|(shown, at)| [("shown", shown), ("shown_at", at)]);
-        for (name, value) in times.into_iter().chain(shown.into_iter().flatten()) {
-            item.insert(name.to_owned(), number(value));
-        }
-        item
-    }
-}
-
-fn key() -> Key {
-    Key {
-        pk: PARTITION.to_owned(),
-        sk: SORT_KEY.to_owned(),
+        let times = times.into_iter().chain(shown.into_iter().flatten());
+        times
+            .map(|(name, value)| (name.to_owned(), number(value)))
+            .collect()
     }
 }
 
 impl Store {
-    /// Reads what is to be shown; `None` before the first change. One `GetItem`, strongly consistent, 1 RCU.
-    pub async fn pull_state(&self) -> Result<Option<PullState>, StoreError> {
+    /// Reads the versions where an earlier version of the functions keeps them; `None` when there are none.
+    ///
+    /// One `GetItem`, strongly consistent, 1 RCU.
+    pub async fn pull_state_of_earlier_version(&self) -> Result<Option<PullState>, StoreError> {
+        let key = Key {
+            pk: PARTITION.to_owned(),
+            sk: SORT_KEY.to_owned(),
+        };
         let answer = self
             .client
             .get_item()
             .table_name(&self.table)
-            .set_key(Some(key().into_item()))
+            .set_key(Some(key.into_item()))
             .consistent_read(true)
             .send()
             .await
             .map_err(StoreError::request("GetItem"))?;
         answer.item.as_ref().map(PullState::from_item).transpose()
-    }
-
-    /// Records that `due` is the latest version from `now` on, unless a later one is known. Safe to repeat.
-    ///
-    /// One `GetItem`, and one `PutItem`, 1 WCU, if it is the latest.
-    ///
-    /// # Errors
-    /// Also when another came between: the caller repeats.
-    pub async fn raise_pull_version(
-        &self,
-        due: Timestamp,
-        now: Timestamp,
-        debounce: Debounce,
-    ) -> Result<(), StoreError> {
-        let read = self.pull_state().await?;
-        if read.is_some_and(|state| state.due >= due) {
-            return Ok(());
-        }
-        let state = match read {
-            Some(state) => state.raised(due, now, debounce),
-            None => PullState::first(due, now),
-        };
-        let put = self
-            .client
-            .put_item()
-            .table_name(&self.table)
-            .set_item(Some(state.into_item()));
-        let put = match read {
-            Some(state) => put
-                .condition_expression("due = :read")
-                .expression_attribute_values(":read", number(state.due)),
-            None => put.condition_expression("attribute_not_exists(pk)"),
-        };
-        put.send().await.map_err(StoreError::request("PutItem"))?;
-        Ok(())
     }
 }
 
@@ -173,7 +146,12 @@ mod tests {
     }
 
     fn raised(state: PullState, due: u64, seconds: u64) -> PullState {
-        state.raised(Timestamp(due), Timestamp(seconds * 1000), DEBOUNCE)
+        PullState::raised(
+            Some(state),
+            Timestamp(due),
+            Timestamp(seconds * 1000),
+            DEBOUNCE,
+        )
     }
 
     #[test]

@@ -1,64 +1,319 @@
-//! Whether entries were written since they were read: one small item beside them, which spares reading them again
-//! ([decision 9](../../../../docs/decisions/009-monitor-memory.md)).
+//! The monitor's state: its clock and the latest changes, in the one item that a batch of the stream writes
+//! ([decision 13](../../../../docs/decisions/013-monitor-clock.md)).
 //!
-//! | attribute | what it is |
+//! | attribute | value |
 //! | --- | --- |
-//! | `version` | how many times somebody was done with writing entries |
-//! | `pending` with a batch's name behind it | that its entries are being written, since this time in ms |
-//! | `last_modified` | 0: in the index the state comes before all entries |
+//! | `clock` | the last position that was given to a change |
+//! | `floor` | every change up to this position is in an item of its own |
+//! | `latest` | the changes after the floor: by `bucket/collection` a list of the position, the collection's timestamp and, if the collection is gone, `true` |
+//! | `due` | by listener, the version that its Megaphone is to be told |
+//! | `pull` | the versions shown to readers of `__broadcasts__` ([`crate::store::pull`]) |
+//! | `adopted` | the `version` up to which changes written by functions of an earlier version have positions |
+//! | `version`, `pending …` | written by functions of an earlier version ([decision 14](../../../../docs/decisions/014-update-in-place.md)): how many batches they wrote, and since when each unfinished one is being written, in ms |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
+use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
 
-use super::{MonitorEntry, PARTITION};
-use crate::store::{Item, Key, Store, StoreError, malformed, number, time, unless_refused};
+use super::{CollectionChange, MonitorEntry, PARTITION};
+use crate::store::pull::{Debounce, PullState};
+use crate::store::{Item, Key, Store, StoreError, malformed, number, time};
 use crate::timestamp::Timestamp;
 
 /// The sort key of the state; an entry's begins with a slash.
 pub(super) const STATE_KEY: &str = "#state";
 
-/// What the attributes of batches that are being written begin with.
+/// The first part of the attributes that name unfinished batches of an earlier version.
 const PENDING: &str = "pending ";
 
-/// A batch that began longer ago is written no more: a function of Lambda is stopped after 15 minutes at most.
+/// An unfinished batch that began longer ago writes nothing more: Lambda stops a function after 15 minutes at most.
 const ABANDONED_AFTER: Duration = Duration::from_secs(60 * 60);
 
-/// A batch that began longer ago does not come again either: the stream holds it for 24 hours.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(25 * 60 * 60);
+/// Attributes that one update takes out at most: an expression has room for so many.
+const MAX_REMOVED: usize = 100;
 
-/// Batches that one end takes out at most: an expression has room for so many.
-const MAX_FORGOTTEN: usize = 100;
+/// Bytes of the state at which changes move to items of their own, so that an update usually costs 1 WCU.
+const MAX_BYTES: usize = 1000;
 
-/// Tells one state of all entries from another, while nobody is writing.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Bytes of a state without changes and listeners.
+const FIXED_BYTES: usize = 170;
+
+/// Bytes of a change besides its collection's name.
+const CHANGE_BYTES: usize = 27;
+
+/// Bytes of the changes in one update at most, if there are several, so that the state has 4 KB and a poll costs 1 RCU.
+const MAX_UPDATE_BYTES: usize = 2800;
+
+/// The monitor's clock, the latest changes, and the versions to be told of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MonitorState {
+    /// `None` while no aggregator of this version has written.
+    clock: Option<Timestamp>,
+    floor: Timestamp,
+    /// In the order of their positions.
+    latest: Vec<MonitorEntry>,
+    due: BTreeMap<String, Timestamp>,
+    pull: Option<PullState>,
+    adopted: u64,
     version: u64,
-    /// The attributes of batches that are being written, with when that began.
+    /// The attributes of unfinished batches of an earlier version, with their beginnings.
     pending: BTreeMap<String, Timestamp>,
 }
 
+/// The result of an update of the state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Replaced {
+    /// The state as it is now.
+    Done(MonitorState),
+    /// Nothing was written, since the state had changed: the present one.
+    Refused(MonitorState),
+}
+
 impl MonitorState {
-    /// Whether nobody was writing when it was read: entries that are read after it stay as they are until it changes.
+    /// Whether the monitor's clock runs: an aggregator of this version has written.
+    pub fn has_clock(&self) -> bool {
+        self.clock.is_some()
+    }
+
+    /// The last position that was given to a change.
+    pub fn clock(&self) -> Timestamp {
+        self.clock.unwrap_or_default()
+    }
+
+    /// Every change up to this position is in an item of its own.
+    pub fn floor(&self) -> Timestamp {
+        self.floor
+    }
+
+    /// The changes after the floor, in the order of their positions.
+    pub fn latest(&self) -> &[MonitorEntry] {
+        &self.latest
+    }
+
+    /// The version that a listener's Megaphone is to be told.
+    pub fn due(&self, listener: &str) -> Option<Timestamp> {
+        self.due.get(listener).copied()
+    }
+
+    /// The versions shown to readers of `__broadcasts__`; `None` before the first.
+    pub fn pull(&self) -> Option<PullState> {
+        self.pull
+    }
+
+    /// Whether every change has a position. Otherwise a function of an earlier version has written entries, or may be
+    /// doing so at `now`.
     pub fn is_settled(&self, now: Timestamp) -> bool {
         let mut began = self.pending.values();
-        began.all(|began| began.after(ABANDONED_AFTER) <= now)
+        self.has_clock()
+            && self.adopted == self.version
+            && began.all(|began| began.after(ABANDONED_AFTER) <= now)
+    }
+
+    /// Whether functions of an earlier version have left something to adopt.
+    pub fn needs_adoption(&self) -> bool {
+        !self.has_clock() || self.adopted != self.version || !self.pending.is_empty()
+    }
+
+    /// Starts the clock of a table whose entries reach up to `highest`: each keeps its timestamp as its position.
+    pub fn start(&mut self, highest: Timestamp, pull: Option<PullState>, now: Timestamp) {
+        self.clock = Some(highest);
+        self.floor = highest;
+        self.pull = pull;
+        self.adopt(self.version, now);
+    }
+
+    /// How many batches functions of an earlier version wrote.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Notes that the entries of an earlier version have positions, up to this `version`.
+    pub fn adopt(&mut self, version: u64, now: Timestamp) {
+        self.adopted = version;
+        self.pending
+            .retain(|_, began| began.after(ABANDONED_AFTER) > now);
+    }
+
+    /// Moves the clock on to `position`, so that the positions to come are later.
+    pub fn advance(&mut self, position: Timestamp) {
+        self.clock = self.clock.max(Some(position));
+    }
+
+    /// Whether it takes the collection's own item to tell whether `change` is known.
+    ///
+    /// No position is below its change's timestamp. So a change after the clock cannot be known.
+    pub fn needs_item(&self, change: &CollectionChange) -> bool {
+        change.last_modified <= self.clock() && self.entry(change).is_none()
+    }
+
+    /// Whether `change`, or a later one of its collection, is among the latest changes.
+    pub fn knows(&self, change: &CollectionChange) -> bool {
+        self.entry(change)
+            .is_some_and(|known| known.change.last_modified >= change.last_modified)
+    }
+
+    /// Gives `change` the next position, unless it is known; `stored` is the collection's own item. The entry that the
+    /// collection has then.
+    pub fn record(
+        &mut self,
+        change: &CollectionChange,
+        stored: Option<&MonitorEntry>,
+    ) -> MonitorEntry {
+        let known = self.entry(change).or(stored);
+        if let Some(known) =
+            known.filter(|known| known.change.last_modified >= change.last_modified)
+        {
+            return known.clone();
+        }
+        let position = change.last_modified.max(self.clock().next());
+        let entry = MonitorEntry {
+            position,
+            change: change.clone(),
+        };
+        self.clock = Some(position);
+        self.latest.retain(|other| !other.change.is_of_same(change));
+        self.latest.push(entry.clone());
+        entry
+    }
+
+    fn entry(&self, change: &CollectionChange) -> Option<&MonitorEntry> {
+        let mut latest = self.latest.iter();
+        latest.find(|entry| entry.change.is_of_same(change))
+    }
+
+    /// Has `listener`'s Megaphone told `position`, unless a later one is due.
+    pub fn raise_due(&mut self, listener: &str, position: Timestamp) {
+        match self.due.get_mut(listener) {
+            Some(due) => *due = position.max(*due),
+            None => _ = self.due.insert(listener.to_owned(), position),
+        }
+    }
+
+    /// Has readers of `__broadcasts__` shown `position` from `now` on, unless a later one is known.
+    pub fn raise_pull(&mut self, position: Timestamp, now: Timestamp, debounce: Debounce) {
+        self.pull = Some(PullState::raised(self.pull, position, now, debounce));
+    }
+
+    /// Takes out the oldest changes until the state is small; those alone that the table has already, up to the position
+    /// `written`. They must have items of their own before this state is written.
+    pub fn fold(&mut self, written: Timestamp) -> Vec<MonitorEntry> {
+        let mut excess = self.bytes().saturating_sub(MAX_BYTES);
+        let is_folded = |entry: &&MonitorEntry| {
+            let is_folded = excess > 0 && entry.position <= written;
+            excess = excess.saturating_sub(bytes(&entry.change));
+            is_folded
+        };
+        let count = self.latest.iter().take_while(is_folded).count();
+        let folded: Vec<_> = self.latest.drain(..count).collect();
+        if let Some(last) = folded.last() {
+            self.floor = last.position;
+        }
+        folded
+    }
+
+    /// About how many bytes the item has.
+    fn bytes(&self) -> usize {
+        let due: usize = self.due.keys().map(|name| name.len() + 10).sum();
+        let latest = self.latest.iter().map(|entry| bytes(&entry.change));
+        FIXED_BYTES + due + latest.sum::<usize>()
     }
 
     pub(super) fn from_item(item: &Item) -> Result<Self, StoreError> {
         let pending = item.iter().filter(|(name, _)| name.starts_with(PENDING));
         let pending = pending.map(|(name, began)| {
-            let began = began.as_n().ok().and_then(|n| Timestamp::from_digits(n));
-            let began = began.ok_or_else(|| malformed(item, "pending"))?;
+            let began = timestamp(began).ok_or_else(|| malformed(item, "pending"))?;
             Ok((name.clone(), began))
         });
+        let optional = |attribute: &'static str| {
+            item.contains_key(attribute)
+                .then(|| time(item, attribute))
+                .transpose()
+        };
+        let latest = map(item, "latest")?.into_iter().flatten();
+        let latest = latest.map(|(name, entry)| {
+            latest_entry(name, entry).ok_or_else(|| malformed(item, "latest"))
+        });
+        let mut latest: Vec<_> = latest.collect::<Result<_, _>>()?;
+        latest.sort_unstable_by_key(|entry| entry.position);
+        let due = map(item, "due")?.into_iter().flatten();
+        let due = due.map(|(listener, due)| {
+            let due = timestamp(due).ok_or_else(|| malformed(item, "due"))?;
+            Ok((listener.clone(), due))
+        });
         Ok(Self {
-            version: time(item, "version")?.0,
+            clock: optional("clock")?,
+            floor: optional("floor")?.unwrap_or_default(),
+            latest,
+            due: due.collect::<Result<_, StoreError>>()?,
+            pull: map(item, "pull")?.map(PullState::from_item).transpose()?,
+            adopted: optional("adopted")?.unwrap_or_default().0,
+            version: optional("version")?.unwrap_or_default().0,
             pending: pending.collect::<Result<_, StoreError>>()?,
         })
     }
+}
+
+/// Splits changes into those that one update takes: the first ones, at least one, and the rest.
+pub fn split_update<T>(changes: &[T], change: impl Fn(&T) -> &CollectionChange) -> (&[T], &[T]) {
+    let mut length = 0;
+    let fits = |next: &&T| {
+        length += bytes(change(next));
+        length <= MAX_UPDATE_BYTES
+    };
+    let count = changes.iter().take_while(fits).count().max(1);
+    changes.split_at(count.min(changes.len()))
+}
+
+/// About how many bytes a change takes in the state.
+fn bytes(change: &CollectionChange) -> usize {
+    change.bucket.len() + change.collection.len() + CHANGE_BYTES
+}
+
+fn timestamp(value: &AttributeValue) -> Option<Timestamp> {
+    Timestamp::from_digits(value.as_n().ok()?)
+}
+
+/// A map attribute; `None` when there is none.
+fn map<'i>(
+    item: &'i Item,
+    attribute: &'static str,
+) -> Result<Option<&'i HashMap<String, AttributeValue>>, StoreError> {
+    let value = item.get(attribute).map(AttributeValue::as_m);
+    value.transpose().map_err(|_| malformed(item, attribute))
+}
+
+fn latest_entry(name: &str, entry: &AttributeValue) -> Option<MonitorEntry> {
+    let (bucket, collection) = name.split_once('/')?;
+    let (position, last_modified, deleted) = match entry.as_l().ok()?.as_slice() {
+        [position, last_modified] => (position, last_modified, false),
+        [position, last_modified, deleted] => (position, last_modified, *deleted.as_bool().ok()?),
+        _ => return None,
+    };
+    Some(MonitorEntry {
+        position: timestamp(position)?,
+        change: CollectionChange {
+            bucket: bucket.to_owned(),
+            collection: collection.to_owned(),
+            last_modified: timestamp(last_modified)?,
+            deleted,
+        },
+    })
+}
+
+fn latest_attribute(entry: &MonitorEntry) -> (String, AttributeValue) {
+    let CollectionChange {
+        bucket,
+        collection,
+        last_modified,
+        deleted,
+    } = &entry.change;
+    let mut values = vec![number(entry.position), number(*last_modified)];
+    if *deleted {
+        values.push(AttributeValue::Bool(true));
+    }
+    (format!("{bucket}/{collection}"), AttributeValue::L(values))
 }
 
 fn key() -> Key {
@@ -68,86 +323,9 @@ fn key() -> Key {
     }
 }
 
-/// The right to write entries, from [`Store::begin_monitor_writes`] on until [`Self::end`].
-///
-/// Without an end, all who poll read the entries themselves until it is abandoned: that costs them time, and no more.
-#[derive(Debug)]
-pub struct MonitorWrites<'a> {
-    store: &'a Store,
-    /// The attribute of this batch, and those of batches that will never end.
-    over: Vec<String>,
-}
-
-impl MonitorWrites<'_> {
-    /// Records `entry` unless the monitor knows of a change as late or later. Safe to repeat, in any order.
-    ///
-    /// One `PutItem`, 1 WCU in the table and 1 to 2 in the index.
-    pub async fn put(&self, entry: MonitorEntry) -> Result<(), StoreError> {
-        let put = self
-            .store
-            .client
-            .put_item()
-            .table_name(&self.store.table)
-            .condition_expression("attribute_not_exists(pk) OR last_modified < :last_modified")
-            .expression_attribute_values(":last_modified", number(entry.last_modified))
-            .set_item(Some(entry.into_item()))
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::None);
-        unless_refused("PutItem", put.send().await)
-    }
-
-    /// Makes it known that every entry was acknowledged. To be left out when one was not: it may yet arrive.
-    ///
-    /// One `UpdateItem`, 1 WCU in the table and 1 in the index.
-    pub async fn end(self) -> Result<(), StoreError> {
-        let names = (0..self.over.len()).map(|n| format!("#n{n}"));
-        let names: Vec<_> = names.collect();
-        let expression = format!("ADD version :one REMOVE {}", names.join(", "));
-        self.store
-            .update_monitor_state()
-            .update_expression(expression)
-            .set_expression_attribute_names(Some(names.into_iter().zip(self.over).collect()))
-            .expression_attribute_values(":one", AttributeValue::N("1".to_owned()))
-            .send()
-            .await
-            .map_err(StoreError::request("UpdateItem"))?;
-        Ok(())
-    }
-}
-
 impl Store {
-    /// Makes it known that the entries of `batch` are about to be written: from now on nobody relies on what they have
-    /// read before.
-    ///
-    /// A batch that is repeated has the same name each time, so that its end is that of the attempts before as well.
-    /// One `UpdateItem`, 1 WCU in the table and 1 in the index.
-    pub async fn begin_monitor_writes(
-        &self,
-        batch: &str,
-        now: Timestamp,
-    ) -> Result<MonitorWrites<'_>, StoreError> {
-        let own = format!("{PENDING}{batch}");
-        let answer = self
-            .update_monitor_state()
-            .update_expression(
-                "SET last_modified = :zero, version = if_not_exists(version, :zero), #own = :now",
-            )
-            .expression_attribute_names("#own", &own)
-            .expression_attribute_values(":zero", number(Timestamp(0)))
-            .expression_attribute_values(":now", number(now))
-            .return_values(ReturnValue::AllNew)
-            .send()
-            .await
-            .map_err(StoreError::request("UpdateItem"))?;
-        let state = MonitorState::from_item(&answer.attributes.unwrap_or_default())?;
-        let pending = state.pending.into_iter();
-        let forgotten = pending.filter(|(_, began)| began.after(FORGOTTEN_AFTER) <= now);
-        let forgotten = forgotten.map(|(name, _)| name).take(MAX_FORGOTTEN);
-        let over = std::iter::once(own).chain(forgotten).collect();
-        Ok(MonitorWrites { store: self, over })
-    }
-
-    /// Reads the state; `None` before the first batch. One `GetItem`, strongly consistent, 1 RCU.
-    pub async fn monitor_state(&self) -> Result<Option<MonitorState>, StoreError> {
+    /// Reads the state. One `GetItem`, strongly consistent, usually 1 RCU.
+    pub async fn monitor_state(&self) -> Result<MonitorState, StoreError> {
         let answer = self
             .client
             .get_item()
@@ -157,17 +335,158 @@ impl Store {
             .send()
             .await
             .map_err(StoreError::request("GetItem"))?;
-        answer
-            .item
-            .as_ref()
-            .map(MonitorState::from_item)
-            .transpose()
+        let state = answer.item.as_ref().map(MonitorState::from_item);
+        Ok(state.transpose()?.unwrap_or_default())
     }
 
-    fn update_monitor_state(&self) -> UpdateItemFluentBuilder {
-        self.client
+    /// Writes `next` in the place of `read`, unless the state has changed since. Its clock moves on in any case.
+    ///
+    /// One `UpdateItem`, usually 1 WCU.
+    pub async fn replace_monitor_state(
+        &self,
+        read: &MonitorState,
+        mut next: MonitorState,
+    ) -> Result<Replaced, StoreError> {
+        if read.has_clock() {
+            next.advance(read.clock().next());
+        }
+        let latest = next.latest.iter().map(latest_attribute).collect();
+        let due = next.due.iter();
+        let due = due.map(|(listener, due)| (listener.clone(), number(*due)));
+        let over = read.pending.keys();
+        let over = over.filter(|name| !next.pending.contains_key(*name));
+        let over: Vec<_> = over.take(MAX_REMOVED).collect();
+        let names = (0..over.len()).map(|n| format!("#n{n}"));
+        let names: Vec<_> = names.collect();
+        // An earlier version puts the state into the index.
+        let removed: String = names.iter().map(|name| format!(", {name}")).collect();
+        let pull = if next.pull.is_some() {
+            ", pull = :pull"
+        } else {
+            ""
+        };
+        let expression = format!(
+            "SET clock = :clock, floor = :floor, latest = :latest, due = :due, adopted = :adopted{pull} \
+             REMOVE last_modified{removed}"
+        );
+        let names = names.into_iter().zip(over.into_iter().cloned());
+        let names: HashMap<_, _> = names.collect();
+        let mut update = self
+            .client
             .update_item()
             .table_name(&self.table)
             .set_key(Some(key().into_item()))
+            .update_expression(expression)
+            .set_expression_attribute_names(Some(names).filter(|names| !names.is_empty()))
+            .expression_attribute_values(":clock", number(next.clock()))
+            .expression_attribute_values(":floor", number(next.floor))
+            .expression_attribute_values(":latest", AttributeValue::M(latest))
+            .expression_attribute_values(":due", AttributeValue::M(due.collect()))
+            .expression_attribute_values(":adopted", number(Timestamp(next.adopted)))
+            .return_values(ReturnValue::AllNew)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        update = match read.clock {
+            Some(clock) => update
+                .condition_expression("clock = :read")
+                .expression_attribute_values(":read", number(clock)),
+            None => update.condition_expression("attribute_not_exists(clock)"),
+        };
+        if let Some(pull) = next.pull {
+            update =
+                update.expression_attribute_values(":pull", AttributeValue::M(pull.into_item()));
+        }
+        match update.send().await {
+            Ok(answer) => {
+                let item = answer.attributes.unwrap_or_default();
+                MonitorState::from_item(&item).map(Replaced::Done)
+            }
+            Err(error) => match error.as_service_error() {
+                Some(UpdateItemError::ConditionalCheckFailedException(refused)) => {
+                    let present = refused.item().map(MonitorState::from_item).transpose()?;
+                    Ok(Replaced::Refused(present.unwrap_or_default()))
+                }
+                _ => Err(StoreError::request("UpdateItem")(error)),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn change(collection: &str, last_modified: u64) -> CollectionChange {
+        CollectionChange {
+            bucket: "main".to_owned(),
+            collection: collection.to_owned(),
+            last_modified: Timestamp(last_modified),
+            deleted: false,
+        }
+    }
+
+    #[test]
+    fn a_position_is_the_timestamp_or_the_next_one_that_is_free() {
+        let mut state = MonitorState::default();
+        let mut record =
+            |collection: &str, at| state.record(&change(collection, at), None).position.0;
+        assert_eq!(record("a", 5), 5);
+        assert_eq!(record("b", 5), 6);
+        assert_eq!(record("c", 3), 7);
+        assert_eq!(record("d", 7), 8);
+        assert_eq!(record("d", 20), 20);
+        // What is known keeps its position.
+        assert_eq!(record("d", 20), 20);
+        assert_eq!(record("d", 9), 20);
+        assert_eq!(record("c", 3), 7);
+        let latest: Vec<_> = state
+            .latest()
+            .iter()
+            .map(|entry| &*entry.change.collection)
+            .collect();
+        assert_eq!(latest, ["a", "b", "c", "d"]);
+    }
+
+    #[test]
+    fn the_item_of_a_collection_counts_where_the_state_has_forgotten_it() {
+        let mut state = MonitorState::default();
+        let stored = state.record(&change("a", 5), None);
+        let mut state = MonitorState {
+            clock: Some(Timestamp(9)),
+            ..MonitorState::default()
+        };
+        assert!(state.needs_item(&change("a", 9)) && !state.needs_item(&change("a", 10)));
+        assert_eq!(state.record(&change("a", 5), Some(&stored)), stored);
+        assert_eq!(state.record(&change("a", 6), Some(&stored)).position.0, 10);
+        assert!(!state.needs_item(&change("a", 6)));
+    }
+
+    proptest! {
+        #[test]
+        fn every_change_is_in_the_state_or_was_folded_and_the_floor_lies_between(
+            changes in prop::collection::vec((0..40_u8, 0..100_u64, any::<bool>()), 1..200),
+        ) {
+            let mut state = MonitorState::default();
+            let (mut written, mut items) = (state.clone(), HashMap::new());
+            for (n, at, is_written) in changes {
+                let change = change(&format!("{n:->60}"), at);
+                let stored = items.get(&change.collection).filter(|_| state.needs_item(&change));
+                let entry = state.record(&change, stored);
+                prop_assert!(entry.change.last_modified >= change.last_modified);
+                if is_written {
+                    for folded in state.fold(written.clock()) {
+                        prop_assert!(written.latest().contains(&folded));
+                        items.insert(folded.change.collection.clone(), folded);
+                    }
+                    prop_assert!(state.bytes() <= MAX_BYTES || state.latest().iter().all(|e| e.position > written.clock()));
+                    written = state.clone();
+                }
+                prop_assert!(state.latest().iter().all(|entry| entry.position > state.floor()));
+                prop_assert!(state.latest().is_sorted_by_key(|entry| entry.position));
+                prop_assert!(items.values().all(|entry| entry.position <= state.floor()));
+                let known = state.entry(&change).or(items.get(&change.collection));
+                prop_assert_eq!(known, Some(&entry));
+            }
+        }
     }
 }

@@ -1,0 +1,250 @@
+//! Recording changes in the monitor: new ones get positions of its clock, all in one conditional update of its state
+//! ([decision 13](../../../docs/decisions/013-monitor-clock.md)).
+//!
+//! A process remembers the state that it wrote last, so usually it reads nothing. Where others write too, the update is
+//! refused, and answers with the present state, to which the changes are applied again.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::Audience;
+use crate::resource::ObjectUri;
+use crate::store::monitor::{
+    CollectionChange, MonitorEntry, MonitorState, Replaced, StoredEntry, split_update,
+};
+use crate::store::{Store, StoreError};
+use crate::timestamp::Timestamp;
+
+/// How often an update is tried, which takes about ten seconds.
+const MAX_ATTEMPTS: u32 = 30;
+/// The longest pause before the second attempt. It doubles with each …
+const FIRST_PAUSE: Duration = Duration::from_millis(8);
+/// … up to this.
+const MAX_PAUSE: Duration = Duration::from_millis(500);
+
+/// The entries of collections that are in items of their own.
+type Stored = HashMap<ObjectUri, MonitorEntry>;
+
+/// What records changes.
+#[derive(Clone, Debug)]
+pub(super) struct Recorder {
+    store: Store,
+    pub(super) audience: Audience,
+    remembered: Arc<Mutex<Option<Remembered>>>,
+}
+
+/// The state that this process wrote last.
+#[derive(Clone, Debug)]
+struct Remembered {
+    state: MonitorState,
+    /// Whether nobody else wrote between the last two updates. If somebody did, reading the state is cheaper than an
+    /// update that is refused.
+    was_undisturbed: bool,
+}
+
+/// A state, and whether it was read or answered since the changes at hand came.
+struct Held {
+    state: MonitorState,
+    is_fresh: bool,
+}
+
+impl Recorder {
+    pub(super) fn new(store: Store, audience: Audience) -> Self {
+        Self {
+            store,
+            audience,
+            remembered: Arc::default(),
+        }
+    }
+
+    /// Records changes, no more than one update takes. The state in which all of them are known.
+    ///
+    /// One `UpdateItem` if any is new, a `GetItem` where this process remembers nothing, and one `BatchGetItem` if a
+    /// change is not after the clock and its collection has not changed lately. Each time that others write at the same
+    /// moment, the update is repeated. What the state has no room for any more is a `PutItem` for each entry before it.
+    ///
+    /// # Errors
+    /// The table failed, or others wrote before each attempt.
+    pub(super) async fn record(
+        &self,
+        changes: &[&CollectionChange],
+    ) -> Result<MonitorState, StoreError> {
+        let mut held = self.held().await?;
+        let must_adopt = held.state.needs_adoption();
+        if must_adopt {
+            held = Held::fresh(self.adopt(held.state).await?);
+        }
+        let record = |state: &mut MonitorState, stored: &Stored| {
+            for change in changes {
+                let entry = state.record(change, stored.get(&change.uri()));
+                self.tell(state, &entry);
+            }
+        };
+        let state = self.update(held, changes, record).await?;
+        if state.needs_adoption() && !must_adopt {
+            return self.adopt(state).await;
+        }
+        Ok(state)
+    }
+
+    /// Gives positions to what functions of an earlier version left, if they did.
+    ///
+    /// # Errors
+    /// As [`Self::record`].
+    pub(super) async fn adopt_if_needed(&self) -> Result<(), StoreError> {
+        let state = self.store.monitor_state().await?;
+        if state.needs_adoption() {
+            self.adopt(state).await?;
+        }
+        Ok(())
+    }
+
+    /// Has everybody told of an entry whom it concerns.
+    fn tell(&self, state: &mut MonitorState, entry: &MonitorEntry) {
+        let MonitorEntry { position, change } = entry;
+        for listener in &self.audience.megaphones {
+            if self.audience.is_told(listener, change) {
+                state.raise_due(&listener.name, *position);
+            }
+        }
+        if self.audience.is_told_to_readers(change) {
+            let debounce = self.audience.broadcasts.debounce;
+            state.raise_pull(*position, Timestamp::now(), debounce);
+        }
+    }
+
+    /// Starts the clock, after all that an earlier version wrote.
+    async fn start(&self, read: MonitorState) -> Result<MonitorState, StoreError> {
+        let stored = self.store.stored_monitor_entries().await?;
+        let pull = self.store.pull_state_of_earlier_version().await?;
+        let positions = stored.iter().map(|stored| stored.entry.position);
+        let mut state = read.clone();
+        state.start(positions.max().unwrap_or_default(), pull, Timestamp::now());
+        let (Replaced::Done(state) | Replaced::Refused(state)) =
+            self.store.replace_monitor_state(&read, state).await?;
+        Ok(state)
+    }
+
+    /// Gives the next positions to all entries that functions of an earlier version wrote
+    /// ([decision 14](../../../docs/decisions/014-update-in-place.md)).
+    ///
+    /// These do not tell which of them they wrote before the clock was started, so it may be that somebody hears twice of
+    /// a change.
+    async fn adopt(&self, mut read: MonitorState) -> Result<MonitorState, StoreError> {
+        if !read.has_clock() {
+            read = self.start(read).await?;
+            if !read.needs_adoption() {
+                return Ok(read);
+            }
+        }
+        let stored = self.store.stored_monitor_entries().await?.into_iter();
+        let stored = stored.filter(|stored| stored.is_of_earlier_version);
+        let mut changes: Vec<_> = stored
+            .map(|StoredEntry { entry, .. }| entry.change)
+            .collect();
+        changes.sort_by_key(|change| change.last_modified);
+        let highest = changes
+            .last()
+            .map_or(Timestamp(0), |last| last.last_modified);
+        let mut state = read.clone();
+        let mut left = &*changes;
+        while !left.is_empty() {
+            let (part, rest) = split_update(left, |change| change);
+            let record = |state: &mut MonitorState, _: &Stored| {
+                for change in part {
+                    if !state.knows(change) {
+                        // Megaphone may have been told of each at its timestamp.
+                        state.advance(highest);
+                        let entry = state.record(change, None);
+                        self.tell(state, &entry);
+                    }
+                }
+            };
+            state = self.update(Held::fresh(state), &[], record).await?;
+            left = rest;
+        }
+        let adopt = |state: &mut MonitorState, _: &Stored| {
+            state.adopt(read.version(), Timestamp::now());
+        };
+        self.update(Held::fresh(state), &[], adopt).await
+    }
+
+    /// Has `apply` change the state, given the items of these collections of which the state does not know enough. What
+    /// leaves the state is in an item of its own before.
+    async fn update(
+        &self,
+        mut held: Held,
+        collections: &[&CollectionChange],
+        apply: impl Fn(&mut MonitorState, &Stored),
+    ) -> Result<MonitorState, StoreError> {
+        let mut longest_pause = FIRST_PAUSE;
+        for _ in 0..MAX_ATTEMPTS {
+            let mut next = held.state.clone();
+            let unknown = collections.iter().copied();
+            let unknown = unknown.filter(|change| next.needs_item(change));
+            let stored = self.store.monitor_entries_of(unknown.collect()).await?;
+            apply(&mut next, &stored);
+            if next == held.state {
+                if held.is_fresh {
+                    return Ok(next);
+                }
+                // Nothing to write, so nothing would tell that the state is another by now.
+                held = Held::fresh(self.store.monitor_state().await?);
+                continue;
+            }
+            let folded = next.fold(held.state.clock());
+            self.store.put_monitor_entries(folded).await?;
+            match self.store.replace_monitor_state(&held.state, next).await? {
+                Replaced::Done(state) => {
+                    self.remember(&held.state, &state);
+                    return Ok(state);
+                }
+                Replaced::Refused(present) => held = Held::fresh(present),
+            }
+            let milliseconds = longest_pause.as_millis() as u64;
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(0..=milliseconds))).await;
+            longest_pause = (longest_pause * 2).min(MAX_PAUSE);
+        }
+        Err(StoreError::MonitorContended(MAX_ATTEMPTS))
+    }
+
+    async fn held(&self) -> Result<Held, StoreError> {
+        let is_trusted = |remembered: &Remembered| {
+            remembered.was_undisturbed && !remembered.state.needs_adoption()
+        };
+        let remembered = self.lock().clone();
+        match remembered.filter(is_trusted) {
+            Some(Remembered { state, .. }) => Ok(Held {
+                state,
+                is_fresh: false,
+            }),
+            None => Ok(Held::fresh(self.store.monitor_state().await?)),
+        }
+    }
+
+    fn remember(&self, replaced: &MonitorState, state: &MonitorState) {
+        let mut remembered = self.lock();
+        let before = remembered.as_ref();
+        let was_undisturbed = before.is_none_or(|before| before.state.clock() == replaced.clock());
+        *remembered = Some(Remembered {
+            state: state.clone(),
+            was_undisturbed,
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Remembered>> {
+        self.remembered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    fn fresh(state: MonitorState) -> Self {
+        Self {
+            state,
+            is_fresh: true,
+        }
+    }
+}

@@ -24,10 +24,10 @@ pub use rebuild::{Input, Output, RebuildError, Rebuilt};
 use crate::queue::{BroadcastQueue, QueueError};
 use crate::resource::{Kind, ObjectUri, is_valid_id};
 use crate::settings::{BroadcastsSettings, ChangesSettings, MegaphoneSettings};
-use crate::store::monitor::{CollectionChange, split_update};
+use crate::store::monitor::{CollectionChange, MonitorState, split_update};
 use crate::store::{Store, StoreError, TIMESTAMP_KEY};
 use crate::timestamp::Timestamp;
-use recorder::Recorder;
+use recorder::{Held, Recorder};
 
 /// Requests to the table that are under way at once.
 const CONCURRENCY: usize = 16;
@@ -133,30 +133,85 @@ impl Aggregator {
         // Where a batch brings several collections, their positions are in the order of their timestamps.
         changes.sort_by_key(|change| change.change.last_modified);
         let mut failed = vec![];
+        let Some(first) = earliest(&changes) else {
+            return failed;
+        };
+        let (mut held, has_adopted) = match self.held().await {
+            Ok(held) => held,
+            Err(failure) => return vec![(first, failure)],
+        };
         let mut left = &*changes;
         while !left.is_empty() {
             let (update, rest) = split_update(left, |numbered| &numbered.change);
             let part: Vec<_> = update.iter().map(|numbered| &numbered.change).collect();
-            let state = match self.recorder.record(&part).await {
+            let state = match self.recorder.record(held, &part).await {
                 Ok(state) => state,
                 Err(error) => {
                     failed.extend(earliest(left).map(|number| (number, error.into())));
                     return failed;
                 }
             };
-            for listener in &self.recorder.audience.megaphones {
-                let is_told =
-                    |change: &&CollectionChange| self.recorder.audience.is_told(listener, change);
-                if let Some(version) = state.due(&listener.name)
-                    && part.iter().any(is_told)
-                    && let Err(error) = self.queue.request(&listener.name, version).await
-                {
-                    failed.extend(earliest(update).map(|number| (number, error.into())));
-                }
+            let audience = &self.recorder.audience;
+            let concerns = |listener: &MegaphoneSettings| {
+                part.iter().any(|change| audience.is_told(listener, change))
+            };
+            if let Err(failure) = self.request_broadcasts(&state, concerns).await {
+                failed.extend(earliest(update).map(|number| (number, failure)));
             }
+            held = Held::fresh(state);
             left = rest;
         }
+        // What was remembered may not have told of it.
+        if held.state.needs_adoption()
+            && !has_adopted
+            && let Err(failure) = self.adopt(held.state).await
+        {
+            failed.push((first, failure));
+        }
         failed
+    }
+
+    /// The monitor's state, in which all that functions of an earlier version left has a position; and whether they had
+    /// left anything.
+    async fn held(&self) -> Result<(Held, bool), Failure> {
+        let held = self.recorder.held().await?;
+        if !held.state.needs_adoption() {
+            return Ok((held, false));
+        }
+        Ok((Held::fresh(self.adopt(held.state).await?), true))
+    }
+
+    /// Gives positions to what functions of an earlier version left, and has everybody told of it
+    /// ([decision 14](../../docs/decisions/014-update-in-place.md)).
+    async fn adopt(&self, mut read: MonitorState) -> Result<MonitorState, Failure> {
+        if !read.has_clock() {
+            read = self.recorder.start(read).await?;
+        }
+        if !read.needs_adoption() {
+            return Ok(read);
+        }
+        let version = read.version();
+        let state = self.recorder.adopt(read).await?;
+        self.request_broadcasts(&state, |_| true).await?;
+        Ok(self.recorder.end_adoption(state, version).await?)
+    }
+
+    /// Asks the queue to have those listeners told whom it `concerns`. The failure, if one or more could not be asked for.
+    async fn request_broadcasts(
+        &self,
+        state: &MonitorState,
+        concerns: impl Fn(&MegaphoneSettings) -> bool,
+    ) -> Result<(), Failure> {
+        let mut outcome = Ok(());
+        for listener in &self.recorder.audience.megaphones {
+            if let Some(version) = state.due(&listener.name)
+                && concerns(listener)
+                && let Err(error) = self.queue.request(&listener.name, version).await
+            {
+                outcome = Err(error.into());
+            }
+        }
+        outcome
     }
 }
 

@@ -95,7 +95,10 @@ impl Aggregator {
     /// # Errors
     /// The table or the queue failed.
     pub async fn rebuild_monitor(&self) -> Result<Rebuilt, RebuildError> {
-        self.recorder.adopt_if_needed().await?;
+        let state = self.store.monitor_state().await?;
+        if state.needs_adoption() {
+            self.adopt(state).await?;
+        }
         let (_, known) = self.store.monitor().await?;
         let known = known.into_iter().map(|entry| entry.change);
         let mut known: HashMap<_, _> = known.map(|change| (change.uri(), change)).collect();

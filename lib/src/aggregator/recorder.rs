@@ -44,8 +44,8 @@ struct Remembered {
 }
 
 /// A state, and whether it was read or answered since the changes at hand came.
-struct Held {
-    state: MonitorState,
+pub(super) struct Held {
+    pub(super) state: MonitorState,
     is_fresh: bool,
 }
 
@@ -58,46 +58,42 @@ impl Recorder {
         }
     }
 
+    /// The state to record changes in: the one that this process remembers if it is likely to be the present one, else that
+    /// of the table, by one `GetItem`.
+    pub(super) async fn held(&self) -> Result<Held, StoreError> {
+        let is_trusted = |remembered: &Remembered| {
+            remembered.was_undisturbed && !remembered.state.needs_adoption()
+        };
+        let remembered = self.lock().clone();
+        match remembered.filter(is_trusted) {
+            Some(Remembered { state, .. }) => Ok(Held {
+                state,
+                is_fresh: false,
+            }),
+            None => Ok(Held::fresh(self.store.monitor_state().await?)),
+        }
+    }
+
     /// Records changes, no more than one update takes. The state in which all of them are known.
     ///
-    /// One `UpdateItem` if any is new, a `GetItem` where this process remembers nothing, and one `BatchGetItem` if a
-    /// change is not after the clock and its collection has not changed lately. Each time that others write at the same
-    /// moment, the update is repeated. What the state has no room for any more is a `PutItem` for each entry before it.
+    /// One `UpdateItem` if any is new, and one `BatchGetItem` if a change is not after the clock and its collection has not
+    /// changed lately. Each time that others write at the same moment, the update is repeated. What the state has no
+    /// room for any more is a `PutItem` for each entry before it.
     ///
     /// # Errors
     /// The table failed, or others wrote before each attempt.
     pub(super) async fn record(
         &self,
+        held: Held,
         changes: &[&CollectionChange],
     ) -> Result<MonitorState, StoreError> {
-        let mut held = self.held().await?;
-        let must_adopt = held.state.needs_adoption();
-        if must_adopt {
-            held = Held::fresh(self.adopt(held.state).await?);
-        }
         let record = |state: &mut MonitorState, stored: &Stored| {
             for change in changes {
                 let entry = state.record(change, stored.get(&change.uri()));
                 self.tell(state, &entry);
             }
         };
-        let state = self.update(held, changes, record).await?;
-        if state.needs_adoption() && !must_adopt {
-            return self.adopt(state).await;
-        }
-        Ok(state)
-    }
-
-    /// Gives positions to what functions of an earlier version left, if they did.
-    ///
-    /// # Errors
-    /// As [`Self::record`].
-    pub(super) async fn adopt_if_needed(&self) -> Result<(), StoreError> {
-        let state = self.store.monitor_state().await?;
-        if state.needs_adoption() {
-            self.adopt(state).await?;
-        }
-        Ok(())
+        self.update(held, changes, record).await
     }
 
     /// Has everybody told of an entry whom it concerns.
@@ -115,7 +111,7 @@ impl Recorder {
     }
 
     /// Starts the clock, after all that an earlier version wrote.
-    async fn start(&self, read: MonitorState) -> Result<MonitorState, StoreError> {
+    pub(super) async fn start(&self, read: MonitorState) -> Result<MonitorState, StoreError> {
         let stored = self.store.stored_monitor_entries().await?;
         let pull = self.store.pull_state_of_earlier_version().await?;
         let positions = stored.iter().map(|stored| stored.entry.position);
@@ -131,13 +127,7 @@ impl Recorder {
     ///
     /// These do not tell which of them they wrote before the clock was started, so it may be that somebody hears twice of
     /// a change.
-    async fn adopt(&self, mut read: MonitorState) -> Result<MonitorState, StoreError> {
-        if !read.has_clock() {
-            read = self.start(read).await?;
-            if !read.needs_adoption() {
-                return Ok(read);
-            }
-        }
+    pub(super) async fn adopt(&self, read: MonitorState) -> Result<MonitorState, StoreError> {
         let stored = self.store.stored_monitor_entries().await?.into_iter();
         let stored = stored.filter(|stored| stored.is_of_earlier_version);
         let mut changes: Vec<_> = stored
@@ -147,7 +137,7 @@ impl Recorder {
         let highest = changes
             .last()
             .map_or(Timestamp(0), |last| last.last_modified);
-        let mut state = read.clone();
+        let mut state = read;
         let mut left = &*changes;
         while !left.is_empty() {
             let (part, rest) = split_update(left, |change| change);
@@ -164,8 +154,17 @@ impl Recorder {
             state = self.update(Held::fresh(state), &[], record).await?;
             left = rest;
         }
+        Ok(state)
+    }
+
+    /// Notes that the entries of an earlier version are adopted, up to that `version`.
+    pub(super) async fn end_adoption(
+        &self,
+        state: MonitorState,
+        version: u64,
+    ) -> Result<MonitorState, StoreError> {
         let adopt = |state: &mut MonitorState, _: &Stored| {
-            state.adopt(read.version(), Timestamp::now());
+            state.adopt(version, Timestamp::now());
         };
         self.update(Held::fresh(state), &[], adopt).await
     }
@@ -209,20 +208,6 @@ impl Recorder {
         Err(StoreError::MonitorContended(MAX_ATTEMPTS))
     }
 
-    async fn held(&self) -> Result<Held, StoreError> {
-        let is_trusted = |remembered: &Remembered| {
-            remembered.was_undisturbed && !remembered.state.needs_adoption()
-        };
-        let remembered = self.lock().clone();
-        match remembered.filter(is_trusted) {
-            Some(Remembered { state, .. }) => Ok(Held {
-                state,
-                is_fresh: false,
-            }),
-            None => Ok(Held::fresh(self.store.monitor_state().await?)),
-        }
-    }
-
     fn remember(&self, replaced: &MonitorState, state: &MonitorState) {
         let mut remembered = self.lock();
         let before = remembered.as_ref();
@@ -241,7 +226,7 @@ impl Recorder {
 }
 
 impl Held {
-    fn fresh(state: MonitorState) -> Self {
+    pub(super) fn fresh(state: MonitorState) -> Self {
         Self {
             state,
             is_fresh: true,

@@ -465,11 +465,12 @@ async fn a_single_write_that_meets_a_transaction_or_itself_is_not_taken_for_refu
     let kinto = Kinto::new();
     let store = Store::new(kinto.aws.dynamodb(), TABLE);
     let conflict = Fault::error("TransactionConflictException");
-    fail_first(&kinto, 6, "UpdateItem", conflict);
-    store.set_broadcast_due("mp", Timestamp(7)).await.unwrap();
-    fail_first(&kinto, 1, "UpdateItem", Fault::AnswerLost);
-    let claim = store.claim_broadcast("mp", "me", Timestamp(8), Timestamp(9));
-    assert_eq!(claim.await.unwrap(), Claim::Granted(Timestamp(7)));
+    for (failures, fault) in [(6, conflict), (1, Fault::AnswerLost)] {
+        fail_first(&kinto, failures, "UpdateItem", fault);
+        let (due, now) = (Some(Timestamp(7)), Timestamp(8));
+        let claim = store.claim_broadcast("mp", "me", due, now, now.next());
+        assert_eq!(claim.await.unwrap(), Claim::Granted(Timestamp(7)));
+    }
 }
 
 #[tokio::test(start_paused = true)]

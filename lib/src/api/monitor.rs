@@ -267,12 +267,14 @@ pub async fn records(
         return Ok(answer);
     }
     check_media_types(request)?;
+    let parse = |now| ListQuery::parse_keyed(request, Some(&FIELDS), KEYS, api, now);
+    // Whatever time it asks for: which ones there can be is known when the latest is.
+    let bounds = parse(Timestamp(u64::MAX / 2)).map(|query| query.bounds());
+    let bounds = bounds.unwrap_or_default();
     let state = store.monitor_state().await?;
-    // The monitor's clock may be ahead of ours, and what it said must be taken back.
-    let now = state.clock().max(Timestamp::now());
-    let query = ListQuery::parse_keyed(request, Some(&FIELDS), KEYS, api, now);
-    let bounds = query.as_ref().map(ListQuery::bounds).unwrap_or_default();
     let shown = monitor.read(store, changes, state, bounds.since).await?;
+    // The monitor's clock may be ahead of ours, and what it said must be taken back.
+    let query = parse(listing::reference_time(Timestamp::now(), shown.timestamp));
     let kept = |response| keep(response, request, api);
     // As in Kinto, these go before a query string that cannot be read.
     if let Some(not_modified) = listing::check_preconditions(request, shown.timestamp)? {

@@ -56,9 +56,16 @@ impl Timestamp {
         Self::from_digits(digits)
     }
 
-    /// Reads `123` or `"123"`, the forms of times in a query string. `None` for anything else.
+    /// Reads `W/"123"`, which a CDN makes of an entity tag when it compresses. `None` for anything else.
+    pub fn from_weak_etag(value: &str) -> Option<Self> {
+        Self::from_etag(value.strip_prefix("W/")?)
+    }
+
+    /// Reads `123`, `"123"` or `W/"123"`, the forms of times in a query string. `None` for anything else.
     pub fn from_query(value: &str) -> Option<Self> {
-        Self::from_etag(value).or_else(|| Self::from_digits(value))
+        Self::from_etag(value)
+            .or_else(|| Self::from_weak_etag(value))
+            .or_else(|| Self::from_digits(value))
     }
 
     /// Reads `123`: ASCII digits only, no sign. `None` for anything else.

@@ -14,7 +14,7 @@ use super::auth::{Credentials, User};
 use super::body::check_media_types;
 use super::caching;
 use super::error::{ApiError, Detail};
-use super::request::Request;
+use super::request::{Request, is_weakly};
 use super::response::Response;
 use super::{Api, listing, lists};
 use crate::resource::{Kind, ListUri, ObjectUri};
@@ -188,8 +188,18 @@ pub async fn of_collection(
 
     let known = request.header(IF_NONE_MATCH);
     let etag = collection.etag(collection.timestamp);
-    if known == Some(&*etag) {
-        return Ok(Response::empty(StatusCode::NOT_MODIFIED).tagged(&etag));
+    let of = (uri.bucket_id(), uri.id());
+    let (is_anonymous, caching) = (user.id.is_none(), &settings.api.caching);
+    // Whatever is answered of this state says the same of it, whether it has a body or not.
+    let described = |response: Response, collection: &Collection, timestamp: Timestamp| {
+        let response = response
+            .last_modified(timestamp.max(collection.last_modified))
+            .tagged(&collection.etag(timestamp));
+        caching::keep_changes(response, of, request, timestamp, is_anonymous, caching)
+    };
+    if known.is_some_and(|known| is_weakly(known, &etag)) {
+        let response = Response::empty(StatusCode::NOT_MODIFIED);
+        return Ok(described(response, &collection, collection.timestamp));
     }
     let wanted = Wanted {
         since: query.since.unwrap_or_default(),
@@ -249,13 +259,8 @@ pub async fn of_collection(
         api.changesets.keep(&records, Arc::clone(&state));
     }
     let timestamp = state.timestamp;
-    let response = Response::json_text(StatusCode::OK, body_of(&collection, &state, &query)?)
-        .last_modified(timestamp.max(collection.last_modified))
-        .tagged(&collection.etag(timestamp));
-    let of = (uri.bucket_id(), uri.id());
-    let (is_anonymous, caching) = (user.id.is_none(), &settings.api.caching);
-    let response = caching::keep_changes(response, of, request, is_anonymous, caching);
-    Ok(response)
+    let response = Response::json_text(StatusCode::OK, body_of(&collection, &state, &query)?);
+    Ok(described(response, &collection, timestamp))
 }
 
 /// The JSON of a changeset: what is asked for of the records.

@@ -128,12 +128,13 @@ impl Api {
         match Request::from_event(event) {
             Ok(request) => {
                 let accept_encoding = request.header(ACCEPT_ENCODING).unwrap_or_default();
-                let response = self.answer(&request).await;
+                let mut response = self.answer(&request).await;
+                caching::complete(&request, &mut response);
                 response.into_event(request.method == Method::HEAD, accept_encoding)
             }
             Err(error) => {
                 let response = error.into_response(&self.settings.api);
-                response.into_event(false, "")
+                response.uncached().into_event(false, "")
             }
         }
     }

@@ -5,7 +5,9 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::Method;
 use http::header::{HOST, HeaderMap, HeaderName};
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{
+    AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode,
+};
 
 use super::error::ApiError;
 use crate::settings::ApiSettings;
@@ -24,6 +26,14 @@ const NOT_IN_PATHS: &AsciiSet = &CONTROLS
     .add(b'`')
     .add(b'{')
     .add(b'}');
+
+/// Characters that are escaped in a query string: all but RFC 3986's unreserved ones, so that the names of parameters
+/// stay as they came.
+pub const IN_QUERY: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
 /// An HTTP request.
 #[derive(Clone, Debug)]
@@ -115,10 +125,16 @@ impl Request {
         format!("{scheme}://{host}")
     }
 
-    /// The absolute URL of another path, decoded, with the query string of this request.
+    /// Another path, decoded, with the query string of this request: of the host in the settings, else relative, so
+    /// that no cache keeps a redirect to a host that somebody else named.
     pub fn url_of(&self, path: &str, settings: &ApiSettings) -> String {
+        let origin = settings.http_host.as_ref().map(|_| self.origin(settings));
         let path = utf8_percent_encode(path, NOT_IN_PATHS);
-        format!("{}{path}{}", self.origin(settings), self.query_suffix())
+        format!(
+            "{}{path}{}",
+            origin.unwrap_or_default(),
+            self.query_suffix()
+        )
     }
 
     /// The query string with its `?`, empty when there is none.
@@ -135,19 +151,14 @@ impl Request {
     /// # Errors
     /// 400 when one is neither `*` nor a whole number between double quotes.
     pub fn preconditions(&self) -> Result<Preconditions, ApiError> {
-        let read = |name: &'static str, header: HeaderName| match self.headers.get(&header) {
-            None => Ok(None),
-            Some(value) => match value.to_str().map(str::trim) {
-                Ok("*") => Ok(Some(Tag::Any)),
-                Ok(text) if Timestamp::from_etag(text).is_some() => {
-                    Ok(Timestamp::from_etag(text).map(Tag::Exactly))
-                }
-                _ => Err(ApiError::invalid(
-                    "header",
-                    name,
-                    "The value must be `*` or an integer between double quotes",
-                )),
-            },
+        let read = |name: &'static str, header: HeaderName| {
+            let Some(value) = self.headers.get(&header) else {
+                return Ok(None);
+            };
+            let tag = value.to_str().ok().and_then(|text| Tag::parse(text.trim()));
+            let wrong = "The value must be `*` or an integer between double quotes";
+            tag.map(Some)
+                .ok_or_else(|| ApiError::invalid("header", name, wrong))
         };
         Ok(Preconditions {
             if_match: read("If-Match", http::header::IF_MATCH)?,
@@ -163,6 +174,25 @@ pub enum Tag {
     Any,
     /// One entity tag.
     Exactly(Timestamp),
+    /// One weak entity tag, as a CDN makes of ours when it compresses: as good as the other where a copy is to be
+    /// confirmed, worth nothing where a write depends on it (RFC 9110, 8.8.3.2).
+    Weakly(Timestamp),
+}
+
+impl Tag {
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "*" => Some(Self::Any),
+            text => Timestamp::from_etag(text)
+                .map(Self::Exactly)
+                .or_else(|| Timestamp::from_weak_etag(text).map(Self::Weakly)),
+        }
+    }
+}
+
+/// Whether an entity tag is `etag`, a strong one, or the weak one that was made of it.
+pub fn is_weakly(tag: &str, etag: &str) -> bool {
+    tag.strip_prefix("W/").unwrap_or(tag) == etag
 }
 
 /// `If-Match` and `If-None-Match` of a request.
@@ -177,7 +207,7 @@ pub struct Preconditions {
 impl Preconditions {
     /// Whether `If-None-Match` says that the client has `current` already: 304 on reads.
     pub fn not_modified(self, current: Timestamp) -> bool {
-        self.if_none_match == Some(Tag::Exactly(current))
+        matches!(self.if_none_match, Some(Tag::Exactly(tag) | Tag::Weakly(tag)) if tag == current)
     }
 
     /// Whether the preconditions let a request go on (Kinto 26.5: equality only, `If-Match` above the current
@@ -189,6 +219,7 @@ impl Preconditions {
             (_, Some(Tag::Any), Some(_)) => false,
             (Some(_), _, None) => false,
             (Some(Tag::Exactly(tag)), _, Some(current)) => tag == current,
+            (Some(Tag::Weakly(_)), _, _) => false,
             _ => true,
         }
     }
@@ -219,5 +250,20 @@ mod tests {
         assert!(if_none_match(Tag::Exactly(Timestamp(5))).hold(now));
         assert!(if_none_match(Tag::Exactly(Timestamp(5))).not_modified(Timestamp(5)));
         assert!(!if_none_match(Tag::Any).not_modified(Timestamp(5)));
+    }
+
+    #[test]
+    fn a_weak_tag_confirms_a_copy_and_lets_no_write_through() {
+        let tag = Tag::Weakly(Timestamp(5));
+        let confirming = Preconditions {
+            if_none_match: Some(tag),
+            ..Preconditions::default()
+        };
+        assert!(confirming.not_modified(Timestamp(5)) && !confirming.not_modified(Timestamp(6)));
+        let writing = Preconditions {
+            if_match: Some(tag),
+            ..Preconditions::default()
+        };
+        assert!(!writing.hold(Some(Timestamp(5))));
     }
 }

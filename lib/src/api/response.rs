@@ -127,6 +127,11 @@ impl Response {
         self.headers.insert(name, value);
     }
 
+    /// Removes a header.
+    pub fn remove(&mut self, name: HeaderName) {
+        self.headers.remove(name);
+    }
+
     /// Sets a header to a text; leaves it out when a header cannot hold that text.
     pub fn set_text(&mut self, name: HeaderName, value: &str) {
         if let Ok(value) = HeaderValue::from_str(value) {
@@ -188,15 +193,10 @@ impl Response {
     fn refuse(&mut self) -> Body {
         let refusal = ApiError::ResponseTooLarge;
         self.status = refusal.status();
-        for header in [
-            CACHE_CONTROL,
-            CONTENT_ENCODING,
-            ETAG,
-            EXPIRES,
-            LAST_MODIFIED,
-        ] {
+        for header in [CONTENT_ENCODING, ETAG, EXPIRES, LAST_MODIFIED] {
             self.headers.remove(header);
         }
+        self.set(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         Body::Text(refusal.body().to_string())
     }
 }

@@ -49,7 +49,11 @@ pub async fn hello(api: &Api, request: &Request, user: &User) -> Response {
     hello["capabilities"] = capabilities(api).await;
     let response = Response::json(StatusCode::OK, &hello);
     if settings.readonly {
-        response.kept_for(web.root_cache_expires_seconds, Timestamp::now())
+        match &user.id {
+            None => response.kept_for(web.root_cache_expires_seconds, Timestamp::now()),
+            // It names the user.
+            Some(_) => response.uncached(),
+        }
     } else {
         response
     }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
 
+use kinto_local::Fault;
 use serde_json::json;
 use tests::{ALICE, Answer, Kinto, NOBODY};
 
@@ -83,13 +84,72 @@ async fn what_anonymous_requests_share_is_not_for_those_with_credentials() {
     for path in kept() {
         let answer = anonymous.get(&path).await;
         assert_eq!(answer.header("cache-control"), "max-age=60", "{path}");
-        assert_eq!(answer.header("vary"), "authorization", "{path}");
+        // Of Accept-Encoding too, whatever the length: a 304 must say the same and knows none.
+        let vary = answer.header("vary");
+        assert_eq!(vary, "authorization, accept-encoding", "{path}");
     }
-    let hello = Kinto::with(&[("KINTO_READONLY", "true")])
-        .as_user(NOBODY)
-        .get("/")
+}
+
+#[tokio::test]
+async fn what_shows_urls_of_the_server_depends_on_the_host_unless_the_settings_name_it() {
+    let hello = async |vars: &[(&str, &str)]| {
+        let vars = [&[("KINTO_READONLY", "true")], vars].concat();
+        let kinto = Kinto::with(&vars).as_user(NOBODY);
+        let headers = [("Host", "evil.test"), ("X-Forwarded-Proto", "gopher")];
+        kinto.send("GET", "/", &headers, "").await
+    };
+    let named = hello(&[
+        ("KINTO_HTTP_HOST", "kinto.test"),
+        ("KINTO_HTTP_SCHEME", "https"),
+    ])
+    .await;
+    assert_eq!(named.body["url"], "https://kinto.test/v1/");
+    assert_eq!(named.header("vary"), "authorization, accept-encoding");
+    let vary = "host, x-forwarded-proto, authorization, accept-encoding";
+    assert_eq!(hello(&[]).await.header("vary"), vary);
+
+    let kinto = public().await;
+    kinto.put(&format!("{RECORDS}/b"), json!({})).await;
+    let anonymous = kinto.as_user(NOBODY);
+    let page = anonymous.get(&format!("{RECORDS}?_limit=1")).await;
+    let vary = "authorization, accept-encoding, host, x-forwarded-proto";
+    assert_eq!(page.header("vary"), vary);
+    // Where there is no credentials in the request a redirect is for all, and must not lead where somebody else says.
+    let headers = [("Host", "evil.test"), ("X-Forwarded-Host", "evil.test")];
+    for path in ["/v1/buckets/", "/buckets", "/v1"] {
+        let moved = anonymous.send_raw("GET", path, &headers, "").await;
+        let location = moved.header("location");
+        assert!(
+            moved.status == 307 && location.starts_with("/v1/"),
+            "{moved:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn where_a_cdn_has_a_secret_nothing_is_answered_without_it() {
+    let kinto = Kinto::with(&[("KINTO_ORIGIN_SECRET", "hush")]);
+    for shown in ["hush", "hus", "hushh", ""] {
+        let headers = [("X-Origin-Secret", shown)];
+        for (method, path) in [("GET", "/__lbheartbeat__"), ("PUT", "/buckets/main")] {
+            let answer = kinto.send(method, path, &headers, "").await;
+            if shown == "hush" {
+                assert!(answer.status < 300, "{answer:?}");
+            } else {
+                assert_eq!(answer.error(), (403, 121), "{method} {shown}");
+                assert_eq!(answer.header("cache-control"), "no-store");
+            }
+        }
+    }
+    let without = kinto.get("/buckets/main").await;
+    assert_eq!(without.error(), (403, 121));
+    // The requests of a batch came with it.
+    let batch = json!({"requests": [{"path": "/v1/buckets/main"}]});
+    let headers = [("X-Origin-Secret", "hush")];
+    let answer = kinto
+        .send("POST", "/batch", &headers, &batch.to_string())
         .await;
-    assert_eq!(hello.header("vary"), "authorization");
+    assert_eq!(answer.body["responses"][0]["status"], 200);
 }
 
 #[tokio::test]
@@ -141,6 +201,31 @@ async fn no_error_outlives_its_cause() {
         );
         assert_eq!(refused.header("expires"), "");
     }
+    // Nor does what is too large to be sent, nor a failure of ours.
+    let large = json!({"data": {"x": "x".repeat(300_000)}}).to_string();
+    for n in 0..25 {
+        let id = format!("{RECORDS}/large{n}");
+        assert_eq!(kinto.send("PUT", &id, &[], &large).await.status, 201);
+    }
+    let refused = kinto.as_user(NOBODY).get(CHANGESET).await;
+    assert_eq!(refused.status, 413);
+    assert_eq!(refused.header("cache-control"), "no-store");
+    assert_eq!(
+        (refused.header("expires"), refused.header("etag")),
+        ("", "")
+    );
+    kinto
+        .aws
+        .inject(|_, _| Some(Fault::error("InternalServerError")));
+    for path in ["/buckets/main", "/__heartbeat__"] {
+        let failed = kinto.as_user(NOBODY).get(path).await;
+        assert_eq!(
+            (failed.status, failed.header("cache-control")),
+            (503, "no-store"),
+            "{path}"
+        );
+    }
+    kinto.aws.heal();
     let stale = [("If-Match", "\"1\"")];
     let refused = kinto.send("GET", RECORDS, &stale, "").await;
     assert_eq!(

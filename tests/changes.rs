@@ -1012,7 +1012,8 @@ async fn changes_are_kept_for_as_long_as_the_settings_say() {
         assert_eq!(own.header("expires"), "");
         let answer = anonymous.get(&path).await;
         assert_eq!(answer.status, 200, "{path}");
-        assert_eq!(answer.header("vary"), "authorization", "{path}");
+        let vary = answer.header("vary");
+        assert_eq!(vary, "authorization, accept-encoding", "{path}");
         assert_eq!(
             answer.header("cache-control"),
             format!("max-age={seconds}"),
@@ -1036,6 +1037,49 @@ async fn changes_are_kept_for_as_long_as_the_settings_say() {
     assert_eq!(own.header("cache-control"), "no-cache, no-store");
     let answer = anonymous.get(&path).await;
     assert_eq!(answer.header("cache-control"), "max-age=10");
+
+    // Where anonymous users write they are to see what they wrote.
+    let open =
+        json!({"permissions": {"read": ["system.Everyone"], "record:create": ["system.Everyone"]}});
+    kinto.put(COLLECTION, open).await;
+    for path in [path, format!("{COLLECTION}/records")] {
+        let answer = anonymous.get(&path).await;
+        assert_eq!(answer.header("cache-control"), "no-cache, no-store");
+    }
+}
+
+#[tokio::test]
+async fn one_setting_says_how_long_all_is_kept_that_has_no_setting_of_its_own() {
+    let kinto = Kinto::with(&[
+        ("KINTO_CACHE_EXPIRES_SECONDS", "60"),
+        ("KINTO_COLLECTION_CACHE_EXPIRES_SECONDS", "0"),
+        ("KINTO_MAIN_TWO_RECORD_CACHE_EXPIRES_SECONDS", "7"),
+    ]);
+    let public = json!({"permissions": {"read": ["system.Everyone"]}});
+    kinto.put("/buckets/main", public).await;
+    kinto.put(COLLECTION, json!({})).await;
+    kinto.put("/buckets/main/collections/two", json!({})).await;
+    let at = put(&kinto, "a", json!({})).await;
+    let anonymous = kinto.as_user(NOBODY);
+    for (path, lifetime) in [
+        (format!("{MONITOR}/records"), "max-age=60"),
+        (format!("{MONITOR}/changeset?_expected=0"), "max-age=60"),
+        ("/buckets/main".to_owned(), "max-age=60"),
+        ("/buckets/main/groups".to_owned(), "max-age=60"),
+        (COLLECTION.to_owned(), "no-cache, no-store"),
+        (format!("{COLLECTION}/records"), "max-age=60"),
+        (format!("{COLLECTION}/records/a"), "max-age=60"),
+        (format!("{CHANGESET}?_expected=0"), "max-age=60"),
+        (format!("{CHANGESET}?_expected={at}"), "max-age=600"),
+        (
+            "/buckets/main/collections/two/records".to_owned(),
+            "max-age=7",
+        ),
+        ("/".to_owned(), "no-store"),
+    ] {
+        let answer = anonymous.get(&path).await;
+        assert_eq!(answer.header("cache-control"), lifetime, "{path}");
+    }
 }
 
 #[tokio::test]

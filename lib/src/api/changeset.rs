@@ -96,6 +96,8 @@ struct Collection {
     timestamp: Timestamp,
     /// How many transactions wrote records under past times.
     past: u64,
+    /// Whether the user may write its records.
+    is_writable: bool,
     metadata: Map<String, Value>,
 }
 
@@ -128,6 +130,12 @@ impl Collection {
         if !asked.may_read(&unit) {
             return Err(asked.forbidden());
         }
+        let record = records.clone().object("x");
+        let of_records = Asked {
+            uri: &record,
+            ..asked
+        };
+        let is_writable = of_records.may_change(&unit);
         let unknown = || ApiError::unknown_parent(uri);
         let generation = unit.generation_of(records).ok_or_else(unknown)?;
         let live = unit.get(uri).ok_or_else(unknown)?;
@@ -139,6 +147,7 @@ impl Collection {
             last_modified: live.last_modified,
             timestamp: unit.timestamp_of(records),
             past: unit.past_of(records),
+            is_writable,
             metadata,
         };
         Ok((collection, user))
@@ -153,9 +162,13 @@ impl Collection {
         self.continues(&other.generation, other.past) && self.last_modified == other.last_modified
     }
 
-    /// Names the state of the collection with the records of that time. Neither time tells it alone.
+    /// Names the state of the collection with the records of that time. Neither time tells it alone, nor both where
+    /// records were written under past times.
     fn etag(&self, timestamp: Timestamp) -> String {
-        format!("\"{timestamp}-{}\"", self.last_modified)
+        match self.past {
+            0 => format!("\"{timestamp}-{}\"", self.last_modified),
+            past => format!("\"{timestamp}-{}-{past}\"", self.last_modified),
+        }
     }
 }
 
@@ -189,13 +202,14 @@ pub async fn of_collection(
     let known = request.header(IF_NONE_MATCH);
     let etag = collection.etag(collection.timestamp);
     let of = (uri.bucket_id(), uri.id());
-    let (is_anonymous, caching) = (user.id.is_none(), &settings.api.caching);
+    let is_shared = user.id.is_none() && !collection.is_writable;
+    let caching = &settings.api.caching;
     // Whatever is answered of this state says the same of it, whether it has a body or not.
     let described = |response: Response, collection: &Collection, timestamp: Timestamp| {
         let response = response
             .last_modified(timestamp.max(collection.last_modified))
             .tagged(&collection.etag(timestamp));
-        caching::keep_changes(response, of, request, timestamp, is_anonymous, caching)
+        caching::keep_changes(response, of, request, timestamp, is_shared, caching)
     };
     if known.is_some_and(|known| is_weakly(known, &etag)) {
         let response = Response::empty(StatusCode::NOT_MODIFIED);

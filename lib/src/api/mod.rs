@@ -29,6 +29,7 @@ mod objects;
 mod openapi;
 mod openid;
 mod operations;
+mod origin;
 mod passwords;
 mod permissions;
 mod request;
@@ -129,7 +130,7 @@ impl Api {
             Ok(request) => {
                 let accept_encoding = request.header(ACCEPT_ENCODING).unwrap_or_default();
                 let mut response = self.answer(&request).await;
-                caching::complete(&request, &mut response);
+                caching::complete(&request, &self.settings.api, &mut response);
                 response.into_event(request.method == Method::HEAD, accept_encoding)
             }
             Err(error) => {
@@ -140,6 +141,9 @@ impl Api {
     }
 
     async fn answer(&self, request: &Request) -> Response {
+        if let Err(error) = origin::check(request, &self.settings.api) {
+            return self.refusal(request, error);
+        }
         let answer = match self.find(request).await {
             Ok(Found::Answer(response)) => return response,
             Ok(Found::Call(call)) if call.is_batch() => {
@@ -182,7 +186,7 @@ impl Api {
                 return Ok(Found::Answer(Response::empty(StatusCode::OK)));
             }
             Routed::Redirect { path, max_age } => {
-                let url = request.url_of(&path, settings);
+                let url = request.url_of(&path);
                 return Ok(Found::Answer(Response::redirect(&url, now, max_age)));
             }
         };

@@ -196,9 +196,10 @@ pub async fn records(
     let kept = |response| keep(response, request, shown.timestamp, api);
     // As in Kinto, these go before a query string that cannot be read.
     if let Some(not_modified) = listing::check_preconditions(request, shown.timestamp)? {
-        // Of a plain URL an empty list would be taken for all there is, by a cache that asks whether its copy still
-        // holds.
-        if changes.flavour.answers_not_modified() || bounds.since.is_none() {
+        // An empty list where the URL asks for nothing else. Of any other URL a cache that asks whether its copy still
+        // holds would take it for all there is.
+        let is_empty = bounds.since.is_some_and(|since| since >= shown.timestamp);
+        if changes.flavour.answers_not_modified() || !is_empty {
             return Ok(kept(not_modified));
         }
         return Ok(kept(listed("[]", shown.timestamp)));
@@ -273,8 +274,9 @@ pub async fn changeset(
     let shown = monitor.read(store, changes, query.since).await?;
     let etag = shown.timestamp.etag();
     let known = request.header(IF_NONE_MATCH);
-    // As above: an answer without changes belongs to who names what it has by `_since`.
-    let answers_not_modified = changes.flavour.answers_not_modified() || query.since.is_none();
+    // As above.
+    let is_empty = query.since.is_some_and(|since| since >= shown.timestamp);
+    let answers_not_modified = changes.flavour.answers_not_modified() || !is_empty;
     if answers_not_modified && known.is_some_and(|known| is_weakly(known, &etag)) {
         let response = Response::empty(StatusCode::NOT_MODIFIED).modified_at(shown.timestamp);
         return Ok(keep(response, request, shown.timestamp, api));

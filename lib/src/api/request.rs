@@ -51,7 +51,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// Takes a request out of API Gateway's event (payload format 2.0).
+    /// Takes a request out of the event of API Gateway (payload format 2.0) or of a function URL.
     ///
     /// # Errors
     /// 400 when the body says that it is base64 and is not.
@@ -64,12 +64,18 @@ impl Request {
         } else {
             body.into_bytes()
         };
+        let mut path = event
+            .raw_path
+            .filter(|path| path.starts_with('/'))
+            .unwrap_or_else(|| "/".to_owned());
+        // A function URL sends the same event but for the path, which it does not decode.
+        let domain = event.request_context.domain_name.as_deref();
+        if domain.is_some_and(|domain| domain.contains(".lambda-url.")) {
+            path = percent_decode_str(&path).decode_utf8_lossy().into_owned();
+        }
         Ok(Self {
             method: event.request_context.http.method,
-            path: event
-                .raw_path
-                .filter(|path| path.starts_with('/'))
-                .unwrap_or_else(|| "/".to_owned()),
+            path,
             query_string: event.raw_query_string.unwrap_or_default(),
             headers: event.headers,
             body,
@@ -125,16 +131,19 @@ impl Request {
         format!("{scheme}://{host}")
     }
 
-    /// Another path, decoded, with the query string of this request: of the host in the settings, else relative, so
-    /// that no cache keeps a redirect to a host that somebody else named.
-    pub fn url_of(&self, path: &str, settings: &ApiSettings) -> String {
-        let origin = settings.http_host.as_ref().map(|_| self.origin(settings));
+    /// The headers that [`Self::origin`] depends on, those of them that the settings do not replace.
+    pub fn origin_headers(settings: &ApiSettings) -> impl Iterator<Item = HeaderName> {
+        let host = settings.http_host.is_none().then_some(HOST);
+        let scheme = settings.http_scheme.is_none();
+        let scheme = scheme.then_some(HeaderName::from_static("x-forwarded-proto"));
+        host.into_iter().chain(scheme)
+    }
+
+    /// Another path, decoded, with the query string of this request. Relative, so that no cache keeps a redirect to a
+    /// host that somebody else named.
+    pub fn url_of(&self, path: &str) -> String {
         let path = utf8_percent_encode(path, NOT_IN_PATHS);
-        format!(
-            "{}{path}{}",
-            origin.unwrap_or_default(),
-            self.query_suffix()
-        )
+        format!("{path}{}", self.query_suffix())
     }
 
     /// The query string with its `?`, empty when there is none.
@@ -228,6 +237,23 @@ impl Preconditions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_is_decoded_once_whoever_took_it() {
+        let path = |domain: &str, path: &str| {
+            let mut event = ApiGatewayV2httpRequest::default();
+            event.request_context.domain_name = Some(domain.to_owned());
+            event.raw_path = Some(path.to_owned());
+            Request::from_event(event).unwrap().path
+        };
+        let of_api = |raw| path("abc.execute-api.eu-central-1.amazonaws.com", raw);
+        let of_function = |raw| path("abc.lambda-url.eu-central-1.on.aws", raw);
+        assert_eq!(of_api("/v1/buckets/café"), "/v1/buckets/café");
+        assert_eq!(of_function("/v1/buckets/caf%C3%A9"), "/v1/buckets/café");
+        assert_eq!(of_api("/v1/buckets/a%20b"), "/v1/buckets/a%20b");
+        assert_eq!(of_function("/v1/buckets/a%2520b"), "/v1/buckets/a%20b");
+        assert_eq!(of_function("/v1/buckets/%FF"), "/v1/buckets/\u{fffd}");
+    }
 
     #[test]
     fn preconditions_compare_by_equality() {

@@ -144,6 +144,7 @@ impl Response {
         // One value: of several, the event's JSON would keep the first alone.
         let before = self.headers.get(VARY).and_then(|vary| vary.to_str().ok());
         let vary = match before {
+            Some(before) if before.split(", ").any(|name| header == *name) => return,
             Some(before) => format!("{before}, {header}"),
             None => header.to_string(),
         };

@@ -12,7 +12,7 @@ use super::auth::User;
 use super::openid::provider::Provider;
 use super::request::Request;
 use super::response::Response;
-use super::{Api, default_bucket};
+use super::{Api, caching, default_bucket};
 use crate::settings::{Plugin, Policy};
 use crate::timestamp::Timestamp;
 
@@ -50,7 +50,12 @@ pub async fn hello(api: &Api, request: &Request, user: &User) -> Response {
     let response = Response::json(StatusCode::OK, &hello);
     if settings.readonly {
         match &user.id {
-            None => response.kept_for(web.root_cache_expires_seconds, Timestamp::now()),
+            None => {
+                let lifetime = web.root_cache_expires_seconds;
+                let mut response = response.kept_for(lifetime, Timestamp::now());
+                caching::vary_by_origin(&mut response, settings);
+                response
+            }
             // It names the user.
             Some(_) => response.uncached(),
         }

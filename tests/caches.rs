@@ -9,6 +9,8 @@
 mod exchange;
 #[path = "caches/model.rs"]
 mod model;
+#[path = "caches/polling.rs"]
+mod polling;
 #[path = "caches/servers.rs"]
 mod servers;
 
@@ -23,6 +25,7 @@ use http::header::{
 use kinto_local::{Fault, Options, Stack};
 use kinto_serverless::settings::Vars;
 use model::{HANDED_ON, Model, Rules};
+use polling::Front;
 use serde_json::{Value, json};
 use servers::{Program, Server, Way};
 use tests::{ALICE, BOB, NOBODY};
@@ -63,6 +66,72 @@ async fn the_api_is_right_through_all_that_rfc_9111_allows() {
 #[tokio::test]
 async fn the_api_is_right_through_cloudfront() {
     through_model(Rules::CloudFront).await;
+}
+
+/// A change reaches those that poll behind Varnish within the lifetime. Its grace, in which it answers once more with
+/// what it has, is scaled as the lifetime is: 10 seconds to 60.
+#[tokio::test]
+#[ignore = "needs varnish: tests/run"]
+async fn what_clients_see_behind_varnish_is_never_older_than_the_bound() {
+    let origin = Origin::start(&[]).await;
+    let collection = origin.public("timely").await;
+    let arguments = ["-p", "default_grace=0.333"];
+    let cache = Server::start(Program::Varnish, origin.port(), &arguments).await;
+    let change = async || {
+        origin
+            .put(&format!("{collection}/records/a"), &json!({}))
+            .await;
+        origin.settle(&collection).await;
+        let list = origin.get(&format!("{collection}/records")).await;
+        list.header(ETAG).trim_matches('"').parse().unwrap()
+    };
+    change().await;
+    let mut ages = polling::poll_in_real_time(&cache, 4 * LIFETIME, change).await;
+    ages.sort();
+    let p99 = ages[ages.len() * 99 / 100];
+    println!(
+        "{} polls, p99 {p99:?}, the oldest {:?}",
+        ages.len(),
+        ages.last()
+    );
+    assert!(p99 <= LIFETIME, "{p99:?}");
+}
+
+/// A day of 10,000 clients that poll every 5 minutes, or the first hour of it.
+#[tokio::test]
+async fn few_of_the_requests_of_many_clients_reach_the_origin() {
+    let hours = std::env::var("SIMULATED_HOURS").unwrap_or_default();
+    let time = Duration::from_secs(3600 * hours.parse().unwrap_or(1));
+    for (edges, has_origin_shield, polls_since) in [
+        (1, false, false),
+        (13, false, false),
+        (13, false, true),
+        (13, true, false),
+    ] {
+        let front = Front {
+            edges,
+            has_origin_shield,
+            polls_since,
+        };
+        let mut outcome = polling::poll(front, time).await;
+        outcome.outdated.sort();
+        let oldest = outcome.outdated.last().copied().unwrap_or_default();
+        println!(
+            "{front:?}: {} requests, {} to the origin ({:.3} %), {} to the shield, {:.2} GB, {} outdated, at most {oldest:?}",
+            outcome.requests,
+            outcome.reached_the_origin,
+            100.0 * outcome.share(),
+            outcome.reached_the_shield,
+            outcome.bytes as f64 / 1e9,
+            outcome.outdated.len(),
+        );
+        assert!(oldest <= polling::BOUND, "{front:?}: {oldest:?}");
+        assert!(
+            polls_since || outcome.share() <= 0.006,
+            "{front:?}: {}",
+            outcome.share()
+        );
+    }
 }
 
 async fn through(program: Program) {

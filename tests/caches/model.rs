@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io::Write as _;
 use std::ops::AsyncFn;
+use std::rc::Rc;
 use std::time::Duration;
 
 use flate2::Compression;
@@ -39,12 +40,11 @@ pub struct Model<O> {
     rules: Rules,
     origin: O,
     now: Cell<Duration>,
-    copies: RefCell<HashMap<String, Vec<Copy>>>,
+    copies: RefCell<HashMap<String, Vec<Rc<Copy>>>>,
     forwarded: Cell<usize>,
 }
 
 /// An answer that is kept.
-#[derive(Clone)]
 struct Copy {
     request: Request,
     answer: Answer,
@@ -162,16 +162,18 @@ impl<O: AsyncFn(&Request) -> Answer> Model<O> {
         let copies = copies.entry(key).or_default();
         copies.retain(|copy| !self.matches(copy, request));
         if let Some(lifetime) = self.lifetime(request, answer) {
-            copies.push(Copy {
+            // It may come from another cache.
+            let age = answer.header(AGE).parse().map(Duration::from_secs);
+            copies.push(Rc::new(Copy {
                 request: request.clone(),
                 answer: answer.clone(),
                 stored: self.now.get(),
-                lifetime,
-            });
+                lifetime: lifetime.saturating_sub(age.unwrap_or_default()),
+            }));
         }
     }
 
-    fn copy_for(&self, request: &Request) -> Option<Copy> {
+    fn copy_for(&self, request: &Request) -> Option<Rc<Copy>> {
         let copies = self.copies.borrow();
         let mut copies = copies.get(&self.key(request))?.iter().rev();
         copies.find(|copy| self.matches(copy, request)).cloned()
@@ -179,14 +181,16 @@ impl<O: AsyncFn(&Request) -> Answer> Model<O> {
 
     /// The answer that the API gives to a read, from a copy where one serves.
     async fn read(&self, request: &Request) -> Answer {
-        let plain = {
-            // It is the cache that is asked whether what the client has still holds, and for a part.
-            let mut plain = request.clone();
-            plain.headers.remove(IF_NONE_MATCH);
-            plain.headers.remove(RANGE);
-            plain
-        };
-        let copy = self.copy_for(&plain);
+        let copy = self.copy_for(request);
+        if let Some(copy) = &copy
+            && self.now.get() - copy.stored < copy.lifetime
+        {
+            return served(request, &copy.answer, self.now.get() - copy.stored);
+        }
+        // It is the cache that is asked whether what the client has still holds, and for a part.
+        let mut plain = request.clone();
+        plain.headers.remove(IF_NONE_MATCH);
+        plain.headers.remove(RANGE);
         let Some(copy) = copy else {
             if request.method == Method::HEAD {
                 return self.forward(request).await;
@@ -201,18 +205,14 @@ impl<O: AsyncFn(&Request) -> Answer> Model<O> {
             }
             let answer = self.forward(&plain).await;
             self.keep(&plain, &answer);
-            return served(request, answer, Duration::ZERO);
+            return served(request, &answer, Duration::ZERO);
         };
-        let age = self.now.get() - copy.stored;
-        if age < copy.lifetime {
-            return served(request, copy.answer, age);
-        }
-        let mut question = plain.clone();
-        question.method = Method::GET;
-        let tag = copy.answer.header(ETAG).to_owned();
-        let fresh = self.forward(&question.with(IF_NONE_MATCH, &tag)).await;
+        plain.method = Method::GET;
+        let tag = copy.answer.header(ETAG);
+        let question = plain.clone().with(IF_NONE_MATCH, tag);
+        let fresh = self.forward(&question).await;
         let answer = if fresh.status == 304 {
-            let mut answer = copy.answer;
+            let mut answer = copy.answer.clone();
             // A weak tag stays the one of the compressed copy.
             for (name, value) in fresh.headers.iter().filter(|(name, _)| **name != ETAG) {
                 answer.headers.insert(name.clone(), value.clone());
@@ -222,14 +222,12 @@ impl<O: AsyncFn(&Request) -> Answer> Model<O> {
             }
             answer
         } else if fresh.status >= 500 && self.rules == Rules::CloudFront {
-            return served(request, copy.answer, age);
+            return served(request, &copy.answer, self.now.get() - copy.stored);
         } else {
             fresh
         };
-        let mut kept = plain;
-        kept.method = Method::GET;
-        self.keep(&kept, &answer);
-        served(request, answer, Duration::ZERO)
+        self.keep(&plain, &answer);
+        served(request, &answer, Duration::ZERO)
     }
 }
 
@@ -251,28 +249,31 @@ impl<O: AsyncFn(&Request) -> Answer> Cache for Model<O> {
 }
 
 /// What a client gets of an answer to the plain request.
-fn served(request: &Request, mut answer: Answer, age: Duration) -> Answer {
+fn served(request: &Request, whole: &Answer, age: Duration) -> Answer {
+    let mut answer = Answer {
+        status: whole.status,
+        headers: whole.headers.clone(),
+        body: vec![],
+    };
     answer.headers.insert(AGE, age.as_secs().into());
     let known = request.header(IF_NONE_MATCH);
     let is_known = known == "*" || strong(known) == strong(answer.header(ETAG));
     if answer.status == 200 && !known.is_empty() && is_known {
         answer.status = 304;
-        answer.body.clear();
+    } else if request.method == Method::HEAD {
     } else if answer.status == 200
         && let Some(range) = request.header(RANGE).strip_prefix("bytes=")
         && let Some((first, last)) = range.split_once('-')
     {
         let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse().unwrap());
-        let whole = answer.body.len();
-        answer.body = answer.body[first..=last].to_vec();
+        answer.body = whole.body[first..=last].to_vec();
         answer.status = 206;
-        let range = format!("bytes {first}-{last}/{whole}");
+        let range = format!("bytes {first}-{last}/{}", whole.body.len());
         answer
             .headers
             .insert(CONTENT_RANGE, HeaderValue::from_str(&range).unwrap());
-    }
-    if request.method == Method::HEAD {
-        answer.body.clear();
+    } else {
+        answer.body.clone_from(&whole.body);
     }
     answer
 }

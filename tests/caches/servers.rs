@@ -26,8 +26,9 @@ pub enum Program {
 /// A cache that runs until it is dropped.
 pub struct Server {
     way: Way,
-    folder: Folder,
+    // In this order: the process ends before its folder goes.
     _child: Child,
+    _folder: Folder,
 }
 
 /// HTTP to one port.
@@ -73,14 +74,9 @@ impl Server {
         }
         Self {
             way: Way::to(port),
-            folder,
             _child: child,
+            _folder: folder,
         }
-    }
-
-    /// What the cache has printed.
-    pub fn output(&self) -> String {
-        fs::read_to_string(self.folder.0.join("output")).unwrap_or_default()
     }
 }
 

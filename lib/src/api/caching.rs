@@ -92,7 +92,7 @@ pub fn is_anonymous(request: &Request) -> bool {
 
 /// Completes what the answer to a request tells caches, so that none has to guess:
 ///
-/// - an error is not kept (CloudFront would keep some for 10 seconds);
+/// - an error is not kept (a CDN may keep some for a while);
 /// - what a request with credentials may keep, a shared cache may not;
 /// - what anonymous requests may share is not for those with credentials, who may see more;
 /// - what may be kept names every header that it depends on, however long its body is: a 304 shows none;

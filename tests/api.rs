@@ -607,13 +607,13 @@ async fn methods_and_paths_are_kintos() {
     for (path, location, max_age) in [
         (
             "/buckets/main?_fields=a",
-            "http://kinto.test/v1/buckets/main?_fields=a",
-            "",
+            "/v1/buckets/main?_fields=a",
+            "no-store",
         ),
-        ("/v1", "http://kinto.test/v1/", "private, max-age=3600"),
+        ("/v1", "/v1/", "private, max-age=3600"),
         (
             "/v1/buckets/main/",
-            "http://kinto.test/v1/buckets/main",
+            "/v1/buckets/main",
             "private, max-age=3600",
         ),
     ] {

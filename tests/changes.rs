@@ -109,7 +109,7 @@ async fn a_changeset_has_metadata_timestamp_and_changes_in_two_requests() {
         changeset.header("last-modified"),
         listed.header("last-modified")
     );
-    assert_eq!(changeset.header("cache-control"), "");
+    assert_eq!(changeset.header("cache-control"), "no-cache, no-store");
     assert_eq!(changeset.header("content-type"), "application/json");
 
     let head = kinto
@@ -1039,9 +1039,9 @@ async fn an_old_since_is_sent_to_the_whole_list() {
         ("KINTO_CHANGES_SINCE_MAX_AGE_REDIRECT_TTL_SECONDS", "-1"),
     ]);
     let redirect = kinto.get(&recent).await;
-    let url = format!("http://kinto.test/v1{MONITOR}/records");
+    let url = format!("/v1{MONITOR}/records");
     assert_eq!((redirect.status, redirect.header("location")), (307, &*url));
-    assert_eq!(redirect.header("cache-control"), "");
+    assert_eq!(redirect.header("cache-control"), "no-store");
     let kinto = Kinto::with(&[("KINTO_CHANGES_SINCE_MAX_AGE_DAYS", "-1")]);
     assert_eq!(
         kinto
@@ -1075,15 +1075,23 @@ async fn the_successor_differs_in_four_answers() {
     assert_eq!(a.body["metadata"], json!({}));
     assert_eq!(b.body["metadata"], json!({"bucket": "monitor"}));
 
+    // An empty list answers only who says by `_since` what it has. Of the plain URL a cache would take it for all
+    // there is.
     let known = [("if-none-match", &*etag)];
-    let (a, b) = both("records", &known).await;
-    assert_eq!((a.status, a.body), (304, Value::Null));
-    assert_eq!(
-        (b.status, &b.body, b.header("etag")),
-        (200, &json!({"data": []}), &*etag)
-    );
-    let (_, b) = both("changeset?_expected=1", &known).await;
-    assert_eq!(b.status, 200);
+    for (plain, since) in [
+        ("records".to_owned(), format!("records?_since={at}")),
+        (
+            "changeset?_expected=1".to_owned(),
+            format!("changeset?_expected={at}&_since={at}"),
+        ),
+    ] {
+        let (a, b) = both(&plain, &known).await;
+        assert_eq!((a.status, b.status, &b.body), (304, 304, &Value::Null));
+        let (a, b) = both(&since, &known).await;
+        assert_eq!((a.status, b.status), (304, 200), "{since}");
+        let changes = b.body.get("data").unwrap_or(&b.body["changes"]);
+        assert_eq!((changes, b.header("etag")), (&json!([]), &*etag));
+    }
 
     for path in ["records", "changeset"] {
         let stale = format!("{path}?_since={at}&_expected={}", at - 1);
@@ -1096,10 +1104,10 @@ async fn the_successor_differs_in_four_answers() {
 
     let (a, b) = both("changeset?_expected=%2212%22&bucket=main", &[]).await;
     assert_eq!((a.status, b.status), (200, 307));
-    let url = format!("http://kinto.test/v1{MONITOR}/changeset?_expected=12&bucket=main");
+    let url = format!("/v1{MONITOR}/changeset?_expected=12&bucket=main");
     assert_eq!(
         (b.header("location"), b.header("cache-control")),
-        (&*url, "")
+        (&*url, "no-store")
     );
 }
 
@@ -1117,18 +1125,33 @@ async fn changes_are_kept_for_as_long_as_the_settings_say() {
         ),
         ("KINTO_MAIN_RECORD_CACHE_EXPIRES_SECONDS", "10"),
     ]);
+    let at = now();
+    monitor(&kinto, &[("main", "one", at, false)]);
+    let anonymous = kinto.as_user(NOBODY);
     for (path, seconds) in [
-        ("records", 60),
-        ("records?_expected=1", 3600),
-        ("records?_expected=0", 5),
-        ("records?bucket=main", 60),
-        ("changeset?_expected=1", 3600),
-        ("changeset?_expected=%221%22", 3600),
-        ("changeset?_expected=0", 5),
-        ("changeset?_expected=9999123", 5),
+        ("records".to_owned(), 60),
+        ("records?bucket=main".to_owned(), 60),
+        ("records?_expected=0".to_owned(), 5),
+        ("changeset?_expected=0".to_owned(), 5),
+        ("changeset?_expected=9999123".to_owned(), 5),
+        ("changeset?_expected=abc".to_owned(), 5),
+        // The very state will never be another; one that is past is answered with a newer one, one to come with an
+        // older one.
+        (format!("records?_expected={at}"), 3600),
+        (format!("changeset?_expected={at}"), 3600),
+        (format!("changeset?_expected=%22{at}%22"), 3600),
+        (format!("changeset?_expected=W/%22{at}%22"), 3600),
+        (format!("changeset?_expected={}", at - 1), 5),
+        (format!("changeset?_expected={}", at + 1), 5),
     ] {
-        let answer = kinto.get(&format!("{MONITOR}/{path}")).await;
+        let path = format!("{MONITOR}/{path}");
+        let own = kinto.get(&path).await;
+        assert_eq!(own.header("cache-control"), "no-cache, no-store", "{path}");
+        assert_eq!(own.header("expires"), "");
+        let answer = anonymous.get(&path).await;
         assert_eq!(answer.status, 200, "{path}");
+        let vary = answer.header("vary");
+        assert_eq!(vary, "authorization, accept-encoding", "{path}");
         assert_eq!(
             answer.header("cache-control"),
             format!("private, max-age={seconds}"),
@@ -1140,17 +1163,61 @@ async fn changes_are_kept_for_as_long_as_the_settings_say() {
             .unwrap_or_default();
         assert!(left.as_secs().abs_diff(seconds) <= 2, "{path}: {left:?}");
     }
-    let uncached = Kinto::with(&[]).get(&format!("{MONITOR}/records")).await;
+    let unset = Kinto::with(&[]).as_user(NOBODY);
+    let uncached = unset.get(&format!("{MONITOR}/records")).await;
     assert_eq!(uncached.header("cache-control"), "no-cache, no-store");
 
-    // What is set for all collections of a bucket is for anonymous users alone.
     let public = json!({"permissions": {"read": ["system.Everyone"]}});
     kinto.put("/buckets/main", public).await;
     kinto.put(COLLECTION, json!({})).await;
     let path = format!("{CHANGESET}?_expected=1");
-    assert_eq!(kinto.get(&path).await.header("cache-control"), "");
-    let anonymous = kinto.as_user(NOBODY).get(&path).await;
-    assert_eq!(anonymous.header("cache-control"), "max-age=10");
+    let own = kinto.get(&path).await;
+    assert_eq!(own.header("cache-control"), "no-cache, no-store");
+    let answer = anonymous.get(&path).await;
+    assert_eq!(answer.header("cache-control"), "max-age=10");
+
+    // Where anonymous users write they are to see what they wrote.
+    let open =
+        json!({"permissions": {"read": ["system.Everyone"], "record:create": ["system.Everyone"]}});
+    kinto.put(COLLECTION, open).await;
+    for path in [path, format!("{COLLECTION}/records")] {
+        let answer = anonymous.get(&path).await;
+        assert_eq!(answer.header("cache-control"), "no-cache, no-store");
+    }
+}
+
+#[tokio::test]
+async fn one_setting_says_how_long_all_is_kept_that_has_no_setting_of_its_own() {
+    let kinto = Kinto::with(&[
+        ("KINTO_CACHE_EXPIRES_SECONDS", "60"),
+        ("KINTO_COLLECTION_CACHE_EXPIRES_SECONDS", "0"),
+        ("KINTO_MAIN_TWO_RECORD_CACHE_EXPIRES_SECONDS", "7"),
+    ]);
+    let public = json!({"permissions": {"read": ["system.Everyone"]}});
+    kinto.put("/buckets/main", public).await;
+    kinto.put(COLLECTION, json!({})).await;
+    kinto.put("/buckets/main/collections/two", json!({})).await;
+    let at = put(&kinto, "a", json!({})).await;
+    let anonymous = kinto.as_user(NOBODY);
+    for (path, lifetime) in [
+        (format!("{MONITOR}/records"), "max-age=60"),
+        (format!("{MONITOR}/changeset?_expected=0"), "max-age=60"),
+        ("/buckets/main".to_owned(), "max-age=60"),
+        ("/buckets/main/groups".to_owned(), "max-age=60"),
+        (COLLECTION.to_owned(), "no-cache, no-store"),
+        (format!("{COLLECTION}/records"), "max-age=60"),
+        (format!("{COLLECTION}/records/a"), "max-age=60"),
+        (format!("{CHANGESET}?_expected=0"), "max-age=60"),
+        (format!("{CHANGESET}?_expected={at}"), "max-age=600"),
+        (
+            "/buckets/main/collections/two/records".to_owned(),
+            "max-age=7",
+        ),
+        ("/".to_owned(), "no-store"),
+    ] {
+        let answer = anonymous.get(&path).await;
+        assert_eq!(answer.header("cache-control"), lifetime, "{path}");
+    }
 }
 
 #[tokio::test]

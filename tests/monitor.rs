@@ -1,6 +1,6 @@
 //! What monitor/changes holds, whatever happens to the stream on the way: faults in random schedules, bursts, ten
 //! thousand collections, tables of an earlier version, and a rebuilding from nothing; and that whoever polls by the last
-//! ETag, or waits for broadcasts, hears of every change.
+//! `ETag`, or waits for broadcasts, hears of every change.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
 
@@ -649,7 +649,7 @@ impl Stack {
         execute(&self.kinto.aws, "GetItem", key)["Item"].clone()
     }
 
-    /// What a process of the API without memory answers who goes on from `since`: the ETag, and the collections with
+    /// What a process of the API without memory answers who goes on from `since`: the `ETag`, and the collections with
     /// their timestamps, the latest change first.
     async fn heard_since(&self, since: u64) -> (u64, Vec<(String, u64)>) {
         heard(&self.process(), since).await
@@ -1170,7 +1170,7 @@ struct Shard {
     is_busy: bool,
 }
 
-/// Somebody who polls by the last ETag.
+/// Somebody who polls by the last `ETag`.
 #[derive(Clone, Default)]
 struct Poller {
     since: u64,
@@ -1206,8 +1206,11 @@ struct Schedule {
     /// Whether its functions still run.
     with_earlier_version: bool,
     /// Requests that are on their way although nobody waits for them.
-    late: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+    late: Late,
 }
+
+/// Requests with their operation and body.
+type Late = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
 
 fn collection(n: usize, is_short: bool) -> String {
     format!("c{n}{}", if is_short { "" } else { LONG })
@@ -1437,15 +1440,16 @@ impl Schedule {
 
     /// In the end everybody knows everything, and is told of it.
     async fn check(self) {
-        let written = self.written.borrow();
+        let written = self.written.borrow().clone();
         let live = written.iter().filter(|(_, (_, is_gone))| !is_gone);
         let live: BTreeMap<_, _> = live.map(|(name, (at, _))| (name.clone(), *at)).collect();
         let (state, entries) = self.stack.store.monitor().await.unwrap();
         let mut positions: Vec<_> = entries.iter().map(|entry| entry.position).collect();
         positions.dedup();
         assert_eq!(positions.len(), written.len(), "a position is there twice");
-        for poller in self.pollers.borrow_mut().iter_mut() {
-            let poller = poller.take().unwrap();
+        let pollers = self.pollers.take();
+        for poller in pollers {
+            let poller = poller.unwrap();
             for process in [&self.processes[0], &self.stack.process()] {
                 let kind = (0, self.has_earlier_version);
                 let poller = poll(process, poller.clone(), kind, &self.seen, &self.written).await;
@@ -1557,7 +1561,7 @@ async fn aggregate_as_earlier(stack: &Stack, name: &str, batch: &[Value]) {
 }
 
 /// Some requests that write fail, lose their answer, or arrive later than anybody waits for them.
-fn fail_at_random(stack: &Stack, rng: Rng, late: Arc<Mutex<Vec<(String, Vec<u8>)>>>) {
+fn fail_at_random(stack: &Stack, rng: Rng, late: Late) {
     let rng = Mutex::new(rng);
     stack.kinto.aws.inject(move |target, body| {
         let operation = target.split_once('.')?.1;

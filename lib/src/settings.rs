@@ -265,6 +265,8 @@ pub struct ApiSettings {
     pub http_scheme: Option<String>,
     /// `http_host`: host of absolute URLs; the request's when not set.
     pub http_host: Option<String>,
+    /// `origin_secret`: what a CDN in front shows with every request; `None` takes requests from anywhere.
+    pub origin_secret: Option<Secret>,
     /// `readonly`: whether writes are refused (405).
     pub readonly: bool,
     /// `explicit_permissions`: whether who creates or changes an object is granted `write` on it.
@@ -341,6 +343,7 @@ impl ApiSettings {
             default_bucket_hmac_secret,
             http_scheme: vars.text("KINTO_HTTP_SCHEME").map(str::to_owned),
             http_host: vars.text("KINTO_HTTP_HOST").map(str::to_owned),
+            origin_secret: vars.text("KINTO_ORIGIN_SECRET").map(Secret::new),
             readonly: vars.flag("KINTO_READONLY", false)?,
             explicit_permissions: vars.flag("KINTO_EXPLICIT_PERMISSIONS", true)?,
             schema_validation: vars

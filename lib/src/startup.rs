@@ -101,6 +101,7 @@ pub async fn api() -> Result<Api, StartError> {
             "KINTO_USERID_HMAC_SECRET",
             "KINTO_DEFAULT_BUCKET_HMAC_SECRET",
             "KINTO_BROADCASTS_READER_TOKEN",
+            "KINTO_ORIGIN_SECRET",
         ];
         settings.contains(&name)
             || name.contains("MULTIAUTH_POLICY_") && name.ends_with("_CLIENT_SECRET")

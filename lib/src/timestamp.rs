@@ -56,9 +56,21 @@ impl Timestamp {
         Self::from_digits(digits)
     }
 
-    /// Reads `123` or `"123"`, the forms of times in a query string. `None` for anything else.
+    /// Reads `W/"123"`, which a CDN makes of an entity tag when it compresses. `None` for anything else.
+    pub fn from_weak_etag(value: &str) -> Option<Self> {
+        Self::from_etag(value.strip_prefix("W/")?)
+    }
+
+    /// Reads `123`, `"123"` or `W/"123"`, the forms of times in a query string, and what clients make of the last when
+    /// they take off the quotes or put some around it: `W/123` (kinto-http.js), `W/"123` (kinto-http.py), `"W/123"`.
+    /// `None` for anything else.
     pub fn from_query(value: &str) -> Option<Self> {
-        Self::from_etag(value).or_else(|| Self::from_digits(value))
+        Self::from_etag(value)
+            .or_else(|| Self::from_digits(value))
+            .or_else(|| {
+                let weak = value.trim_matches('"').strip_prefix("W/")?;
+                Self::from_digits(weak.trim_matches('"'))
+            })
     }
 
     /// Reads `123`: ASCII digits only, no sign. `None` for anything else.
@@ -101,6 +113,24 @@ mod tests {
             "\"99999999999999999999\"",
         ] {
             assert_eq!(Timestamp::from_etag(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_time_in_a_query_string_may_be_a_weak_tag_in_any_quotes() {
+        for time in [
+            "12",
+            "\"12\"",
+            "W/\"12\"",
+            "W/12",
+            "W/\"12",
+            "\"W/12\"",
+            "\"W/\"12\"\"",
+        ] {
+            assert_eq!(Timestamp::from_query(time), Some(Timestamp(12)), "{time}");
+        }
+        for bad in ["", "\"12", "W/", "W/\"\"", "w/12", "W/W/12", "W/-1"] {
+            assert_eq!(Timestamp::from_query(bad), None, "{bad}");
         }
     }
 

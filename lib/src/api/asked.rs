@@ -137,8 +137,16 @@ impl Asked<'_> {
         permission::allows(access, &uri, &self.user.principals, granted)
     }
 
-    /// With how long the answer to a `GET` may be kept.
+    /// Whether the user may write the object, or create one where it is.
+    pub fn may_change(&self, unit: &UnitOfWork) -> bool {
+        self.may(unit, Access::Write, self.uri) || self.may_create(unit)
+    }
+
+    /// With how long the answer to a `GET` may be kept. Anonymous users who may write are to see what they wrote.
     pub fn kept(&self, unit: &UnitOfWork, response: Response) -> Response {
+        if self.may_change(unit) {
+            return response.uncached();
+        }
         let parent = self.uri.parent().and_then(|parent| unit.get(parent));
         let collection = parent.map(|live| live.data);
         let caching = &self.settings.caching;

@@ -15,7 +15,7 @@ use super::auth::{Credentials, MAX_OTHER_BUCKETS, User};
 use super::body::check_media_types;
 use super::caching;
 use super::error::{ApiError, Detail};
-use super::request::Request;
+use super::request::{Request, is_weakly};
 use super::response::Response;
 use super::{Api, listing, lists};
 use crate::permission::Access;
@@ -114,6 +114,8 @@ struct Collection {
     past: u64,
     /// What the last transactions wrote to its records.
     recent: Recent,
+    /// Whether the user may write its records.
+    is_writable: bool,
     metadata: Map<String, Value>,
 }
 
@@ -156,6 +158,7 @@ impl Collection {
         if !asked.may_read(&unit) || !of_records.may_all(&unit, Access::Read) {
             return Err(asked.forbidden());
         }
+        let is_writable = of_records.may_change(&unit);
         let unknown = || ApiError::unknown_parent(uri);
         let generation = unit.generation_of(records).ok_or_else(unknown)?;
         let live = unit.get(uri).ok_or_else(unknown)?;
@@ -168,6 +171,7 @@ impl Collection {
             timestamp: unit.timestamp_of(records),
             past: unit.past_of(records),
             recent: unit.recent_in(records),
+            is_writable,
             metadata,
         };
         Ok((collection, user))
@@ -182,9 +186,13 @@ impl Collection {
         self.continues(&other.generation, other.past) && self.last_modified == other.last_modified
     }
 
-    /// Names the state of the collection with the records of that time. Neither time tells it alone.
+    /// Names the state of the collection with the records of that time. Neither time tells it alone, nor both where
+    /// records were written under past times.
     fn etag(&self, timestamp: Timestamp) -> String {
-        format!("\"{timestamp}-{}\"", self.last_modified)
+        match self.past {
+            0 => format!("\"{timestamp}-{}\"", self.last_modified),
+            past => format!("\"{timestamp}-{}-{past}\"", self.last_modified),
+        }
     }
 }
 
@@ -218,8 +226,19 @@ pub async fn of_collection(
 
     let known = request.header(IF_NONE_MATCH);
     let etag = collection.etag(collection.timestamp);
-    if known == Some(&*etag) {
-        return Ok(Response::empty(StatusCode::NOT_MODIFIED).tagged(&etag));
+    let of = (uri.bucket_id(), uri.id());
+    let is_shared = user.id.is_none() && !collection.is_writable;
+    let caching = &settings.api.caching;
+    // Whatever is answered of this state says the same of it, whether it has a body or not.
+    let described = |response: Response, collection: &Collection, timestamp: Timestamp| {
+        let response = response
+            .last_modified(timestamp.max(collection.last_modified))
+            .tagged(&collection.etag(timestamp));
+        caching::keep_changes(response, of, request, timestamp, is_shared, caching)
+    };
+    if known.is_some_and(|known| is_weakly(known, &etag)) {
+        let response = Response::empty(StatusCode::NOT_MODIFIED);
+        return Ok(described(response, &collection, collection.timestamp));
     }
     let wanted = Wanted {
         since: query.since.unwrap_or_default(),
@@ -294,13 +313,8 @@ pub async fn of_collection(
         api.changesets.keep(&records, Arc::clone(&state));
     }
     let timestamp = state.timestamp;
-    let response = Response::json_text(StatusCode::OK, body_of(&collection, &state, &query)?)
-        .last_modified(timestamp.max(collection.last_modified))
-        .tagged(&collection.etag(timestamp));
-    let of = (uri.bucket_id(), uri.id());
-    let (is_anonymous, caching) = (user.id.is_none(), &settings.api.caching);
-    let response = caching::keep_changes(response, of, request, is_anonymous, caching);
-    Ok(response)
+    let response = Response::json_text(StatusCode::OK, body_of(&collection, &state, &query)?);
+    Ok(described(response, &collection, timestamp))
 }
 
 /// The JSON of a changeset: what is asked for of the records.

@@ -105,8 +105,8 @@ pub fn preflight(
 
 /// Adds what a browser must read in the response itself. `route` is `None` where no endpoint answered.
 ///
-/// As in Kinto, `Access-Control-Allow-Origin` answers an `Origin` and `Access-Control-Expose-Headers` does not wait
-/// for one; a preflight and a 405 expose nothing.
+/// Where every origin is let in, `Access-Control-Allow-Origin` is sent without an `Origin` too (unlike in Kinto): a
+/// cache that was first asked by no browser would lock browsers out. As in Kinto, a preflight and a 405 expose nothing.
 pub fn apply(
     request: &Request,
     route: Option<&Route>,
@@ -119,17 +119,10 @@ pub fn apply(
         // Else a cache would give one origin what names another.
         response.add_vary(ORIGIN);
     }
-    match origin(request) {
-        Some(_) if everyone => {
-            response.set(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-        }
-        Some(origin) if is_let_in(&origin, web) => {
-            response.set_text(ACCESS_CONTROL_ALLOW_ORIGIN, &origin);
-        }
-        None if everyone && web.always_cors => {
-            response.set(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-        }
-        _ => {}
+    if everyone {
+        response.set(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    } else if let Some(origin) = origin(request).filter(|origin| is_let_in(origin, web)) {
+        response.set_text(ACCESS_CONTROL_ALLOW_ORIGIN, &origin);
     }
     let answered = route.is_none_or(|route| {
         request.method != Method::OPTIONS && route.methods(settings).contains(&request.method)

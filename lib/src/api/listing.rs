@@ -17,7 +17,7 @@ use std::collections::HashSet;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use http::{HeaderName, Method, StatusCode};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 use serde_json::{Map, Value, json};
 
 pub use self::paths::Projection;
@@ -26,7 +26,7 @@ pub use self::selection::Selection;
 use self::paths::Path;
 use super::compression::MAX_BODY;
 use super::error::{ApiError, Detail};
-use super::request::Request;
+use super::request::{IN_QUERY, Request};
 use super::response::Response;
 use super::values::compare_numbers;
 use crate::settings::ApiSettings;
@@ -581,7 +581,7 @@ impl ListQuery {
             token[DELETES] = true.into();
         }
         let token = BASE64_URL_SAFE_NO_PAD.encode(token.to_string());
-        let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        let encode = |text: &str| utf8_percent_encode(text, IN_QUERY).to_string();
         let kept = request
             .query()
             .filter(|(name, _)| name != "_limit" && name != "_token");

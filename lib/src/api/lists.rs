@@ -109,8 +109,8 @@ pub async fn answer(
         Err(error) if listing::is_malformed(&error) => return Err(error),
         query => query,
     };
-    if let Some(answer) = listing::check_preconditions(request, timestamp)? {
-        return Ok(answer);
+    if let Some(not_modified) = listing::check_preconditions(request, timestamp)? {
+        return Ok(asked.kept(unit, not_modified));
     }
     let query = query?;
     let chosen = Chosen {

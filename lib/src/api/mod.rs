@@ -29,6 +29,7 @@ mod objects;
 mod openapi;
 mod openid;
 mod operations;
+mod origin;
 mod passwords;
 mod permissions;
 mod request;
@@ -43,7 +44,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lambda_events::apigw::{ApiGatewayV2httpRequest, ApiGatewayV2httpResponse};
-use http::header::{ACCEPT_ENCODING, AUTHORIZATION};
+use http::header::ACCEPT_ENCODING;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use tokio::time::Instant;
 
@@ -118,17 +119,21 @@ impl Api {
             Ok(request) => {
                 let accept_encoding = request.header(ACCEPT_ENCODING).unwrap_or_default();
                 // In a box, since callers' futures would be nested deeper than the compiler takes.
-                let response = Box::pin(self.answer(&request, received)).await;
+                let mut response = Box::pin(self.answer(&request, received)).await;
+                caching::complete(&request, &self.settings.api, &mut response);
                 response.into_event(request.method == Method::HEAD, accept_encoding)
             }
             Err(error) => {
                 let response = error.into_response(&self.settings.api);
-                response.into_event(false, "")
+                response.uncached().into_event(false, "")
             }
         }
     }
 
     async fn answer(&self, request: &Request, received: Instant) -> Response {
+        if let Err(error) = origin::check(request, &self.settings.api) {
+            return self.refusal(request, error);
+        }
         let answer = match self.find(request).await {
             Ok(Found::Answer(response)) => return response,
             Ok(Found::Call(call)) if call.is_batch() => {
@@ -173,7 +178,7 @@ impl Api {
                 return Ok(Found::Answer(Response::empty(StatusCode::OK)));
             }
             Routed::Redirect { path, max_age } => {
-                let url = request.url_of(&path, settings);
+                let url = request.url_of(&path);
                 return Ok(Found::Answer(Response::redirect(&url, now, max_age)));
             }
         };
@@ -296,10 +301,6 @@ impl Api {
                 HeaderName::from_static(name),
                 HeaderValue::from_static(value),
             );
-        }
-        // Valid or not: an answer to who shows credentials is nobody else's.
-        if request.headers.contains_key(AUTHORIZATION) {
-            response.keep_private();
         }
         let route = router::endpoint(&request.path, settings)
             .filter(|_| response.status() != StatusCode::GONE);

@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::Method;
 use http::StatusCode;
-use http::header::{AUTHORIZATION, IF_NONE_MATCH};
+use http::header::IF_NONE_MATCH;
 use md5::{Digest, Md5};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -23,7 +23,7 @@ use super::caching;
 use super::changeset::{self, ChangesetQuery};
 use super::error::ApiError;
 use super::listing::{self, Keys, ListQuery};
-use super::request::Request;
+use super::request::{IN_QUERY, Request, is_weakly};
 use super::response::Response;
 use crate::settings::{ApiSettings, ChangesSettings, Settings};
 use crate::store::monitor::{CollectionChange, MonitorEntry, MonitorState};
@@ -92,13 +92,6 @@ fn array(changes: &[&Change]) -> String {
     let texts: Vec<_> = changes.iter().map(|change| &*change.json).collect();
     format!("[{}]", texts.join(","))
 }
-
-/// What is escaped in a query string: all but RFC 3986's unreserved characters.
-const IN_QUERY: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
 
 /// The fields of an entry, all there are to filter and sort by.
 const FIELDS: [&str; 5] = ["id", "last_modified", "bucket", "collection", "host"];
@@ -275,11 +268,14 @@ pub async fn records(
     let shown = monitor.read(store, changes, state, bounds.since).await?;
     // The monitor's clock may be ahead of ours, and what it said must be taken back.
     let query = parse(listing::reference_time(Timestamp::now(), shown.timestamp));
-    let kept = |response| keep(response, request, api);
+    let kept = |response| keep(response, request, shown.timestamp, api);
     // As in Kinto, these go before a query string that cannot be read.
     if let Some(not_modified) = listing::check_preconditions(request, shown.timestamp)? {
-        if changes.flavour.answers_not_modified() {
-            return Ok(not_modified);
+        // An empty list where the URL asks for nothing else. Of any other URL a cache that asks whether its copy still
+        // holds would take it for all there is.
+        let is_empty = bounds.since.is_some_and(|since| since >= shown.timestamp);
+        if changes.flavour.answers_not_modified() || !is_empty {
+            return Ok(kept(not_modified));
         }
         return Ok(kept(listed("[]", shown.timestamp)));
     }
@@ -303,18 +299,27 @@ pub async fn records(
     Ok(kept(response))
 }
 
-/// With how long the answer may be kept. Who shows credentials is not anonymous; they need not be true.
-fn keep(response: Response, request: &Request, settings: &ApiSettings) -> Response {
-    let is_anonymous = request.header(AUTHORIZATION).is_none();
-    let caching = &settings.caching;
-    caching::keep_changes(response, MONITOR_CHANGES, request, is_anonymous, caching)
+/// With how long the answer may be kept that shows the state of `timestamp`.
+fn keep(
+    response: Response,
+    request: &Request,
+    timestamp: Timestamp,
+    settings: &ApiSettings,
+) -> Response {
+    let (is_anonymous, caching) = (caching::is_anonymous(request), &settings.caching);
+    caching::keep_changes(
+        response,
+        MONITOR_CHANGES,
+        request,
+        timestamp,
+        is_anonymous,
+        caching,
+    )
 }
 
 /// The whole of a list. `changes` is JSON already.
 fn listed(changes: &str, timestamp: Timestamp) -> Response {
-    Response::json_text(StatusCode::OK, format!("{{\"data\":{changes}}}"))
-        .modified_at(timestamp)
-        .uncached()
+    Response::json_text(StatusCode::OK, format!("{{\"data\":{changes}}}")).modified_at(timestamp)
 }
 
 /// Answers `GET` and `HEAD` of `/v1/buckets/monitor/collections/changes/changeset`.
@@ -347,8 +352,13 @@ pub async fn changeset(
     let shown = monitor.read(store, changes, state, query.since).await?;
     query.check_since(shown.timestamp)?;
     let etag = shown.timestamp.etag();
-    if changes.flavour.answers_not_modified() && request.header(IF_NONE_MATCH) == Some(&*etag) {
-        return Ok(Response::empty(StatusCode::NOT_MODIFIED).modified_at(shown.timestamp));
+    let known = request.header(IF_NONE_MATCH);
+    // As above.
+    let is_empty = query.since.is_some_and(|since| since >= shown.timestamp);
+    let answers_not_modified = changes.flavour.answers_not_modified() || !is_empty;
+    if answers_not_modified && known.is_some_and(|known| is_weakly(known, &etag)) {
+        let response = Response::empty(StatusCode::NOT_MODIFIED).modified_at(shown.timestamp);
+        return Ok(keep(response, request, shown.timestamp, api));
     }
     let is_asked_for = |asked: &Option<String>, id: &str| asked.as_deref().is_none_or(|a| a == id);
     let asked: Vec<_> = shown
@@ -365,7 +375,7 @@ pub async fn changeset(
     }
     let body = changeset::body(&metadata, shown.timestamp, &array(&asked));
     let response = Response::json_text(StatusCode::OK, body).modified_at(shown.timestamp);
-    Ok(keep(response, request, api))
+    Ok(keep(response, request, shown.timestamp, api))
 }
 
 /// What is answered, without reading anything, to who asks with times that are too old.
@@ -425,7 +435,8 @@ fn url_with(
 ) -> String {
     let host = &settings.changes.http_host;
     let origin = if host.is_empty() {
-        request.origin(&settings.api)
+        // Relative, as all redirects.
+        String::new()
     } else {
         let scheme = settings.api.http_scheme.as_deref().unwrap_or("https");
         format!("{scheme}://{host}")

@@ -149,7 +149,8 @@ impl Asked<'_> {
     fn get(&self, unit: &UnitOfWork, preconditions: Preconditions) -> Result<Response, ApiError> {
         let object = self.existing(unit)?;
         if preconditions.not_modified(object.last_modified) {
-            return Ok(Response::empty(StatusCode::NOT_MODIFIED).modified_at(object.last_modified));
+            let response = Response::empty(StatusCode::NOT_MODIFIED);
+            return Ok(self.kept(unit, response.modified_at(object.last_modified)));
         }
         if !preconditions.hold(Some(object.last_modified)) {
             return Err(self.modified(unit, object));

@@ -5,7 +5,9 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::Method;
 use http::header::{HOST, HeaderMap, HeaderName};
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{
+    AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode,
+};
 
 use super::error::ApiError;
 use crate::settings::ApiSettings;
@@ -28,6 +30,14 @@ const NOT_IN_PATHS: &AsciiSet = &CONTROLS
 /// Bytes of a query string at most, in a batch as well: API Gateway takes 10 KB with the path and the headers.
 const MAX_QUERY: usize = 8 * 1024;
 
+/// Characters that are escaped in a query string: all but RFC 3986's unreserved ones, so that the names of parameters
+/// stay as they came.
+pub const IN_QUERY: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
 /// An HTTP request.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -46,7 +56,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// Takes a request out of API Gateway's event (payload format 2.0).
+    /// Takes a request out of the event of API Gateway (payload format 2.0) or of a function URL.
     ///
     /// # Errors
     /// 400 when the body says that it is base64 and is not.
@@ -59,12 +69,18 @@ impl Request {
         } else {
             body.into_bytes()
         };
+        let mut path = event
+            .raw_path
+            .filter(|path| path.starts_with('/'))
+            .unwrap_or_else(|| "/".to_owned());
+        // A function URL sends the same event but for the path, which it does not decode.
+        let domain = event.request_context.domain_name.as_deref();
+        if domain.is_some_and(|domain| domain.contains(".lambda-url.")) {
+            path = percent_decode_str(&path).decode_utf8_lossy().into_owned();
+        }
         Ok(Self {
             method: event.request_context.http.method,
-            path: event
-                .raw_path
-                .filter(|path| path.starts_with('/'))
-                .unwrap_or_else(|| "/".to_owned()),
+            path,
             query_string: event.raw_query_string.unwrap_or_default(),
             headers: event.headers,
             body,
@@ -165,10 +181,19 @@ impl Request {
         )
     }
 
-    /// The absolute URL of another path, decoded, with the query string of this request.
-    pub fn url_of(&self, path: &str, settings: &ApiSettings) -> String {
+    /// The headers that [`Self::origin`] depends on, those of them that the settings do not replace.
+    pub fn origin_headers(settings: &ApiSettings) -> impl Iterator<Item = HeaderName> {
+        let host = settings.http_host.is_none().then_some(HOST);
+        let scheme = settings.http_scheme.is_none();
+        let scheme = scheme.then_some(HeaderName::from_static("x-forwarded-proto"));
+        host.into_iter().chain(scheme)
+    }
+
+    /// Another path, decoded, with the query string of this request. Relative, so that no cache keeps a redirect to a
+    /// host that somebody else named.
+    pub fn url_of(&self, path: &str) -> String {
         let path = utf8_percent_encode(path, NOT_IN_PATHS);
-        format!("{}{path}{}", self.origin(settings), self.query_suffix())
+        format!("{path}{}", self.query_suffix())
     }
 
     /// The query string with its `?`, empty when there is none.
@@ -185,21 +210,14 @@ impl Request {
     /// # Errors
     /// 400 when one is neither `*` nor a whole number between double quotes.
     pub fn preconditions(&self) -> Result<Preconditions, ApiError> {
-        let read = |name: &'static str, header: HeaderName| match self.headers.get(&header) {
-            None => Ok(None),
-            Some(value) => match value.to_str().map(str::trim) {
-                Ok("*") => Ok(Some(Tag::Any)),
-                Ok(text) if is_etag(text) => {
-                    // What is larger than any time is none's.
-                    let time = Timestamp::from_etag(text).unwrap_or(Timestamp(u64::MAX));
-                    Ok(Some(Tag::Exactly(time)))
-                }
-                _ => Err(ApiError::invalid(
-                    "header",
-                    name,
-                    "The value must be `*` or an integer between double quotes",
-                )),
-            },
+        let read = |name: &'static str, header: HeaderName| {
+            let Some(value) = self.headers.get(&header) else {
+                return Ok(None);
+            };
+            let tag = value.to_str().ok().and_then(|text| Tag::parse(text.trim()));
+            let wrong = "The value must be `*` or an integer between double quotes";
+            tag.map(Some)
+                .ok_or_else(|| ApiError::invalid("header", name, wrong))
         };
         Ok(Preconditions {
             if_match: read("If-Match", http::header::IF_MATCH)?,
@@ -223,6 +241,32 @@ pub enum Tag {
     Any,
     /// One entity tag.
     Exactly(Timestamp),
+    /// One weak entity tag, as a CDN makes of ours when it compresses: as good as the other where a copy is to be
+    /// confirmed, worth nothing where a write depends on it (RFC 9110, 8.8.3.2).
+    Weakly(Timestamp),
+}
+
+impl Tag {
+    fn parse(text: &str) -> Option<Self> {
+        if text == "*" {
+            return Some(Self::Any);
+        }
+        let (strong, is_weak) = match text.strip_prefix("W/") {
+            Some(strong) => (strong, true),
+            None => (text, false),
+        };
+        // What is larger than any time is none's.
+        let time = || Timestamp::from_etag(strong).unwrap_or(Timestamp(u64::MAX));
+        is_etag(strong).then(|| match is_weak {
+            true => Self::Weakly(time()),
+            false => Self::Exactly(time()),
+        })
+    }
+}
+
+/// Whether an entity tag is `etag`, a strong one, or the weak one that was made of it.
+pub fn is_weakly(tag: &str, etag: &str) -> bool {
+    tag.strip_prefix("W/").unwrap_or(tag) == etag
 }
 
 /// `If-Match` and `If-None-Match` of a request.
@@ -237,7 +281,7 @@ pub struct Preconditions {
 impl Preconditions {
     /// Whether `If-None-Match` says that the client has `current` already: 304 on reads.
     pub fn not_modified(self, current: Timestamp) -> bool {
-        self.if_none_match == Some(Tag::Exactly(current))
+        matches!(self.if_none_match, Some(Tag::Exactly(tag) | Tag::Weakly(tag)) if tag == current)
     }
 
     /// Whether the preconditions let a request go on (Kinto 26.5: equality only, `If-Match` above the current
@@ -249,6 +293,7 @@ impl Preconditions {
             (_, Some(Tag::Any), Some(_)) => false,
             (Some(_), _, None) => false,
             (Some(Tag::Exactly(tag)), _, Some(current)) => tag == current,
+            (Some(Tag::Weakly(_)), _, _) => false,
             _ => true,
         }
     }
@@ -257,6 +302,23 @@ impl Preconditions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_is_decoded_once_whoever_took_it() {
+        let path = |domain: &str, path: &str| {
+            let mut event = ApiGatewayV2httpRequest::default();
+            event.request_context.domain_name = Some(domain.to_owned());
+            event.raw_path = Some(path.to_owned());
+            Request::from_event(event).unwrap().path
+        };
+        let of_api = |raw| path("abc.execute-api.eu-central-1.amazonaws.com", raw);
+        let of_function = |raw| path("abc.lambda-url.eu-central-1.on.aws", raw);
+        assert_eq!(of_api("/v1/buckets/café"), "/v1/buckets/café");
+        assert_eq!(of_function("/v1/buckets/caf%C3%A9"), "/v1/buckets/café");
+        assert_eq!(of_api("/v1/buckets/a%20b"), "/v1/buckets/a%20b");
+        assert_eq!(of_function("/v1/buckets/a%2520b"), "/v1/buckets/a%20b");
+        assert_eq!(of_function("/v1/buckets/%FF"), "/v1/buckets/\u{fffd}");
+    }
 
     #[test]
     fn preconditions_compare_by_equality() {
@@ -279,5 +341,20 @@ mod tests {
         assert!(if_none_match(Tag::Exactly(Timestamp(5))).hold(now));
         assert!(if_none_match(Tag::Exactly(Timestamp(5))).not_modified(Timestamp(5)));
         assert!(!if_none_match(Tag::Any).not_modified(Timestamp(5)));
+    }
+
+    #[test]
+    fn a_weak_tag_confirms_a_copy_and_lets_no_write_through() {
+        let tag = Tag::Weakly(Timestamp(5));
+        let confirming = Preconditions {
+            if_none_match: Some(tag),
+            ..Preconditions::default()
+        };
+        assert!(confirming.not_modified(Timestamp(5)) && !confirming.not_modified(Timestamp(6)));
+        let writing = Preconditions {
+            if_match: Some(tag),
+            ..Preconditions::default()
+        };
+        assert!(!writing.hold(Some(Timestamp(5))));
     }
 }

@@ -77,17 +77,6 @@ impl Response {
         self
     }
 
-    /// Not to be kept by caches that several users share, for as long as it may be kept at all.
-    pub fn keep_private(&mut self) {
-        let control = self.headers.get(CACHE_CONTROL);
-        let control = control.and_then(|control| control.to_str().ok());
-        if let Some(control) = control.filter(|control| control.starts_with("max-age="))
-            && !control.contains("no-store")
-        {
-            self.set_text(CACHE_CONTROL, &format!("private, {control}"));
-        }
-    }
-
     /// With an entity tag that is no time.
     pub fn tagged(mut self, etag: &str) -> Self {
         self.set_text(ETAG, etag);
@@ -144,6 +133,11 @@ impl Response {
         self.headers.insert(name, value);
     }
 
+    /// Removes a header.
+    pub fn remove(&mut self, name: HeaderName) {
+        self.headers.remove(name);
+    }
+
     /// Sets a header to a text; leaves it out when a header cannot hold that text.
     pub fn set_text(&mut self, name: HeaderName, value: &str) {
         if let Ok(value) = HeaderValue::from_str(value) {
@@ -156,6 +150,7 @@ impl Response {
         // One value: of several, the event's JSON would keep the first alone.
         let before = self.headers.get(VARY).and_then(|vary| vary.to_str().ok());
         let vary = match before {
+            Some(before) if before.split(", ").any(|name| header == *name) => return,
             Some(before) => format!("{before}, {header}"),
             None => header.to_string(),
         };
@@ -205,15 +200,10 @@ impl Response {
     fn refuse(&mut self) -> Body {
         let refusal = ApiError::ResponseTooLarge;
         self.status = refusal.status();
-        for header in [
-            CACHE_CONTROL,
-            CONTENT_ENCODING,
-            ETAG,
-            EXPIRES,
-            LAST_MODIFIED,
-        ] {
+        for header in [CONTENT_ENCODING, ETAG, EXPIRES, LAST_MODIFIED] {
             self.headers.remove(header);
         }
+        self.set(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         Body::Text(refusal.body().to_string())
     }
 }

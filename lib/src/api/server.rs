@@ -12,7 +12,7 @@ use super::auth::User;
 use super::openid::provider::Provider;
 use super::request::Request;
 use super::response::Response;
-use super::{Api, default_bucket};
+use super::{Api, caching, default_bucket};
 use crate::settings::{Plugin, Policy};
 use crate::timestamp::Timestamp;
 
@@ -49,7 +49,16 @@ pub async fn hello(api: &Api, request: &Request, user: &User) -> Response {
     hello["capabilities"] = capabilities(api).await;
     let response = Response::json(StatusCode::OK, &hello);
     if settings.readonly {
-        response.kept_for(web.root_cache_expires_seconds, Timestamp::now())
+        match &user.id {
+            None => {
+                let lifetime = web.root_cache_expires_seconds;
+                let mut response = response.kept_for(lifetime, Timestamp::now());
+                caching::vary_by_origin(&mut response, settings);
+                response
+            }
+            // It names the user.
+            Some(_) => response.uncached(),
+        }
     } else {
         response
     }

@@ -43,6 +43,21 @@ impl CacheSettings {
         Ok(Self(seconds))
     }
 
+    /// `cache_expires_seconds`, which is for all that anonymous users read where nothing narrower is set: within so many
+    /// seconds a change shows through caches that keep what they are told.
+    ///
+    /// `cache_maximum_expires_seconds` beside it, else ten times as long, is for the changesets of a state, which clients
+    /// ask for when they have seen that there is one: long enough for those that poll every few minutes.
+    pub fn of_all(&self, expiry: Expiry) -> Option<u64> {
+        let seconds = self.get(&["cache_expires_seconds"]);
+        match expiry {
+            Expiry::Default | Expiry::Minimum => seconds,
+            Expiry::Maximum => self
+                .get(&["cache_maximum_expires_seconds"])
+                .or(seconds.map(|seconds| seconds.saturating_mul(10))),
+        }
+    }
+
     /// `{kind}_cache_expires_seconds`.
     pub fn of_kind(&self, kind: Kind) -> Option<u64> {
         self.get(&[kind.name(), "cache_expires_seconds"])
@@ -103,6 +118,19 @@ mod tests {
         assert_eq!(settings.of_collection("main", "x", Expiry::Maximum), None);
         assert_eq!(settings.of_bucket("main"), Some(20));
         assert_eq!(settings.of_bucket("other"), Some(0));
+        assert_eq!(settings.of_kind(Kind::Bucket), None);
+        assert_eq!(settings.of_all(Expiry::Maximum), None);
+    }
+
+    #[test]
+    fn one_setting_is_for_all_and_ten_times_as_long_for_what_names_its_state() {
+        let all = ("KINTO_CACHE_EXPIRES_SECONDS", "60");
+        let settings = CacheSettings::from_vars(&[all].into_iter().collect()).unwrap();
+        assert_eq!(settings.of_all(Expiry::Minimum), Some(60));
+        assert_eq!(settings.of_all(Expiry::Maximum), Some(600));
+        let maximum = ("KINTO_CACHE_MAXIMUM_EXPIRES_SECONDS", "3600");
+        let settings = CacheSettings::from_vars(&[all, maximum].into_iter().collect()).unwrap();
+        assert_eq!(settings.of_all(Expiry::Maximum), Some(3600));
         assert_eq!(settings.of_kind(Kind::Bucket), None);
     }
 

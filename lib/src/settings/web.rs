@@ -21,8 +21,6 @@ pub struct WebSettings {
     pub cors_origins: Vec<String>,
     /// `cors_max_age_seconds`: how long browsers may keep the answer to a preflight; 0 says nothing of keeping.
     pub cors_max_age_seconds: Option<u64>,
-    /// `cornice.always_cors`: whether `Access-Control-Allow-Origin: *` goes out unasked too, for what a CDN keeps.
-    pub always_cors: bool,
     /// `backoff_percentage`: share of the responses with a `Backoff`; all when not set.
     pub backoff_percentage: Option<u64>,
     /// `eos`, `eos_message`, `eos_url`: the end of the service, when there is to be one.
@@ -96,7 +94,6 @@ impl WebSettings {
                 .unwrap_or_else(|| vec!["*".to_owned()]),
             cors_max_age_seconds: ttl(vars, "KINTO_CORS_MAX_AGE_SECONDS", Some(3600))?
                 .filter(|seconds| *seconds > 0),
-            always_cors: vars.flag("KINTO_CORNICE_ALWAYS_CORS", false)?,
             backoff_percentage: vars.number("KINTO_BACKOFF_PERCENTAGE")?,
             end_of_service: EndOfService::from_vars(vars)?,
             heartbeat_timeout_seconds: vars

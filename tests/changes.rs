@@ -1154,7 +1154,7 @@ async fn changes_are_kept_for_as_long_as_the_settings_say() {
         assert_eq!(vary, "authorization, accept-encoding", "{path}");
         assert_eq!(
             answer.header("cache-control"),
-            format!("private, max-age={seconds}"),
+            format!("max-age={seconds}"),
             "{path}"
         );
         let expires = httpdate::parse_http_date(answer.header("expires")).unwrap();

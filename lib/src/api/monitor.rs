@@ -93,7 +93,7 @@ const IN_QUERY: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'~');
 
 /// The fields of an entry, all there are to filter and sort by.
-const FIELDS: [&str; 5] = ["id", "last_modified", "bucket", "collection", "host"];
+pub const FIELDS: [&str; 5] = ["id", "last_modified", "bucket", "collection", "host"];
 
 /// What of the monitor the settings show.
 #[derive(Debug)]

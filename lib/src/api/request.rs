@@ -162,7 +162,7 @@ impl Request {
                 _ => Err(ApiError::invalid(
                     "header",
                     name,
-                    "The value must be `*` or an integer between double quotes",
+                    "Must be `*`, or digits between double quotes",
                 )),
             },
         };

@@ -83,6 +83,50 @@ async fn a_listener_hears_of_random_requests_what_kintos_hears() {
     stack.stop().await;
 }
 
+/// What must be there for `tests/openapi/schemathesis.toml` to ask for more than what is not.
+const THERE: [&str; 4] = [
+    "buckets/main",
+    "buckets/main/collections/one",
+    "buckets/main/groups/g",
+    "buckets/main/collections/one/records/r",
+];
+
+#[tokio::test]
+#[ignore = "needs schemathesis: tests/run"]
+async fn the_openapi_document_tells_what_is_taken_and_what_is_answered() {
+    let stack = stack(&[
+        ("KINTO_INCLUDES", "kinto.plugins.accounts"),
+        ("KINTO_ACCOUNT_CREATE_PRINCIPALS", "system.Everyone"),
+        ("KINTO_ACCOUNT_WRITE_PRINCIPALS", "system.Authenticated"),
+        ("KINTO_MULTIAUTH_POLICIES", "account basicauth"),
+        (
+            "KINTO_MULTIAUTH_POLICY_ACCOUNT_USE",
+            "kinto.plugins.accounts.AccountsPolicy",
+        ),
+    ])
+    .await;
+    let client = reqwest::Client::new();
+    for path in THERE {
+        let put = client.put(format!("{}{path}", stack.url()));
+        let put = put.basic_auth("alice", Some("secret")).send().await;
+        assert_eq!(put.unwrap().status(), 201, "{path}");
+    }
+    let mut command = installed("schemathesis");
+    command
+        .current_dir(workspace().join("tests/openapi"))
+        .args(["--config-file", "schemathesis.toml", "run"])
+        .arg(format!("{}__api__", stack.url()))
+        .args(["--no-color", "--generation-database", "none"])
+        .args(["--seed", "1", "--max-examples", "15"]);
+    let succeeded = tokio::time::timeout(PATIENCE, succeeds(command)).await;
+    assert_eq!(
+        succeeded,
+        Ok(true),
+        "schemathesis found something, see above"
+    );
+    stack.stop().await;
+}
+
 /// Compares the stack with Kinto under so many sequences of requests, or as many as the environment wants.
 async fn compare(stack: &Stack, usual_sequences: &str, arguments: &[&str]) {
     let sequences = std::env::var("DIFFERENTIAL_SEQUENCES");

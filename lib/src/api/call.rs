@@ -233,7 +233,7 @@ impl Endpoint {
                 Route::LbHeartbeat => Ok(server::lbheartbeat()),
                 Route::Version => Ok(server::version()),
                 Route::Contribute => Ok(server::contribute()),
-                Route::OpenApi => Ok(openapi::response(request, settings)),
+                Route::OpenApi => Ok(openapi::response(request, settings, &api.providers).await),
                 Route::Object(_) | Route::Batch => Err(ApiError::UnknownPath),
             },
         }

@@ -94,7 +94,7 @@ fn array(changes: &[&Change]) -> String {
 }
 
 /// The fields of an entry, all there are to filter and sort by.
-const FIELDS: [&str; 5] = ["id", "last_modified", "bucket", "collection", "host"];
+pub const FIELDS: [&str; 5] = ["id", "last_modified", "bucket", "collection", "host"];
 
 /// The field of the positions, which nobody is shown.
 const POSITION: &str = "position";

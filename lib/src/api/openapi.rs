@@ -3,32 +3,99 @@
 //! The document is of the version that Kinto 26.5 writes, Swagger 2.0 (called `OpenAPI` 2.0 since), with its
 //! `operationId`s, `host` and `basePath`: clients that build their calls from it go on working. It is made of what
 //! the router serves, so a method that a setting turns off is not in it. `HEAD` and `OPTIONS` are left out, as in
-//! Kinto.
+//! Kinto. What it says that a request may have is taken: `tests/clients.rs` sends such requests, and others.
 
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::batch::METHODS as BATCH_METHODS;
+use super::monitor::FIELDS as MONITOR_FIELDS;
+use super::openid::provider::Provider;
+use super::passwords;
+use super::permissions::FIELDS as PERMISSIONS_FIELDS;
 use super::request::Request;
 use super::response::Response;
-use super::router::Route;
+use super::router::{PREFIX, Route};
 use super::server::HTTP_API_VERSION;
-use crate::resource::Kind;
-use crate::settings::ApiSettings;
+use crate::resource::{Kind, MAX_ID_LENGTH};
+use crate::settings::{ACCOUNT_POLICY, ApiSettings, Policy};
+use crate::store::membership::MAX_PRINCIPAL_LENGTH;
+use crate::timestamp::Timestamp;
 
 const ETAG: &str = r#"^"[0-9]+"$"#;
+/// With the time of the collection, which a changeset has too.
+const CHANGESET_ETAG: &str = r#"^"[0-9]+(-[0-9]+)?"$"#;
 const PRECONDITION: &str = r#"^("[0-9]+"|\*)$"#;
+const ID: &str = "^[a-zA-Z0-9][a-zA-Z0-9_-]*$";
+const ACCOUNT_ID: &str = "^[a-zA-Z0-9+.@][a-zA-Z0-9_+.@-]*$";
+/// A time in milliseconds, between double quotes or not, up to [`Timestamp::MAX`].
+const TIME: &str = r#"^("[0-3]?[0-9]{1,12}"|[0-3]?[0-9]{1,12})$"#;
+/// No other group, and not everyone.
+const MEMBER: &str = r"^(?!/buckets/)(?!system\.Everyone$)[\s\S]+$";
+/// Bytes of a letter at most: bounds are of bytes here, of letters in the document.
+const MAX_LETTER: usize = 4;
+/// How long a time from the document can be sent, in milliseconds: half of what it may be ahead.
+const HALF_A_DAY: u64 = 12 * 60 * 60 * 1000;
 
 /// The response to `GET /v1/__api__`.
-pub fn response(request: &Request, settings: &ApiSettings) -> Response {
-    Response::json(
-        StatusCode::OK,
-        &document(&request.origin(settings), settings),
-    )
+pub async fn response(
+    request: &Request,
+    settings: &ApiSettings,
+    providers: &[Provider],
+) -> Response {
+    let origin = request.origin(settings);
+    let securities = securities(&origin, settings, providers).await;
+    let document = document(&origin, settings, &securities, Timestamp::now());
+    Response::json(StatusCode::OK, &document)
+}
+
+/// How users show who they are, by the names of the policies. A provider that does not answer is found through this
+/// server (Kinto 26.5 does not start without it).
+async fn securities(
+    origin: &str,
+    settings: &ApiSettings,
+    providers: &[Provider],
+) -> Map<String, Value> {
+    let mut securities = Map::new();
+    for policy in &settings.policies {
+        match policy {
+            Policy::Basic { name } => {
+                securities.insert(name.clone(), json!({"type": "basic"}));
+            }
+            Policy::Account => {
+                securities.insert(ACCOUNT_POLICY.to_owned(), json!({"type": "basic"}));
+            }
+            Policy::OpenId(provider) => {
+                let name = &provider.name;
+                let mut known = providers.iter();
+                let known = known.find(|known| known.settings().name == *name);
+                let endpoints = match known {
+                    Some(known) => known.endpoints().await.ok(),
+                    None => None,
+                };
+                let url = match endpoints {
+                    Some(endpoints) => endpoints.authorization_endpoint.clone(),
+                    None => format!("{origin}{PREFIX}/openid/{name}/login"),
+                };
+                let scopes = provider.allowed_scopes.iter();
+                let scopes: Map<_, _> = scopes.map(|scope| (scope.clone(), "".into())).collect();
+                let definition = json!({
+                    "type": "oauth2", "flow": "implicit", "authorizationUrl": url, "scopes": scopes,
+                });
+                securities.insert(name.clone(), definition);
+            }
+        }
+    }
+    securities
 }
 
 /// The document of a server at `origin`, `scheme://host`.
-fn document(origin: &str, settings: &ApiSettings) -> Value {
+fn document(
+    origin: &str,
+    settings: &ApiSettings,
+    securities: &Map<String, Value>,
+    now: Timestamp,
+) -> Value {
     let (scheme, host) = origin.split_once("://").unwrap_or(("https", origin));
     let mut paths = Map::new();
     let mut tags: Vec<String> = vec![];
@@ -39,16 +106,17 @@ fn document(origin: &str, settings: &ApiSettings) -> Value {
             if method == Method::HEAD || method == Method::OPTIONS {
                 continue;
             }
-            let operation = operation(&route, &method);
+            let operation = operation(&route, &method, now);
             if !tags.contains(&operation.tag) {
                 tags.push(operation.tag.clone());
             }
-            operations.insert(method.as_str().to_ascii_lowercase(), operation.into_json());
+            let operation = operation.into_json(securities);
+            operations.insert(method.as_str().to_ascii_lowercase(), operation);
         }
         if operations.is_empty() {
             continue;
         }
-        let ids = ids_in(&path);
+        let ids = ids_in(&path, &route);
         if !ids.is_empty() {
             operations.insert("parameters".to_owned(), ids.into());
         }
@@ -61,10 +129,10 @@ fn document(origin: &str, settings: &ApiSettings) -> Value {
         "host": host,
         "basePath": "/v1",
         "schemes": [scheme],
-        "securityDefinitions": {"basicauth": {"type": "basic"}},
+        "securityDefinitions": securities,
         "tags": tags,
         "paths": paths,
-        "definitions": definitions(),
+        "definitions": definitions(settings, now),
     })
 }
 
@@ -82,12 +150,9 @@ struct Operation {
 }
 
 impl Operation {
-    fn into_json(self) -> Value {
-        let security = if self.is_secured {
-            json!([{"basicauth": []}])
-        } else {
-            json!([])
-        };
+    fn into_json(self, securities: &Map<String, Value>) -> Value {
+        let one_of: Vec<_> = securities.keys().map(|name| json!({name: []})).collect();
+        let security = if self.is_secured { one_of } else { vec![] };
         let mut operation = json!({
             "operationId": self.id,
             "tags": [self.tag],
@@ -103,7 +168,7 @@ impl Operation {
     }
 }
 
-fn operation(route: &Route, method: &Method) -> Operation {
+fn operation(route: &Route, method: &Method, now: Timestamp) -> Operation {
     match route {
         Route::Hello => utility("server_info", "What the server is and can do."),
         Route::Heartbeat => {
@@ -126,20 +191,32 @@ fn operation(route: &Route, method: &Method) -> Operation {
         ),
         Route::MonitorChangeset => changeset("monitor", false),
         Route::Changeset(_) => changeset("collection", true),
-        Route::Flush => utility("flush_post", "Everything is gone."),
-        Route::OpenIdLogin(_) => utility(
-            "openid_login",
-            "Sends the browser to the identity provider.",
-        ),
-        Route::OpenIdToken(_) => utility(
-            "openid_token",
-            "Sends the browser back with the provider's tokens.",
-        ),
+        Route::Flush => answering("flush_post", 202, "Everything is gone."),
+        Route::OpenIdLogin(_) => Operation {
+            parameters: vec![
+                required(text("callback")),
+                required(text("scope")),
+                json!({"name": "prompt", "in": "query", "type": "string", "enum": ["none"]}),
+            ],
+            ..redirect("openid_login", "The identity provider is asked who it is.")
+        },
+        Route::OpenIdToken(_) => Operation {
+            parameters: vec![
+                required(text("state")),
+                text("code"),
+                text("error"),
+                text("error_description"),
+            ],
+            ..redirect(
+                "openid_token",
+                "The provider's tokens are brought to where the login began.",
+            )
+        },
         Route::Batch => Operation {
             id: "batch".to_owned(),
             tag: "Batch".to_owned(),
             is_secured: false,
-            parameters: vec![body("Batch")],
+            parameters: vec![required(body("Batch"))],
             consumes: &["application/json"],
             responses: {
                 let refusals = [(400, ""), (406, ""), (413, ""), (415, "")];
@@ -152,32 +229,53 @@ fn operation(route: &Route, method: &Method) -> Operation {
         },
         Route::Permissions => Operation {
             id: "get_permissionss".to_owned(),
-            tag: "Permissionss".to_owned(),
-            is_secured: true,
-            parameters: list_parameters(true),
+            tag: "Permissions".to_owned(),
+            // It tells everyone what everyone may do.
+            is_secured: false,
+            parameters: list_parameters(true, Some(&PERMISSIONS_FIELDS), Some("uri"), now),
             consumes: &[],
             responses: responses(&[&REFUSALS[..], &[(200, "Permissions"), (304, "")]].concat()),
         },
-        Route::Object(uri) => of_object(uri.kind(), method),
-        Route::List(list) => of_list(list.kind(), method),
-        // The names that kinto-changes 4.1 ends up with.
+        Route::Object(uri) => of_object(uri.kind(), method, now),
+        Route::List(list) => of_list(list.kind(), method, now),
+        // The id that kinto-changes 4.1 ends up with.
         Route::MonitorRecords => Operation {
             id: "get_changess".to_owned(),
-            tag: "Changess".to_owned(),
+            tag: "Changes".to_owned(),
             is_secured: false,
-            parameters: list_parameters(true),
+            parameters: list_parameters(true, Some(&MONITOR_FIELDS), None, now),
             consumes: &[],
-            responses: responses(&[(200, "Changes"), (304, ""), (400, ""), (406, ""), (412, "")]),
+            responses: responses(&[
+                (200, "Changes"),
+                (304, ""),
+                (307, ""),
+                (400, ""),
+                (406, ""),
+                (412, ""),
+            ]),
         },
     }
 }
 
 /// An endpoint that takes nothing and tells everyone the same.
 fn utility(id: &str, description: &str) -> Operation {
+    answering(id, 200, description)
+}
+
+/// An endpoint that sends a browser elsewhere.
+fn redirect(id: &str, description: &str) -> Operation {
+    let mut operation = answering(id, 307, description);
+    operation.responses = responses(&[(400, ""), (503, "")]);
+    let answer = described(description);
+    operation.responses.insert("307".to_owned(), answer);
+    operation
+}
+
+fn answering(id: &str, status: u16, description: &str) -> Operation {
     let mut answer = described(description);
     answer["schema"] = json!({"type": "object"});
     let mut responses = Map::new();
-    responses.insert("200".to_owned(), answer);
+    responses.insert(status.to_string(), answer);
     Operation {
         id: id.to_owned(),
         tag: "Utilities".to_owned(),
@@ -190,11 +288,11 @@ fn utility(id: &str, description: &str) -> Operation {
 
 /// The changeset of monitor/changes, or that of a collection, which not everyone may read.
 fn changeset(of: &str, is_secured: bool) -> Operation {
-    let text = |name: &str| json!({"name": name, "in": "query", "type": "string"});
-    let mut expected = text("_expected");
-    expected["required"] = true.into();
-    let limit = json!({"name": "_limit", "in": "query", "type": "integer", "minimum": 0});
-    let mut parameters = vec![expected, text("_since"), limit];
+    let mut expected = required(text("_expected"));
+    expected["minLength"] = 1.into();
+    let mut since = text("_since");
+    since["pattern"] = TIME.into();
+    let mut parameters = vec![expected, since, whole("_limit")];
     let mut answers = vec![
         (200, "Changeset"),
         (304, ""),
@@ -206,6 +304,7 @@ fn changeset(of: &str, is_secured: bool) -> Operation {
         answers.extend([(401, ""), (403, ""), (404, "")]);
     } else {
         parameters.extend([text("bucket"), text("collection")]);
+        answers.push((307, ""));
     }
     Operation {
         id: format!("get_{of}_changeset"),
@@ -219,19 +318,23 @@ fn changeset(of: &str, is_secured: bool) -> Operation {
 
 const REFUSALS: [(u16, &str); 5] = [(400, ""), (401, ""), (403, ""), (406, ""), (412, "")];
 
-fn of_object(kind: Kind, method: &Method) -> Operation {
+fn of_object(kind: Kind, method: &Method, now: Timestamp) -> Operation {
     let shown = title(kind.name());
     let mut parameters = vec![];
     let mut answers = REFUSALS.to_vec();
     answers.push((200, &shown));
     let (verb, consumes): (&str, &[&str]) = match *method {
         Method::PUT => {
-            parameters.push(body(&shown));
+            let mut sent = body(&format!("{shown}Body"));
+            // It needs a password.
+            sent["required"] = (kind == Kind::Account).into();
+            parameters.push(sent);
             answers.extend([(201, &*shown), (413, ""), (415, "")]);
             ("update", &["application/json"])
         }
         Method::PATCH => {
-            parameters.extend([body(&shown), response_behavior()]);
+            let sent = required(body(&format!("{shown}Patch")));
+            parameters.extend([sent, response_behavior()]);
             answers.extend([(404, ""), (413, ""), (415, "")]);
             (
                 "patch",
@@ -239,7 +342,7 @@ fn of_object(kind: Kind, method: &Method) -> Operation {
             )
         }
         Method::DELETE => {
-            parameters.push(time("last_modified"));
+            parameters.push(time("last_modified", now));
             answers.push((404, ""));
             ("delete", &[])
         }
@@ -260,13 +363,15 @@ fn of_object(kind: Kind, method: &Method) -> Operation {
     }
 }
 
-fn of_list(kind: Kind, method: &Method) -> Operation {
+fn of_list(kind: Kind, method: &Method, now: Timestamp) -> Operation {
     let (shown, listed) = (title(kind.name()), title(kind.plural()));
     let mut answers = REFUSALS.to_vec();
     let (id, parameters, consumes): (_, _, &[&str]) = match *method {
         Method::POST => {
             answers.extend([(200, &*shown), (201, &shown), (413, ""), (415, "")]);
-            let parameters = [body(&shown)].into_iter().chain(preconditions()).collect();
+            let mut sent = body(&format!("New{shown}"));
+            sent["required"] = (kind == Kind::Account).into();
+            let parameters = [sent].into_iter().chain(preconditions()).collect();
             (
                 format!("create_{}", kind.name()),
                 parameters,
@@ -277,13 +382,17 @@ fn of_list(kind: Kind, method: &Method) -> Operation {
             answers.push((200, &listed));
             (
                 format!("delete_{}", kind.plural()),
-                list_parameters(false),
+                list_parameters(false, None, None, now),
                 &[],
             )
         }
         _ => {
             answers.extend([(200, &*listed), (304, "")]);
-            (format!("get_{}", kind.plural()), list_parameters(true), &[])
+            (
+                format!("get_{}", kind.plural()),
+                list_parameters(true, None, None, now),
+                &[],
+            )
         }
     };
     Operation {
@@ -303,39 +412,100 @@ fn title(name: &str) -> String {
 }
 
 /// What a path has between braces.
-fn ids_in(path: &str) -> Vec<Value> {
+fn ids_in(path: &str, route: &Route) -> Vec<Value> {
+    let is_account = matches!(route, Route::Object(uri) if uri.kind() == Kind::Account);
     let names = path
         .split('/')
         .filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}'));
     names
-        .map(|name| json!({"name": name, "in": "path", "required": true, "type": "string"}))
+        .map(|name| {
+            let mut id = json!({"name": name, "in": "path", "required": true, "type": "string"});
+            if name != "provider" {
+                add(&mut id, id_form(is_account));
+            }
+            id
+        })
         .collect()
 }
 
-fn list_parameters(reads: bool) -> Vec<Value> {
+/// What an id looks like.
+fn id_form(is_of_account: bool) -> Value {
+    let pattern = if is_of_account { ACCOUNT_ID } else { ID };
+    json!({"pattern": pattern, "minLength": 1, "maxLength": MAX_ID_LENGTH})
+}
+
+/// Adds fields to an object.
+fn add(to: &mut Value, fields: Value) {
+    if let (Value::Object(to), Value::Object(fields)) = (to, fields) {
+        to.extend(fields);
+    }
+}
+
+/// Those of a list; of one whose objects have these fields alone, and of `key` and no times where that tells them apart.
+fn list_parameters(
+    reads: bool,
+    fields: Option<&[&str]>,
+    key: Option<&str>,
+    now: Timestamp,
+) -> Vec<Value> {
+    let words = |name: &str, with_signs: bool| {
+        let mut words = words(name);
+        if let Some(fields) = fields {
+            let signs: &[&str] = if with_signs { &["", "-"] } else { &[""] };
+            let named = signs
+                .iter()
+                .flat_map(|sign| fields.iter().map(move |field| format!("{sign}{field}")));
+            words["items"]["enum"] = named.collect();
+        }
+        words
+    };
+    let mut id = text("id");
+    id["pattern"] = ID.into();
     let mut parameters = vec![
-        json!({"name": "_limit", "in": "query", "type": "integer", "minimum": 0}),
-        words("_sort"),
-        json!({"name": "_token", "in": "query", "type": "string"}),
-        time("_since"),
-        time("_to"),
-        time("_before"),
-        json!({"name": "id", "in": "query", "type": "string"}),
-        time("last_modified"),
+        whole("_limit"),
+        words("_sort", true),
+        text("_token"),
+        time("_since", now),
+        time("_to", now),
+        time("_before", now),
+        id,
     ];
+    if key.is_none() {
+        parameters.push(time("last_modified", now));
+    }
     if reads {
-        parameters.push(words("_fields"));
+        parameters.push(words("_fields", false));
     }
     parameters.extend(preconditions());
     parameters
+}
+
+fn text(name: &str) -> Value {
+    json!({"name": name, "in": "query", "type": "string"})
+}
+
+fn whole(name: &str) -> Value {
+    json!({"name": name, "in": "query", "type": "integer", "format": "int64", "minimum": 0, "maximum": i64::MAX})
+}
+
+fn required(mut parameter: Value) -> Value {
+    parameter["required"] = true.into();
+    parameter
 }
 
 fn words(name: &str) -> Value {
     json!({"name": name, "in": "query", "type": "array", "items": {"type": "string"}})
 }
 
-fn time(name: &str) -> Value {
-    json!({"name": name, "in": "query", "type": "integer", "minimum": 0})
+fn time(name: &str, now: Timestamp) -> Value {
+    let mut time = whole(name);
+    time["maximum"] = latest(now).into();
+    time
+}
+
+/// The latest time that can be sent for the next half of a day, the same for as long.
+fn latest(now: Timestamp) -> u64 {
+    (now.0 / HALF_A_DAY + 1) * HALF_A_DAY
 }
 
 fn preconditions() -> [Value; 2] {
@@ -363,11 +533,20 @@ fn described(description: &str) -> Value {
 /// The responses with these codes; below 300 the body is the definition named.
 fn responses(answers: &[(u16, &str)]) -> Map<String, Value> {
     let mut responses = Map::new();
+    let is_of_changeset = answers
+        .iter()
+        .any(|(_, definition)| *definition == "Changeset");
+    let etag = if is_of_changeset {
+        CHANGESET_ETAG
+    } else {
+        ETAG
+    };
     for (code, definition) in answers {
         let description = match code {
             200 => "What is there now.",
             201 => "What was created.",
             304 => "It is what `If-None-Match` names.",
+            307 => "`_since` is too long ago: all there is, elsewhere.",
             400 => "The request is not valid.",
             401 => "This takes credentials.",
             403 => "The user may not do this.",
@@ -376,17 +555,18 @@ fn responses(answers: &[(u16, &str)]) -> Map<String, Value> {
             412 => "It is not what `If-Match` or `If-None-Match` names.",
             413 => "What is sent, or is to be answered, is too large.",
             415 => "The body is of another type than the endpoint takes.",
+            503 => "The identity provider does not answer.",
             _ => "",
         };
         let mut response = described(description);
         match code {
             200 | 201 => response["schema"] = reference(definition),
-            304 => {}
+            304 | 307 => {}
             _ => response["schema"] = reference("Error"),
         }
         if matches!(code, 200 | 201 | 304) {
             response["headers"] = json!({
-                "ETag": {"type": "string", "pattern": ETAG},
+                "ETag": {"type": "string", "pattern": etag},
                 "Last-Modified": {"type": "string"},
             });
         }
@@ -398,7 +578,7 @@ fn responses(answers: &[(u16, &str)]) -> Map<String, Value> {
     responses
 }
 
-fn definitions() -> Value {
+fn definitions(settings: &ApiSettings, now: Timestamp) -> Value {
     let text = json!({"type": "string"});
     let integer = json!({"type": "integer"});
     let list_of = |items: &Value| {
@@ -409,38 +589,50 @@ fn definitions() -> Value {
     };
     let mut definitions = Map::new();
     for kind in Kind::ALL {
-        let schema = json!({"type": "object"});
-        let mut properties = json!({"id": text, "last_modified": integer});
-        match kind {
-            Kind::Bucket => {
-                for field in ["collection:schema", "group:schema", "record:schema"] {
-                    properties[field] = schema.clone();
-                }
+        let name = title(kind.name());
+        let shown = data_of(kind, None);
+        let data = data_of(kind, Some(now));
+        let permissions = |nullable: bool| {
+            let mut principals = json!({
+                "type": "array",
+                "items": {"type": "string", "minLength": 1, "maxLength": MAX_PRINCIPAL_LENGTH / MAX_LETTER},
+            });
+            if nullable {
+                principals["x-nullable"] = true.into();
             }
-            Kind::Collection => {
-                properties["schema"] = schema;
-                properties["cache_expires"] = integer.clone();
-            }
-            Kind::Group => properties["members"] = json!({"type": "array", "items": text}),
-            Kind::Account => properties["password"] = text.clone(),
-            Kind::Record => {}
+            let named = kind.permissions().iter();
+            let named: Map<_, _> = named
+                .map(|name| ((*name).to_owned(), principals.clone()))
+                .collect();
+            json!({"type": "object", "properties": named, "additionalProperties": false})
+        };
+        let object = |data: &Value, nullable: bool| {
+            json!({
+                "type": "object",
+                "properties": {"data": data, "permissions": permissions(nullable)},
+                "additionalProperties": false,
+            })
+        };
+        definitions.insert(title(kind.plural()), list_of(&shown));
+        definitions.insert(name.clone(), object(&shown, false));
+        let mut new = object(&data, false);
+        // The id is in the path, and need not be sent.
+        let mut without_id = data.clone();
+        if let Some(properties) = without_id["properties"].as_object_mut() {
+            properties.shift_remove("id");
         }
-        let data = json!({"type": "object", "properties": properties});
-        let principals = json!({"type": "array", "items": text});
-        let permissions: Map<String, Value> = kind
-            .permissions()
-            .iter()
-            .map(|permission| ((*permission).to_owned(), principals.clone()))
-            .collect();
-        definitions.insert(title(kind.plural()), list_of(&data));
-        let object = json!({
-            "type": "object",
-            "properties": {
-                "data": data,
-                "permissions": {"type": "object", "properties": permissions},
-            },
-        });
-        definitions.insert(title(kind.name()), object);
+        let mut sent = object(&without_id, false);
+        let mut patch = object(&without_id, true);
+        patch["minProperties"] = 1.into();
+        if kind == Kind::Account {
+            new["required"] = json!(["data"]);
+            new["properties"]["data"]["required"] = json!(["id", "password"]);
+            sent["required"] = json!(["data"]);
+            sent["properties"]["data"]["required"] = json!(["password"]);
+        }
+        definitions.insert(format!("New{name}"), new);
+        definitions.insert(format!("{name}Body"), sent);
+        definitions.insert(format!("{name}Patch"), patch);
     }
     let change = json!({
         "type": "object",
@@ -469,16 +661,26 @@ fn definitions() -> Value {
     definitions.insert("Permissions".to_owned(), list_of(&permission));
     let headers = json!({"type": "object", "additionalProperties": text});
     let method = json!({"type": "string", "enum": BATCH_METHODS.map(|method| method.to_string())});
-    let request = json!({
+    let defaults = json!({
         "type": "object",
         "properties": {
-            "method": method, "path": text, "headers": headers, "body": {"type": "object"},
+            "method": method,
+            "path": {"type": "string", "pattern": "^/"},
+            "headers": headers,
+            "body": {"type": "object"},
         },
+        "additionalProperties": false,
     });
+    let mut request = defaults.clone();
+    // Unless the defaults have it.
+    request["required"] = json!(["path"]);
+    let requests =
+        json!({"type": "array", "maxItems": settings.batch_max_requests, "items": request});
     let batch = json!({
         "type": "object",
         "required": ["requests"],
-        "properties": {"defaults": request, "requests": {"type": "array", "items": request}},
+        "properties": {"defaults": defaults, "requests": requests},
+        "additionalProperties": false,
     });
     definitions.insert("Batch".to_owned(), batch);
     let response = json!({
@@ -503,6 +705,42 @@ fn definitions() -> Value {
     definitions.into()
 }
 
+/// The data of an object of that kind; what may be sent now, or what may be shown.
+fn data_of(kind: Kind, now: Option<Timestamp>) -> Value {
+    let schema = json!({"type": "object"});
+    let mut id = json!({"type": "string"});
+    add(&mut id, id_form(kind == Kind::Account));
+    let mut last_modified = json!({"type": "integer", "format": "int64", "minimum": 0});
+    if let Some(now) = now {
+        last_modified["maximum"] = latest(now).into();
+    }
+    let mut properties = json!({"id": id, "last_modified": last_modified});
+    match kind {
+        Kind::Bucket => {
+            for field in ["collection:schema", "group:schema", "record:schema"] {
+                properties[field] = schema.clone();
+            }
+        }
+        Kind::Collection => {
+            properties["schema"] = schema;
+            properties["cache_expires"] = json!({"type": "integer", "format": "int64"});
+        }
+        Kind::Group => {
+            let member = json!({
+                "type": "string", "pattern": MEMBER, "maxLength": MAX_PRINCIPAL_LENGTH / MAX_LETTER,
+            });
+            properties["members"] = json!({"type": "array", "items": member});
+        }
+        Kind::Account => {
+            properties["password"] = json!({
+                "type": "string", "minLength": 1, "maxLength": passwords::MAX_LENGTH / MAX_LETTER,
+            });
+        }
+        Kind::Record => {}
+    }
+    json!({"type": "object", "properties": properties})
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -511,9 +749,14 @@ mod tests {
 
     fn documented() -> Value {
         let vars = [("KINTO_USERID_HMAC_SECRET", "s")].into_iter().collect();
+        let settings = ApiSettings::from_vars(&vars).unwrap();
+        let securities = json!({"basicauth": {"type": "basic"}});
+        let securities = securities.as_object().unwrap();
         document(
             "https://kinto.example",
-            &ApiSettings::from_vars(&vars).unwrap(),
+            &settings,
+            securities,
+            Timestamp::now(),
         )
     }
 

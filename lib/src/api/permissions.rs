@@ -31,7 +31,7 @@ use crate::unit_of_work::{Needs, UnitOfWork};
 const CONCURRENCY: usize = 16;
 
 /// What an entry may be filtered and sorted by (Kinto 26.5; not by `permissions`).
-const FIELDS: [&str; 9] = [
+pub const FIELDS: [&str; 9] = [
     "id",
     "last_modified",
     "deleted",

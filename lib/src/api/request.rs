@@ -215,7 +215,7 @@ impl Request {
                 return Ok(None);
             };
             let tag = value.to_str().ok().and_then(|text| Tag::parse(text.trim()));
-            let wrong = "The value must be `*` or an integer between double quotes";
+            let wrong = "Must be `*`, or digits between double quotes";
             tag.map(Some)
                 .ok_or_else(|| ApiError::invalid("header", name, wrong))
         };

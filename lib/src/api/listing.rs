@@ -63,7 +63,7 @@ const MAX_WHOLE: u64 = 1 << 63;
 /// Bytes of JSON that the objects of one page have at most; what is left goes to the next page.
 pub const MAX_PAGE: usize = MAX_BODY - 100;
 
-/// Keys that a query may have looked up in each object: 200 filters by a short field, 16 by one of eleven parts.
+/// Keys that a query may have looked up in each object: those of 200 filters by a short field, or 14 by one of eleven parts.
 const MAX_LOOKUPS: usize = 1000;
 /// What a filter takes beside its look-up, as look-ups of keys.
 const FILTER: usize = 4;

@@ -39,9 +39,35 @@ VALUES = {
     "o.a": ["1", "2", '"x"', "true"],
     "o.b.c": ["1", "x", "null"],
     "t": ["true", "false", "1", "null"],
-    "id": ["r0", "r1", "r0,r2"],
+    "id": ["r0", "r1", "r0,r2", '"r0"'],
     "missing": ["true", "1", "x"],
 }
+# As people write them: drafts that are unknown, references that lead nowhere, patterns of Python's and of ECMAScript.
+SCHEMAS = [
+    {"type": "object", "properties": {"n": {"type": "integer"}}},
+    {"required": ["s"]},
+    {"type": "nothing"},
+    {},
+    1,
+    {"$schema": "http://json-schema.org/draft-04/schema#", "required": ["id", "last_modified", "schema"]},
+    {"$schema": "http://json-schema.org/draft-04/schema", "properties": {"n": {"minimum": 1, "exclusiveMinimum": True}}},
+    {"$schema": "http://json-schema.org/draft-07/schema#", "properties": {"n": {"exclusiveMinimum": 1}}},
+    {"$schema": "https://example.com/own", "properties": {"s": {"maxLength": 1}}},
+    {"$id": "not a uri", "properties": {"s": {"type": ["string", "null"]}}},
+    {"definitions": {"é": {"type": "string"}}, "properties": {"s": {"$ref": "#/definitions/%C3%A9"}}},
+    {"properties": {"n": {"$ref": "#/definitions/no"}, "s": {}}},
+    {"properties": {"o": {"$ref": "http://json-schema.org/draft-07/schema#"}}},
+    {"properties": {"s": {"pattern": r"^\w+$"}}},
+    {"properties": {"s": {"pattern": r"(?i)^ab?$"}}},
+    {"properties": {"s": {"pattern": r"\A(?P<x>a)\Z"}}},
+    {"properties": {"s": {"pattern": "^[^]]+$"}}},
+    {"properties": {"s": {"pattern": "a{,2}"}}},
+    {"properties": {"s": {"pattern": "("}}},
+    {"patternProperties": {"^[no]$": {"type": ["number", "object"]}}, "additionalProperties": True},
+    {"properties": {"s": {"format": "email", "contentEncoding": "base64", "contentMediaType": "application/json"}}},
+    {"properties": {"l": {"items": {"type": "integer"}, "uniqueItems": True, "maxItems": 1}}},
+    {"properties": {"n": {"multipleOf": 0.5}}, "anyOf": [{"required": ["n"]}, {"required": ["s"]}]},
+]
 HOUR = 3_600_000
 MINUTE = 60_000
 INVALID_IDS = ["a b", "-a", "_a", "é", "*", "a.b"]
@@ -159,7 +185,9 @@ class Generator:
     def headers(self, of, method):
         headers = self.preconditions(of)
         if self.chance(2):
-            headers += (("Accept", self.random.choice(["text/html", "*/*", "application/json", "application/*", ""])),)
+            accepted = ["text/html", "*/*", "application/json", "application/*", "", "APPLICATION/JSON", "nonsense"]
+            accepted += ["text/html, */*;q=0.5", "application/json;q=0.1", "application/json;q=", "*/*;q=0", ";,"]
+            headers += (("Accept", self.random.choice(accepted)),)
         if method in ("PUT", "POST") and self.chance(3):
             types = [
                 "application/json; charset=utf-8",
@@ -188,6 +216,9 @@ class Generator:
         data = {name: self.value(name) for name in FIELDS if self.chance(35)}
         if of is not None and self.chance(8):
             data["last_modified"] = self.time_of_its_own(of)
+        if of is not None and self.chance(2):
+            # Of one time, as several may be.
+            data["last_modified"] = At(-2 * HOUR)
         if self.chance(1):
             data["last_modified"] = self.random.choice([0, -1, 1.5, "abc", True, None, []])
         if id is not None and self.chance(6):
@@ -220,15 +251,7 @@ class Generator:
         # Kinto overlooks the schemas of collections of a default bucket.
         has_schemas = "schemas" not in self.without and DEFAULT not in self.buckets
         if kind == "collection" and has_schemas and self.chance(10):
-            data["schema"] = self.random.choice(
-                [
-                    {"type": "object", "properties": {"n": {"type": "integer"}}},
-                    {"required": ["s"]},
-                    {"type": "nothing"},
-                    {},
-                    1,
-                ]
-            )
+            data["schema"] = self.random.choice(SCHEMAS)
         body = {"data": data} if self.chance(85) else {}
         if self.chance(25):
             body["permissions"] = self.permissions(kind)
@@ -257,6 +280,13 @@ class Generator:
         }
         if operation["op"] in ("add", "replace", "test") and self.chance(95):
             operation["value"] = self.value(self.random.choice(FIELDS))
+        if operation["op"] in ("add", "replace") and self.chance(8):
+            # The principals as a whole, as people take them for a list.
+            operation["path"] = f"/permissions/{self.random.choice(['read', 'write'])}"
+            operation["value"] = self.random.choices(
+                [["system.Everyone"], [Principal("bob"), "x"], [], {"x": "x"}, {}, "x", None, [1], [""], 1],
+                [6, 6, 3, 3, 1, 1, 1, 1, 1, 1],
+            )[0]
         if operation["op"] in ("move", "copy"):
             operation["from"] = self.random.choice(where[:8])
         return operation
@@ -299,7 +329,8 @@ class Generator:
                 (
                     "_limit",
                     self.random.choices(
-                        ["1", "2", "3", "0", "-1", "x", "99999999999999999999"], [8, 8, 4, 1, 0.5, 0.5, 0.3]
+                        ["1", "2", "3", "0", "-1", "x", "99999999999999999999", "", "1.0", '"1"', "null", "1e0", "true"],
+                        [8, 8, 4, 1, 0.5, 0.5, 0.3, 0.5, 0.5, 0.5, 0.3, 0.3, 0.3],
                     )[0],
                 )
             )
@@ -321,8 +352,22 @@ class Generator:
         for name in ("_since", "_before"):
             if self.chance(15 if name == "_since" else 5):
                 value = self.random.choices(
-                    [Text(self.time(of)), Text('"', self.time(of), '"'), "abc", "0", "", "-1", '"', "99999999999999"],
-                    [10, 10, 0.5, 1, 0.3, 0.3, 0.3, 0.3],
+                    [
+                        Text(self.time(of)),
+                        Text('"', self.time(of), '"'),
+                        Text(self.time(of), ".0"),
+                        Text(self.time(of), ".5"),
+                        "1.5e12",
+                        "null",
+                        "true",
+                        "abc",
+                        "0",
+                        "",
+                        "-1",
+                        '"',
+                        "99999999999999",
+                    ],
+                    [10, 10, 0.5, 0.5, 0.5, 0.5, 0.2, 0.5, 1, 0.3, 0.3, 0.3, 0.3],
                 )[0]
                 query.append((name, value))
         if self.chance(1):

@@ -275,7 +275,10 @@ fn assert_same(request: &Request, through: &Answer, whole: &Answer, confirmed: b
         }
     }
     let tag = |answer: &Answer| strong(answer.header(ETAG)).to_owned();
-    assert_eq!(tag(through), tag(whole), "{shown}");
+    // Squid leaves it out of a 304 that it makes itself.
+    if through.status != 304 || !tag(through).is_empty() {
+        assert_eq!(tag(through), tag(whole), "{shown}");
+    }
     if whole.status >= 400 || request.headers.contains_key(AUTHORIZATION) {
         let lifetime = through.header(CACHE_CONTROL);
         let is_shared = !lifetime.contains("no-store") && !lifetime.contains("private");

@@ -63,6 +63,12 @@ async fn throttling_is_not_the_clients_concern() {
 
 #[tokio::test]
 #[ignore = "needs the functions' binaries: tests/run"]
+async fn no_operation_asks_for_more_units_than_the_design_allows() {
+    run("capacity.py", "capacity", &["--check"]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs the functions' binaries: tests/run"]
 async fn nothing_is_lost_and_nobody_misled_under_few_faults() {
     history("light", "atomic", "1").await;
 }

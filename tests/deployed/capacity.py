@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import base64
 import json
+import sys
 
 import http1
 from run import FUNCTIONS, LOGS, Stack, loads
@@ -48,6 +49,8 @@ async def measure(options, listeners):
         rows_of = {}
         for who, operation, items, read, write, index in stack.table.consumed:
             rows_of.setdefault(who, []).append((operation, items, read, write, index))
+        if status >= 400 and status not in (412,):
+            sys.exit(f"{what or method + ' ' + path}: {status} {answer}")
         if show:
             rows.append((what, status, rows_of))
         return out, loads(answer) if answer else None
@@ -103,24 +106,82 @@ def show(operations):
     return text, [sum(operation[n] for operation in operations) for n in (2, 3, 4)]
 
 
+# List prices in dollars a million (us-east-1, arm64): the HTTP API, a start of a function, a request to a FIFO queue, units on
+# demand. A function has 256 MB and is taken to run for 10 ms.
+HTTP, START, QUEUE, RRU, WRU = 1.00, 0.20, 0.50, 0.125, 0.625
+RUN = 0.0000133334 * 0.25 * 0.010 * 1_000_000
+# Of a broadcast: sent, received, deleted.
+QUEUE_REQUESTS = 3
+NAMES = ("api", "changes-aggregator", "broadcaster", "notifier")
+
+# What may not become dearer: RRU and WRU by function, the dollars of an isolated write that is monitored and broadcast, and
+# those of one of many, which share the batches of the stream and the broadcasts.
+BOUNDS = {
+    "create a record": ({"api": (6, 6), "changes-aggregator": (1, 3), "broadcaster": (3, 2)}, 10.0, 5.2),
+    "replace a record": ({"api": (6, 6), "changes-aggregator": (1, 3), "broadcaster": (3, 2)}, 10.0, 5.8),
+    "POST a record": ({"api": (5, 5), "changes-aggregator": (1, 3), "broadcaster": (3, 2)}, 10.0, 5.0),
+    "GET a record": ({"api": (5, 0)}, None, None),
+    "the same, 304": ({"api": (5, 0)}, None, None),
+    "changeset, unchanged": ({"api": (12, 0)}, None, None),
+    "monitor/changes, nothing changed": ({"api": (1, 0)}, None, None),
+    "monitor/changes, something changed": ({"api": (1, 0)}, None, None),
+    "monitor's changeset, nothing changed": ({"api": (1, 0)}, None, None),
+    "__broadcasts__": ({"api": (1, 0)}, None, None),
+}
+
+
+def dollars(by, front=True):
+    """Of a million of these."""
+    total = HTTP if front else 0
+    for who, operations in by.items():
+        _, (read, write, index) = show(operations)
+        total += read * RRU + (write + index) * WRU + START + RUN
+        total += QUEUE * QUEUE_REQUESTS if who == "broadcaster" else 0
+    return total
+
+
+def check(what, by):
+    """What of a row is dearer than it may be."""
+    bounds, price, of_many = BOUNDS.get(what, ({}, None, None))
+    for who, (reads, writes) in bounds.items():
+        _, (read, write, index) = show(by.get(who, []))
+        if read > reads or write + index > writes:
+            yield f"{what}: {who} asks for {read:g} RRU and {write + index:g} WRU, more than {reads} and {writes}"
+    if price is not None:
+        if dollars(by) > price:
+            yield f"{what}: {dollars(by):.2f} $ a million, more than {price}"
+        alone = dollars({"api": by["api"]})
+        if alone > of_many:
+            yield f"{what}, of many: {alone:.2f} $ a million, more than {of_many}"
+
+
 async def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--functions", default=FUNCTIONS)
     parser.add_argument("--template")
-    parser.add_argument("--bytes", type=int, default=500)
+    parser.add_argument("--bytes", type=int, default=300)
     parser.add_argument("--logs", default=LOGS)
+    parser.add_argument("--check", action="store_true", help="fail where something is dearer than it may be")
     options = parser.parse_args()
+    dear = []
     for listeners in (False, True):
-        print(f"\n{'With a listener (events)' if listeners else 'Without listeners'}, {options.bytes} bytes of data a record\n")
-        print("| request | status | by | to DynamoDB | RCU | WCU table | WCU index |\n| --- | --- | --- | --- | --- | --- | --- |")
-        for what, status, by in await measure(options, listeners):
+        title = "With a listener (events)" if listeners else "Without listeners"
+        print(f"\n{title}, {options.bytes} bytes of data a record\n")
+        print("| request | by | to DynamoDB | RRU | WRU | $ a million |\n| --- | --- | --- | --- | --- | --- |")
+        for what, _, by in await measure(options, listeners):
+            price = f"{dollars(by or {'api': []}):.2f}"
+            if not listeners:
+                dear += check(what, by)
             if not by:
-                print(f"| {what} | {status} | api | none | 0 | 0 | 0 |")
-            for who in sorted(by, key=lambda who: ("api", "changes-aggregator", "broadcaster", "notifier").index(who)):
-                if listeners and who not in ("api", "notifier"):
-                    continue
+                print(f"| {what} | api | none | 0 | 0 | {price} |")
+            for who in sorted(by, key=NAMES.index):
                 text, (read, write, index) = show(by[who])
-                print(f"| {what} | {status} | {who} | {text} | {read:g} | {write:g} | {index:g} |")
+                print(f"| {what} | {who} | {text} | {read:g} | {write + index:g} | {price} |")
+                what = price = ""
+        if options.check:
+            break
+    if dear:
+        sys.exit("\n".join(["", *dear]))
 
 
 asyncio.run(main())

@@ -600,7 +600,7 @@ async fn settle(
         let mut pages = store.list(&Reading {
             list,
             generation,
-            since: Some(Timestamp(earliest.0.saturating_sub(1))),
+            since: earliest.0.checked_sub(1).map(Timestamp),
             before: None,
             tombstones: true,
             enough: None,

@@ -223,9 +223,9 @@ JUSTIFIED = [
     ),
     Justified('Kinto takes If-Match: "0" for none', says(r'If-(None-)?Match("?: "?)\\?"0\\?"')),
     Justified(
-        "A time of an object is between 1 and a day ahead; Kinto takes 0, less, true and a patch's false, and stores "
-        "or ignores it",
-        says(r'"last_modified": (0|-1|true)[,}]|"/data/last_modified", "value": (0|-1|true|false)}'),
+        "A time of an object is between 0 and a day ahead; Kinto takes less, true and a patch's false, and stores or "
+        "ignores it",
+        says(r'"last_modified": (-1|true)[,}]|"/data/last_modified", "value": (-1|true|false)}'),
     ),
     Justified(
         "Of several things that are wrong the first is named, in words; Kinto names what its schemas find, one by one",
@@ -235,6 +235,10 @@ JUSTIFIED = [
     Justified(
         "Who may write an object by its bucket alone does not get at its permissions with a JSON patch in Kinto",
         says(r'"op": "(remove|test|replace|move|copy)", ("value": [^}]*)?"path": "/permissions'),
+    ),
+    Justified(
+        "A principal is a text; Kinto stores what a JSON patch gives",
+        says(r'"path": "/permissions/(read|write)", "value": \[(1|"")\]'),
     ),
     Justified(
         "The ETag of /permissions is new each time; Kinto's never changes, whatever is granted meanwhile",

@@ -459,3 +459,33 @@ async fn nobody_waits_for_what_was_in_a_collection_that_is_made_anew() {
     );
     assert_eq!(ids(&kinto.get(RECORDS).await), ["r0"]);
 }
+
+#[tokio::test]
+async fn a_list_in_a_bucket_of_a_pattern_is_not_found() {
+    let kinto = with_records().await;
+    for bucket in ["*", "ma*", "*ain"] {
+        for list in ["collections", "groups", "collections/one/records"] {
+            let path = format!("/buckets/{bucket}/{list}");
+            let refused = kinto.get(&path).await;
+            assert_eq!(refused.error(), (404, 111), "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_next_page_is_on_the_host_that_was_asked_without_the_usual_port() {
+    let kinto = with_records().await;
+    for (host, scheme, origin) in [
+        ("kinto.test:80", "http", "http://kinto.test/"),
+        ("kinto.test:443", "https", "https://kinto.test/"),
+        ("kinto.test:443", "http", "http://kinto.test:443/"),
+        ("kinto.test:8888", "http", "http://kinto.test:8888/"),
+    ] {
+        let headers = [("Host", host), ("X-Forwarded-Proto", scheme)];
+        let page = kinto
+            .send("GET", &format!("{RECORDS}?_limit=1"), &headers, "")
+            .await;
+        let next = page.header("next-page");
+        assert!(next.starts_with(origin), "{next}");
+    }
+}

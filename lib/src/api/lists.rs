@@ -62,7 +62,10 @@ pub async fn answer(
 ) -> Result<Response, ApiError> {
     body::check_media_types(request)?;
     // Looked up as the id of a bucket at once (Kinto 26.5), which it cannot be.
-    if let Some(parent) = list.parent().filter(|parent| parent.bucket_id() == "*") {
+    if let Some(parent) = list
+        .parent()
+        .filter(|parent| parent.bucket_id().contains('*'))
+    {
         return Err(ApiError::unknown_parent(parent.bucket_uri()));
     }
     let deletes = request.method == Method::DELETE;

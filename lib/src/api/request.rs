@@ -161,6 +161,9 @@ impl Request {
             .as_deref()
             .or(self.header(HOST))
             .unwrap_or("localhost");
+        // The port that goes without saying, which some clients say.
+        let usual_port = if scheme == "https" { ":443" } else { ":80" };
+        let host = host.strip_suffix(usual_port).unwrap_or(host);
         format!("{scheme}://{host}")
     }
 

@@ -64,9 +64,7 @@ impl Response {
         if seconds == 0 {
             self.set(
                 CACHE_CONTROL,
-                HeaderValue::from_static(
-                    "max-age=0, must-revalidate, no-cache, no-store, post-check=0, pre-check=0",
-                ),
+                HeaderValue::from_static("max-age=0, must-revalidate, no-cache, no-store"),
             );
             self.set(PRAGMA, HeaderValue::from_static("no-cache"));
         } else {

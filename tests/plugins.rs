@@ -680,3 +680,32 @@ async fn a_flush_removes_the_accounts() {
     assert_eq!(again.status, 201);
     assert_ne!(user_id(&kinto.as_user(ALICES)).await, "account:alice");
 }
+
+#[tokio::test]
+async fn the_permissions_endpoint_lists_ones_own_account_and_that_one_may_create_accounts() {
+    let mut vars = ACCOUNTS.to_vec();
+    vars.push(("KINTO_EXPERIMENTAL_PERMISSIONS_ENDPOINT", "true"));
+    vars.push(("KINTO_ACCOUNT_CREATE_PRINCIPALS", "system.Everyone"));
+    let nobody = Kinto::with(&vars).as_user(NOBODY);
+    for id in ["alice", "bob"] {
+        let body = json!({"data": {"password": "secret"}});
+        assert_eq!(
+            nobody.put(&format!("/accounts/{id}"), body).await.status,
+            201
+        );
+    }
+    let listed = nobody
+        .as_user("Basic YWxpY2U6c2VjcmV0")
+        .get("/permissions")
+        .await;
+    assert_eq!(
+        listed.body["data"],
+        json!([
+            {
+                "uri": "/accounts/alice", "resource_name": "account", "id": "alice", "account_id": "alice",
+                "permissions": ["read", "write"],
+            },
+            {"uri": "/", "resource_name": "root", "permissions": ["bucket:create", "account:create"]},
+        ])
+    );
+}

@@ -149,8 +149,8 @@ pub fn implied(kind: Kind, permission: &str) -> &'static [&'static str] {
         (Kind::Collection, "write") => &["read", "read:attributes", "record:create", "write"],
         (Kind::Collection, "record:create") => &["read:attributes", "record:create"],
         (Kind::Bucket | Kind::Collection, "read") => &["read", "read:attributes"],
-        (Kind::Group | Kind::Record, "write") => &["read", "write"],
-        (Kind::Group | Kind::Record, "read") => &["read"],
+        (Kind::Group | Kind::Record | Kind::Account, "write") => &["read", "write"],
+        (Kind::Group | Kind::Record | Kind::Account, "read") => &["read"],
         _ => &[],
     }
 }

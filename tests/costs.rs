@@ -8,6 +8,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use futures::future::join_all;
+use kinto_local::LocalAws;
 use serde_json::{Value, json};
 use tests::{Answer, BOB, Kinto, NOBODY, TABLE};
 
@@ -245,6 +246,68 @@ async fn a_list_from_before_there_were_shares_is_read_as_it_was_then() {
     kinto.patch(&format!("{RECORDS}/r4"), grant).await;
     assert_eq!(shared_with(&bob).await.0, ["r3"]);
     assert_eq!(shared_with(&user(&kinto, "carol")).await.0, ["r4"]);
+}
+
+/// Grants `principal` a record as a version would that knows nothing of shares: the list only gets another timestamp.
+fn share_as_an_earlier_version(aws: &LocalAws, principal: &Value) {
+    let update = |sk: &str, expression: &str, name: &str, value: Value| {
+        let request = json!({
+            "TableName": TABLE,
+            "Key": {"pk": {"S": format!("{COLLECTION}#record")}, "sk": {"S": sk}},
+            "UpdateExpression": expression,
+            "ExpressionAttributeNames": {"#name": name},
+            "ExpressionAttributeValues": {":value": value},
+        });
+        let done = aws
+            .database()
+            .execute("UpdateItem", request.to_string().as_bytes());
+        assert!(done.is_ok(), "{sk}");
+    };
+    let granted = json!({"M": {"read": {"L": [{"S": principal}]}}});
+    update("r3", "SET #name = :value", "permissions", granted);
+    update(
+        "#timestamp",
+        "ADD #name :value",
+        "timestamp",
+        json!({"N": "1"}),
+    );
+}
+
+#[tokio::test]
+async fn what_an_earlier_version_shares_meanwhile_is_found_by_this_one_from_then_on() {
+    let kinto = private().await;
+    let bob = kinto.as_user(BOB);
+    share_as_an_earlier_version(&kinto.aws, &id_of(&bob).await);
+    assert_eq!(shared_with(&bob).await.0, ["r3"]);
+    for n in 0..5 {
+        let written = kinto.put(&format!("{RECORDS}/s{n}"), json!({})).await;
+        assert_eq!(written.status, 201);
+        assert_eq!(shared_with(&bob).await.0, ["r3"]);
+    }
+    // A collection made anew knows again.
+    kinto.delete(COLLECTION).await;
+    kinto.put(COLLECTION, json!({})).await;
+    kinto.aws.requests().take();
+    assert_eq!(bob.get(RECORDS).await.status, 403);
+    assert_eq!(kinto.aws.requests().of("Query"), 0);
+}
+
+#[tokio::test]
+async fn an_earlier_version_that_comes_between_reading_and_writing_is_noticed() {
+    let kinto = private().await;
+    let bob = kinto.as_user(BOB);
+    let (aws, principal) = (kinto.aws.clone(), id_of(&bob).await);
+    kinto.aws.inject(move |target, _| {
+        if target.ends_with("TransactWriteItems") {
+            aws.heal();
+            share_as_an_earlier_version(&aws, &principal);
+        }
+        None
+    });
+    let written = kinto.put(&format!("{RECORDS}/s"), json!({})).await;
+    assert_eq!(written.status, 201);
+    assert_eq!(kinto.aws.requests().of("TransactWriteItems"), 2);
+    assert_eq!(shared_with(&bob).await.0, ["r3"]);
 }
 
 #[tokio::test]

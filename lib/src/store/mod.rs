@@ -31,7 +31,7 @@ mod retries;
 pub mod shares;
 mod turn;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -47,7 +47,7 @@ use tokio::time::Instant;
 use self::commit::is_contention;
 use self::membership::{Member, MembershipChanges};
 use self::recent::Wrote;
-use self::shares::Shares;
+use self::shares::{Shares, SharesChange};
 
 pub use commit::CommitError;
 pub use object::{Content, Generation, List, Object, Version};
@@ -201,13 +201,12 @@ pub enum Write {
     List {
         /// Where.
         uri: ListUri,
-        /// What becomes of it, but for the writes under past times; `None` when nothing does. Its shares are
-        /// replaced if it has any.
+        /// What becomes of it, but for the writes under past times and its shares; `None` when nothing does.
         list: Option<List>,
         /// Whether objects are written under past times, which is counted whatever others write meanwhile.
         past: bool,
-        /// Principals that objects are shared with as well from now on, whatever others add meanwhile.
-        shared: BTreeSet<String>,
+        /// What becomes of its shares.
+        shares: SharesChange,
         /// What must still hold.
         condition: ListCondition,
         /// The name of the outbox's entry that the transaction has, where this is its [`outbox::head`].
@@ -452,7 +451,7 @@ impl Store {
                 uri,
                 list,
                 past,
-                shared,
+                shares,
                 condition,
                 entry,
                 wrote,
@@ -460,12 +459,13 @@ impl Store {
             } => {
                 let mut update = ListUpdate::default();
                 update.move_to(&uri, list.as_ref(), past);
-                update.share_with(list.as_ref(), shared);
+                let is_known = matches!(shares, SharesChange::Add(_));
+                update.share_with(shares);
                 update.name_entry(entry);
                 let reached = list.map(|list| list.timestamp);
                 let is_new = replaced || condition == ListCondition::Absent;
                 update.name_writes(wrote, reached, is_new);
-                let update = self.update_list(&uri, update, condition);
+                let update = self.update_list(&uri, update, condition, is_known);
                 update.map(|update| TransactWriteItem::builder().update(update).build())
             }
             Write::Head { uri, entry } => {
@@ -495,12 +495,16 @@ impl Store {
         uri: &ListUri,
         update: ListUpdate,
         condition: ListCondition,
+        shares_are_known: bool,
     ) -> Result<Update, BuildError> {
-        let (condition, mut values) = condition.expression();
+        let (mut condition, mut values) = condition.expression();
+        if shares_are_known {
+            condition += " AND shared_at = #timestamp";
+        }
         let expression = update.expression();
         values.extend(update.values);
         // A reserved word of DynamoDB, which takes no name either that stands nowhere.
-        let is_named = [condition, &expression]
+        let is_named = [&condition, &expression]
             .iter()
             .any(|text| text.contains("#timestamp"));
         let name = ("#timestamp".to_owned(), "timestamp".to_owned());
@@ -552,7 +556,7 @@ impl ListUpdate {
             // Not called `last_modified`, so that the index leaves it out. The stream's filter tells the lists of records
             // by their kind.
             self.set
-                .push("#timestamp = :reached, generation = :generation, kind = :kind");
+                .push("#timestamp = :reached, shared_at = :reached, generation = :generation, kind = :kind");
             self.value(":reached", number(list.timestamp));
             self.value(":generation", AttributeValue::S(list.generation.0.clone()));
             self.value(":kind", AttributeValue::S(uri.kind().name().to_owned()));
@@ -569,16 +573,23 @@ impl ListUpdate {
         }
     }
 
-    /// Names with whom objects of the list are shared: all of those of a list that is as new, and of others those that
-    /// are `added`.
-    fn share_with(&mut self, list: Option<&List>, added: BTreeSet<String>) {
-        if let Some(names) = list.and_then(|list| list.shares.clone().into_attribute()) {
-            self.set.push("shared_with = :shared");
-            self.value(":shared", names);
-        }
-        if let Some(names) = Shares::from(added).into_attribute() {
-            self.add.push("shared_with :added");
-            self.value(":added", names);
+    /// Names with whom objects of the list are shared.
+    fn share_with(&mut self, change: SharesChange) {
+        let (names, is_new) = match change {
+            SharesChange::Set(shares) => (shares, true),
+            SharesChange::Add(added) => (Shares::from(added), false),
+            SharesChange::Forget => (Shares::default(), true),
+        };
+        match names.into_attribute() {
+            Some(names) => {
+                self.value(":shared", names);
+                match is_new {
+                    true => self.set.push("shared_with = :shared"),
+                    false => self.add.push("shared_with :shared"),
+                }
+            }
+            None if is_new => self.remove.push("shared_with"),
+            None => {}
         }
     }
 
@@ -620,10 +631,10 @@ impl ListUpdate {
 
 impl ListCondition {
     /// The condition expression with its values.
-    fn expression(self) -> (&'static str, Item) {
+    fn expression(self) -> (String, Item) {
         let generation = |g: Generation| (":generation".to_owned(), AttributeValue::S(g.0));
         let timestamp = |t: Timestamp| (":timestamp".to_owned(), number(t));
-        match self {
+        let (condition, values) = match self {
             Self::Absent => ("attribute_not_exists(pk)", Item::new()),
             Self::Unchanged(read) => ("#timestamp = :timestamp", [timestamp(read)].into()),
             Self::OpenBefore(g, t) => (
@@ -634,7 +645,8 @@ impl ListCondition {
                 "generation = :generation AND attribute_not_exists(closed)",
                 [generation(g)].into(),
             ),
-        }
+        };
+        (condition.to_owned(), values)
     }
 }
 

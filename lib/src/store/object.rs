@@ -260,13 +260,7 @@ impl List {
                 }
                 Some(_) => return Err(malformed(item, "past")),
             },
-            // Of a list that an earlier version made there is none either.
-            shares: match item.get("shared_with") {
-                None => Shares::default(),
-                Some(names) => {
-                    Shares::from_attribute(names).ok_or_else(|| malformed(item, "shared_with"))?
-                }
-            },
+            shares: Shares::from_item(item)?,
         })
     }
 }

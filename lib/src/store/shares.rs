@@ -9,11 +9,11 @@ use std::collections::BTreeSet;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use super::{Generation, Key, partition};
+use super::{Generation, Item, Key, StoreError, malformed, partition};
 use crate::permission::{AUTHENTICATED, EVERYONE};
 use crate::resource::{ListUri, ObjectUri};
 
-/// In a list's item: that all that is shared is named. A list that was made before there were these names lacks it.
+/// In a list's item: that all that is shared is named. A list that an earlier version made lacks it, until it is made anew.
 const ALL: &str = "#";
 /// In a list's item: that some have items of their own.
 const MORE: &str = "*";
@@ -30,6 +30,18 @@ const MAX_IN_KEY: usize = 2000;
 /// The principals that objects of a list are shared with, as its item names them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shares(BTreeSet<String>);
+
+/// What a write does to the shares that a list's item names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SharesChange {
+    /// It begins anew with these.
+    Set(Shares),
+    /// Objects are shared with these as well from now on, whatever others add meanwhile. Refused where the shares are not
+    /// known any more.
+    Add(BTreeSet<String>),
+    /// They are not known.
+    Forget,
+}
 
 /// Where it is to be noted that something is shared with a principal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,12 +60,20 @@ impl Shares {
         Self([ALL.to_owned()].into())
     }
 
-    pub(super) fn from_attribute(value: &AttributeValue) -> Option<Self> {
-        value
-            .as_ss()
-            .ok()
-            .cloned()
-            .map(|names| Self(names.into_iter().collect()))
+    /// What the item of a list names.
+    ///
+    /// Where the list has a timestamp that no writer who notes shares gave it, an earlier version wrote to it: then
+    /// something may be shared that is not named, and nothing is known.
+    pub(super) fn from_item(item: &Item) -> Result<Self, StoreError> {
+        let Some(names) = item.get("shared_with") else {
+            return Ok(Self::default());
+        };
+        let names = names.as_ss().map_err(|_| malformed(item, "shared_with"))?;
+        let is_known = item.get("shared_at") == item.get("timestamp");
+        Ok(match is_known {
+            true => Self(names.iter().cloned().collect()),
+            false => Self::default(),
+        })
     }
 
     pub(super) fn into_attribute(self) -> Option<AttributeValue> {

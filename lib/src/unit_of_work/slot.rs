@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::resource::{ListUri, ObjectUri};
 use crate::store::recent::{Recent, Wrote};
-use crate::store::shares::{Note, Shares};
+use crate::store::shares::{Note, Shares, SharesChange};
 use crate::store::{Generation, List, ListCondition, Object, Write};
 use crate::timestamp::Timestamp;
 
@@ -198,21 +198,15 @@ impl ListSlot {
         // What is not there yet is written as a whole.
         let moves = self.change != ListChange::Checked || self.read.is_none();
         let is_new = self.change == ListChange::Replaced || self.read.is_none();
-        let list = List {
-            shares: match is_new {
-                true => self.now.shares,
-                false => Shares::default(),
-            },
-            ..self.now
-        };
         Some(Write::List {
             uri,
-            list: moves.then_some(list),
-            past: self.past || self.change == ListChange::Checked,
-            shared: match is_new {
-                true => BTreeSet::new(),
-                false => self.shared,
+            shares: match is_new {
+                true => SharesChange::Set(self.now.shares.clone()),
+                false if self.now.shares.are_known() => SharesChange::Add(self.shared),
+                false => SharesChange::Forget,
             },
+            list: moves.then_some(self.now),
+            past: self.past || self.change == ListChange::Checked,
             condition,
             entry: None,
             wrote: Wrote::default(),

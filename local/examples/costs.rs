@@ -68,12 +68,9 @@ async fn main() -> Outcome<()> {
 
 async fn fill(api: &Api, records: usize) -> Outcome<()> {
     put(api, "/buckets/main", json!({})).await?;
-    put(
-        api,
-        "/accounts/alice",
-        json!({"data": {"password": "right"}}),
-    )
-    .await?;
+    let account = json!({"data": {"password": "right"}});
+    let answer = send(api, NOBODY, "PUT", "/accounts/alice", &account).await?;
+    check(&answer, "the account")?;
     for collection in ["one", "large"] {
         let path = format!("/buckets/main/collections/{collection}");
         put(api, &path, json!({})).await?;

@@ -23,6 +23,8 @@
 
 pub mod aggregator;
 pub mod api;
+#[cfg(test)]
+mod architecture;
 mod backoff;
 pub mod broadcaster;
 pub mod event;

@@ -1,11 +1,51 @@
 //! The Kinto HTTP API v1, from API Gateway's event to its response.
 //!
-//! A request goes: [`request`] (out of the event) → [`call`] ([`router`]: which endpoint; [`auth`]: who) → the
-//! endpoint ([`objects`], [`lists`], [`permissions`], [`changeset`], [`monitor`], [`broadcasts`], [`server`];
-//! [`asked`]: may they; [`body`], [`schema`]: what they send) → [`response`] (into the event). [`retry`] does that
-//! again while other writes come between. A [`batch`] is several calls in one unit of work. Every refusal is an [`error::ApiError`], turned into Kinto's JSON at one place.
+//! A request goes: [`request`] (out of the event) → [`call`] ([`router`]: which endpoint; [`auth`]: which user) → the
+//! endpoint → [`response`] (into the event). [`retry`] does that again while other writes come between. A [`batch`] is
+//! several calls in one unit of work. Every refusal is an [`error::ApiError`], turned into Kinto's JSON at one place.
 //!
-//! What Kinto has as plugins is in [`default_bucket`], [`flush`], [`accounts`] with [`passwords`], and [`openid`].
+//! | module | what it is |
+//! | --- | --- |
+//! | [`router`] | method and path in, endpoint out |
+//! | [`call`] | one request on its way: what it must know, what it is answered |
+//! | [`batch`] | the requests in a batch, and their answers |
+//! | [`retry`] | read, decide, commit; again while other writes come between |
+//! | [`request`] | the request out of API Gateway's event; preconditions |
+//! | [`response`] | the response, into API Gateway's event |
+//! | [`error`] | every refusal and failure, with its status and body |
+//! | [`cors`] | preflights, and what scripts of other origins may read |
+//! | [`compression`] | gzip, and how large an answer may be |
+//! | [`caching`] | how long clients and caches may keep an answer |
+//! | [`end_of_service`] | the `Alert` header, and 410 |
+//! | [`origin`] | the secret that a CDN in front shows |
+//! | [`auth`] | credentials, the user that they prove, the user's principals |
+//! | [`passwords`] | passwords of accounts: hashed, checked, remembered for a while |
+//! | [`asked`] | one request against the permissions of its objects |
+//! | [`lists`] | the endpoints of lists |
+//! | [`listing`] | a list's query string: filters, order, page |
+//! | [`listing::paths`] | fields named by paths with dots |
+//! | [`listing::selection`] | the objects of one page, chosen from many |
+//! | [`objects`] | the endpoints of single objects |
+//! | [`body`] | `data` and `permissions` that a client sends |
+//! | [`operations`] | JSON Patch |
+//! | [`schema`] | JSON schemas of collections and buckets |
+//! | [`schema::evaluation`] | data against a schema, in bounded work |
+//! | [`schema::pattern`] | a schema's regular expressions |
+//! | [`schema::references`] | a schema's `$ref` |
+//! | [`values`] | JSON values compared |
+//! | [`monitor`] | monitor/changes, its list and changeset |
+//! | [`changeset`] | changesets of collections |
+//! | [`changeset::memory`] | changesets that this process has read |
+//! | [`broadcasts`] | the latest broadcast, for those who ask |
+//! | [`server`] | the root, heartbeats, version |
+//! | [`openapi`] | `__api__`, the endpoints for machines |
+//! | [`permissions`] | `/permissions`, all that a user may do |
+//! | [`accounts`] | Kinto's plugin: accounts |
+//! | [`default_bucket`] | Kinto's plugin: each user's own bucket |
+//! | [`flush`] | Kinto's plugin: remove everything |
+//! | [`openid`] | Kinto's plugin: OpenID Connect |
+//! | [`openid::login`] | its endpoints, to log in |
+//! | [`openid::provider`] | an identity provider, and its tokens |
 
 mod accounts;
 mod asked;

@@ -2,6 +2,7 @@
 //!
 //! Compiled for tests alone.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
@@ -182,4 +183,132 @@ fn every_file_of_the_api_is_listed() {
             "api/mod.rs does not list {path}"
         );
     }
+}
+
+/// The modules of the library with those that each imports, by their paths.
+fn imports() -> BTreeMap<String, BTreeSet<String>> {
+    let module_of = |file: &Path| {
+        let file = file.strip_prefix("lib/src").unwrap().with_extension("");
+        let parts: Vec<_> = file
+            .iter()
+            .map(|part| part.to_string_lossy().into_owned())
+            .collect();
+        let parts = match parts.last().is_some_and(|last| last == "mod") {
+            true => &parts[..parts.len() - 1],
+            false => &parts[..],
+        };
+        parts.join("::")
+    };
+    let files: BTreeMap<_, _> = files_below("lib/src", "rs")
+        .into_iter()
+        .map(|file| (module_of(&file), read(&file)))
+        .filter(|(module, _)| module != "lib" && module != "architecture")
+        .collect();
+    // The longest module that a path begins with.
+    let owner = |path: &str| {
+        let mut path = path;
+        loop {
+            if files.contains_key(path) {
+                return Some(path.to_owned());
+            }
+            path = path.rsplit_once("::")?.0;
+        }
+    };
+    let mut imports = BTreeMap::new();
+    for (module, code) in &files {
+        let code = code
+            .split("#[cfg(test)]\nmod tests")
+            .next()
+            .unwrap_or_default();
+        let lines = code.lines().map(str::trim_start);
+        let code: String = lines.filter(|line| !line.starts_with("//")).collect();
+        let mut named = BTreeSet::new();
+        for path in code
+            .split("use ")
+            .skip(1)
+            .filter_map(|rest| rest.split(';').next())
+        {
+            let (relative, rest) = if let Some(rest) = path.strip_prefix("crate::") {
+                (String::new(), rest)
+            } else if let Some(rest) = path.strip_prefix("self::") {
+                (module.clone(), rest)
+            } else if let Some(rest) = path.strip_prefix("super::") {
+                (
+                    module
+                        .rsplit_once("::")
+                        .map_or("", |(parent, _)| parent)
+                        .to_owned(),
+                    rest,
+                )
+            } else {
+                continue;
+            };
+            for leaf in leaves(rest) {
+                let full = match &*relative {
+                    "" => leaf,
+                    relative => format!("{relative}::{leaf}"),
+                };
+                named.extend(owner(&full).filter(|owner| owner != module));
+            }
+        }
+        imports.insert(module.clone(), named);
+    }
+    imports
+}
+
+/// The paths that a tree of `use` stands for.
+fn leaves(tree: &str) -> Vec<String> {
+    let tree = tree.trim();
+    let Some((head, group)) = tree.split_once('{') else {
+        return vec![
+            tree.split(" as ")
+                .next()
+                .unwrap_or_default()
+                .trim()
+                .to_owned(),
+        ];
+    };
+    let group = group.strip_suffix('}').unwrap_or(group);
+    let (mut depth, mut start, mut parts) = (0, 0, vec![]);
+    for (at, letter) in group.char_indices() {
+        match letter {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                parts.push(&group[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&group[start..]);
+    let parts = parts.into_iter().filter(|part| !part.trim().is_empty());
+    parts
+        .flat_map(leaves)
+        .map(|leaf| format!("{head}{leaf}"))
+        .collect()
+}
+
+/// Whether `module` is what holds `other`, or the other way round: a module and its parts are one thing.
+fn is_family(module: &str, other: &str) -> bool {
+    let holds = |outer: &str, inner: &str| {
+        let rest = inner.strip_prefix(outer);
+        rest.is_some_and(|rest| rest.starts_with("::"))
+    };
+    holds(module, other) || holds(other, module)
+}
+
+#[test]
+fn no_file_imports_one_that_imports_it() {
+    let imports = imports();
+    let mut cycles = vec![];
+    for (module, named) in &imports {
+        for other in named.iter().filter(|other| *other > module) {
+            let is_mutual = imports[other].contains(module);
+            if is_mutual && !is_family(module, other) {
+                cycles.push(format!("{module} <-> {other}"));
+            }
+        }
+    }
+    assert!(cycles.is_empty(), "{cycles:#?}");
 }

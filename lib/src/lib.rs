@@ -16,10 +16,12 @@
 //! | [`listeners`] | who is told: queues, functions, webhooks, people, your own code |
 //!
 //! Beside that way stand the vocabulary ([`resource`], [`permission`], [`timestamp`]), the
-//! configuration ([`settings`], [`secrets`]), signatures ([`hmac`]) and what a function does at its start ([`startup`]).
+//! configuration ([`settings`], [`secrets`]), what a function does at its start ([`startup`]), and small tools: signatures
+//! ([`hmac`]), HTTP clients (`http_client`), pauses (`backoff`), patterns with `*` (`wildcard`), the memory that JSON takes
+//! (`weight`).
 //!
-//! Nothing below [`api`] knows of HTTP; nothing but [`api`], [`aggregator`] and [`broadcaster`]
-//! knows of Lambda's event types, which each of them leaves behind in its first lines.
+//! Nothing below [`api`] knows of HTTP. Lambda's event types end in the first lines of [`api`], [`aggregator`],
+//! [`broadcaster`], [`notifier`] and [`queue`].
 
 pub mod aggregator;
 pub mod api;
@@ -29,6 +31,7 @@ mod backoff;
 pub mod broadcaster;
 pub mod event;
 pub mod hmac;
+mod http_client;
 pub mod listeners;
 pub mod megaphone;
 pub mod notifier;
@@ -42,3 +45,4 @@ pub mod store;
 pub mod timestamp;
 pub mod unit_of_work;
 mod weight;
+mod wildcard;

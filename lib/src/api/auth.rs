@@ -61,7 +61,7 @@ impl Credentials {
             claims.extend(match policy {
                 Policy::Basic { name } => basic.as_ref().map(|basic| {
                     let credentials = format!("{}:{}", basic.user, basic.password);
-                    let digest = hmac::sign(&settings.userid_hmac_secret, &credentials);
+                    let digest = hmac::sign(settings.userid_hmac_secret.as_bytes(), &credentials);
                     Claim::proved(format!("{name}:{}", hmac::hex(&digest)))
                 }),
                 Policy::Account => basic.as_ref().and_then(Claim::account),

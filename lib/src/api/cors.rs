@@ -11,11 +11,11 @@ use http::{HeaderValue, Method, StatusCode};
 use serde_json::Value;
 
 use super::error::{ApiError, Detail};
-use super::listing;
 use super::request::Request;
 use super::response::Response;
 use super::router::Route;
 use crate::settings::{ApiSettings, WebSettings};
+use crate::wildcard;
 
 /// Headers that scripts may read in every response.
 const EXPOSED: [&str; 5] = [
@@ -163,5 +163,5 @@ fn is_let_in(origin: &str, settings: &WebSettings) -> bool {
     let patterns = &settings.cors_origins;
     patterns
         .iter()
-        .any(|pattern| listing::matches_wildcards(origin, pattern))
+        .any(|pattern| wildcard::matches(origin, pattern))
 }

@@ -25,7 +25,7 @@ pub const ALIAS: &str = "default";
 
 /// The id of a user's own bucket: a UUID out of the HMAC of the user id under `default_bucket_hmac_secret`.
 pub fn id_for(user_id: &str, settings: &ApiSettings) -> String {
-    let digest = hmac::sign(&settings.default_bucket_hmac_secret, user_id);
+    let digest = hmac::sign(settings.default_bucket_hmac_secret.as_bytes(), user_id);
     let mut half = [0; 16];
     half.copy_from_slice(&digest[..16]);
     Uuid::from_bytes(half).to_string()

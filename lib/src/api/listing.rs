@@ -31,6 +31,7 @@ use super::response::Response;
 use super::values::compare_numbers;
 use crate::settings::ApiSettings;
 use crate::timestamp::Timestamp;
+use crate::wildcard;
 
 /// The field whose filters reach tombstones too.
 pub const LAST_MODIFIED: &str = "last_modified";
@@ -890,29 +891,10 @@ fn is_like(text: &str, pattern: &Value) -> bool {
     let pattern = pattern.as_str().unwrap_or_default();
     let text = text.to_lowercase();
     if pattern.contains('*') {
-        matches_wildcards(&text, pattern)
+        wildcard::matches(&text, pattern)
     } else {
         text.contains(pattern)
     }
-}
-
-/// Whether `text` is `pattern`, in which `*` stands for anything.
-pub fn matches_wildcards(text: &str, pattern: &str) -> bool {
-    let Some((first, rest)) = pattern.split_once('*') else {
-        return text == pattern;
-    };
-    let Some(mut left) = text.strip_prefix(first) else {
-        return false;
-    };
-    let mut parts: Vec<&str> = rest.split('*').collect();
-    let last = parts.pop().unwrap_or_default();
-    for part in parts {
-        let Some(at) = left.find(part) else {
-            return false;
-        };
-        left = &left[at + part.len()..];
-    }
-    left.ends_with(last)
 }
 
 /// Orders values as Kinto does; `None` is a field that is missing.

@@ -1,7 +1,7 @@
 //! The Kinto HTTP API v1, from API Gateway's event to its response.
 //!
-//! A request goes: [`request`] (out of the event) → [`call`] ([`router`]: which endpoint; [`auth`]: which user) → the
-//! endpoint → [`response`] (into the event). [`retry`] does that again while other writes come between. A [`batch`] is
+//! A request goes: [`gateway`] (out of the event) → [`call`] ([`router`]: which endpoint; [`auth`]: which user) → the
+//! endpoint → [`gateway`] (into the event). [`retry`] does that again while other writes come between. A [`batch`] is
 //! several calls in one unit of work. Every refusal is an [`error::ApiError`], turned into Kinto's JSON at one place.
 //!
 //! | module | what it is |
@@ -10,8 +10,9 @@
 //! | [`call`] | one request on its way: what it must know, what it is answered |
 //! | [`batch`] | the requests in a batch, and their answers |
 //! | [`retry`] | read, decide, commit; again while other writes come between |
-//! | [`request`] | the request out of API Gateway's event; preconditions |
-//! | [`response`] | the response, into API Gateway's event |
+//! | [`gateway`] | a request out of API Gateway's event, a response into one |
+//! | [`request`] | the request; preconditions |
+//! | [`response`] | the response |
 //! | [`error`] | every refusal and failure, with its status and body |
 //! | [`cors`] | preflights, and what scripts of other origins may read |
 //! | [`compression`] | gzip, and how large an answer may be |
@@ -30,6 +31,7 @@
 //! | [`operations`] | JSON Patch |
 //! | [`schema`] | JSON schemas of collections and buckets |
 //! | [`schema::evaluation`] | data against a schema, in bounded work |
+//! | [`schema::failure`] | why data do not match a schema |
 //! | [`schema::pattern`] | a schema's regular expressions |
 //! | [`schema::references`] | a schema's `$ref` |
 //! | [`values`] | JSON values compared |
@@ -62,6 +64,7 @@ mod default_bucket;
 mod end_of_service;
 mod error;
 mod flush;
+mod gateway;
 mod listing;
 mod lists;
 mod monitor;
@@ -155,17 +158,17 @@ impl Api {
     /// Answers one request. Whatever goes wrong becomes a response.
     pub async fn handle(&self, event: ApiGatewayV2httpRequest) -> ApiGatewayV2httpResponse {
         let received = Instant::now();
-        match Request::from_event(event) {
+        match gateway::request(event) {
             Ok(request) => {
                 let accept_encoding = request.header(ACCEPT_ENCODING).unwrap_or_default();
                 // In a box, since callers' futures would be nested deeper than the compiler takes.
                 let mut response = Box::pin(self.answer(&request, received)).await;
                 caching::complete(&request, &self.settings.api, &mut response);
-                response.into_event(request.method == Method::HEAD, accept_encoding)
+                gateway::event(response, request.method == Method::HEAD, accept_encoding)
             }
             Err(error) => {
                 let response = error.into_response(&self.settings.api);
-                response.uncached().into_event(false, "")
+                gateway::event(response.uncached(), false, "")
             }
         }
     }

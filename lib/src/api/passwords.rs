@@ -93,7 +93,10 @@ impl Passwords {
     }
 
     fn key_of(&self, password: &str, expected: Expected<'_>) -> [u8; 32] {
-        hmac::sign(&self.key, &format!("{}:{password}", expected.name()))
+        hmac::sign(
+            self.key.as_bytes(),
+            &format!("{}:{password}", expected.name()),
+        )
     }
 
     /// What was found lately; of a password that matched this begins the time anew.

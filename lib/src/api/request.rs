@@ -1,8 +1,5 @@
-//! The request, as it came through API Gateway.
+//! The request: method, path, query string, headers, body.
 
-use aws_lambda_events::apigw::ApiGatewayV2httpRequest;
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use http::Method;
 use http::header::{HOST, HeaderMap, HeaderName};
 use percent_encoding::{
@@ -56,38 +53,6 @@ pub struct Request {
 }
 
 impl Request {
-    /// Takes a request out of the event of API Gateway (payload format 2.0) or of a function URL.
-    ///
-    /// # Errors
-    /// 400 when the body says that it is base64 and is not.
-    pub fn from_event(event: ApiGatewayV2httpRequest) -> Result<Self, ApiError> {
-        let body = event.body.unwrap_or_default();
-        let body = if event.is_base64_encoded {
-            BASE64_STANDARD
-                .decode(body)
-                .map_err(|_| ApiError::invalid("body", "", "The body is not valid base64"))?
-        } else {
-            body.into_bytes()
-        };
-        let mut path = event
-            .raw_path
-            .filter(|path| path.starts_with('/'))
-            .unwrap_or_else(|| "/".to_owned());
-        // A function URL sends the same event but for the path, which it does not decode.
-        let domain = event.request_context.domain_name.as_deref();
-        if domain.is_some_and(|domain| domain.contains(".lambda-url.")) {
-            path = percent_decode_str(&path).decode_utf8_lossy().into_owned();
-        }
-        Ok(Self {
-            method: event.request_context.http.method,
-            path,
-            query_string: event.raw_query_string.unwrap_or_default(),
-            headers: event.headers,
-            body,
-            domain_name: event.request_context.domain_name,
-        })
-    }
-
     /// Checks that its query string is not longer than any is that a client can send.
     ///
     /// # Errors
@@ -305,23 +270,6 @@ impl Preconditions {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_path_is_decoded_once_whoever_took_it() {
-        let path = |domain: &str, path: &str| {
-            let mut event = ApiGatewayV2httpRequest::default();
-            event.request_context.domain_name = Some(domain.to_owned());
-            event.raw_path = Some(path.to_owned());
-            Request::from_event(event).unwrap().path
-        };
-        let of_api = |raw| path("abc.execute-api.eu-central-1.amazonaws.com", raw);
-        let of_function = |raw| path("abc.lambda-url.eu-central-1.on.aws", raw);
-        assert_eq!(of_api("/v1/buckets/café"), "/v1/buckets/café");
-        assert_eq!(of_function("/v1/buckets/caf%C3%A9"), "/v1/buckets/café");
-        assert_eq!(of_api("/v1/buckets/a%20b"), "/v1/buckets/a%20b");
-        assert_eq!(of_function("/v1/buckets/a%2520b"), "/v1/buckets/a%20b");
-        assert_eq!(of_function("/v1/buckets/%FF"), "/v1/buckets/\u{fffd}");
-    }
 
     #[test]
     fn preconditions_compare_by_equality() {

@@ -1,19 +1,14 @@
-//! The response, and how it goes back through API Gateway.
+//! The response: status, headers, a body of JSON.
 
 use std::borrow::Cow;
 
-use aws_lambda_events::apigw::ApiGatewayV2httpResponse;
-use aws_lambda_events::encodings::Body;
 use http::header::{
-    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, EXPIRES, HeaderName,
-    LAST_MODIFIED, LOCATION, PRAGMA, VARY,
+    CACHE_CONTROL, CONTENT_TYPE, ETAG, EXPIRES, HeaderName, LAST_MODIFIED, LOCATION, PRAGMA, VARY,
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-use super::compression;
-use super::error::ApiError;
 use crate::timestamp::Timestamp;
 
 /// An HTTP response.
@@ -155,75 +150,8 @@ impl Response {
         self.set_text(VARY, &vary);
     }
 
-    /// As API Gateway wants it, compressed where that is worth it and the client accepts it. The answer to `HEAD`
-    /// has the headers alone.
-    ///
-    /// A body that Lambda could not send becomes a 413 that says so, rather than a failure of the function. Endpoints that
-    /// have pages never let it come to that: [`compression::MAX_BODY`] is what each may answer.
-    pub fn into_event(mut self, head: bool, accept_encoding: &str) -> ApiGatewayV2httpResponse {
-        let text = std::mem::take(&mut self.body);
-        let mut body = None;
-        if !head && !text.is_empty() {
-            body = Some(self.encode(text, accept_encoding));
-        }
-        if !body.as_ref().is_none_or(compression::fits) {
-            tracing::warn!(status = %self.status, "a response larger than Lambda can send");
-            body = Some(self.refuse());
-        }
-        let mut event = ApiGatewayV2httpResponse::default();
-        event.status_code = self.status.as_u16().into();
-        event.is_base64_encoded = matches!(body, Some(Body::Binary(_)));
-        event.body = body;
-        event.headers = self.headers;
-        event
-    }
-
-    /// The body in the form in which it travels, with the headers that say so.
-    fn encode(&mut self, text: String, accept_encoding: &str) -> Body {
-        if !compression::is_negotiated(text.len()) {
-            return Body::Text(text);
-        }
-        self.add_vary(ACCEPT_ENCODING);
-        let accepts_gzip = compression::accepts_gzip(accept_encoding);
-        match accepts_gzip.then(|| compression::gzip(&text)).flatten() {
-            Some(bytes) => {
-                self.set(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-                Body::Binary(bytes)
-            }
-            None => compression::plain(text),
-        }
-    }
-
-    /// Turns the response into the refusal of one that is too large; its body is returned.
-    fn refuse(&mut self) -> Body {
-        let refusal = ApiError::ResponseTooLarge;
-        self.status = refusal.status();
-        for header in [CONTENT_ENCODING, ETAG, EXPIRES, LAST_MODIFIED] {
-            self.headers.remove(header);
-        }
-        self.set(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        Body::Text(refusal.body().to_string())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn a_response_that_lambda_could_not_send_becomes_a_refusal_that_says_so() {
-        let body = json!({"data": "x".repeat(compression::MAX_BODY * 2)});
-        let large = Response::json(StatusCode::OK, &body).modified_at(Timestamp(1));
-        let compressed = large.clone().into_event(false, "gzip");
-        assert_eq!(
-            (compressed.status_code, compressed.is_base64_encoded),
-            (200, true)
-        );
-        let failed = large.clone().into_event(false, "");
-        assert_eq!((failed.status_code, failed.headers.get(ETAG)), (413, None));
-        assert!(matches!(failed.body, Some(Body::Text(text)) if text.contains("\"errno\":113")));
-        assert_eq!(large.into_event(true, "").status_code, 200);
+    /// Its status, headers and body.
+    pub fn into_parts(self) -> (StatusCode, HeaderMap, String) {
+        (self.status, self.headers, self.body)
     }
 }

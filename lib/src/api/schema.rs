@@ -1,6 +1,7 @@
 //! JSON schemas: those of records, groups and collections that collections and buckets carry.
 
 mod evaluation;
+mod failure;
 mod pattern;
 mod references;
 
@@ -9,7 +10,8 @@ use std::sync::LazyLock;
 use referencing::{Draft, meta};
 use serde_json::{Map, Value, json};
 
-use self::evaluation::{Failure, Rules, evaluate};
+use self::evaluation::{Rules, evaluate};
+use self::failure::Failure;
 use super::error::ApiError;
 use super::listing::LAST_MODIFIED;
 use crate::resource::Kind;

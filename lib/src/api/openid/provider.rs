@@ -18,6 +18,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use crate::hmac;
+use crate::http_client;
 use crate::settings::{ApiSettings, OpenIdSettings, Policy, Secret};
 use crate::store::membership::MAX_PRINCIPAL_LENGTH;
 use crate::timestamp::Timestamp;
@@ -114,11 +115,8 @@ impl Provider {
     /// # Panics
     /// When the TLS backend cannot be set up.
     fn new(settings: OpenIdSettings, hmac_secret: Secret) -> Self {
-        let client = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
+        let client = http_client::builder(CONNECT_TIMEOUT)
             .timeout(TIMEOUT)
-            .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("kinto-serverless/", env!("CARGO_PKG_VERSION")))
             .build()
             .expect("a TLS backend");
         Self {
@@ -263,7 +261,7 @@ impl Provider {
     /// Whose a token is that tells it to the provider alone.
     async fn user_in_profile(&self, token: &str) -> Result<Option<String>, ProviderError> {
         let key = hmac::sign(
-            &self.hmac_secret,
+            self.hmac_secret.as_bytes(),
             &format!("{}:{token}", self.settings.name),
         );
         let now = Instant::now();

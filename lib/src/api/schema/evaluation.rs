@@ -13,6 +13,7 @@ use std::sync::Arc;
 use referencing::Draft;
 use serde_json::{Map, Value};
 
+use super::failure::Failure;
 use super::pattern::{self, Pattern};
 use super::references::{References, Scope, draft_of};
 use crate::api::values::{canonical, compare_numbers, equal};
@@ -25,20 +26,6 @@ const BYTES: usize = 64;
 const MISMATCH: usize = 10;
 /// Bytes of a value that are shown in what is said of it.
 const MAX_SHOWN: usize = 100;
-
-/// Why a value does not match a schema, or cannot be matched with it.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Failure {
-    /// It does not match.
-    Mismatch {
-        /// The field: the last part of where the value is wrong; at the top what is missing, or the keyword.
-        field: String,
-        /// What is wrong.
-        problem: String,
-    },
-    /// The schema refers to something that is not there, has no end, or takes too long.
-    Unusable(String),
-}
 
 /// How a schema is evaluated.
 #[derive(Clone, Copy, Default)]

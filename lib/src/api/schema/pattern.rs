@@ -11,7 +11,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use fancy_regex::{Error, Regex, RegexBuilder};
 
-use super::evaluation::Failure;
+use super::failure::Failure;
 
 /// Bytes that a pattern may have compiled, with the steps that it takes to try that.
 ///

@@ -18,7 +18,7 @@
 //! Beside that way stand the vocabulary ([`resource`], [`permission`], [`timestamp`]), the
 //! configuration ([`settings`], [`secrets`]), what a function does at its start ([`startup`]), and small tools: signatures
 //! ([`hmac`]), HTTP clients (`http_client`), pauses (`backoff`), patterns with `*` (`wildcard`), the memory that JSON takes
-//! (`weight`).
+//! (`json`).
 //!
 //! Nothing below [`api`] knows of HTTP. Lambda's event types end in the first lines of [`api`], [`aggregator`],
 //! [`broadcaster`], [`notifier`] and [`queue`].
@@ -32,6 +32,7 @@ pub mod broadcaster;
 pub mod event;
 pub mod hmac;
 mod http_client;
+mod json;
 pub mod listeners;
 pub mod megaphone;
 pub mod notifier;
@@ -44,5 +45,5 @@ pub mod startup;
 pub mod store;
 pub mod timestamp;
 pub mod unit_of_work;
-mod weight;
+
 mod wildcard;

@@ -16,8 +16,9 @@ use futures::future::{join, join_all};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::backoff;
 use crate::megaphone::{Megaphone, MegaphoneError};
-use crate::queue::{BroadcastRequest, Inbox, Received, pause};
+use crate::queue::{BroadcastRequest, Inbox, Received};
 use crate::store::broadcast::Claim;
 use crate::store::{Store, StoreError};
 use crate::timestamp::Timestamp;
@@ -144,7 +145,7 @@ impl Broadcaster {
             }
             Err(error) => {
                 failed(listener, count, &error);
-                now.after(begin.elapsed() + pause(count))
+                now.after(begin.elapsed() + backoff::after_failure(count))
             }
         };
         let pause = not_before.since(now.after(begin.elapsed()));
@@ -217,8 +218,8 @@ fn error_pause(error: &MegaphoneError, count: u32) -> Duration {
         MegaphoneError::Unavailable {
             retry_after: Some(retry_after),
             ..
-        } => pause(count).max(*retry_after),
-        _ => pause(count),
+        } => backoff::after_failure(count).max(*retry_after),
+        _ => backoff::after_failure(count),
     }
 }
 

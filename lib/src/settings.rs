@@ -9,6 +9,7 @@ mod authentication;
 mod broadcasts;
 mod caching;
 mod changes;
+mod event_listeners;
 mod includes;
 mod listeners;
 mod megaphone;
@@ -20,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
-pub use self::broadcasts::BroadcastsSettings;
+pub use self::broadcasts::{BroadcastsSettings, Debounce};
 pub use self::caching::{CacheSettings, Expiry};
 pub use self::changes::{ChangesSettings, Flavour};
 pub use self::includes::{Includes, Plugin};
@@ -67,10 +68,15 @@ impl Secret {
         &self.0
     }
 
+    /// The value as the key of an HMAC.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
     /// Another secret, that this one makes for a purpose: HMAC-SHA256 of its name, in hexadecimal. Nobody can have it
     /// made as a user id, whose message has a colon.
     fn derive(&self, purpose: &str) -> Self {
-        Self(hmac::hex(&hmac::sign(self, purpose)))
+        Self(hmac::hex(&hmac::sign(self.as_bytes(), purpose)))
     }
 }
 

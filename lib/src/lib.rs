@@ -16,7 +16,7 @@
 //! | [`listeners`] | who is told: queues, functions, webhooks, people, your own code |
 //!
 //! Beside that way stand the vocabulary ([`resource`], [`permission`], [`timestamp`]), the
-//! configuration ([`settings`], [`secrets`]), signatures ([`hmac`]) and what a function does at its start ([`startup`]).
+//! configuration ([`settings`], [`settings_file`], [`secrets`]), signatures ([`hmac`]) and what a function does at its start ([`startup`]).
 //!
 //! Nothing below [`api`] knows of HTTP; nothing but [`api`], [`aggregator`] and [`broadcaster`]
 //! knows of Lambda's event types, which each of them leaves behind in its first lines.
@@ -35,6 +35,7 @@ pub mod queue;
 pub mod resource;
 pub mod secrets;
 pub mod settings;
+pub mod settings_file;
 pub mod startup;
 pub mod store;
 pub mod timestamp;

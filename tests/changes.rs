@@ -1123,7 +1123,9 @@ async fn changes_are_kept_for_as_long_as_the_settings_say() {
             "KINTO_MONITOR_CHANGES_RECORD_CACHE_MINIMUM_EXPIRES_SECONDS",
             "5",
         ),
+        // Reaches changesets in kinto-changes' successor alone.
         ("KINTO_MAIN_RECORD_CACHE_EXPIRES_SECONDS", "10"),
+        ("KINTO_INCLUDES", "kinto_remote_settings"),
     ]);
     let at = now();
     monitor(&kinto, &[("main", "one", at, false)]);

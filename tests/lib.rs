@@ -81,7 +81,7 @@ pub fn cases(few: u32) -> u32 {
 pub fn settings(more: &[(&str, &str)]) -> Settings {
     let vars: Vars = [
         ("KINTO_USERID_HMAC_SECRET", "s3cret"),
-        ("KINTO_MULTIAUTH_POLICIES", "basicauth"),
+        ("MULTIAUTH_POLICIES", "basicauth"),
         ("KINTO_CHANGES_RESOURCES", "/buckets/main"),
     ]
     .iter()

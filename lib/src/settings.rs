@@ -348,9 +348,12 @@ impl ApiSettings {
         let userid_hmac_secret = vars
             .hmac_key("KINTO_USERID_HMAC_SECRET")
             .ok_or_else(|| SettingError::new("KINTO_USERID_HMAC_SECRET", "is required"))?;
-        let default_bucket_hmac_secret = vars
-            .hmac_key("KINTO_DEFAULT_BUCKET_HMAC_SECRET")
-            .unwrap_or_else(|| userid_hmac_secret.derive("default_bucket_hmac_secret"));
+        let default_bucket_hmac_secret = match vars.hmac_key("KINTO_DEFAULT_BUCKET_HMAC_SECRET") {
+            Some(key) => key,
+            // Users of a Kinto that is moved with its file keep the buckets that they have.
+            None if vars.has_file() => Secret::new(""),
+            None => userid_hmac_secret.derive("default_bucket_hmac_secret"),
+        };
         Ok(Self {
             policies: Policy::from_vars(vars, &includes)?,
             account_cache_ttl: vars.seconds("KINTO_ACCOUNT_CACHE_TTL_SECONDS", 30)?,

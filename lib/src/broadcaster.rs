@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::megaphone::{Megaphone, MegaphoneError};
+use crate::metrics;
 use crate::queue::{BroadcastRequest, Inbox, Received, pause};
 use crate::store::broadcast::Claim;
 use crate::store::{Store, StoreError};
@@ -125,6 +126,7 @@ impl Broadcaster {
         let not_before = match self.broadcast(megaphone, count, now).await {
             Ok(Outcome::Sent(version)) => {
                 tracing::info!(listener, %version, "broadcast");
+                metrics::due_age(message.sent, now);
                 return None;
             }
             Ok(Outcome::NothingDue) => {
@@ -137,6 +139,7 @@ impl Broadcaster {
             }
             Ok(Outcome::Failed(error, time)) => {
                 failed(listener, count, &error);
+                metrics::due_age(message.sent, now);
                 if matches!(error, MegaphoneError::Refused(_)) && count >= MAX_REFUSALS {
                     return self.give_up(message).await;
                 }
@@ -144,6 +147,7 @@ impl Broadcaster {
             }
             Err(error) => {
                 failed(listener, count, &error);
+                metrics::due_age(message.sent, now);
                 now.after(begin.elapsed() + pause(count))
             }
         };

@@ -16,7 +16,7 @@
 //! | [`listeners`] | who is told: queues, functions, webhooks, people, your own code |
 //!
 //! Beside that way stand the vocabulary ([`resource`], [`permission`], [`timestamp`]), the
-//! configuration ([`settings`], [`settings_file`], [`secrets`]), signatures ([`hmac`]) and what a function does at its start ([`startup`]).
+//! configuration ([`settings`], [`settings_file`], [`secrets`]), signatures ([`hmac`]), metrics (`metrics`) and what a function does at its start ([`startup`]).
 //!
 //! Nothing below [`api`] knows of HTTP; nothing but [`api`], [`aggregator`] and [`broadcaster`]
 //! knows of Lambda's event types, which each of them leaves behind in its first lines.
@@ -29,6 +29,7 @@ pub mod event;
 pub mod hmac;
 pub mod listeners;
 pub mod megaphone;
+mod metrics;
 pub mod notifier;
 pub mod permission;
 pub mod queue;

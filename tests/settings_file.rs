@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
 
+use std::path::Path;
+use std::process::Command;
+
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_ssm::config::Credentials;
 use kinto_serverless::settings::{Settings, Vars};
@@ -94,4 +97,24 @@ async fn nothing_is_asked_without_a_reference_and_a_wrong_one_is_named() {
         assert!(error.starts_with("KINTO_INI: "), "{error}");
     }
     assert_eq!(server.received_requests().await.unwrap().len(), 0);
+}
+
+/// `tests/settings`: the local stack beside real Kinto, with the same files.
+#[test]
+#[ignore = "needs real Kinto: tests/run"]
+fn a_kinto_ini_says_here_what_it_says_to_kinto() {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--package", "kinto-local"])
+        .current_dir(workspace)
+        .status();
+    assert!(built.unwrap().success());
+    let compared = Command::new(workspace.join("target/venv/bin/python"))
+        .args(["-W", "ignore"])
+        .arg(workspace.join("tests/settings"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&compared.stdout);
+    assert!(compared.status.success(), "{said}");
+    assert!(said.contains(" passed, 0 failed"), "{said}");
 }

@@ -1,4 +1,4 @@
-//! Metrics of our own, as lines of the log in CloudWatch's embedded metric format: no request is made for them.
+//! Metrics of our own, as lines of the log in `CloudWatch`'s embedded metric format: no request is made for them.
 //!
 //! <https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html>
 

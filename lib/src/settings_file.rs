@@ -1,5 +1,6 @@
-//! Where the `kinto.ini` is kept that `KINTO_INI` refers to: a parameter of Systems Manager (SSM), an object of S3, or a
-//! file. It is read once, at the start of a function, and only where there is a reference.
+//! Where the `kinto.ini` is kept that `KINTO_INI` refers to.
+//!
+//! That is a parameter of Systems Manager (SSM), an object of S3, or a file. It is read once, at the start of a function, and only where there is a reference.
 
 use std::io::Read;
 use std::path::Path;

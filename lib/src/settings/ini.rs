@@ -1,6 +1,6 @@
 //! The syntax of a `kinto.ini`: text in, the settings of its application out.
 //!
-//! The rules are those of PasteDeploy 3.1, with which Kinto reads the file, and of Python's `configparser` below it. What
+//! The rules are those of `PasteDeploy` 3.1, with which Kinto reads the file, and of Python's `configparser` below it. What
 //! they refuse is refused, and so is what would be read as something else than it looks. What a setting means is no
 //! matter here (`file.rs`).
 

@@ -99,10 +99,8 @@ async fn nothing_is_asked_without_a_reference_and_a_wrong_one_is_named() {
     assert_eq!(server.received_requests().await.unwrap().len(), 0);
 }
 
-/// `tests/settings`: the local stack beside real Kinto, with the same files.
-#[test]
-#[ignore = "needs real Kinto: tests/run"]
-fn a_kinto_ini_says_here_what_it_says_to_kinto() {
+/// A program of `tests/settings`, which real Kinto is needed for; it counts what differs.
+fn nothing_differs(program: &str) {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let built = Command::new(env!("CARGO"))
         .args(["build", "--quiet", "--package", "kinto-local"])
@@ -111,10 +109,22 @@ fn a_kinto_ini_says_here_what_it_says_to_kinto() {
     assert!(built.unwrap().success());
     let compared = Command::new(workspace.join("target/venv/bin/python"))
         .args(["-W", "ignore"])
-        .arg(workspace.join("tests/settings"))
+        .arg(workspace.join("tests/settings").join(program))
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&compared.stdout);
     assert!(compared.status.success(), "{said}");
     assert!(said.contains(" passed, 0 failed"), "{said}");
+}
+
+#[test]
+#[ignore = "needs real Kinto: tests/run"]
+fn a_kinto_ini_says_here_what_it_says_to_kinto() {
+    nothing_differs("__main__.py");
+}
+
+#[test]
+#[ignore = "needs PasteDeploy: tests/run"]
+fn random_files_are_read_as_pastedeploy_reads_them() {
+    nothing_differs("fuzz.py");
 }

@@ -11,7 +11,7 @@ mod caching;
 mod changes;
 mod file;
 mod includes;
-mod ini;
+pub mod ini;
 mod listeners;
 mod megaphone;
 mod native;

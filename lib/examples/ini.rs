@@ -1,5 +1,5 @@
 //! What is read of ini files: each line of the input is a file as JSON text, each of the output its settings, or `null`
-//! of one that is refused. `tests/settings/fuzz.py` compares that with PasteDeploy.
+//! of one that is refused. `tests/settings/fuzz.py` compares that with `PasteDeploy`.
 
 use std::io::{self, BufRead};
 

@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use crate::backoff;
 use crate::megaphone::{Megaphone, MegaphoneError};
+use crate::metrics;
 use crate::queue::{BroadcastRequest, Inbox, Received};
 use crate::store::broadcast::Claim;
 use crate::store::{Store, StoreError};
@@ -126,6 +127,7 @@ impl Broadcaster {
         let not_before = match self.broadcast(megaphone, count, now).await {
             Ok(Outcome::Sent(version)) => {
                 tracing::info!(listener, %version, "broadcast");
+                metrics::due_age(message.sent, now);
                 return None;
             }
             Ok(Outcome::NothingDue) => {
@@ -138,6 +140,7 @@ impl Broadcaster {
             }
             Ok(Outcome::Failed(error, time)) => {
                 failed(listener, count, &error);
+                metrics::due_age(message.sent, now);
                 if matches!(error, MegaphoneError::Refused(_)) && count >= MAX_REFUSALS {
                     return self.give_up(message).await;
                 }
@@ -145,6 +148,7 @@ impl Broadcaster {
             }
             Err(error) => {
                 failed(listener, count, &error);
+                metrics::due_age(message.sent, now);
                 now.after(begin.elapsed() + backoff::after_failure(count))
             }
         };

@@ -16,8 +16,8 @@
 //! | [`listeners`] | who is told: queues, functions, webhooks, people, your own code |
 //!
 //! Beside that way stand the vocabulary ([`resource`], [`permission`], [`timestamp`]), the
-//! configuration ([`settings`], [`secrets`]), what a function does at its start ([`startup`]), and small tools: signatures
-//! ([`hmac`]), HTTP clients (`http_client`), pauses (`backoff`), patterns with `*` (`wildcard`), the memory that JSON takes
+//! configuration ([`settings`], [`settings_file`], [`secrets`]), what a function does at its start ([`startup`]), and small tools: signatures
+//! ([`hmac`]), HTTP clients (`http_client`), pauses (`backoff`), metrics (`metrics`), patterns with `*` (`wildcard`), the memory that JSON takes
 //! (`json`).
 //!
 //! Nothing below [`api`] knows of HTTP. Lambda's event types end in the first lines of [`api`], [`aggregator`],
@@ -35,12 +35,14 @@ mod http_client;
 mod json;
 pub mod listeners;
 pub mod megaphone;
+mod metrics;
 pub mod notifier;
 pub mod permission;
 pub mod queue;
 pub mod resource;
 pub mod secrets;
 pub mod settings;
+pub mod settings_file;
 pub mod startup;
 pub mod store;
 pub mod timestamp;

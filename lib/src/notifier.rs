@@ -22,6 +22,7 @@ use serde_json::Value;
 use crate::backoff;
 use crate::event::ResourceChanged;
 use crate::listeners::{Listeners, NotifyError};
+use crate::metrics;
 use crate::queue::{Inbox, NotificationQueue, NotificationRequest, QueueError, Received};
 use crate::settings::ListenerSettings;
 use crate::store::outbox::{self, EntryId};
@@ -185,7 +186,9 @@ impl Notifier {
         };
         let NotificationRequest { listener, entry } = &request;
         let count = message.receive_count;
-        let error = match self.notify(listener, entry).await {
+        let told = self.notify(listener, entry).await;
+        metrics::due_age(message.sent, Timestamp::now());
+        let error = match told {
             Ok(Some(())) => {
                 tracing::info!(listener, ?entry, "notified");
                 return Ok(());

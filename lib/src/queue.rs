@@ -150,6 +150,8 @@ pub struct Received {
     receipt_handle: String,
     /// Its group.
     pub group: String,
+    /// When it was sent.
+    pub sent: Option<Timestamp>,
 }
 
 impl From<SqsMessage> for Received {
@@ -158,7 +160,9 @@ impl From<SqsMessage> for Received {
             .attributes
             .get("ApproximateReceiveCount")
             .and_then(|count| count.parse().ok());
+        let sent = message.attributes.get("SentTimestamp");
         Self {
+            sent: sent.and_then(|millis| millis.parse().ok()).map(Timestamp),
             message_id: message.message_id.unwrap_or_default(),
             body: message.body.unwrap_or_default(),
             receive_count: receive_count.unwrap_or(1),

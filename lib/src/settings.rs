@@ -10,9 +10,12 @@ mod broadcasts;
 mod caching;
 mod changes;
 mod event_listeners;
+mod file;
 mod includes;
+pub mod ini;
 mod listeners;
 mod megaphone;
+mod native;
 mod openid;
 mod web;
 
@@ -25,6 +28,7 @@ pub use self::broadcasts::{BroadcastsSettings, Debounce};
 pub use self::caching::{CacheSettings, Expiry};
 pub use self::changes::{ChangesSettings, Flavour};
 pub use self::includes::{Includes, Plugin};
+pub use self::ini::MAX_BYTES as MAX_INI_BYTES;
 pub use self::listeners::ListenerSettings;
 pub use self::megaphone::MegaphoneSettings;
 pub use self::openid::{OpenIdSettings, UrlPattern};
@@ -86,12 +90,14 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The environment variables that settings are read from.
+/// The environment variables that settings are read from, and those that a `kinto.ini` stands for.
+///
+/// The text of a setting is tried as JSON, as Kinto does: `"x"` is `x`, `["a", "b"]` two words.
 ///
 /// A variable that is absent stands for the setting's default. One that is empty stands for an empty value: no words, no
 /// text, an empty key; it is an error where a number, a flag or a token is asked for, and where the setting is required.
 #[derive(Clone, Default)]
-pub struct Vars(BTreeMap<String, String>);
+pub struct Vars(BTreeMap<String, String>, file::FromFile);
 
 impl Vars {
     /// The environment of this process.
@@ -102,9 +108,9 @@ impl Vars {
             .collect()
     }
 
-    /// The value of `name`, trimmed; `None` when it is not set.
+    /// The value of `name`, without white space around it; `None` when it is not set.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(|value| value.trim())
+        self.0.get(name).map(String::as_str)
     }
 
     /// A text whose default is none: an empty one says the same.
@@ -142,7 +148,7 @@ impl Vars {
         }
     }
 
-    /// Replaces every value for which `replace` has another one.
+    /// Every value, to be replaced by what it refers to.
     pub fn values_mut(&mut self) -> impl Iterator<Item = (&String, &mut String)> {
         self.0.iter_mut()
     }
@@ -153,12 +159,10 @@ impl Vars {
     }
 
     fn flag(&self, name: &str, default: bool) -> Result<bool, SettingError> {
-        match self.get(name).map(str::to_ascii_lowercase).as_deref() {
-            None => Ok(default),
-            Some("true" | "yes" | "on" | "1" | "t" | "y") => Ok(true),
-            Some("false" | "no" | "off" | "0" | "f" | "n") => Ok(false),
-            Some(_) => Err(SettingError::new(name, "must be true or false")),
-        }
+        let Some(value) = self.get(name) else {
+            return Ok(default);
+        };
+        file::is_flag(value).ok_or_else(|| SettingError::new(name, "must be true or false"))
     }
 
     fn number(&self, name: &str) -> Result<Option<u64>, SettingError> {
@@ -213,11 +217,17 @@ impl Vars {
 
 impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Vars {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(vars: I) -> Self {
-        Self(
-            vars.into_iter()
-                .map(|(name, value)| (name.into(), value.into()))
-                .collect(),
-        )
+        let vars = vars.into_iter().map(|(name, value)| {
+            let (name, value): (String, String) = (name.into(), value.into());
+            let is_kintos = name.starts_with("KINTO_") || name.starts_with("MULTIAUTH_");
+            let value = if is_kintos {
+                native::text_of(&value)
+            } else {
+                value.trim().to_owned()
+            };
+            (name, value)
+        });
+        Self(vars.collect(), file::FromFile::default())
     }
 }
 
@@ -242,6 +252,12 @@ impl Settings {
     /// # Errors
     /// The first setting that is missing or cannot be used.
     pub fn from_vars(vars: &Vars) -> Result<Self, SettingError> {
+        let checked = vars.check_supported();
+        let read = checked.and_then(|()| Self::read(vars));
+        read.map_err(|error| vars.locate(error))
+    }
+
+    fn read(vars: &Vars) -> Result<Self, SettingError> {
         Ok(Self {
             api: ApiSettings::from_vars(vars)?,
             changes: ChangesSettings::from_vars(vars)?,
@@ -338,12 +354,17 @@ impl ApiSettings {
         let userid_hmac_secret = vars
             .hmac_key("KINTO_USERID_HMAC_SECRET")
             .ok_or_else(|| SettingError::new("KINTO_USERID_HMAC_SECRET", "is required"))?;
-        let default_bucket_hmac_secret = vars
-            .hmac_key("KINTO_DEFAULT_BUCKET_HMAC_SECRET")
-            .unwrap_or_else(|| userid_hmac_secret.derive("default_bucket_hmac_secret"));
+        let default_bucket_hmac_secret = match vars.hmac_key("KINTO_DEFAULT_BUCKET_HMAC_SECRET") {
+            Some(key) => key,
+            // Users of a Kinto that is moved with its file keep the buckets that they have.
+            None if vars.has_file() => Secret::new(""),
+            None => userid_hmac_secret.derive("default_bucket_hmac_secret"),
+        };
         Ok(Self {
             policies: Policy::from_vars(vars, &includes)?,
             account_cache_ttl: vars.seconds("KINTO_ACCOUNT_CACHE_TTL_SECONDS", 30)?,
+            permissions_endpoint: includes.admin()
+                || vars.flag("KINTO_EXPERIMENTAL_PERMISSIONS_ENDPOINT", false)?,
             includes,
             userid_hmac_secret,
             default_bucket_hmac_secret,
@@ -354,7 +375,6 @@ impl ApiSettings {
             explicit_permissions: vars.flag("KINTO_EXPLICIT_PERMISSIONS", true)?,
             schema_validation: vars
                 .flag("KINTO_EXPERIMENTAL_COLLECTION_SCHEMA_VALIDATION", false)?,
-            permissions_endpoint: vars.flag("KINTO_EXPERIMENTAL_PERMISSIONS_ENDPOINT", false)?,
             broadcasts_endpoint: vars.get("KINTO_BROADCASTS_READER_TOKEN").is_some(),
             permissions_read_principals,
             retry_after_seconds: vars.number("KINTO_RETRY_AFTER_SECONDS")?.unwrap_or(3),

@@ -42,6 +42,7 @@ async fn main() -> Outcome<()> {
     aws.create_table(TABLE)?;
     let vars: Vars = [
         ("KINTO_USERID_HMAC_SECRET", "s3cret"),
+        ("KINTO_MULTIAUTH_POLICIES", "basicauth"),
         ("KINTO_BATCH_MAX_REQUESTS", "100"),
         ("KINTO_EXPERIMENTAL_COLLECTION_SCHEMA_VALIDATION", "true"),
         ("KINTO_EXPERIMENTAL_PERMISSIONS_ENDPOINT", "true"),

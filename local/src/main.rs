@@ -2,10 +2,12 @@
 //! monitor.
 
 use std::error::Error;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use kinto_local::{Options, Stack, options, rebuild};
 use kinto_serverless::settings::Vars;
+use kinto_serverless::settings_file;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -36,8 +38,16 @@ async fn run() -> Result<(), Box<dyn Error>> {
         .with_writer(std::io::stderr)
         .init();
 
+    let mut vars = Vars::from_env();
+    let ini = options
+        .ini
+        .as_deref()
+        .or(vars.text(settings_file::KINTO_INI));
+    if let Some(ini) = ini.map(PathBuf::from) {
+        settings_file::add_file(&mut vars, &ini)?;
+    }
     if options.rebuild_monitor {
-        let rebuilt = rebuild::rebuild_monitor(options.aws_port, Vars::from_env()).await?;
+        let rebuilt = rebuild::rebuild_monitor(options.aws_port, vars).await?;
         println!(
             "{} collections, {} entries raised, {} removed",
             rebuilt.collections, rebuilt.raised, rebuilt.removed
@@ -48,7 +58,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
     );
-    let stack = Stack::start(&options, Vars::from_env()).await?;
+    let stack = Stack::start(&options, vars).await?;
     println!("dynamodb and sqs on {}", stack.aws_url());
     println!("listening on {}", stack.url());
     tokio::select! {

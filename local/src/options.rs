@@ -6,9 +6,10 @@ use std::ffi::OsString;
 pub const HELP: &str = "\
 Kinto, its functions and the AWS they need, in one process on loopback.
 
-Usage: kinto-local [--data FILE]
-       kinto-local rebuild-monitor
+Usage: kinto-local [--ini FILE] [--data FILE]
+       kinto-local [--ini FILE] rebuild-monitor
 
+  --ini FILE   take settings from a kinto.ini; variables win over it
   --data FILE  keep the table in FILE; without it everything ends with the process
   rebuild-monitor
                compute the entries of monitor/changes anew, in the stack that
@@ -33,6 +34,8 @@ pub struct Options {
     pub aws_port: u16,
     /// The table's file; in memory when `None`.
     pub data: Option<String>,
+    /// The `kinto.ini`.
+    pub ini: Option<String>,
     /// Whether not to start a stack, but to have the one that runs rebuild its monitor.
     pub rebuild_monitor: bool,
 }
@@ -56,13 +59,14 @@ impl Options {
     ) -> Result<Option<Self>, OptionsError> {
         use lexopt::prelude::*;
 
-        let mut data = None;
+        let (mut data, mut ini) = (None, None);
         let mut rebuild_monitor = false;
         let mut parser = lexopt::Parser::from_args(arguments);
         while let Some(argument) = parser.next()? {
             match argument {
                 Value(command) if command == "rebuild-monitor" => rebuild_monitor = true,
                 Long("data") => data = Some(parser.value()?.string()?),
+                Long("ini") => ini = Some(parser.value()?.string()?),
                 Long("help") | Short('h') => return Ok(None),
                 _ => return Err(argument.unexpected().into()),
             }
@@ -81,6 +85,7 @@ impl Options {
             port: http,
             aws_port,
             data,
+            ini,
             rebuild_monitor,
         }))
     }
@@ -110,6 +115,8 @@ mod tests {
     fn data_names_a_file_and_what_is_unknown_is_refused() {
         let data = parse(&["--data", "x.db"], None).unwrap().unwrap();
         assert_eq!(data.data.as_deref(), Some("x.db"));
+        let ini = parse(&["--ini", "kinto.ini"], None).unwrap().unwrap();
+        assert_eq!(ini.ini.as_deref(), Some("kinto.ini"));
         assert_eq!(parse(&["--help"], None).unwrap(), None);
         assert!(!parse(&[], None).unwrap().unwrap().rebuild_monitor);
         let command = parse(&["rebuild-monitor"], None).unwrap().unwrap();

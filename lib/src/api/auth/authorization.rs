@@ -124,6 +124,15 @@ impl Asked<'_> {
             || permission::allows(access, self.uri, &self.user.principals, granted_above)
     }
 
+    /// The same, of who asks for the list. Of what lives under nothing (buckets, accounts) a setting that grants to write
+    /// does not grant to see all (Kinto 26.5).
+    pub fn may_list_all(&self, unit: &UnitOfWork, access: Access) -> bool {
+        match (access, self.uri.parent()) {
+            (Access::Read, None) => self.settings_grant("read"),
+            _ => self.may_all(unit, access),
+        }
+    }
+
     /// Whether an object of the list grants `access` by its own permissions.
     pub fn is_shared(
         &self,

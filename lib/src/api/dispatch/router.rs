@@ -174,11 +174,24 @@ impl Route {
         }
     }
 
+    /// The same; where there is no changes feed its path is that of a list like others.
+    fn without_changes(self, settings: &ApiSettings) -> Self {
+        match self {
+            Self::MonitorRecords if !settings.includes.changes() => {
+                let collection = ObjectUri::collection(MONITOR, "changes");
+                Self::List(collection.children(Kind::Record))
+            }
+            route => route,
+        }
+    }
+
     /// Whether there is such an endpoint with these settings.
     pub fn is_served(&self, settings: &ApiSettings) -> bool {
         match self {
             Self::Permissions => settings.permissions_endpoint,
             Self::Broadcasts => settings.broadcasts_endpoint,
+            Self::PullBroadcasts | Self::Changeset(_) => settings.includes.changes(),
+            Self::MonitorRecords | Self::MonitorChangeset => settings.includes.changes(),
             _ => self
                 .plugin()
                 .is_none_or(|plugin| settings.includes.has(plugin)),
@@ -228,7 +241,8 @@ pub enum Routed {
 
 /// The endpoint that a path with its version leads to, whatever the method.
 pub fn endpoint(path: &str, settings: &ApiSettings) -> Option<Route> {
-    Route::at(path.strip_prefix(PREFIX)?).filter(|route| route.is_served(settings))
+    let route = Route::at(path.strip_prefix(PREFIX)?)?.without_changes(settings);
+    Some(route).filter(|route| route.is_served(settings))
 }
 
 /// Finds the endpoint of a request.
@@ -262,6 +276,7 @@ pub fn route(request: &Request, settings: &ApiSettings) -> Result<Routed, ApiErr
         return redirect(path.trim_end_matches('/'), slashes);
     }
     let route = Route::at(path)
+        .map(|route| route.without_changes(settings))
         .filter(|route| route.is_served(settings))
         .ok_or(ApiError::UnknownPath)?;
     let allow = route.methods(settings);

@@ -86,7 +86,8 @@ pub async fn answer(
 
     // Who may not do it to all of the list does it to what of it is shared with them, or with a group that they are in.
     let in_groups;
-    let (may_all, is_of_accounts) = (asked.may_all(unit, access), list.kind() == Kind::Account);
+    let may_all = asked.may_list_all(unit, access);
+    let is_of_accounts = list.kind() == Kind::Account;
     let asked = if may_all || is_of_accounts {
         asked
     } else {

@@ -68,14 +68,15 @@ pub async fn hello(api: &Api, request: &Request, user: &User) -> Response {
 
 async fn capabilities(api: &Api) -> Value {
     let changes = &api.settings.changes;
-    let mut capabilities = json!({
-        "changes": {
+    let mut capabilities = json!({});
+    if api.settings.api.includes.changes() {
+        capabilities["changes"] = json!({
             "description": "Tells which collections changed, and when.",
             "url": "https://github.com/Kinto/kinto-changes",
             "version": env!("CARGO_PKG_VERSION"),
             "collections": changes.resources.uris().iter().map(ToString::to_string).collect::<Vec<_>>(),
-        },
-    });
+        });
+    }
     if api.settings.api.schema_validation {
         capabilities["schema"] = json!({
             "description": "Records, groups and collections must match JSON schemas.",

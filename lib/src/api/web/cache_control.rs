@@ -72,13 +72,7 @@ pub fn keep_changes(
         Some(Some(expected)) if expected == timestamp && expected.0 > 0 => Expiry::Maximum,
         Some(_) => Expiry::Minimum,
     };
-    let seconds = settings
-        .of_collection(bucket, collection, expiry)
-        .or_else(|| {
-            let set = settings.of_bucket(bucket);
-            set.or_else(|| settings.of_all(expiry))
-                .filter(|seconds| *seconds > 0)
-        });
+    let seconds = settings.of_changes(bucket, collection, expiry);
     match seconds {
         Some(seconds) => response.kept_for(seconds, Timestamp::now()),
         None => response.uncached(),

@@ -41,14 +41,13 @@ const EXPOSED_ON_COUNT: [&str; 2] = ["Total-Objects", "Total-Records"];
 /// Checks that the settings let the request's origin in.
 ///
 /// # Errors
-/// 400 when they do not. Who is no browser sends no `Origin` and is not asked.
+/// 400 when they do not. Who is no browser sends no `Origin` and is not asked. Where the settings name no origin at all
+/// browsers are told nothing, and so keep their scripts out.
 pub fn check_origin(request: &Request, settings: &WebSettings) -> Result<(), ApiError> {
     match origin(request) {
-        Some(origin) if !is_let_in(&origin, settings) => Err(ApiError::invalid(
-            "header",
-            "Origin",
-            format!("{origin} not allowed"),
-        )),
+        Some(origin) if !settings.cors_origins.is_empty() && !is_let_in(&origin, settings) => Err(
+            ApiError::invalid("header", "Origin", format!("{origin} not allowed")),
+        ),
         _ => Ok(()),
     }
 }
@@ -56,7 +55,8 @@ pub fn check_origin(request: &Request, settings: &WebSettings) -> Result<(), Api
 /// The answer to a browser that asks whether it may send a request from another origin.
 ///
 /// # Errors
-/// 400 without the headers that such a question has, and for a method that the endpoint does not take.
+/// 400 without the headers that such a question has, and for a method that the endpoint does not take; 405 where the
+/// settings name no origin.
 pub fn preflight(
     request: &Request,
     route: &Route,
@@ -64,6 +64,11 @@ pub fn preflight(
 ) -> Result<Response, ApiError> {
     const METHOD: &str = "Access-Control-Request-Method";
     let methods = route.methods(settings);
+    if settings.web.cors_origins.is_empty() {
+        let asked_for = |method: &Method| *method != Method::OPTIONS;
+        let allow = methods.into_iter().filter(asked_for).collect();
+        return Err(ApiError::MethodNotAllowed { allow });
+    }
     let mut wrong = vec![];
     if origin(request).is_none() {
         wrong.push(Detail::new("header", "Origin", "Required"));

@@ -1,0 +1,1 @@
+//! Moves a Kinto in and out.

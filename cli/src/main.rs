@@ -1,0 +1,2 @@
+//! `kinto-serverless`.
+fn main() {}

@@ -40,6 +40,9 @@ mod schema;
 mod server;
 mod values;
 
+// What an import has to keep to as well.
+pub use body::{MAX_DEPTH, depth};
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -76,18 +76,29 @@ def fill_accounts(kinto, count):
         body = {"data": {"password": "secret", "n": number}}
         send(kinto, "PUT", f"/accounts/{name}", None, body)
         send(kinto, "PUT", f"/buckets/of-{name}", name, {"permissions": {"read": ["system.Authenticated"]}})
-        send(kinto, "PUT", f"/buckets/default/collections/c", name)
+        send(kinto, "PUT", "/buckets/default/collections/c", name)
         send(kinto, "PUT", f"/buckets/default/collections/c/records/r", name, {"data": {"x": 0.1 + number / 7}})
+        members = [f"account:account{other}" for other in range(number)]
+        for group in ("g", "h"):
+            send(kinto, "PUT", f"/buckets/of-{name}/groups/{group}", name, {"data": {"members": members}})
+        shared = {"permissions": {"read": [f"/buckets/of-{name}/groups/g"], "record:create": ["system.Authenticated"]}}
+        send(kinto, "PUT", f"/buckets/of-{name}/collections/c", name, shared)
+        for record in range(12):
+            permissions = {"read": [f"account:account{record}"], "write": ["/buckets/of-account1/groups/h"]}
+            url = f"/buckets/of-{name}/collections/c/records/r{record}"
+            send(kinto, "PUT", url, name, {"data": {"n": record * 1e15 / 7}, "permissions": permissions})
+        send(kinto, "DELETE", f"/buckets/of-{name}/collections/c/records/r3", name)
+        send(kinto, "DELETE", f"/buckets/of-{name}/groups/h", name if number % 2 else None)
         if number % 3 == 2:
             send(kinto, "DELETE", f"/accounts/{name}", name)
+    send(kinto, "DELETE", "/buckets/of-account4", "account4")
 
 
 def send(server, method, url, user, body=None):
     headers = {"Content-Type": "application/json"} if body else {}
     if user:
         headers["Authorization"] = authorization(user)
-    host = HOST if isinstance(server, Kinto) else server.host
-    return server.send(Sent(method, f"/v1{url}" if isinstance(server, Kinto) else f"/v1{url}", headers, json.dumps(body).encode() if body else b""))
+    return server.send(Sent(method, f"/v1{url}", headers, json.dumps(body).encode() if body else b""))
 
 
 def questions(postgres, runs, chance):
@@ -100,6 +111,9 @@ def questions(postgres, runs, chance):
             objects.add(f"/accounts/{name}")
             continue
         uri = f"{parent}/{kind}s/{name}"
+        if "a" * 256 in uri:
+            # Longer than our ids may be: left out, and said so.
+            continue
         objects.add(uri)
         times.setdefault(f"{parent}/{kind}s", set()).add(int(time_of))
         parents.add(f"{parent}/{kind}s")
@@ -129,17 +143,25 @@ def told(answer):
         return [answer.status]
     headers = {name.lower(): value for name, value in answer.headers.items()}
     shown = {name: headers.get(name.lower()) for name in HEADERS}
-    body = answer.body
-    body = json.dumps(body, sort_keys=True) if not isinstance(body, (str, bytes)) else body
-    return [answer.status, shown, number_forms(body)]
+    return [answer.status, shown, json.dumps(comparable(answer.body), sort_keys=True)]
 
 
-def number_forms(body):
-    """JSON in which a number has one form alone."""
-    try:
-        return json.dumps(json.loads(body, parse_int=float), sort_keys=True)
-    except (TypeError, ValueError):
-        return body
+def comparable(body):
+    """The body with numbers in one form, principals in one order, and without the hash that Kinto shows of a password."""
+    match body:
+        case bool() | None | str():
+            return body
+        case int() | float():
+            return float(body)
+        case list():
+            return [comparable(item) for item in body]
+        case dict():
+            shown = {name: comparable(item) for name, item in body.items() if name != "password"}
+            if isinstance(shown.get("permissions"), dict):
+                granted = shown["permissions"].items()
+                shown["permissions"] = {name: sorted(principals) for name, principals in granted}
+            return shown
+    return str(body)
 
 
 def is_meant(url, before, after):
@@ -220,8 +242,8 @@ def main():
 
         data = f"{directory}/table.db"
         step(run(arguments.program, "import", url, "--data", data, "--dry-run").strip())
-        step(run(arguments.program, "import", url, "--data", data).strip())
-        again = run(arguments.program, "import", url, "--data", data)
+        step(run(arguments.program, "import", url, "--data", data, "--leave-out").strip())
+        again = run(arguments.program, "import", url, "--data", data, "--leave-out")
         assert " 0 items written" in again, again
         run(arguments.program, "verify", url, "--data", data)
         with Stack(arguments.local, data) as server:
@@ -250,16 +272,16 @@ def main():
 
         killed = f"{directory}/killed.db"
         start = time.monotonic()
-        run(arguments.program, "import", url, "--data", f"{directory}/time.db")
+        run(arguments.program, "import", url, "--data", f"{directory}/time.db", "--leave-out")
         length = time.monotonic() - start
         for _ in range(arguments.kills):
             process = subprocess.Popen(
-                [arguments.program, "import", url, "--data", killed], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                [arguments.program, "import", url, "--data", killed, "--leave-out"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
             time.sleep(random.random() * length)
             process.kill()
             process.wait()
-        run(arguments.program, "import", url, "--data", killed)
+        run(arguments.program, "import", url, "--data", killed, "--leave-out")
         run(arguments.program, "verify", url, "--data", killed)
         step(f"killed {arguments.kills} times")
 
@@ -274,7 +296,7 @@ def main():
         for question in asked:
             send(kinto, "GET", question[1], question[0])
         answers = {question: told(send(kinto, "GET", question[1], question[0])) for question in asked}
-        step(run(arguments.program, "import", url, "--data", killed).strip())
+        step(run(arguments.program, "import", url, "--data", killed, "--leave-out").strip())
         with Stack(arguments.local, killed) as server:
             findings = [finding for finding in compare(answers, server) if "/records" not in finding]
         for finding in findings[:10]:

@@ -30,4 +30,4 @@ pub mod stream;
 
 pub use aws::{Fault, LocalAws, RequestCounter};
 pub use options::Options;
-pub use stack::{Stack, StackError};
+pub use stack::{Stack, StackError, TABLE};

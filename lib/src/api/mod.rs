@@ -66,6 +66,9 @@ mod plugins;
 mod service;
 mod web;
 
+// What an import has to keep to as well.
+pub use body::{MAX_DEPTH, depth};
+
 use std::sync::Arc;
 
 use self::auth::passwords::Passwords;

@@ -19,6 +19,7 @@
 pub mod broadcast;
 pub mod changeset;
 mod commit;
+pub mod import;
 pub mod list;
 pub mod login;
 pub mod membership;

@@ -7,6 +7,7 @@
 //! whole request is done again.
 
 mod allowance;
+pub mod client_time;
 mod members;
 mod slot;
 mod transactions;

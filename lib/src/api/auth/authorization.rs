@@ -5,6 +5,7 @@ use http::Method;
 use crate::api::auth::credentials::User;
 use crate::api::web::cache_control;
 use crate::api::web::error::ApiError;
+use crate::api::web::preconditions::is_safe_creation;
 use crate::api::web::request::Request;
 use crate::api::web::response::Response;
 use crate::permission::{self, Access, Permissions};
@@ -67,7 +68,7 @@ impl Asked<'_> {
     /// 403, or 401 of nobody.
     pub fn check_permission(&self, unit: &UnitOfWork) -> Result<(), ApiError> {
         let exists = unit.get(self.uri).is_some();
-        let safe_creation = self.request.header(http::header::IF_NONE_MATCH) == Some("*");
+        let safe_creation = is_safe_creation(self.request);
         let allowed = match self.request.method {
             // Kinto#792: who may only create can say that nothing is to be overwritten.
             Method::PUT if exists && !safe_creation => self.may(unit, Access::Write, self.uri),

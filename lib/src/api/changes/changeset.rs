@@ -11,11 +11,13 @@ use crate::api::Api;
 use crate::api::auth::authorization::Asked;
 use crate::api::auth::credentials::{Credentials, MAX_OTHER_BUCKETS, User};
 use crate::api::changes::changeset_cache::State;
-use crate::api::lists::{self, query};
+use crate::api::lists;
 use crate::api::objects::body::check_media_types;
+use crate::api::objects::metadata;
 use crate::api::web::cache_control;
 use crate::api::web::error::{ApiError, Detail};
-use crate::api::web::request::{Request, is_weakly};
+use crate::api::web::preconditions::is_weakly;
+use crate::api::web::request::Request;
 use crate::api::web::response::Response;
 use crate::permission::Access;
 use crate::resource::{Kind, ListUri, ObjectUri};
@@ -161,7 +163,7 @@ impl Collection {
         let unknown = || ApiError::unknown_parent(uri);
         let generation = unit.generation_of(records).ok_or_else(unknown)?;
         let live = unit.get(uri).ok_or_else(unknown)?;
-        let mut metadata = query::named(live.data.clone(), uri.id(), live.last_modified);
+        let mut metadata = metadata::with_metadata(live.data.clone(), uri.id(), live.last_modified);
         // As kinto-changes' successor, whose clients need it.
         metadata.insert("bucket".to_owned(), uri.bucket_id().into());
         let collection = Self {

@@ -19,17 +19,21 @@ use uuid::Uuid;
 
 use crate::api::Api;
 use crate::api::changes::changeset::{self, ChangesetQuery};
-use crate::api::lists::query::{self, Keys, ListQuery};
+use crate::api::lists::query::ListQuery;
+use crate::api::lists::selection::count_response;
 use crate::api::lists::selection::page_of;
+use crate::api::lists::sort::Keys;
 use crate::api::objects::body::check_media_types;
 use crate::api::web::cache_control;
 use crate::api::web::error::ApiError;
-use crate::api::web::request::{IN_QUERY, Request, is_weakly};
+use crate::api::web::preconditions::{Outcome, Preconditions, is_weakly};
+use crate::api::web::request::{IN_QUERY, Request};
 use crate::api::web::response::Response;
 use crate::settings::{ApiSettings, ChangesSettings, Settings};
 use crate::store::monitor::{CollectionChange, MonitorEntry, MonitorState};
 use crate::store::{Store, StoreError};
 use crate::timestamp::Timestamp;
+use crate::unit_of_work::client_time;
 
 /// The bucket and the collection in whose name the changes are served; neither needs to exist.
 const MONITOR_CHANGES: (&str, &str) = ("monitor", "changes");
@@ -268,17 +272,25 @@ pub async fn records(
     let state = store.monitor_state().await?;
     let shown = monitor.read(store, changes, state, bounds.since).await?;
     // The monitor's clock may be ahead of ours, and what it said must be taken back.
-    let query = parse(query::reference_time(Timestamp::now(), shown.timestamp));
+    let query = parse(client_time::reference_time(
+        Timestamp::now(),
+        shown.timestamp,
+    ));
     let kept = |response| keep(response, request, shown.timestamp, api);
     // As in Kinto, these go before a query string that cannot be read.
-    if let Some(not_modified) = query::check_preconditions(request, shown.timestamp)? {
-        // An empty list where the URL asks for nothing else. Of any other URL a cache that asks whether its copy still
-        // holds would take it for all there is.
-        let is_empty = bounds.since.is_some_and(|since| since >= shown.timestamp);
-        if changes.flavour.answers_not_modified() || !is_empty {
-            return Ok(kept(not_modified));
+    match Preconditions::of(request)?.check(request, Some(shown.timestamp)) {
+        Outcome::Met => {}
+        Outcome::NotModified => {
+            // An empty list where the URL asks for nothing else. Of any other URL a cache that asks whether its copy still
+            // holds would take it for all there is.
+            let is_empty = bounds.since.is_some_and(|since| since >= shown.timestamp);
+            if changes.flavour.answers_not_modified() || !is_empty {
+                let response = Response::empty(StatusCode::NOT_MODIFIED);
+                return Ok(kept(response.modified_at(shown.timestamp)));
+            }
+            return Ok(kept(listed("[]", shown.timestamp)));
         }
-        return Ok(kept(listed("[]", shown.timestamp)));
+        Outcome::Failed => return Err(ApiError::precondition_failed(shown.timestamp)),
     }
     let query = query?;
     let asked: Vec<_> = shown.between(bounds.since, bounds.before).collect();
@@ -291,7 +303,7 @@ pub async fn records(
     let objects = asked.into_iter().map(Change::to_object);
     let response = if request.method == Method::HEAD {
         let count = objects.filter(|object| query.counts(object)).count();
-        query::counted(count, shown.timestamp)
+        count_response(count, shown.timestamp)
     } else {
         page_of(&query, objects, request, api).into_response(shown.timestamp)
     };

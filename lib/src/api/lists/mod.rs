@@ -1,8 +1,12 @@
 //! The endpoints of lists: `GET`, `HEAD` and `DELETE` of the objects of one kind under one parent.
 
+pub mod filter;
+pub mod page_token;
+pub mod parameters;
 pub mod projection;
 pub mod query;
 pub mod selection;
+pub mod sort;
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
@@ -12,14 +16,18 @@ use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
 use self::query::ListQuery;
+use self::selection::count_response;
 use self::selection::{Page, Selection};
 use crate::api::auth::authorization::Asked;
 use crate::api::auth::credentials::User;
 use crate::api::objects::body;
+use crate::api::objects::metadata;
 use crate::api::plugins::accounts;
 use crate::api::web::end_of_service;
 use crate::api::web::error::ApiError;
+use crate::api::web::preconditions::{Outcome, Preconditions};
 use crate::api::web::request::Request;
+use crate::api::web::response::NEXT_PAGE;
 use crate::api::web::response::Response;
 use crate::permission::Access;
 use crate::resource::{Kind, ListUri, ObjectUri};
@@ -28,6 +36,7 @@ use crate::store::list::{Listed, Reading};
 use crate::store::recent::{COMMIT_PAUSES, Covered, Recent};
 use crate::store::{Content, Generation, Key, List, Object, Store, StoreError};
 use crate::timestamp::Timestamp;
+use crate::unit_of_work::client_time;
 use crate::unit_of_work::{Needs, UnitOfWork};
 
 /// What is told to who sends `_to` (Kinto 26.5).
@@ -112,14 +121,20 @@ pub async fn answer(
     asked.check_parents(unit)?;
 
     let timestamp = unit.timestamp_of(list);
-    let now = query::reference_time(Timestamp::now(), timestamp);
+    let now = client_time::reference_time(Timestamp::now(), timestamp);
     let query = ListQuery::parse(request, None, settings, now);
     let query = match query {
         Err(error) if query::is_malformed(&error) => return Err(error),
         query => query,
     };
-    if let Some(not_modified) = query::check_preconditions(request, timestamp)? {
-        return Ok(asked.kept(unit, not_modified));
+    let preconditions = Preconditions::of(request)?;
+    match preconditions.check(request, Some(timestamp)) {
+        Outcome::Met => {}
+        Outcome::NotModified => {
+            let response = Response::empty(StatusCode::NOT_MODIFIED).modified_at(timestamp);
+            return Ok(asked.kept(unit, response));
+        }
+        Outcome::Failed => return Err(ApiError::precondition_failed(timestamp)),
     }
     let query = query?;
     let chosen = Chosen {
@@ -130,13 +145,13 @@ pub async fn answer(
         scope,
     };
     let mut response = if deletes {
-        if request.preconditions()?.if_match.is_some() {
+        if preconditions.if_match.is_some() {
             unit.rely_on_timestamp(list);
         }
         chosen.delete(unit, store).await?
     } else {
         let answer = match request.method {
-            Method::HEAD => query::counted(chosen.count(unit, store).await?, timestamp),
+            Method::HEAD => count_response(chosen.count(unit, store).await?, timestamp),
             _ => chosen.page(unit, store).await?.into_response(timestamp),
         };
         asked.kept(unit, answer)
@@ -348,7 +363,7 @@ impl Chosen<'_> {
         let mut response =
             Response::json(StatusCode::OK, &json!({"data": tombstones})).modified_at(timestamp);
         if let Some(next) = next {
-            response.set_text(query::NEXT_PAGE, &next);
+            response.set_text(NEXT_PAGE, &next);
         }
         Ok(response)
     }
@@ -386,7 +401,7 @@ impl Chosen<'_> {
             };
             see(
                 object,
-                &query::named(data, &object.id, object.last_modified),
+                &metadata::with_metadata(data, &object.id, object.last_modified),
             )
         };
         if let Scope::Only(objects) = scope {
@@ -645,5 +660,5 @@ fn tombstone() -> Map<String, Value> {
 /// An object of a list, a tombstone or not, as the API shows it.
 fn text_of(object: &Listed) -> String {
     let data = object.data().unwrap_or("{\"deleted\":true}");
-    query::named_text(data, &object.id, object.last_modified)
+    metadata::with_metadata_text(data, &object.id, object.last_modified)
 }

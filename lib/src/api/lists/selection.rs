@@ -1,12 +1,12 @@
 //! The best of many objects, one after the other, in no more memory than a page takes.
 
-use http::StatusCode;
-use serde_json::{Map, Value};
+use http::{HeaderName, StatusCode};
+use serde_json::{Map, Value, json};
 
-use crate::api::lists::query::{ListQuery, NEXT_PAGE};
+use crate::api::lists::query::ListQuery;
 use crate::api::web::compression::MAX_BODY;
 use crate::api::web::request::Request;
-use crate::api::web::response::Response;
+use crate::api::web::response::{NEXT_PAGE, Response};
 use crate::json::weight;
 use crate::settings::ApiSettings;
 use crate::timestamp::Timestamp;
@@ -38,6 +38,17 @@ impl Page {
         }
         response
     }
+}
+
+/// The response to the `HEAD` of a list of so many objects.
+pub fn count_response(count: usize, timestamp: Timestamp) -> Response {
+    let mut response = Response::json(StatusCode::OK, &json!({"data": []}))
+        .modified_at(timestamp)
+        .uncached();
+    for header in ["total-objects", "total-records"] {
+        response.set(HeaderName::from_static(header), count.into());
+    }
+    response
 }
 
 /// The page that a query asks for, out of all the objects that may be in it.

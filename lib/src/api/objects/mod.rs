@@ -3,6 +3,7 @@
 //! Nothing here waits: a request has read what it needs ([`needs`]) when [`answer`] decides.
 
 pub mod body;
+pub mod metadata;
 pub mod patch;
 pub mod schema;
 
@@ -15,16 +16,18 @@ use self::body::{Body, PatchType, PermissionChanges};
 use crate::api::auth::authorization::Asked;
 use crate::api::auth::credentials::{MAX_NAMED_BUCKETS, User};
 use crate::api::dispatch::router;
+use crate::api::lists::parameters;
 use crate::api::lists::projection::Projection;
-use crate::api::lists::query;
 use crate::api::plugins::accounts;
 use crate::api::web::error::ApiError;
-use crate::api::web::request::{Preconditions, Request};
+use crate::api::web::preconditions::{Outcome, Preconditions};
+use crate::api::web::request::Request;
 use crate::api::web::response::Response;
 use crate::permission::Permissions;
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::settings::ApiSettings;
 use crate::timestamp::Timestamp;
+use crate::unit_of_work::client_time;
 use crate::unit_of_work::{Live, Needs, UnitOfWork};
 
 /// An item of DynamoDB in bytes at most.
@@ -138,7 +141,7 @@ pub fn answer(
     } else {
         asked.check_parents(unit)?;
     }
-    let preconditions = request.preconditions()?;
+    let preconditions = Preconditions::of(request)?;
     match request.method {
         Method::PUT => asked.put(unit, preconditions),
         Method::POST => asked.post(unit, preconditions),
@@ -151,12 +154,13 @@ pub fn answer(
 impl Asked<'_> {
     fn get(&self, unit: &UnitOfWork, preconditions: Preconditions) -> Result<Response, ApiError> {
         let object = self.existing(unit)?;
-        if preconditions.not_modified(object.last_modified) {
-            let response = Response::empty(StatusCode::NOT_MODIFIED);
-            return Ok(self.kept(unit, response.modified_at(object.last_modified)));
-        }
-        if !preconditions.hold(Some(object.last_modified)) {
-            return Err(self.modified(unit, object));
+        match preconditions.check(self.request, Some(object.last_modified)) {
+            Outcome::Met => {}
+            Outcome::NotModified => {
+                let response = Response::empty(StatusCode::NOT_MODIFIED);
+                return Ok(self.kept(unit, response.modified_at(object.last_modified)));
+            }
+            Outcome::Failed => return Err(self.precondition_failed(unit, object)),
         }
         let data = self.with_id(object.data.clone(), object.last_modified);
         let body = match self.fields() {
@@ -235,9 +239,7 @@ impl Asked<'_> {
             }
         };
         let existing = self.existing(unit)?;
-        if !preconditions.hold(Some(existing.last_modified)) {
-            return Err(self.modified(unit, existing));
-        }
+        self.check_existing(unit, existing, preconditions)?;
         if operations.is_none() && body.is_empty() {
             return Err(ApiError::invalid(
                 "body",
@@ -286,9 +288,9 @@ impl Asked<'_> {
             }
         };
         let mut kept = data.clone();
-        if !matches!(wanted_time(kept.get(query::LAST_MODIFIED).cloned(), Timestamp(u64::MAX)), Ok(Some(at)) if at > previous)
+        if !matches!(wanted_time(kept.get(metadata::LAST_MODIFIED).cloned(), Timestamp(u64::MAX)), Ok(Some(at)) if at > previous)
         {
-            kept.shift_remove(query::LAST_MODIFIED);
+            kept.shift_remove(metadata::LAST_MODIFIED);
         }
         let changed: Vec<String> = asked_for
             .keys()
@@ -315,9 +317,7 @@ impl Asked<'_> {
         preconditions: Preconditions,
     ) -> Result<Response, ApiError> {
         let existing = self.existing(unit)?;
-        if !preconditions.hold(Some(existing.last_modified)) {
-            return Err(self.modified(unit, existing));
-        }
+        self.check_existing(unit, existing, preconditions)?;
         let at = self.last_modified_parameter(unit)?;
         let at = at.filter(|at| *at > existing.last_modified);
         let deleted_at = unit.delete(self.uri, at);
@@ -344,7 +344,7 @@ impl Asked<'_> {
                 "Does not match the id of the object",
             ));
         }
-        let latest = query::latest_time(unit.now(), unit.timestamp_of(self.uri.list()));
+        let latest = client_time::latest_time(unit.now(), unit.timestamp_of(self.uri.list()));
         let at = wanted_time(data.shift_remove("last_modified"), latest)?
             .filter(|at| previous.is_none_or(|previous| *at > previous));
         if self.settings.schema_validation {
@@ -435,30 +435,44 @@ impl Asked<'_> {
         })
     }
 
+    /// Checks the preconditions of a request that may create the object.
     fn check_preconditions(
         &self,
         unit: &mut UnitOfWork,
         preconditions: Preconditions,
     ) -> Result<(), ApiError> {
-        match unit.get(self.uri) {
-            Some(object) if !preconditions.hold(Some(object.last_modified)) => {
-                Err(self.modified(unit, object))
+        if let Some(existing) = unit.get(self.uri) {
+            return self.check_existing(unit, existing, preconditions);
+        }
+        match preconditions.check(self.request, None) {
+            Outcome::Failed => {
+                let timestamp = unit.rely_on_timestamp(self.uri.list());
+                Err(ApiError::precondition_failed(timestamp))
             }
-            None if !preconditions.hold(None) => Err(ApiError::Modified {
-                current: Some(unit.rely_on_timestamp(self.uri.list())),
-                existing: None,
-            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks the preconditions of a request that changes an object.
+    fn check_existing(
+        &self,
+        unit: &UnitOfWork,
+        existing: Live<'_>,
+        preconditions: Preconditions,
+    ) -> Result<(), ApiError> {
+        match preconditions.check(self.request, Some(existing.last_modified)) {
+            Outcome::Failed => Err(self.precondition_failed(unit, existing)),
             _ => Ok(()),
         }
     }
 
     /// The refusal for what there is, which is shown to those alone who may read it: who may only create learns that
     /// there is something, no more.
-    fn modified(&self, unit: &UnitOfWork, object: Live<'_>) -> ApiError {
+    fn precondition_failed(&self, unit: &UnitOfWork, object: Live<'_>) -> ApiError {
         let existing = self
             .may_read(unit)
             .then(|| self.with_id(object.data.clone(), object.last_modified));
-        ApiError::Modified {
+        ApiError::PreconditionFailed {
             current: existing.as_ref().map(|_| object.last_modified),
             existing: existing.map(Value::Object),
         }
@@ -467,7 +481,7 @@ impl Asked<'_> {
     /// The data of the object as the API shows it, and takes it from a client to change it.
     fn with_id(&self, data: Map<String, Value>, last_modified: Timestamp) -> Map<String, Value> {
         let data = accounts::without_password(self.uri.kind(), data);
-        query::named(data, self.uri.id(), last_modified)
+        metadata::with_metadata(data, self.uri.id(), last_modified)
     }
 
     /// An object as the API shows it. Its permissions are for those alone who may write it by its own permissions.
@@ -485,14 +499,14 @@ impl Asked<'_> {
 
     /// The fields named in `_fields`.
     fn fields(&self) -> Option<Projection> {
-        query::fields(&self.request.parameter("_fields")?)
+        parameters::fields(&self.request.parameter("_fields")?)
     }
 
     fn last_modified_parameter(&self, unit: &UnitOfWork) -> Result<Option<Timestamp>, ApiError> {
         let Some(text) = self.request.parameter("last_modified") else {
             return Ok(None);
         };
-        let value = query::native(text.trim_matches('"'));
+        let value = parameters::parse_value(text.trim_matches('"'));
         // Neither says anything, and what is negative is before the object's time (Kinto 26.5).
         let is_ignored = match &value {
             Value::Null | Value::Bool(_) => true,
@@ -502,8 +516,8 @@ impl Asked<'_> {
         if is_ignored {
             return Ok(None);
         }
-        let latest = query::latest_time(unit.now(), unit.timestamp_of(self.uri.list()));
-        let time = query::whole(&value).map(Timestamp);
+        let latest = client_time::latest_time(unit.now(), unit.timestamp_of(self.uri.list()));
+        let time = parameters::whole(&value).map(Timestamp);
         time.filter(|at| *at <= latest).map(Some).ok_or_else(|| {
             ApiError::invalid(
                 "querystring",

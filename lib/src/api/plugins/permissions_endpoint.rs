@@ -13,8 +13,10 @@ use http::Method;
 use serde_json::{Map, Value, json};
 
 use crate::api::auth::credentials::User;
-use crate::api::lists::query::{self, Keys, ListQuery};
+use crate::api::lists::query::ListQuery;
+use crate::api::lists::selection::count_response;
 use crate::api::lists::selection::page_of;
+use crate::api::lists::sort::Keys;
 use crate::api::objects::body;
 use crate::api::plugins::accounts;
 use crate::api::web::error::ApiError;
@@ -108,7 +110,7 @@ pub async fn answer(
     let entries = entries.chain(account).chain(root(&user, settings));
     if request.method == Method::HEAD {
         let count = entries.filter(|entry| query.counts(entry)).count();
-        return Ok(query::counted(count, now));
+        return Ok(count_response(count, now));
     }
     Ok(page_of(&query, entries, request, settings).into_response(now))
 }

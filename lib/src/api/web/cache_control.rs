@@ -5,9 +5,8 @@ use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, EXPIRES, PRAGM
 use serde_json::{Map, Value};
 
 use crate::api::auth::credentials::User;
-use crate::api::lists::query;
 use crate::api::web::request::Request;
-use crate::api::web::response::Response;
+use crate::api::web::response::{NEXT_PAGE, Response};
 use crate::resource::{Kind, ListUri};
 use crate::settings::{ApiSettings, CacheSettings, Expiry};
 use crate::timestamp::Timestamp;
@@ -113,7 +112,7 @@ pub fn complete(request: &Request, settings: &ApiSettings, response: &mut Respon
     }
     response.add_vary(AUTHORIZATION);
     response.add_vary(ACCEPT_ENCODING);
-    if response.headers().contains_key(query::NEXT_PAGE) {
+    if response.headers().contains_key(NEXT_PAGE) {
         vary_by_origin(response, settings);
     }
 }

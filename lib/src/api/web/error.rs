@@ -102,7 +102,7 @@ pub enum ApiError {
     Invalid(Vec<Detail>),
     /// `If-Match` or `If-None-Match` does not hold: 412.
     #[error("modified meanwhile")]
-    Modified {
+    PreconditionFailed {
         /// The timestamp of the object, or of the list when there is no such object; `None` for who may not read it.
         current: Option<Timestamp>,
         /// The object, without permissions; `None` for who may not read it.
@@ -204,6 +204,14 @@ impl ApiError {
         Self::invalid_unnamed("path", "Invalid object id")
     }
 
+    /// The 412 of a list with this timestamp.
+    pub fn precondition_failed(timestamp: Timestamp) -> Self {
+        Self::PreconditionFailed {
+            current: Some(timestamp),
+            existing: None,
+        }
+    }
+
     /// Whether it is a failure of ours, not a refusal: worth another try.
     pub fn is_ours(&self) -> bool {
         self.status().is_server_error()
@@ -227,7 +235,7 @@ impl ApiError {
             Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
             Self::UnsupportedMediaType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
-            Self::Modified { .. } => StatusCode::PRECONDITION_FAILED,
+            Self::PreconditionFailed { .. } => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge
             | Self::TooManyValues
             | Self::Exhausted(_)
@@ -272,7 +280,7 @@ impl ApiError {
             | Self::Exhausted(_)
             | Self::RequestTooLarge
             | Self::ResponseTooLarge => 113,
-            Self::Modified { .. } => 114,
+            Self::PreconditionFailed { .. } => 114,
             Self::MethodNotAllowed { .. } => 115,
             Self::UnknownVersion => 116,
             Self::Forbidden {
@@ -333,7 +341,7 @@ impl ApiError {
                 Self::UnknownPath => "There is nothing at this path.",
                 Self::UnknownVersion => "This server does not have that version of the API.",
                 Self::MethodNotAllowed { .. } => "This endpoint does not take that method.",
-                Self::Modified { .. } => "Resource was modified meanwhile",
+                Self::PreconditionFailed { .. } => "Resource was modified meanwhile",
                 Self::TooLarge => "The object is larger than 400 KB, the most that can be stored.",
                 Self::TooManyValues => {
                     "The body has more than 400,000 values, of which an object counts for seven."
@@ -388,7 +396,7 @@ impl ApiError {
             Self::UnknownObject { kind, id } | Self::UnknownParent { kind, id } => {
                 body["details"] = json!({"id": id, "resource_name": kind.name()});
             }
-            Self::Modified {
+            Self::PreconditionFailed {
                 existing: Some(existing),
                 ..
             } => body["details"] = json!({"existing": existing}),
@@ -434,7 +442,7 @@ impl ApiError {
                 let methods: Vec<&str> = allow.iter().map(Method::as_str).collect();
                 response.set_text(ALLOW, &methods.join(", "));
             }
-            Self::Modified {
+            Self::PreconditionFailed {
                 current: Some(current),
                 ..
             } => {

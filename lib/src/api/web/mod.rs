@@ -7,5 +7,6 @@ pub mod end_of_service;
 pub mod error;
 pub mod gateway;
 pub mod origin;
+pub mod preconditions;
 pub mod request;
 pub mod response;

@@ -11,6 +11,9 @@ use serde_json::Value;
 
 use crate::timestamp::Timestamp;
 
+/// The header that leads to the next page of a list.
+pub const NEXT_PAGE: HeaderName = HeaderName::from_static("next-page");
+
 /// An HTTP response.
 #[derive(Clone, Debug)]
 pub struct Response {

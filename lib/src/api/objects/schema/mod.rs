@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use referencing::{Draft, meta};
 use serde_json::{Map, Value, json};
 
-use crate::api::lists::query::LAST_MODIFIED;
+use crate::api::objects::metadata::LAST_MODIFIED;
 use crate::api::objects::schema::evaluation::{Rules, evaluate};
 use crate::api::objects::schema::failure::Failure;
 use crate::api::web::error::ApiError;

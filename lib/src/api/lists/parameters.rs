@@ -1,0 +1,80 @@
+//! Values of the query string.
+
+use serde_json::Value;
+
+use crate::api::lists::projection::Projection;
+use crate::api::objects::metadata::{ID, LAST_MODIFIED};
+use crate::api::web::error::ApiError;
+use crate::timestamp::Timestamp;
+
+/// The largest whole number that a parameter may give (Kinto 26.5).
+const MAX_WHOLE: u64 = 1 << 63;
+
+/// The refusal of a parameter.
+pub fn invalid(name: &str, description: &str) -> ApiError {
+    ApiError::invalid("querystring", name, description)
+}
+
+/// A value of the query string: JSON where it is JSON, else the text itself.
+pub fn parse_value(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|_| text.into())
+}
+
+/// The whole number that a parameter gives (Kinto 26.5): one that is not negative, as an integer, a decimal, whose
+/// fraction is dropped, or the digits of a text. `None` of anything else.
+pub fn whole(value: &Value) -> Option<u64> {
+    let whole = match value {
+        Value::Number(number) => match (number.as_u64(), number.as_f64()) {
+            (Some(whole), _) => whole,
+            // -0.5 is 0 as well.
+            (None, Some(decimal)) if -1.0 < decimal && decimal <= MAX_WHOLE as f64 => {
+                decimal as u64
+            }
+            _ => return None,
+        },
+        Value::String(text) => {
+            let text = text.trim();
+            let digits = text.strip_prefix('+').unwrap_or(text);
+            match digits {
+                "-0" => 0,
+                _ => Timestamp::from_digits(digits)?.0,
+            }
+        }
+        _ => return None,
+    };
+    (whole <= MAX_WHOLE).then_some(whole)
+}
+
+/// The time that a value stands for, with its fraction; `None` of what is none.
+pub fn time_in(value: &Value) -> Option<Value> {
+    whole(value)?;
+    match value {
+        Value::Number(number) => Some(number.clone().into()),
+        value => whole(value).map(Value::from),
+    }
+}
+
+/// Whether a text in the value has a character that Kinto on PostgreSQL could not look for.
+pub fn has_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(values) => values.iter().any(has_nul),
+        Value::Object(fields) => {
+            let mut fields = fields.iter();
+            fields.any(|(name, value)| name.contains('\0') || has_nul(value))
+        }
+        _ => false,
+    }
+}
+
+/// The fields that `_fields` names, if any, and those that are always shown.
+pub fn fields(list: &str) -> Option<Projection> {
+    let always = [ID, LAST_MODIFIED];
+    parts(list).next()?;
+    Some(Projection::of(parts(list).chain(always)))
+}
+
+/// The parts of a list in the query string; Kinto passes over empty ones.
+pub fn parts(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',').filter(|part| !part.is_empty())
+}

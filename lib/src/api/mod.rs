@@ -67,7 +67,7 @@ mod service;
 mod web;
 
 // What an import has to keep to as well.
-pub use body::{MAX_DEPTH, depth};
+pub use self::objects::body::{MAX_DEPTH, depth};
 
 use std::sync::Arc;
 

@@ -27,16 +27,24 @@
 //! | [`plugins::permissions_endpoint`] | `/permissions`, all that a user may do |
 //! | [`changes`] | what changed |
 //! | [`changes::monitor`] | monitor/changes, its list and changeset |
+//! | [`changes::monitor_entry`] | one entry: its id and fields |
+//! | [`changes::monitor_cache`] | what this process has read of the monitor |
 //! | [`changes::changeset`] | changesets of collections |
 //! | [`changes::changeset_cache`] | changesets that this process has read |
 //! | [`changes::broadcasts`] | the latest broadcast, for clients that ask |
 //! | [`lists`] | the endpoints of lists |
-//! | [`lists::query`] | a list's query string: filters, order, page |
+//! | [`lists::query`] | a list's query string as a whole |
+//! | [`lists::parameters`] | values of the query string |
+//! | [`lists::filter`] | filters: field, operator, value |
+//! | [`lists::sort`] | `_sort`, and the order of values |
+//! | [`lists::page_token`] | the token in `Next-Page` |
 //! | [`lists::projection`] | fields named by paths with dots |
 //! | [`lists::selection`] | the objects of one page, chosen from many |
 //! | [`objects`] | the endpoints of single objects |
 //! | [`objects::body`] | `data` and `permissions` that a client sends |
-//! | [`objects::patch`] | JSON Patch |
+//! | [`objects::patch`] | `PATCH`: its three kinds |
+//! | [`objects::json_patch`] | JSON Patch |
+//! | [`objects::metadata`] | `id` and `last_modified` |
 //! | [`objects::schema`] | JSON schemas of collections and buckets |
 //! | [`objects::schema::evaluation`] | data against a schema, in bounded work |
 //! | [`objects::schema::failure`] | why data do not match a schema |
@@ -44,11 +52,15 @@
 //! | [`objects::schema::references`] | a schema's `$ref` |
 //! | [`auth`] | which user, and what this user may do |
 //! | [`auth::authorization`] | one request against the permissions of its objects |
-//! | [`auth::credentials`] | credentials, the user that they prove, the user's principals |
+//! | [`auth::credentials`] | credentials, and the user that they prove |
+//! | [`auth::principals`] | the principals of a user |
+//! | [`auth::account_id`] | accounts as users |
 //! | [`auth::passwords`] | passwords of accounts: hashed, checked, remembered for a while |
 //! | [`web`] | HTTP |
 //! | [`web::gateway`] | a request out of API Gateway's event, a response into one |
-//! | [`web::request`] | the request; preconditions |
+//! | [`web::request`] | the request |
+//! | [`web::preconditions`] | `If-Match`, `If-None-Match`: 304, 412 |
+//! | [`web::media_type`] | `Content-Type`, `Accept`: 415, 406 |
 //! | [`web::response`] | the response |
 //! | [`web::error`] | every refusal and failure, with its status and body |
 //! | [`web::cors`] | preflights, and what scripts of other origins may read |
@@ -72,7 +84,8 @@ pub use self::objects::body::{MAX_DEPTH, depth};
 use std::sync::Arc;
 
 use self::auth::passwords::Passwords;
-use self::changes::{changeset_cache, monitor};
+use self::changes::changeset_cache::ChangesetCache;
+use self::changes::monitor_cache::MonitorCache;
 use self::dispatch::retry;
 use self::plugins::openid::provider::Provider;
 use crate::listeners::Listeners;
@@ -90,8 +103,8 @@ pub struct Api {
     listeners: Listeners,
     passwords: Arc<Passwords>,
     /// What is remembered of what was answered; shared by clones.
-    monitor: Arc<monitor::Memory>,
-    changesets: Arc<changeset_cache::Memory>,
+    monitor: Arc<MonitorCache>,
+    changesets: Arc<ChangesetCache>,
     providers: Arc<[Provider]>,
     /// What keeps requests that met contention from meeting it again; shared by clones.
     contention: Arc<retry::Contention>,

@@ -147,7 +147,7 @@ impl Changes {
     }
 
     fn shows(&self, change: &Change) -> bool {
-        change.parent == self.generation && (self.wanted.tombstones || change.data.is_some())
+        self.generation.owns(&change.parent) && (self.wanted.tombstones || change.data.is_some())
     }
 
     /// What existed at that moment, the latest first.

@@ -19,6 +19,7 @@
 pub mod broadcast;
 pub mod changeset;
 mod commit;
+mod generation;
 pub mod import;
 pub mod list;
 pub mod login;
@@ -51,7 +52,8 @@ use self::recent::Wrote;
 use self::shares::{Shares, SharesChange};
 
 pub use commit::CommitError;
-pub use object::{Content, Generation, List, Object, Version};
+pub use generation::Generation;
+pub use object::{Content, List, Object, Version};
 pub use retries::RETRY_TIME;
 
 use crate::backoff::Backoff;

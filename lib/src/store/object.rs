@@ -4,37 +4,14 @@ use std::collections::BTreeSet;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::{Map, Value};
-use uuid::Uuid;
 
+use super::generation::Generation;
 use super::recent::Recent;
 use super::shares::Shares;
 use super::{Item, Key, StoreError, flag, malformed, number, string, time};
 use crate::permission::Permissions;
 use crate::resource::{Kind, ObjectUri};
 use crate::timestamp::Timestamp;
-
-/// Tells one life of an object from the next: made when it is created, kept until it is created again.
-///
-/// What lives under an object carries the object's generation. That makes deletion of a parent one
-/// write: children of an earlier generation are not there any more, whatever the table still holds.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Generation(pub(super) String);
-
-impl Generation {
-    /// What the buckets, which have no parent, carry as their parent's.
-    pub const ROOT: Self = Self(String::new());
-
-    /// A new one, never seen before (62 random bits), with a mark that earlier versions did not give.
-    pub fn unique() -> Self {
-        Self(format!("2{:016x}", Uuid::new_v4().as_u64_pair().1))
-    }
-
-    /// Whether it is of a version whose buckets had their groups' members in one item for each principal
-    /// ([`super::membership`]): those have no mark.
-    pub fn has_old_memberships(&self) -> bool {
-        self.0.len() == 16
-    }
-}
 
 /// An object, live or a tombstone.
 #[derive(Clone, Debug, PartialEq)]
@@ -190,11 +167,6 @@ impl Object {
         let granted = self.permissions().into_iter().flat_map(Permissions::iter);
         let principals = granted.flat_map(|(_, granted)| granted);
         principals.map(String::as_str).collect()
-    }
-
-    /// Whether it was written under a parent of that generation.
-    pub fn is_of(&self, parent: &Generation) -> bool {
-        self.parent == *parent
     }
 
     /// Which state of what is at its URI this is.

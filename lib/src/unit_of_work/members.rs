@@ -38,7 +38,7 @@ impl<'a> Turnover<'a> {
     /// From what was there to what is written.
     fn between(read: Option<&'a Object>, written: &'a Object) -> Self {
         // Of an earlier life of the bucket nothing holds any more.
-        let read = read.filter(|read| read.parent == written.parent);
+        let read = read.filter(|read| written.parent.owns(&read.parent));
         let (before, after) = (members(read), members(Some(written)));
         Self {
             leaves: before.difference(&after).copied().collect(),
@@ -101,7 +101,7 @@ pub(super) fn steps(read: Option<&Object>, written: &Object) -> Vec<Object> {
         gone.extend(chunk);
         steps.extend(read.and_then(|read| with_members(read, |member| !gone.contains(member))));
     }
-    let kept = members(read.filter(|read| read.parent == written.parent));
+    let kept = members(read.filter(|read| written.parent.owns(&read.parent)));
     let mut here: BTreeSet<String> = kept.into_iter().map(str::to_owned).collect();
     for chunk in joining {
         here.extend(chunk);

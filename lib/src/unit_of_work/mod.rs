@@ -8,6 +8,7 @@
 
 mod allowance;
 pub mod client_time;
+mod list_clock;
 mod members;
 mod slot;
 mod transactions;
@@ -20,7 +21,8 @@ use tokio::time::Instant;
 
 pub use self::allowance::{Allowance, Exhausted};
 
-use self::slot::{ListChange, ListSlot, ObjectSlot};
+use self::list_clock::{ListChange, ListSlot};
+use self::slot::ObjectSlot;
 use crate::event::{Action, Events, Impacted, Origin, ResourceChanged};
 use crate::permission::{AUTHENTICATED, EVERYONE, Permissions};
 use crate::resource::{Kind, ListUri, ObjectUri};
@@ -273,7 +275,7 @@ impl UnitOfWork {
             ref generation,
             ..
         } = *object;
-        (object.parent == *parent).then_some(Live {
+        parent.owns(&object.parent).then_some(Live {
             last_modified,
             data,
             permissions,
@@ -510,20 +512,20 @@ impl UnitOfWork {
             let reached = list.now.timestamp;
             // Under a past time none of them moves the list; a later one is only reached by the last.
             let of_step = at.map(|at| at.min(reached.next()));
-            step.last_modified = list.assign(now, of_step);
+            step.last_modified = list.next_timestamp(now, of_step);
             at = at.map(|at| match at < reached {
                 true => at,
                 false => at.max(list.now.timestamp.next()),
             });
         }
-        list.assign(now, at)
+        list.next_timestamp(now, at)
     }
 
     /// Notes with whom an object that is to be written is shared, but for those that it was shared with before.
     fn note_shares(&mut self, uri: &ObjectUri, object: &Object) {
         let before = self.objects.get(uri).and_then(|slot| {
             let before = slot.written.as_ref().or(slot.read.as_ref());
-            before.filter(|before| before.is_of(&object.parent))
+            before.filter(|before| object.parent.owns(&before.parent))
         });
         let before = before.map(Object::principals).unwrap_or_default();
         let shared: Vec<String> = object

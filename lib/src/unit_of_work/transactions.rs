@@ -6,8 +6,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::UnitOfWork;
+use super::list_clock::{ListChange, ListSlot};
 use super::members::MemberWrites;
-use super::slot::{ListChange, ListSlot, ObjectSlot};
+use super::slot::ObjectSlot;
 use crate::backoff::Backoff;
 use crate::event::ResourceChanged;
 use crate::resource::{Kind, ListUri, ObjectUri};

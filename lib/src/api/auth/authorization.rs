@@ -2,7 +2,7 @@
 
 use http::Method;
 
-use crate::api::auth::credentials::User;
+use crate::api::auth::principals::User;
 use crate::api::web::cache_control;
 use crate::api::web::error::ApiError;
 use crate::api::web::preconditions::is_safe_creation;

@@ -6,21 +6,17 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::header::AUTHORIZATION;
 
+use crate::api::auth::account_id;
 use crate::api::auth::passwords::{Expected, Passwords};
-use crate::api::plugins::accounts;
+use crate::api::auth::principals::{MAX_OTHER_BUCKETS, User, principals_in_groups};
 use crate::api::plugins::openid::provider::Provider;
 use crate::api::web::error::ApiError;
 use crate::api::web::request::Request;
 use crate::hmac;
-use crate::permission::{AUTHENTICATED, EVERYONE};
 use crate::resource::{Kind, ObjectUri};
 use crate::settings::{ApiSettings, Policy, Secret};
 use crate::store::membership::Member;
-use crate::store::{Store, StoreError};
 use crate::unit_of_work::{Exhausted, Needs, UnitOfWork};
-
-/// Buckets of which the root endpoint shows the groups that a user is in.
-const MAX_SHOWN_BUCKETS: usize = 25;
 
 /// What a request says of who sends it: the users that it may be from, the first that it can prove to be.
 #[derive(Clone, Debug, Default)]
@@ -113,10 +109,17 @@ impl Credentials {
         unit.needs_of_groups(principals, groups, MAX_OTHER_BUCKETS)
     }
 
-    /// The user that they are proved to be of.
+    /// The user that they prove to be, in the groups that `unit` has read.
     ///
     /// # Errors
     /// The request may have no other password checked.
+    pub fn user(&self, unit: &UnitOfWork, passwords: &Passwords) -> Result<User, Exhausted> {
+        Ok(match self.user_id(unit, passwords)? {
+            Some(id) => User::with_id(id, unit),
+            None => User::anonymous(),
+        })
+    }
+
     fn user_id(&self, unit: &UnitOfWork, passwords: &Passwords) -> Result<Option<&str>, Exhausted> {
         for claim in &self.0 {
             let is_proved = match &claim.account {
@@ -142,7 +145,7 @@ impl Claim {
     fn account(basic: &BasicCredentials) -> Option<Self> {
         let uri = ObjectUri::account(&*basic.user);
         uri.is_valid().then(|| Self {
-            user_id: accounts::principal(&basic.user),
+            user_id: account_id::principal(&basic.user),
             account: Some(AccountClaim {
                 uri,
                 password: Secret::new(&*basic.password),
@@ -159,7 +162,7 @@ impl AccountClaim {
     /// The request may have no other password checked.
     fn is_proved(&self, unit: &UnitOfWork, passwords: &Passwords) -> Result<bool, Exhausted> {
         let account = unit.get(&self.uri);
-        let hash = account.and_then(|account| account.data.get(accounts::PASSWORD)?.as_str());
+        let hash = account.and_then(|account| account.data.get(account_id::PASSWORD)?.as_str());
         let password = self.password.reveal();
         let expected = hash.map_or(Expected::Nothing(self.uri.id()), Expected::Hash);
         match passwords.finding(password, expected) {
@@ -170,111 +173,6 @@ impl AccountClaim {
                     passwords.matches(password, expected)
                 }),
         }
-    }
-}
-
-/// Buckets beside those that a request is about whose groups are looked at for it: what an object, its collection and
-/// its bucket may name ([`crate::api::objects`]).
-pub const MAX_OTHER_BUCKETS: usize = 3 * MAX_NAMED_BUCKETS;
-/// Buckets beside its own whose groups the permissions of an object may name.
-pub const MAX_NAMED_BUCKETS: usize = 5;
-
-/// The principals of a user that groups may have as members.
-fn principals_in_groups(user_id: &str) -> [String; 2] {
-    [user_id.to_owned(), AUTHENTICATED.to_owned()]
-}
-
-/// Who sends a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct User {
-    /// The user id; `None` for who is not authenticated.
-    pub id: Option<String>,
-    /// Everything that permissions can be granted to and that this user is.
-    pub principals: Vec<String>,
-}
-
-impl User {
-    /// Who has these credentials, in the groups that `unit` has read.
-    ///
-    /// # Errors
-    /// The request may have no other password checked.
-    pub fn of(
-        credentials: &Credentials,
-        unit: &UnitOfWork,
-        passwords: &Passwords,
-    ) -> Result<Self, Exhausted> {
-        let Some(id) = credentials.user_id(unit, passwords)? else {
-            return Ok(Self {
-                id: None,
-                principals: vec![EVERYONE.to_owned()],
-            });
-        };
-        Ok(Self::called(id, unit))
-    }
-
-    fn called(id: &str, unit: &UnitOfWork) -> Self {
-        let mut principals = vec![id.to_owned(), EVERYONE.to_owned()];
-        for member in principals_in_groups(id) {
-            principals.extend(unit.groups_of(&member));
-        }
-        principals.push(AUTHENTICATED.to_owned());
-        Self {
-            id: Some(id.to_owned()),
-            principals,
-        }
-    }
-
-    /// Reads which of these groups the user is in, of no more than so many `buckets` beside those that the request is
-    /// about: no round trip if all is known, one more where a bucket is of an earlier version.
-    ///
-    /// # Errors
-    /// Failures of the table.
-    pub async fn learn_groups(
-        &mut self,
-        unit: &mut UnitOfWork,
-        store: &Store,
-        groups: &BTreeSet<ObjectUri>,
-        buckets: usize,
-    ) -> Result<(), StoreError> {
-        let Some(id) = self.id.clone() else {
-            return Ok(());
-        };
-        let principals = principals_in_groups(&id);
-        for _ in 0..2 {
-            let is_open = |group: &&ObjectUri| !self.principals.contains(&group.to_string());
-            let open = groups.iter().filter(is_open);
-            let needs = unit.needs_of_groups(principals.iter().map(String::as_str), open, buckets);
-            if needs.is_empty() {
-                break;
-            }
-            unit.read_more(store, needs).await?;
-            *self = Self::called(&id, unit);
-        }
-        Ok(())
-    }
-
-    /// Reads the groups that the user is in, of the first buckets by their ids.
-    ///
-    /// # Errors
-    /// Failures of the table.
-    pub async fn learn_first_groups(
-        &mut self,
-        unit: &mut UnitOfWork,
-        store: &Store,
-    ) -> Result<(), StoreError> {
-        if let Some(id) = self.id.clone() {
-            let principals = principals_in_groups(&id);
-            let principals = principals.each_ref().map(|principal| &**principal);
-            unit.read_groups(store, &principals, MAX_SHOWN_BUCKETS)
-                .await?;
-            *self = Self::called(&id, unit);
-        }
-        Ok(())
-    }
-
-    /// The principal that owns what this user creates.
-    pub fn principal(&self) -> &str {
-        self.id.as_deref().unwrap_or(EVERYONE)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Which user a request is from, and what this user may do.
 
+pub mod account_id;
 pub mod authorization;
 pub mod credentials;
 pub mod passwords;
+pub mod principals;

@@ -9,13 +9,14 @@ use serde_json::{Map, Value};
 
 use crate::api::Api;
 use crate::api::auth::authorization::Asked;
-use crate::api::auth::credentials::{Credentials, MAX_OTHER_BUCKETS, User};
-use crate::api::changes::changeset_cache::State;
+use crate::api::auth::credentials::Credentials;
+use crate::api::auth::principals::{MAX_OTHER_BUCKETS, User};
+use crate::api::changes::changeset_cache::Snapshot;
 use crate::api::lists;
-use crate::api::objects::body::check_media_types;
 use crate::api::objects::metadata;
 use crate::api::web::cache_control;
 use crate::api::web::error::{ApiError, Detail};
+use crate::api::web::media_type;
 use crate::api::web::preconditions::is_weakly;
 use crate::api::web::request::Request;
 use crate::api::web::response::Response;
@@ -140,7 +141,7 @@ impl Collection {
         }
         let needs = credentials.add_to(needs, &api.settings.api);
         let mut unit = UnitOfWork::read(&api.store.at_once(), Timestamp::now(), needs).await?;
-        let mut user = User::of(credentials, &unit, &api.passwords)?;
+        let mut user = credentials.user(&unit, &api.passwords)?;
         let groups = unit.groups_named_on(uri);
         user.learn_groups(&mut unit, &api.store, &groups, MAX_OTHER_BUCKETS)
             .await?;
@@ -213,7 +214,7 @@ pub async fn of_collection(
     credentials: &Credentials,
     uri: &ObjectUri,
 ) -> Result<Response, ApiError> {
-    check_media_types(request)?;
+    media_type::check(request)?;
     let records = uri.children(Kind::Record);
     let Api {
         store, settings, ..
@@ -252,7 +253,7 @@ pub async fn of_collection(
     let mut remembered = remembered
         .filter(|state| collection.continues(&state.generation, state.past))
         .filter(|state| wanted.since <= state.timestamp);
-    let begin = |remembered: Option<&Arc<State>>| {
+    let begin = |remembered: Option<&Arc<Snapshot>>| {
         remembered.map(|state| Changes::none(&state.generation, state.timestamp, MAX_READ))
     };
     let mut changes = begin(remembered.as_ref());
@@ -307,8 +308,8 @@ pub async fn of_collection(
     } = &collection;
     let state = match remembered {
         Some(state) if state.timestamp == read.timestamp() => state,
-        Some(state) => Arc::new(state.moved_on(&read)),
-        None => Arc::new(State::of(&read, generation.clone(), *past)),
+        Some(state) => Arc::new(state.advanced(&read)),
+        None => Arc::new(Snapshot::of(&read, generation.clone(), *past)),
     };
     if is_whole {
         api.changesets.keep(&records, Arc::clone(&state));
@@ -324,7 +325,7 @@ pub async fn of_collection(
 /// That there is more than could be sent.
 fn body_of(
     collection: &Collection,
-    state: &State,
+    state: &Snapshot,
     query: &ChangesetQuery,
 ) -> Result<String, ApiError> {
     let records = state.shown(query.since, query.limit);

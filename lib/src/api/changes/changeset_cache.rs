@@ -19,7 +19,7 @@ const OVERHEAD: usize = 128;
 
 /// The states of lists that were read last. Shared by all requests of the process.
 #[derive(Debug)]
-pub struct Memory {
+pub struct ChangesetCache {
     max_bytes: usize,
     kept: Mutex<Kept>,
 }
@@ -27,7 +27,7 @@ pub struct Memory {
 #[derive(Debug, Default)]
 struct Kept {
     /// With when each was last asked for.
-    states: HashMap<ListUri, (u64, Arc<State>)>,
+    states: HashMap<ListUri, (u64, Arc<Snapshot>)>,
     bytes: usize,
     /// How many times one was asked for or kept.
     now: u64,
@@ -35,7 +35,7 @@ struct Kept {
 
 /// The records of a list, all or only what was wanted of them, at one moment.
 #[derive(Debug)]
-pub struct State {
+pub struct Snapshot {
     /// The generation of the collection.
     pub generation: Generation,
     /// The timestamp of the list.
@@ -58,13 +58,13 @@ pub struct Record {
     pub json: String,
 }
 
-impl Default for Memory {
+impl Default for ChangesetCache {
     fn default() -> Self {
         Self::new(MAX_BYTES)
     }
 }
 
-impl Memory {
+impl ChangesetCache {
     fn new(max_bytes: usize) -> Self {
         Self {
             max_bytes,
@@ -73,7 +73,7 @@ impl Memory {
     }
 
     /// What is remembered of a list.
-    pub fn get(&self, list: &ListUri) -> Option<Arc<State>> {
+    pub fn get(&self, list: &ListUri) -> Option<Arc<Snapshot>> {
         let mut kept = self.lock();
         kept.now += 1;
         let now = kept.now;
@@ -83,7 +83,7 @@ impl Memory {
     }
 
     /// Remembers a whole state of a list, unless it is too large, and forgets what was not asked for the longest.
-    pub fn keep(&self, list: &ListUri, state: Arc<State>) {
+    pub fn keep(&self, list: &ListUri, state: Arc<Snapshot>) {
         let mut kept = self.lock();
         kept.forget(list);
         if state.bytes > self.max_bytes {
@@ -117,7 +117,7 @@ impl Kept {
     }
 }
 
-impl State {
+impl Snapshot {
     /// What was read of a list in that generation, which so many had written to under past times before.
     pub fn of(changes: &Changes, generation: Generation, past: u64) -> Self {
         let shown = changes.shown();
@@ -126,7 +126,7 @@ impl State {
     }
 
     /// The state of the same list to which all that changed since was written under later times.
-    pub fn moved_on(&self, changes: &Changes) -> Self {
+    pub fn advanced(&self, changes: &Changes) -> Self {
         let shown = changes.shown();
         let moved: HashSet<_> = shown.iter().map(|change| &*change.id).collect();
         let others = self
@@ -210,7 +210,7 @@ mod tests {
     }
 
     /// A state that takes a bit more than so many bytes.
-    fn state(bytes: usize) -> Arc<State> {
+    fn state(bytes: usize) -> Arc<Snapshot> {
         let record = Record {
             id: "r".to_owned(),
             last_modified: Timestamp(1),
@@ -218,10 +218,10 @@ mod tests {
             json: " ".repeat(bytes),
         };
         let records = vec![Arc::new(record)];
-        Arc::new(State::new(Generation::ROOT, Timestamp(1), 0, records))
+        Arc::new(Snapshot::new(Generation::ROOT, Timestamp(1), 0, records))
     }
 
-    fn kept(memory: &Memory) -> String {
+    fn kept(memory: &ChangesetCache) -> String {
         let ids = ["a", "b", "c", "d"];
         let known = ids
             .into_iter()
@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn what_was_not_asked_for_the_longest_is_forgotten_first() {
-        let memory = Memory::new(10_000);
+        let memory = ChangesetCache::new(10_000);
         for id in ["a", "b", "c"] {
             memory.keep(&list(id), state(3_000));
             assert!(memory.get(&list(id)).is_some());
@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn what_alone_is_too_large_is_not_kept_and_takes_nothings_place_but_its_own() {
-        let memory = Memory::new(10_000);
+        let memory = ChangesetCache::new(10_000);
         memory.keep(&list("a"), state(3_000));
         memory.keep(&list("b"), state(3_000));
         memory.keep(&list("b"), state(10_000));

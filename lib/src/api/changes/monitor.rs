@@ -5,249 +5,33 @@
 //! from: `ETag`, `Last-Modified`, `timestamp`, `_since`, `_before`, Next-Page and the order are theirs. Filters and sorts by
 //! `last_modified` go by the timestamp.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use http::Method;
-use http::StatusCode;
 use http::header::IF_NONE_MATCH;
-use md5::{Digest, Md5};
+use http::{Method, StatusCode};
 use percent_encoding::utf8_percent_encode;
-use serde::Serialize;
-use serde_json::{Map, Value};
-use uuid::Uuid;
+use serde_json::Map;
 
 use crate::api::Api;
 use crate::api::changes::changeset::{self, ChangesetQuery};
+use crate::api::changes::monitor_entry::{FIELDS, KEYS, MonitorEntry, array};
 use crate::api::lists::query::ListQuery;
-use crate::api::lists::selection::count_response;
-use crate::api::lists::selection::page_of;
-use crate::api::lists::sort::Keys;
-use crate::api::objects::body::check_media_types;
+use crate::api::lists::selection::{count_response, page_of};
 use crate::api::web::cache_control;
 use crate::api::web::error::ApiError;
+use crate::api::web::media_type;
 use crate::api::web::preconditions::{Outcome, Preconditions, is_weakly};
 use crate::api::web::request::{IN_QUERY, Request};
 use crate::api::web::response::Response;
-use crate::settings::{ApiSettings, ChangesSettings, Settings};
-use crate::store::monitor::{CollectionChange, MonitorEntry, MonitorState};
-use crate::store::{Store, StoreError};
+use crate::settings::{ApiSettings, Settings};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::client_time;
 
 /// The bucket and the collection in whose name the changes are served; neither needs to exist.
 const MONITOR_CHANGES: (&str, &str) = ("monitor", "changes");
 
-/// One collection as monitor/changes shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Change {
-    position: Timestamp,
-    bucket: String,
-    collection: String,
-    /// All of it, with its id and host.
-    json: String,
-}
-
-/// The fields of an entry, in their order.
-#[derive(Serialize)]
-struct Fields<'a> {
-    /// UUID made of the md5 of host and collection URI (kinto-changes 4.1).
-    id: &'a str,
-    last_modified: Timestamp,
-    bucket: &'a str,
-    collection: &'a str,
-    host: &'a str,
-}
-
-impl Change {
-    fn of(position: Timestamp, change: CollectionChange, host: &str) -> Self {
-        let uri = change.uri();
-        let CollectionChange {
-            bucket,
-            collection,
-            last_modified,
-            ..
-        } = change;
-        let id = Uuid::from_bytes(Md5::digest(format!("{host}{uri}")).into());
-        let fields = Fields {
-            id: &id.to_string(),
-            last_modified,
-            bucket: &bucket,
-            collection: &collection,
-            host,
-        };
-        Self {
-            json: serde_json::to_string(&fields).unwrap_or_default(),
-            position,
-            bucket,
-            collection,
-        }
-    }
-
-    /// As [`ListQuery`] takes it: with its position.
-    fn to_object(&self) -> Map<String, Value> {
-        let mut object: Map<_, _> = serde_json::from_str(&self.json).unwrap_or_default();
-        object.insert(POSITION.to_owned(), self.position.0.into());
-        object
-    }
-}
-
-/// The JSON of a list of entries.
-fn array(changes: &[&Change]) -> String {
-    let texts: Vec<_> = changes.iter().map(|change| &*change.json).collect();
-    format!("[{}]", texts.join(","))
-}
-
-/// The fields of an entry, all there are to filter and sort by.
-pub const FIELDS: [&str; 5] = ["id", "last_modified", "bucket", "collection", "host"];
-
-/// The field of the positions, which nobody is shown.
-const POSITION: &str = "position";
-
-/// Entries written by an earlier version may share a position.
-const KEYS: Keys = Keys {
-    time: Some(POSITION),
-    unique: "id",
-};
-
-/// The part of the monitor that the settings show.
-#[derive(Clone, Debug, Default)]
-struct Shown {
-    /// The entries, the highest position first, without those of deleted collections.
-    changes: Vec<Arc<Change>>,
-    /// The highest position of all that is shown, that of a collection deleted since included: it never goes back.
-    timestamp: Timestamp,
-    /// The monitor's clock when all this was so.
-    clock: Timestamp,
-}
-
-impl Shown {
-    /// With later entries, in the order of their positions, as it is in `state`.
-    ///
-    /// What lies behind the clock was written by a function of an earlier version and gets a position yet: it shows, and
-    /// nobody goes on from there.
-    fn with(
-        &self,
-        entries: Vec<MonitorEntry>,
-        state: &MonitorState,
-        settings: &ChangesSettings,
-    ) -> Self {
-        let is_shown =
-            |change: &CollectionChange| settings.shows(&change.bucket, &change.collection);
-        let later = entries.into_iter();
-        let later = later.filter(|entry| entry.position > self.clock && is_shown(&entry.change));
-        let later: Vec<_> = later.collect();
-        let changed: HashSet<_> = later
-            .iter()
-            .map(|entry| (entry.change.bucket.clone(), entry.change.collection.clone()))
-            .collect();
-        let recorded = state
-            .latest()
-            .iter()
-            .filter(|entry| is_shown(&entry.change));
-        let positions = later.iter().chain(recorded).map(|entry| entry.position);
-        let last = positions.filter(|position| !state.has_clock() || *position <= state.clock());
-        let timestamp = self.timestamp.max(last.max().unwrap_or_default());
-        let live = later
-            .into_iter()
-            .rev()
-            .filter(|entry| !entry.change.deleted);
-        let live = live.map(|MonitorEntry { position, change }| {
-            Arc::new(Change::of(position, change, &settings.http_host))
-        });
-        let unchanged = self.changes.iter().filter(|change| {
-            changed.is_empty()
-                || !changed.contains(&(change.bucket.clone(), change.collection.clone()))
-        });
-        Self {
-            changes: live.chain(unchanged.cloned()).collect(),
-            timestamp,
-            clock: state.clock(),
-        }
-    }
-
-    /// What is shown and lies between these positions, both exclusive.
-    fn between(
-        &self,
-        since: Option<Timestamp>,
-        before: Option<Timestamp>,
-    ) -> impl Iterator<Item = &Change> {
-        let later = move |position| since.is_none_or(|since| since < position);
-        let earlier = move |position| before.is_none_or(|before| position < before);
-        let changes = self.changes.iter().map(|change| &**change);
-        changes.filter(move |change| later(change.position) && earlier(change.position))
-    }
-}
-
-/// All that is shown, as it was read last ([decision 9](../../../../docs/decisions/009-monitor-memory.md)). About 250 bytes an
-/// entry.
-#[derive(Debug, Default)]
-pub struct Memory(Mutex<Option<Arc<Shown>>>);
-
-impl Memory {
-    /// All that is shown in `state`, which was read for this request, or later; if `since` is given, maybe no more of it
-    /// than is later.
-    ///
-    /// No request if this process remembers the entries up to the state's floor, or `since` is not before it; else one
-    /// `Query` for those that are missing. If nothing is remembered and no entry from `since` on is shown, a second one, for
-    /// the highest position.
-    async fn read(
-        &self,
-        store: &Store,
-        settings: &ChangesSettings,
-        state: MonitorState,
-        since: Option<Timestamp>,
-    ) -> Result<Arc<Shown>, StoreError> {
-        let nothing = || Arc::new(Shown::default());
-        let kept = self.lock().clone();
-        let is_settled = |state: &MonitorState| state.is_settled(Timestamp::now());
-        let kept = kept.filter(|_| is_settled(&state));
-        if let Some(kept) = kept.clone().filter(|kept| state.clock() <= kept.clock) {
-            return Ok(kept);
-        }
-        // Before anything is folded, the state has all there is.
-        let is_complete = is_settled(&state) && state.floor() == Timestamp(0);
-        if kept.is_none()
-            && !is_complete
-            && let Some(since) = since
-        {
-            let (state, entries) = read(store, state.clone(), since).await?;
-            let shown = Shown::default().with(entries, &state, settings);
-            if shown.timestamp > Timestamp(0) {
-                return Ok(Arc::new(shown));
-            }
-        }
-        let known = kept.unwrap_or_else(nothing);
-        let (state, entries) = read(store, state, known.clock).await?;
-        let shown = Arc::new(known.with(entries, &state, settings));
-        if is_settled(&state) {
-            *self.lock() = Some(Arc::clone(&shown));
-        }
-        Ok(shown)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Arc<Shown>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The entries from the position `from` on, in order, and the state in which they are these.
-async fn read(
-    store: &Store,
-    state: MonitorState,
-    from: Timestamp,
-) -> Result<(MonitorState, Vec<MonitorEntry>), StoreError> {
-    if state.is_settled(Timestamp::now()) && state.floor() <= from {
-        let latest = state.latest().to_vec();
-        return Ok((state, latest));
-    }
-    store.monitor_entries(state, from).await
-}
-
 /// Answers `GET` and `HEAD` of `/v1/buckets/monitor/collections/changes/records`: a list like any other, the
 /// latest change first, with the highest position as its `ETag`.
 ///
-/// One `GetItem`, and what [`Memory::read`] needs.
+/// One `GetItem`, and what [`super::monitor_cache::MonitorCache::read`] needs.
 ///
 /// # Errors
 /// Whatever the request is to be refused for.
@@ -264,7 +48,7 @@ pub async fn records(
     if let Some(answer) = answer_to_age(request, settings, Timestamp::now()) {
         return Ok(answer);
     }
-    check_media_types(request)?;
+    media_type::check(request)?;
     let parse = |now| ListQuery::parse_keyed(request, Some(&FIELDS), KEYS, api, now);
     // Whatever time it asks for: which ones there can be is known when the latest is.
     let bounds = parse(Timestamp(u64::MAX / 2)).map(|query| query.bounds());
@@ -300,7 +84,7 @@ pub async fn records(
     {
         return Ok(kept(listed(&array(&asked), shown.timestamp)));
     }
-    let objects = asked.into_iter().map(Change::to_object);
+    let objects = asked.into_iter().map(MonitorEntry::to_object);
     let response = if request.method == Method::HEAD {
         let count = objects.filter(|object| query.counts(object)).count();
         count_response(count, shown.timestamp)
@@ -349,7 +133,7 @@ pub async fn changeset(
     request: &Request,
 ) -> Result<Response, ApiError> {
     let Settings { api, changes, .. } = settings;
-    check_media_types(request)?;
+    media_type::check(request)?;
     let query = ChangesetQuery::parse(request)?;
     if changes.flavour.redirects_quoted_expected()
         && let Some(url) = url_with_plain_expected(request, settings)
@@ -460,22 +244,4 @@ fn url_with(
     let pairs: Vec<_> = pairs.collect();
     let query = if pairs.is_empty() { "" } else { "?" };
     format!("{origin}{}{query}{}", request.path, pairs.join("&"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_entrys_id_is_the_one_of_kinto_changes() {
-        let change = CollectionChange {
-            bucket: "a".to_owned(),
-            collection: "b".to_owned(),
-            last_modified: Timestamp(1),
-            deleted: false,
-        };
-        // Python: uuid.UUID(hashlib.md5(b"www.kinto.com/buckets/a/collections/b").hexdigest())
-        let change = Change::of(Timestamp(2), change, "www.kinto.com").to_object();
-        assert_eq!(change["id"], "df899f02-ae6e-2b3d-4867-c534990c20da");
-    }
 }

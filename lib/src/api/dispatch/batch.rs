@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use crate::api::dispatch::router::PREFIX;
 use crate::api::objects::body;
 use crate::api::web::error::ApiError;
+use crate::api::web::media_type;
 use crate::api::web::request::Request;
 use crate::api::web::response::Response;
 use crate::settings::ApiSettings;
@@ -33,7 +34,7 @@ pub const METHODS: [Method; 7] = [
 /// 400 when the body is not as it must be, holds a batch itself or more than `batch_max_requests`, 415 and 406 as
 /// anywhere.
 pub fn requests(batch: &Request, settings: &ApiSettings) -> Result<Vec<Request>, ApiError> {
-    body::check_media_types(batch)?;
+    media_type::check(batch)?;
     let mut fields = object("", Some(body::parse_json(&batch.body)?))?;
     let defaults = object("defaults", fields.shift_remove("defaults"))?;
     if !defaults.is_empty() {

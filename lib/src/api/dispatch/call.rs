@@ -4,7 +4,8 @@
 
 use http::Method;
 
-use crate::api::auth::credentials::{Credentials, MAX_OTHER_BUCKETS, User};
+use crate::api::auth::credentials::Credentials;
+use crate::api::auth::principals::{MAX_OTHER_BUCKETS, User};
 use crate::api::changes::{broadcasts, changeset, monitor};
 use crate::api::dispatch::router::Route;
 use crate::api::objects::{self, Target};
@@ -112,7 +113,7 @@ impl Call {
     pub async fn answer(&self, api: &Api, unit: &mut UnitOfWork) -> Result<Response, ApiError> {
         let (request, settings) = (&self.request, &api.settings.api);
         let credentials = &self.credentials;
-        let mut user = User::of(credentials, unit, &api.passwords)?;
+        let mut user = credentials.user(unit, &api.passwords)?;
         let bucket = match self.is_in_default_bucket {
             true => Some(default_bucket::id_of(&user, settings)?),
             false => None,

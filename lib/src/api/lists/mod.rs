@@ -19,12 +19,12 @@ use self::query::ListQuery;
 use self::selection::count_response;
 use self::selection::{Page, Selection};
 use crate::api::auth::authorization::Asked;
-use crate::api::auth::credentials::User;
-use crate::api::objects::body;
+use crate::api::auth::principals::User;
 use crate::api::objects::metadata;
 use crate::api::plugins::accounts;
 use crate::api::web::end_of_service;
 use crate::api::web::error::ApiError;
+use crate::api::web::media_type;
 use crate::api::web::preconditions::{Outcome, Preconditions};
 use crate::api::web::request::Request;
 use crate::api::web::response::NEXT_PAGE;
@@ -74,7 +74,7 @@ pub async fn answer(
     list: &ListUri,
     settings: &ApiSettings,
 ) -> Result<Response, ApiError> {
-    body::check_media_types(request)?;
+    media_type::check(request)?;
     // Looked up as the id of a bucket at once (Kinto 26.5), which it cannot be.
     if let Some(parent) = list
         .parent()
@@ -599,7 +599,7 @@ async fn scan_settled(
     }
     for (id, object) in written {
         let is_wanted = reading.tombstones || object.content != Content::Deleted;
-        if object.is_of(generation) && is_wanted {
+        if generation.owns(&object.parent) && is_wanted {
             let key = Key::object(&list.clone().object(id));
             _ = see(&Listed::of(key, object))?;
         }

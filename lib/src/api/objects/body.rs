@@ -2,30 +2,17 @@
 
 use std::borrow::Cow;
 
-use http::header::{ACCEPT, CONTENT_TYPE};
 use serde_json::{Map, Value, json};
 
+use crate::api::auth::account_id::PASSWORD;
 use crate::api::auth::passwords;
 use crate::api::objects::schema;
-use crate::api::plugins::accounts::PASSWORD;
 use crate::api::web::error::ApiError;
-use crate::api::web::request::Request;
 use crate::json::weight;
-use crate::permission::EVERYONE;
+use crate::permission::{EVERYONE, Permissions};
 use crate::resource::Kind;
 use crate::store::membership::MAX_PRINCIPAL_LENGTH;
 use crate::unit_of_work::Allowance;
-
-/// How the body of a `PATCH` changes an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PatchType {
-    /// `application/json`: top-level fields replace those of the object.
-    Plain,
-    /// `application/merge-patch+json` (RFC 7396): deep, `null` removes.
-    Merge,
-    /// `application/json-patch+json` (RFC 6902): a list of operations on `/data` and `/permissions`.
-    Operations,
-}
 
 /// How many lists and objects the data of an object may be within one another, itself included: what wraps it up (a
 /// batch, an event, a message) can so be read again, as far as `serde_json` follows (127).
@@ -37,98 +24,6 @@ pub const MAX_MEMBERS: usize = 1000;
 /// What the values of a body may weigh: 400,000 numbers, or 57,000 objects. In memory that is 32 MB, more than which a
 /// small function cannot hold twice.
 const MAX_WEIGHT: usize = 400_000;
-
-const PLAIN: &str = "application/json";
-const MERGE: &str = "application/merge-patch+json";
-const OPERATIONS: &str = "application/json-patch+json";
-
-/// Checks the headers that say what is sent and what is wanted.
-///
-/// # Errors
-/// 415 when the body is of another type, 406 when the client does not take JSON.
-pub fn check_media_types(request: &Request) -> Result<(), ApiError> {
-    let accepted: &[&str] = match request.method {
-        http::Method::PATCH => &[PLAIN, MERGE, OPERATIONS],
-        http::Method::PUT | http::Method::POST => &[PLAIN],
-        _ => &[],
-    };
-    if request
-        .header(ACCEPT)
-        .is_some_and(|wanted| !accepts_json(wanted))
-    {
-        return Err(ApiError::NotAcceptable);
-    }
-    match media_type(request).filter(|_| !accepted.is_empty()) {
-        Some(sent) if !accepted.contains(&sent.as_str()) => {
-            Err(ApiError::UnsupportedMediaType { accepted })
-        }
-        _ => Ok(()),
-    }
-}
-
-/// How the body of a `PATCH` is to be read.
-pub fn patch_type(request: &Request) -> PatchType {
-    match media_type(request).as_deref() {
-        Some(MERGE) => PatchType::Merge,
-        Some(OPERATIONS) => PatchType::Operations,
-        _ => PatchType::Plain,
-    }
-}
-
-fn media_type(request: &Request) -> Option<String> {
-    let header = request.header(CONTENT_TYPE)?;
-    let sent = header
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .to_ascii_lowercase();
-    (!sent.is_empty()).then_some(sent)
-}
-
-/// Whether JSON is among the media types of an `Accept` header; of several that it matches the most specific one
-/// counts. A header that cannot be read rules nothing out (Kinto 26.5).
-fn accepts_json(wanted: &str) -> bool {
-    let mut best = None;
-    let ranges = wanted
-        .split(',')
-        .map(str::trim)
-        .filter(|range| !range.is_empty());
-    let mut is_empty = true;
-    for range in ranges {
-        is_empty = false;
-        let mut parts = range.split(';').map(str::trim);
-        let media_range = parts.next().unwrap_or_default().to_ascii_lowercase();
-        let is_readable = media_range
-            .split_once('/')
-            .is_some_and(|(kind, subtype)| is_token(kind) && is_token(subtype));
-        let quality = parts.find_map(|parameter| {
-            let (name, value) = parameter.split_once('=')?;
-            name.trim().eq_ignore_ascii_case("q").then(|| value.trim())
-        });
-        if !is_readable || quality == Some("") {
-            return true;
-        }
-        let specificity = match &*media_range {
-            PLAIN => 3,
-            "application/*" => 2,
-            "*/*" => 1,
-            _ => continue,
-        };
-        let refused = quality.is_some_and(|quality| quality.parse() == Ok(0.0));
-        best = best.max(Some((specificity, !refused)));
-    }
-    is_empty || best.is_some_and(|(_, accepted)| accepted)
-}
-
-/// Whether a text is a token of HTTP (RFC 9110, 5.6.2).
-fn is_token(text: &str) -> bool {
-    let is_special = |b: u8| b"!#$%&'*+-.^_`|~".contains(&b);
-    !text.is_empty()
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || is_special(b))
-}
 
 /// What a client says of permissions: for each the principals to have it, `None` for `null`.
 pub type PermissionChanges = Vec<(String, Option<Vec<String>>)>;
@@ -417,6 +312,13 @@ pub fn unknown_permission(kind: Kind, permission: &str) -> ApiError {
     )
 }
 
+/// Sets each permission that a body names.
+pub fn set_permissions(permissions: &mut Permissions, changes: PermissionChanges) {
+    for (permission, principals) in changes {
+        permissions.set(&permission, principals.unwrap_or_default());
+    }
+}
+
 /// How many lists and objects are within one another, the value itself included.
 pub fn depth(value: &Value) -> usize {
     match value {
@@ -532,37 +434,5 @@ mod tests {
         assert!(put.permissions.is_empty() && !put.is_empty());
         let patch = Body::parse_patch(Kind::Record, body).unwrap();
         assert_eq!(patch.permissions, [("read".to_owned(), None)]);
-    }
-
-    #[test]
-    fn json_is_accepted_unless_ruled_out() {
-        for accept in [
-            "*/*",
-            "APPLICATION/Json",
-            "Application/*",
-            "application/json;q=0.5, */*;q=0",
-            "*",
-            "json",
-            "application/json/x",
-            "text/html;q=",
-            "",
-            ", ,",
-            "application/json",
-            "text/html, application/*;q=0.8",
-            "application/json; charset=utf-8",
-        ] {
-            assert!(accepts_json(accept), "{accept}");
-        }
-        for accept in [
-            "text/html",
-            "application/json;q=0",
-            "application/json;Q=0.0",
-            "*/*;q=0.5, application/json;q=0",
-            "application/*;q=0, */*",
-            "*/json",
-            "application/vnd.api+json",
-        ] {
-            assert!(!accepts_json(accept), "{accept}");
-        }
     }
 }

@@ -3,6 +3,7 @@
 //! Nothing here waits: a request has read what it needs ([`needs`]) when [`answer`] decides.
 
 pub mod body;
+pub mod json_patch;
 pub mod metadata;
 pub mod patch;
 pub mod schema;
@@ -12,14 +13,17 @@ use std::collections::BTreeSet;
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
-use self::body::{Body, PatchType, PermissionChanges};
+use self::body::{Body, set_permissions};
+use self::patch::{Patch, Patched};
+use crate::api::auth::account_id;
 use crate::api::auth::authorization::Asked;
-use crate::api::auth::credentials::{MAX_NAMED_BUCKETS, User};
+use crate::api::auth::principals::{MAX_NAMED_BUCKETS, User};
 use crate::api::dispatch::router;
 use crate::api::lists::parameters;
 use crate::api::lists::projection::Projection;
 use crate::api::plugins::accounts;
 use crate::api::web::error::ApiError;
+use crate::api::web::media_type;
 use crate::api::web::preconditions::{Outcome, Preconditions};
 use crate::api::web::request::Request;
 use crate::api::web::response::Response;
@@ -131,7 +135,7 @@ pub fn answer(
             _ => ApiError::invalid_id(),
         });
     }
-    body::check_media_types(request)?;
+    media_type::check(request)?;
     if uri.kind() == Kind::Account {
         accounts::check_own(&asked, unit)?;
     }
@@ -194,7 +198,7 @@ impl Asked<'_> {
         if replaces {
             permissions = Permissions::default();
         }
-        set_all(&mut permissions, body.permissions);
+        set_permissions(&mut permissions, body.permissions);
         let data = body.data.unwrap_or(kept);
         self.store(unit, data, permissions, previous, created)
     }
@@ -212,7 +216,7 @@ impl Asked<'_> {
             return Ok(Response::json(StatusCode::OK, &shown).modified_at(object.last_modified));
         }
         let mut permissions = Permissions::default();
-        set_all(&mut permissions, body.permissions);
+        set_permissions(&mut permissions, body.permissions);
         self.store(unit, body.data.unwrap_or_default(), permissions, None, true)
     }
 
@@ -222,71 +226,18 @@ impl Asked<'_> {
         preconditions: Preconditions,
     ) -> Result<Response, ApiError> {
         let behavior = self.response_behavior()?;
-        let patch_type = body::patch_type(self.request);
-        let operations = match patch_type {
-            PatchType::Operations => {
-                let mut operations = patch::parse(&self.request.body)?;
-                accounts::add_replaced_password(self.uri.kind(), &mut operations);
-                Some(operations)
-            }
-            _ => None,
-        };
-        let body = match patch_type {
-            PatchType::Operations => Body::default(),
-            PatchType::Merge => Body::parse_patch(self.uri.kind(), &self.request.body)?,
-            PatchType::Plain => {
-                Body::parse_patch(self.uri.kind(), &self.request.body)?.without_nulls()
-            }
-        };
+        let kind = self.uri.kind();
+        let patch = Patch::parse(kind, self.request)?;
         let existing = self.existing(unit)?;
         self.check_existing(unit, existing, preconditions)?;
-        if operations.is_none() && body.is_empty() {
-            return Err(ApiError::invalid(
-                "body",
-                "data",
-                "Give data or permissions, or both",
-            ));
-        }
+        patch.check_not_empty()?;
         let previous = existing.last_modified;
         let before = self.with_id(existing.data.clone(), previous);
-        let mut permissions = existing.permissions.clone();
-        let (data, asked_for) = match (operations, patch_type) {
-            (Some(operations), _) => {
-                let (data, patched) = patch::apply(
-                    self.uri.kind(),
-                    operations,
-                    before.clone(),
-                    &permissions,
-                    &unit.allowance,
-                )?;
-                permissions = patched;
-                (data.clone(), data)
-            }
-            (None, PatchType::Merge) => {
-                let asked_for = body.data.unwrap_or_default();
-                let mut data = Value::Object(before.clone());
-                json_patch::merge(&mut data, &Value::Object(asked_for.clone()));
-                accounts::check_not_removed(self.uri.kind(), &asked_for)?;
-                set_all(&mut permissions, body.permissions);
-                let Value::Object(data) = data else {
-                    return Err(ApiError::invalid("body", "data", "Must be a JSON object"));
-                };
-                (
-                    body::check_data(self.uri.kind(), data, "", &unit.allowance)?,
-                    asked_for,
-                )
-            }
-            (None, _) => {
-                let asked_for = body.data.unwrap_or_default();
-                let mut data = before.clone();
-                data.extend(asked_for.clone());
-                set_all(&mut permissions, body.permissions);
-                (
-                    body::check_data(self.uri.kind(), data, "", &unit.allowance)?,
-                    asked_for,
-                )
-            }
-        };
+        let Patched {
+            data,
+            permissions,
+            asked_for,
+        } = patch.apply(kind, &before, existing.permissions, &unit.allowance)?;
         let mut kept = data.clone();
         if !matches!(wanted_time(kept.get(metadata::LAST_MODIFIED).cloned(), Timestamp(u64::MAX)), Ok(Some(at)) if at > previous)
         {
@@ -419,7 +370,7 @@ impl Asked<'_> {
     /// Who is granted `write` on what the user writes.
     fn owner(&self) -> String {
         match self.uri.kind() {
-            Kind::Account => accounts::principal(self.uri.id()),
+            Kind::Account => account_id::principal(self.uri.id()),
             _ => self.user.principal().to_owned(),
         }
     }
@@ -578,10 +529,4 @@ fn wanted_time(value: Option<Value>, latest: Timestamp) -> Result<Option<Timesta
 /// A field; one that is `null` counts as missing.
 fn value_of<'a>(data: &'a Map<String, Value>, field: &str) -> Option<&'a Value> {
     data.get(field).filter(|value| !value.is_null())
-}
-
-fn set_all(permissions: &mut Permissions, changes: PermissionChanges) {
-    for (permission, principals) in changes {
-        permissions.set(&permission, principals.unwrap_or_default());
-    }
 }

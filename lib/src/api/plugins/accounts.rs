@@ -7,28 +7,14 @@
 use http::Method;
 use serde_json::{Map, Value};
 
+use crate::api::auth::account_id::{PASSWORD, principal};
 use crate::api::auth::authorization::Asked;
 use crate::api::auth::passwords;
 use crate::api::web::error::ApiError;
 use crate::permission::Access;
 use crate::resource::{Kind, ObjectUri};
-use crate::settings::ACCOUNT_POLICY;
 use crate::store::Object;
 use crate::unit_of_work::{Allowance, Exhausted, UnitOfWork};
-
-/// The field that holds the hash of the password.
-pub const PASSWORD: &str = "password";
-
-/// The principal of an account.
-pub fn principal(id: &str) -> String {
-    format!("{ACCOUNT_POLICY}:{id}")
-}
-
-/// The account whose principal it is; `None` of another principal.
-pub fn of_principal(principal: &str) -> Option<ObjectUri> {
-    let id = principal.strip_prefix(ACCOUNT_POLICY)?.strip_prefix(':')?;
-    Some(ObjectUri::account(id)).filter(ObjectUri::has_valid_id)
-}
 
 /// Checks that who is no administrator asks for no account but their own. Whether there is another one they do not learn.
 ///

@@ -8,7 +8,7 @@ use http::{HeaderValue, Method};
 use serde_json::Map;
 use uuid::Uuid;
 
-use crate::api::auth::credentials::User;
+use crate::api::auth::principals::User;
 use crate::api::objects::body;
 use crate::api::web::error::ApiError;
 use crate::api::web::request::Request;

@@ -12,14 +12,14 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use http::Method;
 use serde_json::{Map, Value, json};
 
-use crate::api::auth::credentials::User;
+use crate::api::auth::account_id;
+use crate::api::auth::principals::User;
 use crate::api::lists::query::ListQuery;
 use crate::api::lists::selection::count_response;
 use crate::api::lists::selection::page_of;
 use crate::api::lists::sort::Keys;
-use crate::api::objects::body;
-use crate::api::plugins::accounts;
 use crate::api::web::error::ApiError;
+use crate::api::web::media_type;
 use crate::api::web::request::Request;
 use crate::api::web::response::Response;
 use crate::permission::{self, Permissions};
@@ -71,7 +71,7 @@ pub async fn answer(
     user: &User,
     settings: &ApiSettings,
 ) -> Result<Response, ApiError> {
-    body::check_media_types(request)?;
+    media_type::check(request)?;
     let is_allowed = |principal: &String| user.principals.contains(principal);
     if !settings.permissions_read_principals.iter().any(is_allowed) {
         return Err(ApiError::Forbidden {
@@ -91,7 +91,7 @@ pub async fn answer(
         .await?;
     let has_accounts = settings.includes.has(Plugin::Accounts);
     // Nobody gets at the account of another by its permissions.
-    let account = user.id.as_deref().and_then(accounts::of_principal);
+    let account = user.id.as_deref().and_then(account_id::of_principal);
     let account = match account.filter(|_| has_accounts) {
         Some(uri) => {
             let needs = Needs {
@@ -185,9 +185,9 @@ async fn live(
         let unchanged = objects.iter().map(|(id, object)| (&**id, object));
         let unchanged = unchanged.filter(|(id, _)| !written.contains_key(id));
         let now = written.iter().map(|(id, object)| (*id, *object));
-        let live = unchanged
-            .chain(now)
-            .filter(|(_, object)| object.is_of(&parent) && object.content != Content::Deleted);
+        let live = unchanged.chain(now).filter(|(_, object)| {
+            parent.owns(&object.parent) && object.content != Content::Deleted
+        });
         found.extend(live.map(|(id, object)| (list.clone().object(id), object.without_its_data())));
         unit.remember_walk(list, objects);
     }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::api::Api;
-use crate::api::auth::credentials::User;
+use crate::api::auth::principals::User;
 use crate::api::plugins::default_bucket;
 use crate::api::plugins::openid::provider::Provider;
 use crate::api::web::cache_control;

@@ -9,7 +9,7 @@ use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
 use crate::api::auth::passwords;
-use crate::api::changes::monitor::FIELDS as MONITOR_FIELDS;
+use crate::api::changes::monitor_entry::FIELDS as MONITOR_FIELDS;
 use crate::api::dispatch::batch::METHODS as BATCH_METHODS;
 use crate::api::dispatch::router::{PREFIX, Route};
 use crate::api::plugins::openid::provider::Provider;

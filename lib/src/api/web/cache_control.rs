@@ -4,7 +4,7 @@ use http::HeaderValue;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, EXPIRES, PRAGMA};
 use serde_json::{Map, Value};
 
-use crate::api::auth::credentials::User;
+use crate::api::auth::principals::User;
 use crate::api::web::request::Request;
 use crate::api::web::response::{NEXT_PAGE, Response};
 use crate::resource::{Kind, ListUri};

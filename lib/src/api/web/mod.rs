@@ -6,6 +6,7 @@ pub mod cors;
 pub mod end_of_service;
 pub mod error;
 pub mod gateway;
+pub mod media_type;
 pub mod origin;
 pub mod preconditions;
 pub mod request;

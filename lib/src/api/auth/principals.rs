@@ -1,0 +1,107 @@
+//! From a user to the user's principals: the user id, the groups that it is in, and the system's.
+
+use std::collections::BTreeSet;
+
+use crate::permission::{AUTHENTICATED, EVERYONE};
+use crate::resource::ObjectUri;
+use crate::store::{Store, StoreError};
+use crate::unit_of_work::UnitOfWork;
+
+/// Buckets of which the root endpoint shows the groups that a user is in.
+const MAX_SHOWN_BUCKETS: usize = 25;
+
+/// Buckets beside those that a request is about whose groups are looked at for it: what an object, its collection and
+/// its bucket may name ([`crate::api::objects`]).
+pub const MAX_OTHER_BUCKETS: usize = 3 * MAX_NAMED_BUCKETS;
+/// Buckets beside its own whose groups the permissions of an object may name.
+pub const MAX_NAMED_BUCKETS: usize = 5;
+
+/// The principals of a user that groups may have as members.
+pub fn principals_in_groups(user_id: &str) -> [String; 2] {
+    [user_id.to_owned(), AUTHENTICATED.to_owned()]
+}
+
+/// Who sends a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// The user id; `None` for who is not authenticated.
+    pub id: Option<String>,
+    /// Everything that permissions can be granted to and that this user is.
+    pub principals: Vec<String>,
+}
+
+impl User {
+    /// A user who proves nothing.
+    pub fn anonymous() -> Self {
+        Self {
+            id: None,
+            principals: vec![EVERYONE.to_owned()],
+        }
+    }
+
+    /// The user with this id, in the groups that `unit` has read.
+    pub fn with_id(id: &str, unit: &UnitOfWork) -> Self {
+        let mut principals = vec![id.to_owned(), EVERYONE.to_owned()];
+        for member in principals_in_groups(id) {
+            principals.extend(unit.groups_of(&member));
+        }
+        principals.push(AUTHENTICATED.to_owned());
+        Self {
+            id: Some(id.to_owned()),
+            principals,
+        }
+    }
+
+    /// Reads which of these groups the user is in, of no more than so many `buckets` beside those that the request is
+    /// about: no round trip if all is known, one more where a bucket is of an earlier version.
+    ///
+    /// # Errors
+    /// Failures of the table.
+    pub async fn learn_groups(
+        &mut self,
+        unit: &mut UnitOfWork,
+        store: &Store,
+        groups: &BTreeSet<ObjectUri>,
+        buckets: usize,
+    ) -> Result<(), StoreError> {
+        let Some(id) = self.id.clone() else {
+            return Ok(());
+        };
+        let principals = principals_in_groups(&id);
+        for _ in 0..2 {
+            let is_open = |group: &&ObjectUri| !self.principals.contains(&group.to_string());
+            let open = groups.iter().filter(is_open);
+            let needs = unit.needs_of_groups(principals.iter().map(String::as_str), open, buckets);
+            if needs.is_empty() {
+                break;
+            }
+            unit.read_more(store, needs).await?;
+            *self = Self::with_id(&id, unit);
+        }
+        Ok(())
+    }
+
+    /// Reads the groups that the user is in, of the first buckets by their ids.
+    ///
+    /// # Errors
+    /// Failures of the table.
+    pub async fn learn_first_groups(
+        &mut self,
+        unit: &mut UnitOfWork,
+        store: &Store,
+    ) -> Result<(), StoreError> {
+        if let Some(id) = self.id.clone() {
+            let principals = principals_in_groups(&id);
+            let principals = principals.each_ref().map(|principal| &**principal);
+            unit.read_groups(store, &principals, MAX_SHOWN_BUCKETS)
+                .await?;
+            *self = Self::with_id(&id, unit);
+        }
+        Ok(())
+    }
+
+    /// The principal that owns what this user creates.
+    pub fn principal(&self) -> &str {
+        self.id.as_deref().unwrap_or(EVERYONE)
+    }
+}

@@ -1,0 +1,130 @@
+//! `Content-Type` and `Accept`: 415 and 406.
+
+use http::header::{ACCEPT, CONTENT_TYPE};
+
+use super::error::ApiError;
+use super::request::Request;
+
+/// JSON.
+pub const JSON: &str = "application/json";
+/// A JSON merge patch (RFC 7396).
+pub const MERGE_PATCH: &str = "application/merge-patch+json";
+/// A JSON patch (RFC 6902).
+pub const JSON_PATCH: &str = "application/json-patch+json";
+
+/// Checks the headers that say what is sent and what is wanted.
+///
+/// # Errors
+/// 415 when the body is of another type, 406 when the client does not take JSON.
+pub fn check(request: &Request) -> Result<(), ApiError> {
+    let accepted: &[&str] = match request.method {
+        http::Method::PATCH => &[JSON, MERGE_PATCH, JSON_PATCH],
+        http::Method::PUT | http::Method::POST => &[JSON],
+        _ => &[],
+    };
+    if request
+        .header(ACCEPT)
+        .is_some_and(|wanted| !accepts_json(wanted))
+    {
+        return Err(ApiError::NotAcceptable);
+    }
+    match content_type(request).filter(|_| !accepted.is_empty()) {
+        Some(sent) if !accepted.contains(&sent.as_str()) => {
+            Err(ApiError::UnsupportedMediaType { accepted })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The media type of a request's body, in lower case, without parameters; `None` when it gives none.
+pub fn content_type(request: &Request) -> Option<String> {
+    let header = request.header(CONTENT_TYPE)?;
+    let sent = header
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
+    (!sent.is_empty()).then_some(sent)
+}
+
+/// Whether JSON is among the media types of an `Accept` header; of several that it matches the most specific one
+/// counts. A header that cannot be read rules nothing out (Kinto 26.5).
+fn accepts_json(wanted: &str) -> bool {
+    let mut best = None;
+    let ranges = wanted
+        .split(',')
+        .map(str::trim)
+        .filter(|range| !range.is_empty());
+    let mut is_empty = true;
+    for range in ranges {
+        is_empty = false;
+        let mut parts = range.split(';').map(str::trim);
+        let media_range = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let is_readable = media_range
+            .split_once('/')
+            .is_some_and(|(kind, subtype)| is_token(kind) && is_token(subtype));
+        let quality = parts.find_map(|parameter| {
+            let (name, value) = parameter.split_once('=')?;
+            name.trim().eq_ignore_ascii_case("q").then(|| value.trim())
+        });
+        if !is_readable || quality == Some("") {
+            return true;
+        }
+        let specificity = match &*media_range {
+            JSON => 3,
+            "application/*" => 2,
+            "*/*" => 1,
+            _ => continue,
+        };
+        let refused = quality.is_some_and(|quality| quality.parse() == Ok(0.0));
+        best = best.max(Some((specificity, !refused)));
+    }
+    is_empty || best.is_some_and(|(_, accepted)| accepted)
+}
+
+/// Whether a text is a token of HTTP (RFC 9110, 5.6.2).
+fn is_token(text: &str) -> bool {
+    let is_special = |b: u8| b"!#$%&'*+-.^_`|~".contains(&b);
+    !text.is_empty()
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || is_special(b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_accepted_unless_ruled_out() {
+        for accept in [
+            "*/*",
+            "APPLICATION/Json",
+            "Application/*",
+            "application/json;q=0.5, */*;q=0",
+            "*",
+            "json",
+            "application/json/x",
+            "text/html;q=",
+            "",
+            ", ,",
+            "application/json",
+            "text/html, application/*;q=0.8",
+            "application/json; charset=utf-8",
+        ] {
+            assert!(accepts_json(accept), "{accept}");
+        }
+        for accept in [
+            "text/html",
+            "application/json;q=0",
+            "application/json;Q=0.0",
+            "*/*;q=0.5, application/json;q=0",
+            "application/*;q=0, */*",
+            "*/json",
+            "application/vnd.api+json",
+        ] {
+            assert!(!accepts_json(accept), "{accept}");
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! The time of the next write of a list, and what a unit of work holds of the list.
+
+use std::collections::BTreeSet;
+
+use crate::resource::ListUri;
+use crate::store::recent::{Recent, Wrote};
+use crate::store::shares::{Note, Shares, SharesChange};
+use crate::store::{Generation, List, ListCondition, Write};
+use crate::timestamp::Timestamp;
+
+/// What was read of one list and what is to be written.
+#[derive(Clone, Debug)]
+pub(super) struct ListSlot {
+    pub(super) read: Option<List>,
+    pub(super) now: List,
+    pub(super) change: ListChange,
+    /// Whether objects were written under past times that their client gave.
+    past: bool,
+    /// Whether an answer depends on the exact timestamp that was read.
+    pub(super) relied_on: bool,
+    /// With whom else objects of the list are shared.
+    shared: BTreeSet<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ListChange {
+    None,
+    /// Objects were written under past times alone: the parent must exist, no more.
+    Checked,
+    /// Objects were written; the first of the times that they were given.
+    Advanced(Timestamp),
+    /// The parent was created or deleted.
+    Replaced,
+}
+
+impl ListSlot {
+    pub(super) fn new(read: Option<List>) -> Self {
+        let absent = || List {
+            timestamp: Timestamp(0),
+            generation: Generation::ROOT,
+            closed: false,
+            past: 0,
+            shares: Shares::none(),
+            recent: Recent::default(),
+        };
+        Self {
+            now: read.clone().unwrap_or_else(absent),
+            read,
+            change: ListChange::None,
+            past: false,
+            relied_on: false,
+            shared: BTreeSet::new(),
+        }
+    }
+
+    /// Takes in that an object of the list is shared with a principal. Tells where else this is to be noted.
+    pub(super) fn share(&mut self, principal: &str) -> Note {
+        self.now.shares.add(principal, &mut self.shared)
+    }
+
+    /// Gives the time of a write to the list.
+    pub(super) fn next_timestamp(&mut self, now: Timestamp, at: Option<Timestamp>) -> Timestamp {
+        let previous = self.now.timestamp;
+        let given = match at {
+            Some(at) if at < previous => {
+                self.past = true;
+                if self.change == ListChange::None {
+                    self.change = ListChange::Checked;
+                }
+                return at;
+            }
+            Some(at) => at,
+            None => now,
+        };
+        let time = given.max(previous.next());
+        self.now.timestamp = time;
+        if !matches!(self.change, ListChange::Advanced(_) | ListChange::Replaced) {
+            self.change = ListChange::Advanced(time);
+        }
+        time
+    }
+
+    /// Opens the list for a new parent, or closes it. Its timestamp goes on from where it was, so that
+    /// clients who knew the old list see that it was replaced.
+    pub(super) fn replace(&mut self, now: Timestamp, generation: Generation, closed: bool) {
+        self.now = List {
+            timestamp: now.max(self.now.timestamp.next()),
+            generation,
+            closed,
+            shares: Shares::none(),
+            ..self.now.clone()
+        };
+        self.change = ListChange::Replaced;
+    }
+
+    /// Takes a part's share out of what becomes of the list; what is left goes on from there. `times` are those of
+    /// the list's objects in the part, the earliest first; `last` says whether no other part follows.
+    pub(super) fn take_share(
+        &mut self,
+        uri: ListUri,
+        times: &[Timestamp],
+        last: bool,
+    ) -> Option<Write> {
+        let latest = times.last().copied();
+        let before = self
+            .read
+            .as_ref()
+            .map_or(Timestamp(0), |read| read.timestamp);
+        let reached = match self.change {
+            _ if last => self.now.timestamp,
+            ListChange::Replaced => latest.unwrap_or_default().max(before.next()),
+            ListChange::Advanced(first) => latest.filter(|time| *time >= first).unwrap_or(before),
+            ListChange::Checked | ListChange::None => before,
+        };
+        let now = List {
+            timestamp: reached,
+            ..self.now.clone()
+        };
+        let share = Self {
+            read: self.read.replace(now.clone()),
+            change: match self.change {
+                ListChange::Advanced(_) if reached == before => ListChange::Checked,
+                change => change,
+            },
+            past: match self.change {
+                // Between the parts the list may be read up to just before it.
+                ListChange::Advanced(first) => times.first().is_some_and(|time| *time < first),
+                _ => self.past,
+            },
+            relied_on: std::mem::take(&mut self.relied_on),
+            // Each part names them, since any of them may be the last one that is committed.
+            shared: self.shared.clone(),
+            now,
+        };
+        self.change = match self.change {
+            ListChange::None => ListChange::None,
+            ListChange::Advanced(first) if reached == before => ListChange::Advanced(first),
+            _ if reached < self.now.timestamp => ListChange::Advanced(reached.next()),
+            _ => ListChange::Checked,
+        };
+        share.into_write(uri)
+    }
+
+    pub(super) fn into_write(self, uri: ListUri) -> Option<Write> {
+        let unchanged = || match &self.read {
+            Some(read) => ListCondition::Unchanged(read.timestamp),
+            None => ListCondition::Absent,
+        };
+        let generation = || self.now.generation.clone();
+        let condition = match self.change {
+            ListChange::None => return None,
+            _ if self.relied_on || self.read.is_none() => unchanged(),
+            ListChange::Replaced => unchanged(),
+            ListChange::Checked => ListCondition::Open(generation()),
+            ListChange::Advanced(first) => ListCondition::OpenBefore(generation(), first),
+        };
+        // What is not there yet is written as a whole.
+        let moves = self.change != ListChange::Checked || self.read.is_none();
+        let is_new = self.change == ListChange::Replaced || self.read.is_none();
+        Some(Write::List {
+            uri,
+            shares: match is_new {
+                true => SharesChange::Set(self.now.shares.clone()),
+                false if self.now.shares.are_known() => SharesChange::Add(self.shared),
+                false => SharesChange::Forget,
+            },
+            list: moves.then_some(self.now),
+            past: self.past || self.change == ListChange::Checked,
+            condition,
+            entry: None,
+            wrote: Wrote::default(),
+            replaced: self.change == ListChange::Replaced,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot(timestamp: u64) -> ListSlot {
+        ListSlot::new(Some(List {
+            timestamp: Timestamp(timestamp),
+            generation: Generation::ROOT,
+            closed: false,
+            past: 0,
+            shares: Shares::none(),
+            recent: Recent::default(),
+        }))
+    }
+
+    #[test]
+    fn times_are_now_or_the_next_millisecond() {
+        let mut slot = slot(100);
+        assert_eq!(slot.next_timestamp(Timestamp(500), None), Timestamp(500));
+        assert_eq!(slot.next_timestamp(Timestamp(500), None), Timestamp(501));
+        assert_eq!(slot.next_timestamp(Timestamp(400), None), Timestamp(502));
+        assert_eq!(slot.change, ListChange::Advanced(Timestamp(500)));
+    }
+
+    #[test]
+    fn a_past_time_is_kept_and_does_not_move_the_list() {
+        let mut slot = slot(100);
+        assert_eq!(
+            slot.next_timestamp(Timestamp(500), Some(Timestamp(7))),
+            Timestamp(7)
+        );
+        assert_eq!(slot.now.timestamp, Timestamp(100));
+        assert_eq!(slot.change, ListChange::Checked);
+    }
+
+    /// What becomes of a list: its timestamp, and whether a write under a past time is counted.
+    fn told(write: Option<Write>) -> (Option<u64>, bool) {
+        match write {
+            Some(Write::List { list, past, .. }) => (list.map(|list| list.timestamp.0), past),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn past_times_are_told_of_whatever_else_is_written() {
+        let list = ListUri::buckets;
+        let mut alone = slot(100);
+        alone.next_timestamp(Timestamp(500), Some(Timestamp(7)));
+        assert_eq!(told(alone.into_write(list())), (None, true));
+        let mut none = slot(100);
+        none.next_timestamp(Timestamp(500), None);
+        assert_eq!(told(none.clone().into_write(list())), (Some(500), false));
+        // Later than what was read, and yet another may have moved the list there.
+        none.next_timestamp(Timestamp(500), Some(Timestamp(300)));
+        assert_eq!(told(none.into_write(list())), (Some(500), true));
+    }
+
+    #[test]
+    fn each_part_tells_of_its_own_past_times() {
+        let list = ListUri::buckets;
+        let mut slot = slot(100);
+        for at in [Some(7), None, Some(8), None, None].map(|at| at.map(Timestamp)) {
+            slot.next_timestamp(Timestamp(500), at);
+        }
+        let mut share = |times: &[u64], last| {
+            let times: Vec<_> = times.iter().copied().map(Timestamp).collect();
+            told(slot.take_share(list(), &times, last))
+        };
+        assert_eq!(share(&[7], false), (None, true));
+        assert_eq!(share(&[8, 500], false), (Some(500), true));
+        assert_eq!(share(&[501, 502], true), (Some(502), false));
+    }
+
+    #[test]
+    fn a_future_time_is_kept_and_moves_the_list() {
+        let mut slot = slot(100);
+        assert_eq!(
+            slot.next_timestamp(Timestamp(500), Some(Timestamp(900))),
+            Timestamp(900)
+        );
+        assert_eq!(slot.next_timestamp(Timestamp(500), None), Timestamp(901));
+    }
+
+    #[test]
+    fn the_lists_own_time_becomes_the_next_millisecond() {
+        assert_eq!(
+            slot(100).next_timestamp(Timestamp(500), Some(Timestamp(100))),
+            Timestamp(101)
+        );
+    }
+
+    #[test]
+    fn a_list_that_is_replaced_goes_on_in_time() {
+        let mut slot = slot(100);
+        slot.replace(Timestamp(50), Generation::unique(), true);
+        assert_eq!(slot.now.timestamp, Timestamp(101));
+        assert!(slot.now.closed);
+    }
+}

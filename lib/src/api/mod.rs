@@ -9,15 +9,20 @@
 //!
 //! | module | what it is |
 //! | --- | --- |
+//! | [`endpoints`] | the table: paths, methods, users, headers, handlers |
 //! | [`dispatch`] | one request, or batch, from event to event |
 //! | [`dispatch::router`] | method and path in, endpoint out |
 //! | [`dispatch::call`] | one request on its way: what it must know, what it is answered |
 //! | [`dispatch::batch`] | the requests in a batch, and their answers |
+//! | [`dispatch::context`] | all that a handler works with |
+//! | [`dispatch::endpoint`] | what a row of the table of endpoints says |
+//! | [`dispatch::target`] | what a request is about |
 //! | [`dispatch::retry`] | read, decide, commit; again while other writes come between |
 //! | [`service`] | endpoints that describe the server |
 //! | [`service::hello`] | the root, heartbeats, version |
 //! | [`service::openapi`] | `__api__`, the endpoints for machines |
-//! | [`plugins`] | Kinto's plugins |
+//! | [`service::operation`] | how `__api__` describes the methods of an endpoint |
+//! | [`plugins`] | what each of Kinto's plugins adds |
 //! | [`plugins::accounts`] | accounts with passwords |
 //! | [`plugins::default_bucket`] | each user's own bucket |
 //! | [`plugins::flush`] | remove everything |
@@ -72,6 +77,7 @@
 mod auth;
 mod changes;
 mod dispatch;
+mod endpoints;
 mod lists;
 mod objects;
 mod plugins;
@@ -86,7 +92,9 @@ use std::sync::Arc;
 use self::auth::passwords::Passwords;
 use self::changes::changeset_cache::ChangesetCache;
 use self::changes::monitor_cache::MonitorCache;
+use self::dispatch::endpoint::Served;
 use self::dispatch::retry;
+use self::plugins::OnWrite;
 use self::plugins::openid::provider::Provider;
 use crate::listeners::Listeners;
 use crate::megaphone::Megaphone;
@@ -106,6 +114,10 @@ pub struct Api {
     monitor: Arc<MonitorCache>,
     changesets: Arc<ChangesetCache>,
     providers: Arc<[Provider]>,
+    /// The endpoints that the settings serve, and their methods.
+    endpoints: Arc<[Served]>,
+    /// What plugins do when something was written.
+    on_write: Arc<[OnWrite]>,
     /// What keeps requests that met contention from meeting it again; shared by clones.
     contention: Arc<retry::Contention>,
 }
@@ -122,6 +134,10 @@ impl Api {
             passwords: Arc::new(Passwords::new(&settings.api)),
             monitor: Arc::default(),
             providers: Provider::all(&settings.api).into(),
+            endpoints: endpoints::served(&settings.api).into(),
+            on_write: plugins::enabled(&settings.api)
+                .filter_map(|plugin| plugin.on_write)
+                .collect(),
             store,
             settings,
             megaphones,

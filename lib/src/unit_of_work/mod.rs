@@ -364,7 +364,7 @@ impl UnitOfWork {
     }
 
     /// The same, which gathers events if somebody is to be told of them.
-    pub fn telling(self, somebody: bool) -> Self {
+    pub fn with_events(self, somebody: bool) -> Self {
         Self {
             events: Events::new(somebody),
             ..self
@@ -377,7 +377,7 @@ impl UnitOfWork {
     }
 
     /// What is written from now on is told of as this request's; nobody is told when there is none.
-    pub fn on_behalf_of(&mut self, origin: impl FnOnce() -> Option<Origin>) {
+    pub fn set_origin(&mut self, origin: impl FnOnce() -> Option<Origin>) {
         self.events.begin(origin);
     }
 

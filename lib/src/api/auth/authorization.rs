@@ -13,6 +13,18 @@ use crate::resource::{Kind, ListUri, ObjectUri, is_valid_id};
 use crate::settings::ApiSettings;
 use crate::unit_of_work::UnitOfWork;
 
+/// The bucket id under which the changes feed is served.
+pub const MONITOR: &str = "monitor";
+
+/// The refusal of a write to the bucket of the changes feed: in Kinto anyone may create it, and so hide the feed.
+pub const RESERVED: ApiError =
+    ApiError::Reserved("The bucket id monitor is reserved for the changes feed.");
+
+/// Whether an object is the bucket of the changes feed, or in it: no path may name it, nor the id that is posted.
+pub fn is_reserved(uri: &ObjectUri) -> bool {
+    uri.kind() != Kind::Account && uri.bucket_id() == MONITOR
+}
+
 /// One request, with all that decides on it but the unit of work.
 #[derive(Clone, Copy)]
 pub struct Asked<'a> {

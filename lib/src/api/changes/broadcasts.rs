@@ -7,9 +7,8 @@ use http::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
 use serde_json::json;
 use subtle::ConstantTimeEq as _;
 
-use crate::api::Api;
+use crate::api::dispatch::context::Context;
 use crate::api::web::error::ApiError;
-use crate::api::web::request::Request;
 use crate::api::web::response::Response;
 use crate::megaphone::CHANNEL;
 use crate::timestamp::Timestamp;
@@ -17,7 +16,11 @@ use crate::timestamp::Timestamp;
 /// `GET /v1/__broadcasts__`, for everyone: what the push service asks for (Remote Settings).
 ///
 /// One request to the table. Without any change so far there is no broadcast in it.
-pub async fn pull(api: &Api) -> Result<Response, ApiError> {
+///
+/// # Errors
+/// Failures of the table.
+pub async fn pull(cx: &mut Context<'_>) -> Result<Response, ApiError> {
+    let api = cx.api;
     let settings = &api.settings.broadcasts;
     let mut broadcasts = json!({});
     let state = api.store.monitor_state().await?;
@@ -38,8 +41,9 @@ pub async fn pull(api: &Api) -> Result<Response, ApiError> {
 ///
 /// # Errors
 /// 404 when no token is configured; a wrong one is Megaphone's 401.
-pub async fn broadcasts(api: &Api, request: &Request) -> Result<Response, ApiError> {
-    let Some(token) = &api.settings.broadcasts.reader_token else {
+pub async fn broadcasts(cx: &mut Context<'_>) -> Result<Response, ApiError> {
+    let request = cx.request;
+    let Some(token) = &cx.api.settings.broadcasts.reader_token else {
         return Err(ApiError::UnknownPath);
     };
     let shown = request
@@ -49,7 +53,7 @@ pub async fn broadcasts(api: &Api, request: &Request) -> Result<Response, ApiErr
         None => Ok(unauthorized(120, "Missing Authorization")),
         // In constant time, so that nobody finds out the token byte by byte.
         Some(shown) if bool::from(shown.as_bytes().ct_eq(token.reveal().as_bytes())) => {
-            pull(api).await
+            pull(cx).await
         }
         Some(_) => Ok(unauthorized(121, "Invalid token")),
     }

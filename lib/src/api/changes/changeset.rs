@@ -1,5 +1,7 @@
 //! Changesets: a collection's metadata, timestamp and what changed in it, as one moment had them.
 
+use crate::api::dispatch::context::Context;
+use crate::api::dispatch::target::Target;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -208,12 +210,11 @@ impl Collection {
 ///
 /// # Errors
 /// Whatever the request is to be refused for; 503 when the collection changes each time that it is read.
-pub async fn of_collection(
-    api: &Api,
-    request: &Request,
-    credentials: &Credentials,
-    uri: &ObjectUri,
-) -> Result<Response, ApiError> {
+pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
+    let Target::Changeset(uri) = cx.target else {
+        return Err(ApiError::UnknownPath);
+    };
+    let (api, request, credentials) = (cx.api, cx.request, cx.credentials);
     media_type::check(request)?;
     let records = uri.children(Kind::Record);
     let Api {

@@ -5,6 +5,7 @@
 //! from: `ETag`, `Last-Modified`, `timestamp`, `_since`, `_before`, Next-Page and the order are theirs. Filters and sorts by
 //! `last_modified` go by the timestamp.
 
+use crate::api::dispatch::context::Context;
 use http::header::IF_NONE_MATCH;
 use http::{Method, StatusCode};
 use percent_encoding::utf8_percent_encode;
@@ -35,15 +36,14 @@ const MONITOR_CHANGES: (&str, &str) = ("monitor", "changes");
 ///
 /// # Errors
 /// Whatever the request is to be refused for.
-pub async fn records(
-    Api {
+pub async fn records(cx: &mut Context<'_>) -> Result<Response, ApiError> {
+    let Api {
         store,
         settings,
         monitor,
         ..
-    }: &Api,
-    request: &Request,
-) -> Result<Response, ApiError> {
+    } = cx.api;
+    let request = cx.request;
     let Settings { api, changes, .. } = settings;
     if let Some(answer) = answer_to_age(request, settings, Timestamp::now()) {
         return Ok(answer);
@@ -123,15 +123,14 @@ fn listed(changes: &str, timestamp: Timestamp) -> Response {
 ///
 /// # Errors
 /// Whatever the request is to be refused for.
-pub async fn changeset(
-    Api {
+pub async fn changeset(cx: &mut Context<'_>) -> Result<Response, ApiError> {
+    let Api {
         store,
         settings,
         monitor,
         ..
-    }: &Api,
-    request: &Request,
-) -> Result<Response, ApiError> {
+    } = cx.api;
+    let request = cx.request;
     let Settings { api, changes, .. } = settings;
     media_type::check(request)?;
     let query = ChangesetQuery::parse(request)?;

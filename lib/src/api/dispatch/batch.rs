@@ -3,16 +3,17 @@
 //! A refusal (4xx) of one leaves the others standing; a failure of ours takes all of them back (Kinto 26.5).
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
-use crate::api::dispatch::router::PREFIX;
 use crate::api::objects::body;
 use crate::api::web::error::ApiError;
 use crate::api::web::media_type;
+use crate::api::web::request::PREFIX;
 use crate::api::web::request::Request;
 use crate::api::web::response::Response;
 use crate::settings::ApiSettings;
@@ -139,13 +140,13 @@ fn read_request(
 
 /// The answer to a batch: those to its requests, each with the path that it was asked for. Their bodies are JSON already, which
 /// is not read again: it may take far more memory than its text.
-pub fn response(answers: Vec<(Request, Response)>) -> Response {
+pub fn response(answers: Vec<(Arc<Request>, Response)>) -> Response {
     let answers = answers.into_iter().map(|(request, response)| {
         let body = match request.method {
             Method::HEAD => Cow::Borrowed("\"\""),
             _ => response.body_json(),
         };
-        let path = Value::from(request.path);
+        let path = Value::from(&*request.path);
         let status = response.status().as_u16();
         let headers = Value::from(named_as_kinto(response.headers()));
         format!(r#"{{"path":{path},"status":{status},"headers":{headers},"body":{body}}}"#)

@@ -2,9 +2,13 @@
 
 pub mod batch;
 pub mod call;
+pub mod context;
+pub mod endpoint;
 pub mod retry;
 pub mod router;
+pub mod target;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lambda_events::apigw::{ApiGatewayV2httpRequest, ApiGatewayV2httpResponse};
@@ -13,10 +17,10 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use tokio::time::Instant;
 
 use self::call::Call;
+use self::endpoint::Audience;
 use self::router::Routed;
 use crate::api::Api;
 use crate::api::auth::credentials::Credentials;
-use crate::api::plugins::openid::provider::Provider;
 use crate::api::web::error::ApiError;
 use crate::api::web::request::Request;
 use crate::api::web::response::Response;
@@ -42,6 +46,7 @@ impl Api {
         let received = Instant::now();
         match gateway::request(event) {
             Ok(request) => {
+                let request = Arc::new(request);
                 let accept_encoding = request.header(ACCEPT_ENCODING).unwrap_or_default();
                 // In a box, since callers' futures would be nested deeper than the compiler takes.
                 let mut response = Box::pin(self.answer(&request, received)).await;
@@ -55,7 +60,7 @@ impl Api {
         }
     }
 
-    async fn answer(&self, request: &Request, received: Instant) -> Response {
+    async fn answer(&self, request: &Arc<Request>, received: Instant) -> Response {
         if let Err(error) = origin::check(request, &self.settings.api) {
             return self.refusal(request, error);
         }
@@ -78,7 +83,7 @@ impl Api {
     ///
     /// # Errors
     /// What takes back all of a batch: a failure of ours. What is refused is an answer.
-    async fn find(&self, request: &Request) -> Result<Found, ApiError> {
+    async fn find(&self, request: &Arc<Request>) -> Result<Found, ApiError> {
         match self.find_call(request).await {
             Ok(Found::Answer(response)) => Ok(Found::Answer(self.finished(request, response))),
             Err(error) if !error.is_ours() => Ok(Found::Answer(self.refusal(request, error))),
@@ -86,7 +91,7 @@ impl Api {
         }
     }
 
-    async fn find_call(&self, request: &Request) -> Result<Found, ApiError> {
+    async fn find_call(&self, request: &Arc<Request>) -> Result<Found, ApiError> {
         let settings = &self.settings.api;
         let now = Timestamp::now();
         if end_of_service::is_over(settings.web.end_of_service.as_ref(), now) {
@@ -94,8 +99,8 @@ impl Api {
         }
         request.check_length()?;
         request.check_encoding()?;
-        let route = match router::route(request, settings)? {
-            Routed::To(route) => route,
+        let (endpoint, target) = match router::route(request, settings, &self.endpoints)? {
+            Routed::To(endpoint, target) => (endpoint, target),
             // A browser follows no redirect of a preflight.
             Routed::Redirect { .. }
                 if request.method == Method::OPTIONS && !router::has_version(&request.path) =>
@@ -109,14 +114,17 @@ impl Api {
         };
         cors::check_origin(request, &settings.web)?;
         if request.method == Method::OPTIONS {
-            return cors::preflight(request, &route, settings).map(Found::Answer);
+            let methods = endpoint.methods(settings);
+            let response = cors::preflight(request, endpoint.exposes, &methods, settings);
+            return response.map(Found::Answer);
         }
-        let credentials = if route.knows_users() {
-            Credentials::of(request, settings, &self.providers).await?
-        } else {
-            Credentials::default()
+        let credentials = match endpoint.audience {
+            Audience::Everyone => Credentials::default(),
+            Audience::Users | Audience::UsersAtOnce => {
+                Credentials::of(request, settings, &self.providers).await?
+            }
         };
-        let call = Call::to(route, request.clone(), credentials, settings);
+        let call = Call::new(Arc::clone(request), endpoint, target, credentials, settings);
         Ok(Found::Call(call))
     }
 
@@ -125,9 +133,11 @@ impl Api {
         // `None` in the place of each of the calls, else what the request is answered without one.
         let mut answers = vec![];
         for mut request in batch::requests(batch, &self.settings.api)? {
-            if let Ok(Routed::Redirect { path, .. }) = router::route(&request, &self.settings.api) {
+            let routed = router::route(&request, &self.settings.api, &self.endpoints);
+            if let Ok(Routed::Redirect { path, .. }) = routed {
                 request.path = path;
             }
+            let request = Arc::new(request);
             let answer = match self.find(&request).await? {
                 Found::Call(call) => {
                     calls.push(call);
@@ -143,18 +153,6 @@ impl Api {
             Some((request, response))
         });
         Ok(batch::response(answers.collect()))
-    }
-
-    /// The provider that a path names.
-    ///
-    /// # Errors
-    /// 400 when there is none (Kinto 26.5).
-    pub fn provider(&self, name: &str) -> Result<&Provider, ApiError> {
-        let mut providers = self.providers.iter();
-        let provider = providers.find(|provider| provider.settings().name == name);
-        provider.ok_or_else(|| {
-            ApiError::invalid("path", "provider", format!("Unknown provider '{name}'"))
-        })
     }
 
     /// Has the listeners agree that are told before the commit.
@@ -227,9 +225,10 @@ impl Api {
                 HeaderValue::from_static(value),
             );
         }
-        let route = router::endpoint(&request.path, settings)
-            .filter(|_| response.status() != StatusCode::GONE);
-        cors::apply(request, route.as_ref(), settings, &mut response);
+        let served = router::endpoint(&request.path, &self.endpoints);
+        let served = served.filter(|_| response.status() != StatusCode::GONE);
+        let endpoint = served.map(|served| (served.endpoint.exposes, &*served.methods));
+        cors::apply(request, endpoint, settings, &mut response);
         if let Some(end) = &settings.web.end_of_service {
             let alert = end_of_service::alert(end, Timestamp::now(), &settings.project_docs);
             response.set_text(end_of_service::ALERT, &alert);

@@ -3,6 +3,7 @@
 //! What a commit that is not answered comes to is [`Store::commit`](crate::store::Store::commit)'s part. Writers that
 //! meet at one item take turns ([decision 16](../../../../docs/decisions/016-turns.md)).
 
+use crate::api::plugins;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -208,12 +209,15 @@ impl Api {
                     unit.read_more(&self.store, groups).await?;
                     unit = unit.allowed(Allowance::of_batch());
                 }
-                let unit = unit.telling(!self.settings.listeners.is_empty());
+                let has_subscribers =
+                    !self.settings.listeners.is_empty() || !self.on_write.is_empty();
+                let unit = unit.with_events(has_subscribers);
                 *last_read = keeps.then(|| (Instant::now(), unit.clone()));
                 unit
             }
         };
         let responses = self.answer_calls(calls, &mut unit).await?;
+        plugins::after_writes(&self.on_write, self, &mut unit).await?;
         Ok((unit, responses))
     }
 

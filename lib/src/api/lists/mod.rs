@@ -8,6 +8,7 @@ pub mod query;
 pub mod selection;
 pub mod sort;
 
+use crate::api::dispatch::context::Context;
 use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -26,12 +27,10 @@ use crate::api::web::end_of_service;
 use crate::api::web::error::ApiError;
 use crate::api::web::media_type;
 use crate::api::web::preconditions::{Outcome, Preconditions};
-use crate::api::web::request::Request;
 use crate::api::web::response::NEXT_PAGE;
 use crate::api::web::response::Response;
 use crate::permission::Access;
 use crate::resource::{Kind, ListUri, ObjectUri};
-use crate::settings::ApiSettings;
 use crate::store::list::{Listed, Reading};
 use crate::store::recent::{COMMIT_PAUSES, Covered, Recent};
 use crate::store::{Content, Generation, Key, List, Object, Store, StoreError};
@@ -66,14 +65,10 @@ pub fn needs(list: &ListUri) -> Needs {
 ///
 /// # Errors
 /// Whatever the request is to be refused for.
-pub async fn answer(
-    unit: &mut UnitOfWork,
-    store: &Store,
-    request: &Request,
-    user: &User,
-    list: &ListUri,
-    settings: &ApiSettings,
-) -> Result<Response, ApiError> {
+pub async fn handle(cx: &mut Context<'_>, list: &ListUri) -> Result<Response, ApiError> {
+    let settings = cx.settings();
+    let (unit, store) = (&mut *cx.unit, &cx.api.store);
+    let (request, user) = (cx.request, cx.user);
     media_type::check(request)?;
     // Looked up as the id of a bucket at once (Kinto 26.5), which it cannot be.
     if let Some(parent) = list

@@ -1,6 +1,6 @@
 //! The endpoints of single buckets, groups, collections and records: one set of rules for all kinds.
 //!
-//! Nothing here waits: a request has read what it needs ([`needs`]) when [`answer`] decides.
+//! Nothing here waits: a request has read what it needs ([`needs`]) when [`handle`] decides.
 
 pub mod body;
 pub mod json_patch;
@@ -8,6 +8,8 @@ pub mod metadata;
 pub mod patch;
 pub mod schema;
 
+use crate::api::dispatch::context::Context;
+use crate::api::dispatch::target::Target;
 use std::collections::BTreeSet;
 
 use http::{Method, StatusCode};
@@ -17,8 +19,8 @@ use self::body::{Body, set_permissions};
 use self::patch::{Patch, Patched};
 use crate::api::auth::account_id;
 use crate::api::auth::authorization::Asked;
-use crate::api::auth::principals::{MAX_NAMED_BUCKETS, User};
-use crate::api::dispatch::router;
+use crate::api::auth::authorization::{RESERVED, is_reserved};
+use crate::api::auth::principals::MAX_NAMED_BUCKETS;
 use crate::api::lists::parameters;
 use crate::api::lists::projection::Projection;
 use crate::api::plugins::accounts;
@@ -29,7 +31,6 @@ use crate::api::web::request::Request;
 use crate::api::web::response::Response;
 use crate::permission::Permissions;
 use crate::resource::{Kind, ListUri, ObjectUri};
-use crate::settings::ApiSettings;
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::client_time;
 use crate::unit_of_work::{Live, Needs, UnitOfWork};
@@ -39,51 +40,27 @@ const MAX_ITEM_SIZE: usize = 400 * 1024;
 /// What keys, times, generations and the names of attributes can add to an object's data and permissions.
 const MAX_ITEM_OVERHEAD: usize = 2048;
 
-/// The object that a request is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// Its URI, as the client sent it.
-    pub uri: ObjectUri,
-    /// Whether its id was made just now, so that there can be nothing there yet.
-    is_new: bool,
-}
-
-impl Target {
-    /// The object at `uri`.
-    pub fn at(uri: ObjectUri) -> Self {
-        Self { uri, is_new: false }
-    }
-
-    /// The object of the same ids in another bucket.
-    pub fn in_bucket(&self, bucket: &str) -> Self {
-        Self {
-            uri: self.uri.in_bucket(bucket),
-            is_new: self.is_new,
+/// What a `POST` to `list` is about: the object with the id that the client gave, valid or not, or with a new one; an
+/// account has none but what is given. A body that cannot be read is looked at later.
+pub fn posted(list: ListUri, request: &Request) -> Target {
+    let body = body::parse_json(&request.body).ok();
+    let given = body.as_ref().and_then(|body| body.get("data")?.get("id"));
+    let (uri, is_new) = match given {
+        None if list.kind() == Kind::Account => (list.object(""), false),
+        None => {
+            let id = list.kind().new_id();
+            (list.object(id), true)
         }
-    }
-
-    /// The object that a `POST` to `list` is about, under the id that the client gave, valid or not, or a new one: an
-    /// account has none but what is given. A body that cannot be read is looked at later.
-    pub fn posted(list: ListUri, request: &Request) -> Self {
-        let body = body::parse_json(&request.body).ok();
-        let given = body.as_ref().and_then(|body| body.get("data")?.get("id"));
-        match given {
-            None if list.kind() == Kind::Account => Self::at(list.object("")),
-            None => Self {
-                uri: list.clone().object(list.kind().new_id()),
-                is_new: true,
-            },
-            Some(id) => Self::at(list.object(id.as_str().unwrap_or_default())),
-        }
-    }
+        Some(id) => (list.object(id.as_str().unwrap_or_default()), false),
+    };
+    Target::Object { uri, is_new }
 }
 
 /// What the request must know; what has no valid id cannot exist and is not asked for.
-pub fn needs(request: &Request, target: &Target) -> Needs {
-    let uri = &target.uri;
+pub fn needs(request: &Request, uri: &ObjectUri, is_new: bool) -> Needs {
     let objects = uri
         .lineage()
-        .skip(target.is_new.into())
+        .skip(is_new.into())
         .filter(|uri| uri.is_valid())
         .cloned()
         .collect();
@@ -105,13 +82,10 @@ pub fn needs(request: &Request, target: &Target) -> Needs {
 ///
 /// # Errors
 /// Whatever the request is to be refused for; the unit is to be dropped then.
-pub fn answer(
-    unit: &mut UnitOfWork,
-    request: &Request,
-    user: &User,
-    uri: &ObjectUri,
-    settings: &ApiSettings,
-) -> Result<Response, ApiError> {
+pub fn handle(cx: &mut Context<'_>, uri: &ObjectUri) -> Result<Response, ApiError> {
+    let settings = cx.settings();
+    let (request, user) = (cx.request, cx.user);
+    let unit = &mut *cx.unit;
     let asked = Asked {
         request,
         user,
@@ -119,8 +93,8 @@ pub fn answer(
         uri,
     };
     // In Kinto anybody may create it, and so hide the changes feed.
-    if !request.is_read() && router::is_reserved(uri) {
-        return Err(router::RESERVED);
+    if !request.is_read() && is_reserved(uri) {
+        return Err(RESERVED);
     }
     // Kinto looks a parent up before the permissions when it writes, after them when it reads.
     let writes = !request.is_read();

@@ -4,8 +4,12 @@
 //! change all; everybody else their own alone, and who has none may make one where the settings allow it. The principal
 //! of an account is `account:` and its id, which owns it whoever created it.
 
+use crate::api::dispatch::endpoint::Endpoint;
+use crate::api::plugins::Plugin;
+use crate::api::service::operation::Operation;
+use crate::settings;
 use http::Method;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::api::auth::account_id::{PASSWORD, principal};
 use crate::api::auth::authorization::Asked;
@@ -15,6 +19,30 @@ use crate::permission::Access;
 use crate::resource::{Kind, ObjectUri};
 use crate::store::Object;
 use crate::unit_of_work::{Allowance, Exhausted, UnitOfWork};
+
+/// The plugin.
+pub static PLUGIN: Plugin = Plugin {
+    capability: "accounts",
+    is_on: |settings| settings.includes.has(settings::Plugin::Accounts),
+    describe: |_| {
+        Box::pin(async {
+            Some(json!({
+                "description": "Users can have accounts.",
+                "url": "https://kinto.readthedocs.io/en/latest/api/1.x/accounts.html",
+                "validation_enabled": false,
+            }))
+        })
+    },
+    endpoints: &[
+        Endpoint::list(Kind::Account, "/accounts", |method, now| {
+            Operation::of_list(Kind::Account, method, now)
+        }),
+        Endpoint::object(Kind::Account, "/accounts/{id}", |method, now| {
+            Operation::of_object(Kind::Account, method, now)
+        }),
+    ],
+    on_write: None,
+};
 
 /// Checks that who is no administrator asks for no account but their own. Whether there is another one they do not learn.
 ///

@@ -3,9 +3,11 @@
 //! It and the collections in it are created when they are first asked for, in the unit of work of the request that
 //! asks: a request that is refused for something else leaves them created (Kinto 26.5).
 
+use crate::api::plugins::Plugin;
+use crate::settings;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method};
-use serde_json::Map;
+use serde_json::{Map, json};
 use uuid::Uuid;
 
 use crate::api::auth::principals::User;
@@ -20,11 +22,27 @@ use crate::settings::ApiSettings;
 use crate::store::Store;
 use crate::unit_of_work::{Needs, UnitOfWork};
 
+/// The plugin. Beside its capability it is a way to name a bucket: [`crate::api::dispatch::call`] resolves [`ALIAS`].
+pub static PLUGIN: Plugin = Plugin {
+    capability: "default_bucket",
+    is_on: |settings| settings.includes.has(settings::Plugin::DefaultBucket),
+    describe: |_| {
+        Box::pin(async {
+            Some(json!({
+                "description": "A personal bucket, under the id default, whose collections are created when they are first asked for.",
+                "url": "https://kinto.readthedocs.io/en/latest/api/1.x/buckets.html#personal-bucket-default",
+            }))
+        })
+    },
+    endpoints: &[],
+    on_write: None,
+};
+
 /// The id that stands for the bucket of whoever asks.
 pub const ALIAS: &str = "default";
 
 /// The id of a user's own bucket: a UUID out of the HMAC of the user id under `default_bucket_hmac_secret`.
-pub fn id_for(user_id: &str, settings: &ApiSettings) -> String {
+pub fn id_for_user(user_id: &str, settings: &ApiSettings) -> String {
     let digest = hmac::sign(settings.default_bucket_hmac_secret.as_bytes(), user_id);
     let mut half = [0; 16];
     half.copy_from_slice(&digest[..16]);
@@ -35,7 +53,7 @@ pub fn id_for(user_id: &str, settings: &ApiSettings) -> String {
 ///
 /// # Errors
 /// 401 of nobody, 405 when nothing may be written: to ask for the bucket may create it (Kinto 26.5).
-pub fn id_of(user: &User, settings: &ApiSettings) -> Result<String, ApiError> {
+pub fn require_id(user: &User, settings: &ApiSettings) -> Result<String, ApiError> {
     let Some(user_id) = &user.id else {
         return Err(ApiError::Forbidden {
             authenticated: false,
@@ -46,7 +64,7 @@ pub fn id_of(user: &User, settings: &ApiSettings) -> Result<String, ApiError> {
             allow: vec![Method::OPTIONS],
         });
     }
-    Ok(id_for(user_id, settings))
+    Ok(id_for_user(user_id, settings))
 }
 
 /// The request as it is sent to the bucket itself: with its own id in place of the alias, in the path and in what is sent
@@ -119,7 +137,7 @@ pub async fn create_missing(
             permissions.grant("write", user.principal());
         }
         // As if the user had put it (Kinto 26.5).
-        unit.on_behalf_of(|| {
+        unit.set_origin(|| {
             Some(Origin {
                 user_id: user.id.clone(),
                 target: OriginTarget::Object(uri.clone()),

@@ -7,15 +7,42 @@
 use http::StatusCode;
 use serde_json::json;
 
+use crate::api::dispatch::context::Context;
+use crate::api::dispatch::endpoint::{ACTION, Endpoint, Handler};
 use crate::api::lists;
+use crate::api::plugins::Plugin;
+use crate::api::service::operation::Operation;
 use crate::api::web::error::ApiError;
 use crate::api::web::response::Response;
 use crate::resource::ListUri;
-use crate::store::Store;
-use crate::unit_of_work::{Needs, UnitOfWork};
+use crate::settings;
+use crate::unit_of_work::Needs;
+
+/// The plugin.
+pub static PLUGIN: Plugin = Plugin {
+    capability: "flush_endpoint",
+    is_on: |settings| settings.includes.has(settings::Plugin::Flush),
+    describe: |_| {
+        Box::pin(async {
+            Some(json!({
+                "description": "Removes everything: POST /__flush__.",
+                "url": "https://kinto.readthedocs.io/en/latest/api/1.x/flush.html",
+            }))
+        })
+    },
+    endpoints: &[Endpoint {
+        path: "/__flush__",
+        methods: ACTION,
+        operation: |_, _| Operation::answering("flush_post", 202, "Everything is gone."),
+        needs,
+        handler: Handler::Call(|cx| Box::pin(handle(cx))),
+        ..Endpoint::READ_ONLY
+    }],
+    on_write: None,
+};
 
 /// What a flush must know before what is to go is read.
-pub fn needs() -> Needs {
+fn needs() -> Needs {
     Needs {
         lists: [ListUri::buckets(), ListUri::accounts()].into(),
         ..Needs::default()
@@ -26,9 +53,9 @@ pub fn needs() -> Needs {
 ///
 /// # Errors
 /// Failures of ours.
-pub async fn answer(unit: &mut UnitOfWork, store: &Store) -> Result<Response, ApiError> {
+async fn handle(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     for list in [ListUri::buckets(), ListUri::accounts()] {
-        lists::clear(unit, store, &list).await?;
+        lists::clear(cx.unit, &cx.api.store, &list).await?;
     }
     Ok(Response::json(StatusCode::ACCEPTED, &json!({})))
 }

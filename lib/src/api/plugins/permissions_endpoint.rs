@@ -5,6 +5,10 @@
 //! leave, three round trips in all and as many requests as there are lists. Each list is read once for all requests of a
 //! batch. `exclude_resource_name=record` spares the lists of records.
 
+use crate::api::dispatch::context::Context;
+use crate::api::dispatch::endpoint::{Audience, Endpoint, Handler};
+use crate::api::service::operation::{Operation, REFUSALS, list_parameters, responses};
+use crate::api::web::cors::Exposes;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -20,7 +24,6 @@ use crate::api::lists::selection::page_of;
 use crate::api::lists::sort::Keys;
 use crate::api::web::error::ApiError;
 use crate::api::web::media_type;
-use crate::api::web::request::Request;
 use crate::api::web::response::Response;
 use crate::permission::{self, Permissions};
 use crate::resource::{Kind, ListUri, ObjectUri};
@@ -30,11 +33,42 @@ use crate::store::{Content, Generation, Object, Store};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::{Needs, UnitOfWork};
 
+/// The plugin; a setting turns it on.
+pub static PLUGIN: super::Plugin = super::Plugin {
+    capability: "permissions_endpoint",
+    is_on: |settings| settings.permissions_endpoint,
+    describe: |_| {
+        Box::pin(async {
+            Some(json!({
+                "description": "Lists all that the user may do.",
+                "url": "https://kinto.readthedocs.io/en/latest/configuration/settings.html#activating-the-permissions-endpoint",
+            }))
+        })
+    },
+    endpoints: &[Endpoint {
+        path: "/permissions",
+        audience: Audience::Users,
+        exposes: Exposes::Page,
+        operation: |_, now| Operation {
+            id: "get_permissionss".to_owned(),
+            tag: "Permissions".to_owned(),
+            // It tells everyone what everyone may do.
+            is_secured: false,
+            parameters: list_parameters(true, Some(&FIELDS), Some("uri"), now),
+            consumes: &[],
+            responses: responses(&[&REFUSALS[..], &[(200, "Permissions"), (304, "")]].concat()),
+        },
+        handler: Handler::Call(|cx| Box::pin(handle(cx))),
+        ..Endpoint::READ_ONLY
+    }],
+    on_write: None,
+};
+
 /// Lists that are read at once.
 const CONCURRENCY: usize = 16;
 
 /// What an entry may be filtered and sorted by (Kinto 26.5; not by `permissions`).
-pub const FIELDS: [&str; 9] = [
+const FIELDS: [&str; 9] = [
     "id",
     "last_modified",
     "deleted",
@@ -64,13 +98,10 @@ type Walked = Arc<Vec<(String, Object)>>;
 ///
 /// # Errors
 /// Whatever the request is to be refused for.
-pub async fn answer(
-    unit: &mut UnitOfWork,
-    store: &Store,
-    request: &Request,
-    user: &User,
-    settings: &ApiSettings,
-) -> Result<Response, ApiError> {
+async fn handle(cx: &mut Context<'_>) -> Result<Response, ApiError> {
+    let settings = cx.settings();
+    let (unit, store) = (&mut *cx.unit, &cx.api.store);
+    let (request, user) = (cx.request, cx.user);
     media_type::check(request)?;
     let is_allowed = |principal: &String| user.principals.contains(principal);
     if !settings.permissions_read_principals.iter().any(is_allowed) {

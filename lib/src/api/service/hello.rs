@@ -1,19 +1,18 @@
 //! The endpoints that tell of the server itself.
 
+use crate::api::dispatch::context::Context;
+use crate::api::web::error::ApiError;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::future::join_all;
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
 use crate::api::Api;
-use crate::api::auth::principals::User;
-use crate::api::plugins::default_bucket;
-use crate::api::plugins::openid::provider::Provider;
+use crate::api::plugins::{self, default_bucket};
 use crate::api::web::cache_control;
-use crate::api::web::request::Request;
 use crate::api::web::response::Response;
 use crate::settings::{Plugin, Policy};
 use crate::timestamp::Timestamp;
@@ -22,8 +21,13 @@ use crate::timestamp::Timestamp;
 pub const HTTP_API_VERSION: &str = "1.23";
 
 /// `GET /v1/`: what this server is, can do, and takes the user for.
-pub async fn hello(api: &Api, request: &Request, user: &User) -> Response {
-    let settings = &api.settings.api;
+///
+/// # Errors
+/// Failures of the table.
+pub async fn hello(cx: &mut Context<'_>) -> Result<Response, ApiError> {
+    let (api, request, settings) = (cx.api, cx.request, cx.settings());
+    let mut user = cx.user.clone();
+    user.learn_first_groups(cx.unit, &api.store).await?;
     let web = &settings.web;
     let mut hello = json!({
         "project_name": web.project_name,
@@ -45,12 +49,12 @@ pub async fn hello(api: &Api, request: &Request, user: &User) -> Response {
     if let Some(id) = &user.id {
         hello["user"] = json!({"id": id, "principals": user.principals});
         if settings.includes.has(Plugin::DefaultBucket) {
-            hello["user"]["bucket"] = default_bucket::id_for(id, settings).into();
+            hello["user"]["bucket"] = default_bucket::id_for_user(id, settings).into();
         }
     }
-    hello["capabilities"] = capabilities(api).await;
+    hello["capabilities"] = capabilities(api).await.into();
     let response = Response::json(StatusCode::OK, &hello);
-    if settings.readonly {
+    Ok(if settings.readonly {
         match &user.id {
             None => {
                 let lifetime = web.root_cache_expires_seconds;
@@ -63,80 +67,58 @@ pub async fn hello(api: &Api, request: &Request, user: &User) -> Response {
         }
     } else {
         response
-    }
+    })
 }
 
-async fn capabilities(api: &Api) -> Value {
+async fn capabilities(api: &Api) -> Map<String, Value> {
     let changes = &api.settings.changes;
-    let mut capabilities = json!({});
+    let mut capabilities = Map::new();
     if api.settings.api.includes.changes() {
-        capabilities["changes"] = json!({
+        capabilities.insert("changes".to_owned(), json!({
             "description": "Tells which collections changed, and when.",
             "url": "https://github.com/Kinto/kinto-changes",
             "version": env!("CARGO_PKG_VERSION"),
             "collections": changes.resources.uris().iter().map(ToString::to_string).collect::<Vec<_>>(),
-        });
+        }));
     }
     if api.settings.api.schema_validation {
-        capabilities["schema"] = json!({
+        capabilities.insert("schema".to_owned(), json!({
             "description": "Records, groups and collections must match JSON schemas.",
             "url": "https://kinto.readthedocs.io/en/latest/api/1.x/collections.html#collection-json-schema",
-        });
-    }
-    if api.settings.api.permissions_endpoint {
-        capabilities["permissions_endpoint"] = json!({
-            "description": "Lists all that the user may do.",
-            "url": "https://kinto.readthedocs.io/en/latest/configuration/settings.html#activating-the-permissions-endpoint",
-        });
+        }));
     }
     let mut policies = api.settings.api.policies.iter();
     if policies.any(|policy| matches!(policy, Policy::Basic { .. })) {
-        capabilities["basicauth"] = json!({
-            "description": "Basic authentication: every user and password make a user id.",
-            "url": "https://kinto.readthedocs.io/en/stable/api/1.x/authentication.html",
-        });
+        capabilities.insert(
+            "basicauth".to_owned(),
+            json!({
+                "description": "Basic authentication: every user and password make a user id.",
+                "url": "https://kinto.readthedocs.io/en/stable/api/1.x/authentication.html",
+            }),
+        );
     }
     if !api.settings.megaphones.is_empty() {
-        capabilities["megaphone"] = json!({
-            "description": "Broadcasts the time of the latest change to all clients.",
-            "url": "https://github.com/Kinto/kinto-megaphone",
-            "version": env!("CARGO_PKG_VERSION"),
-        });
+        capabilities.insert(
+            "megaphone".to_owned(),
+            json!({
+                "description": "Broadcasts the time of the latest change to all clients.",
+                "url": "https://github.com/Kinto/kinto-megaphone",
+                "version": env!("CARGO_PKG_VERSION"),
+            }),
+        );
     }
-    if api.settings.api.includes.has(Plugin::DefaultBucket) {
-        capabilities["default_bucket"] = json!({
-            "description": "A personal bucket, under the id default, whose collections are created when they are first asked for.",
-            "url": "https://kinto.readthedocs.io/en/latest/api/1.x/buckets.html#personal-bucket-default",
-        });
-    }
-    if api.settings.api.includes.has(Plugin::Flush) {
-        capabilities["flush_endpoint"] = json!({
-            "description": "Removes everything: POST /__flush__.",
-            "url": "https://kinto.readthedocs.io/en/latest/api/1.x/flush.html",
-        });
-    }
-    if api.settings.api.includes.has(Plugin::Accounts) {
-        capabilities["accounts"] = json!({
-            "description": "Users can have accounts.",
-            "url": "https://kinto.readthedocs.io/en/latest/api/1.x/accounts.html",
-            "validation_enabled": false,
-        });
-    }
-    if !api.providers.is_empty() {
-        let providers = join_all(api.providers.iter().map(Provider::described)).await;
-        capabilities["openid"] = json!({
-            "description": "Users can log in with OpenID Connect providers.",
-            "url": "http://kinto.readthedocs.io/en/stable/api/1.x/authentication.html",
-            "providers": providers,
-        });
-    }
+    plugins::describe(api, &mut capabilities).await;
     capabilities
 }
 
 /// `GET /v1/__heartbeat__`: whether what the server depends on answers; 503 when something does not.
 ///
 /// `storage` and `permission` are one table. `megaphone` is there when one is configured.
-pub async fn heartbeat(api: &Api) -> Response {
+///
+/// # Errors
+/// None: a failure is an answer.
+pub async fn heartbeat(cx: &mut Context<'_>) -> Result<Response, ApiError> {
+    let api = cx.api;
     let storage = async {
         let answer = api.store.ping().await;
         if let Err(error) = &answer {
@@ -163,7 +145,7 @@ pub async fn heartbeat(api: &Api) -> Response {
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    Response::json(code, &json!(status))
+    Ok(Response::json(code, &json!(status)))
 }
 
 /// `GET /v1/__lbheartbeat__`: whether the server answers at all.

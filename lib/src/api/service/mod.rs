@@ -2,3 +2,4 @@
 
 pub mod hello;
 pub mod openapi;
+pub mod operation;

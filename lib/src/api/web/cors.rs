@@ -10,7 +10,6 @@ use http::header::{
 use http::{HeaderValue, Method, StatusCode};
 use serde_json::Value;
 
-use crate::api::dispatch::router::Route;
 use crate::api::web::error::{ApiError, Detail};
 use crate::api::web::request::Request;
 use crate::api::web::response::Response;
@@ -38,6 +37,19 @@ const EXPOSED_ON_LIST: &str = "Next-Page";
 /// Besides, where a list is counted.
 const EXPOSED_ON_COUNT: [&str; 2] = ["Total-Objects", "Total-Records"];
 
+/// The headers of an endpoint's answers that scripts of other origins may read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exposes {
+    /// Those that every answer has.
+    Basic,
+    /// Those of an object too.
+    Object,
+    /// Those of pages of a list too. Its `GET` answers `HEAD` as well: monitor/changes and the permissions.
+    Page,
+    /// Those of pages too, and of a `HEAD` that counts.
+    List,
+}
+
 /// Checks that the settings let the request's origin in.
 ///
 /// # Errors
@@ -59,14 +71,14 @@ pub fn check_origin(request: &Request, settings: &WebSettings) -> Result<(), Api
 /// settings name no origin.
 pub fn preflight(
     request: &Request,
-    route: &Route,
+    exposes: Exposes,
+    methods: &[Method],
     settings: &ApiSettings,
 ) -> Result<Response, ApiError> {
     const METHOD: &str = "Access-Control-Request-Method";
-    let methods = route.methods(settings);
     if settings.web.cors_origins.is_empty() {
-        let asked_for = |method: &Method| *method != Method::OPTIONS;
-        let allow = methods.into_iter().filter(asked_for).collect();
+        let asked_for = |method: &&Method| **method != Method::OPTIONS;
+        let allow = methods.iter().filter(asked_for).cloned().collect();
         return Err(ApiError::MethodNotAllowed { allow });
     }
     let mut wrong = vec![];
@@ -85,7 +97,7 @@ pub fn preflight(
     }
     let exposed: BTreeSet<&str> = methods
         .iter()
-        .flat_map(|method| exposed(Some(route), method))
+        .flat_map(|method| exposed(exposes, method))
         .collect();
     let wanted = request
         .header(ACCESS_CONTROL_REQUEST_HEADERS)
@@ -108,13 +120,14 @@ pub fn preflight(
     Ok(response)
 }
 
-/// Adds what a browser must read in the response itself. `route` is `None` where no endpoint answered.
+/// Adds what a browser must read in the response itself. `endpoint` is what it exposes and the methods that it takes, `None` where
+/// no endpoint answered.
 ///
 /// Where every origin is let in, `Access-Control-Allow-Origin` is sent without an `Origin` too (unlike in Kinto): a
 /// cache that was first asked by no browser would lock browsers out. As in Kinto, a preflight and a 405 expose nothing.
 pub fn apply(
     request: &Request,
-    route: Option<&Route>,
+    endpoint: Option<(Exposes, &[Method])>,
     settings: &ApiSettings,
     response: &mut Response,
 ) {
@@ -129,30 +142,29 @@ pub fn apply(
     } else if let Some(origin) = origin(request).filter(|origin| is_let_in(origin, web)) {
         response.set_text(ACCESS_CONTROL_ALLOW_ORIGIN, &origin);
     }
-    let answered = route.is_none_or(|route| {
-        request.method != Method::OPTIONS && route.methods(settings).contains(&request.method)
-    });
+    let (exposes, answered) = match endpoint {
+        Some((exposes, methods)) => {
+            let takes = request.method != Method::OPTIONS && methods.contains(&request.method);
+            (exposes, takes)
+        }
+        None => (Exposes::Basic, true),
+    };
     if answered {
-        let headers = exposed(route, &request.method).join(", ");
+        let headers = exposed(exposes, &request.method).join(", ");
         response.set_text(ACCESS_CONTROL_EXPOSE_HEADERS, &headers);
     }
 }
 
-fn exposed(route: Option<&Route>, method: &Method) -> Vec<&'static str> {
+fn exposed(exposes: Exposes, method: &Method) -> Vec<&'static str> {
     let mut exposed = EXPOSED.to_vec();
     let reads = method == Method::GET || method == Method::HEAD;
-    let is_list = matches!(
-        route,
-        Some(Route::List(_) | Route::MonitorRecords | Route::Permissions)
-    );
-    if reads && (is_list || matches!(route, Some(Route::Object(_)))) {
+    if reads && exposes != Exposes::Basic {
         exposed.extend(EXPOSED_ON_READ);
     }
-    if reads && is_list {
+    if reads && matches!(exposes, Exposes::Page | Exposes::List) {
         exposed.push(EXPOSED_ON_LIST);
     }
-    // monitor/changes and the permissions have a `GET` that answers `HEAD` as well.
-    if method == Method::HEAD && matches!(route, Some(Route::List(_))) {
+    if method == Method::HEAD && exposes == Exposes::List {
         exposed.extend(EXPOSED_ON_COUNT);
     }
     exposed

@@ -9,6 +9,9 @@ use percent_encoding::{
 use crate::api::web::error::ApiError;
 use crate::settings::ApiSettings;
 
+/// The version prefix of every path.
+pub const PREFIX: &str = "/v1";
+
 /// What a path is not to have in a URL but encoded.
 const NOT_IN_PATHS: &AsciiSet = &CONTROLS
     .add(b' ')

@@ -1,19 +1,20 @@
 //! The way on which a browser gets a token: `/openid/{provider}/login` sends it to the provider, who sends it back to
 //! `/openid/{provider}/token`, which sends it on to where it came from, with the tokens (Kinto 26.5).
 
+use crate::api::dispatch::context::Context;
+use crate::api::dispatch::target::Target;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Url;
 use uuid::Uuid;
 
-use crate::api::dispatch::router::PREFIX;
 use crate::api::plugins::openid::provider::Provider;
 use crate::api::web::error::{ApiError, Detail};
+use crate::api::web::request::PREFIX;
 use crate::api::web::request::Request;
 use crate::api::web::response::Response;
 use crate::settings::ApiSettings;
-use crate::store::Store;
 use crate::timestamp::Timestamp;
 
 /// What is escaped in the tokens (Python's `quote`).
@@ -28,12 +29,9 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
 ///
 /// # Errors
 /// 400 for a parameter that is missing, wrong or asks for more than is allowed; failures of ours and of the provider.
-pub async fn login(
-    provider: &Provider,
-    store: &Store,
-    request: &Request,
-    settings: &ApiSettings,
-) -> Result<Response, ApiError> {
+pub async fn login(cx: &mut Context<'_>) -> Result<Response, ApiError> {
+    let (provider, store) = (provider(cx)?, &cx.api.store);
+    let (request, settings) = (cx.request, cx.settings());
     let mut details = vec![];
     let mut required = |name: &str| {
         let value = request.parameter(name).filter(|value| !value.is_empty());
@@ -104,12 +102,9 @@ pub async fn login(
 /// # Errors
 /// 400 for parameters that are missing or both there, and for a login that is not under way; failures of ours and of
 /// the provider.
-pub async fn token(
-    provider: &Provider,
-    store: &Store,
-    request: &Request,
-    settings: &ApiSettings,
-) -> Result<Response, ApiError> {
+pub async fn token(cx: &mut Context<'_>) -> Result<Response, ApiError> {
+    let (provider, store) = (provider(cx)?, &cx.api.store);
+    let (request, settings) = (cx.request, cx.settings());
     let (code, error) = (request.parameter("code"), request.parameter("error"));
     let Some(state) = request.parameter("state") else {
         return Err(ApiError::invalid("querystring", "state", "Required"));
@@ -151,6 +146,20 @@ pub async fn token(
         now,
         None,
     ))
+}
+
+/// The provider that the path names.
+///
+/// # Errors
+/// 400 when there is none (Kinto 26.5).
+fn provider<'a>(cx: &Context<'a>) -> Result<&'a Provider, ApiError> {
+    let Target::Named(name) = cx.target else {
+        return Err(ApiError::UnknownPath);
+    };
+    let mut providers = cx.api.providers.iter();
+    let provider = providers.find(|provider| provider.settings().name == *name);
+    provider
+        .ok_or_else(|| ApiError::invalid("path", "provider", format!("Unknown provider '{name}'")))
 }
 
 /// Where the provider is to send browsers back to: never where a header says, since a code goes there.

@@ -198,8 +198,8 @@ impl Provider {
         Ok(body.into())
     }
 
-    /// How hello tells of it. A provider that does not answer is told of without what only it knows.
-    pub async fn described(&self) -> Value {
+    /// How `GET /v1/` shows it. A provider that does not answer is shown without what only it knows.
+    pub async fn capability(&self) -> Value {
         let OpenIdSettings {
             name,
             issuer,

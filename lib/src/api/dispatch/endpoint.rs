@@ -1,0 +1,236 @@
+//! What a row of the table of endpoints says.
+
+use futures::future::BoxFuture;
+use http::Method;
+
+use crate::api::dispatch::context::Context;
+use crate::api::dispatch::target::Target;
+use crate::api::service::operation::Operation;
+use crate::api::web::cors::Exposes;
+use crate::api::web::error::ApiError;
+use crate::api::web::response::Response;
+use crate::resource::{Kind, ListUri, ObjectUri};
+use crate::settings::{ApiSettings, EndpointType};
+use crate::timestamp::Timestamp;
+use crate::unit_of_work::Needs;
+
+/// The methods that read; a read-only server takes no others.
+pub const READ: &[Method] = &[Method::GET, Method::HEAD, Method::OPTIONS];
+/// Of endpoints that do something.
+pub const ACTION: &[Method] = &[Method::POST, Method::OPTIONS];
+const OBJECT: &[Method] = &[
+    Method::GET,
+    Method::HEAD,
+    Method::PUT,
+    Method::PATCH,
+    Method::DELETE,
+    Method::OPTIONS,
+];
+const LIST: &[Method] = &[
+    Method::GET,
+    Method::HEAD,
+    Method::POST,
+    Method::DELETE,
+    Method::OPTIONS,
+];
+
+/// All that is said of an endpoint, said once: routing, 405s, CORS and `__api__` follow from it.
+///
+/// A row names what differs from [`Endpoint::READ_ONLY`], [`Endpoint::object`] or [`Endpoint::list`].
+#[derive(Clone, Copy)]
+pub struct Endpoint {
+    /// Its path without the version; `{…}` stands for an id.
+    pub path: &'static str,
+    /// The ids in the path, and what they make.
+    pub about: About,
+    /// The methods that it takes where no setting turns one off.
+    pub methods: &'static [Method],
+    /// For whom it reads credentials.
+    pub audience: Audience,
+    /// Whether these settings serve it; a plugin's endpoints are served where the plugin is on, besides.
+    pub is_served: fn(&ApiSettings) -> bool,
+    /// The headers that scripts of other origins may read.
+    pub exposes: Exposes,
+    /// How `__api__` describes one of its methods.
+    pub operation: fn(&Method, Timestamp) -> Operation,
+    /// What it reads before the handler is called, beside what the user's groups need.
+    pub needs: fn() -> Needs,
+    /// The code that answers.
+    pub handler: Handler,
+}
+
+/// What an endpoint is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum About {
+    /// The server, or all that it holds.
+    Server,
+    /// Something else that the only id in the path names.
+    Named,
+    /// A single object.
+    Object(Kind),
+    /// The objects of one kind under one parent.
+    List(Kind),
+    /// The changeset of a collection.
+    Changeset,
+}
+
+/// Whose credentials an endpoint looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// Nobody's: it answers everyone the same, or checks a token of its own.
+    Everyone,
+    /// The user's, who is known with the groups when the handler is called.
+    Users,
+    /// The user's, whom the handler itself reads, at the same moment as what the user asks for.
+    UsersAtOnce,
+}
+
+/// The future of an answer.
+pub type Answer<'c> = BoxFuture<'c, Result<Response, ApiError>>;
+
+/// What answers.
+#[derive(Clone, Copy)]
+pub enum Handler {
+    /// The rules of objects and lists, the same for all kinds.
+    Resource,
+    /// Several requests in one, each with an endpoint of its own.
+    Batch,
+    /// Code of the endpoint's own.
+    Call(for<'c> fn(&'c mut Context<'_>) -> Answer<'c>),
+}
+
+impl Endpoint {
+    /// An endpoint that reads, the same for everyone.
+    pub const READ_ONLY: Self = Self {
+        path: "",
+        about: About::Server,
+        methods: READ,
+        audience: Audience::Everyone,
+        is_served: |_| true,
+        exposes: Exposes::Basic,
+        operation: |_, _| Operation::utility("", ""),
+        needs: Needs::default,
+        handler: Handler::Resource,
+    };
+
+    /// Single objects of a kind.
+    pub const fn object(
+        kind: Kind,
+        path: &'static str,
+        operation: fn(&Method, Timestamp) -> Operation,
+    ) -> Self {
+        Self {
+            path,
+            about: About::Object(kind),
+            methods: OBJECT,
+            audience: Audience::Users,
+            exposes: Exposes::Object,
+            operation,
+            ..Self::READ_ONLY
+        }
+    }
+
+    /// A list of objects of a kind.
+    pub const fn list(
+        kind: Kind,
+        path: &'static str,
+        operation: fn(&Method, Timestamp) -> Operation,
+    ) -> Self {
+        Self {
+            path,
+            about: About::List(kind),
+            methods: LIST,
+            audience: Audience::Users,
+            exposes: Exposes::List,
+            operation,
+            ..Self::READ_ONLY
+        }
+    }
+
+    /// The methods that it takes with these settings.
+    pub fn methods(&self, settings: &ApiSettings) -> Vec<Method> {
+        let switched = match self.about {
+            About::Object(kind) => Some((EndpointType::Object, kind)),
+            About::List(kind) => Some((EndpointType::Plural, kind)),
+            _ => None,
+        };
+        let is_enabled = |method: &&Method| {
+            (!settings.readonly || READ.contains(method))
+                && switched
+                    .is_none_or(|(endpoint, kind)| settings.web.is_enabled(endpoint, kind, method))
+        };
+        self.methods.iter().filter(is_enabled).cloned().collect()
+    }
+
+    /// The ids in a path, without its version, that leads here; `None` of another path.
+    pub fn ids_in<'p>(&self, path: &'p str) -> Option<Vec<&'p str>> {
+        let mut ids = vec![];
+        let mut segments = path.split('/');
+        for expected in self.path.split('/') {
+            let segment = segments.next()?;
+            if expected.starts_with('{') {
+                if segment.is_empty() {
+                    return None;
+                }
+                ids.push(segment);
+            } else if segment != expected {
+                return None;
+            }
+        }
+        segments.next().is_none().then_some(ids)
+    }
+
+    /// What a path with these ids names; each is as the client sent it, valid or not.
+    pub fn target(&self, ids: &[&str]) -> Target {
+        let id = |n: usize| ids.get(n).copied().unwrap_or_default();
+        let list = |kind: Kind| match kind {
+            Kind::Account => ListUri::accounts(),
+            Kind::Bucket => ListUri::buckets(),
+            Kind::Group | Kind::Collection => ObjectUri::bucket(id(0)).children(kind),
+            Kind::Record => ObjectUri::collection(id(0), id(1)).children(kind),
+        };
+        match self.about {
+            About::Server => Target::Server,
+            About::Named => Target::Named(id(0).to_owned()),
+            About::List(kind) => Target::List(list(kind)),
+            About::Object(kind) => Target::Object {
+                uri: list(kind).object(ids.last().copied().unwrap_or_default()),
+                is_new: false,
+            },
+            About::Changeset => Target::Changeset(ObjectUri::collection(id(0), id(1))),
+        }
+    }
+}
+
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.path)
+    }
+}
+
+/// An endpoint that is served, with the methods that the settings leave.
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// The endpoint.
+    pub endpoint: &'static Endpoint,
+    /// The methods that it takes.
+    pub methods: Vec<Method>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_leads_to_an_endpoint_by_its_segments() {
+        let endpoint = |path| Endpoint {
+            path,
+            ..Endpoint::READ_ONLY
+        };
+        assert_eq!(endpoint("/").ids_in("/"), Some(vec![]));
+        assert_eq!(endpoint("/a/{id}").ids_in("/a/b"), Some(vec!["b"]));
+        for path in ["/a", "/a/", "/a/b/", "/a/b/c", "//a/b", "a/b", "/A/b"] {
+            assert_eq!(endpoint("/a/{id}").ids_in(path), None, "{path}");
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! What a request is about, from the ids in its path.
+
+use crate::resource::{Kind, ListUri, ObjectUri};
+
+/// What a request is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The server, or all that it holds.
+    Server,
+    /// Something else of this name.
+    Named(String),
+    /// One object: its own path, or a `POST` to its list.
+    Object {
+        /// Its URI, as the client sent it.
+        uri: ObjectUri,
+        /// Whether its id was made just now, so that there can be nothing there yet.
+        is_new: bool,
+    },
+    /// The objects of one kind under one parent.
+    List(ListUri),
+    /// The changeset of this collection.
+    Changeset(ObjectUri),
+}
+
+impl Target {
+    /// The same ids in another bucket.
+    pub fn in_bucket(&self, bucket: &str) -> Self {
+        match self {
+            Self::Object { uri, is_new } => Self::Object {
+                uri: uri.in_bucket(bucket),
+                is_new: *is_new,
+            },
+            Self::List(list) => Self::List(list.in_bucket(bucket)),
+            Self::Changeset(uri) => Self::Changeset(uri.in_bucket(bucket)),
+            other => other.clone(),
+        }
+    }
+
+    /// The id of the bucket that the object is, or that it or the list is in.
+    pub fn bucket_id(&self) -> Option<&str> {
+        match self {
+            Self::Object { uri, .. } if uri.kind() != Kind::Account => Some(uri.bucket_id()),
+            Self::List(list) => list.parent().map(ObjectUri::bucket_id),
+            Self::Changeset(uri) => Some(uri.bucket_id()),
+            _ => None,
+        }
+    }
+
+    /// The object itself, or the parent of the list.
+    pub fn object(&self) -> Option<&ObjectUri> {
+        match self {
+            Self::Object { uri, .. } => Some(uri),
+            Self::List(list) => list.parent(),
+            _ => None,
+        }
+    }
+}

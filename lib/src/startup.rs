@@ -19,7 +19,7 @@ use crate::settings::{
     BroadcastsSettings, ChangesSettings, ListenerSettings, MegaphoneSettings, SettingError,
     Settings, Vars,
 };
-use crate::settings_file;
+use crate::settings_file::{self, KINTO_INI};
 use crate::store::{RETRY_TIME, Store};
 
 /// Why a function cannot start.
@@ -32,6 +32,9 @@ pub enum StartError {
     #[error("the HTTP client cannot be made")]
     Http(#[from] reqwest::Error),
 }
+
+/// The code of the listener that stands, in the api, for all that the notifier tells.
+const NOTIFIER: &str = "notifier";
 
 /// What every function has: its settings, and the SDK's configuration.
 struct Environment {
@@ -103,6 +106,7 @@ impl Environment {
 /// Names the setting that is missing or wrong.
 pub async fn api() -> Result<Api, StartError> {
     let mut environment = Environment::load().await?;
+    check_notifier(&environment.vars)?;
     let of_listener = listener_secrets(&environment.vars, true)?;
     let is_secret = |name: &str| {
         let settings = [
@@ -192,6 +196,25 @@ pub async fn notifier() -> Result<Notifier, StartError> {
     ))
 }
 
+/// Checks that there is a notifier for the listeners that are told after a write.
+///
+/// A stack has one where its `Event…` parameters ask for it; then a variable names one listener for all, with the code
+/// [`NOTIFIER`]. Of a listener that only the `kinto.ini` names nobody would send the events.
+///
+/// # Errors
+/// Names such a listener.
+fn check_notifier(vars: &Vars) -> Result<(), SettingError> {
+    let mut listeners = ListenerSettings::from_vars(vars)?.into_iter();
+    let unheard = |listener: &ListenerSettings| !listener.synchronous && listener.code != NOTIFIER;
+    match listeners.find(unheard) {
+        Some(listener) if vars.text(KINTO_INI).is_some() => Err(SettingError::new(
+            listener.variable("USE"),
+            "the kinto.ini names a listener that is told after a write; give it by the stack's Event… parameters",
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// The variables that may hold secrets of listeners, of those that are told before the commit or after it: a function
 /// may read no others.
 fn listener_secrets(vars: &Vars, synchronous: bool) -> Result<Vec<String>, SettingError> {
@@ -201,4 +224,30 @@ fn listener_secrets(vars: &Vars, synchronous: bool) -> Result<Vec<String>, Setti
         .iter()
         .flat_map(|listener| ["SECRET", "PASSWORD"].map(|setting| listener.variable(setting)));
     Ok(variables.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(vars: &[(&str, &str)]) -> Result<(), String> {
+        let vars = vars.iter().copied().collect();
+        check_notifier(&vars).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_listener_of_the_file_that_nobody_would_notify_stops_the_start() {
+        let file = ("KINTO_INI", "kinto.ini");
+        let queue = [
+            ("KINTO_EVENT_LISTENERS", "q"),
+            ("KINTO_EVENT_LISTENERS_Q_USE", "sqs"),
+        ];
+        let error = check(&[file, queue[0], queue[1]]).unwrap_err();
+        assert!(error.contains("KINTO_EVENT_LISTENERS_Q_USE"), "{error}");
+        let synchronous = ("KINTO_EVENT_LISTENERS_Q_SYNCHRONOUS", "true");
+        assert_eq!(check(&[file, queue[0], queue[1], synchronous]), Ok(()));
+        assert_eq!(check(&queue), Ok(()));
+        let of_stack = ("KINTO_EVENT_LISTENERS_Q_USE", NOTIFIER);
+        assert_eq!(check(&[file, queue[0], of_stack]), Ok(()));
+    }
 }

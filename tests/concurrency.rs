@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use kinto_local::{Fault, LocalAws};
 use kinto_serverless::resource::ListUri;
-use kinto_serverless::store::broadcast::Claim;
+use kinto_serverless::store::broadcast_claim::Claim;
 use kinto_serverless::store::{Key, Store};
 use kinto_serverless::timestamp::Timestamp;
 use serde_json::{Value, json};

@@ -20,7 +20,7 @@ use kinto_local::{Fault, LocalAws};
 use kinto_serverless::aggregator::{Aggregator, Input, Rebuilt};
 use kinto_serverless::queue::BroadcastQueue;
 use kinto_serverless::store::Store;
-use kinto_serverless::store::broadcast::Claim;
+use kinto_serverless::store::broadcast_claim::Claim;
 use kinto_serverless::store::monitor::{CollectionChange, MonitorState};
 use kinto_serverless::timestamp::Timestamp;
 use proptest::prelude::*;

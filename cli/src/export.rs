@@ -45,7 +45,10 @@ pub async fn export(store: &Store, out: &mut impl Write) -> Result<u64, ExportEr
         }
         let mut by_id = store.objects_by_id(&list);
         while let Some(page) = by_id.next().await? {
-            for (id, object) in page.into_iter().filter(|(_, object)| object.is_of(&parent)) {
+            for (id, object) in page
+                .into_iter()
+                .filter(|(_, object)| parent.owns(&object.parent))
+            {
                 let uri: ObjectUri = list.clone().object(id);
                 let last_modified = object.last_modified;
                 let line = match object.content {

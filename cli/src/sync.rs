@@ -242,8 +242,9 @@ impl<'a> Sync<'a> {
             self.found.compared += 1;
             self.progress.advance(1);
             let uri = list.clone().object(id);
-            let is_there =
-                |target: &&Object| target.is_of(parent) && target.content != Content::Deleted;
+            let is_there = |target: &&Object| {
+                parent.owns(&target.parent) && target.content != Content::Deleted
+            };
             let live = target.as_ref().filter(is_there);
             let source = source.map(|source| Staged {
                 last_modified: Timestamp(base.0 + source.last_modified.0),
@@ -290,7 +291,7 @@ impl<'a> Sync<'a> {
                 .object(
                     &uri,
                     source,
-                    target.as_ref().filter(|t| t.is_of(parent)),
+                    target.as_ref().filter(|t| parent.owns(&t.parent)),
                     generation,
                     parent,
                 )
@@ -396,7 +397,10 @@ impl<'a> Sync<'a> {
         self.staging.begin_members(bucket)?;
         let mut by_id = self.store.objects_by_id(groups);
         while let Some(page) = by_id.next().await? {
-            for (_, group) in page.iter().filter(|(_, group)| group.is_of(generation)) {
+            for (_, group) in page
+                .iter()
+                .filter(|(_, group)| generation.owns(&group.parent))
+            {
                 if let Content::Live { data, .. } = &group.content {
                     let members = data.get("members").and_then(Value::as_array);
                     for member in members.into_iter().flatten().filter_map(Value::as_str) {

@@ -20,7 +20,7 @@ use crate::backoff;
 use crate::megaphone::{Megaphone, MegaphoneError};
 use crate::metrics;
 use crate::queue::{BroadcastRequest, Inbox, Received};
-use crate::store::broadcast::Claim;
+use crate::store::broadcast_claim::Claim;
 use crate::store::{Store, StoreError};
 use crate::timestamp::Timestamp;
 

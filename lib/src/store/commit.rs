@@ -10,7 +10,8 @@ use aws_sdk_dynamodb::types::{CancellationReason, TransactWriteItem};
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-use super::{Key, Store, StoreError, TIMESTAMP_KEY, Write, key_of, retries};
+use super::item::key_of;
+use super::{Key, Store, StoreError, TIMESTAMP_KEY, Write, retries};
 use crate::backoff::Backoff;
 
 /// The pause before the first repetition of an attempt whose outcome is not known, at most; it doubles each time.

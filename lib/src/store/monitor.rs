@@ -13,8 +13,8 @@ use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailur
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::{
-    BY_LAST_MODIFIED, Item, Key, Store, StoreError, TIMESTAMP_KEY, all_pages, flag, number, string,
-    time, unless_refused,
+    BY_LAST_MODIFIED, Item, Key, Store, StoreError, TIMESTAMP_KEY, all_pages, flag,
+    ignore_failed_condition, number, string, time,
 };
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::store::{Generation, List, Object};
@@ -252,7 +252,7 @@ impl Store {
                 .return_values_on_condition_check_failure(
                     ReturnValuesOnConditionCheckFailure::None,
                 );
-            unless_refused("PutItem", put.send().await)
+            ignore_failed_condition("PutItem", put.send().await)
         })
         .await
     }

@@ -6,10 +6,11 @@
 //! [decision 18](../../../docs/decisions/018-shares.md).
 
 use std::collections::BTreeSet;
+use std::sync::PoisonError;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use super::{Generation, Item, Key, StoreError, malformed, partition};
+use super::{Generation, Item, Key, Store, StoreError, malformed, partition};
 use crate::permission::{AUTHENTICATED, EVERYONE};
 use crate::resource::{ListUri, ObjectUri};
 
@@ -26,6 +27,9 @@ const MAX_NAMED: usize = 8;
 const MAX_LENGTH: usize = 80;
 /// Bytes of a principal that a key of DynamoDB has room for. No user has a longer one.
 const MAX_IN_KEY: usize = 2000;
+
+/// Shares that a process keeps in mind, of 200 bytes each.
+const MAX_KNOWN_SHARES: usize = 10_000;
 
 /// The principals that objects of a list are shared with, as its item names them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -156,6 +160,28 @@ impl Key {
             pk: format!("#shared#{}#{principal}", parent.0),
             sk: partition(list),
         })
+    }
+}
+
+impl Store {
+    /// Whether the share is noted for sure, so that it need not be written.
+    pub fn knows_share(&self, share: &Key) -> bool {
+        let known = self.known_shares.lock();
+        known
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(share)
+    }
+
+    /// Keeps in mind that these are noted. Nothing takes a share back, so that this stays true.
+    pub fn remember_shares(&self, shares: impl IntoIterator<Item = Key>) {
+        let mut known = self
+            .known_shares
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if known.len() > MAX_KNOWN_SHARES {
+            known.clear();
+        }
+        known.extend(shares);
     }
 }
 

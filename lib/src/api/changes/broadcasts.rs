@@ -1,6 +1,6 @@
 //! The latest change for who asks instead of being told: the push service, or any reader of Megaphone.
 //!
-//! Both endpoints read the monitor's state, which the aggregator keeps ([`crate::store::pull`]), and write nothing.
+//! Both endpoints read the monitor's state, which the aggregator keeps ([`crate::store::polled_broadcast`]), and write nothing.
 
 use http::StatusCode;
 use http::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};

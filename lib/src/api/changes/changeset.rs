@@ -142,7 +142,8 @@ impl Collection {
             needs = lists::needs(records);
         }
         let needs = credentials.add_to(needs, &api.settings.api);
-        let mut unit = UnitOfWork::read(&api.store.at_once(), Timestamp::now(), needs).await?;
+        let mut unit =
+            UnitOfWork::read(&api.store.with_snapshot_reads(), Timestamp::now(), needs).await?;
         let mut user = credentials.user(&unit, &api.passwords)?;
         let groups = unit.groups_named_on(uri);
         user.learn_groups(&mut unit, &api.store, &groups, MAX_OTHER_BUCKETS)

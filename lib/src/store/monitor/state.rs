@@ -7,7 +7,7 @@
 //! | `floor` | every change up to this position is in an item of its own |
 //! | `latest` | the changes after the floor: by `bucket/collection` a list of the position, the collection's timestamp and, if the collection is gone, `true` |
 //! | `due` | by listener, the version that its Megaphone is to be told |
-//! | `pull` | the versions shown to readers of `__broadcasts__` ([`crate::store::pull`]) |
+//! | `pull` | the versions shown to readers of `__broadcasts__` ([`crate::store::polled_broadcast`]) |
 //! | `adopted` | the `version` up to which changes written by functions of an earlier version have positions |
 //! | `version`, `pending …` | written by functions of an earlier version ([decision 14](../../../../docs/decisions/014-update-in-place.md)): how many batches they wrote, and since when each unfinished one is being written, in ms |
 
@@ -19,7 +19,7 @@ use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditi
 
 use super::{CollectionChange, MonitorEntry, PARTITION};
 use crate::settings::Debounce;
-use crate::store::pull::PullState;
+use crate::store::polled_broadcast::PullState;
 use crate::store::{Item, Key, Store, StoreError, malformed, number, time};
 use crate::timestamp::Timestamp;
 

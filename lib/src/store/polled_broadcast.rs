@@ -4,7 +4,7 @@
 //! alone. So a read writes nothing, every function shows the same, and frequent readers change nothing. The versions are
 //! positions of the monitor's clock, and part of the monitor's state ([`super::monitor::MonitorState`]).
 
-use super::broadcast::PARTITION;
+use super::broadcast_claim::PARTITION;
 use super::{Item, Key, Store, StoreError, number, time};
 use crate::settings::Debounce;
 use crate::timestamp::Timestamp;

@@ -14,7 +14,7 @@
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
 
-use super::{Item, Key, Store, StoreError, number, time, unless_refused};
+use super::{Item, Key, Store, StoreError, ignore_failed_condition, number, time};
 use crate::timestamp::Timestamp;
 
 /// The partition of all states.
@@ -117,7 +117,7 @@ impl Store {
         if let Some(sent) = sent {
             update = update.expression_attribute_values(":sent", number(sent));
         }
-        unless_refused("UpdateItem", update.send().await)
+        ignore_failed_condition("UpdateItem", update.send().await)
     }
 }
 

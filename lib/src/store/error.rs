@@ -1,0 +1,93 @@
+//! Requests to the table that fail.
+
+use std::error::Error;
+
+use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+
+use crate::resource::ListUri;
+
+/// A request to the table that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// DynamoDB refused, did not answer, or did not answer in time, after all retries.
+    #[error("{operation} failed: {}", DisplayErrorContext(&**source))]
+    Request {
+        /// The DynamoDB operation.
+        operation: &'static str,
+        /// What the SDK says.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// What is read together would take more memory than a function has.
+    #[error("more than a request may hold at once")]
+    TooMuch,
+    /// DynamoDB finds the request itself wrong: a fault of this code, which repeating does not mend.
+    #[error("{operation} is invalid: {}", DisplayErrorContext(&**source))]
+    Invalid {
+        /// The DynamoDB operation.
+        operation: &'static str,
+        /// What the SDK says.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The time of the request was over before DynamoDB answered.
+    #[error("{0} was not answered in time")]
+    Late(&'static str),
+    /// DynamoDB left keys unread each time that it was asked.
+    #[error("BatchGetItem left {0} keys unread")]
+    Unread(usize),
+    /// What a transaction wrote to a list that says so does not show, each time that it was read.
+    #[error("a transaction with {0} is being committed for a second")]
+    Unsettled(ListUri),
+    /// Others changed the monitor each time that it was read or written.
+    #[error("others changed the monitor at each of {0} attempts")]
+    MonitorContended(u32),
+    /// An item that is not as we write it.
+    #[error("item {pk} {sk}: {attribute} is missing or malformed")]
+    Malformed {
+        /// Its partition key.
+        pk: String,
+        /// Its sort key.
+        sk: String,
+        /// The attribute.
+        attribute: &'static str,
+    },
+}
+
+impl StoreError {
+    pub(super) fn request<E, R>(operation: &'static str) -> impl FnOnce(SdkError<E, R>) -> Self
+    where
+        E: Error + ProvideErrorMetadata + Send + Sync + 'static,
+        R: std::fmt::Debug + Send + Sync + 'static,
+    {
+        move |error| {
+            let code = error.as_service_error().and_then(|error| error.code());
+            let is_invalid = matches!(
+                code,
+                Some("ValidationException" | "IdempotentParameterMismatchException")
+            );
+            let source = error.into();
+            match is_invalid {
+                true => Self::Invalid { operation, source },
+                false => Self::Request { operation, source },
+            }
+        }
+    }
+}
+
+/// Treats a failed condition as success: the stored item is already as recent.
+pub(super) fn ignore_failed_condition<T, E, R>(
+    operation: &'static str,
+    outcome: Result<T, SdkError<E, R>>,
+) -> Result<(), StoreError>
+where
+    E: Error + ProvideErrorMetadata + Send + Sync + 'static,
+    R: std::fmt::Debug + Send + Sync + 'static,
+{
+    let is_refusal = |error: &SdkError<E, R>| {
+        let service_error = error.as_service_error();
+        service_error.and_then(|e| e.code()) == Some("ConditionalCheckFailedException")
+    };
+    match outcome {
+        Err(error) if !is_refusal(&error) => Err(StoreError::request(operation)(error)),
+        _ => Ok(()),
+    }
+}

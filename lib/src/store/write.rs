@@ -1,0 +1,317 @@
+//! The parts of a transaction: what is written, and the conditions under which it is.
+
+use aws_sdk_dynamodb::error::BuildError;
+use aws_sdk_dynamodb::types::{AttributeValue, Put, TransactWriteItem, Update};
+
+use super::error::StoreError;
+use super::generation::Generation;
+use super::item::{Item, Key, number};
+use super::membership::{Member, MembershipChanges};
+use super::object::{List, Object, Version};
+use super::recent::{self, Wrote};
+use super::shares::{Shares, SharesChange};
+use super::{Store, outbox};
+use crate::resource::{ListUri, ObjectUri};
+use crate::timestamp::Timestamp;
+
+/// One part of a transaction.
+#[derive(Clone, Debug)]
+pub enum Write {
+    /// Replaces the object at `uri`, which must still be as it was read.
+    Object {
+        /// Where.
+        uri: ObjectUri,
+        /// What to write.
+        object: Object,
+        /// What was read there; `None` when nothing was.
+        replaces: Option<Version>,
+    },
+    /// Changes the list item at `uri`, under a condition.
+    List {
+        /// Where.
+        uri: ListUri,
+        /// What becomes of it, but for the writes under past times and its shares; `None` when nothing does.
+        list: Option<List>,
+        /// Whether objects are written under past times, which is counted whatever others write meanwhile.
+        past: bool,
+        /// What becomes of its shares.
+        shares: SharesChange,
+        /// What must still hold.
+        condition: ListCondition,
+        /// The name of the outbox's entry that the transaction has, where this is its [`outbox::head`].
+        entry: Option<String>,
+        /// What the transaction writes to the list.
+        wrote: Wrote,
+        /// Whether it is as new: what was written to it before is of no account.
+        replaced: bool,
+    },
+    /// Names the outbox's entry that the transaction has in the item of its [`outbox::head`], of which it writes nothing
+    /// else.
+    Head {
+        /// Which list's.
+        uri: ListUri,
+        /// The entry's name.
+        entry: String,
+    },
+    /// Changes the groups of a principal in a bucket.
+    Memberships {
+        /// Whose and where.
+        member: Member,
+        /// How.
+        changes: MembershipChanges,
+    },
+    /// Takes groups out of the item that a principal had for all buckets.
+    OldMemberships {
+        /// Whose.
+        principal: String,
+        /// Which.
+        leaves: Vec<ObjectUri>,
+    },
+    /// Notes that objects of a list are shared with a principal.
+    Share(Key),
+    /// Puts a part of an entry into the outbox.
+    Outbox(outbox::Part),
+}
+
+/// What must hold of a list when a transaction commits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListCondition {
+    /// There is no such item yet.
+    Absent,
+    /// Its timestamp is what was read: nothing was written to the list meanwhile, unless under a past time.
+    Unchanged(Timestamp),
+    /// It is open under the same parent, and every write so far came before this time.
+    OpenBefore(Generation, Timestamp),
+    /// It is open under the same parent.
+    Open(Generation),
+}
+
+impl Store {
+    /// A part of a transaction as DynamoDB takes it.
+    pub(super) fn transact_item(&self, write: Write) -> Result<TransactWriteItem, StoreError> {
+        let built = match write {
+            Write::Object {
+                uri,
+                object,
+                replaces,
+            } => {
+                let put = Put::builder()
+                    .table_name(&self.table)
+                    .set_item(Some(object.into_item(Key::object(&uri))));
+                match replaces {
+                    None => put.condition_expression("attribute_not_exists(pk)"),
+                    Some(read) => put
+                        .condition_expression(
+                            "generation = :generation AND last_modified = :last_modified",
+                        )
+                        .expression_attribute_values(
+                            ":generation",
+                            AttributeValue::S(read.generation.0),
+                        )
+                        .expression_attribute_values(":last_modified", number(read.last_modified)),
+                }
+                .build()
+                .map(|put| TransactWriteItem::builder().put(put).build())
+            }
+            Write::List {
+                uri,
+                list,
+                past,
+                shares,
+                condition,
+                entry,
+                wrote,
+                replaced,
+            } => {
+                let mut update = ListUpdate::default();
+                update.move_to(&uri, list.as_ref(), past);
+                let is_known = matches!(shares, SharesChange::Add(_));
+                update.share_with(shares);
+                update.name_entry(entry);
+                let reached = list.map(|list| list.timestamp);
+                let is_new = replaced || condition == ListCondition::Absent;
+                update.name_writes(wrote, reached, is_new);
+                let update = self.update_list(&uri, update, condition, is_known);
+                update.map(|update| TransactWriteItem::builder().update(update).build())
+            }
+            Write::Head { uri, entry } => {
+                let update = self.update_head(&uri, entry);
+                update.map(|update| TransactWriteItem::builder().update(update).build())
+            }
+            Write::Memberships { member, changes } => self.write_memberships(&member, changes),
+            Write::OldMemberships { principal, leaves } => {
+                self.leave_old_groups(&principal, leaves)
+            }
+            Write::Share(key) => self.put(key.into_item()),
+            Write::Outbox(part) => self.put(part.into_item()),
+        };
+        built.map_err(|e| StoreError::Request {
+            operation: "TransactWriteItems",
+            source: e.into(),
+        })
+    }
+
+    fn put(&self, item: Item) -> Result<TransactWriteItem, BuildError> {
+        let put = Put::builder().table_name(&self.table).set_item(Some(item));
+        Ok(TransactWriteItem::builder().put(put.build()?).build())
+    }
+
+    fn update_list(
+        &self,
+        uri: &ListUri,
+        update: ListUpdate,
+        condition: ListCondition,
+        shares_are_known: bool,
+    ) -> Result<Update, BuildError> {
+        let (mut condition, mut values) = condition.expression();
+        if shares_are_known {
+            condition += " AND shared_at = #timestamp";
+        }
+        let expression = update.expression();
+        values.extend(update.values);
+        // A reserved word of DynamoDB, which takes no name either that stands nowhere.
+        let is_named = [&condition, &expression]
+            .iter()
+            .any(|text| text.contains("#timestamp"));
+        let name = ("#timestamp".to_owned(), "timestamp".to_owned());
+        Update::builder()
+            .table_name(&self.table)
+            .set_key(Some(Key::list(uri).into_item()))
+            .update_expression(expression)
+            .condition_expression(condition)
+            .set_expression_attribute_names(is_named.then(|| [name].into()))
+            .set_expression_attribute_values(Some(values))
+            .build()
+    }
+
+    /// Of the list of buckets there may be no item yet; then this makes one as of a list that nothing was written to.
+    fn update_head(&self, uri: &ListUri, entry: String) -> Result<Update, BuildError> {
+        let expression = "SET entry = :entry, #timestamp = if_not_exists(#timestamp, :never), \
+            generation = if_not_exists(generation, :root), kind = if_not_exists(kind, :kind)";
+        let kind = AttributeValue::S(uri.kind().name().to_owned());
+        Update::builder()
+            .table_name(&self.table)
+            .set_key(Some(Key::list(uri).into_item()))
+            .update_expression(expression)
+            .expression_attribute_names("#timestamp", "timestamp")
+            .expression_attribute_values(":entry", AttributeValue::S(entry))
+            .expression_attribute_values(":never", number(Timestamp(0)))
+            .expression_attribute_values(":root", AttributeValue::S(Generation::ROOT.0))
+            .expression_attribute_values(":kind", kind)
+            .build()
+    }
+}
+
+/// What an update does to a list's item.
+#[derive(Default)]
+struct ListUpdate {
+    set: Vec<&'static str>,
+    remove: Vec<&'static str>,
+    add: Vec<&'static str>,
+    values: Item,
+}
+
+impl ListUpdate {
+    fn value(&mut self, name: &str, value: AttributeValue) {
+        self.values.insert(name.to_owned(), value);
+    }
+
+    /// What becomes of the list; counts a write under `past` times.
+    fn move_to(&mut self, uri: &ListUri, list: Option<&List>, past: bool) {
+        if let Some(list) = list {
+            // Not called `last_modified`, so that the index leaves it out. The stream's filter tells the lists of records
+            // by their kind.
+            self.set
+                .push("#timestamp = :reached, shared_at = :reached, generation = :generation, kind = :kind");
+            self.value(":reached", number(list.timestamp));
+            self.value(":generation", AttributeValue::S(list.generation.0.clone()));
+            self.value(":kind", AttributeValue::S(uri.kind().name().to_owned()));
+            if list.closed {
+                self.set.push("closed = :closed");
+                self.value(":closed", AttributeValue::Bool(true));
+            } else {
+                self.remove.push("closed");
+            }
+        }
+        if past {
+            self.add.push("past :one");
+            self.value(":one", AttributeValue::N("1".to_owned()));
+        }
+    }
+
+    /// Names with whom objects of the list are shared.
+    fn share_with(&mut self, change: SharesChange) {
+        let (names, is_new) = match change {
+            SharesChange::Set(shares) => (shares, true),
+            SharesChange::Add(added) => (Shares::from(added), false),
+            SharesChange::Forget => (Shares::default(), true),
+        };
+        match names.into_attribute() {
+            Some(names) => {
+                self.value(":shared", names);
+                match is_new {
+                    true => self.set.push("shared_with = :shared"),
+                    false => self.add.push("shared_with :shared"),
+                }
+            }
+            None if is_new => self.remove.push("shared_with"),
+            None => {}
+        }
+    }
+
+    /// Names the outbox's entry. Where there is none, the stream's filter for the notifier is to let nothing through.
+    fn name_entry(&mut self, entry: Option<String>) {
+        match entry {
+            Some(entry) => {
+                self.set.push("entry = :entry");
+                self.value(":entry", AttributeValue::S(entry));
+            }
+            None => self.remove.push(outbox::ENTRY),
+        }
+    }
+
+    /// Names what is written to the list ([`recent`]). All that is read is read from the item as it was.
+    fn name_writes(&mut self, wrote: Wrote, reached: Option<Timestamp>, is_new: bool) {
+        self.value(":wrote", wrote.into_value(reached));
+        if is_new {
+            self.set.push("wrote = :wrote");
+            self.remove.push(recent::FORGET);
+        } else {
+            self.set.push(recent::SHIFT);
+        }
+    }
+
+    fn expression(&self) -> String {
+        let clauses = [
+            ("SET", &self.set),
+            ("REMOVE", &self.remove),
+            ("ADD", &self.add),
+        ];
+        let clauses = clauses
+            .into_iter()
+            .filter(|(_, changes)| !changes.is_empty());
+        let clauses = clauses.map(|(keyword, changes)| format!("{keyword} {}", changes.join(", ")));
+        clauses.collect::<Vec<_>>().join(" ")
+    }
+}
+
+impl ListCondition {
+    /// The condition expression with its values.
+    fn expression(self) -> (String, Item) {
+        let generation = |g: Generation| (":generation".to_owned(), AttributeValue::S(g.0));
+        let timestamp = |t: Timestamp| (":timestamp".to_owned(), number(t));
+        let (condition, values) = match self {
+            Self::Absent => ("attribute_not_exists(pk)", Item::new()),
+            Self::Unchanged(read) => ("#timestamp = :timestamp", [timestamp(read)].into()),
+            Self::OpenBefore(g, t) => (
+                "generation = :generation AND attribute_not_exists(closed) AND #timestamp < :timestamp",
+                [generation(g), timestamp(t)].into(),
+            ),
+            Self::Open(g) => (
+                "generation = :generation AND attribute_not_exists(closed)",
+                [generation(g)].into(),
+            ),
+        };
+        (condition.to_owned(), values)
+    }
+}

@@ -42,7 +42,7 @@ pub enum Patch {
     /// [`PatchKind::Merge`].
     Merge(Body),
     /// [`PatchKind::JsonPatch`], its operations.
-    JsonPatch(Vec<Value>),
+    Operations(Vec<Value>),
 }
 
 /// An object that a patch was applied to.
@@ -70,7 +70,7 @@ impl Patch {
             PatchKind::JsonPatch => {
                 let mut operations = json_patch::parse(&request.body)?;
                 accounts::add_replaced_password(kind, &mut operations);
-                Self::JsonPatch(operations)
+                Self::Operations(operations)
             }
         })
     }
@@ -102,7 +102,7 @@ impl Patch {
         allowance: &Allowance,
     ) -> Result<Patched, ApiError> {
         let (body, is_merge) = match self {
-            Self::JsonPatch(operations) => {
+            Self::Operations(operations) => {
                 let before = before.clone();
                 let (data, permissions) =
                     json_patch::apply(kind, operations, before, permissions, allowance)?;

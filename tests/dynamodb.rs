@@ -25,7 +25,9 @@ struct Side(DynamoDb);
 
 impl Side {
     fn new(dynamodb: DynamoDb) -> Self {
-        dynamodb.create_table(TABLE).unwrap();
+        dynamodb
+            .create_table(&kinto_local::aws::table(TABLE))
+            .unwrap();
         Self(dynamodb)
     }
 

@@ -137,7 +137,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let aws = LocalAws::memory();
     aws.create_table(TABLE)?;
     let remote = Remote {
-        here: InProcess::new(aws.clone()),
+        here: InProcess::new((*aws).clone()),
         in_hand: Arc::default(),
         conflicts: Arc::default(),
     };

@@ -1,103 +1,45 @@
-//! The AWS of this process: one dispatcher of DynamoDB and SQS requests, for SDK clients in the process (no socket
-//! between) and for others over loopback HTTP.
-//!
-//! It counts requests by operation, because a budget of round trips is part of the design, and lets a test answer
-//! any of them with a fault, because the design's invariants are about what happens then.
+//! The AWS that Kinto's functions need: its table and its queues, over `local_aws`.
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::Deref;
 
-use aws_sdk_dynamodb::config::{BehaviorVersion, Region, StalledStreamProtectionConfig};
-use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_sdk_dynamodb::config::BehaviorVersion;
 use kinto_serverless::listeners::Aws;
-use serde_json::json;
-use tokio::sync::Notify;
+use kinto_serverless::store::BY_LAST_MODIFIED;
+use local_aws::aws::REGION;
+use local_aws::dynamodb::{DynamoDb, Refused, TableDefinition};
+use local_aws::queue::{Queue, Redrive};
 
-use crate::connector::InProcess;
-use crate::dynamodb::{DynamoDb, Refused};
-use crate::queue::{Queue, Redrive};
-use crate::sqs::{self, Queues};
+use crate::sqs::{self, BROADCASTS, EVENTS, NOTIFICATIONS};
 
-pub(crate) const REGION: Region = Region::from_static("us-east-1");
-
-/// Operations that leave records on the stream.
-const WRITES: [&str; 5] = [
-    "PutItem",
-    "UpdateItem",
-    "DeleteItem",
-    "BatchWriteItem",
-    "TransactWriteItems",
-];
-
-/// DynamoDB and SQS in this process; clones share them.
-#[derive(Clone)]
-pub struct LocalAws {
-    dynamodb: Arc<DynamoDb>,
-    queues: Queues,
-    requests: RequestCounter,
-    hook: Arc<Mutex<Option<Hook>>>,
-    written: Arc<Notify>,
+/// The table of template.yaml, under this name.
+pub fn table(name: impl Into<String>) -> TableDefinition {
+    TableDefinition {
+        name: name.into(),
+        partition_key: "pk",
+        sort_key: "sk",
+        index: BY_LAST_MODIFIED,
+        index_key: "last_modified",
+        expiry: "expires",
+    }
 }
 
-type Hook = Arc<dyn Fn(&str, &[u8]) -> Option<Fault> + Send + Sync>;
-
-/// What happens to a request instead of a plain answer.
+/// DynamoDB and SQS in this process, with Kinto's queues; clones share them.
 #[derive(Clone, Debug)]
-pub enum Fault {
-    /// Not executed, answered with this status and JSON.
-    Refused {
-        /// HTTP status
-        status: u16,
-        /// an AWS error: `{"__type", "message", …}`
-        body: String,
-    },
-    /// Not executed, and no answer: the connection broke on the way there.
-    Unreached,
-    /// Executed, but no answer: the connection broke on the way back.
-    AnswerLost,
+pub struct LocalAws {
+    aws: local_aws::LocalAws,
+    queues: Queues,
 }
 
-impl Fault {
-    /// Refused with a DynamoDB error, e.g. `ProvisionedThroughputExceededException`. `InternalServerError` has the status
-    /// 500, with which DynamoDB leaves open whether it executed the request.
-    pub fn error(code: &str) -> Self {
-        let mut refused = Refused::new(code, "injected by a test");
-        if code == "InternalServerError" {
-            refused.status = 500;
-        }
-        refused.into()
-    }
-
-    /// A transaction refused with one reason an item, e.g. `["None", "TransactionConflict"]`.
-    pub fn transaction_canceled(codes: &[&str]) -> Self {
-        let reasons = codes.iter().map(|code| json!({"Code": code})).collect();
-        Refused::transaction_canceled(reasons).into()
-    }
+/// The queues of the stack; clones share them.
+#[derive(Clone, Debug)]
+pub struct Queues {
+    /// [`BROADCASTS`]
+    pub broadcasts: Queue,
+    /// [`NOTIFICATIONS`]
+    pub notifications: Queue,
+    /// [`EVENTS`]
+    pub events: Queue,
 }
-
-impl From<Refused> for Fault {
-    fn from(refused: Refused) -> Self {
-        Self::Refused {
-            status: refused.status,
-            body: refused.body.to_string(),
-        }
-    }
-}
-
-/// A status and a JSON body.
-#[derive(Debug)]
-pub struct Answer {
-    /// HTTP status
-    pub status: u16,
-    /// JSON
-    pub body: String,
-}
-
-/// The connection broke; whether the request was executed is not known to the client.
-#[derive(Debug, thiserror::Error)]
-#[error("the connection broke before the answer")]
-pub struct ConnectionBroken;
 
 impl LocalAws {
     /// Everything in memory, DynamoDB as far as the functions use it.
@@ -117,60 +59,33 @@ impl LocalAws {
 
     /// Over the given database, with queues of the given redrive policy.
     pub fn over(dynamodb: DynamoDb, redrive: Redrive) -> Self {
+        let names = [BROADCASTS, NOTIFICATIONS, EVENTS];
+        let [broadcasts, notifications, events] = names.map(|_| Queue::new(redrive));
+        let queues = Queues {
+            broadcasts: broadcasts.clone(),
+            notifications: notifications.clone(),
+            events: events.clone(),
+        };
+        let named = names.into_iter().zip([broadcasts, notifications, events]);
         Self {
-            dynamodb: Arc::new(dynamodb),
-            queues: Queues::new(redrive),
-            requests: RequestCounter::default(),
-            hook: Arc::default(),
-            written: Arc::default(),
+            aws: local_aws::LocalAws::over(dynamodb, named.collect()),
+            queues,
         }
     }
 
     /// Creates the table of template.yaml under `name`, unless it is there.
     pub fn create_table(&self, name: &str) -> Result<(), Refused> {
-        self.dynamodb.create_table(name)
-    }
-
-    /// An SDK client without a socket, and without signatures, which nobody checks here, and a watch for streams that
-    /// stall, which none does.
-    pub fn dynamodb(&self) -> aws_sdk_dynamodb::Client {
-        aws_sdk_dynamodb::Client::from_conf(
-            aws_sdk_dynamodb::Config::builder()
-                .behavior_version(BehaviorVersion::v2026_01_12())
-                .region(REGION)
-                .allow_no_auth()
-                .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-                .http_client(self.http_client())
-                .build(),
-        )
-    }
-
-    /// As [`Self::dynamodb`].
-    pub fn sqs(&self) -> aws_sdk_sqs::Client {
-        aws_sdk_sqs::Client::from_conf(
-            aws_sdk_sqs::Config::builder()
-                .behavior_version(BehaviorVersion::v2026_01_12())
-                .region(REGION)
-                .allow_no_auth()
-                .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-                .http_client(self.http_client())
-                .build(),
-        )
-    }
-
-    /// What makes any SDK client one without a socket.
-    pub fn http_client(&self) -> SharedHttpClient {
-        SharedHttpClient::new(InProcess::new(self.clone()))
+        self.aws.create_table(&table(name))
     }
 
     /// The URL of the queue of broadcast requests.
     pub fn queue_url(&self) -> String {
-        sqs::url(sqs::BROADCASTS)
+        sqs::url(BROADCASTS)
     }
 
     /// The URL of the queue of its dead letters.
     pub fn dead_letter_url(&self) -> String {
-        sqs::dead_letter_url(sqs::BROADCASTS)
+        sqs::dead_letter_url(BROADCASTS)
     }
 
     /// The queue of broadcast requests itself.
@@ -183,7 +98,7 @@ impl LocalAws {
         &self.queues
     }
 
-    /// The AWS clients of listeners: of the queues here, and of the AWS that the environment names for what is not.
+    /// The AWS clients of listeners: of the queues here, and of the AWS that the environment names for everything else.
     pub async fn of_listeners(&self) -> Aws {
         let config = aws_config::defaults(BehaviorVersion::v2026_01_12());
         let config = match std::env::var_os("AWS_REGION") {
@@ -195,422 +110,12 @@ impl LocalAws {
             ..Aws::new(&config.load().await)
         }
     }
-
-    /// The database itself; what is asked of it directly is neither counted nor faulted.
-    pub fn database(&self) -> &DynamoDb {
-        &self.dynamodb
-    }
-
-    /// Every request so far, by operation.
-    pub fn requests(&self) -> RequestCounter {
-        self.requests.clone()
-    }
-
-    /// From now on asks `hook` for a fault before each request, given its target (`DynamoDB_20120810.PutItem`) and
-    /// body. The hook may itself write to the database: that is how a test lets a rival in between two requests.
-    pub fn inject(&self, hook: impl Fn(&str, &[u8]) -> Option<Fault> + Send + Sync + 'static) {
-        *self.hook.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(hook));
-    }
-
-    /// No faults any more.
-    pub fn heal(&self) {
-        *self.hook.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    /// Executes the request that `X-Amz-Target` and the JSON body make.
-    pub fn call(&self, target: &str, body: &[u8]) -> Result<Answer, ConnectionBroken> {
-        let (service, operation) = target.split_once('.').unwrap_or((target, ""));
-        self.requests.count(operation);
-        let hook = self
-            .hook
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        match hook.and_then(|hook| hook(target, body)) {
-            None => Ok(self.execute(service, operation, body)),
-            Some(Fault::Refused { status, body }) => Ok(Answer { status, body }),
-            Some(Fault::Unreached) => Err(ConnectionBroken),
-            Some(Fault::AnswerLost) => {
-                self.execute(service, operation, body);
-                Err(ConnectionBroken)
-            }
-        }
-    }
-
-    /// Waits until a write may have left a record on the stream; one that did so since the last wait counts.
-    pub(crate) async fn written(&self) {
-        self.written.notified().await;
-    }
-
-    fn execute(&self, service: &str, operation: &str, body: &[u8]) -> Answer {
-        if service == "AmazonSQS" {
-            return match sqs::execute(&self.queues, operation, body) {
-                Ok(body) => Answer { status: 200, body },
-                Err(error) => Answer {
-                    status: 400,
-                    body: error.body(),
-                },
-            };
-        }
-        match self.dynamodb.execute(operation, body) {
-            Ok(body) => {
-                if WRITES.contains(&operation) {
-                    self.written.notify_one();
-                }
-                Answer { status: 200, body }
-            }
-            Err(Refused { status, body }) => Answer {
-                status,
-                body: body.to_string(),
-            },
-        }
-    }
 }
 
-impl fmt::Debug for LocalAws {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LocalAws")
-            .field("requests", &self.requests)
-            .finish_non_exhaustive()
-    }
-}
+impl Deref for LocalAws {
+    type Target = local_aws::LocalAws;
 
-/// How many requests were made, by operation; clones count together.
-#[derive(Clone, Debug, Default)]
-pub struct RequestCounter(Arc<Mutex<BTreeMap<String, u64>>>);
-
-impl RequestCounter {
-    /// How many requests of `operation`, e.g. `GetItem`.
-    pub fn of(&self, operation: &str) -> u64 {
-        self.lock().get(operation).copied().unwrap_or_default()
-    }
-
-    /// How many requests of any operation.
-    pub fn total(&self) -> u64 {
-        self.lock().values().sum()
-    }
-
-    /// The counts since the last `take`.
-    pub fn take(&self) -> BTreeMap<String, u64> {
-        std::mem::take(&mut *self.lock())
-    }
-
-    fn count(&self, operation: &str) {
-        let mut counts = self.lock();
-        match counts.get_mut(operation) {
-            Some(count) => *count += 1,
-            None => {
-                counts.insert(operation.to_owned(), 1);
-            }
-        }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, u64>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use aws_sdk_dynamodb::error::ProvideErrorMetadata as _;
-    use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
-    use aws_sdk_dynamodb::types::{
-        AttributeValue, Get, KeysAndAttributes, Put, TransactGetItem, TransactWriteItem,
-    };
-    use aws_sdk_sqs::types::SendMessageBatchRequestEntry;
-    use std::collections::HashMap;
-
-    const TABLE: &str = "kinto";
-
-    fn aws() -> LocalAws {
-        let aws = LocalAws::sqlite().unwrap();
-        aws.create_table(TABLE).unwrap();
-        aws
-    }
-
-    fn text(value: &str) -> AttributeValue {
-        AttributeValue::S(value.to_owned())
-    }
-
-    fn key(sk: &str) -> HashMap<String, AttributeValue> {
-        HashMap::from([("pk".to_owned(), text("p")), ("sk".to_owned(), text(sk))])
-    }
-
-    fn item(sk: &str, last_modified: u64) -> HashMap<String, AttributeValue> {
-        let mut item = key(sk);
-        let number = AttributeValue::N(last_modified.to_string());
-        item.insert("last_modified".to_owned(), number);
-        item
-    }
-
-    fn put(item: HashMap<String, AttributeValue>) -> Put {
-        Put::builder()
-            .table_name(TABLE)
-            .set_item(Some(item))
-            .build()
-            .unwrap()
-    }
-
-    fn only_if_new(item: HashMap<String, AttributeValue>) -> TransactWriteItem {
-        let mut put = put(item);
-        put.condition_expression = Some("attribute_not_exists(pk)".to_owned());
-        TransactWriteItem::builder().put(put).build()
-    }
-
-    #[tokio::test]
-    async fn what_is_written_is_read_by_key_by_index_in_batches_and_in_transactions() {
-        let aws = aws();
-        aws.create_table(TABLE).unwrap();
-        let client = aws.dynamodb();
-        for (sk, last_modified) in [("a", 3), ("b", 1), ("c", 2)] {
-            let put = client.put_item().table_name(TABLE);
-            put.set_item(Some(item(sk, last_modified)))
-                .send()
-                .await
-                .unwrap();
-        }
-        let got = client.get_item().table_name(TABLE).set_key(Some(key("b")));
-        assert_eq!(got.send().await.unwrap().item, Some(item("b", 1)));
-
-        let listed = client
-            .query()
-            .table_name(TABLE)
-            .index_name("by_last_modified")
-            .key_condition_expression("pk = :pk AND last_modified > :since")
-            .expression_attribute_values(":pk", text("p"))
-            .expression_attribute_values(":since", AttributeValue::N("1".to_owned()))
-            .scan_index_forward(false)
-            .send()
-            .await
-            .unwrap();
-        assert_eq!(listed.items(), [item("a", 3), item("c", 2)]);
-
-        let keys = KeysAndAttributes::builder()
-            .keys(key("a"))
-            .keys(key("none"))
-            .build()
-            .unwrap();
-        let batch = client
-            .batch_get_item()
-            .request_items(TABLE, keys)
-            .send()
-            .await
-            .unwrap();
-        assert_eq!(batch.responses.unwrap()[TABLE], [item("a", 3)]);
-
-        let get = Get::builder()
-            .table_name(TABLE)
-            .set_key(Some(key("c")))
-            .build()
-            .unwrap();
-        let get = TransactGetItem::builder().get(get).build();
-        let read = client
-            .transact_get_items()
-            .transact_items(get)
-            .send()
-            .await
-            .unwrap();
-        assert_eq!(read.responses()[0].item, Some(item("c", 2)));
-
-        let counts = aws.requests().take();
-        assert_eq!(counts["PutItem"], 3);
-        assert_eq!(counts.values().sum::<u64>(), 7);
-        assert_eq!(aws.requests().total(), 0);
-    }
-
-    #[tokio::test]
-    async fn a_failed_condition_cancels_the_transaction_with_a_reason_for_each_item() {
-        let client = aws().dynamodb();
-        let first = client
-            .transact_write_items()
-            .transact_items(only_if_new(item("a", 1)));
-        first.send().await.unwrap();
-        let second = client
-            .transact_write_items()
-            .transact_items(only_if_new(item("b", 2)))
-            .transact_items(only_if_new(item("a", 2)));
-        let error = second.send().await.unwrap_err().into_service_error();
-        let TransactWriteItemsError::TransactionCanceledException(canceled) = error else {
-            panic!("{error:?}");
-        };
-        let codes: Vec<_> = canceled
-            .cancellation_reasons()
-            .iter()
-            .map(|r| r.code().unwrap())
-            .collect();
-        assert_eq!(codes, ["None", "ConditionalCheckFailed"]);
-        let b = client.get_item().table_name(TABLE).set_key(Some(key("b")));
-        assert_eq!(b.send().await.unwrap().item, None);
-    }
-
-    #[tokio::test]
-    async fn a_transaction_repeated_with_its_token_is_written_once() {
-        let aws = aws();
-        let client = aws.dynamodb();
-        let send = |token: &str, sk: &str| {
-            let write = client.transact_write_items().client_request_token(token);
-            write.transact_items(only_if_new(item(sk, 1))).send()
-        };
-        send("t", "a").await.unwrap();
-        send("t", "a").await.unwrap();
-        let other = send("t", "b").await.unwrap_err().into_service_error();
-        assert!(other.is_idempotent_parameter_mismatch_exception());
-        let again = send("u", "a").await.unwrap_err().into_service_error();
-        assert!(again.is_transaction_canceled_exception());
-    }
-
-    #[tokio::test]
-    async fn a_lost_answer_is_retried_by_the_sdk_and_the_write_stands() {
-        let aws = aws();
-        let requests = aws.requests();
-        let lose_first = requests.clone();
-        aws.inject(move |target, _| {
-            let first =
-                target.ends_with(".TransactWriteItems") && lose_first.of("TransactWriteItems") == 1;
-            first.then_some(Fault::AnswerLost)
-        });
-        let client = aws.dynamodb();
-        let write = client
-            .transact_write_items()
-            .transact_items(only_if_new(item("a", 1)));
-        write.send().await.unwrap();
-        assert_eq!(requests.of("TransactWriteItems"), 2);
-        let got = client.get_item().table_name(TABLE).set_key(Some(key("a")));
-        assert_eq!(got.send().await.unwrap().item, Some(item("a", 1)));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn refused_and_unreached_requests_change_nothing() {
-        let aws = aws();
-        let client = aws.dynamodb();
-        let write = || {
-            let write = client.transact_write_items();
-            write.transact_items(only_if_new(item("a", 1))).send()
-        };
-        aws.inject(|_, _| Some(Fault::transaction_canceled(&["TransactionConflict"])));
-        let error = write().await.unwrap_err().into_service_error();
-        let TransactWriteItemsError::TransactionCanceledException(canceled) = error else {
-            panic!("{error:?}");
-        };
-        assert_eq!(
-            canceled.cancellation_reasons()[0].code(),
-            Some("TransactionConflict")
-        );
-
-        aws.inject(|_, _| Some(Fault::error("ProvisionedThroughputExceededException")));
-        let error = write().await.unwrap_err().into_service_error();
-        assert_eq!(error.code(), Some("ProvisionedThroughputExceededException"));
-
-        aws.inject(|_, _| Some(Fault::Unreached));
-        assert!(write().await.unwrap_err().as_service_error().is_none());
-
-        aws.heal();
-        let got = client.get_item().table_name(TABLE).set_key(Some(key("a")));
-        assert_eq!(got.send().await.unwrap().item, None);
-    }
-
-    #[tokio::test]
-    async fn a_hook_can_let_a_rival_write_first() {
-        let aws = aws();
-        let rival = aws.clone();
-        aws.inject(move |target, _| {
-            if target.ends_with(".PutItem") {
-                let write =
-                    json!({"TableName": TABLE, "Item": {"pk": {"S": "p"}, "sk": {"S": "rival"}}});
-                rival
-                    .database()
-                    .execute("PutItem", write.to_string().as_bytes())
-                    .unwrap();
-            }
-            None
-        });
-        let client = aws.dynamodb();
-        let put = client
-            .put_item()
-            .table_name(TABLE)
-            .set_item(Some(item("a", 1)));
-        put.send().await.unwrap();
-        let got = client
-            .get_item()
-            .table_name(TABLE)
-            .set_key(Some(key("rival")));
-        assert!(got.send().await.unwrap().item.is_some());
-    }
-
-    #[tokio::test]
-    async fn a_file_keeps_its_table_and_its_stream() {
-        let file = std::env::temp_dir().join(format!("kinto-local-{}.db", uuid::Uuid::new_v4()));
-        let path = file.to_str().unwrap();
-        for round in 1..=2 {
-            let aws = LocalAws::open(path).unwrap();
-            aws.create_table(TABLE).unwrap();
-            let client = aws.dynamodb();
-            let put = client.put_item().table_name(TABLE);
-            put.set_item(Some(item(&round.to_string(), round)))
-                .send()
-                .await
-                .unwrap();
-            aws.database().sweep().unwrap();
-            let oldest = aws.database().oldest(TABLE);
-            let (records, _) = aws.database().records(&oldest, 10).unwrap();
-            assert_eq!(records.len() as u64, round);
-        }
-        std::fs::remove_file(file).unwrap();
-    }
-
-    #[tokio::test]
-    async fn messages_are_queued_by_group_and_a_bad_entry_fails_alone() {
-        let aws = aws();
-        let client = aws.sqs();
-        let entry = |id: &str, group: Option<&str>| {
-            SendMessageBatchRequestEntry::builder()
-                .id(id)
-                .message_body("body")
-                .message_deduplication_id("same")
-                .set_message_group_id(group.map(str::to_owned))
-                .build()
-                .unwrap()
-        };
-        let url = client
-            .get_queue_url()
-            .queue_name(sqs::BROADCASTS)
-            .send()
-            .await
-            .unwrap();
-        assert_eq!(url.queue_url(), Some(&*aws.queue_url()));
-        let sent = client
-            .send_message_batch()
-            .queue_url(aws.queue_url())
-            .entries(entry("1", Some("g")))
-            .entries(entry("2", Some("g")))
-            .entries(entry("3", None))
-            .send()
-            .await
-            .unwrap();
-        assert_eq!(sent.successful().len(), 2);
-        assert_eq!(
-            sent.successful()[0].message_id,
-            sent.successful()[1].message_id
-        );
-        assert_eq!(sent.failed()[0].id(), "3");
-
-        let message = client
-            .send_message()
-            .message_body("b")
-            .message_group_id("g");
-        let message = message.message_deduplication_id("other");
-        let lost = message
-            .clone()
-            .queue_url("http://elsewhere/0/other.fifo")
-            .send()
-            .await;
-        assert!(
-            lost.unwrap_err()
-                .into_service_error()
-                .is_queue_does_not_exist()
-        );
-        let sent = message.queue_url(aws.queue_url()).send().await.unwrap();
-        assert!(sent.message_id().is_some());
+    fn deref(&self) -> &Self::Target {
+        &self.aws
     }
 }

@@ -16,7 +16,7 @@ use percent_encoding::percent_decode_str;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::server::{self, Answered};
+use local_aws::server::{self, Answered};
 
 /// API Gateway refuses a longer payload.
 const MAX_BODY: usize = 10 * 1024 * 1024;

@@ -3,10 +3,8 @@
 //! | on AWS | here |
 //! | --- | --- |
 //! | API Gateway (HTTP API) | [`http`], over [`server`] |
-//! | DynamoDB | [`dynamodb`], in memory or a file |
+//! | DynamoDB and SQS | [`aws`]: Kinto's table and queues, over the crate `local_aws` |
 //! | the stream's event source mapping | [`stream`] |
-//! | SQS and its event source mapping | [`sqs`] for who sends, [`queue`] for who receives |
-//! | the SDK's way to them | [`connector`] in this process, [`endpoint`] for other processes, both into [`aws`] |
 //! | Megaphone, which is not AWS | [`megaphone`] |
 //!
 //! [`Stack`] starts all of it around the functions of `kinto-serverless`; [`options`] says where. A test that needs
@@ -14,20 +12,15 @@
 //! answers them with faults.
 
 pub mod aws;
-pub mod connector;
-pub mod dynamodb;
-pub mod endpoint;
 pub mod http;
 pub mod megaphone;
 pub mod options;
-pub mod queue;
 pub mod rebuild;
-mod request_line;
-pub mod server;
 pub mod sqs;
 mod stack;
 pub mod stream;
 
-pub use aws::{Fault, LocalAws, RequestCounter};
+pub use aws::LocalAws;
+pub use local_aws::{Fault, RequestCounter, connector, dynamodb, endpoint, queue, server};
 pub use options::Options;
 pub use stack::{Stack, StackError, TABLE};

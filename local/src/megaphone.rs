@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use crate::server;
+use local_aws::server;
 
 const MAX_BROADCASTER: usize = 64;
 const MAX_CHANNEL: usize = 128;

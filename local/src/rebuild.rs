@@ -9,9 +9,9 @@ use kinto_serverless::settings::{BroadcastsSettings, ChangesSettings, MegaphoneS
 use kinto_serverless::startup::StartError;
 use kinto_serverless::store::Store;
 
-use crate::aws::REGION;
 use crate::sqs;
 use crate::stack::{TABLE, set_defaults};
+use local_aws::aws::REGION;
 
 /// Why the monitor was not rebuilt.
 #[derive(Debug, thiserror::Error)]

@@ -19,11 +19,12 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::aws::LocalAws;
-use crate::dynamodb::Refused;
 use crate::megaphone::Megaphone;
 use crate::sqs::{self, NOTIFICATIONS};
 use crate::stream::{self, Mapping};
-use crate::{Options, endpoint, http, server};
+use crate::{Options, http};
+use local_aws::dynamodb::Refused;
+use local_aws::{endpoint, server};
 
 /// The name of the one table.
 pub const TABLE: &str = "kinto";
@@ -96,7 +97,11 @@ impl Stack {
 
         let (stop, stopped) = watch::channel(false);
         let mut servers = JoinSet::new();
-        servers.spawn(endpoint::serve(aws_listener, stopped.clone(), aws.clone()));
+        servers.spawn(endpoint::serve(
+            aws_listener,
+            stopped.clone(),
+            (*aws).clone(),
+        ));
         servers.spawn(megaphone.clone().serve(megaphone_listener, stopped.clone()));
         servers.spawn(http::serve(http_listener, stopped, move |event| {
             let api = Arc::clone(&api);

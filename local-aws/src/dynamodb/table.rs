@@ -1,4 +1,4 @@
-//! The table of template.yaml in memory: its items by key and by time, and its stream.
+//! A table in memory: its items by key and by time, and its stream.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
@@ -8,15 +8,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use aws_lambda_events::dynamodb::{EventRecord, StreamViewType, UserIdentity};
 use serde_dynamo::{AttributeValue, Item};
 
-use super::Refused;
 use super::expression::number;
+use super::{Refused, TableDefinition};
 
 /// What DynamoDB stores as one item at most, in bytes.
 const MAX_ITEM: usize = 400 * 1024;
 
 /// The items of the table.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Table {
+    definition: Arc<TableDefinition>,
     partitions: BTreeMap<String, Partition>,
     stream: VecDeque<Change>,
     /// The sequence number of the last change.
@@ -27,7 +28,7 @@ pub struct Table {
 #[derive(Debug, Default)]
 struct Partition {
     by_key: BTreeMap<Position, Arc<Row>>,
-    by_last_modified: BTreeMap<Position, Arc<Row>>,
+    by_index: BTreeMap<Position, Arc<Row>>,
 }
 
 /// An order of the items of a partition.
@@ -35,8 +36,8 @@ struct Partition {
 pub enum Order {
     /// Of the table: by sort key.
     Key,
-    /// Of the index `by_last_modified`, which has only the items with that attribute.
-    LastModified,
+    /// Of the index, which has only the items with its attribute.
+    Index,
 }
 
 /// Where an item is within its partition: by its time (0 in the table itself), then by its sort key.
@@ -55,7 +56,8 @@ pub struct Key {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Row {
     key: Key,
-    last_modified: Option<i128>,
+    /// The number by which the index sorts it.
+    index_key: Option<i128>,
     item: Item,
     /// In bytes, as DynamoDB counts.
     size: usize,
@@ -72,7 +74,7 @@ struct Change {
 
 impl Key {
     /// The key of an item.
-    pub fn of(item: &Item) -> Result<Self, Refused> {
+    pub fn of(item: &Item, table: &TableDefinition) -> Result<Self, Refused> {
         let part = |name| match item.get(name) {
             Some(AttributeValue::S(part)) if !part.is_empty() => Ok(part.clone()),
             _ => Err(Refused::invalid(format!(
@@ -80,25 +82,32 @@ impl Key {
             ))),
         };
         Ok(Self {
-            pk: part("pk")?,
-            sk: part("sk")?,
+            pk: part(table.partition_key)?,
+            sk: part(table.sort_key)?,
         })
     }
 
     /// The attributes that it consists of.
-    pub fn to_item(&self) -> Item {
+    pub fn to_item(&self, table: &TableDefinition) -> Item {
         let part = |name: &str, part: &String| (name.to_owned(), AttributeValue::S(part.clone()));
-        HashMap::from([part("pk", &self.pk), part("sk", &self.sk)]).into()
+        HashMap::from([
+            part(table.partition_key, &self.pk),
+            part(table.sort_key, &self.sk),
+        ])
+        .into()
     }
 }
 
 impl Row {
     /// Checks an item.
-    pub fn new(item: Item) -> Result<Self, Refused> {
-        let last_modified = match item.get("last_modified") {
+    pub fn new(item: Item, table: &TableDefinition) -> Result<Self, Refused> {
+        let index_key = match item.get(table.index_key) {
             None => None,
             Some(AttributeValue::N(at)) => Some(number(at)?),
-            Some(_) => return Err(Refused::invalid("last_modified must be a number")),
+            Some(_) => {
+                let problem = format!("{} must be a number", table.index_key);
+                return Err(Refused::invalid(problem));
+            }
         };
         let size = item_size(&item);
         if size > MAX_ITEM {
@@ -107,8 +116,8 @@ impl Row {
             ));
         }
         Ok(Self {
-            key: Key::of(&item)?,
-            last_modified,
+            key: Key::of(&item, table)?,
+            index_key,
             item,
             size,
         })
@@ -130,13 +139,13 @@ impl Row {
     }
 
     /// The attributes that say where it is in an order.
-    pub fn position(&self, order: Order) -> Item {
-        let mut position = self.key.to_item();
-        if order == Order::LastModified
-            && let Some(at) = self.last_modified
+    pub fn position(&self, order: Order, table: &TableDefinition) -> Item {
+        let mut position = self.key.to_item(table);
+        if order == Order::Index
+            && let Some(at) = self.index_key
         {
             position.insert(
-                "last_modified".to_owned(),
+                table.index_key.to_owned(),
                 AttributeValue::N(at.to_string()),
             );
         }
@@ -147,13 +156,13 @@ impl Row {
     pub fn place(&self, order: Order) -> Option<Position> {
         let at = match order {
             Order::Key => 0,
-            Order::LastModified => self.last_modified?,
+            Order::Index => self.index_key?,
         };
         Some((at, self.key.sk.clone()))
     }
 
-    fn has_expired(&self, now: u64) -> bool {
-        match self.item.get("expires") {
+    fn has_expired(&self, expiry: &str, now: u64) -> bool {
+        match self.item.get(expiry) {
             Some(AttributeValue::N(seconds)) => seconds.parse().is_ok_and(|at: u64| at < now),
             _ => false,
         }
@@ -161,6 +170,21 @@ impl Row {
 }
 
 impl Table {
+    /// An empty table.
+    pub fn new(definition: TableDefinition) -> Self {
+        Self {
+            definition: Arc::new(definition),
+            partitions: BTreeMap::new(),
+            stream: VecDeque::new(),
+            last: 0,
+        }
+    }
+
+    /// What it is; clones of the pointer outlive changes of the table.
+    pub fn definition(&self) -> &Arc<TableDefinition> {
+        &self.definition
+    }
+
     /// The item with that key.
     pub fn get(&self, key: &Key) -> Option<&Arc<Row>> {
         let partition = self.partitions.get(&key.pk)?;
@@ -176,7 +200,7 @@ impl Table {
     ) -> impl DoubleEndedIterator<Item = &Arc<Row>> {
         let partition = self.partitions.get(pk).map(|partition| match order {
             Order::Key => &partition.by_key,
-            Order::LastModified => &partition.by_last_modified,
+            Order::Index => &partition.by_index,
         });
         // A map panics when a range ends before it starts.
         let rows = partition.filter(|_| !range.is_empty());
@@ -192,12 +216,12 @@ impl Table {
         }
         let row = Arc::new(row);
         let partition = self.partitions.entry(row.key.pk.clone()).or_default();
-        let left = old.as_ref().and_then(|old| old.place(Order::LastModified));
+        let left = old.as_ref().and_then(|old| old.place(Order::Index));
         if let Some(left) = left {
-            partition.by_last_modified.remove(&left);
+            partition.by_index.remove(&left);
         }
-        if let Some(taken) = row.place(Order::LastModified) {
-            partition.by_last_modified.insert(taken, Arc::clone(&row));
+        if let Some(taken) = row.place(Order::Index) {
+            partition.by_index.insert(taken, Arc::clone(&row));
         }
         let place = (0, row.key.sk.clone());
         partition.by_key.insert(place, Arc::clone(&row));
@@ -207,14 +231,15 @@ impl Table {
     /// Removes the items that expired.
     pub fn sweep(&mut self) {
         let now = UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
+        let expiry = self.definition.expiry;
         let mut expired = vec![];
         self.partitions.retain(|_, partition| {
             let gone = partition
                 .by_key
-                .extract_if(.., |_, row| row.has_expired(now));
+                .extract_if(.., |_, row| row.has_expired(expiry, now));
             for (_, row) in gone {
-                if let Some(left) = row.place(Order::LastModified) {
-                    partition.by_last_modified.remove(&left);
+                if let Some(left) = row.place(Order::Index) {
+                    partition.by_index.remove(&left);
                 }
                 expired.push(row);
             }
@@ -236,7 +261,8 @@ impl Table {
         let changes = self.stream.iter().take(limit);
         let last = changes.clone().next_back();
         let last = last.map_or(after, |last| last.sequence);
-        (changes.map(Change::record).collect(), last)
+        let records = changes.map(|change| change.record(&self.definition));
+        (records.collect(), last)
     }
 
     fn tell(&mut self, old: Option<Arc<Row>>, new: Option<Arc<Row>>) {
@@ -252,10 +278,10 @@ impl Table {
 
 impl Change {
     /// What a function is given.
-    fn record(&self) -> EventRecord {
+    fn record(&self, table: &TableDefinition) -> EventRecord {
         let image = |row: &Option<Arc<Row>>| row.as_ref().map(|row| row.item.clone());
         let images = [&self.old, &self.new].into_iter().flatten();
-        let keys = images.clone().next().map(|row| row.key.to_item());
+        let keys = images.clone().next().map(|row| row.key.to_item(table));
         let mut record = EventRecord::default();
         record.event_name = match (&self.old, &self.new) {
             (None, _) => "INSERT",

@@ -17,16 +17,15 @@ use super::requests::{
     TransactWriteItem, Update,
 };
 use super::table::{Key, Row, Table};
-use super::{Refused, query, read};
+use super::{Refused, TableDefinition, query, read};
 
 /// What a transaction writes at most, in items and bytes.
 const MAX_TRANSACTION: (usize, usize) = (100, 4 * 1024 * 1024);
 
-/// One table in memory, under its name.
+/// At most one table in memory.
 #[derive(Debug, Default)]
 pub struct Memory {
-    name: Option<String>,
-    table: Table,
+    table: Option<Table>,
 }
 
 #[derive(Serialize)]
@@ -50,10 +49,16 @@ struct Unmet(Option<Arc<Row>>);
 type Outcome = Result<Row, Unmet>;
 
 impl Memory {
-    /// Gives the table its name, unless it has it.
-    pub fn create_table(&mut self, name: &str) -> Result<(), Refused> {
-        self.name.get_or_insert_with(|| name.to_owned());
-        self.check_name(name)
+    /// Creates the table, unless it is there.
+    pub fn create_table(&mut self, table: &TableDefinition) -> Result<(), Refused> {
+        let made = self.table.get_or_insert_with(|| Table::new(table.clone()));
+        if **made.definition() == *table {
+            return Ok(());
+        }
+        Err(Refused::new(
+            "LimitExceededException",
+            "there is one table in memory",
+        ))
     }
 
     /// Runs one operation on its JSON request and returns the JSON answer.
@@ -67,7 +72,7 @@ impl Memory {
             "UpdateItem" => self.update_item(&read(body)?),
             "TransactWriteItems" => self.transact_write_items(read(body)?),
             unknown => Err(Refused::invalid(format!(
-                "{unknown} works with --data only: the table in memory has no more than Kinto's functions use"
+                "{unknown} is not known to the table in memory; a table in a file (`--data`) knows it"
             ))),
         }
     }
@@ -75,41 +80,43 @@ impl Memory {
     /// At most `limit` records of the stream after the sequence number `after`, and the number of the last; those
     /// before are forgotten.
     pub fn records(&mut self, after: u64, limit: usize) -> (Vec<EventRecord>, u64) {
-        self.table.records(after, limit)
+        match &mut self.table {
+            Some(table) => table.records(after, limit),
+            None => (vec![], after),
+        }
     }
 
     /// Removes the items that expired.
     pub fn sweep(&mut self) {
-        self.table.sweep();
+        self.table.iter_mut().for_each(Table::sweep);
     }
 
     fn get_item(&self, get: &Get) -> Result<String, Refused> {
-        self.check_name(&get.table_name)?;
-        Ok(json(&self.found(&Key::of(&get.key)?)))
+        let table = self.table(&get.table_name)?;
+        let key = Key::of(&get.key, table.definition())?;
+        Ok(json(&found(table, &key)))
     }
 
     fn transact_get_items(&self, request: &TransactGet) -> Result<String, Refused> {
+        let Some(first) = request.transact_items.first() else {
+            return Err(Refused::invalid("a transaction has one item at least"));
+        };
         for item in &request.transact_items {
-            self.check_name(&item.get.table_name)?;
+            self.table(&item.get.table_name)?;
         }
-        let keys = distinct(request.transact_items.iter().map(|item| &item.get.key))?;
-        let responses: Vec<_> = keys.iter().map(|key| self.found(key)).collect();
+        let table = self.table(&first.get.table_name)?;
+        let keys = request.transact_items.iter().map(|item| &item.get.key);
+        let keys = distinct(keys, table.definition())?;
+        let responses: Vec<_> = keys.iter().map(|key| found(table, key)).collect();
         Ok(json(&HashMap::from([("Responses", responses)])))
-    }
-
-    fn found(&self, key: &Key) -> Found<'_> {
-        let row = self.table.get(key);
-        Found {
-            item: row.map(|row| row.item()),
-        }
     }
 
     fn batch_get_item(&self, request: &BatchGet) -> Result<String, Refused> {
         let mut responses = HashMap::new();
         for (name, Keys { keys, .. }) in &request.request_items {
-            self.check_name(name)?;
-            let keys = distinct(keys.iter())?;
-            let items = keys.iter().filter_map(|key| self.found(key).item);
+            let table = self.table(name)?;
+            let keys = distinct(keys.iter(), table.definition())?;
+            let items = keys.iter().filter_map(|key| found(table, key).item);
             responses.insert(name, items.collect());
         }
         Ok(json(&Batch {
@@ -119,13 +126,13 @@ impl Memory {
     }
 
     fn query(&self, query: &Query) -> Result<String, Refused> {
-        self.check_name(&query.table_name)?;
-        Ok(json(&query::run(&self.table, query)?))
+        let table = self.table(&query.table_name)?;
+        Ok(json(&query::run(table, query)?))
     }
 
     fn put_item(&mut self, put: Put) -> Result<String, Refused> {
         let row = self.outcome_of_put(put)??;
-        self.table.put(row);
+        self.put(row);
         Ok("{}".to_owned())
     }
 
@@ -135,13 +142,15 @@ impl Memory {
             OnSuccess::None => json!({}),
             OnSuccess::AllNew => json!({"Attributes": row.item()}),
         };
-        self.table.put(row);
+        self.put(row);
         Ok(answer.to_string())
     }
 
     fn transact_write_items(&mut self, request: TransactWrite) -> Result<String, Refused> {
         let items = request.transact_items;
-        distinct(items.iter().map(TransactWriteItem::key))?;
+        if let Some(table) = &self.table {
+            distinct(items.iter().map(TransactWriteItem::key), table.definition())?;
+        }
         let outcomes = items.into_iter().map(|item| match item {
             TransactWriteItem::Put(put) => self.outcome_of_put(put),
             TransactWriteItem::Update(update) => self.outcome_of_update(&update),
@@ -160,15 +169,15 @@ impl Memory {
             ));
         }
         for row in rows {
-            self.table.put(row);
+            self.put(row);
         }
         Ok("{}".to_owned())
     }
 
     fn outcome_of_put(&self, put: Put) -> Result<Outcome, Refused> {
-        self.check_name(&put.table_name)?;
-        let row = Row::new(put.item)?;
-        let old = self.table.get(row.key());
+        let table = self.table(&put.table_name)?;
+        let row = Row::new(put.item, table.definition())?;
+        let old = table.get(row.key());
         let placeholders = Placeholders {
             names: &put.expression_attribute_names,
             values: &put.expression_attribute_values,
@@ -180,9 +189,10 @@ impl Memory {
     }
 
     fn outcome_of_update(&self, update: &Update) -> Result<Outcome, Refused> {
-        self.check_name(&update.table_name)?;
-        let key = Key::of(&update.key)?;
-        let old = self.table.get(&key);
+        let table = self.table(&update.table_name)?;
+        let definition = table.definition();
+        let key = Key::of(&update.key, definition)?;
+        let old = table.get(&key);
         let placeholders = Placeholders {
             names: &update.expression_attribute_names,
             values: &update.expression_attribute_values,
@@ -193,22 +203,40 @@ impl Memory {
             return Ok(Err(unmet));
         }
         let expression = expression::Update::parse(&update.update_expression)?;
-        let row = Row::new(match old {
+        let item = match old {
             Some(old) => expression.apply(old.item(), placeholders)?,
-            None => expression.apply(&key.to_item(), placeholders)?,
-        })?;
+            None => expression.apply(&key.to_item(definition), placeholders)?,
+        };
+        let row = Row::new(item, definition)?;
         if *row.key() != key {
             return Err(Refused::invalid("an update does not change its item's key"));
         }
         Ok(Ok(row))
     }
 
-    fn check_name(&self, name: &str) -> Result<(), Refused> {
-        if self.name.as_deref() == Some(name) {
-            return Ok(());
+    /// The table of that name.
+    fn table(&self, name: &str) -> Result<&Table, Refused> {
+        let table = self.table.as_ref();
+        table
+            .filter(|table| table.definition().name == name)
+            .ok_or_else(|| {
+                let message = format!("Requested resource not found: Table: {name} not found");
+                Refused::new("ResourceNotFoundException", &message)
+            })
+    }
+
+    /// Writes an item that was checked against the table.
+    fn put(&mut self, row: Row) {
+        if let Some(table) = &mut self.table {
+            table.put(row);
         }
-        let message = format!("Requested resource not found: Table: {name} not found");
-        Err(Refused::new("ResourceNotFoundException", &message))
+    }
+}
+
+fn found<'t>(table: &'t Table, key: &Key) -> Found<'t> {
+    let row = table.get(key);
+    Found {
+        item: row.map(|row| row.item()),
     }
 }
 
@@ -264,8 +292,12 @@ fn check(
 }
 
 /// The keys, if no item has two of them.
-fn distinct<'a>(keys: impl Iterator<Item = &'a Item>) -> Result<Vec<Key>, Refused> {
-    let keys: Vec<_> = keys.map(Key::of).collect::<Result<_, _>>()?;
+fn distinct<'a>(
+    keys: impl Iterator<Item = &'a Item>,
+    table: &TableDefinition,
+) -> Result<Vec<Key>, Refused> {
+    let keys = keys.map(|key| Key::of(key, table));
+    let keys: Vec<_> = keys.collect::<Result<_, _>>()?;
     if keys.iter().collect::<HashSet<_>>().len() < keys.len() {
         return Err(Refused::invalid("a request names each item once"));
     }

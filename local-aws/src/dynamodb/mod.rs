@@ -1,14 +1,15 @@
 //! DynamoDB, called with what an SDK sends and answering what it expects.
 //!
-//! There are two of them: `cargo run` is to be quick, and a test strict.
+//! There are two of them: one is quick, one is strict.
 //!
 //! | | what | for |
 //! | --- | --- | --- |
-//! | `memory` | the table of template.yaml, with what Kinto's functions ask of it: the requests are in `requests`, of which `query` answers one, expressions in `expression`, items and the stream in `table` | the stack without `--data` |
-//! | `sqlite` | all of DynamoDB, by dynoxide, which is checked against AWS | `--data`, and the tests of the functions |
+//! | `memory` | one table, with the requests that a program which knows its keys makes: they are in `requests`, of which `query` answers one, expressions in `expression`, items and the stream in `table` | to be quick |
+//! | `sqlite` | all of DynamoDB, by dynoxide, which is checked against AWS | files, and strict tests |
 //!
-//! `tests/dynamodb.rs` holds the first to the second's answers. Both know a transaction that comes again by `tokens`.
+//! Both know a transaction that comes again by `tokens`.
 
+mod definition;
 mod expression;
 mod memory;
 mod query;
@@ -23,6 +24,7 @@ use aws_lambda_events::dynamodb::EventRecord;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+pub use definition::TableDefinition;
 use memory::Memory;
 use sqlite::Sqlite;
 use tokens::Tokens;
@@ -88,7 +90,7 @@ impl Refused {
 }
 
 impl DynamoDb {
-    /// What Kinto's functions need of it, in memory.
+    /// One table of it, in memory.
     pub fn memory() -> Self {
         Self::over(Engine::Memory(Memory::default()))
     }
@@ -110,11 +112,11 @@ impl DynamoDb {
         }
     }
 
-    /// Creates the table of template.yaml under `name`, unless it is there.
-    pub fn create_table(&self, name: &str) -> Result<(), Refused> {
+    /// Creates a table, unless it is there. In memory there is one.
+    pub fn create_table(&self, table: &TableDefinition) -> Result<(), Refused> {
         match &mut self.lock().engine {
-            Engine::Memory(memory) => memory.create_table(name),
-            Engine::Sqlite(sqlite) => Ok(sqlite.create_table(name)?),
+            Engine::Memory(memory) => memory.create_table(table),
+            Engine::Sqlite(sqlite) => Ok(sqlite.create_table(table)?),
         }
     }
 

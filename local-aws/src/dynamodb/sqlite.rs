@@ -17,14 +17,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::Refused;
+use super::{Refused, TableDefinition};
 
 /// How long DynamoDB keeps a stream record, and how long a file does.
 const STREAM_RETENTION_HOURS: u32 = 24;
 
 /// What dynoxide looks up by number in a text column: the last record, and those behind an iterator.
 const STREAM_INDEX: &str = "
-    CREATE INDEX IF NOT EXISTS kinto_stream ON _stream_records (CAST(sequence_number AS INTEGER));";
+    CREATE INDEX IF NOT EXISTS stream_by_sequence ON _stream_records (CAST(sequence_number AS INTEGER));";
 
 /// A database of dynoxide's.
 pub struct Sqlite {
@@ -100,25 +100,25 @@ impl Sqlite {
         }
     }
 
-    /// Creates the table of template.yaml under `name`, unless it is there.
-    pub fn create_table(&self, name: &str) -> Result<()> {
+    /// Creates the table, unless it is there.
+    pub fn create_table(&self, table: &TableDefinition) -> Result<()> {
         let definition = json!({
-            "TableName": name,
+            "TableName": table.name,
             "BillingMode": "PAY_PER_REQUEST",
             "AttributeDefinitions": [
-                {"AttributeName": "pk", "AttributeType": "S"},
-                {"AttributeName": "sk", "AttributeType": "S"},
-                {"AttributeName": "last_modified", "AttributeType": "N"},
+                {"AttributeName": table.partition_key, "AttributeType": "S"},
+                {"AttributeName": table.sort_key, "AttributeType": "S"},
+                {"AttributeName": table.index_key, "AttributeType": "N"},
             ],
             "KeySchema": [
-                {"AttributeName": "pk", "KeyType": "HASH"},
-                {"AttributeName": "sk", "KeyType": "RANGE"},
+                {"AttributeName": table.partition_key, "KeyType": "HASH"},
+                {"AttributeName": table.sort_key, "KeyType": "RANGE"},
             ],
             "LocalSecondaryIndexes": [{
-                "IndexName": "by_last_modified",
+                "IndexName": table.index,
                 "KeySchema": [
-                    {"AttributeName": "pk", "KeyType": "HASH"},
-                    {"AttributeName": "last_modified", "KeyType": "RANGE"},
+                    {"AttributeName": table.partition_key, "KeyType": "HASH"},
+                    {"AttributeName": table.index_key, "KeyType": "RANGE"},
                 ],
                 "Projection": {"ProjectionType": "ALL"},
             }],
@@ -130,8 +130,8 @@ impl Sqlite {
             Err(error) => return Err(error),
         }
         let expiry = json!({
-            "TableName": name,
-            "TimeToLiveSpecification": {"AttributeName": "expires", "Enabled": true},
+            "TableName": table.name,
+            "TimeToLiveSpecification": {"AttributeName": table.expiry, "Enabled": true},
         });
         self.execute("UpdateTimeToLive", expiry.to_string().as_bytes())?;
         Ok(())

@@ -66,13 +66,15 @@ fn wait_time(body: &[u8]) -> Duration {
 mod tests {
     use super::*;
     use crate::aws::Fault;
+    use crate::dynamodb::{DynamoDb, TableDefinition};
+    use crate::sqs::Queues;
     use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
     use aws_sdk_dynamodb::types::AttributeValue;
 
     #[tokio::test]
     async fn another_process_reads_and_writes_over_http() {
-        let aws = LocalAws::memory();
-        aws.create_table("kinto").unwrap();
+        let aws = LocalAws::over(DynamoDb::memory(), Queues::from_iter([]));
+        aws.create_table(&TableDefinition::for_tests()).unwrap();
         let listener = server::bind(0).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (_stop, stopped) = watch::channel(false);

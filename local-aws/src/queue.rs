@@ -5,6 +5,7 @@
 //! changed, and after too many deliveries goes to the dead letters, from which it can be moved back.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -33,7 +34,6 @@ impl Default for Redrive {
     fn default() -> Self {
         Self {
             delay: Duration::from_secs(1),
-            // As in template.yaml.
             max_receive_count: 1000,
         }
     }
@@ -143,6 +143,12 @@ impl State {
                 group.waiting.push_front(message);
             }
         }
+    }
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue").finish_non_exhaustive()
     }
 }
 

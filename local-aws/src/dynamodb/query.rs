@@ -7,10 +7,10 @@ use std::ops::Range;
 use serde::Serialize;
 use serde_dynamo::{AttributeValue, Item};
 
-use super::Refused;
 use super::expression::{Comparison, Condition, Placeholders, number};
 use super::requests::Query;
 use super::table::{Order, Position, Row, Table};
+use super::{Refused, TableDefinition};
 
 /// What a query reads at most, in bytes, beyond its first item.
 const MAX_PAGE: usize = 1024 * 1024;
@@ -30,20 +30,21 @@ pub struct Page<'a> {
 
 /// Reads a page of the items that the query asks for.
 pub fn run<'a>(table: &'a Table, query: &Query) -> Result<Page<'a>, Refused> {
+    let definition = table.definition();
     let order = match query.index_name.as_deref() {
         None => Order::Key,
-        Some("by_last_modified") => Order::LastModified,
+        Some(index) if index == definition.index => Order::Index,
         Some(other) => return Err(Refused::invalid(format!("no index is called {other}"))),
     };
     let placeholders = Placeholders {
         names: &query.expression_attribute_names,
         values: &query.expression_attribute_values,
     };
-    let (pk, mut range) = range(&query.key_condition_expression, placeholders)?;
+    let (pk, mut range) = range(&query.key_condition_expression, placeholders, definition)?;
     let forward = query.scan_index_forward.unwrap_or(true);
     if let Some(key) = &query.exclusive_start_key {
-        let place = Row::new(key.clone())?.place(order);
-        let (at, sk) = place.ok_or_else(|| Refused::invalid("a start without last_modified"))?;
+        let place = Row::new(key.clone(), definition)?.place(order);
+        let (at, sk) = place.ok_or_else(|| Refused::invalid("a start that is not in the index"))?;
         match forward {
             // The next string there is.
             true => range.start = (at, sk + "\0"),
@@ -85,7 +86,7 @@ pub fn run<'a>(table: &'a Table, query: &Query) -> Result<Page<'a>, Refused> {
             .peek()
             .is_some_and(|next| size + next.size() > MAX_PAGE);
         if query.limit == Some(page.scanned_count) || is_too_much {
-            page.last_evaluated_key = Some(row.position(order));
+            page.last_evaluated_key = Some(row.position(order, definition));
             break;
         }
     }
@@ -97,6 +98,7 @@ pub fn run<'a>(table: &'a Table, query: &Query) -> Result<Page<'a>, Refused> {
 fn range<'a>(
     expression: &'a str,
     placeholders: Placeholders<'a>,
+    table: &TableDefinition,
 ) -> Result<(&'a str, Range<Position>), Refused> {
     let unknown = || Refused::invalid(format!("not a condition of a key known here: {expression}"));
     let text = |operand| match placeholders.constant(operand)? {
@@ -116,31 +118,34 @@ fn range<'a>(
         }
         pk => (Some(pk), None),
     };
-    let Some(Condition::Compare("pk", Comparison::Equal, pk)) = pk else {
-        return Err(unknown());
+    let pk = match pk {
+        Some(Condition::Compare(key, Comparison::Equal, pk)) if key == table.partition_key => pk,
+        _ => return Err(unknown()),
     };
     let range = match sort {
         None => first..last,
         // No id has that character in it.
-        Some(Condition::BeginsWith("sk", prefix)) => {
+        Some(Condition::BeginsWith(key, prefix)) if key == table.sort_key => {
             let prefix = text(prefix)?;
             (0, prefix.to_owned())..(0, format!("{prefix}{}", char::MAX))
         }
-        Some(Condition::Between("last_modified", [from, to])) => {
+        Some(Condition::Between(key, [from, to])) if key == table.index_key => {
             let range = at(from, 0)?..at(to, 1)?;
             if range.is_empty() {
                 return Err(Refused::invalid("BETWEEN takes the lower value first"));
             }
             range
         }
-        Some(Condition::Compare("last_modified", comparison, operand)) => match comparison {
-            Comparison::Equal => at(operand, 0)?..at(operand, 1)?,
-            Comparison::Less => first..at(operand, 0)?,
-            Comparison::LessOrEqual => first..at(operand, 1)?,
-            Comparison::Greater => at(operand, 1)?..last,
-            Comparison::GreaterOrEqual => at(operand, 0)?..last,
-            Comparison::Unequal => return Err(unknown()),
-        },
+        Some(Condition::Compare(key, comparison, operand)) if key == table.index_key => {
+            match comparison {
+                Comparison::Equal => at(operand, 0)?..at(operand, 1)?,
+                Comparison::Less => first..at(operand, 0)?,
+                Comparison::LessOrEqual => first..at(operand, 1)?,
+                Comparison::Greater => at(operand, 1)?..last,
+                Comparison::GreaterOrEqual => at(operand, 0)?..last,
+                Comparison::Unequal => return Err(unknown()),
+            }
+        }
         Some(_) => return Err(unknown()),
     };
     Ok((text(pk)?, range))

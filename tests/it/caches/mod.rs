@@ -5,18 +5,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
 
-#[path = "caches/exchange.rs"]
 mod exchange;
-#[path = "caches/model.rs"]
 mod model;
-#[path = "caches/polling.rs"]
 mod polling;
-#[path = "caches/servers.rs"]
 mod servers;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use exchange::{Answer, Cache, Request, get, request, strong};
+use self::exchange::{Answer, Cache, Request, get, request, strong};
+use self::model::{HANDED_ON, Model, Rules};
+use self::polling::Front;
+use self::servers::{Program, Server, Way};
 use http::Method;
 use http::header::{
     ACCEPT_ENCODING, ACCESS_CONTROL_ALLOW_ORIGIN, AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING,
@@ -24,10 +23,7 @@ use http::header::{
 };
 use kinto_local::{Fault, Options, Stack};
 use kinto_serverless::settings::Vars;
-use model::{HANDED_ON, Model, Rules};
-use polling::Front;
 use serde_json::{Value, json};
-use servers::{Program, Server, Way};
 use tests::{ALICE, BOB, NOBODY};
 
 /// How long caches may keep what anonymous users read.

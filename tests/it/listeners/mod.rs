@@ -3,13 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
 
-#[path = "../local/examples/bucket_mail/listener.rs"]
+#[path = "../../../local/examples/bucket_mail/listener.rs"]
 mod bucket_mail;
 mod smtp;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use self::smtp::Smtp;
 use aws_config::retry::RetryConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_sqs::config::Credentials;
@@ -21,7 +22,6 @@ use kinto_serverless::event::ResourceChanged;
 use kinto_serverless::listeners::{Aws, Listener, Listeners, Make, NotifyError, Parts};
 use kinto_serverless::settings::{ListenerSettings, SettingError, Vars};
 use serde_json::{Value, json};
-use smtp::Smtp;
 use tests::is_signed;
 use wiremock::matchers::any;
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};

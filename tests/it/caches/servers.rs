@@ -10,7 +10,7 @@ use reqwest::redirect::Policy;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 
-use crate::exchange::{Answer, Cache, Request};
+use super::exchange::{Answer, Cache, Request};
 
 /// How long a cache may take to listen. Varnish compiles its configuration.
 const PATIENCE: Duration = Duration::from_secs(30);

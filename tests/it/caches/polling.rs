@@ -12,10 +12,10 @@ use http::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH};
 use kinto_serverless::timestamp::Timestamp;
 use serde_json::{Value, json};
 
-use crate::MONITOR;
-use crate::Origin;
-use crate::exchange::{Answer, Cache, Request, get};
-use crate::model::{Model, Rules};
+use super::MONITOR;
+use super::Origin;
+use super::exchange::{Answer, Cache, Request, get};
+use super::model::{Model, Rules};
 
 const CLIENTS: usize = 10_000;
 /// How often each polls.

@@ -19,7 +19,7 @@ use http::header::{
 };
 use http::{HeaderValue, Method};
 
-use crate::exchange::{Answer, Cache, Request, strong};
+use super::exchange::{Answer, Cache, Request, strong};
 
 /// `DefaultTTL` of the cache policy: what says nothing of keeping.
 const DEFAULT_TTL: Duration = Duration::from_secs(1);

@@ -1,0 +1,4 @@
+//! See the files below.
+
+mod functions;
+mod sample_events;

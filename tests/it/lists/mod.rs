@@ -1,0 +1,3 @@
+//! See the files below.
+
+mod reading;

@@ -1,0 +1,4 @@
+//! See the files below.
+
+mod dynamodb;
+mod stack;

@@ -1,0 +1,5 @@
+//! See the files below.
+
+mod disclosure;
+mod endpoint;
+mod groups;

@@ -1,0 +1,4 @@
+//! See the files below.
+
+mod default_bucket;
+mod openid;

@@ -1,0 +1,4 @@
+//! See the files below.
+
+mod any_request;
+mod cache_control;

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
 
+use std::collections::BTreeSet;
+
 use aws_lambda_events::apigw::ApiGatewayV2httpRequest;
 use aws_lambda_events::encodings::Body;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
@@ -14,6 +16,7 @@ use kinto_serverless::listeners::Listeners;
 use kinto_serverless::megaphone::Megaphone;
 use kinto_serverless::settings::{Settings, Vars};
 use kinto_serverless::store::{Item, Store};
+use kinto_serverless::timestamp::Timestamp;
 use serde_json::{Value, json};
 use sha2::Sha256;
 
@@ -26,6 +29,15 @@ pub const ALICE: &str = "Basic YWxpY2U6";
 pub const BOB: &str = "Basic Ym9iOg==";
 /// `Authorization` of nobody.
 pub const NOBODY: &str = "";
+
+/// The bucket of [`Kinto::with_collection`].
+pub const BUCKET: &str = "/buckets/main";
+/// The collection of [`Kinto::with_collection`].
+pub const COLLECTION: &str = "/buckets/main/collections/one";
+/// The list of the records of [`COLLECTION`].
+pub const RECORDS: &str = "/buckets/main/collections/one/records";
+/// A record of [`COLLECTION`].
+pub const RECORD: &str = "/buckets/main/collections/one/records/r1";
 
 /// The API over a table of its own, called as one user.
 #[derive(Clone)]
@@ -64,6 +76,32 @@ pub fn is_signed(request: &wiremock::Request, key: &[u8]) -> bool {
     let signed = [format!("{id}.{seconds}.").as_bytes(), &request.body].concat();
     let mac = Hmac::<Sha256>::new_from_slice(key).map(|mac| mac.chain_update(signed));
     mac.is_ok_and(|mac| signature.is_some_and(|it| mac.verify_slice(&it).is_ok()))
+}
+
+/// Milliseconds since the epoch.
+pub fn now() -> u64 {
+    Timestamp::now().0
+}
+
+/// The ids of a list's objects, in order.
+pub fn ids(list: &Answer) -> Vec<&str> {
+    assert_eq!(list.status, 200, "{list:?}");
+    let objects = list.body["data"].as_array().unwrap().iter();
+    objects.map(|it| it["id"].as_str().unwrap()).collect()
+}
+
+/// The statuses of a batch's responses, in order.
+pub fn statuses(batch: &Answer) -> Vec<u64> {
+    assert_eq!(batch.status, 200, "{batch:?}");
+    let responses = batch.body["responses"].as_array().unwrap().iter();
+    responses.map(|it| it["status"].as_u64().unwrap()).collect()
+}
+
+/// The names in a header that lists some.
+pub fn names(answer: &Answer, header: &str) -> BTreeSet<String> {
+    let value = answer.header(header);
+    let names = value.split(',').map(|name| name.trim().to_owned());
+    names.filter(|name| !name.is_empty()).collect()
 }
 
 /// Data of that many levels, itself the first.
@@ -200,6 +238,24 @@ impl Kinto {
         );
         kinto.aws.requests().take();
         kinto
+    }
+
+    /// The collection of [`Self::with_collection`] with [`RECORD`] in it, called as alice, and as bob, who may create
+    /// records in it and nothing else.
+    pub async fn with_creator() -> (Self, Self) {
+        let kinto = Self::with_collection().await;
+        let bob = kinto.as_user(BOB);
+        let create = json!({"permissions": {"record:create": [bob.user_id().await]}});
+        assert_eq!(kinto.patch(COLLECTION, create).await.status, 200);
+        let secret = json!({"data": {"secret": "42"}});
+        assert_eq!(kinto.put(RECORD, secret).await.status, 201);
+        (kinto, bob)
+    }
+
+    /// The user's id, as the root endpoint shows it.
+    pub async fn user_id(&self) -> String {
+        let hello = self.get("/").await.body;
+        hello["user"]["id"].as_str().unwrap().to_owned()
     }
 
     /// The same, called as another user.

@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
 
-mod aggregator;
 mod broadcaster;
 mod caches;
 mod changes;
@@ -17,6 +16,8 @@ mod monitor;
 mod notifier;
 mod objects;
 mod permissions;
+mod pipeline;
 mod plugins;
 mod secrets;
+mod service;
 mod web;

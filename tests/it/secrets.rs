@@ -1,7 +1,5 @@
 //! Settings that refer to secrets kept elsewhere.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
-
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_ssm::config::Credentials;
 use kinto_serverless::secrets;

@@ -10,6 +10,7 @@ use std::ops::AsyncFn;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::exchange::{Answer, Cache, Request, strong};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::header::{
@@ -18,8 +19,6 @@ use http::header::{
     RANGE, VARY,
 };
 use http::{HeaderValue, Method};
-
-use super::exchange::{Answer, Cache, Request, strong};
 
 /// `DefaultTTL` of the cache policy: what says nothing of keeping.
 const DEFAULT_TTL: Duration = Duration::from_secs(1);

@@ -8,14 +8,13 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use http::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH};
-use kinto_serverless::timestamp::Timestamp;
-use serde_json::{Value, json};
-
 use super::MONITOR;
 use super::Origin;
 use super::exchange::{Answer, Cache, Request, get};
 use super::model::{Model, Rules};
+use http::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH};
+use kinto_serverless::timestamp::Timestamp;
+use serde_json::{Value, json};
 
 const CLIENTS: usize = 10_000;
 /// How often each polls.

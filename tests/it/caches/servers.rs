@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use super::exchange::{Answer, Cache, Request};
 use reqwest::Client;
 use reqwest::redirect::Policy;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
-
-use super::exchange::{Answer, Cache, Request};
 
 /// How long a cache may take to listen. Varnish compiles its configuration.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,4 +1,4 @@
-//! See the files below.
+//! The functions as they are deployed.
 
 mod functions;
 mod sample_events;

@@ -1,7 +1,5 @@
 //! Every sample event in `events/` is understood and does what its name says; `cargo lambda invoke` sends the same.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
-
 use std::collections::BTreeSet;
 use std::path::Path;
 

@@ -1,7 +1,5 @@
 //! What holds whatever runs at once and whatever fails: no write is lost, done twice, or given another's time.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
-
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,12 +12,8 @@ use kinto_serverless::store::broadcast::Claim;
 use kinto_serverless::store::{Key, Store};
 use kinto_serverless::timestamp::Timestamp;
 use serde_json::{Value, json};
-use tests::{Answer, Kinto, TABLE};
+use tests::{Answer, COLLECTION, Kinto, RECORD, RECORDS, TABLE};
 use tokio::time::Instant;
-
-const COLLECTION: &str = "/buckets/main/collections/one";
-const RECORD: &str = "/buckets/main/collections/one/records/r1";
-const RECORDS: &str = "/buckets/main/collections/one/records";
 
 /// Has the first `times` requests of `operation` meet `fault`; the rest goes through.
 fn fail_first(kinto: &Kinto, times: u32, operation: &'static str, fault: Fault) {

@@ -1,3 +1,5 @@
-//! See the files below.
+//! Lists of objects.
 
+mod clock;
+mod deletion;
 mod reading;

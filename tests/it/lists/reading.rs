@@ -1,25 +1,11 @@
 //! Lists of objects: filters, order, fields, pages, tombstones, and who sees what of them.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
-
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::{Value, json};
-use tests::{Answer, BOB, Kinto, NOBODY};
+use tests::{BOB, Kinto, NOBODY, RECORDS, ids};
 use tokio::time::sleep;
-
-const RECORDS: &str = "/buckets/main/collections/one/records";
-
-/// The ids of the listed objects, in order.
-fn ids(answer: &Answer) -> Vec<String> {
-    assert_eq!(answer.status, 200, "{answer:?}");
-    let objects = answer.body["data"].as_array().unwrap();
-    objects
-        .iter()
-        .map(|object| object["id"].as_str().unwrap().to_owned())
-        .collect()
-}
 
 /// A collection with the records r0 to r4; `n` counts up, `even` is there for the even ones.
 async fn with_records() -> Kinto {
@@ -209,7 +195,7 @@ async fn pages_follow_one_another_until_all_is_shown() {
         let mut shown = vec![];
         for _ in 0..6 {
             let page = kinto.get(&url).await;
-            shown.extend(ids(&page));
+            shown.extend(ids(&page).into_iter().map(ToOwned::to_owned));
             match page
                 .header("next-page")
                 .strip_prefix("http://kinto.test/v1")

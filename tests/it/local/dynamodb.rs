@@ -1,8 +1,6 @@
 //! The table in memory of `cargo run` beside dynoxide, over which all other tests run: the same requests, the same
 //! answers and the same stream.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
-
 use std::collections::BTreeSet;
 
 use aws_lambda_events::dynamodb::EventRecord;

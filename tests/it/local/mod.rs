@@ -1,4 +1,4 @@
-//! See the files below.
+//! The local stack and the table in memory that it runs on.
 
 mod dynamodb;
 mod stack;

@@ -1,7 +1,5 @@
 //! The local stack under a row of writes.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
-
 use std::time::Duration;
 
 use kinto_local::{Options, Stack};

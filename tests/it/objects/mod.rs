@@ -1,4 +1,6 @@
-//! See the files below.
+//! Buckets, groups, collections and records: reading and writing one of them.
 
+mod input;
+mod preconditions;
 mod schemas;
 mod writes;

@@ -1,12 +1,7 @@
 //! JSON schemas of records, groups and collections. Statuses and names are those of Kinto 26.5.0.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
-
 use serde_json::{Value, json};
-use tests::Kinto;
-
-const COLLECTION: &str = "/buckets/main/collections/one";
-const RECORD: &str = "/buckets/main/collections/one/records/r1";
+use tests::{COLLECTION, Kinto, RECORD};
 
 async fn with_schema(field: &str, schema: Value) -> Kinto {
     let kinto = Kinto::with(&[("KINTO_EXPERIMENTAL_COLLECTION_SCHEMA_VALIDATION", "true")]);

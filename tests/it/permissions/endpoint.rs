@@ -1,7 +1,5 @@
 //! The list of all that a user has permissions on, and JSON patches of permissions.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
-
 use serde_json::{Value, json};
 use tests::{Answer, BOB, Kinto, NOBODY};
 

@@ -1,13 +1,10 @@
 //! Groups, and what is granted to their members.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
-
 use kinto_local::Fault;
 use serde_json::{Value, json};
-use tests::{BOB, Kinto, NOBODY};
+use tests::{BOB, Kinto, NOBODY, RECORD};
 
 const GROUP: &str = "/buckets/main/groups/readers";
-const RECORD: &str = "/buckets/main/collections/one/records/r1";
 
 /// A collection with a record that the group `readers` may read, and the user id of bob, who is in no group yet.
 async fn with_a_group() -> (Kinto, Kinto, String) {

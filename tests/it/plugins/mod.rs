@@ -1,4 +1,6 @@
-//! See the files below.
+//! Kinto's plugins: what they add when `includes` names them.
 
+mod accounts;
 mod default_bucket;
+mod flush;
 mod openid;

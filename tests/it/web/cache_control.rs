@@ -1,12 +1,9 @@
 //! What answers tell the caches between clients and the API: a CDN, a company's proxy, a browser.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
-
 use kinto_local::Fault;
 use serde_json::json;
-use tests::{ALICE, Answer, Kinto, NOBODY};
+use tests::{ALICE, Answer, Kinto, NOBODY, RECORDS};
 
-const RECORDS: &str = "/buckets/main/collections/one/records";
 const CHANGESET: &str = "/buckets/main/collections/one/changeset?_expected=0";
 const MONITOR: &str = "/buckets/monitor/collections/changes";
 

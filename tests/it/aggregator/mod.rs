@@ -1,3 +1,0 @@
-//! See the files below.
-
-mod pipeline;

@@ -4,7 +4,7 @@
         [--events PORT]
 
 With `--events PORT` the sequences write more, and what a listener hears of each request is compared too: ours is a
-webhook at that port, told before the commit, for which the server must be set as in `tests/clients.rs`.
+webhook at that port, told before the commit, for which the server must be set as in `tests/it/clients.rs`.
 
 The first sequence with a difference that is not justified is shrunk, printed, and ends this with a failure. The same
 seed makes the same sequences. `kinto` for the URL compares Kinto with itself, which must find nothing.

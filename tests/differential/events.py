@@ -12,7 +12,7 @@ from threading import Thread
 from kinto.core.listeners import ListenerBase
 from request import USERID_HMAC_SECRET, list_of
 
-# What our events are signed with; `tests/clients.rs` sets it too.
+# What our events are signed with; `tests/it/clients.rs` sets it too.
 SECRET = "the differential test's own secret"
 # Seconds by which the clock of a server on this machine may differ from ours.
 FAR = 60

@@ -24,9 +24,9 @@ use crate::api::web::request::Request;
 use crate::api::web::response::Response;
 use crate::permission::Access;
 use crate::resource::{Kind, ListUri, ObjectUri};
-use crate::store::Generation;
 use crate::store::changeset::{Changes, Wanted};
 use crate::store::recent::{COMMIT_PAUSES, Recent};
+use crate::store::{Generation, Store, StoreError};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::{Needs, UnitOfWork};
 
@@ -205,7 +205,7 @@ impl Collection {
 ///
 /// One round trip when nothing was written to the records since this process read all of them
 /// ([decision 11](../../../../docs/decisions/011-changeset-memory.md)). Else two: the collection with its records' timestamp,
-/// then the records, those that changed since where the others are remembered. Only when something was written meanwhile
+/// then the records, those that changed since where the others are remembered, and then once more the list's item. Only when something was written meanwhile
 /// the collection is read once more, and so on while it itself changes
 /// ([decision 7](../../../../docs/decisions/007-changesets.md)).
 ///
@@ -262,9 +262,15 @@ pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let (mut attempts, mut pauses) = (1..MAX_ATTEMPTS, COMMIT_PAUSES.into_iter());
     let read = loop {
         let at = collection.timestamp;
+        let mut went_back = false;
         let read = match changes.take() {
             Some(read) if read.timestamp() == at => read,
-            Some(read) => store.update_changes(&records, at, read).await?,
+            Some(read) => {
+                let read = store.update_changes(&records, at, read).await?;
+                // What went back behind what is known while this was read is not in it.
+                went_back = past_of(store, &records).await? != collection.past;
+                read
+            }
             None => {
                 let generation = &collection.generation;
                 store.changes(&records, generation, at, wanted).await?
@@ -274,7 +280,7 @@ pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
             return Err(ApiError::ResponseTooLarge);
         }
         // Where nothing was written since the collection was read, they belong together.
-        let again = if read.timestamp() == at {
+        let again = if read.timestamp() == at && !went_back {
             None
         } else {
             Some(read_collection().await?.0)
@@ -319,6 +325,14 @@ pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let timestamp = state.timestamp;
     let response = Response::json_text(StatusCode::OK, body_of(&collection, &state, &query)?);
     Ok(described(response, &collection, timestamp))
+}
+
+/// How many transactions wrote records under past times, by now. One `BatchGetItem` of one item.
+async fn past_of(store: &Store, records: &ListUri) -> Result<u64, StoreError> {
+    let mut needs = Needs::default();
+    needs.lists.insert(records.clone());
+    let unit = UnitOfWork::read(store, Timestamp::now(), needs).await?;
+    Ok(unit.past_of(records))
 }
 
 /// The JSON of a changeset: what is asked for of the records.

@@ -3,7 +3,7 @@
 //! The document is of the version that Kinto 26.5 writes, Swagger 2.0 (called `OpenAPI` 2.0 since), with its
 //! `operationId`s, `host` and `basePath`: clients that build their calls from it go on working. It is made of what
 //! the table of endpoints, so a method that a setting turns off is not in it. `HEAD` and `OPTIONS` are left out, as in
-//! Kinto. What it says that a request may have is taken: `tests/clients.rs` sends such requests, and others.
+//! Kinto. What it says that a request may have is taken: `tests/it/clients.rs` sends such requests, and others.
 
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};

@@ -1,0 +1,236 @@
+//! The emulator of AWS with the stack deployed in it.
+
+use crate::webhooks::Consumer;
+use crate::{REGION, STACK, eventually, workspace};
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_sqs::config::Credentials;
+use aws_sdk_sqs::types::QueueAttributeName;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+/// AWS on loopback: a process that ends with this value, and the processes of its functions with it.
+pub struct Emulator {
+    pub process: Child,
+    pub port: u16,
+    pub endpoint: String,
+    pub log: PathBuf,
+}
+
+impl Emulator {
+    pub async fn start() -> Self {
+        let port = free_port();
+        let endpoint = format!("http://127.0.0.1:{port}");
+        let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join("ministack.log");
+        let output = File::create(&log).expect("the target directory is writable");
+        eprintln!(
+            "the emulator's log, with the functions' output: {}",
+            log.display()
+        );
+        let process = Command::new("ministack")
+            .env("GATEWAY_PORT", port.to_string())
+            .env("BIND_HOST", "127.0.0.1")
+            // Inherited by the functions: this is how they find the emulator.
+            .env("AWS_ENDPOINT_URL", &endpoint)
+            // IAM is enforced.
+            .env("AUTH", "true")
+            .stdout(output.try_clone().expect("a file handle is to be had"))
+            .stderr(output)
+            .spawn()
+            .expect("ministack is installed (tests/run)");
+        let emulator = Self {
+            process,
+            port,
+            endpoint,
+            log,
+        };
+        let health = format!("{}/_ministack/health", emulator.endpoint);
+        eventually("the emulator is up", async || {
+            reqwest::get(&health)
+                .await
+                .is_ok_and(|r| r.status().is_success())
+        })
+        .await;
+        emulator
+    }
+
+    pub async fn sdk_config(&self) -> SdkConfig {
+        aws_config::defaults(BehaviorVersion::latest())
+            .region(Region::new(REGION))
+            .endpoint_url(&self.endpoint)
+            .credentials_provider(Credentials::new("test", "test", None, None, "e2e"))
+            .load()
+            .await
+    }
+
+    /// Stores a secret, as an operator does before the deployment, and returns its ARN.
+    pub async fn create_secret(&self, name: &str, value: &str) -> String {
+        let client = aws_sdk_secretsmanager::Client::new(&self.sdk_config().await);
+        let created = client
+            .create_secret()
+            .name(name)
+            .secret_string(value)
+            .send()
+            .await;
+        created
+            .expect("the secret is created")
+            .arn
+            .expect("a secret has an ARN")
+    }
+
+    /// Starts the example of a consumer of the stack's queue.
+    pub fn consume(&self, queue_url: &str) -> Consumer {
+        let mut command = Command::new("python");
+        command.args(["examples/consumer.py", queue_url]);
+        Consumer::start(command.current_dir(workspace()).envs(self.environment()))
+    }
+
+    /// What a program needs to take this for AWS.
+    pub fn environment(&self) -> [(&'static str, &str); 4] {
+        [
+            ("AWS_ENDPOINT_URL", &self.endpoint),
+            ("AWS_DEFAULT_REGION", REGION),
+            ("AWS_ACCESS_KEY_ID", "test"),
+            ("AWS_SECRET_ACCESS_KEY", "test"),
+        ]
+    }
+
+    /// Sends a message to the group of the listener.
+    pub async fn send(&self, queue_url: &str, body: &str) {
+        let client = aws_sdk_sqs::Client::new(&self.sdk_config().await);
+        let message = client.send_message().queue_url(queue_url);
+        message
+            .message_body(body)
+            .message_group_id("mp")
+            .message_deduplication_id(body.replace(' ', "-"))
+            .send()
+            .await
+            .expect("the message is sent");
+    }
+
+    /// About how many messages wait in a queue, or are worked on.
+    pub async fn count_messages(&self, queue_url: &str) -> u32 {
+        let client = aws_sdk_sqs::Client::new(&self.sdk_config().await);
+        let names = [
+            QueueAttributeName::ApproximateNumberOfMessages,
+            QueueAttributeName::ApproximateNumberOfMessagesNotVisible,
+        ];
+        let asked = client.get_queue_attributes().queue_url(queue_url);
+        let answer = asked.set_attribute_names(Some(names.to_vec())).send().await;
+        let counts = answer.expect("the queue's attributes are read").attributes;
+        let counts = counts.unwrap_or_default().into_values();
+        counts.filter_map(|count| count.parse::<u32>().ok()).sum()
+    }
+
+    /// The URLs of all queues and the names of all functions.
+    pub async fn queues_and_functions(&self) -> Vec<String> {
+        let config = self.sdk_config().await;
+        let queues = aws_sdk_sqs::Client::new(&config).list_queues().send();
+        let mut all = queues.await.expect("queues are listed").queue_urls;
+        let functions = aws_sdk_lambda::Client::new(&config).list_functions().send();
+        let functions = functions.await.expect("functions are listed").functions;
+        let names = functions.into_iter().flatten();
+        all.get_or_insert_default()
+            .extend(names.filter_map(|function| function.function_name));
+        all.unwrap_or_default()
+    }
+
+    /// Deploys what `sam build` left.
+    pub fn deploy(&self, parameters: &[(&str, &str)]) {
+        let start = Instant::now();
+        let parameters = parameters
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"));
+        // No --template-file: as for an operator, .aws-sam/build and samconfig.toml are found from here.
+        self.sam(
+            &[
+                "deploy",
+                "--stack-name",
+                STACK,
+                "--no-confirm-changeset",
+                "--parameter-overrides",
+            ],
+            parameters,
+        );
+        eprintln!("deployed: {:.1?}", start.elapsed());
+    }
+
+    /// The stack's outputs.
+    pub fn outputs(&self) -> BTreeMap<String, String> {
+        let outputs = self.sam(
+            &[
+                "list",
+                "stack-outputs",
+                "--stack-name",
+                STACK,
+                "--output",
+                "json",
+            ],
+            [],
+        );
+        let outputs: Vec<Value> =
+            serde_json::from_slice(&outputs).expect("sam lists outputs as JSON");
+        let text = |output: &Value, key: &str| output[key].as_str().unwrap_or_default().to_owned();
+        outputs
+            .iter()
+            .map(|output| (text(output, "OutputKey"), text(output, "OutputValue")))
+            .collect()
+    }
+
+    /// Runs sam against this emulator, which must work, and returns its standard output.
+    pub fn sam(&self, command: &[&str], more: impl IntoIterator<Item = String>) -> Vec<u8> {
+        let output = Command::new("sam")
+            .args(command)
+            .args(more)
+            .current_dir(workspace())
+            .envs(self.environment())
+            .env_remove("AWS_SESSION_TOKEN")
+            .env_remove("AWS_PROFILE")
+            .env("SAM_CLI_TELEMETRY", "0")
+            .output()
+            .expect("sam is installed (tests/run)");
+        let (stdout, stderr) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        assert!(
+            output.status.success(),
+            "sam {command:?}: {stdout}{stderr}\nsee {}",
+            self.log.display()
+        );
+        output.stdout
+    }
+}
+
+impl Drop for Emulator {
+    /// Asks it to end, so that it ends its functions' processes too, and insists after ten seconds.
+    fn drop(&mut self) {
+        // The standard library sends SIGKILL only.
+        let asked = Command::new("kill")
+            .arg(self.process.id().to_string())
+            .status()
+            .is_ok_and(|kill| kill.success());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while asked && Instant::now() < deadline {
+            if let Ok(Some(_)) = self.process.try_wait() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A port that nobody listens on right now: the emulator must be told one.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("loopback has a free port");
+    listener
+        .local_addr()
+        .expect("a bound socket has an address")
+        .port()
+}

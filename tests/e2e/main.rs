@@ -1,0 +1,277 @@
+//! The whole way of the data through what is really deployed: `template.yaml` as it stands and the binaries that
+//! `sam build` made of it, on an emulator of AWS (ministack) with a Megaphone receiver and webhooks on loopback.
+//!
+//! The emulator enforces the roles' policies, so a permission that a function lacks fails here. It costs 100 ms
+//! a request, so this is one walk without details: those are tested on the local stack. `tests/run` installs sam
+//! and ministack, builds, and runs this.
+
+mod api;
+mod emulator;
+mod megaphone;
+mod webhooks;
+
+use crate::api::Api;
+use crate::emulator::Emulator;
+use crate::megaphone::Megaphone;
+use crate::webhooks::{ASKED, TOLD, Webhooks};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const REGION: &str = "us-east-1";
+const STACK: &str = "kinto-e2e";
+const API_KEY: &str = "key-of-the-broadcaster";
+const READER_TOKEN: &str = "token-of-a-reader";
+const WEBHOOK_SECRET: &str = "what the webhooks' events are signed with";
+const CHANNEL: &str = "/v1/broadcasts/remote-settings/monitor_changes";
+
+/// Far above what a change takes on the emulator (about a second), for machines that are busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+#[ignore = "needs sam and ministack: tests/run"]
+async fn the_deployed_stack_announces_writes_whatever_happens_to_megaphone() {
+    let megaphone = Megaphone::start().await;
+    let webhooks = Webhooks::start().await;
+    let emulator = Emulator::start().await;
+    let key_arn = emulator.create_secret("megaphone-api-key", API_KEY).await;
+    let token_arn = emulator.create_secret("reader-token", READER_TOKEN).await;
+    let secret_arn = emulator
+        .create_secret("webhook-secret", WEBHOOK_SECRET)
+        .await;
+
+    // Where nobody listens, nothing is made for it.
+    emulator.deploy(&[("Architecture", architecture())]);
+    let made = emulator.queues_and_functions().await.join(" ");
+    assert!(made.contains("BroadcastQueue") && made.contains("Broadcaster"));
+    for part in ["Notif", "Outbox", "ResourceChanged"] {
+        assert!(!made.contains(part), "{made}");
+    }
+
+    emulator.deploy(&[
+        ("Architecture", architecture()),
+        ("BucketCreatePrincipals", "system.Authenticated"),
+        ("ChangesResources", "/buckets/main"),
+        ("MegaphoneUrl", &megaphone.server.uri()),
+        ("MegaphoneApiKeyArn", &key_arn),
+        ("MatchKintoChanges", "/buckets/main"),
+        ("BroadcastsReaderTokenArn", &token_arn),
+        ("PushBroadcastMinDebounceSeconds", "0"),
+        ("EventResources", "record"),
+        ("EventUris", "/buckets/main"),
+        ("EventQueue", "true"),
+        ("EventBusName", "default"),
+        ("EventWebhookUrl", &webhooks.url(TOLD)),
+        ("EventWebhookSecretArn", &secret_arn),
+        ("SyncResources", "record"),
+        ("SyncWebhookUrl", &webhooks.url(ASKED)),
+        ("SyncWebhookSecretArn", &secret_arn),
+    ]);
+    let outputs = emulator.outputs();
+    let api = Api::new(&emulator, &outputs["ApiUrl"]);
+    let consumer = emulator.consume(&outputs["EventQueueUrl"]);
+
+    let (status, heartbeat) = api.call(Method::GET, "/__heartbeat__", Value::Null).await;
+    assert_eq!(
+        (status, &heartbeat["megaphone"]),
+        (StatusCode::OK, &json!(true)),
+        "{heartbeat}"
+    );
+
+    // A write is listed with its timestamp, and that is broadcast.
+    api.create("/buckets/main", json!({})).await;
+    api.create("/buckets/main/collections/one", json!({})).await;
+    let first = api
+        .create("/buckets/main/collections/one/records/r1", json!({}))
+        .await;
+    eventually("monitor/changes lists the record's timestamp", async || {
+        api.monitored().await == [("one".to_owned(), first)]
+    })
+    .await;
+    eventually("the record's timestamp is broadcast", async || {
+        megaphone.version() == Some(first)
+    })
+    .await;
+
+    // Its changeset announces it; the monitor, computed anew, has nothing to add.
+    let (status, changeset) = api
+        .call(
+            Method::GET,
+            "/buckets/main/collections/one/changeset?_expected=0",
+            Value::Null,
+        )
+        .await;
+    assert_eq!(status, StatusCode::OK, "{changeset}");
+    assert_eq!(changeset["timestamp"], first);
+    assert_eq!(changeset["changes"][0]["id"], "r1");
+    let rebuilt = emulator.sam(
+        &[
+            "remote",
+            "invoke",
+            "ChangesAggregator",
+            "--stack-name",
+            STACK,
+            "--event-file",
+            "events/rebuild-monitor.json",
+        ],
+        [],
+    );
+    let rebuilt: Value = serde_json::from_slice(&rebuilt).expect("sam prints what it answers");
+    assert_eq!(
+        rebuilt,
+        json!({"collections": 1, "raised": 0, "removed": 0})
+    );
+
+    // A record that brings its own time from the past moves nothing.
+    let past = api
+        .create(
+            "/buckets/main/collections/one/records/old",
+            json!({"last_modified": first - 1}),
+        )
+        .await;
+    assert_eq!(past, first - 1);
+
+    // What a listener refuses is not there.
+    let refused = "/buckets/main/collections/one/records/refused";
+    let body = json!({"data": {"refuse": true}});
+    let (status, answer) = api.call(Method::PUT, refused, body).await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "{answer}");
+    assert_eq!(answer["message"], "Not this one", "{answer}");
+    let (status, _) = api.call(Method::GET, refused, Value::Null).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+
+    // A batch with a group, whose members are written besides, and the deletion of a list.
+    let put =
+        |path: &str, data: Value| json!({"method": "PUT", "path": path, "body": {"data": data}});
+    let requests = [
+        put("/buckets/other", json!({})),
+        put(
+            "/buckets/other/groups/g",
+            json!({"members": ["account:alice"]}),
+        ),
+        put("/buckets/other/collections/c", json!({})),
+        put("/buckets/other/collections/c/records/r", json!({})),
+        json!({"method": "DELETE", "path": "/buckets/other/collections/c/records"}),
+    ];
+    let (status, batch) = api
+        .call(Method::POST, "/batch", json!({"requests": requests}))
+        .await;
+    let responses = batch["responses"].as_array().map_or(&[][..], Vec::as_slice);
+    let statuses: Vec<_> = responses
+        .iter()
+        .map(|response| &response["status"])
+        .collect();
+    assert_eq!(
+        (status, json!(statuses)),
+        (StatusCode::OK, json!([201, 201, 201, 201, 200])),
+        "{batch}"
+    );
+
+    // Who asks instead of being told gets the same, with a token in Megaphone's place.
+    let broadcasts = json!({"remote-settings/monitor_changes": format!("\"{first}\"")});
+    eventually("who asks gets the record's timestamp", async || {
+        let (_, answer) = api.call(Method::GET, "/__broadcasts__", Value::Null).await;
+        answer["broadcasts"] == broadcasts
+    })
+    .await;
+    assert_eq!(
+        api.read_broadcasts(READER_TOKEN).await["broadcasts"],
+        broadcasts
+    );
+    assert_eq!(api.read_broadcasts("another").await["errno"], 121);
+
+    // What cannot be understood is put aside.
+    emulator
+        .send(&outputs["BroadcastQueueUrl"], "not json")
+        .await;
+    eventually("a message that says nothing is a dead letter", async || {
+        emulator
+            .count_messages(&outputs["BroadcastDeadLetterQueueUrl"])
+            .await
+            == 1
+    })
+    .await;
+
+    // An outage of Megaphone is the queue's concern and not the client's.
+    megaphone.fails(true);
+    let second = api
+        .create("/buckets/main/collections/one/records/r2", json!({}))
+        .await;
+    eventually("a broadcast fails during the outage", async || {
+        megaphone.failures() > 0
+    })
+    .await;
+    assert_eq!(megaphone.version(), Some(first));
+    megaphone.fails(false);
+    eventually("the broadcast arrives after the outage", async || {
+        megaphone.version() == Some(second)
+    })
+    .await;
+
+    // The queue's consumer and the webhook were told of each record that was written, in this order.
+    let told =
+        ["r1", "old", "r2"].map(|id| format!("create /buckets/main/collections/one/records/{id}"));
+    eventually("the consumer has the events of all records", async || {
+        consumer.heard().len() >= told.len()
+    })
+    .await;
+    assert_eq!(consumer.heard(), told);
+    eventually("the webhook has the events of all records", async || {
+        webhooks.received(TOLD).await.len() >= told.len()
+    })
+    .await;
+    assert_eq!(webhooks.received(TOLD).await, told);
+    // So was the bus, which nobody watches: nothing is left to do.
+    eventually("all listeners are told", async || {
+        emulator
+            .count_messages(&outputs["NotificationQueueUrl"])
+            .await
+            == 0
+    })
+    .await;
+    for queue in [
+        "NotificationDeadLetterQueueUrl",
+        "OutboxDeadLetterQueueUrl",
+        "EventDeadLetterQueueUrl",
+    ] {
+        assert_eq!(emulator.count_messages(&outputs[queue]).await, 0, "{queue}");
+    }
+
+    // With the bucket its collections leave the monitor, which is the aggregator's doing and not the request's.
+    let (status, gone) = api.call(Method::DELETE, "/buckets/main", Value::Null).await;
+    assert_eq!(status, StatusCode::OK, "{gone}");
+    eventually("monitor/changes lists nothing any more", async || {
+        api.monitored().await.is_empty()
+    })
+    .await;
+    assert_eq!(megaphone.version(), Some(second));
+}
+
+/// Asks four times a second until `condition` holds; a failure names what did not come.
+async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
+    let start = Instant::now();
+    while !condition().await {
+        assert!(
+            start.elapsed() < PATIENCE,
+            "not within {PATIENCE:?}: {what}"
+        );
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    eprintln!("{what}: {:.1?}", start.elapsed());
+}
+
+/// This machine's processor in Lambda's words: the emulator runs the functions as its own processes.
+fn architecture() -> &'static str {
+    if cfg!(target_arch = "aarch64") {
+        "arm64"
+    } else {
+        "x86_64"
+    }
+}
+
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the workspace is above tests/")
+}

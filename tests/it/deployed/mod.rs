@@ -1,0 +1,4 @@
+//! The functions as they are deployed.
+
+mod functions;
+mod sample_events;

@@ -1,0 +1,254 @@
+//! Every sample event in `events/` is understood and does what its name says; `cargo lambda invoke` sends the same.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use kinto_local::sqs::{self, NOTIFICATIONS};
+use kinto_serverless::aggregator::{Aggregator, Input, Output};
+use kinto_serverless::broadcaster::Broadcaster;
+use kinto_serverless::listeners::Listeners;
+use kinto_serverless::megaphone::Megaphone;
+use kinto_serverless::notifier::{self, Notifier};
+use kinto_serverless::queue::{BroadcastQueue, Inbox, NotificationQueue};
+use kinto_serverless::settings::{ListenerSettings, Settings, Vars};
+use kinto_serverless::store::Store;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tests::{Kinto, TABLE, put_item, settings};
+use wiremock::{Mock, MockServer, ResponseTemplate, matchers};
+
+const API: [(&str, i64); 8] = [
+    ("api-hello", 200),
+    ("api-put-bucket", 201),
+    ("api-put-collection", 201),
+    ("api-put-record", 201),
+    ("api-get-changeset", 200),
+    ("api-get-monitor-changes", 200),
+    ("api-get-broadcasts", 200),
+    ("api-broken-json", 400),
+];
+/// With what monitor/changes shows afterwards: collections and how many milliseconds after the first change.
+const STREAM: [(&str, &[(&str, u64)]); 6] = [
+    ("stream-batch", &[("one", 20), ("two", 10)]),
+    ("stream-duplicated", &[("one", 20)]),
+    ("stream-reordered", &[("one", 20), ("two", 10)]),
+    ("stream-poison", &[("three", 20), ("one", 0)]),
+    ("stream-collection-deleted", &[]),
+    ("stream-bucket-deleted", &[]),
+];
+/// With the number of messages that end among the dead letters.
+const QUEUE: [(&str, usize); 3] = [
+    ("queue-batch", 0),
+    ("queue-duplicated", 0),
+    ("queue-poison", 1),
+];
+/// What the notifier is called with by the stream, and then by the queue.
+const NOTIFIER: [&str; 2] = ["notifier-stream", "notifier-queue"];
+/// What an operator calls the aggregator with.
+const REBUILD: &str = "rebuild-monitor";
+const FIRST_CHANGE: u64 = 1_795_289_972_422;
+
+fn event<E: DeserializeOwned>(name: &str) -> E {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../events/{name}.json"));
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn listener(url: &str) -> [(&'static str, &str); 6] {
+    [
+        ("KINTO_EVENT_LISTENERS", "mp"),
+        ("KINTO_EVENT_LISTENERS_MP_USE", "kinto_megaphone.listeners"),
+        ("KINTO_EVENT_LISTENERS_MP_API_KEY", "hush"),
+        ("KINTO_EVENT_LISTENERS_MP_URL", url),
+        ("KINTO_EVENT_LISTENERS_MP_BROADCASTER_ID", "remote-settings"),
+        (
+            "KINTO_EVENT_LISTENERS_MP_MATCH_KINTO_CHANGES",
+            "/buckets/main",
+        ),
+    ]
+}
+
+#[test]
+fn every_event_has_its_test() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../events");
+    let files: BTreeSet<String> = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|file| {
+            file.unwrap()
+                .path()
+                .file_stem()
+                .unwrap()
+                .to_string_lossy()
+                .into_owned()
+        })
+        .collect();
+    let names = API
+        .iter()
+        .map(|(name, _)| *name)
+        .chain(STREAM.iter().map(|(name, _)| *name));
+    let tested = names
+        .chain(QUEUE.iter().map(|(name, _)| *name))
+        .chain(NOTIFIER)
+        .chain([REBUILD])
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(files, tested);
+}
+
+#[tokio::test]
+async fn api_events_are_answered() {
+    let kinto = Kinto::new();
+    for (name, status) in API {
+        assert_eq!(
+            kinto.api.handle(event(name)).await.status_code,
+            status,
+            "{name}"
+        );
+    }
+}
+
+fn aggregator(kinto: &Kinto, settings: Settings) -> Aggregator {
+    Aggregator::new(
+        Store::new(kinto.aws.dynamodb(), TABLE),
+        BroadcastQueue::new(kinto.aws.sqs(), kinto.aws.queue_url()),
+        settings.changes,
+        settings.broadcasts,
+        settings.megaphones,
+    )
+}
+
+#[tokio::test]
+async fn stream_events_reach_the_monitor() {
+    for (name, expected) in STREAM {
+        let kinto = Kinto::new();
+        let aggregator = aggregator(&kinto, settings(&listener("http://127.0.0.1:1")));
+        assert!(
+            aggregator
+                .handle(event(name))
+                .await
+                .batch_item_failures
+                .is_empty(),
+            "{name}"
+        );
+        let shown = kinto
+            .get("/buckets/monitor/collections/changes/records")
+            .await;
+        let shown: Vec<_> = shown.body["data"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|entry| {
+                (
+                    entry["collection"].as_str().unwrap(),
+                    entry["last_modified"].as_u64().unwrap() - FIRST_CHANGE,
+                )
+            })
+            .collect();
+        assert_eq!(shown, expected, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn an_operators_event_rebuilds_the_monitor() {
+    let kinto = Kinto::with_collection().await;
+    let aggregator = aggregator(&kinto, settings(&[]));
+    let input: Input = event(REBUILD);
+    let Output::Rebuilt(rebuilt) = aggregator.answer(input).await.unwrap() else {
+        panic!("it is taken for a batch of the stream");
+    };
+    assert_eq!((rebuilt.collections, rebuilt.raised), (1, 1));
+}
+
+#[tokio::test]
+async fn queue_events_reach_megaphone_once() {
+    for (name, dead) in QUEUE {
+        let megaphone = MockServer::start().await;
+        Mock::given(matchers::method("PUT"))
+            .and(matchers::body_string(format!("\"{FIRST_CHANGE}\"")))
+            .respond_with(ResponseTemplate::new(200))
+            .expect(1)
+            .mount(&megaphone)
+            .await;
+        let aws = Kinto::new().aws;
+        let store = Store::new(aws.dynamodb(), TABLE);
+        let inbox = Inbox::new(aws.sqs(), aws.queue_url(), aws.dead_letter_url());
+        // As a function of an earlier version has it; those of the monitor's state are the aggregator's test.
+        let due = json!({"pk": "#broadcast", "sk": "mp", "due": FIRST_CHANGE});
+        put_item(&aws, &due);
+        let megaphones = settings(&listener(&megaphone.uri())).megaphones;
+        let megaphones = megaphones
+            .into_iter()
+            .map(|m| Megaphone::new(m).unwrap())
+            .collect();
+        let response = Broadcaster::new(store, inbox, megaphones)
+            .handle(event(name))
+            .await;
+        assert!(response.batch_item_failures.is_empty(), "{name}");
+        assert_eq!(aws.queue().dead_letters().len(), dead, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn notifier_events_tell_a_webhook_of_a_record() {
+    let webhook = MockServer::start().await;
+    let uris = json!(["/buckets/main/collections/one/records/first"]);
+    Mock::given(matchers::method("POST"))
+        .and(matchers::body_partial_json(
+            json!({"action": "create", "impacted_uris": uris}),
+        ))
+        .respond_with(ResponseTemplate::new(200))
+        .expect(1)
+        .mount(&webhook)
+        .await;
+    let url = webhook.uri();
+    let vars: Vars = [
+        ("KINTO_EVENT_LISTENERS", "webhook"),
+        ("KINTO_EVENT_LISTENERS_WEBHOOK_USE", "webhook"),
+        ("KINTO_EVENT_LISTENERS_WEBHOOK_URL", &url),
+        (
+            "KINTO_EVENT_LISTENERS_WEBHOOK_SECRET",
+            "a secret that is long enough",
+        ),
+    ]
+    .into_iter()
+    .collect();
+    let aws = Kinto::new().aws;
+    let listeners = ListenerSettings::from_vars(&vars).unwrap();
+    let listeners = Listeners::new(listeners, &vars, &aws.of_listeners().await, &[]).unwrap();
+    let (queue, dead) = (sqs::url(NOTIFICATIONS), sqs::dead_letter_url(NOTIFICATIONS));
+    let notifier = Notifier::new(
+        Store::new(aws.dynamodb(), TABLE),
+        NotificationQueue::new(aws.sqs(), &*queue),
+        Inbox::new(aws.sqs(), queue, dead),
+        listeners,
+    );
+    let [stream, queue]: [Value; 2] = NOTIFIER.map(event);
+
+    // The message that the entry is asked for by is that of the other event. The second entry is an earlier version's.
+    notifier.answer(input(&stream)).await;
+    let messages = aws.queues().notifications.waiting();
+    let (body, group) = ("/Records/0/body", "/Records/0/attributes/MessageGroupId");
+    assert_eq!(messages.len(), 2);
+    assert_eq!(
+        [&*messages[0].body, &*messages[0].group],
+        [body, group].map(|at| queue.pointer(at).unwrap().as_str().unwrap())
+    );
+
+    assert_eq!(messages[1].group, messages[0].group);
+
+    let mut item = stream["Records"][1]["dynamodb"]["NewImage"].clone();
+    let message: Value = serde_json::from_str(&messages[0].body).unwrap();
+    let entry = |field: &str| message["entry"][field].as_str().unwrap();
+    item["pk"]["S"] = format!("#outbox#{}", entry("parent")).into();
+    item["sk"]["S"] = format!("{}#000", entry("id")).into();
+    let put = json!({"TableName": TABLE, "Item": item}).to_string();
+    let put = aws.call("DynamoDB_20120810.PutItem", put.as_bytes());
+    assert_eq!(put.ok().unwrap().status, 200);
+    let notifier::Output::Queue(response) = notifier.answer(input(&queue)).await else {
+        panic!("it is taken for a batch of the stream");
+    };
+    assert!(response.batch_item_failures.is_empty());
+}
+
+fn input(event: &Value) -> notifier::Input {
+    serde_json::from_value(event.clone()).unwrap()
+}

@@ -1,0 +1,5 @@
+//! Lists of objects.
+
+mod clock;
+mod deletion;
+mod reading;

@@ -1,0 +1,4 @@
+//! The local stack and the table in memory that it runs on.
+
+mod dynamodb;
+mod stack;

@@ -1,0 +1,23 @@
+//! What the whole must do.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
+
+mod broadcaster;
+mod caches;
+mod changes;
+mod clients;
+mod costs;
+mod deployed;
+mod dispatch;
+mod listeners;
+mod lists;
+mod local;
+mod monitor;
+mod notifier;
+mod objects;
+mod permissions;
+mod pipeline;
+mod plugins;
+mod secrets;
+mod service;
+mod web;

@@ -1,0 +1,6 @@
+//! Kinto's plugins: what they add when `includes` names them.
+
+mod accounts;
+mod default_bucket;
+mod flush;
+mod openid;

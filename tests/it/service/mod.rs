@@ -1,0 +1,8 @@
+//! The server itself rather than its objects. Statuses, headers and error numbers are those that Kinto 26.5.0 gave to
+//! the same requests.
+
+mod availability;
+mod endpoints;
+mod hello;
+mod openapi;
+mod settings_file;

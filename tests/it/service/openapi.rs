@@ -1,0 +1,84 @@
+//! The document at `__api__`.
+
+use serde_json::json;
+use tests::{Kinto, NOBODY};
+
+/// Every method that Kinto's endpoints may take, without those that `__api__` leaves out.
+const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
+
+#[tokio::test]
+async fn the_openapi_document_lists_the_methods_that_each_endpoint_takes() {
+    let kinto = Kinto::with(&[("KINTO_EXPERIMENTAL_PERMISSIONS_ENDPOINT", "true")]).as_user(NOBODY);
+    let api = kinto.get("/__api__").await.body;
+    assert_eq!(
+        (
+            &api["swagger"],
+            &api["host"],
+            &api["basePath"],
+            &api["schemes"]
+        ),
+        (
+            &json!("2.0"),
+            &json!("kinto.test"),
+            &json!("/v1"),
+            &json!(["http"])
+        )
+    );
+    let paths = api["paths"].as_object().unwrap();
+    for (path, item) in paths {
+        let filled = path.replace(['{', '}'], "");
+        for method in METHODS {
+            let answer = kinto.send(method, &filled, &[], "{}").await;
+            let is_listed = item.get(method.to_ascii_lowercase()).is_some();
+            assert_eq!(is_listed, answer.status != 405, "{method} {path}");
+            let is_unknown = answer.status == 404 && answer.body["details"].is_null();
+            assert!(!is_unknown, "{method} {path}");
+        }
+    }
+    assert!(Kinto::new().get("/__api__").await.body["paths"]["/permissions"].is_null());
+    // As the real server names them, and clients call them.
+    for (path, method, id) in [
+        ("/", "get", "server_info"),
+        ("/__api__", "get", "get_openapi_spec"),
+        ("/batch", "post", "batch"),
+        ("/permissions", "get", "get_permissionss"),
+        ("/buckets", "get", "get_buckets"),
+        ("/buckets", "post", "create_bucket"),
+        ("/buckets/{id}", "put", "update_bucket"),
+        (
+            "/buckets/{bucket_id}/collections/{id}",
+            "patch",
+            "patch_collection",
+        ),
+        (
+            "/buckets/{bucket_id}/collections/{collection_id}/records/{id}",
+            "delete",
+            "delete_record",
+        ),
+        (
+            "/buckets/monitor/collections/changes/records",
+            "get",
+            "get_changess",
+        ),
+    ] {
+        assert_eq!(paths[path][method]["operationId"], id, "{method} {path}");
+    }
+}
+
+/// Needs the packages of `tests/requirements.txt`, which `tests/run` installs.
+#[tokio::test]
+#[ignore = "needs openapi-spec-validator"]
+async fn the_openapi_document_is_valid() {
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
+    let api = Kinto::new().get("/__api__").await.body;
+    let mut validator = Command::new("openapi-spec-validator")
+        .args(["--schema", "2.0", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = validator.stdin.take().unwrap();
+    stdin.write_all(api.to_string().as_bytes()).unwrap();
+    drop(stdin);
+    assert!(validator.wait().unwrap().success());
+}

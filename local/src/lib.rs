@@ -13,6 +13,7 @@
 //! no HTTP takes [`LocalAws`] alone: its clients speak to the functions' own code, it counts their requests and
 //! answers them with faults.
 
+pub mod admin;
 pub mod aws;
 pub mod connector;
 pub mod dynamodb;

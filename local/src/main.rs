@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::process::ExitCode;
 
-use kinto_local::{Options, Stack, options, rebuild};
+use kinto_local::{Options, Stack, admin, options, rebuild};
 use kinto_serverless::settings::Vars;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -48,7 +48,9 @@ async fn run() -> Result<(), Box<dyn Error>> {
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
     );
-    let stack = Stack::start(&options, Vars::from_env()).await?;
+    let mut vars = Vars::from_env();
+    admin::set_defaults(&mut vars, &admin::directories());
+    let stack = Stack::start(&options, vars).await?;
     println!("dynamodb and sqs on {}", stack.aws_url());
     println!("listening on {}", stack.url());
     tokio::select! {

@@ -5,9 +5,10 @@
 //! [`asked`]: may they; [`body`], [`schema`]: what they send) → [`response`] (into the event). [`retry`] does that
 //! again while other writes come between. A [`batch`] is several calls in one unit of work. Every refusal is an [`error::ApiError`], turned into Kinto's JSON at one place.
 //!
-//! What Kinto has as plugins is in [`default_bucket`], [`flush`], [`accounts`] with [`passwords`], and [`openid`].
+//! What Kinto has as plugins is in [`default_bucket`], [`flush`], [`accounts`] with [`passwords`], [`openid`], and [`admin`].
 
 mod accounts;
+mod admin;
 mod asked;
 mod auth;
 mod batch;
@@ -169,6 +170,9 @@ impl Api {
         }
         request.check_length()?;
         request.check_encoding()?;
+        if let Some(answer) = admin::answer(request, settings) {
+            return answer.map(Found::Answer);
+        }
         let route = match router::route(request, settings)? {
             Routed::To(route) => route,
             // A browser follows no redirect of a preflight.
@@ -297,10 +301,10 @@ impl Api {
             ),
         ];
         for (name, value) in fixed {
-            response.set(
-                HeaderName::from_static(name),
-                HeaderValue::from_static(value),
-            );
+            let name = HeaderName::from_static(name);
+            if !response.headers().contains_key(&name) {
+                response.set(name, HeaderValue::from_static(value));
+            }
         }
         let route = router::endpoint(&request.path, settings)
             .filter(|_| response.status() != StatusCode::GONE);

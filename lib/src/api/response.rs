@@ -21,7 +21,7 @@ use crate::timestamp::Timestamp;
 pub struct Response {
     status: StatusCode,
     headers: HeaderMap,
-    body: String,
+    body: Body,
 }
 
 impl Response {
@@ -30,7 +30,7 @@ impl Response {
         Self {
             status,
             headers: HeaderMap::new(),
-            body: String::new(),
+            body: Body::Empty,
         }
     }
 
@@ -41,11 +41,16 @@ impl Response {
 
     /// A response whose body is JSON already.
     pub fn json_text(status: StatusCode, body: String) -> Self {
+        Self::with_body(status, "application/json", Body::Text(body))
+    }
+
+    /// A response with any body: a text, which may be compressed on its way, or bytes that are sent as they are.
+    pub fn with_body(status: StatusCode, content_type: &'static str, body: Body) -> Self {
         let mut response = Self {
             body,
             ..Self::empty(status)
         };
-        response.set(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response.set(CONTENT_TYPE, HeaderValue::from_static(content_type));
         response
     }
 
@@ -115,9 +120,10 @@ impl Response {
 
     /// Its body as JSON; an empty text when there is none, a text when it is no JSON.
     pub fn body_json(&self) -> Cow<'_, str> {
-        match serde_json::from_str::<IgnoredAny>(&self.body) {
-            Ok(_) => Cow::Borrowed(&self.body),
-            Err(_) => Cow::Owned(Value::from(&*self.body).to_string()),
+        let text = String::from_utf8_lossy(&self.body);
+        match serde_json::from_str::<IgnoredAny>(&text) {
+            Ok(_) => text,
+            Err(_) => Cow::Owned(Value::from(&*text).to_string()),
         }
     }
 
@@ -161,11 +167,12 @@ impl Response {
     /// A body that Lambda could not send becomes a 413 that says so, rather than a failure of the function. Endpoints that
     /// have pages never let it come to that: [`compression::MAX_BODY`] is what each may answer.
     pub fn into_event(mut self, head: bool, accept_encoding: &str) -> ApiGatewayV2httpResponse {
-        let text = std::mem::take(&mut self.body);
-        let mut body = None;
-        if !head && !text.is_empty() {
-            body = Some(self.encode(text, accept_encoding));
-        }
+        let mut body = match std::mem::take(&mut self.body) {
+            _ if head => None,
+            Body::Text(text) if !text.is_empty() => Some(self.encode(text, accept_encoding)),
+            Body::Binary(bytes) if !bytes.is_empty() => Some(Body::Binary(bytes)),
+            _ => None,
+        };
         if !body.as_ref().is_none_or(compression::fits) {
             tracing::warn!(status = %self.status, "a response larger than Lambda can send");
             body = Some(self.refuse());

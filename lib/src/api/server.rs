@@ -119,6 +119,13 @@ async fn capabilities(api: &Api) -> Value {
             "validation_enabled": false,
         });
     }
+    if let Some(admin) = &api.settings.api.admin {
+        capabilities["admin"] = json!({
+            "description": "Serves Kinto Admin, under admin/.",
+            "url": "https://github.com/Kinto/kinto-admin/",
+            "version": admin.version(),
+        });
+    }
     if !api.providers.is_empty() {
         let providers = join_all(api.providers.iter().map(Provider::described)).await;
         capabilities["openid"] = json!({

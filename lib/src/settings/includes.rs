@@ -15,14 +15,17 @@ pub enum Plugin {
     Accounts,
     /// `kinto.plugins.openid`: users can log in with OpenID Connect providers.
     OpenId,
+    /// `kinto.plugins.admin`: Kinto Admin is served.
+    Admin,
 }
 
 impl Plugin {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 5] = [
         Self::DefaultBucket,
         Self::Flush,
         Self::Accounts,
         Self::OpenId,
+        Self::Admin,
     ];
 
     /// The name that `includes` gives it.
@@ -32,6 +35,7 @@ impl Plugin {
             Self::Flush => "kinto.plugins.flush",
             Self::Accounts => "kinto.plugins.accounts",
             Self::OpenId => "kinto.plugins.openid",
+            Self::Admin => "kinto.plugins.admin",
         }
     }
 }

@@ -8,6 +8,7 @@ use reqwest::Url;
 use uuid::Uuid;
 
 use super::provider::Provider;
+use crate::api::admin;
 use crate::api::error::{ApiError, Detail};
 use crate::api::request::Request;
 use crate::api::response::Response;
@@ -64,7 +65,11 @@ pub async fn login(
     }
     let callback = Url::parse(&callback)
         .ok()
-        .filter(|callback| provider.settings().trusts(callback))
+        .filter(|callback| {
+            let provider = provider.settings();
+            provider.trusts(callback)
+                || provider.trusts_admin && admin::is_callback(callback, request, settings)
+        })
         .ok_or_else(|| ApiError::invalid("querystring", "callback", "Untrusted callback URL"))?;
     if provider.settings().userid_field == "email" && !scopes.contains(&"email") {
         let problem = format!(

@@ -58,7 +58,10 @@ mod tests {
 
         let mut vars = Vars::from_iter([(INCLUDES, ""), (PATH, "/other")]);
         set_defaults(&mut vars, &directories);
-        assert_eq!((vars.get(INCLUDES), vars.get(PATH)), (Some(""), Some("/other")));
+        assert_eq!(
+            (vars.get(INCLUDES), vars.get(PATH)),
+            (Some(""), Some("/other"))
+        );
 
         let mut vars = Vars::default();
         set_defaults(&mut vars, &[place.join("elsewhere")]);

@@ -9,7 +9,7 @@
 //! | the SDK's way to them | [`connector`] in this process, [`endpoint`] for other processes, both into [`aws`] |
 //! | Megaphone, which is not AWS | [`megaphone`] |
 //!
-//! [`Stack`] starts all of it around the functions of `kinto-serverless`; [`options`] says where. A test that needs
+//! [`Stack`] starts all of it around the functions of `kinto-serverless`; [`options`] says where, [`watch`] shows what happens. A test that needs
 //! no HTTP takes [`LocalAws`] alone: its clients speak to the functions' own code, it counts their requests and
 //! answers them with faults.
 
@@ -28,6 +28,7 @@ pub mod server;
 pub mod sqs;
 mod stack;
 pub mod stream;
+pub mod watch;
 
 pub use aws::{Fault, LocalAws, RequestCounter};
 pub use options::Options;

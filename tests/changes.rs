@@ -1112,6 +1112,20 @@ async fn the_successor_differs_in_four_answers() {
 }
 
 #[tokio::test]
+async fn what_is_set_for_a_bucket_reaches_changesets_in_kinto_changes_successor() {
+    let kinto = Kinto::with(&[
+        ("KINTO_INCLUDES", "kinto_remote_settings"),
+        ("KINTO_MAIN_RECORD_CACHE_EXPIRES_SECONDS", "10"),
+    ]);
+    let public = json!({"permissions": {"read": ["system.Everyone"]}});
+    kinto.put("/buckets/main", public).await;
+    kinto.put(COLLECTION, json!({})).await;
+    let changeset = format!("{CHANGESET}?_expected=1");
+    let answer = kinto.as_user(NOBODY).get(&changeset).await;
+    assert_eq!(answer.header("cache-control"), "max-age=10");
+}
+
+#[tokio::test]
 async fn changes_are_kept_for_as_long_as_the_settings_say() {
     let kinto = Kinto::with(&[
         ("KINTO_MONITOR_CHANGES_RECORD_CACHE_EXPIRES_SECONDS", "60"),
@@ -1174,7 +1188,9 @@ async fn changes_are_kept_for_as_long_as_the_settings_say() {
     let own = kinto.get(&path).await;
     assert_eq!(own.header("cache-control"), "no-cache, no-store");
     let answer = anonymous.get(&path).await;
-    assert_eq!(answer.header("cache-control"), "max-age=10");
+    assert_eq!(answer.header("cache-control"), "no-cache, no-store");
+    let records = anonymous.get(&format!("{COLLECTION}/records")).await;
+    assert_eq!(records.header("cache-control"), "max-age=10");
 
     // Where anonymous users write they are to see what they wrote.
     let open =

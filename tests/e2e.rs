@@ -54,6 +54,7 @@ async fn the_deployed_stack_announces_writes_whatever_happens_to_megaphone() {
 
     emulator.deploy(&[
         ("Architecture", architecture()),
+        ("BucketCreatePrincipals", "system.Authenticated"),
         ("ChangesResources", "/buckets/main"),
         ("MegaphoneUrl", &megaphone.server.uri()),
         ("MegaphoneApiKeyArn", &key_arn),

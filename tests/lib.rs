@@ -81,6 +81,7 @@ pub fn cases(few: u32) -> u32 {
 pub fn settings(more: &[(&str, &str)]) -> Settings {
     let vars: Vars = [
         ("KINTO_USERID_HMAC_SECRET", "s3cret"),
+        ("MULTIAUTH_POLICIES", "basicauth"),
         ("KINTO_CHANGES_RESOURCES", "/buckets/main"),
     ]
     .iter()

@@ -1,4 +1,5 @@
-//! Pauses between attempts, with full jitter: callers that failed together must not try again together.
+//! Pauses between attempts: of a request, with full jitter, since callers that failed together must not try again
+//! together; of a message of a queue, by how often it was received.
 
 use std::time::Duration;
 
@@ -38,9 +39,26 @@ impl Backoff {
     }
 }
 
+/// The pause after the first failure of a message; it doubles each time, up to [`MAX_MESSAGE_PAUSE`].
+const FIRST_MESSAGE_PAUSE: Duration = Duration::from_secs(1);
+/// Once the receiver is well again, it takes no longer than this until the message reaches it.
+const MAX_MESSAGE_PAUSE: Duration = Duration::from_secs(60);
+
+/// The pause after the failure of a message that was received `count` times: the receiver is a listener or a Megaphone.
+pub fn after_failure(count: u32) -> Duration {
+    let doublings = count.saturating_sub(1).min(16);
+    (FIRST_MESSAGE_PAUSE * (1 << doublings)).min(MAX_MESSAGE_PAUSE)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pauses_of_a_message_double_up_to_a_minute() {
+        let seconds = [0, 1, 2, 3, 6, 7, 8, 1000].map(|count| after_failure(count).as_secs());
+        assert_eq!(seconds, [1, 1, 2, 4, 32, 60, 60, 60]);
+    }
 
     #[test]
     fn pauses_grow_up_to_the_limit() {

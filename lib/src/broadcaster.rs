@@ -16,8 +16,10 @@ use futures::future::{join, join_all};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::backoff;
 use crate::megaphone::{Megaphone, MegaphoneError};
-use crate::queue::{BroadcastRequest, Inbox, Received, pause};
+use crate::metrics;
+use crate::queue::{BroadcastRequest, Inbox, Received};
 use crate::store::broadcast::Claim;
 use crate::store::{Store, StoreError};
 use crate::timestamp::Timestamp;
@@ -125,6 +127,7 @@ impl Broadcaster {
         let not_before = match self.broadcast(megaphone, count, now).await {
             Ok(Outcome::Sent(version)) => {
                 tracing::info!(listener, %version, "broadcast");
+                metrics::due_age(message.sent, now);
                 return None;
             }
             Ok(Outcome::NothingDue) => {
@@ -137,6 +140,7 @@ impl Broadcaster {
             }
             Ok(Outcome::Failed(error, time)) => {
                 failed(listener, count, &error);
+                metrics::due_age(message.sent, now);
                 if matches!(error, MegaphoneError::Refused(_)) && count >= MAX_REFUSALS {
                     return self.give_up(message).await;
                 }
@@ -144,7 +148,8 @@ impl Broadcaster {
             }
             Err(error) => {
                 failed(listener, count, &error);
-                now.after(begin.elapsed() + pause(count))
+                metrics::due_age(message.sent, now);
+                now.after(begin.elapsed() + backoff::after_failure(count))
             }
         };
         let pause = not_before.since(now.after(begin.elapsed()));
@@ -217,8 +222,8 @@ fn error_pause(error: &MegaphoneError, count: u32) -> Duration {
         MegaphoneError::Unavailable {
             retry_after: Some(retry_after),
             ..
-        } => pause(count).max(*retry_after),
-        _ => pause(count),
+        } => backoff::after_failure(count).max(*retry_after),
+        _ => backoff::after_failure(count),
     }
 }
 

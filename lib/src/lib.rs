@@ -16,27 +16,36 @@
 //! | [`listeners`] | who is told: queues, functions, webhooks, people, your own code |
 //!
 //! Beside that way stand the vocabulary ([`resource`], [`permission`], [`timestamp`]), the
-//! configuration ([`settings`], [`secrets`]), signatures ([`hmac`]) and what a function does at its start ([`startup`]).
+//! configuration ([`settings`], [`settings_file`], [`secrets`]), what a function does at its start ([`startup`]), and small tools: signatures
+//! ([`hmac`]), HTTP clients (`http_client`), pauses (`backoff`), metrics (`metrics`), patterns with `*` (`wildcard`), the memory that JSON takes
+//! (`json`).
 //!
-//! Nothing below [`api`] knows of HTTP; nothing but [`api`], [`aggregator`] and [`broadcaster`]
-//! knows of Lambda's event types, which each of them leaves behind in its first lines.
+//! Nothing below [`api`] knows of HTTP. Lambda's event types end in the first lines of [`api`], [`aggregator`],
+//! [`broadcaster`], [`notifier`] and [`queue`].
 
 pub mod aggregator;
 pub mod api;
+#[cfg(test)]
+mod architecture;
 mod backoff;
 pub mod broadcaster;
 pub mod event;
 pub mod hmac;
+mod http_client;
+mod json;
 pub mod listeners;
 pub mod megaphone;
+mod metrics;
 pub mod notifier;
 pub mod permission;
 pub mod queue;
 pub mod resource;
 pub mod secrets;
 pub mod settings;
+pub mod settings_file;
 pub mod startup;
 pub mod store;
 pub mod timestamp;
 pub mod unit_of_work;
-mod weight;
+
+mod wildcard;

@@ -1,10 +1,11 @@
 //! The client of Megaphone, which tells every client at once.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use reqwest::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use reqwest::{Response, StatusCode};
 
+use crate::http_client;
 use crate::settings::MegaphoneSettings;
 use crate::timestamp::Timestamp;
 
@@ -57,27 +58,14 @@ impl MegaphoneError {
                         StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT
                     ) =>
             {
-                let header = answer.headers().get(RETRY_AFTER);
-                let retry_after = header
-                    .and_then(|value| value.to_str().ok())
-                    .and_then(|value| retry_after(value, SystemTime::now()));
                 Self::Unavailable {
                     status,
-                    retry_after,
+                    retry_after: http_client::retry_after(answer.headers()),
                 }
             }
             status => Self::Refused(status),
         }
     }
-}
-
-/// Reads `Retry-After`: seconds, or a date. `None` for anything else.
-pub(crate) fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
-    if let Ok(seconds) = value.trim().parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = httpdate::parse_http_date(value).ok()?;
-    Some(date.duration_since(now).unwrap_or_default())
 }
 
 /// One Megaphone and what it is to be told.
@@ -93,15 +81,9 @@ impl Megaphone {
     /// # Errors
     /// When the TLS backend cannot be set up.
     pub fn new(settings: MegaphoneSettings) -> Result<Self, reqwest::Error> {
-        let client = reqwest::Client::builder()
-            .connect_timeout(settings.connect_timeout)
+        // The queue repeats a broadcast, under the claim of its own time.
+        let client = http_client::builder_without_retries(settings.connect_timeout)
             .timeout(settings.timeout)
-            // A connection that slept with the function may be dead; a broadcast lost on it would be one without answer.
-            .pool_max_idle_per_host(0)
-            // A repetition is the queue's, under the claim of its own time.
-            .retry(reqwest::retry::never())
-            .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("kinto-serverless/", env!("CARGO_PKG_VERSION")))
             .build()?;
         Ok(Self { client, settings })
     }
@@ -151,21 +133,5 @@ impl Megaphone {
                 false
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_289_972);
-        let seconds = |value| retry_after(value, now).map(|pause| pause.as_secs());
-        assert_eq!(seconds("120"), Some(120));
-        assert_eq!(seconds("Sat, 21 Nov 2026 19:40:32 GMT"), Some(60));
-        assert_eq!(seconds("Sat, 21 Nov 2026 19:39:30 GMT"), Some(0));
-        assert_eq!(seconds("soon"), None);
-        assert_eq!(seconds("-1"), None);
     }
 }

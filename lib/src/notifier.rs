@@ -19,9 +19,11 @@ use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::backoff;
 use crate::event::ResourceChanged;
 use crate::listeners::{Listeners, NotifyError};
-use crate::queue::{Inbox, NotificationQueue, NotificationRequest, QueueError, Received, pause};
+use crate::metrics;
+use crate::queue::{Inbox, NotificationQueue, NotificationRequest, QueueError, Received};
 use crate::settings::ListenerSettings;
 use crate::store::outbox::{self, EntryId};
 use crate::store::recent::COMMIT_PAUSES;
@@ -184,7 +186,9 @@ impl Notifier {
         };
         let NotificationRequest { listener, entry } = &request;
         let count = message.receive_count;
-        let error = match self.notify(listener, entry).await {
+        let told = self.notify(listener, entry).await;
+        metrics::due_age(message.sent, Timestamp::now());
+        let error = match told {
             Ok(Some(())) => {
                 tracing::info!(listener, ?entry, "notified");
                 return Ok(());
@@ -208,9 +212,11 @@ impl Notifier {
                 GONE_PAUSE
             }
             Failure::Listener(NotifyError::Failed { retry_after, .. }) => {
-                pause(count).max(retry_after.unwrap_or_default())
+                backoff::after_failure(count).max(retry_after.unwrap_or_default())
             }
-            Failure::Store(_) | Failure::Queue(_) | Failure::NotYet => pause(count),
+            Failure::Store(_) | Failure::Queue(_) | Failure::NotYet => {
+                backoff::after_failure(count)
+            }
         };
         if let Err(error) = self.inbox.postpone(&message, pause).await {
             tracing::warn!(listener, %error, "a message comes again later than it could");

@@ -25,11 +25,6 @@ pub struct BroadcastRequest {
     pub listener: String,
 }
 
-/// The pause after a first failure that may pass; it doubles each time, up to [`MAX_PAUSE_AFTER_FAILURE`].
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// See [`FIRST_PAUSE`]: once who is to be told is well again, it takes no longer than this until it is.
-const MAX_PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(60);
-
 /// A request to the queue that failed, as far as we know.
 #[derive(Debug, thiserror::Error)]
 #[error("{operation} failed: {}", DisplayErrorContext(&**.source))]
@@ -142,12 +137,6 @@ pub fn group_id(prefix: &str, uri: &str) -> String {
     format!("{prefix}-{}", half.collect::<String>())
 }
 
-/// The pause after the failure of a message that was received `count` times.
-pub fn pause(count: u32) -> Duration {
-    let doublings = count.saturating_sub(1).min(16);
-    (FIRST_PAUSE * (1 << doublings)).min(MAX_PAUSE_AFTER_FAILURE)
-}
-
 /// A message as it was received.
 #[derive(Clone, Debug)]
 pub struct Received {
@@ -161,6 +150,8 @@ pub struct Received {
     receipt_handle: String,
     /// Its group.
     pub group: String,
+    /// When it was sent.
+    pub sent: Option<Timestamp>,
 }
 
 impl From<SqsMessage> for Received {
@@ -169,7 +160,9 @@ impl From<SqsMessage> for Received {
             .attributes
             .get("ApproximateReceiveCount")
             .and_then(|count| count.parse().ok());
+        let sent = message.attributes.get("SentTimestamp");
         Self {
+            sent: sent.and_then(|millis| millis.parse().ok()).map(Timestamp),
             message_id: message.message_id.unwrap_or_default(),
             body: message.body.unwrap_or_default(),
             receive_count: receive_count.unwrap_or(1),
@@ -238,12 +231,6 @@ impl Inbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pauses_double_up_to_a_minute() {
-        let seconds = [0, 1, 2, 3, 6, 7, 8, 1000].map(|count| pause(count).as_secs());
-        assert_eq!(seconds, [1, 1, 2, 4, 32, 60, 60, 60]);
-    }
 
     #[test]
     fn a_group_has_an_id_that_sqs_takes_whatever_the_uri() {

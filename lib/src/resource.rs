@@ -321,7 +321,8 @@ impl CollectionSet {
         words
             .split_whitespace()
             .map(|word| {
-                ObjectUri::parse(word)
+                // Remote Settings' own files have a slash at the end.
+                ObjectUri::parse(word.strip_suffix('/').unwrap_or(word))
                     .filter(|uri| matches!(uri.kind(), Kind::Bucket | Kind::Collection))
                     .ok_or_else(|| word.to_owned())
             })

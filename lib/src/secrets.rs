@@ -59,7 +59,8 @@ pub async fn resolve(
             Keeper::ParameterStore => parameter(value, config).await,
         };
         let problem = |problem| SettingError::new(name, format!("the secret {problem}"));
-        *value = read.map_err(problem)?;
+        // A line that ends in the editor is none of the secret.
+        read.map_err(problem)?.trim().clone_into(value);
         Ok(())
     });
     try_join_all(reads).await?;
@@ -77,7 +78,7 @@ async fn secret(arn: &str, config: &aws_config::SdkConfig) -> Result<String, Str
 }
 
 /// The value of a parameter, decrypted, or what is wrong with it.
-async fn parameter(arn: &str, config: &aws_config::SdkConfig) -> Result<String, String> {
+pub(crate) async fn parameter(arn: &str, config: &aws_config::SdkConfig) -> Result<String, String> {
     let client = aws_sdk_ssm::Client::new(config);
     let answer = client.get_parameter().name(arn).with_decryption(true);
     let answer = answer.send().await;

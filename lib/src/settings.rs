@@ -10,9 +10,13 @@ mod authentication;
 mod broadcasts;
 mod caching;
 mod changes;
+mod event_listeners;
+mod file;
 mod includes;
+pub mod ini;
 mod listeners;
 mod megaphone;
+mod native;
 mod openid;
 mod web;
 
@@ -22,10 +26,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
-pub use self::broadcasts::BroadcastsSettings;
+pub use self::broadcasts::{BroadcastsSettings, Debounce};
 pub use self::caching::{CacheSettings, Expiry};
 pub use self::changes::{ChangesSettings, Flavour};
 pub use self::includes::{Includes, Plugin};
+pub use self::ini::MAX_BYTES as MAX_INI_BYTES;
 pub use self::listeners::ListenerSettings;
 pub use self::megaphone::MegaphoneSettings;
 pub use self::openid::{OpenIdSettings, UrlPattern};
@@ -69,10 +74,15 @@ impl Secret {
         &self.0
     }
 
+    /// The value as the key of an HMAC.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
     /// Another secret, that this one makes for a purpose: HMAC-SHA256 of its name, in hexadecimal. Nobody can have it
     /// made as a user id, whose message has a colon.
     fn derive(&self, purpose: &str) -> Self {
-        Self(hmac::hex(&hmac::sign(self, purpose)))
+        Self(hmac::hex(&hmac::sign(self.as_bytes(), purpose)))
     }
 }
 
@@ -82,12 +92,14 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The environment variables that settings are read from.
+/// The environment variables that settings are read from, and those that a `kinto.ini` stands for.
+///
+/// The text of a setting is tried as JSON, as Kinto does: `"x"` is `x`, `["a", "b"]` two words.
 ///
 /// A variable that is absent stands for the setting's default. One that is empty stands for an empty value: no words, no
 /// text, an empty key; it is an error where a number, a flag or a token is asked for, and where the setting is required.
 #[derive(Clone, Default)]
-pub struct Vars(BTreeMap<String, String>);
+pub struct Vars(BTreeMap<String, String>, file::FromFile);
 
 impl Vars {
     /// The environment of this process.
@@ -98,9 +110,9 @@ impl Vars {
             .collect()
     }
 
-    /// The value of `name`, trimmed; `None` when it is not set.
+    /// The value of `name`, without white space around it; `None` when it is not set.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(|value| value.trim())
+        self.0.get(name).map(String::as_str)
     }
 
     /// A text whose default is none: an empty one says the same.
@@ -138,7 +150,7 @@ impl Vars {
         }
     }
 
-    /// Replaces every value for which `replace` has another one.
+    /// Every value, to be replaced by what it refers to.
     pub fn values_mut(&mut self) -> impl Iterator<Item = (&String, &mut String)> {
         self.0.iter_mut()
     }
@@ -149,12 +161,10 @@ impl Vars {
     }
 
     fn flag(&self, name: &str, default: bool) -> Result<bool, SettingError> {
-        match self.get(name).map(str::to_ascii_lowercase).as_deref() {
-            None => Ok(default),
-            Some("true" | "yes" | "on" | "1" | "t" | "y") => Ok(true),
-            Some("false" | "no" | "off" | "0" | "f" | "n") => Ok(false),
-            Some(_) => Err(SettingError::new(name, "must be true or false")),
-        }
+        let Some(value) = self.get(name) else {
+            return Ok(default);
+        };
+        file::is_flag(value).ok_or_else(|| SettingError::new(name, "must be true or false"))
     }
 
     fn number(&self, name: &str) -> Result<Option<u64>, SettingError> {
@@ -209,11 +219,17 @@ impl Vars {
 
 impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Vars {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(vars: I) -> Self {
-        Self(
-            vars.into_iter()
-                .map(|(name, value)| (name.into(), value.into()))
-                .collect(),
-        )
+        let vars = vars.into_iter().map(|(name, value)| {
+            let (name, value): (String, String) = (name.into(), value.into());
+            let is_kintos = name.starts_with("KINTO_") || name.starts_with("MULTIAUTH_");
+            let value = if is_kintos {
+                native::text_of(&value)
+            } else {
+                value.trim().to_owned()
+            };
+            (name, value)
+        });
+        Self(vars.collect(), file::FromFile::default())
     }
 }
 
@@ -238,6 +254,12 @@ impl Settings {
     /// # Errors
     /// The first setting that is missing or cannot be used.
     pub fn from_vars(vars: &Vars) -> Result<Self, SettingError> {
+        let checked = vars.check_supported();
+        let read = checked.and_then(|()| Self::read(vars));
+        read.map_err(|error| vars.locate(error))
+    }
+
+    fn read(vars: &Vars) -> Result<Self, SettingError> {
         Ok(Self {
             api: ApiSettings::from_vars(vars)?,
             changes: ChangesSettings::from_vars(vars)?,
@@ -336,9 +358,12 @@ impl ApiSettings {
         let userid_hmac_secret = vars
             .hmac_key("KINTO_USERID_HMAC_SECRET")
             .ok_or_else(|| SettingError::new("KINTO_USERID_HMAC_SECRET", "is required"))?;
-        let default_bucket_hmac_secret = vars
-            .hmac_key("KINTO_DEFAULT_BUCKET_HMAC_SECRET")
-            .unwrap_or_else(|| userid_hmac_secret.derive("default_bucket_hmac_secret"));
+        let default_bucket_hmac_secret = match vars.hmac_key("KINTO_DEFAULT_BUCKET_HMAC_SECRET") {
+            Some(key) => key,
+            // Users of a Kinto that is moved with its file keep the buckets that they have.
+            None if vars.has_file() => Secret::new(""),
+            None => userid_hmac_secret.derive("default_bucket_hmac_secret"),
+        };
         Ok(Self {
             policies: Policy::from_vars(vars, &includes)?,
             account_cache_ttl: vars.seconds("KINTO_ACCOUNT_CACHE_TTL_SECONDS", 30)?,
@@ -355,7 +380,7 @@ impl ApiSettings {
             permissions_endpoint: includes.has(Plugin::Admin)
                 || vars.flag("KINTO_EXPERIMENTAL_PERMISSIONS_ENDPOINT", false)?,
             admin: match includes.has(Plugin::Admin) {
-                true => Some(AdminAssets::from_vars(vars)?),
+                true => AdminAssets::from_vars(vars)?,
                 false => None,
             },
             broadcasts_endpoint: vars.get("KINTO_BROADCASTS_READER_TOKEN").is_some(),

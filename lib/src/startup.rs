@@ -19,6 +19,7 @@ use crate::settings::{
     BroadcastsSettings, ChangesSettings, ListenerSettings, MegaphoneSettings, SettingError,
     Settings, Vars,
 };
+use crate::settings_file::{self, KINTO_INI};
 use crate::store::{RETRY_TIME, Store};
 
 /// Why a function cannot start.
@@ -32,14 +33,18 @@ pub enum StartError {
     Http(#[from] reqwest::Error),
 }
 
-/// What every function has: its settings, the secrets that it needs fetched, and the SDK's configuration.
+/// The code of the listener that stands, in the api, for all that the notifier tells.
+const NOTIFIER: &str = "notifier";
+
+/// What every function has: its settings, and the SDK's configuration.
 struct Environment {
     vars: Vars,
     sdk: SdkConfig,
 }
 
 impl Environment {
-    async fn load(needs_secret: impl Fn(&str) -> bool) -> Result<Self, StartError> {
+    /// The variables and the `kinto.ini` that they refer to; secrets are still references.
+    async fn load() -> Result<Self, StartError> {
         // The SDK sets no limit to a call by itself. A commit is one attempt, which is repeated until its outcome is known.
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(Duration::from_secs(1))
@@ -53,8 +58,13 @@ impl Environment {
             .load()
             .await;
         let mut vars = Vars::from_env();
-        secrets::resolve(&mut vars, needs_secret, &sdk).await?;
+        settings_file::add(&mut vars, &sdk).await?;
         Ok(Self { vars, sdk })
+    }
+
+    /// Fetches the secrets that the function needs: it may read no others.
+    async fn fetch(&mut self, needs: impl Fn(&str) -> bool) -> Result<(), StartError> {
+        Ok(secrets::resolve(&mut self.vars, needs, &self.sdk).await?)
     }
 
     /// The table, its connection opened: the first request shall not pay for that.
@@ -95,7 +105,9 @@ impl Environment {
 /// # Errors
 /// Names the setting that is missing or wrong.
 pub async fn api() -> Result<Api, StartError> {
-    let of_listener = listener_secrets(true)?;
+    let mut environment = Environment::load().await?;
+    check_notifier(&environment.vars)?;
+    let of_listener = listener_secrets(&environment.vars, true)?;
     let is_secret = |name: &str| {
         let settings = [
             "KINTO_USERID_HMAC_SECRET",
@@ -107,7 +119,7 @@ pub async fn api() -> Result<Api, StartError> {
             || name.contains("MULTIAUTH_POLICY_") && name.ends_with("_CLIENT_SECRET")
             || of_listener.iter().any(|variable| variable == name)
     };
-    let environment = Environment::load(is_secret).await?;
+    environment.fetch(is_secret).await?;
     let settings = Settings::from_vars(&environment.vars)?;
     Ok(Api::new(
         environment.store().await?,
@@ -123,7 +135,7 @@ pub async fn api() -> Result<Api, StartError> {
 /// # Errors
 /// Names the setting that is missing or wrong.
 pub async fn aggregator() -> Result<Aggregator, StartError> {
-    let environment = Environment::load(|_| false).await?;
+    let environment = Environment::load().await?;
     let queue_url = environment.vars.require("BROADCAST_QUEUE_URL")?;
     let queue = BroadcastQueue::new(aws_sdk_sqs::Client::new(&environment.sdk), queue_url);
     let changes = ChangesSettings::from_vars(&environment.vars)?;
@@ -146,7 +158,8 @@ pub async fn aggregator() -> Result<Aggregator, StartError> {
 pub async fn broadcaster() -> Result<Broadcaster, StartError> {
     let is_api_key =
         |name: &str| name.starts_with("KINTO_EVENT_LISTENERS_") && name.ends_with("_API_KEY");
-    let environment = Environment::load(is_api_key).await?;
+    let mut environment = Environment::load().await?;
+    environment.fetch(is_api_key).await?;
     let inbox = Inbox::new(
         aws_sdk_sqs::Client::new(&environment.sdk),
         environment.vars.require("BROADCAST_QUEUE_URL")?,
@@ -167,9 +180,10 @@ pub async fn broadcaster() -> Result<Broadcaster, StartError> {
 /// # Errors
 /// Names the setting that is missing or wrong.
 pub async fn notifier() -> Result<Notifier, StartError> {
-    let secrets = listener_secrets(false)?;
+    let mut environment = Environment::load().await?;
+    let secrets = listener_secrets(&environment.vars, false)?;
     let is_secret = |name: &str| secrets.iter().any(|variable| variable == name);
-    let environment = Environment::load(is_secret).await?;
+    environment.fetch(is_secret).await?;
     let Environment { vars, sdk } = &environment;
     let client = aws_sdk_sqs::Client::new(sdk);
     let queue_url = vars.require("NOTIFICATION_QUEUE_URL")?;
@@ -182,13 +196,58 @@ pub async fn notifier() -> Result<Notifier, StartError> {
     ))
 }
 
+/// Checks that there is a notifier for the listeners that are told after a write.
+///
+/// A stack has one where its `Event…` parameters ask for it; then a variable names one listener for all, with the code
+/// [`NOTIFIER`]. Of a listener that only the `kinto.ini` names nobody would send the events.
+///
+/// # Errors
+/// Names such a listener.
+fn check_notifier(vars: &Vars) -> Result<(), SettingError> {
+    let mut listeners = ListenerSettings::from_vars(vars)?.into_iter();
+    let unheard = |listener: &ListenerSettings| !listener.synchronous && listener.code != NOTIFIER;
+    match listeners.find(unheard) {
+        Some(listener) if vars.text(KINTO_INI).is_some() => Err(SettingError::new(
+            listener.variable("USE"),
+            "the kinto.ini names a listener that is told after a write; give it by the stack's Event… parameters",
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// The variables that may hold secrets of listeners, of those that are told before the commit or after it: a function
 /// may read no others.
-fn listener_secrets(synchronous: bool) -> Result<Vec<String>, SettingError> {
-    let mut listeners = ListenerSettings::from_vars(&Vars::from_env())?;
+fn listener_secrets(vars: &Vars, synchronous: bool) -> Result<Vec<String>, SettingError> {
+    let mut listeners = ListenerSettings::from_vars(vars)?;
     listeners.retain(|listener| listener.synchronous == synchronous);
     let variables = listeners
         .iter()
         .flat_map(|listener| ["SECRET", "PASSWORD"].map(|setting| listener.variable(setting)));
     Ok(variables.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(vars: &[(&str, &str)]) -> Result<(), String> {
+        let vars = vars.iter().copied().collect();
+        check_notifier(&vars).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_listener_of_the_file_that_nobody_would_notify_stops_the_start() {
+        let file = ("KINTO_INI", "kinto.ini");
+        let queue = [
+            ("KINTO_EVENT_LISTENERS", "q"),
+            ("KINTO_EVENT_LISTENERS_Q_USE", "sqs"),
+        ];
+        let error = check(&[file, queue[0], queue[1]]).unwrap_err();
+        assert!(error.contains("KINTO_EVENT_LISTENERS_Q_USE"), "{error}");
+        let synchronous = ("KINTO_EVENT_LISTENERS_Q_SYNCHRONOUS", "true");
+        assert_eq!(check(&[file, queue[0], queue[1], synchronous]), Ok(()));
+        assert_eq!(check(&queue), Ok(()));
+        let of_stack = ("KINTO_EVENT_LISTENERS_Q_USE", NOTIFIER);
+        assert_eq!(check(&[file, queue[0], of_stack]), Ok(()));
+    }
 }

@@ -101,6 +101,7 @@ fn api(remote: Remote) -> Result<Api, Box<dyn Error>> {
         .build();
     let mut vars = Vars::default();
     vars.set_default("KINTO_USERID_HMAC_SECRET", "local");
+    vars.set_default("KINTO_MULTIAUTH_POLICIES", "basicauth");
     let store = Store::new(aws_sdk_dynamodb::Client::from_conf(config), TABLE);
     Ok(Api::new(
         store,

@@ -42,6 +42,7 @@ async fn main() -> Outcome<()> {
     aws.create_table(TABLE)?;
     let vars: Vars = [
         ("KINTO_USERID_HMAC_SECRET", "s3cret"),
+        ("KINTO_MULTIAUTH_POLICIES", "basicauth"),
         ("KINTO_BATCH_MAX_REQUESTS", "100"),
         ("KINTO_EXPERIMENTAL_COLLECTION_SCHEMA_VALIDATION", "true"),
         ("KINTO_EXPERIMENTAL_PERMISSIONS_ENDPOINT", "true"),
@@ -68,12 +69,9 @@ async fn main() -> Outcome<()> {
 
 async fn fill(api: &Api, records: usize) -> Outcome<()> {
     put(api, "/buckets/main", json!({})).await?;
-    put(
-        api,
-        "/accounts/alice",
-        json!({"data": {"password": "right"}}),
-    )
-    .await?;
+    let account = json!({"data": {"password": "right"}});
+    let answer = send(api, NOBODY, "PUT", "/accounts/alice", &account).await?;
+    check(&answer, "the account")?;
     for collection in ["one", "large"] {
         let path = format!("/buckets/main/collections/{collection}");
         put(api, &path, json!({})).await?;

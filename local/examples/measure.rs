@@ -112,6 +112,7 @@ fn cold_start(zip: &Path, aws_url: &str) -> Outcome {
             "http://127.0.0.1:1/000000000000/kinto-notifications-dead.fifo",
         ),
         ("KINTO_USERID_HMAC_SECRET", "secret"),
+        ("KINTO_MULTIAUTH_POLICIES", "basicauth"),
         ("KINTO_EVENT_LISTENERS", "mp"),
         ("KINTO_EVENT_LISTENERS_MP_USE", "kinto_megaphone.listeners"),
         ("KINTO_EVENT_LISTENERS_MP_URL", "http://127.0.0.1:1"),

@@ -32,4 +32,4 @@ pub mod watch;
 
 pub use aws::{Fault, LocalAws, RequestCounter};
 pub use options::Options;
-pub use stack::{Stack, StackError};
+pub use stack::{Stack, StackError, TABLE};

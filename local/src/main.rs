@@ -2,12 +2,14 @@
 //! monitor.
 
 use std::error::Error;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use kinto_local::{Options, Stack, admin, options, rebuild};
 use kinto_serverless::settings::Vars;
+use kinto_serverless::settings_file;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, timeout};
 use tracing_subscriber::EnvFilter;
@@ -54,8 +56,16 @@ async fn run() -> Result<(), Box<dyn Error>> {
         .with_writer(std::io::stderr)
         .init();
 
+    let mut vars = Vars::from_env();
+    let ini = options
+        .ini
+        .as_deref()
+        .or(vars.text(settings_file::KINTO_INI));
+    if let Some(ini) = ini.map(PathBuf::from) {
+        settings_file::add_file(&mut vars, &ini)?;
+    }
     if options.rebuild_monitor {
-        let rebuilding = rebuild::rebuild_monitor(options.aws_port, Vars::from_env());
+        let rebuilding = rebuild::rebuild_monitor(options.aws_port, vars);
         let rebuilt = with_progress("every collection is read", rebuilding).await?;
         println!(
             "{} collections, {} entries raised, {} removed",
@@ -67,7 +77,6 @@ async fn run() -> Result<(), Box<dyn Error>> {
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
     );
-    let mut vars = Vars::from_env();
     admin::set_defaults(&mut vars, &admin::directories());
     let stack = Stack::start(&options, vars).await?;
     if !stack.fills_terminal() {

@@ -6,9 +6,10 @@ use std::ffi::OsString;
 pub const HELP: &str = "\
 Kinto, its functions and the AWS they need, in one process on loopback.
 
-Usage: kinto-local [--data FILE] [--watch]
-       kinto-local rebuild-monitor
+Usage: kinto-local [--ini FILE] [--data FILE] [--watch]
+       kinto-local [--ini FILE] rebuild-monitor
 
+  --ini FILE   take settings from a kinto.ini; variables win over it
   --data FILE  keep the table in FILE; without it everything ends with the process
   --watch      show writes, the monitor, broadcasts and listeners as they happen,
                with their lags; a log where standard output is no terminal
@@ -35,6 +36,8 @@ pub struct Options {
     pub aws_port: u16,
     /// The table's file; in memory when `None`.
     pub data: Option<String>,
+    /// The `kinto.ini`.
+    pub ini: Option<String>,
     /// Whether not to start a stack, but to have the one that runs rebuild its monitor.
     pub rebuild_monitor: bool,
     /// Whether to show what happens.
@@ -60,7 +63,7 @@ impl Options {
     ) -> Result<Option<Self>, OptionsError> {
         use lexopt::prelude::*;
 
-        let mut data = None;
+        let (mut data, mut ini) = (None, None);
         let mut rebuild_monitor = false;
         let mut watch = false;
         let mut parser = lexopt::Parser::from_args(arguments);
@@ -69,6 +72,7 @@ impl Options {
                 Value(command) if command == "rebuild-monitor" => rebuild_monitor = true,
                 Long("watch") => watch = true,
                 Long("data") => data = Some(parser.value()?.string()?),
+                Long("ini") => ini = Some(parser.value()?.string()?),
                 Long("help") | Short('h') => return Ok(None),
                 _ => return Err(argument.unexpected().into()),
             }
@@ -87,6 +91,7 @@ impl Options {
             port: http,
             aws_port,
             data,
+            ini,
             rebuild_monitor,
             watch,
         }))
@@ -117,6 +122,8 @@ mod tests {
     fn data_names_a_file_and_what_is_unknown_is_refused() {
         let data = parse(&["--data", "x.db"], None).unwrap().unwrap();
         assert_eq!(data.data.as_deref(), Some("x.db"));
+        let ini = parse(&["--ini", "kinto.ini"], None).unwrap().unwrap();
+        assert_eq!(ini.ini.as_deref(), Some("kinto.ini"));
         assert_eq!(parse(&["--help"], None).unwrap(), None);
         assert!(!parse(&[], None).unwrap().unwrap().rebuild_monitor);
         let command = parse(&["rebuild-monitor"], None).unwrap().unwrap();

@@ -340,9 +340,15 @@ fn banner(
     banner
 }
 
-/// Settings that the functions require and a first `cargo run` does not have.
+/// Settings that the functions require and a first `cargo run` does not have. A `kinto.ini` says what it says.
 pub(crate) fn set_defaults(vars: &mut Vars, megaphone: SocketAddr) {
+    if vars.has_file() {
+        return;
+    }
     vars.set_default("KINTO_USERID_HMAC_SECRET", "local");
+    if vars.get("MULTIAUTH_POLICIES").is_none() {
+        vars.set_default("KINTO_MULTIAUTH_POLICIES", "basicauth");
+    }
     if vars.get("KINTO_EVENT_LISTENERS").is_some() {
         return;
     }
@@ -376,6 +382,7 @@ mod tests {
         port: 0,
         aws_port: 0,
         data: None,
+        ini: None,
         rebuild_monitor: false,
         watch: false,
     };

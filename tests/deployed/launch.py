@@ -20,6 +20,7 @@ async def main():
     settings = {key: value for key, value in os.environ.items()
                 if key.startswith(("KINTO_", "MULTIAUTH_")) and value and key != "KINTO_HTTP_PORT"}
     settings.setdefault("KINTO_USERID_HMAC_SECRET", "local")
+    settings.setdefault("KINTO_MULTIAUTH_POLICIES", "basicauth")
     everything = {key: settings.pop(key) for key in list(settings) if key.startswith("KINTO_EVENT_LISTENERS_MP")}
     stack = Stack(os.environ.get("FUNCTIONS", FUNCTIONS), settings, int(os.environ.get("APIS", "2")), os.environ.get("ISOLATION", "atomic"),
                   slow="ISOLATION" in os.environ, listeners=True, proto="http", everything=everything,

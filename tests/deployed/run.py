@@ -657,7 +657,8 @@ class Stack:
         common = {"TABLE_NAME": "kinto", "KINTO_EVENT_LISTENERS": "mp", **megaphone, **self.everything}
         changes = {key: value for key, value in self.settings.items() if key.startswith("KINTO_CHANGES_")}
         changes.setdefault("KINTO_CHANGES_RESOURCES", "/buckets/main")
-        api = {"KINTO_USERID_HMAC_SECRET": SECRET_ARN.format("userid-hmac"), "KINTO_BUCKET_CREATE_PRINCIPALS": "system.Authenticated",
+        api = {"KINTO_USERID_HMAC_SECRET": SECRET_ARN.format("userid-hmac"), "KINTO_MULTIAUTH_POLICIES": "basicauth",
+               "KINTO_BUCKET_CREATE_PRINCIPALS": "system.Authenticated",
                **changes, **self.settings}
         api["KINTO_EVENT_LISTENERS"] = "mp events" if self.listeners else "mp"
         if self.listeners:

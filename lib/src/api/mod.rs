@@ -1,71 +1,85 @@
 //! The Kinto HTTP API v1, from API Gateway's event to its response.
 //!
-//! A request goes: [`request`] (out of the event) → [`call`] ([`router`]: which endpoint; [`auth`]: who) → the
-//! endpoint ([`objects`], [`lists`], [`permissions`], [`changeset`], [`monitor`], [`broadcasts`], [`server`];
-//! [`asked`]: may they; [`body`], [`schema`]: what they send) → [`response`] (into the event). [`retry`] does that
-//! again while other writes come between. A [`batch`] is several calls in one unit of work. Every refusal is an [`error::ApiError`], turned into Kinto's JSON at one place.
+//! A request goes: [`web::gateway`] (out of the event) → [`dispatch`] ([`dispatch::router`]: which endpoint;
+//! [`auth::credentials`]: which user; [`dispatch::call`]: what it must know) → the endpoint → [`web::gateway`] (into the
+//! event). [`dispatch::retry`] repeats that while other writes come between. Every refusal is a
+//! [`web::error::ApiError`], turned into Kinto's JSON at one place.
 //!
-//! What Kinto has as plugins is in [`default_bucket`], [`flush`], [`accounts`] with [`passwords`], [`openid`], and [`admin`].
+//! Imports run down this list and never back; no file imports one that imports it.
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`dispatch`] | one request, or batch, from event to event |
+//! | [`dispatch::router`] | method and path in, endpoint out |
+//! | [`dispatch::call`] | one request on its way: what it must know, what it is answered |
+//! | [`dispatch::batch`] | the requests in a batch, and their answers |
+//! | [`dispatch::retry`] | read, decide, commit; again while other writes come between |
+//! | [`service`] | endpoints that describe the server |
+//! | [`service::hello`] | the root, heartbeats, version |
+//! | [`service::openapi`] | `__api__`, the endpoints for machines |
+//! | [`plugins`] | Kinto's plugins |
+//! | [`plugins::accounts`] | accounts with passwords |
+//! | [`plugins::admin`] | Kinto Admin, a web page |
+//! | [`plugins::default_bucket`] | each user's own bucket |
+//! | [`plugins::flush`] | remove everything |
+//! | [`plugins::openid`] | log in with OpenID Connect |
+//! | [`plugins::openid::login`] | its endpoints |
+//! | [`plugins::openid::provider`] | an identity provider, and its tokens |
+//! | [`plugins::permissions_endpoint`] | `/permissions`, all that a user may do |
+//! | [`changes`] | what changed |
+//! | [`changes::monitor`] | monitor/changes, its list and changeset |
+//! | [`changes::changeset`] | changesets of collections |
+//! | [`changes::changeset_cache`] | changesets that this process has read |
+//! | [`changes::broadcasts`] | the latest broadcast, for clients that ask |
+//! | [`lists`] | the endpoints of lists |
+//! | [`lists::query`] | a list's query string: filters, order, page |
+//! | [`lists::projection`] | fields named by paths with dots |
+//! | [`lists::selection`] | the objects of one page, chosen from many |
+//! | [`objects`] | the endpoints of single objects |
+//! | [`objects::body`] | `data` and `permissions` that a client sends |
+//! | [`objects::patch`] | JSON Patch |
+//! | [`objects::schema`] | JSON schemas of collections and buckets |
+//! | [`objects::schema::evaluation`] | data against a schema, in bounded work |
+//! | [`objects::schema::failure`] | why data do not match a schema |
+//! | [`objects::schema::pattern`] | a schema's regular expressions |
+//! | [`objects::schema::references`] | a schema's `$ref` |
+//! | [`auth`] | which user, and what this user may do |
+//! | [`auth::authorization`] | one request against the permissions of its objects |
+//! | [`auth::credentials`] | credentials, the user that they prove, the user's principals |
+//! | [`auth::passwords`] | passwords of accounts: hashed, checked, remembered for a while |
+//! | [`web`] | HTTP |
+//! | [`web::gateway`] | a request out of API Gateway's event, a response into one |
+//! | [`web::request`] | the request; preconditions |
+//! | [`web::response`] | the response |
+//! | [`web::error`] | every refusal and failure, with its status and body |
+//! | [`web::cors`] | preflights, and what scripts of other origins may read |
+//! | [`web::compression`] | gzip, and how large an answer may be |
+//! | [`web::cache_control`] | how long clients and caches may keep an answer |
+//! | [`web::end_of_service`] | the `Alert` header, and 410 |
+//! | [`web::origin`] | the secret that a CDN in front shows |
 
-mod accounts;
-mod admin;
-mod asked;
 mod auth;
-mod batch;
-mod body;
-mod broadcasts;
-mod caching;
-mod call;
-mod changeset;
-mod compression;
-mod cors;
-mod default_bucket;
-mod end_of_service;
-mod error;
-mod flush;
-mod listing;
+mod changes;
+mod dispatch;
 mod lists;
-mod monitor;
 mod objects;
-mod openapi;
-mod openid;
-mod operations;
-mod origin;
-mod passwords;
-mod permissions;
-mod request;
-mod response;
-mod retry;
-mod router;
-mod schema;
-mod server;
-mod values;
+mod plugins;
+mod service;
+mod web;
+
+// What an import has to keep to as well.
+pub use self::objects::body::{MAX_DEPTH, depth};
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use aws_lambda_events::apigw::{ApiGatewayV2httpRequest, ApiGatewayV2httpResponse};
-use http::header::ACCEPT_ENCODING;
-use http::{HeaderName, HeaderValue, Method, StatusCode};
-use tokio::time::Instant;
-
-use self::auth::Credentials;
-use self::call::Call;
-use self::error::ApiError;
-use self::openid::provider::Provider;
-use self::passwords::Passwords;
-use self::request::Request;
-use self::response::Response;
-use self::router::Routed;
-use crate::listeners::{Listeners, NotifyError};
+use self::auth::passwords::Passwords;
+use self::changes::{changeset_cache, monitor};
+use self::dispatch::retry;
+use self::plugins::openid::provider::Provider;
+use crate::listeners::Listeners;
 use crate::megaphone::Megaphone;
 use crate::settings::Settings;
 use crate::store::Store;
-use crate::timestamp::Timestamp;
-use crate::unit_of_work::UnitOfWork;
-
-/// How long the listeners may take together that are told before the commit.
-const LISTENERS_TIME: Duration = Duration::from_secs(12);
 
 /// The HTTP API over one table.
 #[derive(Clone, Debug)]
@@ -78,18 +92,10 @@ pub struct Api {
     passwords: Arc<Passwords>,
     /// What is remembered of what was answered; shared by clones.
     monitor: Arc<monitor::Memory>,
-    changesets: Arc<changeset::memory::Memory>,
+    changesets: Arc<changeset_cache::Memory>,
     providers: Arc<[Provider]>,
     /// What keeps requests that met contention from meeting it again; shared by clones.
     contention: Arc<retry::Contention>,
-}
-
-/// What becomes of a request at first sight.
-enum Found {
-    /// It has an endpoint.
-    Call(Call),
-    /// It is answered already: refused, sent elsewhere, or needs nothing.
-    Answer(Response),
 }
 
 impl Api {
@@ -111,214 +117,5 @@ impl Api {
             changesets: Arc::default(),
             contention: Arc::default(),
         }
-    }
-
-    /// Answers one request. Whatever goes wrong becomes a response.
-    pub async fn handle(&self, event: ApiGatewayV2httpRequest) -> ApiGatewayV2httpResponse {
-        let received = Instant::now();
-        match Request::from_event(event) {
-            Ok(request) => {
-                let accept_encoding = request.header(ACCEPT_ENCODING).unwrap_or_default();
-                // In a box, since callers' futures would be nested deeper than the compiler takes.
-                let mut response = Box::pin(self.answer(&request, received)).await;
-                caching::complete(&request, &self.settings.api, &mut response);
-                response.into_event(request.method == Method::HEAD, accept_encoding)
-            }
-            Err(error) => {
-                let response = error.into_response(&self.settings.api);
-                response.uncached().into_event(false, "")
-            }
-        }
-    }
-
-    async fn answer(&self, request: &Request, received: Instant) -> Response {
-        if let Err(error) = origin::check(request, &self.settings.api) {
-            return self.refusal(request, error);
-        }
-        let answer = match self.find(request).await {
-            Ok(Found::Answer(response)) => return response,
-            Ok(Found::Call(call)) if call.is_batch() => {
-                let response = self.batch(request, received).await;
-                response.map(|response| self.finished(request, response))
-            }
-            Ok(Found::Call(call)) => {
-                let responses = self.run_with_retries(&[call], received).await;
-                responses.map(|mut responses| responses.swap_remove(0))
-            }
-            Err(error) => Err(error),
-        };
-        answer.unwrap_or_else(|error| self.refusal(request, error))
-    }
-
-    /// Where a request goes and who sends it.
-    ///
-    /// # Errors
-    /// What takes back all of a batch: a failure of ours. What is refused is an answer.
-    async fn find(&self, request: &Request) -> Result<Found, ApiError> {
-        match self.find_call(request).await {
-            Ok(Found::Answer(response)) => Ok(Found::Answer(self.finished(request, response))),
-            Err(error) if !error.is_ours() => Ok(Found::Answer(self.refusal(request, error))),
-            found => found,
-        }
-    }
-
-    async fn find_call(&self, request: &Request) -> Result<Found, ApiError> {
-        let settings = &self.settings.api;
-        let now = Timestamp::now();
-        if end_of_service::is_over(settings.web.end_of_service.as_ref(), now) {
-            return Err(ApiError::Gone);
-        }
-        request.check_length()?;
-        request.check_encoding()?;
-        if let Some(answer) = admin::answer(request, settings) {
-            return answer.map(Found::Answer);
-        }
-        let route = match router::route(request, settings)? {
-            Routed::To(route) => route,
-            // A browser follows no redirect of a preflight.
-            Routed::Redirect { .. }
-                if request.method == Method::OPTIONS && !router::has_version(&request.path) =>
-            {
-                return Ok(Found::Answer(Response::empty(StatusCode::OK)));
-            }
-            Routed::Redirect { path, max_age } => {
-                let url = request.url_of(&path);
-                return Ok(Found::Answer(Response::redirect(&url, now, max_age)));
-            }
-        };
-        cors::check_origin(request, &settings.web)?;
-        if request.method == Method::OPTIONS {
-            return cors::preflight(request, &route, settings).map(Found::Answer);
-        }
-        let credentials = if route.knows_users() {
-            Credentials::of(request, settings, &self.providers).await?
-        } else {
-            Credentials::default()
-        };
-        let call = Call::to(route, request.clone(), credentials, settings);
-        Ok(Found::Call(call))
-    }
-
-    async fn batch(&self, batch: &Request, received: Instant) -> Result<Response, ApiError> {
-        let mut calls = vec![];
-        // `None` in the place of each of the calls, else what the request is answered without one.
-        let mut answers = vec![];
-        for mut request in batch::requests(batch, &self.settings.api)? {
-            if let Ok(Routed::Redirect { path, .. }) = router::route(&request, &self.settings.api) {
-                request.path = path;
-            }
-            let answer = match self.find(&request).await? {
-                Found::Call(call) => {
-                    calls.push(call);
-                    None
-                }
-                Found::Answer(response) => Some(response),
-            };
-            answers.push((request, answer));
-        }
-        let mut responses = self.run_with_retries(&calls, received).await?.into_iter();
-        let answers = answers.into_iter().filter_map(|(request, answer)| {
-            let response = answer.or_else(|| responses.next())?;
-            Some((request, response))
-        });
-        Ok(batch::response(answers.collect()))
-    }
-
-    /// The provider that a path names.
-    ///
-    /// # Errors
-    /// 400 when there is none (Kinto 26.5).
-    fn provider(&self, name: &str) -> Result<&Provider, ApiError> {
-        let mut providers = self.providers.iter();
-        let provider = providers.find(|provider| provider.settings().name == name);
-        provider.ok_or_else(|| {
-            ApiError::invalid("path", "provider", format!("Unknown provider '{name}'"))
-        })
-    }
-
-    /// Has the listeners agree that are told before the commit.
-    ///
-    /// # Errors
-    /// One refuses, or does not answer: nothing of it may be written.
-    async fn ask_listeners(&self, unit: &UnitOfWork) -> Result<(), ApiError> {
-        if self.listeners.is_empty() {
-            return Ok(());
-        }
-        let events = unit.events();
-        let asked = self.listeners.notify_all(&events);
-        let asked = tokio::time::timeout(LISTENERS_TIME, asked).await;
-        let asked = asked.unwrap_or_else(|_| {
-            let late = NotifyError::failed(format!("all of them took {LISTENERS_TIME:?}"));
-            Err((String::new(), late))
-        });
-        asked.map_err(|(listener, error)| match error {
-            NotifyError::Refused { status, message } => ApiError::Vetoed {
-                status: StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN),
-                message,
-            },
-            error => ApiError::Listener { listener, error },
-        })
-    }
-
-    /// Answers calls in their order.
-    ///
-    /// # Errors
-    /// As [`Self::run_with_retries`]; and that the answers cannot be sent together, so that what they tell of must not be done.
-    async fn answer_calls(
-        &self,
-        calls: &[Call],
-        unit: &mut UnitOfWork,
-    ) -> Result<Vec<Response>, ApiError> {
-        let mut responses = Vec::with_capacity(calls.len());
-        let mut length = 0;
-        for call in calls {
-            let response = match call.answer(self, unit).await {
-                Ok(response) => self.finished(&call.request, response),
-                Err(error) if error.is_ours() => return Err(error),
-                Err(error) => self.refusal(&call.request, error),
-            };
-            length += response.length();
-            if length > compression::MAX_BODY && (unit.has_writes() || calls.len() > 1) {
-                return Err(ApiError::ResponseTooLarge);
-            }
-            responses.push(response);
-        }
-        Ok(responses)
-    }
-
-    fn refusal(&self, request: &Request, error: ApiError) -> Response {
-        self.finished(request, error.into_response(&self.settings.api))
-    }
-
-    /// Adds what every response has.
-    fn finished(&self, request: &Request, mut response: Response) -> Response {
-        let settings = &self.settings.api;
-        let fixed = [
-            ("x-content-type-options", "nosniff"),
-            (
-                "content-security-policy",
-                "default-src 'none'; frame-ancestors 'none'; base-uri 'none';",
-            ),
-        ];
-        for (name, value) in fixed {
-            let name = HeaderName::from_static(name);
-            if !response.headers().contains_key(&name) {
-                response.set(name, HeaderValue::from_static(value));
-            }
-        }
-        let route = router::endpoint(&request.path, settings)
-            .filter(|_| response.status() != StatusCode::GONE);
-        cors::apply(request, route.as_ref(), settings, &mut response);
-        if let Some(end) = &settings.web.end_of_service {
-            let alert = end_of_service::alert(end, Timestamp::now(), &settings.project_docs);
-            response.set_text(end_of_service::ALERT, &alert);
-        }
-        let share = settings.web.backoff_percentage.unwrap_or(100);
-        if let Some(seconds) = settings.backoff
-            && fastrand::u64(0..100) < share
-        {
-            response.set(HeaderName::from_static("backoff"), seconds.into());
-        }
-        response
     }
 }

@@ -28,7 +28,7 @@ use futures::future::BoxFuture;
 use serde_json::Value;
 
 use crate::event::ResourceChanged;
-use crate::megaphone::retry_after;
+use crate::http_client::parse_retry_after;
 use crate::settings::{ListenerSettings, SettingError, Vars};
 
 /// Characters of a refusal's message that the client is told at most.
@@ -270,7 +270,7 @@ where
     let status = answer.map_or(0, |answer| answer.status().as_u16());
     let header = answer.and_then(|answer| answer.headers().get("retry-after"));
     let passes = matches!(status, 408 | 409 | 429) || is_throttling(error.code());
-    let retry_after = header.and_then(|value| retry_after(value, SystemTime::now()));
+    let retry_after = header.and_then(|value| parse_retry_after(value, SystemTime::now()));
     let message = DisplayErrorContext(error).to_string();
     if (400..500).contains(&status) && !passes {
         return NotifyError::Gone(message);

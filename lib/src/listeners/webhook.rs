@@ -11,24 +11,25 @@
 //! if it says so. Anything else does not pass; redirects are not followed.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use futures::future::BoxFuture;
-use hmac::{Hmac, KeyInit, Mac};
-use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
+use reqwest::header::CONTENT_TYPE;
 use reqwest::{Response, StatusCode};
-use sha2::Sha256;
 
 use super::{Listener, NotifyError, Parts, read_answer};
 use crate::event::ResourceChanged;
-use crate::megaphone::retry_after;
+use crate::hmac;
+use crate::http_client;
 use crate::settings::{Secret, SettingError};
 use crate::timestamp::Timestamp;
 
 /// Bytes of a body at most: what nginx takes unless it is told otherwise.
 const MAX_BODY: usize = 1024 * 1024;
+/// How long it may take to reach the webhook.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Bytes of an answer at most.
 const MAX_ANSWER: usize = 64 * 1024;
 
@@ -55,13 +56,7 @@ pub fn make(parts: Parts<'_>) -> Result<Arc<dyn Listener>, SettingError> {
             "must be at least 24 bytes, or `whsec_` and their base64",
         ));
     }
-    let client = reqwest::Client::builder()
-        .connect_timeout(Duration::from_secs(3))
-        // A connection that slept with the function may be dead.
-        .pool_max_idle_per_host(0)
-        .retry(reqwest::retry::never())
-        .redirect(reqwest::redirect::Policy::none())
-        .user_agent(concat!("kinto-serverless/", env!("CARGO_PKG_VERSION")))
+    let client = http_client::builder_without_retries(CONNECT_TIMEOUT)
         .build()
         .map_err(|error| parts.wrong("URL", format!("no HTTP client can be made: {error}")))?;
     Ok(Arc::new(Webhook {
@@ -108,11 +103,9 @@ impl Webhook {
         if !passes {
             return Err(NotifyError::Gone(message));
         }
-        let header = answer.headers().get(RETRY_AFTER);
-        let header = header.and_then(|value| value.to_str().ok());
         Err(NotifyError::Failed {
             message,
-            retry_after: header.and_then(|value| retry_after(value, SystemTime::now())),
+            retry_after: http_client::retry_after(answer.headers()),
         })
     }
 }
@@ -145,12 +138,8 @@ fn key(secret: &Secret) -> Option<Vec<u8>> {
 /// `v1,` and the base64 of the HMAC-SHA256 of id, time and body.
 fn signature(secret: &Secret, id: &str, seconds: u64, body: &str) -> String {
     let key = key(secret).unwrap_or_default();
-    // An HMAC takes a key of any length.
-    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&key) else {
-        return String::new();
-    };
-    mac.update(format!("{id}.{seconds}.{body}").as_bytes());
-    format!("v1,{}", BASE64_STANDARD.encode(mac.finalize().into_bytes()))
+    let digest = hmac::sign(&key, &format!("{id}.{seconds}.{body}"));
+    format!("v1,{}", BASE64_STANDARD.encode(digest))
 }
 
 #[cfg(test)]

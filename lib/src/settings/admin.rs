@@ -20,19 +20,30 @@ pub struct AdminAssets {
 }
 
 impl AdminAssets {
-    /// Finds the build in the directory that `KINTO_ADMIN_ASSETS_PATH` names.
+    /// Finds the build in the directory that `KINTO_ADMIN_ASSETS_PATH` names, else in that of a layer.
+    ///
+    /// Without a layer the page is missing and a warning is logged, as a Kinto starts whose package has no build: a
+    /// `kinto.ini` that includes the plugin is no reason to have none of the API.
     ///
     /// # Errors
-    /// There is no build: a directory with `VERSION` and `index.html`.
-    pub(super) fn from_vars(vars: &Vars) -> Result<Self, SettingError> {
+    /// The directory that is named has no build: no `VERSION` and `index.html`.
+    pub(super) fn from_vars(vars: &Vars) -> Result<Option<Self>, SettingError> {
         let variable = "KINTO_ADMIN_ASSETS_PATH";
-        let directory = PathBuf::from(vars.text(variable).unwrap_or(LAYER));
-        Self::find(&directory).map_err(|problem| {
-            let directory = directory.display();
-            let problem =
-                format!("{problem} in {directory}; admin/fetch brings in a build of Kinto Admin");
-            SettingError::new(variable, problem)
-        })
+        let named = vars.text(variable);
+        let directory = named.unwrap_or(LAYER);
+        match Self::find(Path::new(directory)) {
+            Ok(assets) => Ok(Some(assets)),
+            Err(problem) => {
+                let problem = format!(
+                    "{problem} in {directory}; admin/fetch brings in a build of Kinto Admin"
+                );
+                if named.is_some() {
+                    return Err(SettingError::new(variable, problem));
+                }
+                tracing::warn!("there is no admin page, only `/permissions`: {problem}");
+                Ok(None)
+            }
+        }
     }
 
     fn find(directory: &Path) -> Result<Self, String> {

@@ -28,7 +28,8 @@ const ACCOUNT_POLICIES: [&str; 2] = ["AccountsPolicy", "AccountsAuthenticationPo
 const OPENID_POLICY: &str = "OpenIDConnectPolicy";
 
 impl Policy {
-    /// Reads `multiauth.policies`, `basicauth` when it is not set, and the settings of each policy.
+    /// Reads `multiauth.policies`, none when it is not set: then nobody is known (Kinto 26.5); and the settings of each
+    /// policy.
     ///
     /// As in Kinto the variables may begin with `KINTO_MULTIAUTH_` or with `MULTIAUTH_`.
     ///
@@ -37,8 +38,7 @@ impl Policy {
     /// could use, or that `basicauth`, which takes any password, would hide (Kinto 26.5, accounts).
     pub fn from_vars(vars: &Vars, includes: &Includes) -> Result<Vec<Self>, SettingError> {
         let names = variable(vars, "POLICIES");
-        let listed = vars.words(&names);
-        let listed = listed.unwrap_or_else(|| vec!["basicauth".to_owned()]);
+        let listed = vars.words(&names).unwrap_or_default();
         let policies = listed
             .iter()
             .map(|name| Self::named(vars, name, includes))
@@ -76,7 +76,7 @@ impl Policy {
             let problem = format!("`{name}` has other characters than A-Z a-z 0-9 _ -");
             return Err(SettingError::new(variable(vars, "POLICIES"), problem));
         }
-        let used = variable(vars, &format!("POLICY_{}_USE", name.to_ascii_uppercase()));
+        let used = variable(vars, &format!("POLICY_{}_USE", upper(name)));
         let policy = match vars.text(&used) {
             None if name == "basicauth" => BASIC_POLICY,
             None => return Err(SettingError::new(used, "is required")),
@@ -105,7 +105,7 @@ impl Policy {
         if policy == OPENID_POLICY {
             included(Plugin::OpenId)?;
             let variable = |setting: &str| {
-                let policy = name.to_ascii_uppercase();
+                let policy = upper(name);
                 variable(vars, &format!("POLICY_{policy}_{setting}"))
             };
             let settings = OpenIdSettings::from_vars(vars, name, variable)?;
@@ -116,6 +116,11 @@ impl Policy {
             format!("`{policy}` is not known here"),
         ))
     }
+}
+
+/// The name of a policy as it stands in variables.
+fn upper(name: &str) -> String {
+    name.to_ascii_uppercase().replace('-', "_")
 }
 
 /// The variable of the setting `multiauth.…`.
@@ -166,7 +171,7 @@ mod tests {
         let basic = |name: &str| Policy::Basic {
             name: name.to_owned(),
         };
-        assert_eq!(policies(&[]), Ok(vec![basic("basicauth")]));
+        assert_eq!(policies(&[]), Ok(vec![]));
         assert_eq!(
             policies(&ACCOUNTS),
             Ok(vec![Policy::Account, basic("basicauth")])

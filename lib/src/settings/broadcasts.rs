@@ -1,7 +1,17 @@
 //! Settings of what is told to who asks: `__broadcasts__`, and `broadcasts` in Megaphone's place.
 
+use std::time::Duration;
+
 use super::{Secret, SettingError, Vars, megaphone};
-use crate::store::pull::Debounce;
+
+/// How long a change is held back, so that few come in a row (Remote Settings).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Debounce {
+    /// A version is shown once nothing has changed for this long …
+    pub min: Duration,
+    /// … or once this has passed since the last version was shown. Not below `min`.
+    pub max: Duration,
+}
 
 /// Settings of the broadcasts that are asked for.
 #[derive(Clone, Debug)]

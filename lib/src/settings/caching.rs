@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{SettingError, Vars};
+use super::{Flavour, SettingError, Vars};
 use crate::resource::Kind;
 
 /// Every setting of the form `…cache_expires_seconds`, with `maximum_` or `minimum_` or neither in it.
@@ -10,7 +10,11 @@ use crate::resource::Kind;
 /// They name buckets and collections, so they are kept by the variable, in which `-` and `.` are `_` and all is
 /// upper case: ids that differ in these alone share their settings, as in Kinto.
 #[derive(Clone, Debug, Default)]
-pub struct CacheSettings(BTreeMap<String, u64>);
+pub struct CacheSettings {
+    /// By the variable.
+    seconds: BTreeMap<String, u64>,
+    flavour: Flavour,
+}
 
 /// Which of the times that a collection may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +44,8 @@ impl CacheSettings {
                 seconds.extend(vars.number(name)?.map(|number| (name.clone(), number)));
             }
         }
-        Ok(Self(seconds))
+        let flavour = Flavour::from_vars(vars);
+        Ok(Self { seconds, flavour })
     }
 
     /// `cache_expires_seconds`, which is for all that anonymous users read where nothing narrower is set: within so many
@@ -81,13 +86,27 @@ impl CacheSettings {
             .or_else(|| self.get(&[bucket, collection, "record_cache_expires_seconds"]))
     }
 
+    /// What is set for the changesets of a collection, and for the list of monitor/changes: by the collection's own
+    /// settings (kinto-changes 4.1), in its successor else by those of its bucket and of all records; else by
+    /// [`Self::of_all`].
+    pub fn of_changes(&self, bucket: &str, collection: &str, expiry: Expiry) -> Option<u64> {
+        let as_records = || {
+            let is_kept = self.flavour.keeps_changesets_as_records();
+            is_kept.then(|| self.of_bucket(bucket)).flatten()
+        };
+        self.of_collection(bucket, collection, expiry).or_else(|| {
+            let set = as_records().or_else(|| self.of_all(expiry));
+            set.filter(|seconds| *seconds > 0)
+        })
+    }
+
     fn get(&self, words: &[&str]) -> Option<u64> {
         // Most have none: then no name needs to be made.
-        if self.0.is_empty() {
+        if self.seconds.is_empty() {
             return None;
         }
         let name = format!("KINTO_{}", words.join("_"));
-        self.0
+        self.seconds
             .get(&name.replace(['-', '.'], "_").to_ascii_uppercase())
             .copied()
     }
@@ -132,6 +151,21 @@ mod tests {
         let settings = CacheSettings::from_vars(&[all, maximum].into_iter().collect()).unwrap();
         assert_eq!(settings.of_all(Expiry::Maximum), Some(3600));
         assert_eq!(settings.of_kind(Kind::Bucket), None);
+    }
+
+    #[test]
+    fn a_buckets_time_reaches_changesets_in_the_successor_alone() {
+        let of = |includes| {
+            let vars = [
+                ("KINTO_INCLUDES", includes),
+                ("KINTO_RECORD_CACHE_EXPIRES_SECONDS", "20"),
+                ("KINTO_MAIN_C_RECORD_CACHE_EXPIRES_SECONDS", "10"),
+            ];
+            let settings = CacheSettings::from_vars(&vars.into_iter().collect()).unwrap();
+            ["c", "d"].map(|id| settings.of_changes("main", id, Expiry::Default))
+        };
+        assert_eq!(of("kinto_changes"), [Some(10), None]);
+        assert_eq!(of("kinto_remote_settings"), [Some(10), Some(20)]);
     }
 
     #[test]

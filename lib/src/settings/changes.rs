@@ -14,7 +14,7 @@ pub enum Flavour {
 }
 
 impl Flavour {
-    fn from_vars(vars: &Vars) -> Self {
+    pub(super) fn from_vars(vars: &Vars) -> Self {
         let is_successor = |word: &String| {
             word == "kinto_remote_settings" || word == "kinto_remote_settings.changes"
         };
@@ -28,6 +28,12 @@ impl Flavour {
 
     /// Whether the metadata of monitor/changes names its bucket, as that of every other changeset does.
     pub fn names_monitors_bucket(self) -> bool {
+        self == Self::RemoteSettings
+    }
+
+    /// Whether a changeset may be kept as the lists of its bucket or of all records may, where nothing is set for its
+    /// collection.
+    pub fn keeps_changesets_as_records(self) -> bool {
         self == Self::RemoteSettings
     }
 

@@ -41,28 +41,39 @@ impl Plugin {
 }
 
 /// What is always there: to include it changes nothing, and the settings of a Kinto that does so can be taken over.
-const BUILT_IN: [&str; 4] = [
+const BUILT_IN: [&str; 1] = ["kinto_megaphone"];
+/// What turns monitor/changes and changesets on.
+const CHANGES: [&str; 3] = [
     "kinto_changes",
-    "kinto_megaphone",
     "kinto_remote_settings",
     "kinto_remote_settings.changes",
 ];
 
 /// What `includes` names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Includes(BTreeSet<Plugin>);
+pub struct Includes {
+    plugins: BTreeSet<Plugin>,
+    changes: bool,
+}
 
 impl Includes {
     /// Reads `KINTO_INCLUDES`: names separated by white space.
+    ///
+    /// Without a `kinto.ini` monitor/changes is there, whatever is named: it is what this server is for. A Kinto that is
+    /// moved with its file has it where its file includes it.
     ///
     /// # Errors
     /// A name that is not known: what is configured must not be silently off.
     pub fn from_vars(vars: &Vars) -> Result<Self, SettingError> {
         let variable = "KINTO_INCLUDES";
-        let mut plugins = BTreeSet::new();
+        let mut includes = Self {
+            changes: !vars.has_file(),
+            ..Self::default()
+        };
         for name in vars.words(variable).unwrap_or_default() {
             match Plugin::ALL.into_iter().find(|plugin| plugin.name() == name) {
-                Some(plugin) => _ = plugins.insert(plugin),
+                Some(plugin) => _ = includes.plugins.insert(plugin),
+                None if CHANGES.contains(&&*name) => includes.changes = true,
                 None if BUILT_IN.contains(&&*name) => {}
                 None => {
                     let problem = format!("`{name}` is not known here");
@@ -70,12 +81,17 @@ impl Includes {
                 }
             }
         }
-        Ok(Self(plugins))
+        Ok(includes)
     }
 
     /// Whether the plugin is on.
     pub fn has(&self, plugin: Plugin) -> bool {
-        self.0.contains(&plugin)
+        self.plugins.contains(&plugin)
+    }
+
+    /// Whether there are monitor/changes, changesets and broadcasts.
+    pub fn changes(&self) -> bool {
+        self.changes
     }
 }
 

@@ -1,15 +1,12 @@
 //! Settings that all listeners have: which code, of which events, before or after the commit (Kinto 26.5,
 //! `event_listeners`; `uris`, `synchronous` and `timeout_seconds` are ours).
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{SettingError, Vars, is_token, megaphone};
+use super::event_listeners::{self, EventListener};
+use super::{SettingError, Vars};
 use crate::event::{Action, ResourceChanged};
 use crate::resource::{CollectionSet, Kind};
-
-/// The variable that names the listeners.
-const EVENT_LISTENERS: &str = "KINTO_EVENT_LISTENERS";
 
 /// A listener to `ResourceChanged`: one whose `use` is not kinto-megaphone's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,21 +35,16 @@ impl ListenerSettings {
     /// A listener without `use`, a name that cannot be one or is there twice, an action, kind or URI that is none.
     pub fn from_vars(vars: &Vars) -> Result<Vec<Self>, SettingError> {
         let mut listeners = vec![];
-        for (name, prefix) in names(vars)? {
-            let code = vars.require(&format!("{prefix}_USE"))?;
-            if code != megaphone::USE {
-                listeners.push(Self::listener(vars, name, prefix, code)?);
+        for listener in event_listeners::all(vars)? {
+            if !listener.is_megaphone() {
+                listeners.push(Self::read(vars, listener)?);
             }
         }
         Ok(listeners)
     }
 
-    fn listener(
-        vars: &Vars,
-        name: String,
-        prefix: String,
-        code: &str,
-    ) -> Result<Self, SettingError> {
+    fn read(vars: &Vars, listener: EventListener<'_>) -> Result<Self, SettingError> {
+        let EventListener { name, prefix, code } = listener;
         let variable = |setting: &str| format!("{prefix}_{setting}");
         let mut actions = words(vars, &variable("ACTIONS"), |word| {
             let mut actions = Action::ALL.into_iter();
@@ -101,31 +93,6 @@ impl ListenerSettings {
         }
         Some(heard)
     }
-}
-
-/// The listeners' names, each with what its variables begin with. Kinto writes `-` as `_` there.
-///
-/// # Errors
-/// A name that cannot be one, or stands for the same variables as another.
-pub(super) fn names(vars: &Vars) -> Result<Vec<(String, String)>, SettingError> {
-    let names = vars.words(EVENT_LISTENERS).unwrap_or_default();
-    let mut prefixes = BTreeSet::new();
-    let with_prefix = names.into_iter().map(|name| {
-        let refuse = |problem: &str| {
-            let problem = format!("`{name}` {problem}");
-            Err(SettingError::new(EVENT_LISTENERS, problem))
-        };
-        if !is_token(&name, 64) {
-            return refuse("has other characters than A-Z a-z 0-9 _ -");
-        }
-        let upper = name.to_ascii_uppercase().replace('-', "_");
-        let prefix = format!("{EVENT_LISTENERS}_{upper}");
-        if !prefixes.insert(prefix.clone()) {
-            return refuse("is there twice");
-        }
-        Ok((name, prefix))
-    });
-    with_prefix.collect()
 }
 
 /// The words of a setting, each as what it names.

@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Secret, SettingError, Vars, is_token, listeners};
+use super::{Secret, SettingError, Vars, event_listeners, is_token};
 use crate::resource::CollectionSet;
 
-/// The `use` of these listeners (kinto-megaphone 0.5).
-pub(super) const USE: &str = "kinto_megaphone.listeners";
 /// Characters in a broadcaster's id at most (Megaphone).
 const MAX_BROADCASTER_ID: usize = 64;
 /// The longest time for one request: the claim of a broadcast (`broadcaster::LEASE`) and the function's timeout in
@@ -44,9 +42,9 @@ impl MegaphoneSettings {
     /// one.
     pub fn from_vars(vars: &Vars) -> Result<Vec<Self>, SettingError> {
         let mut listeners = vec![];
-        for (name, prefix) in listeners::names(vars)? {
-            if vars.require(&format!("{prefix}_USE"))? == USE {
-                listeners.push(Self::listener(vars, name, &prefix)?);
+        for listener in event_listeners::all(vars)? {
+            if listener.is_megaphone() {
+                listeners.push(Self::listener(vars, listener.name, &listener.prefix)?);
             }
         }
         Ok(listeners)

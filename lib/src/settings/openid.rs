@@ -5,6 +5,7 @@ use std::time::Duration;
 use reqwest::Url;
 
 use super::{Secret, SettingError, Vars};
+use crate::wildcard;
 
 /// The callbacks that are trusted when none are named: those of clients on the user's own machine (Kinto 26.5).
 const LOCAL_CALLBACKS: [&str; 2] = ["http://localhost:*/*", "http://127.0.0.1:*/*"];
@@ -142,9 +143,9 @@ impl UrlPattern {
         url.username().is_empty()
             && url.password().is_none()
             && url.scheme() == self.scheme
-            && is_like(host, &self.host)
-            && is_like(&port.to_string(), &self.port)
-            && is_like(&rest, &self.rest)
+            && wildcard::matches(host, &self.host)
+            && wildcard::matches(&port.to_string(), &self.port)
+            && wildcard::matches(&rest, &self.rest)
     }
 }
 
@@ -154,25 +155,6 @@ fn default_port(scheme: &str) -> Option<&'static str> {
         "https" => Some("443"),
         _ => None,
     }
-}
-
-/// Whether `text` is `pattern` with something in place of each `*`.
-fn is_like(text: &str, pattern: &str) -> bool {
-    let Some((first, others)) = pattern.split_once('*') else {
-        return text == pattern;
-    };
-    let Some(mut rest) = text.strip_prefix(first) else {
-        return false;
-    };
-    let mut others: Vec<_> = others.split('*').collect();
-    let last = others.pop().unwrap_or_default();
-    for part in others {
-        match rest.split_once(part) {
-            Some((_, after)) => rest = after,
-            None => return false,
-        }
-    }
-    rest.ends_with(last)
 }
 
 #[cfg(test)]

@@ -200,9 +200,12 @@ impl EndOfService {
 
 /// Reads a date of ISO 8601, with a time or without one. No offset is UTC.
 fn parse_date(text: &str) -> Option<Timestamp> {
-    let mut text = text.replacen(' ', "T", 1);
-    if !text.contains('T') {
-        text.push_str("T00:00:00");
+    let mut text = text.replacen(' ', "T", 1).replace('/', "-");
+    match text.split_once('T') {
+        None => text.push_str("T00:00:00"),
+        // Hours and minutes alone: `10:00`.
+        Some((_, time)) if time.len() == 5 => text.push_str(":00"),
+        Some(_) => {}
     }
     let without_offset = format!("{text}Z");
     let date = DateTime::from_str(&text, Format::DateTimeWithOffset)
@@ -224,6 +227,8 @@ mod tests {
         for (text, at) in [
             ("2030-01-02", 1_893_542_400_000),
             ("2030-01-02T03:04:05", 1_893_553_445_000),
+            ("2030-01-02 03:04", 1_893_553_440_000),
+            ("2030/01/02", 1_893_542_400_000),
             ("2030-01-02 03:04:05", 1_893_553_445_000),
             ("2030-01-02T03:04:05Z", 1_893_553_445_000),
             ("2030-01-02T03:04:05+01:00", 1_893_549_845_000),

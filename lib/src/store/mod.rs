@@ -19,6 +19,7 @@
 pub mod broadcast;
 pub mod changeset;
 mod commit;
+pub mod import;
 pub mod list;
 pub mod login;
 pub mod membership;
@@ -54,9 +55,9 @@ pub use object::{Content, Generation, List, Object, Version};
 pub use retries::RETRY_TIME;
 
 use crate::backoff::Backoff;
+use crate::json::weight;
 use crate::resource::{ListUri, ObjectUri};
 use crate::timestamp::Timestamp;
-use crate::weight;
 
 /// The sort key of the item that holds a list's timestamp.
 pub const TIMESTAMP_KEY: &str = "#timestamp";

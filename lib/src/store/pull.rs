@@ -4,23 +4,13 @@
 //! alone. So a read writes nothing, every function shows the same, and frequent readers change nothing. The versions are
 //! positions of the monitor's clock, and part of the monitor's state ([`super::monitor::MonitorState`]).
 
-use std::time::Duration;
-
 use super::broadcast::PARTITION;
 use super::{Item, Key, Store, StoreError, number, time};
+use crate::settings::Debounce;
 use crate::timestamp::Timestamp;
 
 /// The item in which an earlier version keeps them. No listener has this name.
 const SORT_KEY: &str = "#pull";
-
-/// How long a change is held back, so that few come in a row (Remote Settings).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Debounce {
-    /// A version is shown once nothing has changed for this long …
-    pub min: Duration,
-    /// … or once this has passed since the last version was shown. Not below `min`.
-    pub max: Duration,
-}
 
 /// The latest version, and what was shown before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +122,8 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use proptest::prelude::*;
 

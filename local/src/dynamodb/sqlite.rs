@@ -43,10 +43,11 @@ impl Sqlite {
     /// The database in the file at `path`, created if missing.
     pub fn open(path: &str) -> Result<Self> {
         let storage = Storage::new(path)?;
-        // A crash of the process loses nothing; a crash of the machine may lose the last writes.
+        // A crash of the process loses nothing; a crash of the machine may lose the last writes. An import writes to the index
+        // in no order: 64 MB of it are kept at hand.
         storage
             .conn()
-            .execute_batch("PRAGMA synchronous = NORMAL")?;
+            .execute_batch("PRAGMA synchronous = NORMAL; PRAGMA cache_size = -64000")?;
         Self::over(storage, STREAM_RETENTION_HOURS)
     }
 

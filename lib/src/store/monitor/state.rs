@@ -18,7 +18,8 @@ use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
 
 use super::{CollectionChange, MonitorEntry, PARTITION};
-use crate::store::pull::{Debounce, PullState};
+use crate::settings::Debounce;
+use crate::store::pull::PullState;
 use crate::store::{Item, Key, Store, StoreError, malformed, number, time};
 use crate::timestamp::Timestamp;
 

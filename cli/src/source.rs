@@ -1,0 +1,260 @@
+//! Where what is moved comes from: the tables of Kinto's PostgreSQL, the same as CSV, or our own NDJSON.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+
+use futures::StreamExt;
+use kinto_serverless::resource::ObjectUri;
+use kinto_serverless::timestamp::Timestamp;
+use rustls_platform_verifier::ConfigVerifierExt;
+use serde_json::Value;
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::staging::{Staging, StagingError};
+
+/// The tables that count, with their columns.
+const TABLES: [(&str, &str); 4] = [
+    (
+        "objects",
+        "id, parent_id, resource_name, last_modified, data, deleted",
+    ),
+    ("timestamps", "parent_id, resource_name, last_modified"),
+    ("access_control_entries", "object_id, permission, principal"),
+    ("user_principals", "user_id, principal"),
+];
+
+/// Why a source cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// PostgreSQL.
+    #[error("PostgreSQL: {}", with_cause(.0))]
+    Postgres(#[from] tokio_postgres::Error),
+    /// TLS cannot be set up.
+    #[error("TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    /// A file.
+    #[error("{0}: {1}")]
+    File(String, std::io::Error),
+    /// What is in it.
+    #[error("{file}, record {record}: {what}")]
+    Malformed {
+        /// The file or table.
+        file: String,
+        /// The number of the record, the first is 1.
+        record: u64,
+        /// What is wrong.
+        what: String,
+    },
+    /// The temporary database.
+    #[error(transparent)]
+    Staging(#[from] StagingError),
+}
+
+fn with_cause(error: &tokio_postgres::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+type Result<T> = std::result::Result<T, SourceError>;
+
+/// Takes in the tables of a database, as they are at one moment.
+///
+/// # Errors
+/// It cannot be reached or read, or holds what Kinto's does not.
+pub async fn from_postgres(staging: &Staging, url: &str) -> Result<()> {
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    // Only the first one counts.
+    let _ = provider.install_default();
+    let tls = MakeRustlsConnect::new(rustls::ClientConfig::with_platform_verifier()?);
+    let (client, connection) = tokio_postgres::connect(url, tls).await?;
+    let connection = tokio::spawn(connection);
+    let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL DateStyle = 'ISO'";
+    client.batch_execute(begin).await?;
+    for (table, columns) in TABLES {
+        let path = staging.directory().join(table);
+        let failed = |error| SourceError::File(path.display().to_string(), error);
+        let mut file = File::create(&path).map_err(failed)?;
+        let copy = format!("COPY (SELECT {columns} FROM {table}) TO STDOUT (FORMAT csv, HEADER)");
+        let mut rows = std::pin::pin!(client.copy_out(&copy).await?);
+        while let Some(bytes) = rows.next().await {
+            file.write_all(&bytes?).map_err(failed)?;
+        }
+        from_csv(staging, table, File::open(&path).map_err(failed)?)?;
+        std::fs::remove_file(&path).map_err(failed)?;
+    }
+    client.batch_execute("COMMIT").await?;
+    drop(client);
+    connection.abort();
+    Ok(())
+}
+
+/// Takes in the tables as CSV with headers: `objects.csv` and so on, in a directory.
+///
+/// # Errors
+/// One is missing, or holds what Kinto's tables do not.
+pub fn from_dump(staging: &Staging, directory: &Path) -> Result<()> {
+    for (table, _) in TABLES {
+        let path = directory.join(format!("{table}.csv"));
+        let file = File::open(&path);
+        let file = file.map_err(|error| SourceError::File(path.display().to_string(), error))?;
+        from_csv(staging, table, file)?;
+    }
+    Ok(())
+}
+
+fn from_csv(staging: &Staging, table: &str, file: impl Read) -> Result<()> {
+    let mut reader = csv::Reader::from_reader(BufReader::with_capacity(1 << 20, file));
+    let malformed = |record: u64, what: String| SourceError::Malformed {
+        file: table.to_owned(),
+        record,
+        what,
+    };
+    let headers = reader.headers().map_err(|e| malformed(0, e.to_string()))?;
+    let headers = headers.clone();
+    let mut record = csv::StringRecord::new();
+    let mut number = 0;
+    loop {
+        number += 1;
+        let read = reader.read_record(&mut record);
+        if !read.map_err(|error| malformed(number, error.to_string()))? {
+            return Ok(());
+        }
+        let column = |name: &str| {
+            let at = headers.iter().position(|header| header == name);
+            let value = at.and_then(|at| record.get(at));
+            value.ok_or_else(|| malformed(number, format!("there is no {name}")))
+        };
+        let time = || {
+            let text = column("last_modified")?;
+            milliseconds(text).ok_or_else(|| malformed(number, format!("{text} is no time")))
+        };
+        match table {
+            "objects" => {
+                let is_deleted = matches!(column("deleted")?, "t" | "true" | "True" | "1");
+                let data = if is_deleted {
+                    None
+                } else {
+                    Some(column("data")?)
+                };
+                let (parent, kind) = (column("parent_id")?, column("resource_name")?);
+                staging.add_object(parent, kind, column("id")?, time()?, data)?;
+            }
+            "timestamps" => {
+                staging.add_timestamp(column("parent_id")?, column("resource_name")?, time()?)?;
+            }
+            "access_control_entries" => {
+                staging.add_ace(
+                    column("object_id")?,
+                    column("permission")?,
+                    column("principal")?,
+                )?;
+            }
+            _ => staging.add_user_principal(column("user_id")?, column("principal")?)?,
+        }
+    }
+}
+
+/// Takes in what [`crate::export`] wrote.
+///
+/// # Errors
+/// The file cannot be read, or holds something else.
+pub fn from_ndjson(staging: &Staging, path: &Path) -> Result<()> {
+    let name = path.display().to_string();
+    let file = File::open(path).map_err(|error| SourceError::File(name.clone(), error))?;
+    for (number, line) in (1..).zip(BufReader::with_capacity(1 << 20, file).lines()) {
+        let line = line.map_err(|error| SourceError::File(name.clone(), error))?;
+        let malformed = || SourceError::Malformed {
+            file: name.clone(),
+            record: number,
+            what: "not a line of an export".to_owned(),
+        };
+        let line: Value = serde_json::from_str(&line).map_err(|_| malformed())?;
+        if line.get("kinto-serverless").is_some() {
+            continue;
+        }
+        let last_modified = line["last_modified"]
+            .as_u64()
+            .map(Timestamp)
+            .ok_or_else(malformed)?;
+        if let (Some(parent), Some(kind)) = (line["parent"].as_str(), line["list"].as_str()) {
+            staging.add_timestamp(parent, kind, last_modified)?;
+            continue;
+        }
+        let uri = line["uri"]
+            .as_str()
+            .and_then(ObjectUri::parse)
+            .ok_or_else(malformed)?;
+        let parent = uri.parent().map(ToString::to_string).unwrap_or_default();
+        let data = line.get("data").map(Value::to_string);
+        staging.add_object(
+            &parent,
+            uri.kind().name(),
+            uri.id(),
+            last_modified,
+            data.as_deref(),
+        )?;
+        let granted = line.get("permissions").and_then(Value::as_object);
+        for (permission, principals) in granted.into_iter().flatten() {
+            for principal in principals.as_array().into_iter().flatten() {
+                let principal = principal.as_str().ok_or_else(malformed)?;
+                staging.add_ace(&uri.to_string(), permission, principal)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reads `2026-11-26 09:48:12.123456`, in UTC, to the nearest millisecond.
+fn milliseconds(text: &str) -> Option<Timestamp> {
+    let (date, time) = text.split_once([' ', 'T'])?;
+    let mut date = date.splitn(3, '-').map(str::parse::<i64>);
+    let (year, month, day) = (date.next()?.ok()?, date.next()?.ok()?, date.next()?.ok()?);
+    let mut time = time.splitn(3, ':');
+    let (hours, minutes) = (
+        time.next()?.parse::<i64>().ok()?,
+        time.next()?.parse::<i64>().ok()?,
+    );
+    // PostgreSQL writes whole seconds without a fraction.
+    let seconds = time.next()?;
+    let (seconds, fraction) = seconds.split_once('.').unwrap_or((seconds, "0"));
+    let seconds = seconds.parse::<i64>().ok()?;
+    let micros = format!("{fraction:0<6}").get(..6)?.parse::<i64>().ok()?;
+    let in_day = (hours * 60 + minutes) * 60 + seconds;
+    let total = days(year, month, day) * 86_400_000 + in_day * 1000 + (micros + 500) / 1000;
+    u64::try_from(total).ok().map(Timestamp)
+}
+
+/// Days since 1970-01-01 in the Gregorian calendar.
+fn days(year: i64, month: i64, day: i64) -> i64 {
+    // Years begin in March, so that the day that is added is their last.
+    let year = if month <= 2 { year - 1 } else { year };
+    let month = (month + 9) % 12;
+    let of_years = year * 365 + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
+    of_years + (month * 153 + 2) / 5 + day - 1 - 719_468
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_to_the_nearest_millisecond() {
+        for (text, milliseconds) in [
+            ("1970-01-01 00:00:00", 0),
+            ("2026-11-21 19:39:32.999", 1_795_289_972_999),
+            ("2026-11-21 19:39:32.9985", 1_795_289_972_999),
+            ("2026-11-21T19:39:32.998499", 1_795_289_972_998),
+            ("2000-02-29 12:00:00.001", 951_825_600_001),
+        ] {
+            assert_eq!(
+                super::milliseconds(text),
+                Some(Timestamp(milliseconds)),
+                "{text}"
+            );
+        }
+        assert_eq!(super::milliseconds("yesterday"), None);
+    }
+}

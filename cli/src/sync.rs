@@ -1,0 +1,588 @@
+//! Source and table compared list by list, in the order of ids, and the table made equal to the source.
+//!
+//! The table itself tells how far an earlier run came: what is there as it should be is left alone. So a run that was
+//! killed is begun again, a second run brings what changed since the first, and a run that writes nothing tells whether
+//! both are equal.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+use kinto_serverless::resource::{Kind, ListUri, ObjectUri};
+use kinto_serverless::store::import::{ById, ImportWrite, MAX_BATCH, imported_list};
+use kinto_serverless::store::membership::{Member, Memberships};
+use kinto_serverless::store::monitor::CollectionChange;
+use kinto_serverless::store::shares::{Note, Shares};
+use kinto_serverless::store::{Content, Generation, Key, Object, Store, StoreError};
+use kinto_serverless::timestamp::Timestamp;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::progress::Progress;
+use crate::staging::{Staged, Staging, StagingError};
+
+/// `BatchWriteItem`s under way at once.
+const CONCURRENCY: usize = 16;
+/// Bytes of items that wait to be written at most.
+const MAX_WAITING: usize = 8 * 1024 * 1024;
+
+/// Why source and table were not compared to the end.
+#[derive(Debug, thiserror::Error)]
+pub enum SyncError {
+    /// The table.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The source.
+    #[error(transparent)]
+    Staging(#[from] StagingError),
+    /// Somebody uses the table.
+    #[error(
+        "{0} was written to through the API; --overwrite makes it what the source holds, and what was written is lost"
+    )]
+    InUse(ListUri),
+}
+
+type Result<T> = std::result::Result<T, SyncError>;
+
+/// How source and table are compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Whether the table is made equal to the source.
+    pub writes: bool,
+    /// Whether what was written through the API may be lost.
+    pub overwrites: bool,
+    /// Whether all times are made new ones, so that clients hear of everything.
+    pub raises: bool,
+    /// Write capacity units a second at most.
+    pub capacity: Option<u64>,
+}
+
+/// What differs between source and table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Differences {
+    /// Of each sort how many, and the first.
+    pub by_kind: BTreeMap<&'static str, (u64, String)>,
+    /// Objects that were compared.
+    pub compared: u64,
+    /// Items that were written, and the write capacity units that they took.
+    pub written: (u64, u64),
+}
+
+impl Differences {
+    fn add(&mut self, kind: &'static str, what: impl ToString) {
+        let found = self.by_kind.entry(kind);
+        found.or_insert_with(|| (0, what.to_string())).0 += 1;
+    }
+}
+
+/// One comparison.
+pub struct Sync<'a> {
+    staging: &'a Staging,
+    store: &'a Store,
+    options: Options,
+    progress: &'a Progress,
+    now: Timestamp,
+    waiting: (Vec<ImportWrite>, usize),
+    next_write: Instant,
+    changes: Vec<CollectionChange>,
+    /// Each with its parent's generation, whether something in it was changed, and the latest time of its objects.
+    lists: Vec<(ListUri, Generation, bool, Timestamp)>,
+    found: Differences,
+}
+
+/// What both sides have under one id.
+type Pair = (String, Option<Staged>, Option<Object>);
+
+/// The objects of a list on both sides.
+struct Merge<'a> {
+    staging: &'a Staging,
+    list: &'a ListUri,
+    after: String,
+    source: std::collections::VecDeque<Staged>,
+    has_more: bool,
+    by_id: ById,
+    target: std::collections::VecDeque<(String, Object)>,
+    target_has_more: bool,
+}
+
+impl<'a> Merge<'a> {
+    fn new(staging: &'a Staging, store: &Store, list: &'a ListUri) -> Self {
+        Self {
+            staging,
+            list,
+            after: String::new(),
+            source: [].into(),
+            has_more: true,
+            by_id: store.objects_by_id(list),
+            target: [].into(),
+            target_has_more: true,
+        }
+    }
+
+    async fn next(&mut self) -> Result<Option<Pair>> {
+        if self.source.is_empty() && self.has_more {
+            self.source = self.staging.page(self.list, &self.after)?.into();
+            match self.source.back() {
+                Some(last) => self.after.clone_from(&last.id),
+                None => self.has_more = false,
+            }
+        }
+        while self.target.is_empty() && self.target_has_more {
+            match self.by_id.next().await? {
+                Some(page) => self.target = page.into(),
+                None => self.target_has_more = false,
+            }
+        }
+        let order = match (self.source.front(), self.target.front()) {
+            (None, None) => return Ok(None),
+            (Some(_), None) => std::cmp::Ordering::Less,
+            (None, Some(_)) => std::cmp::Ordering::Greater,
+            (Some(source), Some((id, _))) => source.id.cmp(id),
+        };
+        let source = self.source.pop_front_if(|_| order.is_le());
+        let target = self.target.pop_front_if(|_| order.is_ge());
+        let id = match (&source, &target) {
+            (Some(source), _) => source.id.clone(),
+            (None, Some((id, _))) => id.clone(),
+            (None, None) => return Ok(None),
+        };
+        Ok(Some((id, source, target.map(|(_, object)| object))))
+    }
+}
+
+impl<'a> Sync<'a> {
+    /// Compares all that the source holds with the table, and makes that equal if the options say so.
+    ///
+    /// # Errors
+    /// Either side fails, or the table is in use.
+    pub async fn run(
+        staging: &'a Staging,
+        store: &'a Store,
+        options: Options,
+        progress: &'a Progress,
+    ) -> Result<Differences> {
+        if options.raises {
+            staging.rank()?;
+        }
+        let mut sync = Self {
+            staging,
+            store,
+            options,
+            progress,
+            now: Timestamp::now(),
+            waiting: (vec![], 0),
+            next_write: Instant::now(),
+            changes: vec![],
+            lists: vec![],
+            found: Differences::default(),
+        };
+        sync.check_unused().await?;
+        sync.objects_of(&ListUri::buckets(), &Generation::ROOT)
+            .await?;
+        sync.objects_of(&ListUri::accounts(), &Generation::ROOT)
+            .await?;
+        sync.end_lists().await?;
+        Ok(sync.found)
+    }
+
+    /// Refuses a table that others write to.
+    async fn check_unused(&self) -> Result<()> {
+        if !self.options.writes || self.options.overwrites || self.options.raises {
+            return Ok(());
+        }
+        self.check_lists(&[ListUri::buckets(), ListUri::accounts()])
+            .await?;
+        let mut after = String::new();
+        loop {
+            let ids = self.staging.live_ids(&ListUri::buckets(), &after)?;
+            let Some(last) = ids.last() else {
+                return Ok(());
+            };
+            after.clone_from(last);
+            let buckets = ids.into_iter().map(ObjectUri::bucket);
+            for bucket in buckets {
+                let lists: Vec<_> = bucket.child_lists().collect();
+                self.check_lists(&lists).await?;
+                let collections = bucket.children(Kind::Collection);
+                let mut after = String::new();
+                loop {
+                    let ids = self.staging.live_ids(&collections, &after)?;
+                    let Some(last) = ids.last() else { break };
+                    after.clone_from(last);
+                    let lists = ids.into_iter().map(|id| {
+                        let collection = collections.clone().object(id);
+                        collection.children(Kind::Record)
+                    });
+                    self.check_lists(&lists.collect::<Vec<_>>()).await?;
+                }
+            }
+        }
+    }
+
+    async fn check_lists(&self, lists: &[ListUri]) -> Result<()> {
+        let stored = self.store.stored_lists(lists).await?;
+        let used = stored.into_iter().find(|(_, list)| list.is_written_by_api);
+        match used {
+            Some((uri, _)) => Err(SyncError::InUse(uri)),
+            None => Ok(()),
+        }
+    }
+
+    /// The objects of a list whose parent has that generation, and all that is under them.
+    async fn objects_of(&mut self, list: &ListUri, parent: &Generation) -> Result<()> {
+        if list.kind() == Kind::Group {
+            self.memberships(list, parent).await?;
+        }
+        let stored = self.store.stored_lists(std::slice::from_ref(list)).await?;
+        let base = self.base(stored.get(list).map(|stored| stored.list.timestamp));
+        let (mut children, mut changed, mut extra) = (vec![], false, 0);
+        let mut latest = Timestamp(0);
+        let mut merge = Merge::new(self.staging, self.store, list);
+        while let Some((id, source, target)) = merge.next().await? {
+            self.found.compared += 1;
+            self.progress.advance(1);
+            let uri = list.clone().object(id);
+            let is_there =
+                |target: &&Object| target.is_of(parent) && target.content != Content::Deleted;
+            let live = target.as_ref().filter(is_there);
+            let source = source.map(|source| Staged {
+                last_modified: Timestamp(base.0 + source.last_modified.0),
+                ..source
+            });
+            // A backup does not have it: clients are to hear that it is gone.
+            let source = match (source, &live) {
+                (None, Some(_)) if self.options.raises => {
+                    extra += 1;
+                    let ranked = self.staging.timestamp(list)?.unwrap_or_default();
+                    Some(Staged {
+                        id: uri.id().to_owned(),
+                        last_modified: Timestamp(base.0 + ranked.0 + extra),
+                        content: Content::Deleted,
+                    })
+                }
+                (source, _) => source,
+            };
+            latest = latest.max(
+                source
+                    .as_ref()
+                    .map_or(latest, |source| source.last_modified),
+            );
+            let generation = match (&source, live) {
+                (
+                    Some(Staged {
+                        content: Content::Deleted,
+                        ..
+                    }),
+                    _,
+                )
+                | (_, Some(_)) => target.as_ref().map(|target| target.generation.clone()),
+                _ => None,
+            };
+            let generation = generation.unwrap_or_else(Generation::unique);
+            let is_live = matches!(&source, Some(source) if source.content != Content::Deleted);
+            if let (false, Some(live)) = (is_live, live) {
+                self.close(&uri, &live.generation).await?;
+            }
+            if is_live && !list.kind().children().is_empty() {
+                children.push((uri.clone(), generation.clone()));
+            }
+            changed |= self
+                .object(
+                    &uri,
+                    source,
+                    target.as_ref().filter(|t| t.is_of(parent)),
+                    generation,
+                    parent,
+                )
+                .await?;
+        }
+        self.flush().await?;
+        self.lists
+            .push((list.clone(), parent.clone(), changed, latest));
+        // Parents are written by now.
+        for (uri, generation) in children {
+            for list in uri.child_lists() {
+                Box::pin(self.objects_of(&list, &generation)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is added to the places that stand for times where all are raised.
+    fn base(&self, reached: Option<Timestamp>) -> Timestamp {
+        match self.options.raises {
+            true => self.now.max(reached.unwrap_or_default()),
+            false => Timestamp(0),
+        }
+    }
+
+    async fn object(
+        &mut self,
+        uri: &ObjectUri,
+        source: Option<Staged>,
+        target: Option<&Object>,
+        generation: Generation,
+        parent: &Generation,
+    ) -> Result<bool> {
+        let kind = match (&source, target) {
+            (None, None) => return Ok(false),
+            (None, Some(target)) if target.content == Content::Deleted => {
+                "tombstone that the source lacks"
+            }
+            (None, Some(_)) => "object that the source lacks",
+            (Some(source), None) if source.content == Content::Deleted => {
+                "tombstone that is missing"
+            }
+            (Some(_), None) => "object that is missing",
+            (Some(source), Some(target)) => match (&source.content, &target.content) {
+                (Content::Deleted, Content::Live { .. }) => "object that the source deleted",
+                (Content::Live { .. }, Content::Deleted) => "object that is deleted",
+                (
+                    Content::Live { data, permissions },
+                    Content::Live {
+                        data: other_data,
+                        permissions: others,
+                    },
+                ) if data != other_data || permissions != others => match data == other_data {
+                    true => "permissions",
+                    false if uri.kind() == Kind::Account => "account",
+                    false => "data",
+                },
+                _ if source.last_modified != target.last_modified => "last_modified",
+                _ => return Ok(false),
+            },
+        };
+        self.found.add(kind, uri);
+        let write = match source {
+            Some(source) => {
+                let object = source.to_object(generation, parent.clone());
+                ImportWrite::object(Key::object(uri), object)?
+            }
+            None => ImportWrite::remove(Key::object(uri))?,
+        };
+        self.write(write).await?;
+        Ok(true)
+    }
+
+    /// Closes the lists under an object that is to go.
+    async fn close(&mut self, uri: &ObjectUri, generation: &Generation) -> Result<()> {
+        if !self.options.writes {
+            return Ok(());
+        }
+        if uri.kind() == Kind::Bucket {
+            self.store
+                .close_generation(uri, generation, self.now)
+                .await?;
+        }
+        let lists: Vec<_> = uri.child_lists().collect();
+        for (list, stored) in self.store.stored_lists(&lists).await? {
+            let mut closed = stored.list;
+            closed.timestamp = self.now.max(closed.timestamp.next());
+            closed.closed = true;
+            if uri.kind() == Kind::Collection {
+                let change = change(uri, closed.timestamp, true);
+                self.store.import_into_monitor(vec![change]).await?;
+            }
+            self.write(ImportWrite::list(&list, closed)?).await?;
+        }
+        self.flush().await
+    }
+
+    /// Who is in which groups of a bucket; before the groups themselves, by which is seen who was.
+    async fn memberships(&mut self, groups: &ListUri, generation: &Generation) -> Result<()> {
+        let Some(bucket) = groups.parent() else {
+            return Ok(());
+        };
+        self.staging.begin_members(bucket)?;
+        let mut by_id = self.store.objects_by_id(groups);
+        while let Some(page) = by_id.next().await? {
+            for (_, group) in page.iter().filter(|(_, group)| group.is_of(generation)) {
+                if let Content::Live { data, .. } = &group.content {
+                    let members = data.get("members").and_then(Value::as_array);
+                    for member in members.into_iter().flatten().filter_map(Value::as_str) {
+                        self.staging.add_member(member)?;
+                    }
+                }
+            }
+        }
+        let mut after = String::new();
+        loop {
+            let page = self.staging.members(bucket, &after)?;
+            let Some((last, _)) = page.last() else {
+                break;
+            };
+            after.clone_from(&last.principal);
+            let members: Vec<_> = page.iter().map(|(member, _)| member.clone()).collect();
+            let stored = self.store.stored_memberships(&members).await?;
+            for (member, groups) in page {
+                let groups: BTreeSet<_> = groups.into_iter().collect();
+                let held = stored
+                    .get(&member)
+                    .filter(|held| held.bucket == *generation);
+                if held.map_or(groups.is_empty(), |held| held.groups == groups) {
+                    continue;
+                }
+                let Member { principal, bucket } = &member;
+                self.found
+                    .add("groups of a member", format!("{principal} in {bucket}"));
+                let bucket = generation.clone();
+                let memberships = Memberships { bucket, groups };
+                self.write(ImportWrite::memberships(&member, memberships)?)
+                    .await?;
+            }
+        }
+        self.flush().await
+    }
+
+    /// The monitor and the lists' own items, once all objects are there.
+    async fn end_lists(&mut self) -> Result<()> {
+        let lists = std::mem::take(&mut self.lists);
+        let mut items = vec![];
+        for chunk in lists.chunks(100) {
+            let uris: Vec<_> = chunk.iter().map(|(uri, ..)| uri.clone()).collect();
+            let stored = self.store.stored_lists(&uris).await?;
+            for (uri, generation, changed, latest) in chunk {
+                let stored = stored.get(uri);
+                let before = stored.map(|stored| &stored.list);
+                let reached = before.map(|list| list.timestamp);
+                let told = self.staging.timestamp(uri)?;
+                let timestamp = match (told, reached) {
+                    _ if self.options.raises => self.base(reached).max(*latest).next(),
+                    (Some(told), reached) => told.max(reached.unwrap_or_default()),
+                    // Nobody looked at it there, who would have given it a time.
+                    (None, Some(reached)) => reached,
+                    (None, None) => self.now,
+                };
+                if told.is_some_and(|told| !self.options.raises && reached != Some(told)) {
+                    self.found.add("timestamp of a list", uri);
+                }
+                let shares = self.shares(uri, generation).await?;
+                let is_open =
+                    before.is_some_and(|list| !list.closed && list.generation == *generation);
+                if !is_open {
+                    self.found.add("list that is not open", uri);
+                }
+                if is_open && before.is_some_and(|list| list.shares != shares) {
+                    self.found.add("shares of a list", uri);
+                }
+                let is_same = is_open
+                    && reached == Some(timestamp)
+                    && !changed
+                    && before.is_some_and(|list| list.shares == shares)
+                    && stored.is_some_and(|stored| !stored.is_written_by_api);
+                if let (Kind::Record, Some(collection)) = (uri.kind(), uri.parent()) {
+                    self.changes.push(change(collection, timestamp, false));
+                }
+                if !is_same {
+                    let past = before.map_or(0, |list| list.past + 1);
+                    items.push((
+                        uri.clone(),
+                        imported_list(timestamp, generation.clone(), past, shares),
+                    ));
+                }
+            }
+        }
+        self.flush().await?;
+        self.monitor().await?;
+        for (uri, list) in items {
+            self.write(ImportWrite::list(&uri, list)?).await?;
+        }
+        self.flush().await
+    }
+
+    async fn monitor(&mut self) -> Result<()> {
+        let changes = std::mem::take(&mut self.changes);
+        let (_, known) = self.store.monitor().await?;
+        let known: std::collections::HashMap<_, _> = known
+            .into_iter()
+            .map(|entry| (entry.change.uri(), entry.change))
+            .collect();
+        for change in &changes {
+            let uri = change.uri();
+            let entry = known.get(&uri);
+            let told = self.staging.timestamp(&uri.children(Kind::Record))?;
+            if told.is_some() && entry != Some(change) || entry.is_none() {
+                self.found.add("entry of the monitor", uri);
+            }
+        }
+        if self.options.writes {
+            let new = self.store.import_into_monitor(changes).await?;
+            self.found.written.0 += new as u64;
+        }
+        Ok(())
+    }
+
+    /// With whom a list is shared: notes those that its item has no room for.
+    async fn shares(&mut self, list: &ListUri, generation: &Generation) -> Result<Shares> {
+        let count = self.staging.find_shares(list)?;
+        let (mut shares, mut added, mut read) = (Shares::none(), BTreeSet::new(), 0);
+        while read < count {
+            let page = self.staging.shares(read)?;
+            read += page.len() as u64;
+            let apart = page
+                .iter()
+                .filter(|principal| shares.add(principal, &mut added) == Note::Apart);
+            let apart: Vec<_> = apart
+                .filter_map(|p| Key::share(list, generation, p))
+                .collect();
+            if page.is_empty() {
+                break;
+            }
+            let noted = self.store.read(&apart).await?;
+            for key in apart.into_iter().filter(|key| !noted.contains_key(key)) {
+                self.found.add("shares of a list", list);
+                self.write(ImportWrite::share(key)?).await?;
+            }
+        }
+        Ok(shares)
+    }
+
+    async fn write(&mut self, write: ImportWrite) -> Result<()> {
+        if !self.options.writes {
+            return Ok(());
+        }
+        self.waiting.1 += write.size();
+        self.waiting.0.push(write);
+        if self.waiting.0.len() >= CONCURRENCY * MAX_BATCH || self.waiting.1 >= MAX_WAITING {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        let (mut writes, _) = std::mem::take(&mut self.waiting);
+        if writes.is_empty() {
+            return Ok(());
+        }
+        let units: u64 = writes.iter().map(ImportWrite::capacity).sum();
+        let count = writes.len();
+        tokio::time::sleep_until(self.next_write).await;
+        if let Some(capacity) = self.options.capacity {
+            let pause = Duration::from_secs_f64(units as f64 / capacity as f64);
+            self.next_write = Instant::now() + pause;
+        }
+        let mut batches = vec![];
+        while !writes.is_empty() {
+            let rest = writes.split_off(writes.len().min(MAX_BATCH));
+            batches.push(std::mem::replace(&mut writes, rest));
+        }
+        let batches = stream::iter(batches).map(|batch| self.store.write_batch(batch));
+        batches
+            .buffer_unordered(CONCURRENCY)
+            .try_collect::<Vec<()>>()
+            .await?;
+        self.found.written.0 += count as u64;
+        self.found.written.1 += units;
+        self.progress.wrote(count as u64, units);
+        Ok(())
+    }
+}
+
+fn change(collection: &ObjectUri, last_modified: Timestamp, deleted: bool) -> CollectionChange {
+    CollectionChange {
+        bucket: collection.bucket_id().to_owned(),
+        collection: collection.id().to_owned(),
+        last_modified,
+        deleted,
+    }
+}

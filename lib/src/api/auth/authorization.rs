@@ -1,0 +1,177 @@
+//! Who may do what: one request against the permissions of the objects that it is about.
+
+use http::Method;
+
+use crate::api::auth::credentials::User;
+use crate::api::web::cache_control;
+use crate::api::web::error::ApiError;
+use crate::api::web::request::Request;
+use crate::api::web::response::Response;
+use crate::permission::{self, Access, Permissions};
+use crate::resource::{Kind, ListUri, ObjectUri, is_valid_id};
+use crate::settings::ApiSettings;
+use crate::unit_of_work::UnitOfWork;
+
+/// One request, with all that decides on it but the unit of work.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    /// The request.
+    pub request: &'a Request,
+    /// Who sends it.
+    pub user: &'a User,
+    /// The settings, which grant permissions too.
+    pub settings: &'a ApiSettings,
+    /// The object; of a list, any object in it.
+    pub uri: &'a ObjectUri,
+}
+
+impl Asked<'_> {
+    /// Checks that what the object lives under can exist, and that a record's collection does.
+    ///
+    /// # Errors
+    /// 404.
+    pub fn check_parents(&self, unit: &UnitOfWork) -> Result<(), ApiError> {
+        let Some(parent) = self.uri.parent() else {
+            return Ok(());
+        };
+        let ancestors: Vec<_> = parent.lineage().collect();
+        if let Some(invalid) = ancestors
+            .into_iter()
+            .rev()
+            .find(|uri| !is_valid_id(uri.id()))
+        {
+            return Err(ApiError::unknown_parent(invalid));
+        }
+        // A bucket that does not exist grants nothing, which the check of permissions sees.
+        if self.uri.kind() == Kind::Record && unit.get(parent).is_none() {
+            return Err(ApiError::unknown_parent(parent));
+        }
+        Ok(())
+    }
+
+    /// Checks that there is what the object is to be written under: settings grant permissions in any bucket, those
+    /// too that do not exist.
+    ///
+    /// # Errors
+    /// 404.
+    pub fn check_parent_exists(&self, unit: &UnitOfWork) -> Result<(), ApiError> {
+        match self.uri.parent() {
+            Some(parent) if unit.get(parent).is_none() => Err(ApiError::unknown_parent(parent)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that the user may do to the object what the request asks for.
+    ///
+    /// # Errors
+    /// 403, or 401 of nobody.
+    pub fn check_permission(&self, unit: &UnitOfWork) -> Result<(), ApiError> {
+        let exists = unit.get(self.uri).is_some();
+        let safe_creation = self.request.header(http::header::IF_NONE_MATCH) == Some("*");
+        let allowed = match self.request.method {
+            // Kinto#792: who may only create can say that nothing is to be overwritten.
+            Method::PUT if exists && !safe_creation => self.may(unit, Access::Write, self.uri),
+            Method::POST if exists => self.may(unit, Access::Read, self.uri),
+            Method::PUT | Method::POST => self.may_create(unit),
+            // Kinto#918: who may read the parent may learn that the object is not there.
+            Method::PATCH | Method::DELETE if !exists => self.may_all(unit, Access::Read),
+            Method::PATCH | Method::DELETE => self.may(unit, Access::Write, self.uri),
+            _ => self.may(unit, Access::Read, self.uri),
+        };
+        if allowed {
+            Ok(())
+        } else {
+            Err(self.forbidden())
+        }
+    }
+
+    fn may(&self, unit: &UnitOfWork, access: Access, uri: &ObjectUri) -> bool {
+        self.granted_by_settings(access)
+            || permission::allows(access, uri, &self.user.principals, |object| {
+                unit.get(object).map(|live| live.permissions)
+            })
+    }
+
+    fn granted_by_settings(&self, access: Access) -> bool {
+        match access {
+            Access::Read => self.settings_grant("read") || self.settings_grant("write"),
+            Access::Write => self.settings_grant("write"),
+            Access::Create(_) => self.settings_grant("create") || self.settings_grant("write"),
+        }
+    }
+
+    /// Whether the user may read the object.
+    pub fn may_read(&self, unit: &UnitOfWork) -> bool {
+        self.may(unit, Access::Read, self.uri)
+    }
+
+    /// Whether the user may create an object in the list that the object is in.
+    pub fn may_create(&self, unit: &UnitOfWork) -> bool {
+        match self.uri.parent() {
+            Some(parent) => self.may(unit, Access::Create(self.uri.kind()), parent),
+            None => self.settings_grant("create"),
+        }
+    }
+
+    /// Whether the user has `access`, to read or to write, to whatever is in the list that the object is in.
+    pub fn may_all(&self, unit: &UnitOfWork, access: Access) -> bool {
+        // The object itself grants nothing here, whether it exists or not: only what it lives under is asked.
+        let granted_above = |object: &ObjectUri| {
+            let live = unit.get(object).filter(|_| object != self.uri);
+            live.map(|live| live.permissions)
+        };
+        self.granted_by_settings(access)
+            || permission::allows(access, self.uri, &self.user.principals, granted_above)
+    }
+
+    /// The same, of who asks for the list. Of what lives under nothing (buckets, accounts) a setting that grants to write
+    /// does not grant to see all (Kinto 26.5).
+    pub fn may_list_all(&self, unit: &UnitOfWork, access: Access) -> bool {
+        match (access, self.uri.parent()) {
+            (Access::Read, None) => self.settings_grant("read"),
+            _ => self.may_all(unit, access),
+        }
+    }
+
+    /// Whether an object of the list grants `access` by its own permissions.
+    pub fn is_shared(
+        &self,
+        access: Access,
+        list: &ListUri,
+        id: &str,
+        permissions: &Permissions,
+    ) -> bool {
+        let uri = list.clone().object(id);
+        let granted = |asked: &ObjectUri| (*asked == uri).then_some(permissions);
+        permission::allows(access, &uri, &self.user.principals, granted)
+    }
+
+    /// Whether the user may write the object, or create one where it is.
+    pub fn may_change(&self, unit: &UnitOfWork) -> bool {
+        self.may(unit, Access::Write, self.uri) || self.may_create(unit)
+    }
+
+    /// With how long the answer to a `GET` may be kept. Anonymous users who may write are to see what they wrote.
+    pub fn kept(&self, unit: &UnitOfWork, response: Response) -> Response {
+        if self.may_change(unit) {
+            return response.uncached();
+        }
+        let parent = self.uri.parent().and_then(|parent| unit.get(parent));
+        let collection = parent.map(|live| live.data);
+        let caching = &self.settings.caching;
+        cache_control::keep_read(response, self.uri.list(), collection, self.user, caching)
+    }
+
+    /// The refusal of who may not.
+    pub fn forbidden(&self) -> ApiError {
+        ApiError::Forbidden {
+            authenticated: self.user.id.is_some(),
+        }
+    }
+
+    fn settings_grant(&self, permission: &str) -> bool {
+        let principals = &self.user.principals;
+        self.settings
+            .grants(self.uri.kind(), permission, principals)
+    }
+}

@@ -1,0 +1,205 @@
+//! The passwords of accounts, as bcrypt hashes.
+//!
+//! To hash or check one takes a processor a quarter of a second; that is its point. What a check found is kept in the
+//! process for a while (`account_cache_ttl_seconds`).
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::hmac;
+use crate::settings::{ApiSettings, Secret};
+
+/// A password in bytes at most: bcrypt looks at no more, and Kinto 26.5 (bcrypt 5.0) fails on longer ones.
+pub const MAX_LENGTH: usize = 72;
+/// Rounds are two to the power of this (Kinto 26.5: the default of Python's bcrypt).
+const COST: u32 = 12;
+/// A hash like those of [`hash`], of a password that nobody knows.
+const HASH_OF_NOTHING: &str = "$2b$12$nbAaguWasbdynd98C0VrGueDByS5NSzuDGZ1vpdNP7CW9KL3DeLHe";
+/// Findings that are kept at most.
+const MAX_FINDINGS: usize = 1000;
+
+/// Hashes a password that is no longer than [`MAX_LENGTH`].
+///
+/// # Panics
+/// When the system gives no random bytes for the salt; without them nothing else goes on either.
+pub fn hash(password: &str) -> String {
+    bcrypt::hash(password, COST).expect("random bytes and a valid cost")
+}
+
+/// What a password is checked against.
+#[derive(Clone, Copy, Debug)]
+pub enum Expected<'a> {
+    /// The hash that an account has.
+    Hash(&'a str),
+    /// Nothing, which no password matches: there is no account of that id, or it has no password.
+    Nothing(&'a str),
+}
+
+impl<'a> Expected<'a> {
+    /// Tells it from all others. An id cannot be a hash, which has characters that no id has.
+    pub fn name(self) -> &'a str {
+        match self {
+            Self::Hash(name) | Self::Nothing(name) => name,
+        }
+    }
+}
+
+/// What is known of passwords that were checked lately.
+pub struct Passwords {
+    key: Secret,
+    ttl: Duration,
+    findings: Mutex<HashMap<[u8; 32], Finding>>,
+}
+
+struct Finding {
+    matches: bool,
+    until: Instant,
+}
+
+impl Passwords {
+    /// Nothing is known yet.
+    pub fn new(settings: &ApiSettings) -> Self {
+        Self {
+            key: settings.userid_hmac_secret.clone(),
+            ttl: settings.account_cache_ttl,
+            findings: Mutex::default(),
+        }
+    }
+
+    /// Whether the hash is that of the password, as far as that is known without computing it anew.
+    ///
+    /// A finding is about both: no two hashes are alike, so that a password that was changed is another one.
+    pub fn finding(&self, password: &str, expected: Expected<'_>) -> Option<bool> {
+        if password.len() > MAX_LENGTH {
+            return Some(false);
+        }
+        self.known(&self.key_of(password, expected), Instant::now())
+    }
+
+    /// Whether the hash is that of the password. Computes it, unless a finding is kept; it takes as long where there is
+    /// none.
+    pub fn matches(&self, password: &str, expected: Expected<'_>) -> bool {
+        self.finding(password, expected).unwrap_or_else(|| {
+            let (hash, exists) = match expected {
+                Expected::Hash(hash) => (hash, true),
+                Expected::Nothing(_) => (HASH_OF_NOTHING, false),
+            };
+            let matches = bcrypt::verify(password, hash).unwrap_or(false) && exists;
+            self.keep(self.key_of(password, expected), matches, Instant::now());
+            matches
+        })
+    }
+
+    fn key_of(&self, password: &str, expected: Expected<'_>) -> [u8; 32] {
+        hmac::sign(
+            self.key.as_bytes(),
+            &format!("{}:{password}", expected.name()),
+        )
+    }
+
+    /// What was found lately; of a password that matched this begins the time anew.
+    fn known(&self, key: &[u8; 32], now: Instant) -> Option<bool> {
+        let mut findings = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
+        let finding = findings
+            .get_mut(key)
+            .filter(|finding| finding.until > now)?;
+        if finding.matches {
+            finding.until = now + self.ttl;
+        }
+        Some(finding.matches)
+    }
+
+    fn keep(&self, key: [u8; 32], matches: bool, now: Instant) {
+        let mut findings = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
+        findings.retain(|_, finding| finding.until > now);
+        if findings.len() < MAX_FINDINGS {
+            let until = now + self.ttl;
+            findings.insert(key, Finding { matches, until });
+        }
+    }
+}
+
+impl fmt::Debug for Passwords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Passwords")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Made by Kinto 26.5 of `pw`.
+    const HASH: &str = "$2b$12$nbAaguWasbdynd98C0VrGueDByS5NSzuDGZ1vpdNP7CW9KL3DeLHe";
+
+    fn passwords(ttl: Duration) -> Passwords {
+        Passwords {
+            key: Secret::new("s3cret"),
+            ttl,
+            findings: Mutex::default(),
+        }
+    }
+
+    #[test]
+    fn a_hash_of_kintos_is_of_its_password_alone() {
+        let passwords = passwords(Duration::ZERO);
+        assert!(passwords.matches("pw", Expected::Hash(HASH)));
+        for wrong in ["pw2", "p", "", &"pw".repeat(99)] {
+            assert!(!passwords.matches(wrong, Expected::Hash(HASH)), "{wrong}");
+        }
+        assert!(!passwords.matches("pw", Expected::Hash("no hash")));
+    }
+
+    #[test]
+    fn nothing_matches_where_there_is_no_account_and_that_takes_as_long() {
+        let passwords = passwords(Duration::from_secs(30));
+        assert!(!passwords.matches("pw", Expected::Nothing("alice")));
+        // What is remembered of one id tells nothing of another: each is checked.
+        assert_eq!(passwords.findings.lock().unwrap().len(), 1);
+        assert!(!passwords.matches("pw", Expected::Nothing("bob")));
+        assert_eq!(passwords.findings.lock().unwrap().len(), 2);
+        let cost = |hash: &str| hash[..7].to_owned();
+        assert_eq!(cost(HASH_OF_NOTHING), cost(&hash("pw")));
+    }
+
+    #[test]
+    fn ours_are_as_kintos() {
+        let longest = "x".repeat(MAX_LENGTH);
+        let hash = hash(&longest);
+        assert!(hash.starts_with("$2b$12$"), "{hash}");
+        let passwords = passwords(Duration::ZERO);
+        assert!(passwords.matches(&longest, Expected::Hash(&hash)));
+        assert!(!passwords.matches(&longest[1..], Expected::Hash(&hash)));
+        assert!(!passwords.matches(&format!("{longest}y"), Expected::Hash(&hash)));
+    }
+
+    #[test]
+    fn a_finding_is_kept_for_its_time_which_begins_anew_with_each_match() {
+        let (passwords, now) = (passwords(Duration::from_secs(30)), Instant::now());
+        let at = |seconds| now + Duration::from_secs(seconds);
+        passwords.keep([1; 32], true, now);
+        passwords.keep([2; 32], false, now);
+        assert_eq!(passwords.known(&[1; 32], at(20)), Some(true));
+        assert_eq!(passwords.known(&[2; 32], at(20)), Some(false));
+        assert_eq!(passwords.known(&[1; 32], at(40)), Some(true));
+        assert_eq!(passwords.known(&[2; 32], at(40)), None);
+        assert_eq!(passwords.known(&[1; 32], at(80)), None);
+    }
+
+    #[test]
+    fn no_more_is_kept_than_there_is_room_for() {
+        let passwords = passwords(Duration::from_secs(30));
+        let now = Instant::now();
+        for n in 0..=MAX_FINDINGS {
+            let mut key = [0; 32];
+            key[..8].copy_from_slice(&n.to_be_bytes());
+            passwords.keep(key, false, now);
+        }
+        let kept = || passwords.findings.lock().unwrap().len();
+        assert_eq!(kept(), MAX_FINDINGS);
+        passwords.keep([1; 32], true, now + Duration::from_secs(31));
+        assert_eq!(kept(), 1);
+    }
+}

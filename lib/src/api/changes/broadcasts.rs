@@ -1,0 +1,66 @@
+//! The latest change for who asks instead of being told: the push service, or any reader of Megaphone.
+//!
+//! Both endpoints read the monitor's state, which the aggregator keeps ([`crate::store::pull`]), and write nothing.
+
+use http::StatusCode;
+use http::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
+use serde_json::json;
+use subtle::ConstantTimeEq as _;
+
+use crate::api::Api;
+use crate::api::web::error::ApiError;
+use crate::api::web::request::Request;
+use crate::api::web::response::Response;
+use crate::megaphone::CHANNEL;
+use crate::timestamp::Timestamp;
+
+/// `GET /v1/__broadcasts__`, for everyone: what the push service asks for (Remote Settings).
+///
+/// One request to the table. Without any change so far there is no broadcast in it.
+pub async fn pull(api: &Api) -> Result<Response, ApiError> {
+    let settings = &api.settings.broadcasts;
+    let mut broadcasts = json!({});
+    let state = api.store.monitor_state().await?;
+    let pull = if state.has_clock() {
+        state.pull()
+    } else {
+        api.store.pull_state_of_earlier_version().await?
+    };
+    if let Some(pull) = pull {
+        let version = pull.version(Timestamp::now(), settings.debounce);
+        broadcasts[format!("{}/{CHANNEL}", settings.broadcaster_id)] = version.etag().into();
+    }
+    let answer = json!({"code": 200, "broadcasts": broadcasts});
+    Ok(Response::json(StatusCode::OK, &answer).uncached())
+}
+
+/// `GET /v1/broadcasts`, for who has the reader's token: the same in Megaphone's place, its errors included.
+///
+/// # Errors
+/// 404 when no token is configured; a wrong one is Megaphone's 401.
+pub async fn broadcasts(api: &Api, request: &Request) -> Result<Response, ApiError> {
+    let Some(token) = &api.settings.broadcasts.reader_token else {
+        return Err(ApiError::UnknownPath);
+    };
+    let shown = request
+        .header(AUTHORIZATION)
+        .and_then(|value| value.strip_prefix("Bearer "));
+    match shown {
+        None => Ok(unauthorized(120, "Missing Authorization")),
+        // In constant time, so that nobody finds out the token byte by byte.
+        Some(shown) if bool::from(shown.as_bytes().ct_eq(token.reveal().as_bytes())) => {
+            pull(api).await
+        }
+        Some(_) => Ok(unauthorized(121, "Invalid token")),
+    }
+}
+
+fn unauthorized(errno: u16, message: &str) -> Response {
+    let status = StatusCode::UNAUTHORIZED;
+    let refusal = json!({
+        "code": status.as_u16(), "errno": errno, "error": "Unauthorized", "message": message,
+    });
+    let mut response = Response::json(status, &refusal).uncached();
+    response.set(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    response
+}

@@ -1,0 +1,415 @@
+//! Changesets: a collection's metadata, timestamp and what changed in it, as one moment had them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use http::header::IF_NONE_MATCH;
+use serde_json::{Map, Value};
+
+use crate::api::Api;
+use crate::api::auth::authorization::Asked;
+use crate::api::auth::credentials::{Credentials, MAX_OTHER_BUCKETS, User};
+use crate::api::changes::changeset_cache::State;
+use crate::api::lists::{self, query};
+use crate::api::objects::body::check_media_types;
+use crate::api::web::cache_control;
+use crate::api::web::error::{ApiError, Detail};
+use crate::api::web::request::{Request, is_weakly};
+use crate::api::web::response::Response;
+use crate::permission::Access;
+use crate::resource::{Kind, ListUri, ObjectUri};
+use crate::store::Generation;
+use crate::store::changeset::{Changes, Wanted};
+use crate::store::recent::{COMMIT_PAUSES, Recent};
+use crate::timestamp::Timestamp;
+use crate::unit_of_work::{Needs, UnitOfWork};
+
+/// Times that the collection itself is read again because it was changed while its records were read.
+const MAX_ATTEMPTS: u32 = 5;
+/// Bytes of changes that are read at most: what compressed, as JSON of records is, could still be sent.
+const MAX_READ: usize = 24 * 1024 * 1024;
+
+/// What a changeset's query string asks for. What else stands in it is ignored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangesetQuery {
+    /// `_since`: only what is later, tombstones among it.
+    pub since: Option<Timestamp>,
+    /// `_limit`: only so many of the latest.
+    pub limit: Option<usize>,
+    /// `bucket`, in monitor/changes: only entries of this bucket.
+    pub bucket: Option<String>,
+    /// `collection`, in monitor/changes: only entries of collections with this id.
+    pub collection: Option<String>,
+}
+
+impl ChangesetQuery {
+    /// Reads the query string. `_since` may stand between double quotes or not, `_limit` of 0 is none.
+    ///
+    /// # Errors
+    /// 400 without `_expected`, and for a `_since` or `_limit` that cannot be one.
+    pub fn parse(request: &Request) -> Result<Self, ApiError> {
+        let mut query = Self {
+            since: None,
+            limit: None,
+            bucket: None,
+            collection: None,
+        };
+        let mut wrong = vec![];
+        let mut is_expected = false;
+        for (name, value) in request.query().filter(|(_, value)| !value.is_empty()) {
+            let mut refuse =
+                |description: &str| wrong.push(Detail::new("querystring", &*name, description));
+            match &*name {
+                // Any value will do: it only tells one state's URL from another's.
+                "_expected" => is_expected = true,
+                "_since" => {
+                    query.since = Timestamp::from_query(&value);
+                    if query.since.is_none() {
+                        refuse("Must be a time in milliseconds, between double quotes or not");
+                    }
+                }
+                "_limit" => match value.parse::<u64>() {
+                    Ok(limit) => query.limit = usize::try_from(limit).ok().filter(|n| *n > 0),
+                    Err(_) => refuse("Must be a whole number, not negative"),
+                },
+                "bucket" => query.bucket = Some(value),
+                "collection" => query.collection = Some(value),
+                _ => {}
+            }
+        }
+        if !is_expected {
+            wrong.push(Detail::new("querystring", "_expected", "Required"));
+        }
+        if wrong.is_empty() {
+            Ok(query)
+        } else {
+            Err(ApiError::Invalid(wrong))
+        }
+    }
+
+    /// Checks that `_since` is a time that there can be: none after the year 2099 (kinto-changes 4.1), unless it is one of
+    /// a list whose `timestamp` is as late.
+    ///
+    /// # Errors
+    /// 400.
+    pub fn check_since(&self, timestamp: Timestamp) -> Result<(), ApiError> {
+        let latest = timestamp.max(Timestamp::MAX);
+        if self.since.is_none_or(|since| since <= latest) {
+            return Ok(());
+        }
+        let problem = format!("Must not be later than {latest}");
+        Err(ApiError::invalid("querystring", "_since", problem))
+    }
+}
+
+/// A collection at the moment that it was read.
+struct Collection {
+    generation: Generation,
+    last_modified: Timestamp,
+    /// The timestamp of its records.
+    timestamp: Timestamp,
+    /// How many transactions wrote records under past times.
+    past: u64,
+    /// What the last transactions wrote to its records.
+    recent: Recent,
+    /// Whether the user may write its records.
+    is_writable: bool,
+    metadata: Map<String, Value>,
+}
+
+impl Collection {
+    /// Reads a collection with the timestamp of its records.
+    ///
+    /// One `TransactGetItems`: a transaction that wrote both shows in both. Tells who asks, too.
+    ///
+    /// # Errors
+    /// Who may not read the collection and all of its records, and that it is not there.
+    async fn read(
+        api: &Api,
+        request: &Request,
+        credentials: &Credentials,
+        uri: &ObjectUri,
+        records: &ListUri,
+    ) -> Result<(Self, User), ApiError> {
+        let mut needs = Needs::default();
+        if uri.is_valid() {
+            needs = lists::needs(records);
+        }
+        let needs = credentials.add_to(needs, &api.settings.api);
+        let mut unit = UnitOfWork::read(&api.store.at_once(), Timestamp::now(), needs).await?;
+        let mut user = User::of(credentials, &unit, &api.passwords)?;
+        let groups = unit.groups_named_on(uri);
+        user.learn_groups(&mut unit, &api.store, &groups, MAX_OTHER_BUCKETS)
+            .await?;
+        let asked = Asked {
+            request,
+            user: &user,
+            settings: &api.settings.api,
+            uri,
+        };
+        // Who may only create records reads the collection, none of its records.
+        let record = records.clone().object("x");
+        let of_records = Asked {
+            uri: &record,
+            ..asked
+        };
+        if !asked.may_read(&unit) || !of_records.may_all(&unit, Access::Read) {
+            return Err(asked.forbidden());
+        }
+        let is_writable = of_records.may_change(&unit);
+        let unknown = || ApiError::unknown_parent(uri);
+        let generation = unit.generation_of(records).ok_or_else(unknown)?;
+        let live = unit.get(uri).ok_or_else(unknown)?;
+        let mut metadata = query::named(live.data.clone(), uri.id(), live.last_modified);
+        // As kinto-changes' successor, whose clients need it.
+        metadata.insert("bucket".to_owned(), uri.bucket_id().into());
+        let collection = Self {
+            generation,
+            last_modified: live.last_modified,
+            timestamp: unit.timestamp_of(records),
+            past: unit.past_of(records),
+            recent: unit.recent_in(records),
+            is_writable,
+            metadata,
+        };
+        Ok((collection, user))
+    }
+
+    /// Whether all that was written to its records since was written under later times.
+    fn continues(&self, generation: &Generation, past: u64) -> bool {
+        self.generation == *generation && self.past == past
+    }
+
+    fn is_same_as(&self, other: &Self) -> bool {
+        self.continues(&other.generation, other.past) && self.last_modified == other.last_modified
+    }
+
+    /// Names the state of the collection with the records of that time. Neither time tells it alone, nor both where
+    /// records were written under past times.
+    fn etag(&self, timestamp: Timestamp) -> String {
+        match self.past {
+            0 => format!("\"{timestamp}-{}\"", self.last_modified),
+            past => format!("\"{timestamp}-{}-{past}\"", self.last_modified),
+        }
+    }
+}
+
+/// Answers `GET` and `HEAD` of a collection's changeset, for who may read the collection and all of its records.
+///
+/// One round trip when nothing was written to the records since this process read all of them
+/// ([decision 11](../../../../docs/decisions/011-changeset-memory.md)). Else two: the collection with its records' timestamp,
+/// then the records, those that changed since where the others are remembered. Only when something was written meanwhile
+/// the collection is read once more, and so on while it itself changes
+/// ([decision 7](../../../../docs/decisions/007-changesets.md)).
+///
+/// # Errors
+/// Whatever the request is to be refused for; 503 when the collection changes each time that it is read.
+pub async fn of_collection(
+    api: &Api,
+    request: &Request,
+    credentials: &Credentials,
+    uri: &ObjectUri,
+) -> Result<Response, ApiError> {
+    check_media_types(request)?;
+    let records = uri.children(Kind::Record);
+    let Api {
+        store, settings, ..
+    } = api;
+    // Before the collection is read, so that what this tells is later than what is remembered.
+    let remembered = api.changesets.get(&records);
+    let read_collection = || Collection::read(api, request, credentials, uri, &records);
+    let (mut collection, user) = read_collection().await?;
+    let query = ChangesetQuery::parse(request)?;
+    query.check_since(collection.timestamp)?;
+
+    let known = request.header(IF_NONE_MATCH);
+    let etag = collection.etag(collection.timestamp);
+    let of = (uri.bucket_id(), uri.id());
+    let is_shared = user.id.is_none() && !collection.is_writable;
+    let caching = &settings.api.caching;
+    // Whatever is answered of this state says the same of it, whether it has a body or not.
+    let described = |response: Response, collection: &Collection, timestamp: Timestamp| {
+        let response = response
+            .last_modified(timestamp.max(collection.last_modified))
+            .tagged(&collection.etag(timestamp));
+        cache_control::keep_changes(response, of, request, timestamp, is_shared, caching)
+    };
+    if known.is_some_and(|known| is_weakly(known, &etag)) {
+        let response = Response::empty(StatusCode::NOT_MODIFIED);
+        return Ok(described(response, &collection, collection.timestamp));
+    }
+    let wanted = Wanted {
+        since: query.since.unwrap_or_default(),
+        limit: query.limit,
+        most_bytes: MAX_READ,
+        // What is remembered has them.
+        tombstones: query.since.is_some() || query.limit.is_none(),
+    };
+    // A client that has seen more than this process is not made to wait for what it has seen.
+    let mut remembered = remembered
+        .filter(|state| collection.continues(&state.generation, state.past))
+        .filter(|state| wanted.since <= state.timestamp);
+    let begin = |remembered: Option<&Arc<State>>| {
+        remembered.map(|state| Changes::none(&state.generation, state.timestamp, MAX_READ))
+    };
+    let mut changes = begin(remembered.as_ref());
+    let (mut attempts, mut pauses) = (1..MAX_ATTEMPTS, COMMIT_PAUSES.into_iter());
+    let read = loop {
+        let at = collection.timestamp;
+        let read = match changes.take() {
+            Some(read) if read.timestamp() == at => read,
+            Some(read) => store.update_changes(&records, at, read).await?,
+            None => {
+                let generation = &collection.generation;
+                store.changes(&records, generation, at, wanted).await?
+            }
+        };
+        if read.are_too_large() {
+            return Err(ApiError::ResponseTooLarge);
+        }
+        // Where nothing was written since the collection was read, they belong together.
+        let again = if read.timestamp() == at {
+            None
+        } else {
+            Some(read_collection().await?.0)
+        };
+        if !read.show(&again.as_ref().unwrap_or(&collection).recent) {
+            // Something is still being committed: all is read anew in a moment.
+            let pause = pauses.next().ok_or(ApiError::Busy)?;
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            collection = read_collection().await?.0;
+            remembered =
+                remembered.filter(|state| collection.continues(&state.generation, state.past));
+            changes = begin(remembered.as_ref());
+            continue;
+        }
+        match again {
+            None => break read,
+            // The collection was the same before and after.
+            Some(again) if again.is_same_as(&collection) => break read,
+            Some(again) => {
+                attempts.next().ok_or(ApiError::Busy)?;
+                if again.continues(&collection.generation, collection.past) {
+                    changes = Some(read);
+                } else {
+                    remembered = None;
+                }
+                collection = again;
+            }
+        }
+    };
+    let is_whole = remembered.is_some() || wanted.is_all();
+    let Collection {
+        generation, past, ..
+    } = &collection;
+    let state = match remembered {
+        Some(state) if state.timestamp == read.timestamp() => state,
+        Some(state) => Arc::new(state.moved_on(&read)),
+        None => Arc::new(State::of(&read, generation.clone(), *past)),
+    };
+    if is_whole {
+        api.changesets.keep(&records, Arc::clone(&state));
+    }
+    let timestamp = state.timestamp;
+    let response = Response::json_text(StatusCode::OK, body_of(&collection, &state, &query)?);
+    Ok(described(response, &collection, timestamp))
+}
+
+/// The JSON of a changeset: what is asked for of the records.
+///
+/// # Errors
+/// That there is more than could be sent.
+fn body_of(
+    collection: &Collection,
+    state: &State,
+    query: &ChangesetQuery,
+) -> Result<String, ApiError> {
+    let records = state.shown(query.since, query.limit);
+    let length: usize = records.iter().map(|record| record.json.len() + 1).sum();
+    if length > MAX_READ {
+        return Err(ApiError::ResponseTooLarge);
+    }
+    let mut text = beginning(&collection.metadata, state.timestamp, length + 2);
+    text.push('[');
+    for (n, record) in records.into_iter().enumerate() {
+        if n > 0 {
+            text.push(',');
+        }
+        text.push_str(&record.json);
+    }
+    text.push_str("]}");
+    Ok(text)
+}
+
+/// The JSON of a changeset. `changes` is JSON already.
+pub fn body(metadata: &Map<String, Value>, timestamp: Timestamp, changes: &str) -> String {
+    let mut text = beginning(metadata, timestamp, changes.len() + 1);
+    text.push_str(changes);
+    text.push('}');
+    text
+}
+
+/// The JSON of a changeset up to its changes, with room for what follows.
+fn beginning(metadata: &Map<String, Value>, timestamp: Timestamp, rest: usize) -> String {
+    // What is made of JSON can always be written.
+    let metadata = serde_json::to_string(metadata).unwrap_or_default();
+    let mut text = format!("{{\"metadata\":{metadata},\"timestamp\":{timestamp},\"changes\":");
+    text.reserve_exact(rest);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderMap, Method};
+
+    fn parse(query_string: &str) -> Result<ChangesetQuery, ApiError> {
+        ChangesetQuery::parse(&Request {
+            method: Method::GET,
+            path: "/".to_owned(),
+            query_string: query_string.to_owned(),
+            headers: HeaderMap::new(),
+            body: vec![],
+            domain_name: None,
+        })
+    }
+
+    #[test]
+    fn since_may_be_quoted_or_not_and_expected_may_be_anything() {
+        let quoted = parse("_expected=x&_since=%2212%22&_limit=3&nope=1").unwrap();
+        assert_eq!((quoted.since, quoted.limit), (Some(Timestamp(12)), Some(3)));
+        assert_eq!(
+            parse("_expected=%22%22&_since=12&_limit=0").unwrap().since,
+            Some(Timestamp(12))
+        );
+        assert_eq!(parse("_expected=1&_since=").unwrap().since, None);
+    }
+
+    #[test]
+    fn no_since_is_later_than_the_century_but_where_the_list_is() {
+        let query = parse("_expected=1&_since=4102444800001").unwrap();
+        assert!(query.check_since(Timestamp(1)).is_err());
+        assert!(query.check_since(Timestamp(4_102_444_800_001)).is_ok());
+        let query = parse("_expected=1&_since=4102444800000").unwrap();
+        assert!(query.check_since(Timestamp(1)).is_ok());
+    }
+
+    #[test]
+    fn what_cannot_be_is_named() {
+        for (query, name) in [
+            ("", "_expected"),
+            ("_expected=", "_expected"),
+            ("_expected=1&_since=abc", "_since"),
+            ("_expected=1&_since=-1", "_since"),
+            ("_expected=1&_since=%221", "_since"),
+            ("_expected=1&_limit=-1", "_limit"),
+            ("_expected=1&_limit=x", "_limit"),
+        ] {
+            let Err(ApiError::Invalid(details)) = parse(query) else {
+                panic!("{query} is taken");
+            };
+            assert_eq!(details[0].name.as_deref(), Some(name), "{query}");
+        }
+    }
+}

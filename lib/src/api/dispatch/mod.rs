@@ -1,0 +1,249 @@
+//! From a request to the endpoint that answers it, within one unit of work.
+
+pub mod batch;
+pub mod call;
+pub mod retry;
+pub mod router;
+
+use std::time::Duration;
+
+use aws_lambda_events::apigw::{ApiGatewayV2httpRequest, ApiGatewayV2httpResponse};
+use http::header::ACCEPT_ENCODING;
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+use tokio::time::Instant;
+
+use self::call::Call;
+use self::router::Routed;
+use crate::api::Api;
+use crate::api::auth::credentials::Credentials;
+use crate::api::plugins::admin;
+use crate::api::plugins::openid::provider::Provider;
+use crate::api::web::error::ApiError;
+use crate::api::web::request::Request;
+use crate::api::web::response::Response;
+use crate::api::web::{cache_control, compression, cors, end_of_service, gateway, origin};
+use crate::listeners::NotifyError;
+use crate::timestamp::Timestamp;
+use crate::unit_of_work::UnitOfWork;
+
+/// How long the listeners may take together that are told before the commit.
+const LISTENERS_TIME: Duration = Duration::from_secs(12);
+
+/// What becomes of a request at first sight.
+enum Found {
+    /// It has an endpoint.
+    Call(Call),
+    /// It is answered already: refused, sent elsewhere, or needs nothing.
+    Answer(Response),
+}
+
+impl Api {
+    /// Answers one request. Whatever goes wrong becomes a response.
+    pub async fn handle(&self, event: ApiGatewayV2httpRequest) -> ApiGatewayV2httpResponse {
+        let received = Instant::now();
+        match gateway::request(event) {
+            Ok(request) => {
+                let accept_encoding = request.header(ACCEPT_ENCODING).unwrap_or_default();
+                // In a box, since callers' futures would be nested deeper than the compiler takes.
+                let mut response = Box::pin(self.answer(&request, received)).await;
+                cache_control::complete(&request, &self.settings.api, &mut response);
+                gateway::event(response, request.method == Method::HEAD, accept_encoding)
+            }
+            Err(error) => {
+                let response = error.into_response(&self.settings.api);
+                gateway::event(response.uncached(), false, "")
+            }
+        }
+    }
+
+    async fn answer(&self, request: &Request, received: Instant) -> Response {
+        if let Err(error) = origin::check(request, &self.settings.api) {
+            return self.refusal(request, error);
+        }
+        let answer = match self.find(request).await {
+            Ok(Found::Answer(response)) => return response,
+            Ok(Found::Call(call)) if call.is_batch() => {
+                let response = self.batch(request, received).await;
+                response.map(|response| self.finished(request, response))
+            }
+            Ok(Found::Call(call)) => {
+                let responses = self.run_with_retries(&[call], received).await;
+                responses.map(|mut responses| responses.swap_remove(0))
+            }
+            Err(error) => Err(error),
+        };
+        answer.unwrap_or_else(|error| self.refusal(request, error))
+    }
+
+    /// Where a request goes and who sends it.
+    ///
+    /// # Errors
+    /// What takes back all of a batch: a failure of ours. What is refused is an answer.
+    async fn find(&self, request: &Request) -> Result<Found, ApiError> {
+        match self.find_call(request).await {
+            Ok(Found::Answer(response)) => Ok(Found::Answer(self.finished(request, response))),
+            Err(error) if !error.is_ours() => Ok(Found::Answer(self.refusal(request, error))),
+            found => found,
+        }
+    }
+
+    async fn find_call(&self, request: &Request) -> Result<Found, ApiError> {
+        let settings = &self.settings.api;
+        let now = Timestamp::now();
+        if end_of_service::is_over(settings.web.end_of_service.as_ref(), now) {
+            return Err(ApiError::Gone);
+        }
+        request.check_length()?;
+        request.check_encoding()?;
+        if let Some(answer) = admin::answer(request, settings) {
+            return answer.map(Found::Answer);
+        }
+        let route = match router::route(request, settings)? {
+            Routed::To(route) => route,
+            // A browser follows no redirect of a preflight.
+            Routed::Redirect { .. }
+                if request.method == Method::OPTIONS && !router::has_version(&request.path) =>
+            {
+                return Ok(Found::Answer(Response::empty(StatusCode::OK)));
+            }
+            Routed::Redirect { path, max_age } => {
+                let url = request.url_of(&path);
+                return Ok(Found::Answer(Response::redirect(&url, now, max_age)));
+            }
+        };
+        cors::check_origin(request, &settings.web)?;
+        if request.method == Method::OPTIONS {
+            return cors::preflight(request, &route, settings).map(Found::Answer);
+        }
+        let credentials = if route.knows_users() {
+            Credentials::of(request, settings, &self.providers).await?
+        } else {
+            Credentials::default()
+        };
+        let call = Call::to(route, request.clone(), credentials, settings);
+        Ok(Found::Call(call))
+    }
+
+    async fn batch(&self, batch: &Request, received: Instant) -> Result<Response, ApiError> {
+        let mut calls = vec![];
+        // `None` in the place of each of the calls, else what the request is answered without one.
+        let mut answers = vec![];
+        for mut request in batch::requests(batch, &self.settings.api)? {
+            if let Ok(Routed::Redirect { path, .. }) = router::route(&request, &self.settings.api) {
+                request.path = path;
+            }
+            let answer = match self.find(&request).await? {
+                Found::Call(call) => {
+                    calls.push(call);
+                    None
+                }
+                Found::Answer(response) => Some(response),
+            };
+            answers.push((request, answer));
+        }
+        let mut responses = self.run_with_retries(&calls, received).await?.into_iter();
+        let answers = answers.into_iter().filter_map(|(request, answer)| {
+            let response = answer.or_else(|| responses.next())?;
+            Some((request, response))
+        });
+        Ok(batch::response(answers.collect()))
+    }
+
+    /// The provider that a path names.
+    ///
+    /// # Errors
+    /// 400 when there is none (Kinto 26.5).
+    pub fn provider(&self, name: &str) -> Result<&Provider, ApiError> {
+        let mut providers = self.providers.iter();
+        let provider = providers.find(|provider| provider.settings().name == name);
+        provider.ok_or_else(|| {
+            ApiError::invalid("path", "provider", format!("Unknown provider '{name}'"))
+        })
+    }
+
+    /// Has the listeners agree that are told before the commit.
+    ///
+    /// # Errors
+    /// One refuses, or does not answer: nothing of it may be written.
+    async fn ask_listeners(&self, unit: &UnitOfWork) -> Result<(), ApiError> {
+        if self.listeners.is_empty() {
+            return Ok(());
+        }
+        let events = unit.events();
+        let asked = self.listeners.notify_all(&events);
+        let asked = tokio::time::timeout(LISTENERS_TIME, asked).await;
+        let asked = asked.unwrap_or_else(|_| {
+            let late = NotifyError::failed(format!("all of them took {LISTENERS_TIME:?}"));
+            Err((String::new(), late))
+        });
+        asked.map_err(|(listener, error)| match error {
+            NotifyError::Refused { status, message } => ApiError::Vetoed {
+                status: StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN),
+                message,
+            },
+            error => ApiError::Listener { listener, error },
+        })
+    }
+
+    /// Answers calls in their order.
+    ///
+    /// # Errors
+    /// As [`Self::run_with_retries`]; and that the answers cannot be sent together, so that what they tell of must not be done.
+    async fn answer_calls(
+        &self,
+        calls: &[Call],
+        unit: &mut UnitOfWork,
+    ) -> Result<Vec<Response>, ApiError> {
+        let mut responses = Vec::with_capacity(calls.len());
+        let mut length = 0;
+        for call in calls {
+            let response = match call.answer(self, unit).await {
+                Ok(response) => self.finished(&call.request, response),
+                Err(error) if error.is_ours() => return Err(error),
+                Err(error) => self.refusal(&call.request, error),
+            };
+            length += response.length();
+            if length > compression::MAX_BODY && (unit.has_writes() || calls.len() > 1) {
+                return Err(ApiError::ResponseTooLarge);
+            }
+            responses.push(response);
+        }
+        Ok(responses)
+    }
+
+    fn refusal(&self, request: &Request, error: ApiError) -> Response {
+        self.finished(request, error.into_response(&self.settings.api))
+    }
+
+    /// Adds what every response has.
+    fn finished(&self, request: &Request, mut response: Response) -> Response {
+        let settings = &self.settings.api;
+        let fixed = [
+            ("x-content-type-options", "nosniff"),
+            (
+                "content-security-policy",
+                "default-src 'none'; frame-ancestors 'none'; base-uri 'none';",
+            ),
+        ];
+        for (name, value) in fixed {
+            let name = HeaderName::from_static(name);
+            if !response.headers().contains_key(&name) {
+                response.set(name, HeaderValue::from_static(value));
+            }
+        }
+        let route = router::endpoint(&request.path, settings)
+            .filter(|_| response.status() != StatusCode::GONE);
+        cors::apply(request, route.as_ref(), settings, &mut response);
+        if let Some(end) = &settings.web.end_of_service {
+            let alert = end_of_service::alert(end, Timestamp::now(), &settings.project_docs);
+            response.set_text(end_of_service::ALERT, &alert);
+        }
+        let share = settings.web.backoff_percentage.unwrap_or(100);
+        if let Some(seconds) = settings.backoff
+            && fastrand::u64(0..100) < share
+        {
+            response.set(HeaderName::from_static("backoff"), seconds.into());
+        }
+        response
+    }
+}

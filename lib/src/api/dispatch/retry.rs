@@ -1,0 +1,243 @@
+//! One request, or batch, until its outcome is known: read, decide, commit; again while other writes come between.
+//!
+//! What a commit that is not answered comes to is [`Store::commit`](crate::store::Store::commit)'s part. Writers that
+//! meet at one item take turns ([decision 16](../../../../docs/decisions/016-turns.md)).
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::RwLock;
+use tokio::time::{Instant, timeout_at};
+
+use crate::api::Api;
+use crate::api::dispatch::call::Call;
+use crate::api::web::error::ApiError;
+use crate::api::web::response::Response;
+use crate::backoff::Backoff;
+use crate::notifier;
+use crate::store::{CommitError, Key, StoreError};
+use crate::timestamp::Timestamp;
+use crate::unit_of_work::{Allowance, Needs, UnitOfWork};
+
+/// How long after it came a request is answered at the latest, whatever is known by then: the function is stopped after
+/// 29 seconds (template.yaml).
+const REQUEST_TIME: Duration = Duration::from_secs(27);
+/// How long after it came a request is decided anew. What it has sent by then is followed to its outcome.
+const RETRY_TIME: Duration = Duration::from_secs(10);
+/// The longest pause before a request is repeated; it doubles each time, with full jitter.
+///
+/// Measured with 32 writers of one collection (docs/performance.md): shorter pauses collide more, and are slower.
+const FIRST_PAUSE: Duration = Duration::from_millis(16);
+/// The longest of these pauses.
+const MAX_PAUSE: Duration = Duration::from_millis(400);
+/// How long a retry may reuse what was read, where nothing tells that this has changed. The commit checks all of it but
+/// the permissions.
+const MAX_STALENESS: Duration = Duration::from_secs(1);
+/// How long a list counts as contended after it was.
+const CONTENDED_FOR: Duration = Duration::from_secs(1);
+/// How long a turn is before this process has committed anything.
+const FIRST_TURN: Duration = Duration::from_millis(10);
+/// How long a turn is at most.
+const MAX_TURN: Duration = Duration::from_millis(100);
+
+/// What a process knows of contention.
+#[derive(Debug)]
+pub struct Contention {
+    /// Shared by requests that are tried the first time, held alone by one that is done again: requests of one
+    /// process that collide once would go on colliding with one another; alone, each meets but those of other
+    /// processes. A function of Lambda has one request at a time and never waits for this.
+    retry_lock: RwLock<()>,
+    state: Mutex<ContentionState>,
+}
+
+#[derive(Debug)]
+struct ContentionState {
+    /// Until when each list counts as contended, by the key of its item.
+    lists: HashMap<Key, Instant>,
+    /// How long a commit takes.
+    turn: Duration,
+}
+
+impl Default for Contention {
+    fn default() -> Self {
+        Self {
+            retry_lock: RwLock::default(),
+            state: Mutex::new(ContentionState {
+                lists: HashMap::new(),
+                turn: FIRST_TURN,
+            }),
+        }
+    }
+}
+
+impl Contention {
+    /// Notes that lists are contended.
+    fn met(&self, lists: impl IntoIterator<Item = Key>) {
+        let now = Instant::now();
+        let known = &mut self.lock().lists;
+        known.retain(|_, until| *until > now);
+        known.extend(lists.into_iter().map(|list| (list, now + CONTENDED_FOR)));
+    }
+
+    /// Whether any list may be contended.
+    fn exists(&self) -> bool {
+        !self.lock().lists.is_empty()
+    }
+
+    /// Notes how long a commit took.
+    fn took(&self, duration: Duration) {
+        let turn = &mut self.lock().turn;
+        *turn = (*turn * 3 + duration.min(MAX_TURN)) / 4;
+    }
+
+    /// A list that the unit writes and that is contended, with the length of a turn there: the same list for all who
+    /// write the same.
+    fn turn_for(&self, unit: &UnitOfWork) -> Option<(Key, Duration)> {
+        let state = self.lock();
+        if state.lists.is_empty() {
+            return None;
+        }
+        let now = Instant::now();
+        let lists = unit.written_lists().map(Key::list);
+        let contended =
+            lists.filter(|list| state.lists.get(list).is_some_and(|until| *until > now));
+        let list = contended.min_by(|a, b| a.pk.cmp(&b.pk))?;
+        // Turns are told in milliseconds.
+        Some((list, state.turn + Duration::from_millis(1)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ContentionState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Api {
+    /// Reads, answers, commits; again from the start while other writes come between. `received` is when the request came.
+    ///
+    /// # Errors
+    /// What takes back all of it: a failure of ours. What is refused is a response.
+    pub async fn run_with_retries(
+        &self,
+        calls: &[Call],
+        received: Instant,
+    ) -> Result<Vec<Response>, ApiError> {
+        let (retry_until, deadline) = (received + RETRY_TIME, received + REQUEST_TIME);
+        let contention = &self.contention;
+        let (mut shared, mut alone) = (None, None);
+        if calls.iter().any(Call::writes) {
+            shared = Some(contention.retry_lock.read().await);
+        }
+        let mut last_read: Option<(Instant, UnitOfWork)> = None;
+        let mut backoff = Backoff::new(FIRST_PAUSE, MAX_PAUSE);
+        let (mut has_turn, mut had_conflict) = (false, false);
+        loop {
+            // A first attempt seldom takes another.
+            let keeps = alone.is_some() || contention.exists();
+            let decided = timeout_at(deadline, self.decide(calls, &mut last_read, keeps)).await;
+            let (unit, responses) = decided.map_err(|_| late())??;
+            if !unit.has_writes() {
+                return Ok(responses);
+            }
+            if !has_turn && let Some((list, length)) = contention.turn_for(&unit) {
+                self.wait_for_turn(list, length, retry_until).await;
+                // Each write of others makes what was read before the turn too old where times follow from the list's
+                // timestamp and not from the clock.
+                let now = Timestamp::now();
+                let mut lists = unit.written_lists();
+                if had_conflict || lists.any(|list| unit.timestamp_of(list) > now) {
+                    last_read = None;
+                }
+                has_turn = true;
+                continue;
+            }
+            let asked = timeout_at(deadline, self.ask_listeners(&unit)).await;
+            asked.map_err(|_| late())??;
+            let waits_for = |event: &_| notifier::waits_for(&self.settings.listeners, event);
+            let sent = Instant::now();
+            match unit.commit(&self.store, waits_for, deadline).await {
+                Ok(()) => {
+                    contention.took(sent.elapsed());
+                    return Ok(responses);
+                }
+                // What was read is too old.
+                Err(CommitError::Conflict) => {
+                    had_conflict = true;
+                    last_read = None;
+                }
+                Err(CommitError::Contended { lists }) => contention.met(lists),
+                Err(CommitError::Partial) => return Err(ApiError::PartlyWritten),
+                Err(CommitError::TooManyGroups { principal }) => {
+                    let problem = format!("{principal} is in too many groups of this bucket");
+                    return Err(ApiError::invalid("body", "data.members", problem));
+                }
+                Err(CommitError::TooLarge) => return Err(ApiError::RequestTooLarge),
+                Err(CommitError::Full) => return Err(ApiError::Full),
+                Err(CommitError::Unknown(error)) => return Err(ApiError::Unknown(error)),
+                Err(CommitError::Store(error)) => return Err(error.into()),
+            }
+            has_turn = false;
+            let is_first = shared.take().is_some();
+            if !backoff.wait_until(retry_until).await {
+                return Err(ApiError::Busy);
+            }
+            if is_first {
+                alone = Some(contention.retry_lock.write().await);
+            }
+        }
+    }
+
+    /// Reads, or takes what was read not long ago, and answers. `keeps` tells whether what is read is kept.
+    async fn decide(
+        &self,
+        calls: &[Call],
+        last_read: &mut Option<(Instant, UnitOfWork)>,
+        keeps: bool,
+    ) -> Result<(UnitOfWork, Vec<Response>), ApiError> {
+        let mut unit = match last_read {
+            Some((at, unit)) if at.elapsed() < MAX_STALENESS => unit.clone().at(Timestamp::now()),
+            _ => {
+                let needs = calls.iter().map(|call| call.needs(&self.settings.api));
+                let needs = needs.fold(Needs::default(), Needs::and);
+                let mut unit = UnitOfWork::read(&self.store, Timestamp::now(), needs).await?;
+                let is_batch = calls.len() > 1;
+                if is_batch {
+                    // A single one asks for that itself, when it is known who sends it.
+                    let groups = calls.iter().map(|call| call.needs_of_groups(&unit));
+                    let groups = groups.fold(Needs::default(), Needs::and);
+                    unit.read_more(&self.store, groups).await?;
+                    unit = unit.allowed(Allowance::of_batch());
+                }
+                let unit = unit.telling(!self.settings.listeners.is_empty());
+                *last_read = keeps.then(|| (Instant::now(), unit.clone()));
+                unit
+            }
+        };
+        let responses = self.answer_calls(calls, &mut unit).await?;
+        Ok((unit, responses))
+    }
+
+    /// Waits for a turn at a list. Where none is given, or none in time since too many wait or somebody's clock is wrong,
+    /// it does not wait.
+    async fn wait_for_turn(&self, list: Key, length: Duration, retry_until: Instant) {
+        let (now, earliest) = (Instant::now(), Timestamp::now());
+        let reserved = self.store.reserve_turn(&list, earliest, length);
+        match timeout_at(retry_until, reserved).await {
+            Ok(Ok(Some(turn))) if turn > earliest => {
+                // Others wait as well.
+                self.contention.met([list]);
+                let turn = now + turn.since(earliest);
+                if turn < retry_until {
+                    tokio::time::sleep_until(turn).await;
+                }
+            }
+            Ok(Err(error)) => tracing::warn!(%error, "no turn was given"),
+            _ => {}
+        }
+    }
+}
+
+/// The time of the request is over, and nothing was written.
+fn late() -> ApiError {
+    StoreError::Late("the request").into()
+}

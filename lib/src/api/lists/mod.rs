@@ -1,0 +1,649 @@
+//! The endpoints of lists: `GET`, `HEAD` and `DELETE` of the objects of one kind under one parent.
+
+pub mod projection;
+pub mod query;
+pub mod selection;
+
+use std::collections::{BTreeSet, HashMap};
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use serde_json::{Map, Value, json};
+
+use self::query::ListQuery;
+use self::selection::{Page, Selection};
+use crate::api::auth::authorization::Asked;
+use crate::api::auth::credentials::User;
+use crate::api::objects::body;
+use crate::api::plugins::accounts;
+use crate::api::web::end_of_service;
+use crate::api::web::error::ApiError;
+use crate::api::web::request::Request;
+use crate::api::web::response::Response;
+use crate::permission::Access;
+use crate::resource::{Kind, ListUri, ObjectUri};
+use crate::settings::ApiSettings;
+use crate::store::list::{Listed, Reading};
+use crate::store::recent::{COMMIT_PAUSES, Covered, Recent};
+use crate::store::{Content, Generation, Key, List, Object, Store, StoreError};
+use crate::timestamp::Timestamp;
+use crate::unit_of_work::{Needs, UnitOfWork};
+
+/// What is told to who sends `_to` (Kinto 26.5).
+const TO_IS_DEPRECATED: &str = r#"{"code":"soft-eol","message":"_to is deprecated, use _before","url":"https://kinto.readthedocs.io/en/2.4.0/api/resource.html#list-of-available-url-parameters"}"#;
+
+/// Buckets beside the list's own whose groups are looked at to find what of a list is shared with a user.
+const MAX_SHARING_BUCKETS: usize = 100;
+/// Bytes that are read for one page of a list that is not filtered, where little of each object is shown.
+const MAX_READ: usize = 24 * 1024 * 1024;
+
+/// What a request for a list must know before the list is read; what has no valid id cannot exist.
+pub fn needs(list: &ListUri) -> Needs {
+    let lineage = list.parent().into_iter().flat_map(ObjectUri::lineage);
+    let exists = list.parent().is_none_or(ObjectUri::is_valid);
+    Needs {
+        objects: lineage.filter(|uri| uri.is_valid()).cloned().collect(),
+        lists: exists.then(|| list.clone()).into_iter().collect(),
+        ..Needs::default()
+    }
+}
+
+/// Answers `GET`, `HEAD` and `DELETE` of a list, in no more memory than a page takes.
+///
+/// Two round trips and one more for each MB: the parents with the list's timestamp, which `unit` has read, then the objects. In this order
+/// a write that comes between shows as an object later than the `ETag`, which the client asks for again, never as
+/// one that it misses. To delete buckets or collections takes a third one, for the lists under them.
+///
+/// # Errors
+/// Whatever the request is to be refused for.
+pub async fn answer(
+    unit: &mut UnitOfWork,
+    store: &Store,
+    request: &Request,
+    user: &User,
+    list: &ListUri,
+    settings: &ApiSettings,
+) -> Result<Response, ApiError> {
+    body::check_media_types(request)?;
+    // Looked up as the id of a bucket at once (Kinto 26.5), which it cannot be.
+    if let Some(parent) = list
+        .parent()
+        .filter(|parent| parent.bucket_id().contains('*'))
+    {
+        return Err(ApiError::unknown_parent(parent.bucket_uri()));
+    }
+    let deletes = request.method == Method::DELETE;
+    let access = if deletes { Access::Write } else { Access::Read };
+    // Any object of the list stands for all: what they live under is the same.
+    let any = list.clone().object("x");
+    let asked = Asked {
+        request,
+        user,
+        settings,
+        uri: &any,
+    };
+
+    // Who may not do it to all of the list does it to what of it is shared with them, or with a group that they are in.
+    let in_groups;
+    let may_all = asked.may_list_all(unit, access);
+    let is_of_accounts = list.kind() == Kind::Account;
+    let asked = if may_all || is_of_accounts {
+        asked
+    } else {
+        in_groups = in_sharing_groups(unit, store, user, list).await?;
+        Asked {
+            user: &in_groups,
+            ..asked
+        }
+    };
+    let scope = if may_all {
+        Scope::All
+    } else if is_of_accounts {
+        Scope::Only(accounts::own(&asked, unit)?)
+    } else if shares_some(unit, store, &asked, access, list).await? {
+        Scope::Shared
+    } else {
+        Scope::Only(vec![])
+    };
+    if matches!(&scope, Scope::Only(objects) if objects.is_empty()) && !asked.may_create(unit) {
+        return Err(asked.forbidden());
+    }
+    asked.check_parents(unit)?;
+
+    let timestamp = unit.timestamp_of(list);
+    let now = query::reference_time(Timestamp::now(), timestamp);
+    let query = ListQuery::parse(request, None, settings, now);
+    let query = match query {
+        Err(error) if query::is_malformed(&error) => return Err(error),
+        query => query,
+    };
+    if let Some(not_modified) = query::check_preconditions(request, timestamp)? {
+        return Ok(asked.kept(unit, not_modified));
+    }
+    let query = query?;
+    let chosen = Chosen {
+        asked: &asked,
+        access,
+        list,
+        query: &query,
+        scope,
+    };
+    let mut response = if deletes {
+        if request.preconditions()?.if_match.is_some() {
+            unit.rely_on_timestamp(list);
+        }
+        chosen.delete(unit, store).await?
+    } else {
+        let answer = match request.method {
+            Method::HEAD => query::counted(chosen.count(unit, store).await?, timestamp),
+            _ => chosen.page(unit, store).await?.into_response(timestamp),
+        };
+        asked.kept(unit, answer)
+    };
+    if request.parameter("_to").is_some() {
+        response.set_text(end_of_service::ALERT, TO_IS_DEPRECATED);
+    }
+    Ok(response)
+}
+
+/// Which of the objects of a list the user may do to what the request is for.
+enum Scope {
+    All,
+    /// Those that grant it by their own permissions.
+    Shared,
+    /// These alone.
+    Only(Vec<(String, Object)>),
+}
+
+/// The user with those of their groups that something in the list is granted to. Where the list's item does not name
+/// these, the list is read for them.
+async fn in_sharing_groups(
+    unit: &mut UnitOfWork,
+    store: &Store,
+    user: &User,
+    list: &ListUri,
+) -> Result<User, ApiError> {
+    let mut user = user.clone();
+    if user.id.is_none() {
+        return Ok(user);
+    }
+    let groups = match unit.sharing_groups(list) {
+        Some(groups) => groups,
+        None => {
+            let mut groups = BTreeSet::new();
+            scan(unit, store, list, &ListQuery::all(), None, |object| {
+                groups.extend(object.permissions()?.groups());
+                Ok(ControlFlow::Continue(()))
+            })
+            .await?;
+            groups
+        }
+    };
+    user.learn_groups(unit, store, &groups, MAX_SHARING_BUCKETS)
+        .await?;
+    Ok(user)
+}
+
+/// Whether one of the objects of a list is shared with the user, who may not do that to all of them. Seldom is the list
+/// read for it, and no further than to the first that is.
+async fn shares_some(
+    unit: &UnitOfWork,
+    store: &Store,
+    asked: &Asked<'_>,
+    access: Access,
+    list: &ListUri,
+) -> Result<bool, ApiError> {
+    if !unit.may_share(store, list, &asked.user.principals).await? {
+        return Ok(false);
+    }
+    let mut is_shared = false;
+    let every = ListQuery::all();
+    scan(unit, store, list, &every, None, |object| {
+        is_shared |= asked.is_shared(access, list, &object.id, &object.permissions()?);
+        Ok(match is_shared {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        })
+    })
+    .await?;
+    Ok(is_shared)
+}
+
+/// The objects of a list that a request is about.
+struct Chosen<'a> {
+    asked: &'a Asked<'a>,
+    access: Access,
+    list: &'a ListUri,
+    query: &'a ListQuery,
+    scope: Scope,
+}
+
+impl Chosen<'_> {
+    /// How many there are. What is bounded by times alone is counted by the table itself.
+    async fn count(&self, unit: &UnitOfWork, store: &Store) -> Result<usize, ApiError> {
+        let Self { list, query, .. } = *self;
+        if matches!(self.scope, Scope::All)
+            && query.is_of_bounds()
+            && unit.written_in(list).next().is_none()
+        {
+            let Some(generation) = unit.generation_of(list) else {
+                return Ok(0);
+            };
+            let reading = Reading {
+                tombstones: false,
+                ..reading(list, &generation, query)
+            };
+            settle(unit, store, list, &generation).await?;
+            let (count, bytes) = store.count(&reading).await?;
+            unit.allowance.read(bytes)?;
+            return Ok(count);
+        }
+        let mut readings = Readings::of(unit, list);
+        loop {
+            let mut count = 0;
+            let see = |_: &Listed, fields: &Map<String, Value>| {
+                count += usize::from(query.counts(fields));
+                Ok(ControlFlow::Continue(()))
+            };
+            let read = self.each(unit, store, &readings.recent, None, see).await;
+            if !readings.go_on(unit, store, &read).await? {
+                return read.map(|_| count);
+            }
+        }
+    }
+
+    /// The page of them that is asked for.
+    async fn page(&self, unit: &UnitOfWork, store: &Store) -> Result<Page, ApiError> {
+        let query = self.query;
+        let mut readings = Readings::of(unit, self.list);
+        loop {
+            let mut selection = Selection::of(query);
+            let mut bytes = 0;
+            let mut times = Times::default();
+            let see = |object: &Listed, fields: &Map<String, Value>| {
+                let is_earlier = query.is_by_time() && times.next(object.last_modified);
+                if is_earlier && query.is_of_bounds() && bytes > MAX_READ {
+                    return Ok(ControlFlow::Break(()));
+                }
+                bytes += object.data().map_or(0, str::len);
+                selection.offer(fields, || {
+                    let text = match query.shows_all() {
+                        true if self.list.kind() != Kind::Account => text_of(object),
+                        _ => query.shown(fields),
+                    };
+                    let length = text.len();
+                    (text, length)
+                });
+                Ok(stop_if(is_earlier && selection.is_full()))
+            };
+            let read = self
+                .each(unit, store, &readings.recent, query.enough(), see)
+                .await;
+            if readings.go_on(unit, store, &read).await? {
+                continue;
+            }
+            let Asked {
+                request, settings, ..
+            } = self.asked;
+            let (objects, next) = selection.finish(read?, request, settings);
+            return Ok(Page { objects, next });
+        }
+    }
+
+    /// Deletes those that are in the page that is asked for.
+    async fn delete(&self, unit: &mut UnitOfWork, store: &Store) -> Result<Response, ApiError> {
+        let query = self.query;
+        // Listeners are told what is deleted, and who leaves a group is in its data.
+        let needs_data = unit.tells() || self.list.kind() == Kind::Group;
+        // Tombstones are not deleted, so that of those that are read there may be too few.
+        let enough = query.enough().filter(|_| !query.includes_tombstones());
+        let mut readings = Readings::of(unit, self.list);
+        let (objects, next) = loop {
+            let mut selection = Selection::of(query);
+            let mut failed = None;
+            let mut times = Times::default();
+            let see = |object: &Listed, fields: &Map<String, Value>| {
+                let is_earlier = query.is_by_time() && times.next(object.last_modified);
+                if object.is_deleted() {
+                    return Ok(ControlFlow::Continue(()));
+                }
+                selection.offer(fields, || {
+                    let (read, length) = match needs_data {
+                        true => (object.to_object(), object.data().map_or(0, str::len)),
+                        false => (object.to_object_without_data(), 0),
+                    };
+                    let read = read.map_err(|error| failed = Some(error)).ok();
+                    ((object.id.clone(), read), length)
+                });
+                Ok(stop_if(is_earlier && selection.is_full()))
+            };
+            let read = self.each(unit, store, &readings.recent, enough, see).await;
+            if readings.go_on(unit, store, &read).await? {
+                continue;
+            }
+            let more = read?;
+            if let Some(error) = failed {
+                return Err(error.into());
+            }
+            let Asked {
+                request, settings, ..
+            } = self.asked;
+            break selection.finish(more, request, settings);
+        };
+        let mut uris = vec![];
+        for (id, object) in objects {
+            let uri = self.list.clone().object(id);
+            if let Some(object) = object {
+                unit.learn(&uri, &object);
+            }
+            uris.push(uri);
+        }
+        let mut tombstones: Vec<Value> = vec![];
+        let mut timestamp = unit.timestamp_of(self.list);
+        for (uri, deleted_at) in delete_all(unit, store, uris).await? {
+            timestamp = timestamp.max(deleted_at);
+            tombstones.push(json!({"id": uri.id(), "last_modified": deleted_at, "deleted": true}));
+        }
+        let mut response =
+            Response::json(StatusCode::OK, &json!({"data": tombstones})).modified_at(timestamp);
+        if let Some(next) = next {
+            response.set_text(query::NEXT_PAGE, &next);
+        }
+        Ok(response)
+    }
+
+    /// Shows `see` one after the other those that may be asked for, the latest first but for what the request itself has
+    /// written, until it has seen enough. With the fields that the query is about. `true` when it was not shown all.
+    async fn each(
+        &self,
+        unit: &UnitOfWork,
+        store: &Store,
+        recent: &Recent,
+        enough: Option<usize>,
+        mut see: impl FnMut(&Listed, &Map<String, Value>) -> Result<ControlFlow<()>, StoreError>,
+    ) -> Result<bool, ApiError> {
+        let Self {
+            asked,
+            access,
+            list,
+            query,
+            ref scope,
+        } = *self;
+        let mut see = |object: &Listed| {
+            if matches!(scope, Scope::Shared)
+                && !asked.is_shared(access, list, &object.id, &object.permissions()?)
+            {
+                return Ok(ControlFlow::Continue(()));
+            }
+            let data = match query.is_of_keys() {
+                true if object.is_deleted() => tombstone(),
+                true => Map::new(),
+                false => match object.to_object()?.content {
+                    Content::Live { data, .. } => accounts::without_password(list.kind(), data),
+                    Content::Deleted => tombstone(),
+                },
+            };
+            see(
+                object,
+                &query::named(data, &object.id, object.last_modified),
+            )
+        };
+        if let Scope::Only(objects) = scope {
+            for (id, object) in objects {
+                let key = Key::object(&list.clone().object(&**id));
+                _ = see(&Listed::of(key, object))?;
+            }
+            return Ok(false);
+        }
+        let enough = enough.filter(|_| matches!(scope, Scope::All));
+        scan_settled(unit, store, list, query, enough, recent, see).await
+    }
+}
+
+/// Readings of a list, one after the other until one shows all that the list's last transactions wrote: they may be
+/// committed item by item ([decision 17](../../../../docs/decisions/017-reading-what-is-being-committed.md)).
+struct Readings<'l> {
+    list: &'l ListUri,
+    /// What those transactions wrote.
+    recent: Recent,
+    pauses: std::array::IntoIter<u64, { COMMIT_PAUSES.len() }>,
+}
+
+impl<'l> Readings<'l> {
+    fn of(unit: &UnitOfWork, list: &'l ListUri) -> Self {
+        Self {
+            list,
+            recent: unit.recent_in(list),
+            pauses: COMMIT_PAUSES.into_iter(),
+        }
+    }
+
+    /// Whether to read again, after a pause and one more `BatchGetItem`, since a reading did not show all.
+    async fn go_on<T>(
+        &mut self,
+        unit: &UnitOfWork,
+        store: &Store,
+        read: &Result<T, ApiError>,
+    ) -> Result<bool, ApiError> {
+        let is_unsettled = matches!(read, Err(ApiError::Store(StoreError::Unsettled(_))));
+        let Some(pause) = is_unsettled.then(|| self.pauses.next()).flatten() else {
+            return Ok(false);
+        };
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        let key = Key::list(self.list);
+        let item = store.read(std::slice::from_ref(&key)).await?.remove(&key);
+        let list = item.as_ref().map(List::from_item).transpose()?;
+        let generation = unit.generation_of(self.list);
+        // Of another generation nothing is to be seen here.
+        self.recent = list
+            .filter(|list| Some(&list.generation) == generation.as_ref())
+            .map_or_else(Recent::default, |list| list.recent);
+        Ok(true)
+    }
+}
+
+/// The times of objects that are read, the latest first. The index gives those of one time in no order, so that a page may
+/// end only before an earlier one.
+#[derive(Default)]
+struct Times(Option<Timestamp>);
+
+impl Times {
+    /// Whether the next object is earlier than the one before.
+    fn next(&mut self, time: Timestamp) -> bool {
+        let before = self.0.replace(time);
+        before.is_some_and(|before| time < before)
+    }
+}
+
+fn stop_if(is_enough: bool) -> ControlFlow<()> {
+    match is_enough {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    }
+}
+
+/// Deletes every object of a list, whoever asks.
+pub async fn clear(unit: &mut UnitOfWork, store: &Store, list: &ListUri) -> Result<(), ApiError> {
+    let tells = unit.tells();
+    let mut objects = vec![];
+    scan(unit, store, list, &ListQuery::all(), None, |object| {
+        let read = match tells {
+            true => object.to_object()?,
+            false => object.to_object_without_data()?,
+        };
+        objects.push((object.id.clone(), read));
+        Ok(ControlFlow::Continue(()))
+    })
+    .await?;
+    let mut uris = vec![];
+    for (id, object) in objects {
+        let uri = list.clone().object(id);
+        unit.learn(&uri, &object);
+        uris.push(uri);
+    }
+    delete_all(unit, store, uris).await?;
+    Ok(())
+}
+
+/// Deletes objects that the unit knows; in a round trip of its own it reads the lists under them.
+async fn delete_all(
+    unit: &mut UnitOfWork,
+    store: &Store,
+    uris: Vec<ObjectUri>,
+) -> Result<Vec<(ObjectUri, Timestamp)>, StoreError> {
+    let needs = Needs {
+        lists: uris.iter().flat_map(ObjectUri::child_lists).collect(),
+        ..Needs::default()
+    };
+    unit.read_more(store, needs).await?;
+    let deleted = uris.into_iter().map(|uri| {
+        let deleted_at = unit.delete(&uri, None);
+        (uri, deleted_at)
+    });
+    Ok(deleted.collect())
+}
+
+fn reading<'l>(list: &'l ListUri, generation: &'l Generation, query: &ListQuery) -> Reading<'l> {
+    let bounds = query.bounds();
+    Reading {
+        list,
+        generation,
+        since: bounds.since,
+        before: bounds.before,
+        tombstones: query.includes_tombstones(),
+        enough: None,
+    }
+}
+
+/// Shows `see` the objects of a list that are within the bounds of a query, one after the other, the latest first, then
+/// what the unit has written; none when what they live under does not exist. Reads a page at a time, and no more once
+/// `see` says so, unless the unit has written to the list. `true` when that was so.
+///
+/// # Errors
+/// The request may not read so much.
+pub async fn scan(
+    unit: &UnitOfWork,
+    store: &Store,
+    list: &ListUri,
+    query: &ListQuery,
+    enough: Option<usize>,
+    see: impl FnMut(&Listed) -> Result<ControlFlow<()>, StoreError>,
+) -> Result<bool, ApiError> {
+    scan_settled(unit, store, list, query, enough, &Recent::default(), see).await
+}
+
+/// The same of a list whose last transactions are known.
+///
+/// # Errors
+/// [`StoreError::Unsettled`] too, where not all that these wrote was there; `see` was shown the rest.
+async fn scan_settled(
+    unit: &UnitOfWork,
+    store: &Store,
+    list: &ListUri,
+    query: &ListQuery,
+    enough: Option<usize>,
+    recent: &Recent,
+    mut see: impl FnMut(&Listed) -> Result<ControlFlow<()>, StoreError>,
+) -> Result<bool, ApiError> {
+    let Some(generation) = &unit.generation_of(list) else {
+        return Ok(false);
+    };
+    // What the request itself has written may take the place of any of them.
+    let written: HashMap<_, _> = unit.written_in(list).collect();
+    let reading = Reading {
+        enough: enough.filter(|_| written.is_empty()),
+        ..reading(list, generation, query)
+    };
+    let mut pages = store.list(&reading);
+    let (mut stopped_at, mut seen) = (None, vec![]);
+    'pages: while let Some(page) = pages.next().await? {
+        unit.allowance.read(page.bytes)?;
+        for object in &page.objects {
+            if recent.names(&object.id) {
+                seen.push((object.id.clone(), object.last_modified));
+            }
+            if !written.contains_key(&*object.id) && see(object)?.is_break() && written.is_empty() {
+                stopped_at = Some(object.last_modified);
+                break 'pages;
+            }
+        }
+    }
+    let (first, last) = reading.times();
+    let covered = Covered {
+        // Others may have the time of the object that it stopped at.
+        times: stopped_at.map_or(first, Timestamp::next)..=last,
+        tombstones: reading.tombstones,
+    };
+    let seen = seen.iter().map(|(id, time)| (id.as_str(), *time));
+    if !recent.is_seen(&covered, Timestamp::now(), seen) {
+        return Err(StoreError::Unsettled(list.clone()).into());
+    }
+    if stopped_at.is_some() {
+        return Ok(true);
+    }
+    for (id, object) in written {
+        let is_wanted = reading.tombstones || object.content != Content::Deleted;
+        if object.is_of(generation) && is_wanted {
+            let key = Key::object(&list.clone().object(id));
+            _ = see(&Listed::of(key, object))?;
+        }
+    }
+    Ok(false)
+}
+
+/// Waits until all is there that the list's last transactions wrote.
+///
+/// One `Query` of what was written since the first of them, if they may be unfinished.
+///
+/// # Errors
+/// [`StoreError::Unsettled`] where that takes too long.
+async fn settle(
+    unit: &UnitOfWork,
+    store: &Store,
+    list: &ListUri,
+    generation: &Generation,
+) -> Result<(), ApiError> {
+    let mut readings = Readings::of(unit, list);
+    while let Some(earliest) = readings.recent.earliest(Timestamp::now()) {
+        let mut pages = store.list(&Reading {
+            list,
+            generation,
+            since: earliest.0.checked_sub(1).map(Timestamp),
+            before: None,
+            tombstones: true,
+            enough: None,
+        });
+        let mut seen = vec![];
+        while let Some(page) = pages.next().await? {
+            unit.allowance.read(page.bytes)?;
+            let objects = page.objects.into_iter();
+            let named = objects.filter(|object| readings.recent.names(&object.id));
+            seen.extend(named.map(|object| (object.id, object.last_modified)));
+        }
+        let covered = Covered {
+            times: earliest..=Timestamp(u64::MAX),
+            tombstones: true,
+        };
+        let seen = seen.iter().map(|(id, time)| (id.as_str(), *time));
+        if readings.recent.is_seen(&covered, Timestamp::now(), seen) {
+            return Ok(());
+        }
+        let unsettled = Err::<(), _>(StoreError::Unsettled(list.clone()).into());
+        if !readings.go_on(unit, store, &unsettled).await? {
+            return unsettled;
+        }
+    }
+    Ok(())
+}
+
+/// The data that a tombstone is shown with.
+fn tombstone() -> Map<String, Value> {
+    Map::from_iter([("deleted".to_owned(), true.into())])
+}
+
+/// An object of a list, a tombstone or not, as the API shows it.
+fn text_of(object: &Listed) -> String {
+    let data = object.data().unwrap_or("{\"deleted\":true}");
+    query::named_text(data, &object.id, object.last_modified)
+}

@@ -1,0 +1,168 @@
+//! The best of many objects, one after the other, in no more memory than a page takes.
+
+use http::StatusCode;
+use serde_json::{Map, Value};
+
+use crate::api::lists::query::{ListQuery, NEXT_PAGE};
+use crate::api::web::compression::MAX_BODY;
+use crate::api::web::request::Request;
+use crate::api::web::response::Response;
+use crate::json::weight;
+use crate::settings::ApiSettings;
+use crate::timestamp::Timestamp;
+
+/// Bytes of JSON that the objects of one page have at most; what is left goes to the next page.
+pub const MAX_PAGE: usize = MAX_BODY - 100;
+
+/// What the values that the objects of one page are sorted by may weigh.
+const MAX_KEYS: usize = 200_000;
+
+/// One page of a list.
+#[derive(Debug)]
+pub struct Page {
+    /// The objects as JSON, with the fields that were asked for.
+    pub objects: Vec<String>,
+    /// The URL of the next page; `None` on the last one.
+    pub next: Option<String>,
+}
+
+impl Page {
+    /// The response to the `GET` of a list with this timestamp.
+    pub fn into_response(self, timestamp: Timestamp) -> Response {
+        let body = format!("{{\"data\":[{}]}}", self.objects.join(","));
+        let mut response = Response::json_text(StatusCode::OK, body)
+            .modified_at(timestamp)
+            .uncached();
+        if let Some(next) = self.next {
+            response.set_text(NEXT_PAGE, &next);
+        }
+        response
+    }
+}
+
+/// The page that a query asks for, out of all the objects that may be in it.
+pub fn page_of(
+    query: &ListQuery,
+    objects: impl IntoIterator<Item = Map<String, Value>>,
+    request: &Request,
+    settings: &ApiSettings,
+) -> Page {
+    let mut selection = Selection::of(query);
+    for object in objects {
+        selection.offer(&object, || {
+            let text = query.shown(&object);
+            let length = text.len();
+            (text, length)
+        });
+    }
+    let (objects, next) = selection.finish(false, request, settings);
+    Page { objects, next }
+}
+
+/// The objects of one page, chosen from those that are offered; of each a `T` is kept.
+#[derive(Debug)]
+pub struct Selection<'q, T> {
+    query: &'q ListQuery,
+    kept: Vec<Kept<T>>,
+    /// The bytes of those that are kept, and what their keys weigh.
+    size: Size,
+    /// Whether there are more than the page holds.
+    more: bool,
+}
+
+#[derive(Debug)]
+struct Kept<T> {
+    /// The fields that the page is sorted by.
+    keys: Map<String, Value>,
+    size: Size,
+    shown: T,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Size {
+    bytes: usize,
+    keys: usize,
+}
+
+impl Size {
+    fn and(self, other: Self) -> Self {
+        Self {
+            bytes: self.bytes.saturating_add(other.bytes),
+            keys: self.keys.saturating_add(other.keys),
+        }
+    }
+
+    /// Whether `pages` pages may have that.
+    fn is_within(self, pages: usize) -> bool {
+        self.bytes <= pages * MAX_PAGE && self.keys <= pages * MAX_KEYS
+    }
+}
+
+impl<'q, T> Selection<'q, T> {
+    /// None yet of what the query asks for.
+    pub fn of(query: &'q ListQuery) -> Self {
+        Self {
+            query,
+            kept: vec![],
+            size: Size::default(),
+            more: false,
+        }
+    }
+
+    /// Takes in an object that has these fields, if it is asked for; `show` gives what is kept of it, and the bytes that
+    /// this takes in the page.
+    pub fn offer(&mut self, fields: &Map<String, Value>, show: impl FnOnce() -> (T, usize)) {
+        if !self.query.matches(fields) || !self.query.is_behind_token(fields) {
+            return;
+        }
+        let keys = self.query.keys_of(fields);
+        let (shown, bytes) = show();
+        let size = Size {
+            bytes: bytes + ",".len(),
+            keys: keys.values().map(weight::of).sum(),
+        };
+        self.size = self.size.and(size);
+        self.kept.push(Kept { keys, size, shown });
+        if self.kept.len() / 2 > self.query.limit || !self.size.is_within(2) {
+            self.prune();
+        }
+    }
+
+    /// Whether the page is full, so that what comes later in its order cannot be in it.
+    pub fn is_full(&self) -> bool {
+        self.kept.len() > self.query.limit || !self.size.is_within(1)
+    }
+
+    /// Leaves the best, as many as the page holds.
+    fn prune(&mut self) {
+        let query = self.query;
+        self.kept.sort_by(|a, b| query.order(&a.keys, &b.keys));
+        let mut size = Size::default();
+        let fits = |kept: &&Kept<T>| {
+            size = size.and(kept.size);
+            size.is_within(1)
+        };
+        let fitting = self.kept.iter().take(query.limit).take_while(fits).count();
+        // The first one always does: nothing that is stored is longer than a page.
+        let fitting = fitting.max(1).min(self.kept.len());
+        self.more |= self.kept.len() > fitting;
+        self.kept.truncate(fitting);
+        let sizes = self.kept.iter().map(|kept| kept.size);
+        self.size = sizes.fold(Size::default(), Size::and);
+    }
+
+    /// What is kept of the page's objects, in their order, and the URL of the next page, if there is one; `more` says
+    /// that not all were offered.
+    pub fn finish(
+        mut self,
+        more: bool,
+        request: &Request,
+        settings: &ApiSettings,
+    ) -> (Vec<T>, Option<String>) {
+        self.prune();
+        let last = self.kept.last().filter(|_| self.more || more);
+        let next = last.map(|last| self.query.next_page(&last.keys, request, settings));
+        let shown = self.kept.into_iter().map(|kept| kept.shown);
+        (shown.collect(), next)
+    }
+}

@@ -1,0 +1,568 @@
+//! What a client sends: `data` and `permissions`, checked before anything is done with them.
+
+use std::borrow::Cow;
+
+use http::header::{ACCEPT, CONTENT_TYPE};
+use serde_json::{Map, Value, json};
+
+use crate::api::auth::passwords;
+use crate::api::objects::schema;
+use crate::api::plugins::accounts::PASSWORD;
+use crate::api::web::error::ApiError;
+use crate::api::web::request::Request;
+use crate::json::weight;
+use crate::permission::EVERYONE;
+use crate::resource::Kind;
+use crate::store::membership::MAX_PRINCIPAL_LENGTH;
+use crate::unit_of_work::Allowance;
+
+/// How the body of a `PATCH` changes an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PatchType {
+    /// `application/json`: top-level fields replace those of the object.
+    Plain,
+    /// `application/merge-patch+json` (RFC 7396): deep, `null` removes.
+    Merge,
+    /// `application/json-patch+json` (RFC 6902): a list of operations on `/data` and `/permissions`.
+    Operations,
+}
+
+/// How many lists and objects the data of an object may be within one another, itself included: what wraps it up (a
+/// batch, an event, a message) can so be read again, as far as `serde_json` follows (127).
+pub const MAX_DEPTH: usize = 100;
+
+/// Members of a group at most: each is an item that is written when they join or leave.
+pub const MAX_MEMBERS: usize = 1000;
+
+/// What the values of a body may weigh: 400,000 numbers, or 57,000 objects. In memory that is 32 MB, more than which a
+/// small function cannot hold twice.
+const MAX_WEIGHT: usize = 400_000;
+
+const PLAIN: &str = "application/json";
+const MERGE: &str = "application/merge-patch+json";
+const OPERATIONS: &str = "application/json-patch+json";
+
+/// Checks the headers that say what is sent and what is wanted.
+///
+/// # Errors
+/// 415 when the body is of another type, 406 when the client does not take JSON.
+pub fn check_media_types(request: &Request) -> Result<(), ApiError> {
+    let accepted: &[&str] = match request.method {
+        http::Method::PATCH => &[PLAIN, MERGE, OPERATIONS],
+        http::Method::PUT | http::Method::POST => &[PLAIN],
+        _ => &[],
+    };
+    if request
+        .header(ACCEPT)
+        .is_some_and(|wanted| !accepts_json(wanted))
+    {
+        return Err(ApiError::NotAcceptable);
+    }
+    match media_type(request).filter(|_| !accepted.is_empty()) {
+        Some(sent) if !accepted.contains(&sent.as_str()) => {
+            Err(ApiError::UnsupportedMediaType { accepted })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// How the body of a `PATCH` is to be read.
+pub fn patch_type(request: &Request) -> PatchType {
+    match media_type(request).as_deref() {
+        Some(MERGE) => PatchType::Merge,
+        Some(OPERATIONS) => PatchType::Operations,
+        _ => PatchType::Plain,
+    }
+}
+
+fn media_type(request: &Request) -> Option<String> {
+    let header = request.header(CONTENT_TYPE)?;
+    let sent = header
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
+    (!sent.is_empty()).then_some(sent)
+}
+
+/// Whether JSON is among the media types of an `Accept` header; of several that it matches the most specific one
+/// counts. A header that cannot be read rules nothing out (Kinto 26.5).
+fn accepts_json(wanted: &str) -> bool {
+    let mut best = None;
+    let ranges = wanted
+        .split(',')
+        .map(str::trim)
+        .filter(|range| !range.is_empty());
+    let mut is_empty = true;
+    for range in ranges {
+        is_empty = false;
+        let mut parts = range.split(';').map(str::trim);
+        let media_range = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let is_readable = media_range
+            .split_once('/')
+            .is_some_and(|(kind, subtype)| is_token(kind) && is_token(subtype));
+        let quality = parts.find_map(|parameter| {
+            let (name, value) = parameter.split_once('=')?;
+            name.trim().eq_ignore_ascii_case("q").then(|| value.trim())
+        });
+        if !is_readable || quality == Some("") {
+            return true;
+        }
+        let specificity = match &*media_range {
+            PLAIN => 3,
+            "application/*" => 2,
+            "*/*" => 1,
+            _ => continue,
+        };
+        let refused = quality.is_some_and(|quality| quality.parse() == Ok(0.0));
+        best = best.max(Some((specificity, !refused)));
+    }
+    is_empty || best.is_some_and(|(_, accepted)| accepted)
+}
+
+/// Whether a text is a token of HTTP (RFC 9110, 5.6.2).
+fn is_token(text: &str) -> bool {
+    let is_special = |b: u8| b"!#$%&'*+-.^_`|~".contains(&b);
+    !text.is_empty()
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || is_special(b))
+}
+
+/// What a client says of permissions: for each the principals to have it, `None` for `null`.
+pub type PermissionChanges = Vec<(String, Option<Vec<String>>)>;
+
+/// `data` and `permissions` of a body.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Body {
+    /// `data`, with whatever `id` and `last_modified` the client gave.
+    pub data: Option<Map<String, Value>>,
+    /// `permissions`.
+    pub permissions: PermissionChanges,
+    /// Whether the body had a `permissions` at all.
+    has_permissions: bool,
+}
+
+impl Body {
+    /// Reads the body of a `PUT` or `POST` of an object of `kind`. No body reads as `{}`, a permission that is `null` as
+    /// none.
+    ///
+    /// # Errors
+    /// 400 for broken JSON, other top-level keys, unknown permissions and wrong types.
+    pub fn parse(kind: Kind, bytes: &[u8], allowance: &Allowance) -> Result<Self, ApiError> {
+        let mut body = Self::parse_patch(kind, bytes)?;
+        let data = body.data.take();
+        body.data = data
+            .map(|data| check_data(kind, data, "data.", allowance))
+            .transpose()?;
+        if kind == Kind::Account {
+            let data = body.data.as_ref();
+            let data = data.ok_or_else(|| ApiError::invalid("body", "data", "Required"))?;
+            if !data.contains_key(PASSWORD) {
+                let field = format!("data.{PASSWORD}");
+                return Err(ApiError::invalid("body", field, "Required"));
+            }
+        }
+        Ok(body.without_nulls())
+    }
+
+    /// A permission that is `null` says nothing, but in a merge patch.
+    pub fn without_nulls(mut self) -> Self {
+        self.permissions
+            .retain(|(_, principals)| principals.is_some());
+        self
+    }
+
+    /// Reads the body of a plain or merge `PATCH`, whose `data` is a part of what is to be checked when it is
+    /// applied ([`check_data`]).
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_patch(kind: Kind, bytes: &[u8]) -> Result<Self, ApiError> {
+        if bytes.is_empty() {
+            return Ok(Self::default());
+        }
+        let Value::Object(mut fields) = parse_json(bytes)? else {
+            return Err(ApiError::invalid(
+                "body",
+                "",
+                "The body must be a JSON object",
+            ));
+        };
+        let data = match fields.shift_remove("data") {
+            None => None,
+            Some(Value::Object(data)) => Some(data),
+            Some(_) => return Err(ApiError::invalid("body", "data", "Must be a JSON object")),
+        };
+        let permissions = fields.shift_remove("permissions");
+        let has_permissions = permissions.is_some();
+        let permissions = permissions
+            .map(|value| check_permissions(kind, value))
+            .transpose()?
+            .unwrap_or_default();
+        if !fields.is_empty() {
+            let unknown: Vec<_> = fields.keys().map(String::as_str).collect();
+            return Err(ApiError::invalid(
+                "body",
+                "",
+                format!("Unknown keys: {}", unknown.join(", ")),
+            ));
+        }
+        Ok(Self {
+            data,
+            permissions,
+            has_permissions,
+        })
+    }
+
+    /// Whether the body has neither `data` nor `permissions`.
+    pub fn is_empty(&self) -> bool {
+        self.data.is_none() && !self.has_permissions
+    }
+}
+
+/// Reads JSON.
+///
+/// # Errors
+/// 400 for what is none, 413 for what would take too much memory.
+pub fn parse_json(bytes: &[u8]) -> Result<Value, ApiError> {
+    if weight::of_text(bytes) > MAX_WEIGHT {
+        return Err(ApiError::TooManyValues);
+    }
+    let bytes = without_minus_zero(bytes);
+    serde_json::from_slice(&bytes)
+        .map_err(|e| ApiError::invalid("body", "", format!("Invalid JSON: {e}")))
+}
+
+/// JSON with 0 for the integer `-0`, which `serde_json` reads as a decimal.
+fn without_minus_zero(bytes: &[u8]) -> Cow<'_, [u8]> {
+    if !bytes.windows(2).any(|pair| pair == b"-0") {
+        return Cow::Borrowed(bytes);
+    }
+    let mut bytes = bytes.to_vec();
+    let (mut in_text, mut at) = (false, 0);
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'\\' if in_text => at += 1,
+            b'"' => in_text = !in_text,
+            b'-' if !in_text && bytes.get(at + 1) == Some(&b'0') => {
+                let goes_on = |b: &u8| b.is_ascii_alphanumeric() || *b == b'.';
+                let is_alone = at == 0 || !goes_on(&bytes[at - 1]);
+                if is_alone && !bytes.get(at + 2).is_some_and(goes_on) {
+                    bytes[at] = b' ';
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    Cow::Owned(bytes)
+}
+
+/// Checks the fields that mean something to the server (Kinto 26.5: schemas of bucket, group, collection and account), and adds
+/// those that must be there. `within` goes before their names in what is said of them.
+///
+/// # Errors
+/// 400 for a field of a wrong type.
+pub fn check_data(
+    kind: Kind,
+    mut data: Map<String, Value>,
+    within: &str,
+    allowance: &Allowance,
+) -> Result<Map<String, Value>, ApiError> {
+    let wrong = |field: &str, problem: &str| {
+        Err(ApiError::invalid(
+            "body",
+            format!("{within}{field}"),
+            problem,
+        ))
+    };
+    if data.values().any(|value| depth(value) >= MAX_DEPTH) {
+        let problem = format!("Must not be more than {MAX_DEPTH} levels deep");
+        return Err(ApiError::invalid("body", "data", problem));
+    }
+    let schemas: &[&str] = match kind {
+        Kind::Bucket => &["collection:schema", "group:schema", "record:schema"],
+        Kind::Collection => &["schema"],
+        Kind::Group | Kind::Record | Kind::Account => &[],
+    };
+    for field in schemas {
+        match data.get(*field) {
+            Some(schema @ Value::Object(_)) => {
+                if let Err(problem) = schema::check(schema, allowance) {
+                    return wrong(field, &problem);
+                }
+            }
+            Some(_) => return wrong(field, "Must be a JSON object"),
+            None => {}
+        }
+    }
+    if kind == Kind::Collection
+        && let Some(expires) = data.shift_remove("cache_expires")
+    {
+        let seconds = match &expires {
+            Value::Number(number) => number
+                .as_i64()
+                .or_else(|| number.as_f64().map(|seconds| seconds as i64)),
+            Value::String(digits) => digits.trim().parse().ok(),
+            Value::Bool(flag) => Some((*flag).into()),
+            _ => None,
+        };
+        let is_empty = match &expires {
+            Value::Null => true,
+            Value::String(text) => text.is_empty(),
+            Value::Array(values) => values.is_empty(),
+            Value::Object(fields) => fields.is_empty(),
+            _ => false,
+        };
+        match seconds {
+            Some(seconds) => _ = data.insert("cache_expires".to_owned(), seconds.into()),
+            // Says nothing (Kinto 26.5).
+            None if is_empty => {}
+            None => return wrong("cache_expires", "Must be a number of seconds"),
+        }
+    }
+    if kind == Kind::Group {
+        let members = data.entry("members").or_insert_with(|| json!([]));
+        let Value::Array(members) = members else {
+            return wrong("members", "Must be a list of principals");
+        };
+        if members.len() > MAX_MEMBERS {
+            return wrong("members", &format!("Must be at most {MAX_MEMBERS}"));
+        }
+        for (n, member) in members.iter().enumerate() {
+            let problem = match member {
+                Value::String(member) if member.is_empty() => "Required",
+                Value::String(member) if member.len() > MAX_PRINCIPAL_LENGTH => "Is too long",
+                Value::String(member) if member == EVERYONE || member.starts_with("/buckets/") => {
+                    "Is not a user id"
+                }
+                Value::String(_) => continue,
+                _ => "Must be a string",
+            };
+            return wrong(&format!("members.{n}"), problem);
+        }
+    }
+    if kind == Kind::Account {
+        match data.get(PASSWORD) {
+            Some(Value::String(password)) if password.len() > passwords::MAX_LENGTH => {
+                let problem = format!("Must be at most {} bytes long", passwords::MAX_LENGTH);
+                return wrong(PASSWORD, &problem);
+            }
+            // A patch leaves it as it is; where it must be given, it is looked for before.
+            None => {}
+            Some(Value::String(password)) if !password.is_empty() => {}
+            Some(Value::Null | Value::String(_)) => return wrong(PASSWORD, "Required"),
+            Some(_) => return wrong(PASSWORD, "Must be a string"),
+        }
+    }
+    Ok(data)
+}
+
+fn check_permissions(kind: Kind, value: Value) -> Result<PermissionChanges, ApiError> {
+    let Value::Object(permissions) = value else {
+        return Err(ApiError::invalid(
+            "body",
+            "permissions",
+            "Must be a JSON object",
+        ));
+    };
+    let mut checked = Vec::with_capacity(permissions.len());
+    for (permission, principals) in permissions {
+        if !kind.permissions().contains(&permission.as_str()) {
+            return Err(unknown_permission(kind, &permission));
+        }
+        let name = format!("permissions.{permission}");
+        let principals = match principals {
+            Value::Null => None,
+            Value::Array(principals) => {
+                let strings =
+                    principals
+                        .into_iter()
+                        .enumerate()
+                        .map(|(i, principal)| match principal {
+                            Value::String(principal) if !principal.is_empty() => Ok(principal),
+                            Value::String(_) => {
+                                Err(ApiError::invalid("body", format!("{name}.{i}"), "Required"))
+                            }
+                            _ => Err(ApiError::invalid(
+                                "body",
+                                format!("{name}.{i}"),
+                                "Must be a string",
+                            )),
+                        });
+                Some(strings.collect::<Result<_, _>>()?)
+            }
+            _ => {
+                return Err(ApiError::invalid(
+                    "body",
+                    name,
+                    "Must be a list of principals",
+                ));
+            }
+        };
+        checked.push((permission, principals));
+    }
+    Ok(checked)
+}
+
+/// The refusal of a permission that objects of `kind` do not have.
+pub fn unknown_permission(kind: Kind, permission: &str) -> ApiError {
+    let known = kind.permissions().join(", ");
+    ApiError::invalid(
+        "body",
+        "permissions",
+        format!("\"{permission}\" is not one of {known}"),
+    )
+}
+
+/// How many lists and objects are within one another, the value itself included.
+pub fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(values) => 1 + values.iter().map(depth).max().unwrap_or(0),
+        Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(kind: Kind, body: &str) -> (String, &'static str) {
+        match Body::parse(kind, body.as_bytes(), &Allowance::default()) {
+            Err(ApiError::Invalid(details)) => (
+                details[0].name.clone().unwrap_or_default(),
+                details[0].location,
+            ),
+            other => panic!("{body}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_body_is_named() {
+        for (kind, body, name) in [
+            (Kind::Record, "{\"data\": {\"a\": 1}", ""),
+            (Kind::Record, "[1]", ""),
+            (Kind::Record, "null", ""),
+            (Kind::Record, "{\"data\": []}", "data"),
+            (Kind::Record, "{\"data\": null}", "data"),
+            (Kind::Record, "{\"data\": {}, \"foo\": 1}", ""),
+            (Kind::Record, "{\"permissions\": 3}", "permissions"),
+            (
+                Kind::Record,
+                "{\"permissions\": {\"record:create\": []}}",
+                "permissions",
+            ),
+            (
+                Kind::Record,
+                "{\"permissions\": {\"read\": \"x\"}}",
+                "permissions.read",
+            ),
+            (
+                Kind::Record,
+                "{\"permissions\": {\"read\": [1]}}",
+                "permissions.read.0",
+            ),
+            (
+                Kind::Collection,
+                "{\"data\": {\"schema\": 3}}",
+                "data.schema",
+            ),
+            (
+                Kind::Collection,
+                "{\"data\": {\"cache_expires\": \"x\"}}",
+                "data.cache_expires",
+            ),
+            (
+                Kind::Bucket,
+                "{\"data\": {\"record:schema\": []}}",
+                "data.record:schema",
+            ),
+        ] {
+            assert_eq!(problem(kind, body), (name.to_owned(), "body"), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_deeply_nested_body_is_refused_not_a_crash() {
+        let body = format!(
+            "{{\"data\": {}{}}}",
+            "[".repeat(100_000),
+            "]".repeat(100_000)
+        );
+        assert_eq!(problem(Kind::Record, &body).1, "body");
+    }
+
+    #[test]
+    fn a_body_of_too_many_values_is_not_read() {
+        let many = format!("[{}1]", "1,".repeat(MAX_WEIGHT));
+        let refused = parse_json(many.as_bytes());
+        assert!(matches!(refused, Err(ApiError::TooManyValues)));
+    }
+
+    #[test]
+    fn an_integer_stays_an_integer() {
+        for (sent, read) in [
+            ("-0", "0"),
+            ("[-0,-0 , -0]", "[0,0,0]"),
+            (r#"{"-0":-0,"a":"\\\"-0"}"#, r#"{"-0":0,"a":"\\\"-0"}"#),
+            ("[-0.0,-0e1,1e-0]", "[-0.0,-0.0,1.0]"),
+        ] {
+            assert_eq!(parse_json(sent.as_bytes()).unwrap().to_string(), read);
+        }
+        for broken in ["-01", "--0", "1-0", "- 0"] {
+            assert!(parse_json(broken.as_bytes()).is_err(), "{broken}");
+        }
+    }
+
+    #[test]
+    fn no_body_is_an_empty_one() {
+        let parse = |bytes: &[u8]| Body::parse(Kind::Record, bytes, &Allowance::default());
+        assert!(parse(b"").unwrap().is_empty());
+        assert!(parse(b" \n").is_err());
+        assert!(!parse(b"{\"permissions\": {}}").unwrap().is_empty());
+    }
+
+    #[test]
+    fn only_a_patch_takes_a_permission_away_by_null() {
+        let body = b"{\"permissions\": {\"read\": null}}";
+        let put = Body::parse(Kind::Record, body, &Allowance::default()).unwrap();
+        assert!(put.permissions.is_empty() && !put.is_empty());
+        let patch = Body::parse_patch(Kind::Record, body).unwrap();
+        assert_eq!(patch.permissions, [("read".to_owned(), None)]);
+    }
+
+    #[test]
+    fn json_is_accepted_unless_ruled_out() {
+        for accept in [
+            "*/*",
+            "APPLICATION/Json",
+            "Application/*",
+            "application/json;q=0.5, */*;q=0",
+            "*",
+            "json",
+            "application/json/x",
+            "text/html;q=",
+            "",
+            ", ,",
+            "application/json",
+            "text/html, application/*;q=0.8",
+            "application/json; charset=utf-8",
+        ] {
+            assert!(accepts_json(accept), "{accept}");
+        }
+        for accept in [
+            "text/html",
+            "application/json;q=0",
+            "application/json;Q=0.0",
+            "*/*;q=0.5, application/json;q=0",
+            "application/*;q=0, */*",
+            "*/json",
+            "application/vnd.api+json",
+        ] {
+            assert!(!accepts_json(accept), "{accept}");
+        }
+    }
+}

@@ -1,0 +1,823 @@
+//! Whether a value matches a schema, of drafts 4 to 2020-12: which keywords there are and what they mean is that of
+//! Python's jsonschema 4.26, with which Kinto 26.5 validates.
+//!
+//! A schema is evaluated as it is, nothing is made of it before: a part that no value touches does no harm, whatever it
+//! refers to. A keyword whose value has not the form that it needs is passed over.
+
+use std::cell::Cell;
+use std::collections::HashSet;
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use referencing::Draft;
+use serde_json::{Map, Value};
+
+use crate::api::objects::schema::failure::Failure;
+use crate::api::objects::schema::pattern::{self, Pattern};
+use crate::api::objects::schema::references::{References, Scope, draft_of};
+use crate::json::values::{canonical, compare_numbers, equal};
+
+/// Schemas within one another that are evaluated at once: more than Python's stack holds.
+const MAX_DEPTH: usize = 300;
+/// Bytes of a text that are looked at in one step.
+const BYTES: usize = 64;
+/// What it takes to say what is wrong, in steps.
+const MISMATCH: usize = 10;
+/// Bytes of a value that are shown in what is said of it.
+const MAX_SHOWN: usize = 100;
+
+/// How a schema is evaluated.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Rules<'r> {
+    /// Fields that the schema's own `required` names in vain.
+    pub not_required: &'r [&'r str],
+    /// Whether a text of the format `regex` must be a pattern.
+    pub checks_patterns: bool,
+}
+
+/// Matches a value with a schema in no more than so many steps: keywords that are evaluated, and values that are compared. Gives
+/// the first mismatch, or why that cannot be told, and how many steps it took.
+pub(super) fn evaluate(
+    schema: &Value,
+    value: &Value,
+    rules: Rules<'_>,
+    max_steps: usize,
+) -> (Result<(), Failure>, usize) {
+    let draft = draft_of(schema).unwrap_or(Draft::Draft202012);
+    let (references, root) = References::of(schema, draft);
+    let evaluation = Evaluation {
+        references,
+        root: schema,
+        rules,
+        depth: Cell::new(0),
+        steps: Cell::new(0),
+        max_steps,
+    };
+    let evaluated = evaluation.schema(schema, value, None, &Scope::of(root));
+    (evaluated, evaluation.steps.get())
+}
+
+type Evaluated = Result<(), Failure>;
+
+/// The last part of where a value is.
+#[derive(Clone, Copy)]
+enum Place<'p> {
+    Field(&'p str),
+    Index(usize),
+}
+
+/// A value, where it is, and the keyword that it is matched with.
+#[derive(Clone, Copy)]
+struct At<'a, 's, 'o> {
+    value: &'a Value,
+    place: Option<Place<'a>>,
+    keyword: &'a str,
+    /// The schema with the keyword.
+    schema: &'s Map<String, Value>,
+    scope: &'o Scope<'s, 'o>,
+}
+
+impl At<'_, '_, '_> {
+    /// The mismatch that a keyword finds.
+    fn mismatch(&self, problem: impl Display) -> Evaluated {
+        self.mismatch_of(self.keyword, problem)
+    }
+
+    /// The same, of a field that is not there.
+    fn mismatch_of(&self, field: &str, problem: impl Display) -> Evaluated {
+        let field = match self.place {
+            Some(Place::Field(field)) => field.to_owned(),
+            Some(Place::Index(index)) => index.to_string(),
+            None => field.to_owned(),
+        };
+        let problem = problem.to_string();
+        Err(Failure::Mismatch { field, problem })
+    }
+}
+
+struct Evaluation<'s, 'r> {
+    references: References<'s>,
+    root: &'s Value,
+    rules: Rules<'r>,
+    depth: Cell<usize>,
+    steps: Cell<usize>,
+    max_steps: usize,
+}
+
+impl<'s> Evaluation<'s, '_> {
+    fn spend(&self, steps: usize) -> Evaluated {
+        self.steps.set(self.steps.get().saturating_add(steps));
+        if self.steps.get() > self.max_steps {
+            return Err(Failure::Unusable(
+                "The schemas of this request take too long to evaluate".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Matches a value with a schema that is in `scope`.
+    fn schema(
+        &self,
+        schema: &'s Value,
+        value: &Value,
+        place: Option<Place<'_>>,
+        scope: &Scope<'s, '_>,
+    ) -> Evaluated {
+        self.spend(1)?;
+        self.depth.set(self.depth.get() + 1);
+        if self.depth.get() > MAX_DEPTH {
+            return Err(Failure::Unusable(
+                "The schema is nested too deeply".to_owned(),
+            ));
+        }
+        let evaluated = match self.references.entered(schema, scope) {
+            Some(own) => self.keywords(schema, value, place, &own),
+            None => self.keywords(schema, value, place, scope),
+        };
+        self.depth.set(self.depth.get() - 1);
+        evaluated
+    }
+
+    fn keywords(
+        &self,
+        schema: &'s Value,
+        value: &Value,
+        place: Option<Place<'_>>,
+        scope: &Scope<'s, '_>,
+    ) -> Evaluated {
+        let fields = match schema {
+            Value::Object(fields) => fields,
+            Value::Bool(false) => {
+                let problem = "Nothing is allowed here".to_owned();
+                let field = match place {
+                    Some(Place::Field(field)) => field.to_owned(),
+                    Some(Place::Index(index)) => index.to_string(),
+                    None => String::new(),
+                };
+                return Err(Failure::Mismatch { field, problem });
+            }
+            _ => return Ok(()),
+        };
+        let of = |keyword| At {
+            value,
+            place,
+            keyword,
+            schema: fields,
+            scope,
+        };
+        if scope.draft <= Draft::Draft7
+            && let Some(reference) = fields.get("$ref").filter(|it| !it.is_null())
+        {
+            return self.reference(&of("$ref"), reference);
+        }
+        // A keyword may look at all of a text, or at each field.
+        let looks = match value {
+            Value::String(text) => 1 + text.len() / BYTES / 4,
+            _ => 1,
+        };
+        for (keyword, argument) in fields {
+            self.spend(looks)?;
+            self.keyword(&of(keyword), argument)?;
+        }
+        Ok(())
+    }
+
+    /// Matches with one keyword, where the draft has it.
+    fn keyword(&self, at: &At<'_, 's, '_>, argument: &'s Value) -> Evaluated {
+        use Draft::{Draft4, Draft6, Draft7, Draft201909, Draft202012};
+        let draft = at.scope.draft;
+        match at.keyword {
+            "$ref" | "$dynamicRef" if at.keyword == "$ref" || draft >= Draft202012 => {
+                self.reference(at, argument)
+            }
+            "$recursiveRef" if draft == Draft201909 => {
+                let (target, scope) = self.references.lookup_recursive(at.scope);
+                self.schema(target, at.value, at.place, &scope)
+            }
+            "allOf" | "anyOf" | "oneOf" => self.combination(at, argument),
+            "not" => match self.is_valid(argument, at.value, at.scope)? {
+                true => at.mismatch("Must not match the schema of `not`"),
+                false => Ok(()),
+            },
+            "if" if draft >= Draft7 => self.condition(at, argument),
+            "type" => check_type(at, argument),
+            "enum" => self.one_of(at, argument),
+            "const" if draft >= Draft6 => {
+                self.spend(size(argument))?;
+                match equal(argument, at.value) {
+                    true => Ok(()),
+                    false => at.mismatch(format!("{} was expected", shown(argument))),
+                }
+            }
+            "format" if self.rules.checks_patterns && argument == "regex" => match at.value {
+                Value::String(text) if self.pattern(text)?.is_none() => {
+                    at.mismatch(format!("{} is not a regular expression", shown(at.value)))
+                }
+                _ => Ok(()),
+            },
+            "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum" | "multipleOf" => {
+                check_number(at, argument)
+            }
+            "minLength" | "maxLength" | "minItems" | "maxItems" | "minProperties"
+            | "maxProperties" => check_size(at, argument),
+            "pattern" => match (argument, at.value) {
+                (Value::String(pattern), Value::String(text)) => {
+                    match self.is_like(pattern, text)? {
+                        true => Ok(()),
+                        false => {
+                            at.mismatch(format!("{} does not match {pattern}", shown(at.value)))
+                        }
+                    }
+                }
+                _ => Ok(()),
+            },
+            "items" | "prefixItems" | "additionalItems" | "contains" | "uniqueItems"
+            | "unevaluatedItems" => match at.value {
+                Value::Array(values) => self.of_array(at, argument, values),
+                _ => Ok(()),
+            },
+            "dependencies" if draft > Draft7 => Ok(()),
+            "dependentRequired" | "dependentSchemas" | "unevaluatedProperties"
+                if draft < Draft201909 =>
+            {
+                Ok(())
+            }
+            "propertyNames" if draft == Draft4 => Ok(()),
+            _ => match at.value {
+                Value::Object(fields) => self.of_object(at, argument, fields),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    fn reference(&self, at: &At<'_, 's, '_>, reference: &Value) -> Evaluated {
+        let (target, scope) = self.target(at, reference)?;
+        self.schema(target, at.value, at.place, &scope)
+    }
+
+    fn target<'o>(
+        &self,
+        at: &At<'_, 's, 'o>,
+        reference: &Value,
+    ) -> Result<(&'s Value, Scope<'s, 'o>), Failure> {
+        let target = reference
+            .as_str()
+            .and_then(|reference| self.references.lookup(reference, at.scope));
+        target.ok_or_else(|| {
+            Failure::Unusable(format!(
+                "{} refers to nothing that is there",
+                shown(reference)
+            ))
+        })
+    }
+
+    fn is_valid(
+        &self,
+        schema: &'s Value,
+        value: &Value,
+        scope: &Scope<'s, '_>,
+    ) -> Result<bool, Failure> {
+        match self.schema(schema, value, None, scope) {
+            Ok(()) => Ok(true),
+            Err(Failure::Mismatch { .. }) => {
+                self.spend(MISMATCH)?;
+                Ok(false)
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn combination(&self, at: &At<'_, 's, '_>, argument: &'s Value) -> Evaluated {
+        let Value::Array(schemas) = argument else {
+            return Ok(());
+        };
+        if at.keyword == "allOf" {
+            let mut schemas = schemas.iter();
+            return schemas.try_for_each(|part| self.schema(part, at.value, at.place, at.scope));
+        }
+        let mut matched = 0;
+        for schema in schemas {
+            matched += usize::from(self.is_valid(schema, at.value, at.scope)?);
+            if matched > 0 && at.keyword == "anyOf" {
+                return Ok(());
+            }
+        }
+        match matched {
+            0 => at.mismatch(format!("{} matches none of the schemas", shown(at.value))),
+            1 => Ok(()),
+            _ => at.mismatch(format!(
+                "{} matches more than one of the schemas",
+                shown(at.value)
+            )),
+        }
+    }
+
+    fn condition(&self, at: &At<'_, 's, '_>, argument: &'s Value) -> Evaluated {
+        let is_met = self.is_valid(argument, at.value, at.scope)?;
+        match at.schema.get(if is_met { "then" } else { "else" }) {
+            Some(schema) => self.schema(schema, at.value, at.place, at.scope),
+            None => Ok(()),
+        }
+    }
+
+    fn one_of(&self, at: &At<'_, 's, '_>, argument: &Value) -> Evaluated {
+        let Value::Array(values) = argument else {
+            return Ok(());
+        };
+        for value in values {
+            self.spend(size(value))?;
+            if equal(value, at.value) {
+                return Ok(());
+            }
+        }
+        at.mismatch(format!(
+            "{} is not one of {}",
+            shown(at.value),
+            shown(argument)
+        ))
+    }
+
+    /// The pattern, compiled; `None` of what is none.
+    fn pattern(&self, pattern: &str) -> Result<Option<Arc<Pattern>>, Failure> {
+        let mut taken = 0;
+        let compiled = pattern::compiled(pattern, &mut |steps| {
+            taken += steps;
+            self.spend(steps)
+        })?;
+        // What is known here another process has yet to compile, each time that it checks a value.
+        if self.rules.checks_patterns && taken == 0 {
+            self.spend(compiled.as_ref().map_or(0, |pattern| pattern.steps))?;
+        }
+        Ok(compiled)
+    }
+
+    /// Whether the pattern is found in the text.
+    fn is_like(&self, pattern: &str, text: &str) -> Result<bool, Failure> {
+        let unusable = |problem| Failure::Unusable(format!("{problem}: {pattern}"));
+        let compiled = self.pattern(pattern)?;
+        let compiled = compiled.ok_or_else(|| unusable("Not a regular expression"))?;
+        let found = compiled.is_in(text, &mut |steps| self.spend(steps))?;
+        found.ok_or_else(|| unusable("A pattern that takes too long"))
+    }
+
+    fn of_array(&self, at: &At<'_, 's, '_>, argument: &'s Value, values: &[Value]) -> Evaluated {
+        let draft = at.scope.draft;
+        let each = |schema: &'s Value, from: usize| {
+            let mut rest = values.iter().enumerate().skip(from);
+            rest.try_for_each(|(index, value)| {
+                self.schema(schema, value, Some(Place::Index(index)), at.scope)
+            })
+        };
+        let one_by_one = |schemas: &'s [Value]| {
+            let mut pairs = values.iter().zip(schemas).enumerate();
+            pairs.try_for_each(|(index, (value, schema))| {
+                self.schema(schema, value, Some(Place::Index(index)), at.scope)
+            })
+        };
+        match (at.keyword, argument) {
+            // Kinto fails at such a one of draft 2020-12, in which they are called `prefixItems`.
+            ("items", Value::Array(schemas)) => one_by_one(schemas),
+            ("items", schema) => {
+                let prefix = at.schema.get("prefixItems").and_then(Value::as_array);
+                let prefix = prefix.filter(|_| draft >= Draft::Draft202012);
+                each(schema, prefix.map_or(0, Vec::len))
+            }
+            ("prefixItems", Value::Array(schemas)) if draft >= Draft::Draft202012 => {
+                one_by_one(schemas)
+            }
+            ("additionalItems", schema) => match at.schema.get("items") {
+                Some(Value::Array(schemas)) => each(schema, schemas.len()),
+                _ => Ok(()),
+            },
+            ("contains", schema) if draft >= Draft::Draft6 => self.contains(at, schema, values),
+            ("uniqueItems", Value::Bool(true)) => {
+                let mut seen = HashSet::new();
+                for value in values {
+                    self.spend(size(value))?;
+                    if !seen.insert(canonical(value)) {
+                        return at.mismatch(format!("{} is there twice", shown(value)));
+                    }
+                }
+                Ok(())
+            }
+            ("unevaluatedItems", schema) if draft >= Draft::Draft201909 => {
+                let mut evaluated = HashSet::new();
+                self.evaluated_items(at.schema, values, at.value, at.scope, &mut evaluated)?;
+                for (index, value) in values.iter().enumerate() {
+                    if !evaluated.contains(&index) {
+                        self.schema(schema, value, Some(Place::Index(index)), at.scope)?;
+                    }
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn contains(&self, at: &At<'_, 's, '_>, schema: &'s Value, values: &[Value]) -> Evaluated {
+        let mut matched = 0;
+        for value in values {
+            matched += u64::from(self.is_valid(schema, value, at.scope)?);
+        }
+        let counts = at.scope.draft >= Draft::Draft201909;
+        let bound = |keyword| at.schema.get(keyword).and_then(whole).filter(|_| counts);
+        if matched < bound("minContains").unwrap_or(1) {
+            return at.mismatch(format!(
+                "Only {matched} items match the schema of `contains`"
+            ));
+        }
+        if bound("maxContains").is_some_and(|most| matched > most) {
+            return at.mismatch(format!("{matched} items match the schema of `contains`"));
+        }
+        Ok(())
+    }
+
+    fn of_object(
+        &self,
+        at: &At<'_, 's, '_>,
+        argument: &'s Value,
+        fields: &Map<String, Value>,
+    ) -> Evaluated {
+        let check = |schema: &'s Value, name: &str, value: &Value| {
+            self.schema(schema, value, Some(Place::Field(name)), at.scope)
+        };
+        match (at.keyword, argument) {
+            ("properties", Value::Object(schemas)) => {
+                for (name, schema) in schemas {
+                    self.spend(1)?;
+                    if let Some(value) = fields.get(name) {
+                        check(schema, name, value)?;
+                    }
+                }
+            }
+            ("patternProperties", Value::Object(schemas)) => {
+                for (pattern, schema) in schemas {
+                    for (name, value) in fields {
+                        if self.is_like(pattern, name)? {
+                            check(schema, name, value)?;
+                        }
+                    }
+                }
+            }
+            ("additionalProperties", schema) => {
+                for (name, value) in fields {
+                    self.spend(1)?;
+                    if self.is_additional(at.schema, name)? {
+                        if schema == &Value::Bool(false) {
+                            let problem = format!("Additional properties are not allowed: {name}");
+                            return at.mismatch(problem);
+                        }
+                        check(schema, name, value)?;
+                    }
+                }
+            }
+            ("propertyNames", schema) => {
+                for name in fields.keys() {
+                    let name = Value::from(name.as_str());
+                    self.schema(schema, &name, at.place, at.scope)?;
+                }
+            }
+            ("required", Value::Array(names)) => self.required(at, names, fields)?,
+            (
+                "dependentRequired" | "dependentSchemas" | "dependencies",
+                Value::Object(of_names),
+            ) => {
+                self.spend(of_names.len())?;
+                for (_, needed) in of_names
+                    .iter()
+                    .filter(|(name, _)| fields.contains_key(*name))
+                {
+                    match needed {
+                        Value::Array(names) => self.required(at, names, fields)?,
+                        schema => self.schema(schema, at.value, at.place, at.scope)?,
+                    }
+                }
+            }
+            ("unevaluatedProperties", schema) => {
+                let mut evaluated = HashSet::new();
+                self.evaluated_fields(at.schema, fields, at.value, at.scope, &mut evaluated)?;
+                for (name, value) in fields {
+                    if evaluated.contains(name.as_str()) {
+                        continue;
+                    }
+                    if schema == &Value::Bool(false) {
+                        let problem = format!("Unevaluated properties are not allowed: {name}");
+                        return at.mismatch(problem);
+                    }
+                    check(schema, name, value)?;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn required(
+        &self,
+        at: &At<'_, 's, '_>,
+        names: &[Value],
+        fields: &Map<String, Value>,
+    ) -> Evaluated {
+        self.spend(names.len())?;
+        let is_root = self
+            .root
+            .as_object()
+            .is_some_and(|root| std::ptr::eq(root, at.schema));
+        let not_required = if is_root && at.keyword == "required" {
+            self.rules.not_required
+        } else {
+            &[]
+        };
+        let mut missing = names.iter().filter_map(Value::as_str);
+        let missing =
+            missing.find(|name| !fields.contains_key(*name) && !not_required.contains(name));
+        match missing {
+            Some(name) => at.mismatch_of(name, format!("\"{name}\" is a required property")),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether neither `properties` nor `patternProperties` of a schema speak of a field.
+    fn is_additional(&self, schema: &Map<String, Value>, name: &str) -> Result<bool, Failure> {
+        let object = |keyword| schema.get(keyword).and_then(Value::as_object);
+        if object("properties").is_some_and(|schemas| schemas.contains_key(name)) {
+            return Ok(false);
+        }
+        for pattern in object("patternProperties").into_iter().flat_map(Map::keys) {
+            if self.is_like(pattern, name)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The schemas beside and within a schema that have a say in what of the same value is evaluated.
+    fn applied<'o>(
+        &self,
+        schema: &'s Map<String, Value>,
+        value: &Value,
+        scope: &'o Scope<'s, 'o>,
+    ) -> Result<Vec<(&'s Value, Scope<'s, 'o>)>, Failure> {
+        let mut applied = vec![];
+        for keyword in ["$ref", "$dynamicRef"] {
+            if let Some(reference) = schema.get(keyword) {
+                let at = At {
+                    value,
+                    place: None,
+                    keyword,
+                    schema,
+                    scope,
+                };
+                applied.push(self.target(&at, reference)?);
+            }
+        }
+        if scope.draft == Draft::Draft201909 && schema.contains_key("$recursiveRef") {
+            applied.push(self.references.lookup_recursive(scope));
+        }
+        let mut parts: Vec<&'s Value> = vec![];
+        for keyword in ["allOf", "anyOf", "oneOf"] {
+            for part in schema
+                .get(keyword)
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+            {
+                if self.is_valid(part, value, scope)? {
+                    parts.push(part);
+                }
+            }
+        }
+        if let Some(condition) = schema.get("if") {
+            let is_met = self.is_valid(condition, value, scope)?;
+            parts.extend(Some(condition).filter(|_| is_met));
+            parts.extend(schema.get(if is_met { "then" } else { "else" }));
+        }
+        if let (Some(Value::Object(schemas)), Value::Object(fields)) =
+            (schema.get("dependentSchemas"), value)
+        {
+            parts.extend(
+                schemas
+                    .iter()
+                    .filter(|(name, _)| fields.contains_key(*name))
+                    .map(|(_, part)| part),
+            );
+        }
+        for part in parts {
+            let own = self.references.entered(part, scope);
+            applied.push((part, own.unwrap_or_else(|| scope.clone())));
+        }
+        Ok(applied)
+    }
+
+    fn evaluated_fields<'v>(
+        &self,
+        schema: &'s Map<String, Value>,
+        fields: &'v Map<String, Value>,
+        value: &Value,
+        scope: &Scope<'s, '_>,
+        evaluated: &mut HashSet<&'v str>,
+    ) -> Evaluated {
+        self.spend(1 + fields.len())?;
+        for (name, inner) in fields {
+            let is_named = !self.is_additional(schema, name)?;
+            let mut is_evaluated = is_named;
+            for keyword in ["additionalProperties", "unevaluatedProperties"] {
+                if let Some(schema) = schema.get(keyword).filter(|_| !is_evaluated) {
+                    is_evaluated = self.is_valid(schema, inner, scope)?;
+                }
+            }
+            if is_evaluated {
+                evaluated.insert(name);
+            }
+        }
+        for (part, scope) in self.applied(schema, value, scope)? {
+            if let Value::Object(part) = part {
+                self.nested(|| self.evaluated_fields(part, fields, value, &scope, evaluated))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn evaluated_items(
+        &self,
+        schema: &'s Map<String, Value>,
+        values: &[Value],
+        value: &Value,
+        scope: &Scope<'s, '_>,
+        evaluated: &mut HashSet<usize>,
+    ) -> Evaluated {
+        self.spend(1 + values.len())?;
+        match schema.get("items") {
+            Some(Value::Array(schemas)) if !schema.contains_key("additionalItems") => {
+                evaluated.extend(0..schemas.len());
+            }
+            Some(_) => evaluated.extend(0..values.len()),
+            None => {}
+        }
+        if let Some(Value::Array(schemas)) = schema.get("prefixItems") {
+            evaluated.extend(0..schemas.len());
+        }
+        for keyword in ["contains", "unevaluatedItems"] {
+            if let Some(schema) = schema.get(keyword) {
+                for (index, inner) in values.iter().enumerate() {
+                    if self.is_valid(schema, inner, scope)? {
+                        evaluated.insert(index);
+                    }
+                }
+            }
+        }
+        for (part, scope) in self.applied(schema, value, scope)? {
+            if let Value::Object(part) = part {
+                self.nested(|| self.evaluated_items(part, values, value, &scope, evaluated))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes into what may have no end.
+    fn nested(&self, go: impl FnOnce() -> Evaluated) -> Evaluated {
+        self.depth.set(self.depth.get() + 1);
+        if self.depth.get() > MAX_DEPTH {
+            return Err(Failure::Unusable(
+                "The schema is nested too deeply".to_owned(),
+            ));
+        }
+        let evaluated = go();
+        self.depth.set(self.depth.get() - 1);
+        evaluated
+    }
+}
+
+fn check_type(at: &At<'_, '_, '_>, argument: &Value) -> Evaluated {
+    let is = |name: &Value| match (name.as_str().unwrap_or_default(), at.value) {
+        ("null", Value::Null)
+        | ("boolean", Value::Bool(_))
+        | ("string", Value::String(_))
+        | ("number", Value::Number(_))
+        | ("array", Value::Array(_))
+        | ("object", Value::Object(_)) => true,
+        ("integer", Value::Number(number)) => {
+            let is_whole = || {
+                number
+                    .as_f64()
+                    .is_some_and(|decimal| decimal.fract() == 0.0)
+            };
+            !number.is_f64() || at.scope.draft >= Draft::Draft6 && is_whole()
+        }
+        _ => false,
+    };
+    let matches = match argument {
+        Value::Array(names) => names.iter().any(is),
+        name => is(name),
+    };
+    match matches {
+        true => Ok(()),
+        false => at.mismatch(format!(
+            "{} is not of type {}",
+            shown(at.value),
+            shown(argument)
+        )),
+    }
+}
+
+fn check_number(at: &At<'_, '_, '_>, argument: &Value) -> Evaluated {
+    let (Value::Number(number), Value::Number(bound)) = (at.value, argument) else {
+        return Ok(());
+    };
+    let order = compare_numbers(number, bound);
+    // In draft 4 it is a flag beside the bound.
+    let excludes =
+        |flag| at.scope.draft == Draft::Draft4 && at.schema.get(flag) == Some(&Value::Bool(true));
+    let (holds, rule) = match at.keyword {
+        "minimum" if excludes("exclusiveMinimum") => (order.is_gt(), "greater than"),
+        "maximum" if excludes("exclusiveMaximum") => (order.is_lt(), "less than"),
+        "minimum" => (order.is_ge(), "at least"),
+        "maximum" => (order.is_le(), "at most"),
+        "exclusiveMinimum" => (order.is_gt(), "greater than"),
+        "exclusiveMaximum" => (order.is_lt(), "less than"),
+        _ => {
+            let holds = match (number.as_i128(), bound.as_i128()) {
+                (_, Some(0)) => true,
+                (Some(number), Some(bound)) => number % bound == 0,
+                _ => is_multiple(number.as_f64(), bound.as_f64(), bound.is_f64()),
+            };
+            (holds, "a multiple of")
+        }
+    };
+    match holds {
+        true => Ok(()),
+        false => at.mismatch(format!("{number} is not {rule} {bound}")),
+    }
+}
+
+/// As far as decimals can tell: 0.3 is a multiple of 0.1 if what it is divided into is whole.
+fn is_multiple(number: Option<f64>, of: Option<f64>, divides: bool) -> bool {
+    let (Some(number), Some(of)) = (number, of) else {
+        return true;
+    };
+    let quotient = number / of;
+    if divides && quotient.is_finite() {
+        quotient.fract() == 0.0
+    } else {
+        number % of == 0.0
+    }
+}
+
+fn check_size(at: &At<'_, '_, '_>, argument: &Value) -> Evaluated {
+    let size = match (at.keyword, at.value) {
+        ("minLength" | "maxLength", Value::String(text)) => text.chars().count(),
+        ("minItems" | "maxItems", Value::Array(values)) => values.len(),
+        ("minProperties" | "maxProperties", Value::Object(fields)) => fields.len(),
+        _ => return Ok(()),
+    } as u64;
+    match whole(argument) {
+        Some(least) if at.keyword.starts_with("min") && size < least => {
+            at.mismatch(format!("{} has less than {least}", shown(at.value)))
+        }
+        Some(most) if at.keyword.starts_with("max") && size > most => {
+            at.mismatch(format!("{} has more than {most}", shown(at.value)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A count, which may be written as `2.0`.
+fn whole(value: &Value) -> Option<u64> {
+    let decimal = || value.as_f64().filter(|decimal| *decimal >= 0.0);
+    value
+        .as_u64()
+        .or_else(|| decimal().map(|decimal| decimal as u64))
+}
+
+/// How many values there are in a value, itself the first; a long text counts for more.
+fn size(value: &Value) -> usize {
+    match value {
+        Value::Array(values) => 1 + values.iter().map(size).sum::<usize>(),
+        Value::Object(fields) => 1 + fields.values().map(size).sum::<usize>(),
+        Value::String(text) => 1 + text.len() / BYTES,
+        _ => 1,
+    }
+}
+
+/// The beginning of a value, for people.
+fn shown(value: &Value) -> String {
+    struct Start(Vec<u8>);
+    impl Write for Start {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0
+                .extend_from_slice(&bytes[..bytes.len().min(MAX_SHOWN)]);
+            match self.0.len() < MAX_SHOWN {
+                true => Ok(bytes.len()),
+                false => Err(io::ErrorKind::WriteZero.into()),
+            }
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut start = Start(vec![]);
+    let is_whole = serde_json::to_writer(&mut start, value).is_ok();
+    let text = String::from_utf8_lossy(&start.0).into_owned();
+    if is_whole { text } else { text + "…" }
+}

@@ -1,0 +1,622 @@
+//! `pattern` and `patternProperties`: regular expressions as Python's `re` reads them, which is what Kinto searches with.
+//!
+//! [`translate`] writes them in the syntax of the `fancy-regex` crate. Where the two read the same text differently,
+//! Python's meaning counts: `\w` has letters and digits of all scripts, `$` matches before a final newline too, a brace
+//! that is no repetition stands for itself. What only ECMAScript has (`(?<name>…)`, `\p{…}`, `\cX`) is taken as well.
+
+use std::collections::HashMap;
+use std::iter::Peekable;
+use std::str::Chars;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use fancy_regex::{Error, Regex, RegexBuilder};
+
+use crate::api::objects::schema::failure::Failure;
+
+/// Bytes that a pattern may have compiled, with the steps that it takes to try that.
+///
+/// Measured (fancy-regex 0.19): 16 MB take 80 ms and 25 MB of memory, which is what `\w{255}` needs; `\w{60}` needs 4 MB.
+const SIZES: [(usize, usize); 5] = [
+    (16 << 10, 50),
+    (128 << 10, 1_000),
+    (1 << 20, 20_000),
+    (4 << 20, 100_000),
+    (16 << 20, 400_000),
+];
+/// Bytes that the compiled patterns have together that a process keeps.
+const MAX_KEPT: usize = 40 << 20;
+/// What a compiled pattern takes of memory, as a multiple of its size.
+const COPIES: usize = 2;
+/// Bytes of the cache in which a pattern keeps what it found out while it searched.
+const CACHE: usize = 256 << 10;
+/// Steps of going back that one search may take at first, and those of an evaluation that it counts as.
+const QUICK: (usize, usize) = (2_000, 200);
+/// The same where these were too few: users write patterns, and some would take for ever.
+const THOROUGH: (usize, usize) = (100_000, 10_000);
+
+/// What Python takes for a letter, digit or underscore, as items of a class.
+const WORD: &str = r"\p{L}\p{N}_";
+/// What Python takes for white space.
+const SPACE: &str = r"\s\x1c-\x1f";
+/// Matches nothing.
+const NEVER: &str = "[a&&b]";
+
+/// A pattern, compiled.
+#[derive(Debug)]
+pub(super) struct Pattern {
+    quick: Regex,
+    /// The same with more steps, of a pattern that goes back.
+    thorough: Option<Regex>,
+    /// Its size in bytes, at most.
+    size: usize,
+    /// The steps that it took to compile it.
+    pub steps: usize,
+}
+
+/// Takes so many steps of the evaluation.
+type Spend<'s> = &'s mut dyn FnMut(usize) -> Result<(), Failure>;
+
+impl Pattern {
+    fn of(pattern: &str, spend: Spend<'_>) -> Result<Option<Self>, Failure> {
+        let Some(translated) = translate(pattern) else {
+            return Ok(None);
+        };
+        let built = |steps: usize, size: usize| {
+            RegexBuilder::new(&translated)
+                .backtrack_limit(steps)
+                .delegate_size_limit(size)
+                .delegate_dfa_size_limit(CACHE)
+                .build()
+        };
+        let mut taken = 0;
+        for (size, steps) in SIZES {
+            spend(steps)?;
+            taken += steps;
+            let quick = match built(QUICK.0, size) {
+                Ok(quick) => quick,
+                Err(Error::ParseError(..)) => return Ok(None),
+                // It may be larger.
+                Err(_) => continue,
+            };
+            let thorough = goes_back(&translated).then(|| built(THOROUGH.0, size).ok());
+            return Ok(Some(Self {
+                quick,
+                thorough: thorough.flatten(),
+                size,
+                steps: taken,
+            }));
+        }
+        Ok(None)
+    }
+
+    /// Whether it is found in the text; `None` when that takes too long to tell.
+    pub fn is_in(&self, text: &str, spend: Spend<'_>) -> Result<Option<bool>, Failure> {
+        // Without going back, a search takes time by the length of both at most.
+        spend(1 + text.len() / 64 * (1 + self.size / SIZES[1].0))?;
+        let Some(thorough) = &self.thorough else {
+            return Ok(self.quick.is_match(text).ok());
+        };
+        spend(QUICK.1)?;
+        if let Ok(found) = self.quick.is_match(text) {
+            return Ok(Some(found));
+        }
+        spend(THOROUGH.1)?;
+        Ok(thorough.is_match(text).ok())
+    }
+
+    /// Bytes of memory that it takes, about.
+    fn weight(&self) -> usize {
+        COPIES * self.size + CACHE
+    }
+}
+
+/// Whether a pattern in the syntax of `fancy-regex` may be matched step by step: it looks around, or back at what it found.
+fn goes_back(translated: &str) -> bool {
+    let looks = [
+        "(?=", "(?!", "(?<=", "(?<!", "(?>", "(?(", "\\k", "++", "*+", "?+", "}+",
+    ];
+    let refers = |pair: &[u8]| pair[0] == b'\\' && pair[1].is_ascii_digit();
+    looks.iter().any(|look| translated.contains(look))
+        || translated.as_bytes().windows(2).any(refers)
+}
+
+/// The compiled patterns that a process keeps.
+#[derive(Default)]
+struct Kept {
+    patterns: HashMap<String, Arc<Pattern>>,
+    weight: usize,
+}
+
+/// The compiled pattern, kept for the next time; `None` of what is no pattern, or is too large compiled.
+///
+/// # Errors
+/// It takes more steps to compile it than are left.
+pub(super) fn compiled(pattern: &str, spend: Spend<'_>) -> Result<Option<Arc<Pattern>>, Failure> {
+    static KEPT: LazyLock<Mutex<Kept>> = LazyLock::new(Mutex::default);
+    let kept = || KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(pattern) = kept().patterns.get(pattern) {
+        return Ok(Some(pattern.clone()));
+    }
+    let Some(compiled) = Pattern::of(pattern, spend)? else {
+        return Ok(None);
+    };
+    let compiled = Arc::new(compiled);
+    let mut kept = kept();
+    if kept.weight + compiled.weight() > MAX_KEPT {
+        *kept = Kept::default();
+    }
+    kept.weight += compiled.weight() + pattern.len();
+    kept.patterns.insert(pattern.to_owned(), compiled.clone());
+    Ok(Some(compiled))
+}
+
+/// The pattern in the syntax of `fancy-regex`; `None` of what neither Python nor ECMAScript takes.
+fn translate(pattern: &str) -> Option<String> {
+    let mut translation = Translation {
+        rest: pattern.chars().peekable(),
+        output: String::with_capacity(pattern.len() * 2),
+        multiline: false,
+        ascii: false,
+    };
+    translation.flags_of_all()?;
+    translation.all()?;
+    Some(translation.output)
+}
+
+struct Translation<'p> {
+    rest: Peekable<Chars<'p>>,
+    output: String,
+    /// Whether `$` matches before each newline.
+    multiline: bool,
+    /// Whether `\w`, `\d` and `\s` are those of ASCII.
+    ascii: bool,
+}
+
+/// What an escape stands for.
+enum Escaped {
+    Char(char),
+    /// A surrogate, which no text has.
+    Surrogate(u32),
+    /// Items of a class.
+    Class(String),
+    /// Outside of a class only, in the syntax of the output.
+    Assertion(String),
+}
+
+impl Translation<'_> {
+    fn take(&mut self, expected: char) -> bool {
+        self.rest.next_if_eq(&expected).is_some()
+    }
+
+    /// What comes up to `end`, which is left behind.
+    fn until(&mut self, end: char) -> Option<String> {
+        let mut text = String::new();
+        loop {
+            match self.rest.next()? {
+                c if c == end => return Some(text),
+                c => text.push(c),
+            }
+        }
+    }
+
+    /// Flags at the beginning, which hold for all of the pattern.
+    fn flags_of_all(&mut self) -> Option<()> {
+        let mut ahead = self.rest.clone();
+        if ahead.next() != Some('(') || ahead.next() != Some('?') {
+            return Some(());
+        }
+        let flags: String = ahead
+            .by_ref()
+            .take_while(|c| c.is_ascii_alphabetic())
+            .collect();
+        let is_for_all = !flags.is_empty()
+            && flags.chars().all(|flag| "aimsux".contains(flag))
+            && self.rest.clone().nth(2 + flags.len()) == Some(')');
+        if !is_for_all {
+            return Some(());
+        }
+        self.rest.nth(2 + flags.len())?;
+        self.multiline = flags.contains('m');
+        self.ascii = flags.contains('a');
+        let flags: String = flags.chars().filter(|flag| !"au".contains(*flag)).collect();
+        if !flags.is_empty() {
+            self.output.push_str(&format!("(?{flags})"));
+        }
+        Some(())
+    }
+
+    fn all(&mut self) -> Option<()> {
+        while let Some(c) = self.rest.next() {
+            match c {
+                '\\' => match self.escape(false)? {
+                    Escaped::Char(c) => self.literal(c),
+                    Escaped::Surrogate(_) => self.output.push_str(NEVER),
+                    Escaped::Class(items) => self.output.push_str(&format!("[{items}]")),
+                    Escaped::Assertion(text) => self.output.push_str(&text),
+                },
+                '[' => self.class()?,
+                '(' => self.group()?,
+                '{' => self.repetition()?,
+                '$' if self.multiline => self.output.push('$'),
+                // Consumed where nothing follows, since a look-ahead is matched step by step.
+                '$' if self.nothing_follows() => self.output.push_str(r"\n?\z"),
+                '$' => self.output.push_str(r"(?=\n?\z)"),
+                '.' | '^' | '|' | ')' | '*' | '+' | '?' | ' ' | '#' | '\n' | '\t' => {
+                    self.output.push(c)
+                }
+                c => self.literal(c),
+            }
+        }
+        Some(())
+    }
+
+    fn literal(&mut self, c: char) {
+        if c.is_ascii() && !c.is_ascii_alphanumeric() {
+            self.output.push_str(&format!(r"\x{{{:x}}}", u32::from(c)));
+        } else {
+            self.output.push(c);
+        }
+    }
+
+    /// Whether a match is over when what is read so far has matched: only ends of groups and other alternatives follow.
+    fn nothing_follows(&self) -> bool {
+        let mut rest = self.rest.clone();
+        while let Some(c) = rest.next() {
+            match c {
+                ')' => {}
+                '|' => {
+                    let mut depth = 0;
+                    let mut in_class = false;
+                    while let Some(c) = rest.peek().copied() {
+                        match c {
+                            '\\' => _ = rest.next(),
+                            '[' => in_class = true,
+                            ']' => in_class = false,
+                            '(' if !in_class => depth += 1,
+                            ')' if !in_class && depth == 0 => break,
+                            ')' if !in_class => depth -= 1,
+                            _ => {}
+                        }
+                        rest.next();
+                    }
+                }
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    /// `{2}`, `{2,}`, `{,2}` and `{1,2}` repeat; all other braces stand for themselves.
+    fn repetition(&mut self) -> Option<()> {
+        let inner: String = self.rest.clone().take_while(|c| *c != '}').collect();
+        let is_closed = self.rest.clone().nth(inner.chars().count()) == Some('}');
+        let (least, most) = inner.split_once(',').unwrap_or((&inner, &inner));
+        let are_digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+        if !is_closed || inner.is_empty() || !are_digits(least) || !are_digits(most) {
+            self.output.push_str(r"\{");
+            return Some(());
+        }
+        let times = |text: &str| text.parse::<u32>().ok();
+        if !least.is_empty() && !most.is_empty() && times(least)? > times(most)? {
+            return None;
+        }
+        let least = if least.is_empty() { "0" } else { least };
+        let repetition = if inner.contains(',') {
+            format!("{{{least},{most}}}")
+        } else {
+            format!("{{{least}}}")
+        };
+        self.output.push_str(&repetition);
+        self.rest.nth(inner.len());
+        Some(())
+    }
+
+    /// What begins with `(`, up to where its content begins.
+    fn group(&mut self) -> Option<()> {
+        if !self.take('?') {
+            self.output.push('(');
+            return Some(());
+        }
+        match self.rest.next()? {
+            'P' if self.take('=') => {
+                let name = self.until(')')?;
+                self.output.push_str(&format!(r"(?:\k<{name}>)"));
+            }
+            'P' if self.take('<') => self.named()?,
+            '#' => _ = self.until(')')?,
+            '(' => {
+                let condition = self.until(')')?;
+                let is_number = condition.bytes().all(|b| b.is_ascii_digit());
+                let condition = if is_number {
+                    condition
+                } else {
+                    format!("<{condition}>")
+                };
+                self.output.push_str(&format!("(?({condition})"));
+            }
+            '<' => match self.rest.next_if(|c| matches!(c, '=' | '!')) {
+                Some(c) => self.output.extend(['(', '?', '<', c]),
+                None => self.named()?,
+            },
+            c @ (':' | '=' | '!' | '>') => self.output.extend(['(', '?', c]),
+            c if c.is_ascii_alphabetic() || c == '-' => {
+                let flags = format!("{c}{}", self.until(':')?);
+                let flags: String = flags.chars().filter(|flag| !"au".contains(*flag)).collect();
+                if !flags.chars().all(|flag| "imsx-".contains(flag)) {
+                    return None;
+                }
+                self.output.push_str(&format!("(?{flags}:"));
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    fn named(&mut self) -> Option<()> {
+        let name = self.until('>')?;
+        self.output.push_str(&format!("(?P<{name}>"));
+        Some(())
+    }
+
+    fn class(&mut self) -> Option<()> {
+        let negated = self.take('^');
+        let mut items = String::new();
+        let mut is_first = true;
+        loop {
+            let start = match self.rest.next()? {
+                ']' if !is_first => break,
+                '\\' => self.escape(true)?,
+                c => Escaped::Char(c),
+            };
+            is_first = false;
+            let mut ahead = self.rest.clone();
+            let is_range = ahead.next() == Some('-') && !matches!(ahead.next(), Some(']') | None);
+            let start = match start {
+                Escaped::Class(class) => {
+                    items.push_str(&class);
+                    continue;
+                }
+                Escaped::Char(c) => u32::from(c),
+                Escaped::Surrogate(unit) => unit,
+                Escaped::Assertion(_) => return None,
+            };
+            let end = if is_range {
+                self.rest.next();
+                match self.rest.next()? {
+                    '\\' => match self.escape(true)? {
+                        Escaped::Char(c) => u32::from(c),
+                        Escaped::Surrogate(unit) => unit,
+                        _ => return None,
+                    },
+                    c => u32::from(c),
+                }
+            } else {
+                start
+            };
+            if end < start {
+                return None;
+            }
+            // Without the surrogates, which no text has.
+            for (start, end) in [(start, end.min(0xd7ff)), (start.max(0xe000), end)] {
+                if start <= end {
+                    items.push_str(&format!(r"\x{{{start:x}}}-\x{{{end:x}}}"));
+                }
+            }
+        }
+        match (negated, items.is_empty()) {
+            (false, true) => self.output.push_str(NEVER),
+            (true, true) => self.output.push_str("(?s:.)"),
+            (false, false) => self.output.push_str(&format!("[{items}]")),
+            (true, false) => self.output.push_str(&format!("[^{items}]")),
+        }
+        Some(())
+    }
+
+    /// What follows a backslash.
+    fn escape(&mut self, in_class: bool) -> Option<Escaped> {
+        let (word, digit, space) = match self.ascii {
+            true => ("A-Za-z0-9_", "0-9", r"\t-\r "),
+            false => (WORD, r"\p{Nd}", SPACE),
+        };
+        let class = |items: &str| Some(Escaped::Class(items.to_owned()));
+        let without = |items: &str| Some(Escaped::Class(format!("[^{items}]")));
+        let assertion = |text: &str| Some(Escaped::Assertion(text.to_owned()));
+        match self.rest.next()? {
+            'w' => class(word),
+            'W' => without(word),
+            'd' => class(digit),
+            'D' => without(digit),
+            's' => class(space),
+            'S' => without(space),
+            'b' if in_class => Some(Escaped::Char('\u{8}')),
+            c @ ('b' | 'B' | 'A') if !in_class => assertion(&format!(r"\{c}")),
+            'Z' if !in_class => assertion(r"\z"),
+            'k' if !in_class && self.take('<') => {
+                let name = self.until('>')?;
+                assertion(&format!(r"(?:\k<{name}>)"))
+            }
+            c @ ('p' | 'P') if self.take('{') => {
+                let property = self.until('}')?;
+                class(&format!(r"\{c}{{{property}}}"))
+            }
+            'c' => {
+                let letter = self.rest.next().filter(char::is_ascii_alphabetic)?;
+                Some(Escaped::Char(char::from(letter as u8 % 32)))
+            }
+            'a' => Some(Escaped::Char('\u{7}')),
+            'f' => Some(Escaped::Char('\u{c}')),
+            'n' => Some(Escaped::Char('\n')),
+            'r' => Some(Escaped::Char('\r')),
+            't' => Some(Escaped::Char('\t')),
+            'v' => Some(Escaped::Char('\u{b}')),
+            'x' => self.code(2),
+            'u' => self.code(4),
+            'U' => self.code(8),
+            c @ '0'..='9' => self.number(c, in_class),
+            c if c.is_ascii_alphabetic() => None,
+            c => Some(Escaped::Char(c)),
+        }
+    }
+
+    /// So many hexadecimal digits.
+    fn code(&mut self, digits: usize) -> Option<Escaped> {
+        let text: String = self.rest.by_ref().take(digits).collect();
+        let is_hexadecimal = text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let code = u32::from_str_radix(&text, 16)
+            .ok()
+            .filter(|_| is_hexadecimal)?;
+        match char::from_u32(code) {
+            Some(c) => Some(Escaped::Char(c)),
+            None if code <= 0xffff => Some(Escaped::Surrogate(code)),
+            None => None,
+        }
+    }
+
+    /// An octal code, or a reference to a group.
+    fn number(&mut self, first: char, in_class: bool) -> Option<Escaped> {
+        let mut digits = String::from(first);
+        let is_octal = |digit: &char| ('0'..='7').contains(digit);
+        let ahead: String = self.rest.clone().take(2).collect();
+        let three =
+            is_octal(&first) && ahead.chars().count() == 2 && ahead.chars().all(|c| is_octal(&c));
+        if in_class || first == '0' || three {
+            if !is_octal(&first) {
+                return None;
+            }
+            while digits.len() < 3
+                && let Some(digit) = self.rest.next_if(is_octal)
+            {
+                digits.push(digit);
+            }
+            let code = u32::from_str_radix(&digits, 8)
+                .ok()
+                .filter(|code| *code < 0o400)?;
+            return char::from_u32(code).map(Escaped::Char);
+        }
+        digits.extend(self.rest.next_if(char::is_ascii_digit));
+        Some(Escaped::Assertion(format!(r"(?:\{digits})")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matches(pattern: &str, text: &str) -> bool {
+        let regex = compiled(pattern, &mut |_| Ok(())).unwrap();
+        let regex = regex.unwrap_or_else(|| panic!("{pattern} is no pattern"));
+        regex.is_in(text, &mut |_| Ok(())).unwrap().unwrap()
+    }
+
+    /// The steps that it takes to compile a pattern anew and to look for it in a text.
+    fn steps(pattern: &str, text: &str) -> usize {
+        let mut steps = 0;
+        let mut spend = |taken| {
+            steps += taken;
+            Ok(())
+        };
+        let compiled = Pattern::of(pattern, &mut spend).unwrap().unwrap();
+        _ = compiled.is_in(text, &mut spend).unwrap();
+        steps
+    }
+
+    #[test]
+    fn a_pattern_counts_by_its_size_and_by_going_back() {
+        assert!(steps("^[0-9a-f]{8}-[0-9a-f]{4}$", "0") < 100);
+        assert!(steps(r"^\w{1,60}$", "a") > 10_000);
+        let goes_back = r"^(?=a)((a+)\2?)+$";
+        assert!(steps(goes_back, "a") < 1_000);
+        assert!(steps(goes_back, &format!("{}!", "a".repeat(64))) > 10_000);
+    }
+
+    #[test]
+    fn a_pattern_that_is_too_large_is_none() {
+        let mut left = 1_000_000_usize;
+        let mut spend = |steps| {
+            left -= steps;
+            Ok(())
+        };
+        assert!(compiled(r"(\w{100}){100}", &mut spend).unwrap().is_none());
+    }
+
+    #[test]
+    fn patterns_mean_what_they_mean_in_python() {
+        for (pattern, text) in [
+            (r"^\w+$", "Zürich"),
+            (r"^\d+$", "٣"),
+            (r"^\s$", "\u{1c}"),
+            (r"^\s$", "\u{a0}"),
+            ("(?i)^abc$", "ABC"),
+            ("^(?i:a)b$", "Ab"),
+            ("(?P<x>a)(?P=x)", "aa"),
+            ("(?<x>a)\\k<x>", "aa"),
+            (r"(a)\1", "aa"),
+            (r"\Aab\Z", "ab"),
+            ("^{[0-9a-f-]+}$", "{0a-f}"),
+            ("^[^]]+$", "a[b"),
+            ("^[]a]+$", "]a"),
+            ("^a{,2}$", ""),
+            ("^a{,2}$", "aa"),
+            ("^a{2}$", "aa"),
+            ("^a{}$", "a{}"),
+            ("^a{x}$", "a{x}"),
+            ("^a{1,2}b{2,}$", "abbb"),
+            ("^a$", "a\n"),
+            ("^(a$|b)", "a\n"),
+            ("a$|b$", "b\n"),
+            ("(?m)^b$", "a\nb\nc"),
+            ("(?s)a.b", "a\nb"),
+            (r"^\/\-\_\.\:$", "/-_.:"),
+            (r"^\u00e9\x41\101\0$", "éAA\0"),
+            (r"^[\u00e0-\u00ff]$", "é"),
+            (r"^[\w.-]+@[\w-]+$", "ü.a-b@c-d"),
+            ("^[-a&&b~~/]+$", "a&b~-/"),
+            ("^[[:x]$", "["),
+            (r"^[\b]$", "\u{8}"),
+            (r"^[^\W\d]$", "é"),
+            (r"^(?=.*\d)(?!.*x).{3,}$", "ab1"),
+            ("(?<=a)b", "ab"),
+            ("(?#what)a", "a"),
+            ("^(a)?(?(1)b|c)$", "c"),
+            (r"^\p{Lu}$", "É"),
+            ("^[^\u{d7ff}-\u{e000}]$", "a"),
+            (r"^([\ud800-\udbff][\udc00-\udfff]|a)$", "a"),
+            (r"^[^\ud800]$", "a"),
+            ("^a++b$", "aab"),
+            ("", "anything"),
+            ("a b#c", "a b#c"),
+            (r"^\$\{\w+\}$", "${é}"),
+        ] {
+            assert!(matches(pattern, text), "{pattern} {text:?}");
+        }
+        for (pattern, text) in [
+            (r"^\w$", "\u{301}"),
+            (r"^\w+$", "a-b"),
+            (r"(?a)^\w+$", "Zürich"),
+            (r"\Aab\Z", "ab\n"),
+            ("^a$", "a\n\n"),
+            ("^a{,2}$", "aaa"),
+            ("^[^]]+$", "a]"),
+            ("a.b", "a\nb"),
+            (r"^[\ud800-\udfff]$", "😀"),
+            ("^(a$|b)c", "ac"),
+        ] {
+            assert!(!matches(pattern, text), "{pattern} {text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_pattern_is_told() {
+        for pattern in [
+            "(", "[a", "*a", r"\y", "[b-a]", r"\x1", "(?P<a", "(?y:a)", r"(a)\2", "a{2,1}", "\\",
+        ] {
+            let none = compiled(pattern, &mut |_| Ok(())).unwrap();
+            assert!(none.is_none(), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn a_plain_pattern_takes_no_steps_of_its_own() {
+        assert!(matches(r"^(\w+|[a-z]*)$", &"é".repeat(200_000)));
+    }
+}

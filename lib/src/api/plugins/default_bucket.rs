@@ -1,0 +1,131 @@
+//! `kinto.plugins.default_bucket`: `/buckets/default` is the bucket that every user has of their own.
+//!
+//! It and the collections in it are created when they are first asked for, in the unit of work of the request that
+//! asks: a request that is refused for something else leaves them created (Kinto 26.5).
+
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method};
+use serde_json::Map;
+use uuid::Uuid;
+
+use crate::api::auth::credentials::User;
+use crate::api::objects::body;
+use crate::api::web::error::ApiError;
+use crate::api::web::request::Request;
+use crate::event::{Origin, OriginTarget};
+use crate::hmac;
+use crate::permission::Permissions;
+use crate::resource::{Kind, ObjectUri};
+use crate::settings::ApiSettings;
+use crate::store::Store;
+use crate::unit_of_work::{Needs, UnitOfWork};
+
+/// The id that stands for the bucket of whoever asks.
+pub const ALIAS: &str = "default";
+
+/// The id of a user's own bucket: a UUID out of the HMAC of the user id under `default_bucket_hmac_secret`.
+pub fn id_for(user_id: &str, settings: &ApiSettings) -> String {
+    let digest = hmac::sign(settings.default_bucket_hmac_secret.as_bytes(), user_id);
+    let mut half = [0; 16];
+    half.copy_from_slice(&digest[..16]);
+    Uuid::from_bytes(half).to_string()
+}
+
+/// The id of the bucket of whoever asks.
+///
+/// # Errors
+/// 401 of nobody, 405 when nothing may be written: to ask for the bucket may create it (Kinto 26.5).
+pub fn id_of(user: &User, settings: &ApiSettings) -> Result<String, ApiError> {
+    let Some(user_id) = &user.id else {
+        return Err(ApiError::Forbidden {
+            authenticated: false,
+        });
+    };
+    if settings.readonly {
+        return Err(ApiError::MethodNotAllowed {
+            allow: vec![Method::OPTIONS],
+        });
+    }
+    Ok(id_for(user_id, settings))
+}
+
+/// The request as it is sent to the bucket itself: with its own id in place of the alias, in the path and in what is sent
+/// as the bucket's id, and with a body.
+pub fn resolve(request: &Request, bucket: &str) -> Request {
+    let mut request = request.clone();
+    let alias = format!("/buckets/{ALIAS}");
+    let is_bucket = request.path.ends_with(&alias);
+    // Who sends nothing sends empty data there (Kinto 26.5).
+    if request.body.is_empty() && !request.is_read() {
+        request.body = br#"{"data": {}}"#.to_vec();
+        let json = HeaderValue::from_static("application/json");
+        request.headers.insert(CONTENT_TYPE, json);
+    }
+    request.path = request
+        .path
+        .replacen(&alias, &format!("/buckets/{bucket}"), 1);
+    // A body that cannot be read is looked at later.
+    if is_bucket && let Ok(mut body) = body::parse_json(&request.body) {
+        let id = body.get_mut("data").and_then(|data| data.get_mut("id"));
+        if let Some(id) = id.filter(|id| *id == ALIAS) {
+            *id = bucket.into();
+            request.body = body.to_string().into_bytes();
+        }
+    }
+    request
+}
+
+/// Creates the bucket and the collection that a request for `uri` takes for granted, where they do not exist.
+///
+/// Takes a round trip of its own when there is something to create, to read the lists that this moves on.
+///
+/// # Errors
+/// 400 for a collection that cannot exist.
+pub async fn create_missing(
+    unit: &mut UnitOfWork,
+    store: &Store,
+    uri: &ObjectUri,
+    method: &Method,
+    user: &User,
+    settings: &ApiSettings,
+) -> Result<(), ApiError> {
+    // Who puts or posts the bucket or the collection itself creates it.
+    let creates_it = matches!(*method, Method::PUT | Method::POST);
+    let mut taken_for_granted: Vec<_> = uri
+        .lineage()
+        .skip(creates_it.into())
+        .filter(|uri| matches!(uri.kind(), Kind::Bucket | Kind::Collection))
+        .collect();
+    taken_for_granted.reverse();
+    if let Some(invalid) = taken_for_granted.iter().find(|uri| !uri.is_valid()) {
+        let description = format!("Invalid {} id", invalid.kind().name());
+        return Err(ApiError::invalid_unnamed("path", description));
+    }
+    let missing: Vec<_> = taken_for_granted
+        .into_iter()
+        .filter(|uri| unit.get(uri).is_none())
+        .collect();
+    let lists = missing
+        .iter()
+        .flat_map(|uri| std::iter::once(uri.list().clone()).chain(uri.child_lists()));
+    let needs = Needs {
+        lists: lists.collect(),
+        ..Needs::default()
+    };
+    unit.read_more(store, needs).await?;
+    for uri in missing {
+        let mut permissions = Permissions::default();
+        if settings.explicit_permissions {
+            permissions.grant("write", user.principal());
+        }
+        // As if the user had put it (Kinto 26.5).
+        unit.on_behalf_of(|| {
+            Some(Origin {
+                user_id: user.id.clone(),
+                target: OriginTarget::Object(uri.clone()),
+            })
+        });
+        unit.create(uri, Map::new(), permissions, None);
+    }
+    Ok(())
+}

@@ -1,0 +1,165 @@
+//! The way on which a browser gets a token: `/openid/{provider}/login` sends it to the provider, who sends it back to
+//! `/openid/{provider}/token`, which sends it on to where it came from, with the tokens (Kinto 26.5).
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::Url;
+use uuid::Uuid;
+
+use crate::api::dispatch::router::PREFIX;
+use crate::api::plugins::admin;
+use crate::api::plugins::openid::provider::Provider;
+use crate::api::web::error::{ApiError, Detail};
+use crate::api::web::request::Request;
+use crate::api::web::response::Response;
+use crate::settings::ApiSettings;
+use crate::store::Store;
+use crate::timestamp::Timestamp;
+
+/// What is escaped in the tokens (Python's `quote`).
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'-')
+    .remove(b'~')
+    .remove(b'/');
+
+/// `GET /openid/{provider}/login`: to the provider.
+///
+/// # Errors
+/// 400 for a parameter that is missing, wrong or asks for more than is allowed; failures of ours and of the provider.
+pub async fn login(
+    provider: &Provider,
+    store: &Store,
+    request: &Request,
+    settings: &ApiSettings,
+) -> Result<Response, ApiError> {
+    let mut details = vec![];
+    let mut required = |name: &str| {
+        let value = request.parameter(name).filter(|value| !value.is_empty());
+        if value.is_none() {
+            details.push(Detail::new("querystring", name, "Required"));
+        }
+        value.unwrap_or_default()
+    };
+    let (callback, scope) = (required("callback"), required("scope"));
+    let prompt = request.parameter("prompt");
+    if prompt.as_ref().is_some_and(|prompt| prompt != "none") {
+        details.push(Detail::new("querystring", "prompt", "Must be none"));
+    }
+    if !details.is_empty() {
+        return Err(ApiError::Invalid(details));
+    }
+    let allowed = &provider.settings().allowed_scopes;
+    let is_allowed = |scope: &&str| allowed.iter().any(|allowed| allowed == scope);
+    let scopes: Vec<_> = scope.split_whitespace().collect();
+    let refused: Vec<_> = scopes
+        .iter()
+        .filter(|scope| !is_allowed(scope))
+        .copied()
+        .collect();
+    if !refused.is_empty() {
+        let problem = format!("Scopes not allowed: {}", refused.join(", "));
+        return Err(ApiError::invalid("querystring", "scope", problem));
+    }
+    let callback = Url::parse(&callback)
+        .ok()
+        .filter(|callback| {
+            let provider = provider.settings();
+            provider.trusts(callback)
+                || provider.trusts_admin && admin::is_callback(callback, request, settings)
+        })
+        .ok_or_else(|| ApiError::invalid("querystring", "callback", "Untrusted callback URL"))?;
+    if provider.settings().userid_field == "email" && !scopes.contains(&"email") {
+        let problem = format!(
+            "Provider {} requires 'email' scope",
+            provider.settings().name
+        );
+        return Err(ApiError::invalid("querystring", "scope", problem));
+    }
+
+    let endpoints = provider.endpoints().await?;
+    // Nobody must guess it: 244 random bits.
+    let state = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
+    let (name, ttl) = (&provider.settings().name, provider.settings().state_ttl);
+    let now = Timestamp::now();
+    store
+        .begin_login(&state, name, callback.as_str(), now, ttl)
+        .await?;
+    let redirect_uri = token_url(provider, request, settings);
+    let mut parameters = vec![
+        ("client_id", &*provider.settings().client_id),
+        ("response_type", "code"),
+        ("scope", &scope),
+        ("redirect_uri", &redirect_uri),
+        ("state", &state),
+    ];
+    parameters.extend(prompt.as_deref().map(|prompt| ("prompt", prompt)));
+    let audience = provider.settings().audience.as_deref();
+    parameters.extend(audience.map(|audience| ("audience", audience)));
+    let endpoint = &endpoints.authorization_endpoint;
+    let url = Url::parse_with_params(endpoint, parameters);
+    let url = url.map_or_else(|_| endpoint.clone(), Into::into);
+    Ok(Response::redirect(&url, now, None))
+}
+
+/// `GET /openid/{provider}/token`: from the provider, with a code or an error, to where the login began.
+///
+/// # Errors
+/// 400 for parameters that are missing or both there, and for a login that is not under way; failures of ours and of
+/// the provider.
+pub async fn token(
+    provider: &Provider,
+    store: &Store,
+    request: &Request,
+    settings: &ApiSettings,
+) -> Result<Response, ApiError> {
+    let (code, error) = (request.parameter("code"), request.parameter("error"));
+    let Some(state) = request.parameter("state") else {
+        return Err(ApiError::invalid("querystring", "state", "Required"));
+    };
+    if code.is_some() == error.is_some() {
+        let problem =
+            "Provide either 'state' and 'code', or 'error' and 'error_description', but not both.";
+        return Err(ApiError::invalid("querystring", "", problem));
+    }
+    let now = Timestamp::now();
+    let is_ours = state.len() == 64 && state.bytes().all(|b| b.is_ascii_hexdigit());
+    let callback = if is_ours {
+        let name = &provider.settings().name;
+        store.end_login(&state, name, now).await?
+    } else {
+        None
+    };
+    let callback =
+        callback.ok_or_else(|| ApiError::invalid("querystring", "state", "Invalid state"))?;
+    let result = match code {
+        Some(code) => {
+            let redirect_uri = token_url(provider, request, settings);
+            let tokens = provider.trade(&code, &redirect_uri).await?;
+            utf8_percent_encode(&BASE64_STANDARD.encode(tokens), ESCAPED).to_string()
+        }
+        None => {
+            let described = request.parameter("error_description");
+            let parameters = [("error", error), ("error_description", described)];
+            let parameters = parameters
+                .into_iter()
+                .filter_map(|(name, value)| Some((name, value.filter(|value| !value.is_empty())?)));
+            let query = Url::parse_with_params("http://query", parameters);
+            let query = query.ok().and_then(|url| url.query().map(str::to_owned));
+            query.unwrap_or_default()
+        }
+    };
+    Ok(Response::redirect(
+        &format!("{callback}{result}"),
+        now,
+        None,
+    ))
+}
+
+/// Where the provider is to send browsers back to: never where a header says, since a code goes there.
+fn token_url(provider: &Provider, request: &Request, settings: &ApiSettings) -> String {
+    let origin = request.trusted_origin(settings);
+    format!("{origin}{PREFIX}/openid/{}/token", provider.settings().name)
+}

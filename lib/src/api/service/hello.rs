@@ -1,0 +1,201 @@
+//! The endpoints that tell of the server itself.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::future::join_all;
+use http::StatusCode;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::api::Api;
+use crate::api::auth::credentials::User;
+use crate::api::plugins::default_bucket;
+use crate::api::plugins::openid::provider::Provider;
+use crate::api::web::cache_control;
+use crate::api::web::request::Request;
+use crate::api::web::response::Response;
+use crate::settings::{Plugin, Policy};
+use crate::timestamp::Timestamp;
+
+/// The version of the HTTP API that Kinto 26.5 speaks.
+pub const HTTP_API_VERSION: &str = "1.23";
+
+/// `GET /v1/`: what this server is, can do, and takes the user for.
+pub async fn hello(api: &Api, request: &Request, user: &User) -> Response {
+    let settings = &api.settings.api;
+    let web = &settings.web;
+    let mut hello = json!({
+        "project_name": web.project_name,
+        "project_version": web.project_version,
+        "http_api_version": HTTP_API_VERSION,
+        "project_docs": settings.project_docs,
+        "url": format!("{}/v1/", request.origin(settings)),
+        // Kinto's hash of its `.ini` file: there is none.
+        "config": null,
+    });
+    if let Some(end) = &web.end_of_service {
+        hello["eos"] = json!(end.date);
+    }
+    hello["settings"] = json!({
+        "batch_max_requests": settings.batch_max_requests,
+        "readonly": settings.readonly,
+        "explicit_permissions": settings.explicit_permissions,
+    });
+    if let Some(id) = &user.id {
+        hello["user"] = json!({"id": id, "principals": user.principals});
+        if settings.includes.has(Plugin::DefaultBucket) {
+            hello["user"]["bucket"] = default_bucket::id_for(id, settings).into();
+        }
+    }
+    hello["capabilities"] = capabilities(api).await;
+    let response = Response::json(StatusCode::OK, &hello);
+    if settings.readonly {
+        match &user.id {
+            None => {
+                let lifetime = web.root_cache_expires_seconds;
+                let mut response = response.kept_for(lifetime, Timestamp::now());
+                cache_control::vary_by_origin(&mut response, settings);
+                response
+            }
+            // It names the user.
+            Some(_) => response.uncached(),
+        }
+    } else {
+        response
+    }
+}
+
+async fn capabilities(api: &Api) -> Value {
+    let changes = &api.settings.changes;
+    let mut capabilities = json!({});
+    if api.settings.api.includes.changes() {
+        capabilities["changes"] = json!({
+            "description": "Tells which collections changed, and when.",
+            "url": "https://github.com/Kinto/kinto-changes",
+            "version": env!("CARGO_PKG_VERSION"),
+            "collections": changes.resources.uris().iter().map(ToString::to_string).collect::<Vec<_>>(),
+        });
+    }
+    if api.settings.api.schema_validation {
+        capabilities["schema"] = json!({
+            "description": "Records, groups and collections must match JSON schemas.",
+            "url": "https://kinto.readthedocs.io/en/latest/api/1.x/collections.html#collection-json-schema",
+        });
+    }
+    if api.settings.api.permissions_endpoint {
+        capabilities["permissions_endpoint"] = json!({
+            "description": "Lists all that the user may do.",
+            "url": "https://kinto.readthedocs.io/en/latest/configuration/settings.html#activating-the-permissions-endpoint",
+        });
+    }
+    let mut policies = api.settings.api.policies.iter();
+    if policies.any(|policy| matches!(policy, Policy::Basic { .. })) {
+        capabilities["basicauth"] = json!({
+            "description": "Basic authentication: every user and password make a user id.",
+            "url": "https://kinto.readthedocs.io/en/stable/api/1.x/authentication.html",
+        });
+    }
+    if !api.settings.megaphones.is_empty() {
+        capabilities["megaphone"] = json!({
+            "description": "Broadcasts the time of the latest change to all clients.",
+            "url": "https://github.com/Kinto/kinto-megaphone",
+            "version": env!("CARGO_PKG_VERSION"),
+        });
+    }
+    if api.settings.api.includes.has(Plugin::DefaultBucket) {
+        capabilities["default_bucket"] = json!({
+            "description": "A personal bucket, under the id default, whose collections are created when they are first asked for.",
+            "url": "https://kinto.readthedocs.io/en/latest/api/1.x/buckets.html#personal-bucket-default",
+        });
+    }
+    if api.settings.api.includes.has(Plugin::Flush) {
+        capabilities["flush_endpoint"] = json!({
+            "description": "Removes everything: POST /__flush__.",
+            "url": "https://kinto.readthedocs.io/en/latest/api/1.x/flush.html",
+        });
+    }
+    if api.settings.api.includes.has(Plugin::Accounts) {
+        capabilities["accounts"] = json!({
+            "description": "Users can have accounts.",
+            "url": "https://kinto.readthedocs.io/en/latest/api/1.x/accounts.html",
+            "validation_enabled": false,
+        });
+    }
+    if let Some(admin) = &api.settings.api.admin {
+        capabilities["admin"] = json!({
+            "description": "Serves Kinto Admin, under admin/.",
+            "url": "https://github.com/Kinto/kinto-admin/",
+            "version": admin.version(),
+        });
+    }
+    if !api.providers.is_empty() {
+        let providers = join_all(api.providers.iter().map(Provider::described)).await;
+        capabilities["openid"] = json!({
+            "description": "Users can log in with OpenID Connect providers.",
+            "url": "http://kinto.readthedocs.io/en/stable/api/1.x/authentication.html",
+            "providers": providers,
+        });
+    }
+    capabilities
+}
+
+/// `GET /v1/__heartbeat__`: whether what the server depends on answers; 503 when something does not.
+///
+/// `storage` and `permission` are one table. `megaphone` is there when one is configured.
+pub async fn heartbeat(api: &Api) -> Response {
+    let storage = async {
+        let answer = api.store.ping().await;
+        if let Err(error) = &answer {
+            tracing::error!(%error, "storage does not answer");
+        }
+        answer.is_ok()
+    };
+    let megaphones = join_all(
+        api.megaphones
+            .iter()
+            .map(|megaphone| megaphone.is_healthy()),
+    );
+    let limit = Duration::from_secs(api.settings.api.web.heartbeat_timeout_seconds);
+    let (storage, megaphones) = futures::join!(timeout(limit, storage), timeout(limit, megaphones));
+    let storage = storage.unwrap_or(false);
+    let mut status = BTreeMap::from([("storage", storage), ("permission", storage)]);
+    if !api.megaphones.is_empty() {
+        let healthy = megaphones.is_ok_and(|all| all.into_iter().all(|healthy| healthy));
+        status.insert("megaphone", healthy);
+    }
+    let healthy = status.values().all(|healthy| *healthy);
+    let code = if healthy {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    Response::json(code, &json!(status))
+}
+
+/// `GET /v1/__lbheartbeat__`: whether the server answers at all.
+pub fn lbheartbeat() -> Response {
+    Response::json(StatusCode::OK, &json!({}))
+}
+
+/// `GET /v1/__version__`: what is deployed (Dockerflow).
+pub fn version() -> Response {
+    let version = json!({
+        "name": env!("CARGO_PKG_NAME"),
+        "version": env!("CARGO_PKG_VERSION"),
+        "source": option_env!("KINTO_SERVERLESS_SOURCE").unwrap_or_default(),
+        "commit": option_env!("KINTO_SERVERLESS_COMMIT").unwrap_or_default(),
+    });
+    Response::json(StatusCode::OK, &version)
+}
+
+/// `GET /v1/contribute.json`: where the project lives and how to take part in it.
+pub fn contribute() -> Response {
+    let contribute = json!({
+        "name": env!("CARGO_PKG_NAME"),
+        "description": "Kinto's HTTP API, changes feed and global broadcasts as serverless functions.",
+        "repository": {"license": env!("CARGO_PKG_LICENSE")},
+        "keywords": ["JSON", "REST", "API", "Rust", "serverless", "Kinto"],
+    });
+    Response::json(StatusCode::OK, &contribute)
+}

@@ -1,0 +1,126 @@
+//! How long clients and caches may keep an answer.
+
+use http::HeaderValue;
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, EXPIRES, PRAGMA};
+use serde_json::{Map, Value};
+
+use crate::api::auth::credentials::User;
+use crate::api::lists::query;
+use crate::api::web::request::Request;
+use crate::api::web::response::Response;
+use crate::resource::{Kind, ListUri};
+use crate::settings::{ApiSettings, CacheSettings, Expiry};
+use crate::timestamp::Timestamp;
+
+/// Says how long the answer to a `GET` of `list`, or of an object in it, may be kept (Kinto 26.5): by nobody, unless
+/// the user is anonymous and the settings or the collection's own `cache_expires` say so.
+///
+/// `collection` is the data of the records' collection.
+pub fn keep_read(
+    response: Response,
+    list: &ListUri,
+    collection: Option<&Map<String, Value>>,
+    user: &User,
+    settings: &CacheSettings,
+) -> Response {
+    let seconds = match list.parent() {
+        _ if user.id.is_some() => None,
+        Some(parent) if list.kind() == Kind::Record => {
+            let set = settings
+                .of_collection(parent.bucket_id(), parent.id(), Expiry::Default)
+                .or_else(|| settings.of_bucket(parent.bucket_id()));
+            let own = collection.and_then(|data| data.get("cache_expires")?.as_u64());
+            let set = set.or_else(|| settings.of_all(Expiry::Default));
+            set.max(own)
+        }
+        _ => settings
+            .of_kind(list.kind())
+            .or_else(|| settings.of_all(Expiry::Default))
+            .filter(|seconds| *seconds > 0),
+    };
+    match seconds {
+        Some(seconds) => response.kept_for(seconds, Timestamp::now()),
+        None => response.uncached(),
+    }
+}
+
+/// Says how long a changeset, or the list of monitor/changes, may be kept that shows the state of `timestamp`: not at
+/// all unless it `is_shared`, which is not for users, nor where anonymous users write.
+///
+/// As kinto-changes 4.1: `record_cache_expires_seconds` of the collection, or with `_expected`, which makes a URL
+/// of its own for every state, `…maximum_expires_seconds`. As its successor: `…minimum_expires_seconds` when
+/// `_expected` is `0` or begins with `999`, which clients send that want no old answer; and, when nothing is set for
+/// the collection, what is set for its bucket or for all.
+///
+/// The long time needs an `_expected` that is the very state (unlike the originals, which take any): the answer to one
+/// that is still to come, or to one that is past, will be another soon.
+pub fn keep_changes(
+    response: Response,
+    (bucket, collection): (&str, &str),
+    request: &Request,
+    timestamp: Timestamp,
+    is_shared: bool,
+    settings: &CacheSettings,
+) -> Response {
+    if !is_shared {
+        return response.uncached();
+    }
+    let expected = request.parameter("_expected");
+    let expiry = match expected.as_deref().map(Timestamp::from_query) {
+        None => Expiry::Default,
+        // 0 is the time of what was never written, too.
+        Some(Some(expected)) if expected == timestamp && expected.0 > 0 => Expiry::Maximum,
+        Some(_) => Expiry::Minimum,
+    };
+    let seconds = settings.of_changes(bucket, collection, expiry);
+    match seconds {
+        Some(seconds) => response.kept_for(seconds, Timestamp::now()),
+        None => response.uncached(),
+    }
+}
+
+/// Whether a request shows no credentials. They need not be valid: a cache cannot tell.
+pub fn is_anonymous(request: &Request) -> bool {
+    request.headers.get(AUTHORIZATION).is_none()
+}
+
+/// Completes what the answer to a request tells caches, so that none has to guess:
+///
+/// - an error is not kept (a CDN may keep some for a while);
+/// - what a request with credentials may keep, a shared cache may not;
+/// - what anonymous requests may share is not for those with credentials, who may see more;
+/// - what may be kept names every header that it depends on, however long its body is: a 304 shows none;
+/// - whatever else says nothing is not kept.
+pub fn complete(request: &Request, settings: &ApiSettings, response: &mut Response) {
+    let status = response.status();
+    let is_error = status.is_client_error() || status.is_server_error();
+    let lifetime = response.headers().get(CACHE_CONTROL);
+    let lifetime = lifetime.and_then(|value| value.to_str().ok());
+    let lifetime = match lifetime.map(str::to_owned) {
+        Some(lifetime) if !is_error => lifetime,
+        _ => {
+            response.set(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            response.remove(EXPIRES);
+            response.remove(PRAGMA);
+            return;
+        }
+    };
+    if lifetime.contains("no-store") {
+        return;
+    }
+    if !is_anonymous(request) {
+        response.set_text(CACHE_CONTROL, &format!("private, {lifetime}"));
+    }
+    response.add_vary(AUTHORIZATION);
+    response.add_vary(ACCEPT_ENCODING);
+    if response.headers().contains_key(query::NEXT_PAGE) {
+        vary_by_origin(response, settings);
+    }
+}
+
+/// Says of a response that shows URLs of this server on which headers of the request they depend.
+pub fn vary_by_origin(response: &mut Response, settings: &ApiSettings) {
+    for header in Request::origin_headers(settings) {
+        response.add_vary(header);
+    }
+}

@@ -1,0 +1,172 @@
+//! What browsers are told of requests from other origins (Kinto 26.5, observed for every endpoint and method).
+
+use std::collections::BTreeSet;
+
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
+    ACCESS_CONTROL_REQUEST_METHOD, ORIGIN,
+};
+use http::{HeaderValue, Method, StatusCode};
+use serde_json::Value;
+
+use crate::api::dispatch::router::Route;
+use crate::api::web::error::{ApiError, Detail};
+use crate::api::web::request::Request;
+use crate::api::web::response::Response;
+use crate::settings::{ApiSettings, WebSettings};
+use crate::wildcard;
+
+/// Headers that scripts may read in every response.
+const EXPOSED: [&str; 5] = [
+    "Alert",
+    "Backoff",
+    "Content-Length",
+    "Content-Type",
+    "Retry-After",
+];
+/// Besides, where an object or a list is read.
+const EXPOSED_ON_READ: [&str; 5] = [
+    "Cache-Control",
+    "ETag",
+    "Expires",
+    "Last-Modified",
+    "Pragma",
+];
+/// Besides, where a list is read.
+const EXPOSED_ON_LIST: &str = "Next-Page";
+/// Besides, where a list is counted.
+const EXPOSED_ON_COUNT: [&str; 2] = ["Total-Objects", "Total-Records"];
+
+/// Checks that the settings let the request's origin in.
+///
+/// # Errors
+/// 400 when they do not. Who is no browser sends no `Origin` and is not asked. Where the settings name no origin at all
+/// browsers are told nothing, and so keep their scripts out.
+pub fn check_origin(request: &Request, settings: &WebSettings) -> Result<(), ApiError> {
+    match origin(request) {
+        Some(origin) if !settings.cors_origins.is_empty() && !is_let_in(&origin, settings) => Err(
+            ApiError::invalid("header", "Origin", format!("{origin} not allowed")),
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// The answer to a browser that asks whether it may send a request from another origin.
+///
+/// # Errors
+/// 400 without the headers that such a question has, and for a method that the endpoint does not take; 405 where the
+/// settings name no origin.
+pub fn preflight(
+    request: &Request,
+    route: &Route,
+    settings: &ApiSettings,
+) -> Result<Response, ApiError> {
+    const METHOD: &str = "Access-Control-Request-Method";
+    let methods = route.methods(settings);
+    if settings.web.cors_origins.is_empty() {
+        let asked_for = |method: &Method| *method != Method::OPTIONS;
+        let allow = methods.into_iter().filter(asked_for).collect();
+        return Err(ApiError::MethodNotAllowed { allow });
+    }
+    let mut wrong = vec![];
+    if origin(request).is_none() {
+        wrong.push(Detail::new("header", "Origin", "Required"));
+    }
+    match request.header(ACCESS_CONTROL_REQUEST_METHOD) {
+        None | Some("") => wrong.push(Detail::new("header", METHOD, "Required")),
+        Some(wanted) if !methods.iter().any(|method| method == wanted) => {
+            wrong.push(Detail::new("header", METHOD, "Method not allowed"));
+        }
+        Some(_) => {}
+    }
+    if !wrong.is_empty() {
+        return Err(ApiError::Invalid(wrong));
+    }
+    let exposed: BTreeSet<&str> = methods
+        .iter()
+        .flat_map(|method| exposed(Some(route), method))
+        .collect();
+    let wanted = request
+        .header(ACCESS_CONTROL_REQUEST_HEADERS)
+        .unwrap_or_default();
+    let wanted = wanted.split(',').map(str::trim).filter(|h| !h.is_empty());
+    let allowed: BTreeSet<&str> = exposed.into_iter().chain(wanted).collect();
+    let join = |words: Vec<&str>| words.join(",");
+    let mut response = Response::json(StatusCode::OK, &Value::Null);
+    response.set_text(
+        ACCESS_CONTROL_ALLOW_HEADERS,
+        &join(allowed.into_iter().collect()),
+    );
+    response.set_text(
+        ACCESS_CONTROL_ALLOW_METHODS,
+        &join(methods.iter().map(Method::as_str).collect()),
+    );
+    if let Some(seconds) = settings.web.cors_max_age_seconds {
+        response.set(ACCESS_CONTROL_MAX_AGE, seconds.into());
+    }
+    Ok(response)
+}
+
+/// Adds what a browser must read in the response itself. `route` is `None` where no endpoint answered.
+///
+/// Where every origin is let in, `Access-Control-Allow-Origin` is sent without an `Origin` too (unlike in Kinto): a
+/// cache that was first asked by no browser would lock browsers out. As in Kinto, a preflight and a 405 expose nothing.
+pub fn apply(
+    request: &Request,
+    route: Option<&Route>,
+    settings: &ApiSettings,
+    response: &mut Response,
+) {
+    let web = &settings.web;
+    let everyone = web.cors_origins.iter().any(|allowed| allowed == "*");
+    if !everyone {
+        // Else a cache would give one origin what names another.
+        response.add_vary(ORIGIN);
+    }
+    if everyone {
+        response.set(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    } else if let Some(origin) = origin(request).filter(|origin| is_let_in(origin, web)) {
+        response.set_text(ACCESS_CONTROL_ALLOW_ORIGIN, &origin);
+    }
+    let answered = route.is_none_or(|route| {
+        request.method != Method::OPTIONS && route.methods(settings).contains(&request.method)
+    });
+    if answered {
+        let headers = exposed(route, &request.method).join(", ");
+        response.set_text(ACCESS_CONTROL_EXPOSE_HEADERS, &headers);
+    }
+}
+
+fn exposed(route: Option<&Route>, method: &Method) -> Vec<&'static str> {
+    let mut exposed = EXPOSED.to_vec();
+    let reads = method == Method::GET || method == Method::HEAD;
+    let is_list = matches!(
+        route,
+        Some(Route::List(_) | Route::MonitorRecords | Route::Permissions)
+    );
+    if reads && (is_list || matches!(route, Some(Route::Object(_)))) {
+        exposed.extend(EXPOSED_ON_READ);
+    }
+    if reads && is_list {
+        exposed.push(EXPOSED_ON_LIST);
+    }
+    // monitor/changes and the permissions have a `GET` that answers `HEAD` as well.
+    if method == Method::HEAD && matches!(route, Some(Route::List(_))) {
+        exposed.extend(EXPOSED_ON_COUNT);
+    }
+    exposed
+}
+
+/// The request's origin; what is no text cannot be one that is let in.
+fn origin(request: &Request) -> Option<String> {
+    let value = request.headers.get(ORIGIN)?;
+    (!value.is_empty()).then(|| String::from_utf8_lossy(value.as_bytes()).into_owned())
+}
+
+fn is_let_in(origin: &str, settings: &WebSettings) -> bool {
+    let patterns = &settings.cors_origins;
+    patterns
+        .iter()
+        .any(|pattern| wildcard::matches(origin, pattern))
+}

@@ -1,0 +1,468 @@
+//! What goes wrong, and how Kinto says it: `{code, errno, error, message, details}`.
+
+use http::header::{ALLOW, ETAG, LAST_MODIFIED, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::api::plugins::openid::provider::ProviderError;
+use crate::api::web::response::Response;
+use crate::listeners::NotifyError;
+use crate::resource::{Kind, ObjectUri};
+use crate::settings::{ApiSettings, Policy};
+use crate::store::StoreError;
+use crate::timestamp::Timestamp;
+use crate::unit_of_work::Exhausted;
+
+/// Where a request is wrong, one of Kinto's `details`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Detail {
+    /// `body`, `header`, `path` or `querystring`.
+    pub location: &'static str,
+    /// The field; `None` where the location says it all.
+    pub name: Option<String>,
+    /// What is wrong with it.
+    pub description: String,
+}
+
+impl Detail {
+    /// `name` in `location` is wrong, as `description` says.
+    pub fn new(
+        location: &'static str,
+        name: impl Into<String>,
+        description: impl Into<String>,
+    ) -> Self {
+        Self {
+            location,
+            name: Some(name.into()),
+            description: description.into(),
+        }
+    }
+
+    /// The sentence that stands for this detail alone.
+    fn message(&self) -> String {
+        match self.name.as_deref() {
+            Some(name) if self.description.contains(name) => self.description.clone(),
+            Some(name) => format!("{name} in {}: {}", self.location, self.description),
+            None => format!("{}: {}", self.location, self.description),
+        }
+    }
+}
+
+/// Every way in which the API refuses or fails a request.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The user may not do this: 401 without valid credentials, else 403.
+    #[error("forbidden")]
+    Forbidden {
+        /// Whether the request carried valid credentials.
+        authenticated: bool,
+    },
+    /// Nobody may do this, for the reason given: 403.
+    #[error("{0}")]
+    Reserved(&'static str),
+    /// The object does not exist: 404, errno 110.
+    #[error("unknown {} {id}", kind.name())]
+    UnknownObject {
+        /// Its kind.
+        kind: Kind,
+        /// Its id.
+        id: String,
+    },
+    /// Something that the object would live under does not exist: 404, errno 111.
+    #[error("unknown parent {} {id}", kind.name())]
+    UnknownParent {
+        /// The kind of what is missing.
+        kind: Kind,
+        /// Its id.
+        id: String,
+    },
+    /// There is no such endpoint: 404, errno 111.
+    #[error("unknown path")]
+    UnknownPath,
+    /// There is no such version of the API: 404, errno 116.
+    #[error("unknown version")]
+    UnknownVersion,
+    /// The endpoint does not take this method: 405.
+    #[error("method not allowed")]
+    MethodNotAllowed {
+        /// The methods that it takes.
+        allow: Vec<Method>,
+    },
+    /// The `Accept` header rules JSON out: 406.
+    #[error("not acceptable")]
+    NotAcceptable,
+    /// The body is not of a type that the endpoint takes: 415.
+    #[error("unsupported media type")]
+    UnsupportedMediaType {
+        /// The types that it takes.
+        accepted: &'static [&'static str],
+    },
+    /// A parameter is wrong: 400, errno 107. Never empty.
+    #[error("invalid parameters")]
+    Invalid(Vec<Detail>),
+    /// `If-Match` or `If-None-Match` does not hold: 412.
+    #[error("modified meanwhile")]
+    Modified {
+        /// The timestamp of the object, or of the list when there is no such object; `None` for who may not read it.
+        current: Option<Timestamp>,
+        /// The object, without permissions; `None` for who may not read it.
+        existing: Option<Value>,
+    },
+    /// The object would be larger than the storage takes: 413.
+    #[error("object too large")]
+    TooLarge,
+    /// The body has more values than are held at once: 413.
+    #[error("too many values")]
+    TooManyValues,
+    /// The request has used up what one may cost: 413.
+    #[error(transparent)]
+    Exhausted(#[from] Exhausted),
+    /// What is to be written is larger than one transaction: 413.
+    #[error("request too large")]
+    RequestTooLarge,
+    /// What was asked for is larger than Lambda can send, and nothing of it was done: 413.
+    #[error("response too large")]
+    ResponseTooLarge,
+    /// The service has ended: 410.
+    #[error("the service has ended")]
+    Gone,
+    /// Writes by others came between, again and again, or DynamoDB throttled, and nothing was written: 503, worth
+    /// another try.
+    #[error("too many concurrent writes")]
+    Busy,
+    /// A large write was committed in part: 503.
+    #[error("a large write was committed in part")]
+    PartlyWritten,
+    /// The write may have been committed, or may yet be; DynamoDB did not say by the end of the request's time: 503.
+    #[error("the outcome of a write is not known: {0}")]
+    Unknown(#[source] StoreError),
+    /// The partition that is to be written is full: 507.
+    #[error("a partition of the table is full")]
+    Full,
+    /// A listener does not agree: its own status, with its message.
+    #[error("refused by a listener: {message}")]
+    Vetoed {
+        /// 400 to 599.
+        status: StatusCode,
+        /// What it says.
+        message: String,
+    },
+    /// A listener that must agree did not answer: 503, worth another try.
+    #[error("listener {listener}: {error}")]
+    Listener {
+        /// Its name.
+        listener: String,
+        /// What happened.
+        error: NotifyError,
+    },
+    /// An identity provider failed: 503, worth another try.
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
+    /// The storage failed, and nothing was written: 503, worth another try; 500 where that would change nothing.
+    #[error(transparent)]
+    Store(StoreError),
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::TooMuch => Self::ResponseTooLarge,
+            error => Self::Store(error),
+        }
+    }
+}
+
+impl ApiError {
+    /// One parameter is wrong.
+    pub fn invalid(
+        location: &'static str,
+        name: impl Into<String>,
+        description: impl Into<String>,
+    ) -> Self {
+        Self::Invalid(vec![Detail::new(location, name, description)])
+    }
+
+    /// Something in `location` is wrong that has no name of its own.
+    pub fn invalid_unnamed(location: &'static str, description: impl Into<String>) -> Self {
+        Self::Invalid(vec![Detail {
+            location,
+            name: None,
+            description: description.into(),
+        }])
+    }
+
+    /// What something is asked for under is not there, or cannot be.
+    pub fn unknown_parent(uri: &ObjectUri) -> Self {
+        Self::UnknownParent {
+            kind: uri.kind(),
+            id: uri.id().to_owned(),
+        }
+    }
+
+    /// The id in the path, or in a posted body, cannot be one.
+    pub fn invalid_id() -> Self {
+        Self::invalid_unnamed("path", "Invalid object id")
+    }
+
+    /// Whether it is a failure of ours, not a refusal: worth another try.
+    pub fn is_ours(&self) -> bool {
+        self.status().is_server_error()
+    }
+
+    /// Its HTTP status.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Forbidden {
+                authenticated: false,
+            } => StatusCode::UNAUTHORIZED,
+            Self::Forbidden {
+                authenticated: true,
+            }
+            | Self::Reserved(_) => StatusCode::FORBIDDEN,
+            Self::UnknownObject { .. }
+            | Self::UnknownParent { .. }
+            | Self::UnknownPath
+            | Self::UnknownVersion => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
+            Self::UnsupportedMediaType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Invalid(_) => StatusCode::BAD_REQUEST,
+            Self::Modified { .. } => StatusCode::PRECONDITION_FAILED,
+            Self::TooLarge
+            | Self::TooManyValues
+            | Self::Exhausted(_)
+            | Self::RequestTooLarge
+            | Self::ResponseTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Gone => StatusCode::GONE,
+            Self::Vetoed { status, .. } => *status,
+            Self::Full => StatusCode::INSUFFICIENT_STORAGE,
+            Self::Store(StoreError::Invalid { .. } | StoreError::Malformed { .. }) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+            Self::Busy
+            | Self::PartlyWritten
+            | Self::Unknown(_)
+            | Self::Listener { .. }
+            | Self::Provider(_)
+            | Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// What a request that is answered with 503 has written.
+    fn written(&self) -> Option<&'static str> {
+        match self {
+            Self::Unknown(_) => Some("unknown"),
+            Self::PartlyWritten => Some("partly"),
+            Self::Vetoed { .. } => None,
+            error => (error.status() == StatusCode::SERVICE_UNAVAILABLE).then_some("nothing"),
+        }
+    }
+
+    /// Kinto's stable error number (Kinto 26.5: API documentation, error responses).
+    fn errno(&self) -> u16 {
+        match self {
+            Self::Forbidden {
+                authenticated: false,
+            } => 104,
+            Self::NotAcceptable | Self::UnsupportedMediaType { .. } | Self::Invalid(_) => 107,
+            Self::UnknownObject { .. } => 110,
+            Self::UnknownParent { .. } | Self::UnknownPath => 111,
+            Self::TooLarge
+            | Self::TooManyValues
+            | Self::Exhausted(_)
+            | Self::RequestTooLarge
+            | Self::ResponseTooLarge => 113,
+            Self::Modified { .. } => 114,
+            Self::MethodNotAllowed { .. } => 115,
+            Self::UnknownVersion => 116,
+            Self::Forbidden {
+                authenticated: true,
+            }
+            | Self::Reserved(_) => 121,
+            Self::Gone => 202,
+            Self::Vetoed { status, .. } => errno_of(*status),
+            Self::Busy
+            | Self::PartlyWritten
+            | Self::Unknown(_)
+            | Self::Full
+            | Self::Listener { .. }
+            | Self::Provider(_)
+            | Self::Store(_) => errno_of(self.status()),
+        }
+    }
+
+    fn details(&self) -> Vec<Detail> {
+        let not_one_of = |header: &str, types: &[&str]| {
+            vec![Detail::new(
+                "header",
+                header,
+                format!("{header} header must be one of {}", types.join(", ")),
+            )]
+        };
+        match self {
+            Self::Invalid(details) => {
+                let mut details = details.clone();
+                details.sort_by(|a, b| a.name.cmp(&b.name));
+                details
+            }
+            Self::NotAcceptable => not_one_of("Accept", &["application/json"]),
+            Self::UnsupportedMediaType { accepted } => not_one_of("Content-Type", accepted),
+            _ => vec![],
+        }
+    }
+
+    /// Kinto's JSON of it.
+    pub fn body(&self) -> Value {
+        let details = self.details();
+        let invalid = details.first().map(Detail::message);
+        let status = self.status();
+        let error = if invalid.is_some() {
+            "Invalid parameters"
+        } else {
+            status.canonical_reason().unwrap_or_default()
+        };
+        let message = invalid.or_else(|| {
+            let message = match self {
+                Self::Forbidden {
+                    authenticated: false,
+                } => "Authentication is required here.",
+                Self::Forbidden {
+                    authenticated: true,
+                } => "You are not allowed to do this here.",
+                Self::Reserved(reason) => reason,
+                Self::UnknownPath => "There is nothing at this path.",
+                Self::UnknownVersion => "This server does not have that version of the API.",
+                Self::MethodNotAllowed { .. } => "This endpoint does not take that method.",
+                Self::Modified { .. } => "Resource was modified meanwhile",
+                Self::TooLarge => "The object is larger than 400 KB, the most that can be stored.",
+                Self::TooManyValues => {
+                    "The body has more than 400,000 values, of which an object counts for seven."
+                }
+                Self::Exhausted(Exhausted::Reading) => {
+                    "This needs too much of lists to be read. Ask for less at once: by _since and _before, fewer requests in a batch."
+                }
+                Self::Exhausted(Exhausted::Passwords) => {
+                    "One request may have one password of an account checked, and 4 checked and set in all."
+                }
+                Self::RequestTooLarge => {
+                    "What is written together is larger than 4 MB, or changes 5,000 members of groups, the most that can be. Put fewer requests into a batch, or ask for less at once by _limit."
+                }
+                Self::ResponseTooLarge => {
+                    "The answer is larger than can be sent. Ask for less at once: by _limit, _since, pages of a list, fewer requests in a batch."
+                }
+                Self::Gone => "This service has ended, see the Alert header.",
+                Self::Busy => "Too many writes at once, and nothing was written, please retry.",
+                Self::PartlyWritten => {
+                    "A part of this was written and the rest was not, or may not have been. See what there is before you retry."
+                }
+                Self::Unknown(_) => {
+                    "The storage did not say in time whether this was written. See what there is before you retry."
+                }
+                Self::Full => {
+                    "The storage can hold no more here, and nothing was written. To retry does not help."
+                }
+                Self::Listener { .. } => {
+                    "What has to agree to this does not answer, and nothing was written, please retry."
+                }
+                Self::Vetoed { message, .. } => message,
+                Self::Provider(_) => "The identity provider is not available, please retry.",
+                Self::Store(_) if status == StatusCode::INTERNAL_SERVER_ERROR => {
+                    "This server made a mistake, and nothing was written. To retry does not help."
+                }
+                Self::Store(_) => {
+                    "The storage is not available, and nothing was written, please retry."
+                }
+                _ => return None,
+            };
+            Some(message.to_owned())
+        });
+        let mut body = json!({"code": status.as_u16(), "errno": self.errno(), "error": error});
+        if let Some(message) = message {
+            body["message"] = message.into();
+        }
+        if !details.is_empty() {
+            let as_json = |d: Detail| json!({"location": d.location, "name": d.name, "description": d.description});
+            body["details"] = details.into_iter().map(as_json).collect();
+        }
+        match self {
+            Self::UnknownObject { kind, id } | Self::UnknownParent { kind, id } => {
+                body["details"] = json!({"id": id, "resource_name": kind.name()});
+            }
+            Self::Modified {
+                existing: Some(existing),
+                ..
+            } => body["details"] = json!({"existing": existing}),
+            error => {
+                if let Some(written) = error.written() {
+                    body["details"] = json!({"written": written});
+                }
+            }
+        }
+        body
+    }
+
+    /// The response that tells the client, and nothing of ours that it need not know.
+    pub fn into_response(self, settings: &ApiSettings) -> Response {
+        match &self {
+            Self::Store(error) => tracing::error!(%error, "storage failed"),
+            Self::Unknown(error) => tracing::error!(%error, "the outcome of a write is not known"),
+            // An alarm looks for these words (template.yaml).
+            Self::Full => tracing::error!("a partition of the table is full"),
+            _ => {}
+        }
+        if let Self::Provider(error) = &self {
+            let source = std::error::Error::source(error).map(ToString::to_string);
+            tracing::error!(%error, source, "identity provider failed");
+        }
+        if let Self::Listener { .. } = &self {
+            tracing::error!(error = %self, "a listener failed");
+        }
+        let mut response = Response::json(self.status(), &self.body());
+        match self {
+            Self::Forbidden {
+                authenticated: false,
+            } => {
+                let mut schemes: Vec<_> = settings.policies.iter().map(Policy::scheme).collect();
+                schemes.dedup();
+                let challenges: Vec<_> = schemes
+                    .iter()
+                    .map(|scheme| format!("{scheme} realm=\"Realm\""))
+                    .collect();
+                response.set_text(WWW_AUTHENTICATE, &challenges.join(", "));
+            }
+            Self::MethodNotAllowed { allow } => {
+                let methods: Vec<&str> = allow.iter().map(Method::as_str).collect();
+                response.set_text(ALLOW, &methods.join(", "));
+            }
+            Self::Modified {
+                current: Some(current),
+                ..
+            } => {
+                response.set_text(ETAG, &current.etag());
+                response.set_text(LAST_MODIFIED, &current.http_date());
+            }
+            Self::Vetoed { .. } => {}
+            _ if response.status() == StatusCode::SERVICE_UNAVAILABLE => {
+                response.set_text(RETRY_AFTER, &settings.retry_after_seconds.to_string());
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+/// The error number for a status that is not ours (Kinto 26.5: what each number stands for).
+fn errno_of(status: StatusCode) -> u16 {
+    match status {
+        StatusCode::BAD_REQUEST => 107,
+        StatusCode::UNAUTHORIZED => 104,
+        StatusCode::FORBIDDEN => 121,
+        StatusCode::NOT_FOUND => 111,
+        StatusCode::CONFLICT => 122,
+        StatusCode::GONE => 202,
+        StatusCode::PAYLOAD_TOO_LARGE => 113,
+        StatusCode::TOO_MANY_REQUESTS => 117,
+        StatusCode::SERVICE_UNAVAILABLE => 201,
+        _ => 999,
+    }
+}

@@ -1,0 +1,311 @@
+//! The request: method, path, query string, headers, body.
+
+use http::Method;
+use http::header::{HOST, HeaderMap, HeaderName};
+use percent_encoding::{
+    AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode,
+};
+
+use crate::api::web::error::ApiError;
+use crate::settings::ApiSettings;
+use crate::timestamp::Timestamp;
+
+/// What a path is not to have in a URL but encoded.
+const NOT_IN_PATHS: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'%')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'\\')
+    .add(b'`')
+    .add(b'{')
+    .add(b'}');
+
+/// Bytes of a query string at most, in a batch as well: API Gateway takes 10 KB with the path and the headers.
+const MAX_QUERY: usize = 8 * 1024;
+
+/// Characters that are escaped in a query string: all but RFC 3986's unreserved ones, so that the names of parameters
+/// stay as they came.
+pub const IN_QUERY: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// An HTTP request.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Its method.
+    pub method: Method,
+    /// Its path, decoded, beginning with `/`.
+    pub path: String,
+    /// Its query string as it came, without `?`.
+    pub query_string: String,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body, empty when there was none.
+    pub body: Vec<u8>,
+    /// The domain name under which API Gateway took it, which the client has no say in.
+    pub domain_name: Option<String>,
+}
+
+impl Request {
+    /// Checks that its query string is not longer than any is that a client can send.
+    ///
+    /// # Errors
+    /// 400.
+    pub fn check_length(&self) -> Result<(), ApiError> {
+        if self.query_string.len() > MAX_QUERY {
+            let problem = format!("Must not be longer than {MAX_QUERY} bytes");
+            return Err(ApiError::invalid_unnamed("querystring", problem));
+        }
+        Ok(())
+    }
+
+    /// Whether its method only reads.
+    pub fn is_read(&self) -> bool {
+        self.method == Method::GET || self.method == Method::HEAD
+    }
+
+    /// The value of a header; `None` when it is absent or not text.
+    pub fn header(&self, name: impl http::header::AsHeaderName) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// Checks that path and query string are UTF-8. What is not in a path API Gateway has replaced already.
+    ///
+    /// # Errors
+    /// 400.
+    pub fn check_encoding(&self) -> Result<(), ApiError> {
+        let wrong = |location| Err(ApiError::invalid_unnamed(location, "Must be UTF-8"));
+        if self.path.contains(char::REPLACEMENT_CHARACTER) {
+            return wrong("path");
+        }
+        match percent_decode_str(&self.query_string).decode_utf8() {
+            Ok(_) => Ok(()),
+            Err(_) => wrong("querystring"),
+        }
+    }
+
+    /// The parameters of the query string, decoded, in their order.
+    pub fn query(&self) -> impl Iterator<Item = (String, String)> + '_ {
+        self.query_string
+            .split('&')
+            .filter(|pair| !pair.is_empty())
+            .map(|pair| {
+                let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+                let decode = |text: &str| {
+                    percent_decode_str(&text.replace('+', " "))
+                        .decode_utf8_lossy()
+                        .into_owned()
+                };
+                (decode(name), decode(value))
+            })
+    }
+
+    /// The last value of a parameter of the query string.
+    pub fn parameter(&self, name: &str) -> Option<String> {
+        self.query()
+            .filter(|(key, _)| key == name)
+            .last()
+            .map(|(_, value)| value)
+    }
+
+    /// `scheme://host` for absolute URLs: what the settings say, else what the client used.
+    pub fn origin(&self, settings: &ApiSettings) -> String {
+        let scheme = settings
+            .http_scheme
+            .as_deref()
+            .or(self.header("x-forwarded-proto"))
+            .unwrap_or("http");
+        let host = settings
+            .http_host
+            .as_deref()
+            .or(self.header(HOST))
+            .unwrap_or("localhost");
+        // The port that goes without saying, which some clients say.
+        let usual_port = if scheme == "https" { ":443" } else { ":80" };
+        let host = host.strip_suffix(usual_port).unwrap_or(host);
+        format!("{scheme}://{host}")
+    }
+
+    /// `scheme://host` for URLs that a client must not be able to choose: what the settings say, else the domain name of
+    /// API Gateway, which sets `X-Forwarded-Proto` too.
+    pub fn trusted_origin(&self, settings: &ApiSettings) -> String {
+        let scheme = settings.http_scheme.as_deref();
+        let scheme = scheme.or(match self.header("x-forwarded-proto") {
+            Some("https") => Some("https"),
+            _ => Some("http"),
+        });
+        let host = settings.http_host.as_deref();
+        let host = host.or(self.domain_name.as_deref());
+        format!(
+            "{}://{}",
+            scheme.unwrap_or("http"),
+            host.unwrap_or("localhost")
+        )
+    }
+
+    /// The headers that [`Self::origin`] depends on, those of them that the settings do not replace.
+    pub fn origin_headers(settings: &ApiSettings) -> impl Iterator<Item = HeaderName> {
+        let host = settings.http_host.is_none().then_some(HOST);
+        let scheme = settings.http_scheme.is_none();
+        let scheme = scheme.then_some(HeaderName::from_static("x-forwarded-proto"));
+        host.into_iter().chain(scheme)
+    }
+
+    /// Another path, decoded, with the query string of this request. Relative, so that no cache keeps a redirect to a
+    /// host that somebody else named.
+    pub fn url_of(&self, path: &str) -> String {
+        let path = utf8_percent_encode(path, NOT_IN_PATHS);
+        format!("{path}{}", self.query_suffix())
+    }
+
+    /// The query string with its `?`, empty when there is none.
+    pub fn query_suffix(&self) -> String {
+        if self.query_string.is_empty() {
+            String::new()
+        } else {
+            format!("?{}", self.query_string)
+        }
+    }
+
+    /// `If-Match` and `If-None-Match`.
+    ///
+    /// # Errors
+    /// 400 when one is neither `*` nor a whole number between double quotes.
+    pub fn preconditions(&self) -> Result<Preconditions, ApiError> {
+        let read = |name: &'static str, header: HeaderName| {
+            let Some(value) = self.headers.get(&header) else {
+                return Ok(None);
+            };
+            let tag = value.to_str().ok().and_then(|text| Tag::parse(text.trim()));
+            let wrong = "Must be `*`, or digits between double quotes";
+            tag.map(Some)
+                .ok_or_else(|| ApiError::invalid("header", name, wrong))
+        };
+        Ok(Preconditions {
+            if_match: read("If-Match", http::header::IF_MATCH)?,
+            if_none_match: read("If-None-Match", http::header::IF_NONE_MATCH)?,
+        })
+    }
+}
+
+/// Whether a text is a number between double quotes, however large.
+fn is_etag(text: &str) -> bool {
+    let digits = text
+        .strip_prefix('"')
+        .and_then(|text| text.strip_suffix('"'));
+    digits.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// What a precondition header names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tag {
+    /// `*`: whatever exists.
+    Any,
+    /// One entity tag.
+    Exactly(Timestamp),
+    /// One weak entity tag, as a CDN makes of ours when it compresses: as good as the other where a copy is to be
+    /// confirmed, worth nothing where a write depends on it (RFC 9110, 8.8.3.2).
+    Weakly(Timestamp),
+}
+
+impl Tag {
+    fn parse(text: &str) -> Option<Self> {
+        if text == "*" {
+            return Some(Self::Any);
+        }
+        let (strong, is_weak) = match text.strip_prefix("W/") {
+            Some(strong) => (strong, true),
+            None => (text, false),
+        };
+        // What is larger than any time is none's.
+        let time = || Timestamp::from_etag(strong).unwrap_or(Timestamp(u64::MAX));
+        is_etag(strong).then(|| match is_weak {
+            true => Self::Weakly(time()),
+            false => Self::Exactly(time()),
+        })
+    }
+}
+
+/// Whether an entity tag is `etag`, a strong one, or the weak one that was made of it.
+pub fn is_weakly(tag: &str, etag: &str) -> bool {
+    tag.strip_prefix("W/").unwrap_or(tag) == etag
+}
+
+/// `If-Match` and `If-None-Match` of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Preconditions {
+    /// `If-Match`.
+    pub if_match: Option<Tag>,
+    /// `If-None-Match`.
+    pub if_none_match: Option<Tag>,
+}
+
+impl Preconditions {
+    /// Whether `If-None-Match` says that the client has `current` already: 304 on reads.
+    pub fn not_modified(self, current: Timestamp) -> bool {
+        matches!(self.if_none_match, Some(Tag::Exactly(tag) | Tag::Weakly(tag)) if tag == current)
+    }
+
+    /// Whether the preconditions let a request go on (Kinto 26.5: equality only, `If-Match` above the current
+    /// value fails too; a missing object fails every `If-Match`; `If-None-Match` stops writes only as `*`).
+    ///
+    /// `existing` is the object's timestamp, `None` when there is no such object.
+    pub fn hold(self, existing: Option<Timestamp>) -> bool {
+        match (self.if_match, self.if_none_match, existing) {
+            (_, Some(Tag::Any), Some(_)) => false,
+            (Some(_), _, None) => false,
+            (Some(Tag::Exactly(tag)), _, Some(current)) => tag == current,
+            (Some(Tag::Weakly(_)), _, _) => false,
+            _ => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn preconditions_compare_by_equality() {
+        let if_match = |tag| Preconditions {
+            if_match: Some(tag),
+            if_none_match: None,
+        };
+        let now = Some(Timestamp(5));
+        assert!(if_match(Tag::Exactly(Timestamp(5))).hold(now));
+        assert!(!if_match(Tag::Exactly(Timestamp(4))).hold(now));
+        assert!(!if_match(Tag::Exactly(Timestamp(6))).hold(now));
+        assert!(if_match(Tag::Any).hold(now));
+        assert!(!if_match(Tag::Any).hold(None));
+        let if_none_match = |tag| Preconditions {
+            if_match: None,
+            if_none_match: Some(tag),
+        };
+        assert!(!if_none_match(Tag::Any).hold(now));
+        assert!(if_none_match(Tag::Any).hold(None));
+        assert!(if_none_match(Tag::Exactly(Timestamp(5))).hold(now));
+        assert!(if_none_match(Tag::Exactly(Timestamp(5))).not_modified(Timestamp(5)));
+        assert!(!if_none_match(Tag::Any).not_modified(Timestamp(5)));
+    }
+
+    #[test]
+    fn a_weak_tag_confirms_a_copy_and_lets_no_write_through() {
+        let tag = Tag::Weakly(Timestamp(5));
+        let confirming = Preconditions {
+            if_none_match: Some(tag),
+            ..Preconditions::default()
+        };
+        assert!(confirming.not_modified(Timestamp(5)) && !confirming.not_modified(Timestamp(6)));
+        let writing = Preconditions {
+            if_match: Some(tag),
+            ..Preconditions::default()
+        };
+        assert!(!writing.hold(Some(Timestamp(5))));
+    }
+}

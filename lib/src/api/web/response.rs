@@ -1,0 +1,164 @@
+//! The response: status, headers, a body of JSON.
+
+use std::borrow::Cow;
+
+use aws_lambda_events::encodings::Body;
+use http::header::{
+    CACHE_CONTROL, CONTENT_TYPE, ETAG, EXPIRES, HeaderName, LAST_MODIFIED, LOCATION, PRAGMA, VARY,
+};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use serde::de::IgnoredAny;
+use serde_json::Value;
+
+use crate::timestamp::Timestamp;
+
+/// An HTTP response.
+#[derive(Clone, Debug)]
+pub struct Response {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Body,
+}
+
+impl Response {
+    /// A response without a body.
+    pub fn empty(status: StatusCode) -> Self {
+        Self {
+            status,
+            headers: HeaderMap::new(),
+            body: Body::Empty,
+        }
+    }
+
+    /// A response with `body` as its JSON.
+    pub fn json(status: StatusCode, body: &Value) -> Self {
+        Self::json_text(status, body.to_string())
+    }
+
+    /// A response whose body is JSON already.
+    pub fn json_text(status: StatusCode, body: String) -> Self {
+        Self::with_body(status, "application/json", Body::Text(body))
+    }
+
+    /// A response with any body: a text, which may be compressed on its way, or bytes that are sent as they are.
+    pub fn with_body(status: StatusCode, content_type: &'static str, body: Body) -> Self {
+        let mut response = Self {
+            body,
+            ..Self::empty(status)
+        };
+        response.set(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        response
+    }
+
+    /// A 307 to `url`, which clients may keep for `max_age` seconds; `None` says nothing of keeping.
+    pub fn redirect(url: &str, now: Timestamp, max_age: Option<u64>) -> Self {
+        let mut response = Self::empty(StatusCode::TEMPORARY_REDIRECT);
+        response.set_text(LOCATION, url);
+        match max_age {
+            Some(seconds) => response.kept_for(seconds, now),
+            None => response,
+        }
+    }
+
+    /// To be kept by clients and caches for so many seconds; for 0 by none (as `webob`, which Kinto answers with).
+    pub fn kept_for(mut self, seconds: u64, now: Timestamp) -> Self {
+        if seconds == 0 {
+            self.set(
+                CACHE_CONTROL,
+                HeaderValue::from_static("max-age=0, must-revalidate, no-cache, no-store"),
+            );
+            self.set(PRAGMA, HeaderValue::from_static("no-cache"));
+        } else {
+            self.set_text(CACHE_CONTROL, &format!("max-age={seconds}"));
+        }
+        let expires = now.0.saturating_add(seconds.saturating_mul(1000));
+        self.set_text(EXPIRES, &Timestamp(expires).http_date());
+        self
+    }
+
+    /// With an entity tag that is no time.
+    pub fn tagged(mut self, etag: &str) -> Self {
+        self.set_text(ETAG, etag);
+        self
+    }
+
+    /// With `Last-Modified` alone.
+    pub fn last_modified(mut self, timestamp: Timestamp) -> Self {
+        self.set_text(LAST_MODIFIED, &timestamp.http_date());
+        self
+    }
+
+    /// With `ETag` and `Last-Modified` of `timestamp`.
+    pub fn modified_at(mut self, timestamp: Timestamp) -> Self {
+        self.set_text(ETAG, &timestamp.etag());
+        self.set_text(LAST_MODIFIED, &timestamp.http_date());
+        self
+    }
+
+    /// Not to be kept by clients and caches without asking again.
+    pub fn uncached(mut self) -> Self {
+        self.set(
+            CACHE_CONTROL,
+            HeaderValue::from_static("no-cache, no-store"),
+        );
+        self
+    }
+
+    /// Its status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Its headers.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// Its body as JSON; an empty text when there is none, a text when it is no JSON.
+    pub fn body_json(&self) -> Cow<'_, str> {
+        let text = String::from_utf8_lossy(&self.body);
+        match serde_json::from_str::<IgnoredAny>(&text) {
+            Ok(_) => text,
+            Err(_) => Cow::Owned(Value::from(&*text).to_string()),
+        }
+    }
+
+    /// How long the body is, in bytes, as it is.
+    pub fn length(&self) -> usize {
+        self.body.len()
+    }
+
+    /// Sets a header.
+    pub fn set(&mut self, name: HeaderName, value: HeaderValue) {
+        self.headers.insert(name, value);
+    }
+
+    /// Removes a header.
+    pub fn remove(&mut self, name: HeaderName) {
+        self.headers.remove(name);
+    }
+
+    /// Sets a header to a text; leaves it out when a header cannot hold that text.
+    pub fn set_text(&mut self, name: HeaderName, value: &str) {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            self.set(name, value);
+        }
+    }
+
+    /// Says that the response would be another one with another value of this header of the request.
+    pub fn add_vary(&mut self, header: HeaderName) {
+        // One value: of several, the event's JSON would keep the first alone.
+        let before = self.headers.get(VARY).and_then(|vary| vary.to_str().ok());
+        let vary = match before {
+            Some(before) if before.split(", ").any(|name| header == *name) => return,
+            Some(before) => format!("{before}, {header}"),
+            None => header.to_string(),
+        };
+        self.set_text(VARY, &vary);
+    }
+
+    /// Its status, headers and body.
+    pub fn into_parts(self) -> (StatusCode, HeaderMap, Body) {
+        (self.status, self.headers, self.body)
+    }
+}

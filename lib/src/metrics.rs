@@ -1,0 +1,65 @@
+//! Metrics of our own, as lines of the log in `CloudWatch`'s embedded metric format: no request is made for them.
+//!
+//! <https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html>
+
+use std::sync::LazyLock;
+
+use serde_json::{Value, json};
+
+use crate::timestamp::Timestamp;
+
+/// The namespace of all of them.
+const NAMESPACE: &str = "kinto-serverless";
+
+/// The function that this is; `None` where nothing reads its log for metrics.
+static FUNCTION: LazyLock<Option<String>> =
+    LazyLock::new(|| std::env::var("AWS_LAMBDA_FUNCTION_NAME").ok());
+
+/// Measures how long ago that was asked for which a listener is told, or was tried to be told of: `DueAge`, in seconds.
+///
+/// SQS's own age of the oldest message leaves out those that were received and failed, which while a far side is down
+/// may be all of them.
+pub fn due_age(sent: Option<Timestamp>, now: Timestamp) {
+    if let (Some(function), Some(sent)) = (&*FUNCTION, sent) {
+        let age = now.since(sent).as_secs_f64();
+        println!("{}", metric(function, "DueAge", "Seconds", age, now));
+    }
+}
+
+/// One value of a metric, whose dimension is the function.
+fn metric(function: &str, name: &str, unit: &str, value: f64, now: Timestamp) -> Value {
+    json!({
+        "_aws": {
+            "Timestamp": now.0,
+            "CloudWatchMetrics": [{
+                "Namespace": NAMESPACE,
+                "Dimensions": [["FunctionName"]],
+                "Metrics": [{"Name": name, "Unit": unit}],
+            }],
+        },
+        "FunctionName": function,
+        name: value,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metric_names_its_value_and_its_dimension() {
+        let line = metric(
+            "kinto-broadcaster",
+            "DueAge",
+            "Seconds",
+            901.5,
+            Timestamp(7),
+        );
+        let directive = &line["_aws"]["CloudWatchMetrics"][0];
+        let name = directive["Metrics"][0]["Name"].as_str().unwrap();
+        assert_eq!(line[name], 901.5);
+        let dimension = directive["Dimensions"][0][0].as_str().unwrap();
+        assert_eq!(line[dimension], "kinto-broadcaster");
+        assert_eq!(line["_aws"]["Timestamp"], 7);
+    }
+}

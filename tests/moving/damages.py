@@ -1,0 +1,55 @@
+"""Statements that make a copy of the source differ from it, each by one thing that a move might lose."""
+
+ONE = "(SELECT ctid FROM objects WHERE {} ORDER BY parent_id, id LIMIT 1)"
+
+
+def one(condition):
+    return f"ctid = {ONE.format(condition)}"
+
+
+def live(kind):
+    home = {
+        "record": "parent_id IN (SELECT parent_id || '/collections/' || id FROM objects AS c WHERE resource_name = 'collection' AND NOT deleted)",
+        "collection": "substr(parent_id, 10) IN (SELECT id FROM objects AS b WHERE resource_name = 'bucket' AND NOT deleted)",
+        "group": "substr(parent_id, 10) IN (SELECT id FROM objects AS b WHERE resource_name = 'bucket' AND NOT deleted)",
+    }.get(kind, "true")
+    return f"resource_name = '{kind}' AND NOT deleted AND {home}"
+
+
+TOMBSTONE = live("record").replace("AND NOT deleted AND parent_id", "AND deleted AND parent_id", 1)
+MEMBERS = f"{live('group')} AND jsonb_array_length(data->'members') > 0"
+LATER = "last_modified = last_modified + interval '1 millisecond'"
+
+
+def ace(kind, permission="write"):
+    uri = {"bucket": "'/buckets/' || id", "account": "'/accounts/' || id"}.get(kind, f"parent_id || '/{kind}s/' || id")
+    found = f"SELECT {uri} FROM objects WHERE {live(kind)}"
+    row = f"SELECT ctid FROM access_control_entries WHERE permission = '{permission}' AND object_id IN ({found}) ORDER BY object_id LIMIT 1"
+    return f"ctid = ({row})"
+
+
+DAMAGES = [
+    ("a record less", f"DELETE FROM objects WHERE {one(live('record'))}"),
+    ("a collection less", f"DELETE FROM objects WHERE {one(live('collection'))}"),
+    ("a group less", f"DELETE FROM objects WHERE {one(live('group'))}"),
+    ("a bucket less", f"DELETE FROM objects WHERE {one(live('bucket'))}"),
+    ("an account less", f"DELETE FROM objects WHERE {one(live('account'))}"),
+    ("a tombstone less", f"DELETE FROM objects WHERE {one(TOMBSTONE)}"),
+    ("a bucket's tombstone less", f"DELETE FROM objects WHERE {one('deleted AND resource_name = ' + chr(39) + 'bucket' + chr(39))}"),
+    ("a record a millisecond off", f"UPDATE objects SET {LATER} WHERE {one(live('record'))}"),
+    ("a tombstone a millisecond off", f"UPDATE objects SET {LATER} WHERE {one(TOMBSTONE)}"),
+    ("a bucket a millisecond off", f"UPDATE objects SET {LATER} WHERE {one(live('bucket'))}"),
+    ("a field more", f"UPDATE objects SET data = data || '{{\"damage\": 1}}' WHERE {one(live('record'))}"),
+    ("an integer as a text", f"UPDATE objects SET data = data || '{{\"x\": \"1\"}}' WHERE {one(live('collection'))}"),
+    ("a hash swapped", f"UPDATE objects SET data = data || '{{\"password\": \"$2b$12$x\"}}' WHERE {one(live('account'))}"),
+    ("a member less", f"UPDATE objects SET data = jsonb_set(data, '{{members}}', (data->'members') - 0) WHERE {one(MEMBERS)}"),
+    ("a member more", f"UPDATE objects SET data = jsonb_set(data, '{{members}}', (data->'members') || '\"mallory\"') WHERE {one(live('group'))}"),
+    ("a record's permission less", f"DELETE FROM access_control_entries WHERE {ace('record')}"),
+    ("a bucket's permission less", f"DELETE FROM access_control_entries WHERE {ace('bucket')}"),
+    ("a group's permission less", f"DELETE FROM access_control_entries WHERE {ace('group')}"),
+    ("an account's permission less", f"DELETE FROM access_control_entries WHERE {ace('account')}"),
+    ("a principal swapped", f"UPDATE access_control_entries SET principal = 'mallory' WHERE {ace('collection')}"),
+    ("a list's time later", "UPDATE timestamps SET last_modified = now() AT TIME ZONE 'UTC' + interval '1 hour' WHERE parent_id = '' AND resource_name = 'bucket'"),
+    ("a tombstone that lives", f"UPDATE objects SET deleted = false, data = '{{}}' WHERE {one(TOMBSTONE)}"),
+    ("a record that is deleted", f"UPDATE objects SET deleted = true, data = '{{\"deleted\": true}}' WHERE {one(live('record'))}"),
+]

@@ -1,0 +1,75 @@
+"""A PostgreSQL of one's own, in a directory, on a free port of loopback."""
+
+import glob
+import os
+import shutil
+import socket
+import subprocess
+
+import psycopg2
+
+
+class Postgres:
+    def __init__(self, directory):
+        self.data = os.path.join(directory, "postgres")
+        found = shutil.which("initdb") or max(glob.glob("/usr/lib/postgresql/*/bin/initdb"), default=None)
+        if not found:
+            raise SystemExit("PostgreSQL is not installed (tests/run)")
+        self.programs = os.path.dirname(found)
+        # It refuses to run as root.
+        self.user = ["runuser", "-u", "nobody", "--"] if os.geteuid() == 0 else []
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        os.makedirs(self.data)
+        if self.user:
+            os.chmod(directory, 0o755)
+            shutil.chown(self.data, "nobody")
+
+    def program(self, name, *arguments):
+        command = [*self.user, os.path.join(self.programs, name), *arguments]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/")
+
+    def __enter__(self):
+        self.program("initdb", "-D", self.data, "-U", "kinto", "-A", "trust", "--no-sync", "-E", "UTF8")
+        options = f"-p {self.port} -h 127.0.0.1 -k {self.data} -c fsync=off -c timezone=UTC"
+        log = os.path.join(self.data, "log")
+        self.program("pg_ctl", "-D", self.data, "-w", "-l", log, "-o", options, "start")
+        self.maintain("CREATE DATABASE kinto")
+        return self
+
+    def __exit__(self, *_):
+        self.program("pg_ctl", "-D", self.data, "-m", "immediate", "stop")
+
+    def url(self, database):
+        return f"postgresql://kinto@127.0.0.1:{self.port}/{database}"
+
+    def maintain(self, *statements):
+        connection = psycopg2.connect(self.url("postgres"))
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+        connection.close()
+
+    def copy(self, database, name):
+        """A copy of a database, in the place of one of that name. Nobody is connected to it meanwhile."""
+        idle = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'"
+        self.maintain(f"DROP DATABASE IF EXISTS {name}", idle, f"CREATE DATABASE {name} TEMPLATE {database}")
+
+    def execute(self, statement, database):
+        """Runs a statement; how many rows it changed."""
+        connection = psycopg2.connect(self.url(database))
+        with connection, connection.cursor() as cursor:
+            cursor.execute(statement)
+            count = cursor.rowcount
+        connection.close()
+        return count
+
+    def rows(self, query, database="kinto"):
+        connection = psycopg2.connect(self.url(database))
+        with connection, connection.cursor() as cursor:
+            cursor.execute(query)
+            found = cursor.fetchall()
+        connection.close()
+        return found

@@ -1,5 +1,7 @@
 //! Kinto Admin below `/v1/admin/`, as `kinto.plugins.admin` of Kinto 25.0 serves it (compared side by side).
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
+
 use std::path::PathBuf;
 
 use kinto_local::{Options, Stack};

@@ -5,6 +5,7 @@
 //! built from [`Vars`] once at start; a value that cannot be used stops the start with a
 //! [`SettingError`] that names the variable.
 
+mod admin;
 mod authentication;
 mod broadcasts;
 mod caching;
@@ -19,6 +20,7 @@ mod native;
 mod openid;
 mod web;
 
+pub use self::admin::AdminAssets;
 pub use self::authentication::{ACCOUNT_POLICY, Policy};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -316,6 +318,8 @@ pub struct ApiSettings {
     pub project_docs: String,
     /// How long answers may be kept.
     pub caching: CacheSettings,
+    /// `admin_assets_path`: the build of Kinto Admin that is served; `None` where the plugin is off.
+    pub admin: Option<AdminAssets>,
     /// The API as a web service.
     pub web: WebSettings,
     grants: BTreeMap<String, Vec<String>>,
@@ -363,9 +367,6 @@ impl ApiSettings {
         Ok(Self {
             policies: Policy::from_vars(vars, &includes)?,
             account_cache_ttl: vars.seconds("KINTO_ACCOUNT_CACHE_TTL_SECONDS", 30)?,
-            permissions_endpoint: includes.admin()
-                || vars.flag("KINTO_EXPERIMENTAL_PERMISSIONS_ENDPOINT", false)?,
-            includes,
             userid_hmac_secret,
             default_bucket_hmac_secret,
             http_scheme: vars.text("KINTO_HTTP_SCHEME").map(str::to_owned),
@@ -375,6 +376,13 @@ impl ApiSettings {
             explicit_permissions: vars.flag("KINTO_EXPLICIT_PERMISSIONS", true)?,
             schema_validation: vars
                 .flag("KINTO_EXPERIMENTAL_COLLECTION_SCHEMA_VALIDATION", false)?,
+            // Kinto Admin shows users what they may see by it.
+            permissions_endpoint: includes.has(Plugin::Admin)
+                || vars.flag("KINTO_EXPERIMENTAL_PERMISSIONS_ENDPOINT", false)?,
+            admin: match includes.has(Plugin::Admin) {
+                true => AdminAssets::from_vars(vars)?,
+                false => None,
+            },
             broadcasts_endpoint: vars.get("KINTO_BROADCASTS_READER_TOKEN").is_some(),
             permissions_read_principals,
             retry_after_seconds: vars.number("KINTO_RETRY_AFTER_SECONDS")?.unwrap_or(3),
@@ -390,6 +398,7 @@ impl ApiSettings {
             web: WebSettings::from_vars(vars)?,
             grants,
             named_groups,
+            includes,
         })
     }
 

@@ -7,10 +7,11 @@
 //! | the stream's event source mapping | [`stream`] |
 //! | Megaphone, which is not AWS | [`megaphone`] |
 //!
-//! [`Stack`] starts all of it around the functions of `kinto-serverless`; [`options`] says where. A test that needs
+//! [`Stack`] starts all of it around the functions of `kinto-serverless`; [`options`] says where, [`watch`] shows what happens. A test that needs
 //! no HTTP takes [`LocalAws`] alone: its clients speak to the functions' own code, it counts their requests and
 //! answers them with faults.
 
+pub mod admin;
 pub mod aws;
 pub mod http;
 pub mod megaphone;
@@ -19,6 +20,7 @@ pub mod rebuild;
 pub mod sqs;
 mod stack;
 pub mod stream;
+pub mod watch;
 
 pub use aws::LocalAws;
 pub use local_aws::{Fault, RequestCounter, connector, dynamodb, endpoint, queue, server};

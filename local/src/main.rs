@@ -3,17 +3,23 @@
 
 use std::error::Error;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use kinto_local::{Options, Stack, options, rebuild};
+use kinto_local::{Options, Stack, admin, options, rebuild};
 use kinto_serverless::settings::Vars;
 use kinto_serverless::settings_file;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, timeout};
 use tracing_subscriber::EnvFilter;
 
 /// A fifth of the instructions were those of the allocator: the SDK and the emulator make many small values.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How often a long command says that it goes on.
+const PROGRESS: Duration = Duration::from_secs(2);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -22,6 +28,18 @@ async fn main() -> ExitCode {
         Err(error) => {
             eprintln!("{error}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says every few seconds that something goes on, and for how long.
+async fn with_progress<T>(what: &str, work: impl Future<Output = T>) -> T {
+    let begin = Instant::now();
+    let mut work = pin!(work);
+    loop {
+        match timeout(PROGRESS, work.as_mut()).await {
+            Ok(done) => return done,
+            Err(_) => eprintln!("{what}, for {} s now", begin.elapsed().as_secs()),
         }
     }
 }
@@ -47,7 +65,8 @@ async fn run() -> Result<(), Box<dyn Error>> {
         settings_file::add_file(&mut vars, &ini)?;
     }
     if options.rebuild_monitor {
-        let rebuilt = rebuild::rebuild_monitor(options.aws_port, vars).await?;
+        let rebuilding = rebuild::rebuild_monitor(options.aws_port, vars);
+        let rebuilt = with_progress("every collection is read", rebuilding).await?;
         println!(
             "{} collections, {} entries raised, {} removed",
             rebuilt.collections, rebuilt.raised, rebuilt.removed
@@ -58,9 +77,13 @@ async fn run() -> Result<(), Box<dyn Error>> {
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
     );
+    admin::set_defaults(&mut vars, &admin::directories());
     let stack = Stack::start(&options, vars).await?;
-    println!("dynamodb and sqs on {}", stack.aws_url());
-    println!("listening on {}", stack.url());
+    if !stack.fills_terminal() {
+        for line in stack.banner() {
+            println!("{line}");
+        }
+    }
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

@@ -13,11 +13,13 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
+use kinto_serverless::timestamp::Timestamp;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
+use crate::watch::Watch;
 use local_aws::server;
 
 const MAX_BROADCASTER: usize = 64;
@@ -29,6 +31,7 @@ const MAX_VERSION: usize = 200;
 pub struct Megaphone {
     api_key: Arc<str>,
     prints: bool,
+    watch: Watch,
     broadcasts: Arc<Mutex<BTreeMap<String, String>>>,
     arrivals: Arc<Mutex<Vec<Arrival>>>,
     mood: Arc<Mutex<Option<Mood>>>,
@@ -108,6 +111,7 @@ impl Megaphone {
         Self {
             api_key: api_key.into(),
             prints: false,
+            watch: Watch::Off,
             broadcasts: Arc::default(),
             arrivals: Arc::default(),
             mood: Arc::default(),
@@ -120,6 +124,11 @@ impl Megaphone {
             prints: true,
             ..self
         }
+    }
+
+    /// The same, and who watches sees every broadcast.
+    pub fn watched_by(self, watch: Watch) -> Self {
+        Self { watch, ..self }
     }
 
     /// From now on asks `mood` what becomes of each broadcast.
@@ -260,6 +269,7 @@ impl Megaphone {
             // Not println: a reader that closed the pipe must not fail the broadcast.
             drop(writeln!(std::io::stdout(), "broadcast {name} {version}"));
         }
+        self.watch.note_broadcast(&name, version, Timestamp::now());
         let arrivals = self.arrivals.lock();
         arrivals
             .unwrap_or_else(PoisonError::into_inner)

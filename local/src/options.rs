@@ -6,11 +6,13 @@ use std::ffi::OsString;
 pub const HELP: &str = "\
 Kinto, its functions and the AWS they need, in one process on loopback.
 
-Usage: kinto-local [--ini FILE] [--data FILE]
+Usage: kinto-local [--ini FILE] [--data FILE] [--watch]
        kinto-local [--ini FILE] rebuild-monitor
 
   --ini FILE   take settings from a kinto.ini; variables win over it
   --data FILE  keep the table in FILE; without it everything ends with the process
+  --watch      show writes, the monitor, broadcasts and listeners as they happen,
+               with their lags; a log where standard output is no terminal
   rebuild-monitor
                compute the entries of monitor/changes anew, in the stack that
                is running on AWS_PORT
@@ -38,6 +40,8 @@ pub struct Options {
     pub ini: Option<String>,
     /// Whether not to start a stack, but to have the one that runs rebuild its monitor.
     pub rebuild_monitor: bool,
+    /// Whether to show what happens.
+    pub watch: bool,
 }
 
 /// An option or a port that cannot be used.
@@ -61,10 +65,12 @@ impl Options {
 
         let (mut data, mut ini) = (None, None);
         let mut rebuild_monitor = false;
+        let mut watch = false;
         let mut parser = lexopt::Parser::from_args(arguments);
         while let Some(argument) = parser.next()? {
             match argument {
                 Value(command) if command == "rebuild-monitor" => rebuild_monitor = true,
+                Long("watch") => watch = true,
                 Long("data") => data = Some(parser.value()?.string()?),
                 Long("ini") => ini = Some(parser.value()?.string()?),
                 Long("help") | Short('h') => return Ok(None),
@@ -87,6 +93,7 @@ impl Options {
             data,
             ini,
             rebuild_monitor,
+            watch,
         }))
     }
 }
@@ -121,6 +128,8 @@ mod tests {
         assert!(!parse(&[], None).unwrap().unwrap().rebuild_monitor);
         let command = parse(&["rebuild-monitor"], None).unwrap().unwrap();
         assert!(command.rebuild_monitor);
+        assert!(!parse(&[], None).unwrap().unwrap().watch);
+        assert!(parse(&["--watch"], None).unwrap().unwrap().watch);
         assert!(parse(&["rebuild"], None).is_err());
         assert!(parse(&["--date"], None).is_err());
         assert!(parse(&["--data"], None).is_err());

@@ -2,8 +2,9 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use aws_lambda_events::sqs::{SqsBatchResponse, SqsMessage};
 use kinto_serverless::aggregator::Aggregator;
 use kinto_serverless::api::Api;
 use kinto_serverless::broadcaster::Broadcaster;
@@ -14,6 +15,7 @@ use kinto_serverless::queue::{BroadcastQueue, Inbox, NotificationQueue};
 use kinto_serverless::settings::{Settings, Vars};
 use kinto_serverless::startup::StartError;
 use kinto_serverless::store::Store;
+use kinto_serverless::timestamp::Timestamp;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -22,6 +24,7 @@ use crate::aws::LocalAws;
 use crate::megaphone::Megaphone;
 use crate::sqs::{self, NOTIFICATIONS};
 use crate::stream::{self, Mapping};
+use crate::watch::{Stage, Watch};
 use crate::{Options, http};
 use local_aws::dynamodb::Refused;
 use local_aws::{endpoint, server};
@@ -59,6 +62,8 @@ pub struct Stack {
     aws_address: SocketAddr,
     aws: LocalAws,
     megaphone: Megaphone,
+    banner: Vec<String>,
+    watch: Watch,
     stop: watch::Sender<bool>,
     servers: JoinSet<()>,
     /// The event source mappings; they end with the set.
@@ -86,6 +91,7 @@ impl Stack {
         let (http_listener, address) = listen(options.port).await?;
         let (aws_listener, aws_address) = listen(options.aws_port).await?;
         let (megaphone_listener, megaphone_address) = listen(0).await?;
+        let has_megaphone = vars.get("KINTO_EVENT_LISTENERS").is_none();
         set_defaults(&mut vars, megaphone_address);
         let Functions {
             api,
@@ -93,7 +99,16 @@ impl Stack {
             broadcaster,
             notifier,
         } = Functions::new(&aws, &vars, custom).await?;
-        let megaphone = Megaphone::new(MEGAPHONE_API_KEY).printing();
+        let banner = banner(options, &vars, address, aws_address, has_megaphone);
+        let watch = match options.watch {
+            true => Watch::start(banner.clone()),
+            false => Watch::Off,
+        };
+        let megaphone = Megaphone::new(MEGAPHONE_API_KEY);
+        let megaphone = match watch.is_on() {
+            true => megaphone.watched_by(watch.clone()),
+            false => megaphone.printing(),
+        };
 
         let (stop, stopped) = watch::channel(false);
         let mut servers = JoinSet::new();
@@ -103,15 +118,35 @@ impl Stack {
             (*aws).clone(),
         ));
         servers.spawn(megaphone.clone().serve(megaphone_listener, stopped.clone()));
+        let watching = watch.clone();
         servers.spawn(http::serve(http_listener, stopped, move |event| {
-            let api = Arc::clone(&api);
-            async move { api.handle(event).await }
+            let (api, watch) = (Arc::clone(&api), watching.clone());
+            async move {
+                let (began, method) = (Instant::now(), &event.request_context.http.method);
+                let writes = watch.is_on() && !method.is_safe();
+                let path = event.raw_path.as_deref().unwrap_or_default();
+                let what = writes.then(|| format!("{method} {path}"));
+                let answer = api.handle(event).await;
+                if let Some(what) = what {
+                    let what = format!("{what} {}", answer.status_code);
+                    watch.note(Stage::Write, &what, began.elapsed());
+                }
+                answer
+            }
         }));
 
         let mut consumers = JoinSet::new();
+        let watching = watch.clone();
         let mut mappings = vec![Mapping::of_aggregator(move |event| {
-            let aggregator = Arc::clone(&aggregator);
-            async move { aggregator.handle(event).await }
+            let (aggregator, watch) = (Arc::clone(&aggregator), watching.clone());
+            async move {
+                let records = watch.is_on().then(|| event.records.clone());
+                let response = aggregator.handle(event).await;
+                if let Some(records) = records.filter(|_| response.batch_item_failures.is_empty()) {
+                    watch.note_monitored(&records, Timestamp::now());
+                }
+                response
+            }
         })];
         if let Some(notifier) = notifier {
             let enqueuing = Arc::clone(&notifier);
@@ -120,9 +155,17 @@ impl Stack {
                 async move { notifier.enqueue(event).await }
             }));
             let notifications = aws.queues().notifications.clone();
+            let watching = watch.clone();
             consumers.spawn(notifications.consume(move |event| {
-                let notifier = Arc::clone(&notifier);
-                async move { notifier.deliver(event).await }
+                let (notifier, watch) = (Arc::clone(&notifier), watching.clone());
+                async move {
+                    let messages = watch.is_on().then(|| event.records.clone());
+                    let response = notifier.deliver(event).await;
+                    if let Some(messages) = messages {
+                        watch.note_told(&done(messages, &response), Timestamp::now());
+                    }
+                    response
+                }
             }));
         }
         consumers.spawn(stream::consume(aws.clone(), TABLE.to_owned(), mappings));
@@ -135,6 +178,8 @@ impl Stack {
             aws_address,
             aws,
             megaphone,
+            banner,
+            watch,
             stop,
             servers,
             _consumers: consumers,
@@ -151,6 +196,16 @@ impl Stack {
         format!("http://{}", self.aws_address)
     }
 
+    /// What runs where, a line each.
+    pub fn banner(&self) -> &[String] {
+        &self.banner
+    }
+
+    /// Whether the terminal is filled with what happens, so that nothing else is to be printed.
+    pub fn fills_terminal(&self) -> bool {
+        matches!(self.watch, Watch::View(_))
+    }
+
     /// DynamoDB and SQS, to count and to fault their requests.
     pub fn aws(&self) -> &LocalAws {
         &self.aws
@@ -163,6 +218,7 @@ impl Stack {
 
     /// Ends the stack: no new requests, those in flight are answered, the consumers stop where they are.
     pub async fn stop(mut self) {
+        self.watch.end();
         self.stop.send_replace(true);
         let ended = async { while self.servers.join_next().await.is_some() {} };
         if tokio::time::timeout(LAST_REQUESTS, ended).await.is_err() {
@@ -231,6 +287,64 @@ async fn listen(port: u16) -> Result<(TcpListener, SocketAddr), StackError> {
         .map_err(|source| StackError::Port { port, source })
 }
 
+/// Messages of a batch that were handled.
+fn done(mut messages: Vec<SqsMessage>, response: &SqsBatchResponse) -> Vec<SqsMessage> {
+    let failed = &response.batch_item_failures;
+    messages.retain(|message| {
+        let id = message.message_id.as_deref();
+        !failed
+            .iter()
+            .any(|failed| Some(&*failed.item_identifier) == id)
+    });
+    messages
+}
+
+/// What runs where, a line each.
+fn banner(
+    options: &Options,
+    vars: &Vars,
+    address: SocketAddr,
+    aws_address: SocketAddr,
+    has_megaphone: bool,
+) -> Vec<String> {
+    let set = |name| vars.text(name).unwrap_or("nothing");
+    let mut banner = vec![
+        format!("dynamodb and sqs on http://{aws_address}"),
+        format!("listening on http://{address}/v1/"),
+    ];
+    let mut say = |what: &str, text: String| banner.push(format!("  {what:<12}{text}"));
+    let includes = vars.text("KINTO_INCLUDES").unwrap_or_default();
+    if includes
+        .split_whitespace()
+        .any(|name| name == "kinto.plugins.admin")
+    {
+        say("Kinto Admin", format!("http://{address}/v1/admin/"));
+    }
+    let shown = set("KINTO_CHANGES_RESOURCES");
+    say(
+        "changes",
+        format!("http://{address}/v1/buckets/monitor/collections/changes/records, of {shown}"),
+    );
+    say(
+        "broadcasts",
+        match has_megaphone {
+            true => {
+                let matched = set("KINTO_EVENT_LISTENERS_MP_MATCH_KINTO_CHANGES");
+                format!("of {matched}, to a Megaphone that prints them")
+            }
+            false => format!("and listeners: {}", set("KINTO_EVENT_LISTENERS")),
+        },
+    );
+    say(
+        "data",
+        match &options.data {
+            Some(file) => format!("in {file}"),
+            None => "in memory, until this ends; --data FILE keeps it".to_owned(),
+        },
+    );
+    banner
+}
+
 /// Settings that the functions require and a first `cargo run` does not have. A `kinto.ini` says what it says.
 pub(crate) fn set_defaults(vars: &mut Vars, megaphone: SocketAddr) {
     if vars.has_file() {
@@ -275,6 +389,7 @@ mod tests {
         data: None,
         ini: None,
         rebuild_monitor: false,
+        watch: false,
     };
 
     async fn call(stack: &Stack, method: Method, path: &str, body: &Value) -> (StatusCode, Value) {

@@ -19,9 +19,14 @@ struct Program {
 
 impl Program {
     fn start(data: &Path) -> Self {
+        Self::start_with(data, &[])
+    }
+
+    fn start_with(data: &Path, arguments: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_kinto-local"))
             .arg("--data")
             .arg(data)
+            .args(arguments)
             .env("PORT", "0")
             .env("AWS_PORT", "0")
             .stdout(Stdio::piped())
@@ -158,4 +163,30 @@ fn a_setting_that_cannot_be_used_stops_the_start_and_is_named() {
         .unwrap();
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("KINTO_CHANGES_RESOURCES"));
+}
+
+#[tokio::test]
+async fn a_watched_write_is_logged_at_each_stage_where_nobody_has_a_terminal() {
+    let data = std::env::temp_dir().join(format!("kinto-watch-{}.db", std::process::id()));
+    let mut program = Program::start_with(&data, &["--watch"]);
+    program.put("buckets/main").await;
+    program.put("buckets/main/collections/news").await;
+    program
+        .put("buckets/main/collections/news/records/first")
+        .await;
+    for (stage, what) in [
+        ("write", "PUT /v1/buckets/main 201"),
+        ("monitor", "/buckets/main/collections/news"),
+        ("broadcast", "remote-settings/monitor_changes \""),
+    ] {
+        let mut lines = program.lines.by_ref().map(Result::unwrap);
+        assert!(
+            lines.any(|line| line.contains(&format!(" {stage} ")) && line.contains(what)),
+            "{stage}"
+        );
+    }
+    program.terminate();
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{suffix}", data.display()));
+    }
 }

@@ -41,6 +41,19 @@ async fn two_kinto_js_clients_stay_in_sync() {
 }
 
 #[tokio::test]
+#[ignore = "needs node, Kinto Admin and Chromium: tests/run"]
+async fn kinto_admin_works_in_a_browser() {
+    let build = workspace().join("admin/opt/admin");
+    let stack = stack(&[
+        ("KINTO_INCLUDES", "kinto.plugins.admin"),
+        ("KINTO_ADMIN_ASSETS_PATH", &build.display().to_string()),
+    ])
+    .await;
+    client_of(&stack, "node", "with_kinto_admin.mjs").await;
+    stack.stop().await;
+}
+
+#[tokio::test]
 #[ignore = "needs Kinto: tests/run"]
 async fn random_requests_are_answered_as_by_kinto() {
     let stack = stack(&[]).await;
@@ -151,6 +164,12 @@ async fn compare(stack: &Stack, usual_sequences: &str, arguments: &[&str]) {
 /// Runs a client's script, which prints what it checks and fails at the first check that does not hold.
 async fn client(interpreter: &str, script: &str) {
     let stack = stack(&[]).await;
+    client_of(&stack, interpreter, script).await;
+    stack.stop().await;
+}
+
+/// The same against a stack that is there.
+async fn client_of(stack: &Stack, interpreter: &str, script: &str) {
     let url = stack.url();
     let mut command = installed(interpreter);
     command
@@ -159,7 +178,6 @@ async fn client(interpreter: &str, script: &str) {
         .env("NODE_PATH", workspace().join("target/clients/node_modules"));
     let succeeded = tokio::time::timeout(PATIENCE, succeeds(command)).await;
     assert_eq!(succeeded, Ok(true), "{script} failed, see above");
-    stack.stop().await;
 }
 
 /// A stack on ports of its own with what real Kinto has to be told to have too, and more.

@@ -24,6 +24,7 @@
 //! | [`service::operation`] | how `__api__` describes the methods of an endpoint |
 //! | [`plugins`] | what each of Kinto's plugins adds |
 //! | [`plugins::accounts`] | accounts with passwords |
+//! | [`plugins::admin`] | Kinto Admin, a web page |
 //! | [`plugins::default_bucket`] | each user's own bucket |
 //! | [`plugins::flush`] | remove everything |
 //! | [`plugins::openid`] | log in with OpenID Connect |

@@ -20,6 +20,7 @@ enum Fate {
 
 /// Settings that are known by their whole name.
 const KNOWN: &[&str] = &[
+    "admin_assets_path",
     "includes",
     "userid_hmac_secret",
     "default_bucket_hmac_secret",
@@ -104,10 +105,6 @@ const BY_PREFIX: &[(&str, Fate)] = &[
     ("metrics_", Fate::Ignored(OPERATION)),
     ("prometheus_", Fate::Ignored(OPERATION)),
     ("logging_", Fate::Ignored(OPERATION)),
-    (
-        "admin_assets_path",
-        Fate::Ignored("there is no admin page here"),
-    ),
 ];
 
 const BACKEND: &str = "everything is kept in DynamoDB";

@@ -15,14 +15,17 @@ pub enum Plugin {
     Accounts,
     /// `kinto.plugins.openid`: users can log in with OpenID Connect providers.
     OpenId,
+    /// `kinto.plugins.admin`: Kinto Admin is served.
+    Admin,
 }
 
 impl Plugin {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 5] = [
         Self::DefaultBucket,
         Self::Flush,
         Self::Accounts,
         Self::OpenId,
+        Self::Admin,
     ];
 
     /// The name that `includes` gives it.
@@ -32,6 +35,7 @@ impl Plugin {
             Self::Flush => "kinto.plugins.flush",
             Self::Accounts => "kinto.plugins.accounts",
             Self::OpenId => "kinto.plugins.openid",
+            Self::Admin => "kinto.plugins.admin",
         }
     }
 }
@@ -44,15 +48,12 @@ const CHANGES: [&str; 3] = [
     "kinto_remote_settings",
     "kinto_remote_settings.changes",
 ];
-/// The admin's page, which is not here; with it Kinto serves `/permissions` as well.
-const ADMIN: &str = "kinto.plugins.admin";
 
 /// What `includes` names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Includes {
     plugins: BTreeSet<Plugin>,
     changes: bool,
-    admin: bool,
 }
 
 impl Includes {
@@ -73,10 +74,6 @@ impl Includes {
             match Plugin::ALL.into_iter().find(|plugin| plugin.name() == name) {
                 Some(plugin) => _ = includes.plugins.insert(plugin),
                 None if CHANGES.contains(&&*name) => includes.changes = true,
-                None if name == ADMIN => {
-                    tracing::warn!("{ADMIN}: there is no admin page here, only `/permissions`");
-                    includes.admin = true;
-                }
                 None if BUILT_IN.contains(&&*name) => {}
                 None => {
                     let problem = format!("`{name}` is not known here");
@@ -95,11 +92,6 @@ impl Includes {
     /// Whether there are monitor/changes, changesets and broadcasts.
     pub fn changes(&self) -> bool {
         self.changes
-    }
-
-    /// Whether the admin's page is asked for.
-    pub fn admin(&self) -> bool {
-        self.admin
     }
 }
 

@@ -38,6 +38,8 @@ pub struct OpenIdSettings {
     pub allowed_scopes: Vec<String>,
     /// `…trusted_callback_urls`: where tokens may be sent.
     pub trusted_callbacks: Vec<UrlPattern>,
+    /// Whether the settings leave out where tokens may be sent: then the Kinto Admin that is served is trusted too.
+    pub trusts_admin: bool,
 }
 
 impl OpenIdSettings {
@@ -64,6 +66,7 @@ impl OpenIdSettings {
         }
         let callbacks = variable("TRUSTED_CALLBACK_URLS");
         let trusted = words("TRUSTED_CALLBACK_URLS");
+        let trusts_admin = trusted.is_none();
         let trusted = trusted.unwrap_or_else(|| LOCAL_CALLBACKS.map(str::to_owned).into());
         let trusted = trusted.iter().map(|pattern| {
             UrlPattern::parse(pattern)
@@ -82,6 +85,7 @@ impl OpenIdSettings {
             allowed_scopes: words("ALLOWED_SCOPES")
                 .unwrap_or_else(|| SCOPES.map(str::to_owned).into()),
             trusted_callbacks: trusted.collect::<Result<_, _>>()?,
+            trusts_admin,
         })
     }
 
@@ -105,7 +109,7 @@ pub struct UrlPattern {
 
 impl UrlPattern {
     /// Reads a pattern; `None` when it is none of http or https URLs.
-    fn parse(pattern: &str) -> Option<Self> {
+    pub fn parse(pattern: &str) -> Option<Self> {
         let (scheme, after) = pattern.split_once("://")?;
         let split = after.find('/').unwrap_or(after.len());
         let (authority, rest) = after.split_at(split);
@@ -125,7 +129,7 @@ impl UrlPattern {
     }
 
     /// Whether the URL, taken apart as browsers do, is of this form. One with a user in it is of none.
-    fn matches(&self, url: &Url) -> bool {
+    pub fn matches(&self, url: &Url) -> bool {
         let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
             return false;
         };

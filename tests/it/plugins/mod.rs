@@ -1,6 +1,7 @@
 //! Kinto's plugins: what they add when `includes` names them.
 
 mod accounts;
+mod admin;
 mod default_bucket;
 mod flush;
 mod openid;

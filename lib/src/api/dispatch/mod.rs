@@ -21,6 +21,7 @@ use self::endpoint::Audience;
 use self::router::Routed;
 use crate::api::Api;
 use crate::api::auth::credentials::Credentials;
+use crate::api::plugins::admin;
 use crate::api::web::error::ApiError;
 use crate::api::web::request::Request;
 use crate::api::web::response::Response;
@@ -99,6 +100,9 @@ impl Api {
         }
         request.check_length()?;
         request.check_encoding()?;
+        if let Some(answer) = admin::answer(request, settings) {
+            return answer.map(Found::Answer);
+        }
         let (endpoint, target) = match router::route(request, settings, &self.endpoints)? {
             Routed::To(endpoint, target) => (endpoint, target),
             // A browser follows no redirect of a preflight.
@@ -220,10 +224,10 @@ impl Api {
             ),
         ];
         for (name, value) in fixed {
-            response.set(
-                HeaderName::from_static(name),
-                HeaderValue::from_static(value),
-            );
+            let name = HeaderName::from_static(name);
+            if !response.headers().contains_key(&name) {
+                response.set(name, HeaderValue::from_static(value));
+            }
         }
         let served = router::endpoint(&request.path, &self.endpoints);
         let served = served.filter(|_| response.status() != StatusCode::GONE);

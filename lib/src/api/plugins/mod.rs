@@ -4,6 +4,7 @@
 //! function starts, so that a mistake stops the start ([`crate::settings`]).
 
 pub mod accounts;
+pub mod admin;
 pub mod default_bucket;
 pub mod flush;
 pub mod openid;
@@ -20,11 +21,12 @@ use crate::settings::ApiSettings;
 use crate::unit_of_work::UnitOfWork;
 
 /// All plugins, in the order in which hello shows them and writes pass them.
-static ALL: [&Plugin; 5] = [
+static ALL: [&Plugin; 6] = [
     &permissions_endpoint::PLUGIN,
     &default_bucket::PLUGIN,
     &flush::PLUGIN,
     &accounts::PLUGIN,
+    &admin::PLUGIN,
     &openid::PLUGIN,
 ];
 

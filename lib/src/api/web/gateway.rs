@@ -59,8 +59,12 @@ pub fn event(response: Response, is_head: bool, accept_encoding: &str) -> ApiGat
     if has_body && compression::is_negotiated(response.length()) {
         response.add_vary(ACCEPT_ENCODING);
     }
-    let (mut status, mut headers, text) = response.into_parts();
-    let mut body = has_body.then(|| encode(text, accept_encoding, &mut headers));
+    let (mut status, mut headers, body) = response.into_parts();
+    let mut body = has_body.then(|| match body {
+        Body::Text(text) => encode(text, accept_encoding, &mut headers),
+        // An image, say, which is compressed already.
+        body => body,
+    });
     if !body.as_ref().is_none_or(compression::fits) {
         tracing::warn!(%status, "a response larger than Lambda can send");
         (status, body) = refuse(&mut headers);

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use aws_lambda_events::encodings::Body;
 use http::header::{
     CACHE_CONTROL, CONTENT_TYPE, ETAG, EXPIRES, HeaderName, LAST_MODIFIED, LOCATION, PRAGMA, VARY,
 };
@@ -19,7 +20,7 @@ pub const NEXT_PAGE: HeaderName = HeaderName::from_static("next-page");
 pub struct Response {
     status: StatusCode,
     headers: HeaderMap,
-    body: String,
+    body: Body,
 }
 
 impl Response {
@@ -28,7 +29,7 @@ impl Response {
         Self {
             status,
             headers: HeaderMap::new(),
-            body: String::new(),
+            body: Body::Empty,
         }
     }
 
@@ -39,11 +40,16 @@ impl Response {
 
     /// A response whose body is JSON already.
     pub fn json_text(status: StatusCode, body: String) -> Self {
+        Self::with_body(status, "application/json", Body::Text(body))
+    }
+
+    /// A response with any body: a text, which may be compressed on its way, or bytes that are sent as they are.
+    pub fn with_body(status: StatusCode, content_type: &'static str, body: Body) -> Self {
         let mut response = Self {
             body,
             ..Self::empty(status)
         };
-        response.set(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response.set(CONTENT_TYPE, HeaderValue::from_static(content_type));
         response
     }
 
@@ -113,9 +119,10 @@ impl Response {
 
     /// Its body as JSON; an empty text when there is none, a text when it is no JSON.
     pub fn body_json(&self) -> Cow<'_, str> {
-        match serde_json::from_str::<IgnoredAny>(&self.body) {
-            Ok(_) => Cow::Borrowed(&self.body),
-            Err(_) => Cow::Owned(Value::from(&*self.body).to_string()),
+        let text = String::from_utf8_lossy(&self.body);
+        match serde_json::from_str::<IgnoredAny>(&text) {
+            Ok(_) => text,
+            Err(_) => Cow::Owned(Value::from(&*text).to_string()),
         }
     }
 
@@ -154,7 +161,7 @@ impl Response {
     }
 
     /// Its status, headers and body.
-    pub fn into_parts(self) -> (StatusCode, HeaderMap, String) {
+    pub fn into_parts(self) -> (StatusCode, HeaderMap, Body) {
         (self.status, self.headers, self.body)
     }
 }

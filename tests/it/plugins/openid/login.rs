@@ -5,6 +5,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use kinto_local::Fault;
 use serde_json::{Value, json};
+use tests::{Kinto, NOBODY};
 use wiremock::matchers::{body_string_contains, method, path};
 use wiremock::{Mock, ResponseTemplate};
 
@@ -117,6 +118,43 @@ async fn a_login_that_is_not_under_way_leads_nowhere() {
         assert_eq!(answer.body["details"][0]["name"], "state");
     }
     assert_eq!(openid.asked("/tokens").await, 0);
+}
+
+#[tokio::test]
+async fn the_kinto_admin_that_is_served_is_trusted_unless_the_settings_say_where_tokens_go() {
+    let build = std::env::temp_dir().join(format!("openid-admin-{}", std::process::id()));
+    std::fs::create_dir_all(&build).unwrap();
+    for file in ["VERSION", "index.html"] {
+        std::fs::write(build.join(file), "1").unwrap();
+    }
+    let assets = build.to_str().unwrap();
+    let both = "kinto.plugins.openid kinto.plugins.admin";
+    let login = async |includes, callback: &str, settings: &[(&str, &str)]| {
+        let openid = OpenId::with(settings).await;
+        let mut vars = openid.vars.clone();
+        vars.insert("KINTO_INCLUDES".to_owned(), includes);
+        vars.insert("KINTO_ADMIN_ASSETS_PATH".to_owned(), assets.to_owned());
+        let vars: Vec<_> = vars
+            .iter()
+            .map(|(name, value)| (&**name, &**value))
+            .collect();
+        let kinto = Kinto::with(&vars).as_user(NOBODY);
+        let path = format!("/openid/idp/login?scope=openid&callback={callback}");
+        kinto.get(&path).await.status
+    };
+    let here = "http://kinto.test/v1/admin/%23/auth/idp/";
+    assert_eq!(login(both.to_owned(), here, &[]).await, 307);
+    assert_eq!(
+        login("kinto.plugins.openid".to_owned(), here, &[]).await,
+        400
+    );
+    let elsewhere = "http://evil.test/v1/admin/%23/auth/idp/";
+    assert_eq!(login(both.to_owned(), elsewhere, &[]).await, 400);
+    let beside = "http://kinto.test/v1/buckets/%23/";
+    assert_eq!(login(both.to_owned(), beside, &[]).await, 400);
+    let named = [("TRUSTED_CALLBACK_URLS", "https://app.example/*")];
+    assert_eq!(login(both.to_owned(), here, &named).await, 400);
+    std::fs::remove_dir_all(build).unwrap();
 }
 
 #[tokio::test]

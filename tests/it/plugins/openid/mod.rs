@@ -19,6 +19,8 @@ struct OpenId {
     provider: MockServer,
     key: Key,
     kinto: Kinto,
+    /// The settings of `kinto`.
+    vars: std::collections::BTreeMap<String, String>,
 }
 
 /// A key of the provider.
@@ -71,7 +73,10 @@ impl OpenId {
         ];
         vars.extend(settings.iter().map(|(name, value)| (&**name, *value)));
         let kinto = Kinto::with(&vars).as_user(NOBODY);
+        let vars = vars.into_iter();
+        let vars = vars.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let openid = Self {
+            vars: vars.collect(),
             provider,
             key,
             kinto,

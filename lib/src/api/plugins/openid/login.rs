@@ -9,6 +9,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Url;
 use uuid::Uuid;
 
+use crate::api::plugins::admin;
 use crate::api::plugins::openid::provider::Provider;
 use crate::api::web::error::{ApiError, Detail};
 use crate::api::web::request::PREFIX;
@@ -62,7 +63,11 @@ pub async fn login(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     }
     let callback = Url::parse(&callback)
         .ok()
-        .filter(|callback| provider.settings().trusts(callback))
+        .filter(|callback| {
+            let provider = provider.settings();
+            provider.trusts(callback)
+                || provider.trusts_admin && admin::is_callback(callback, request, settings)
+        })
         .ok_or_else(|| ApiError::invalid("querystring", "callback", "Untrusted callback URL"))?;
     if provider.settings().userid_field == "email" && !scopes.contains(&"email") {
         let problem = format!(

@@ -1,0 +1,102 @@
+//! `kinto.plugins.admin`: the build of Kinto Admin that is served.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{SettingError, Vars};
+
+/// Where a Lambda layer puts the build (template.yaml).
+const LAYER: &str = "/opt/admin";
+/// The build of Kinto Admin 6.2 has five files.
+const MAX_FILES: usize = 1000;
+const MAX_DEPTH: usize = 8;
+
+/// The files of a build, found once at the start: a request can name one of these and nothing else.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AdminAssets {
+    version: String,
+    files: Arc<BTreeMap<String, PathBuf>>,
+}
+
+impl AdminAssets {
+    /// Finds the build in the directory that `KINTO_ADMIN_ASSETS_PATH` names, else in that of a layer.
+    ///
+    /// Without a layer the page is missing and a warning is logged, as a Kinto starts whose package has no build: a
+    /// `kinto.ini` that includes the plugin is no reason to have none of the API.
+    ///
+    /// # Errors
+    /// The directory that is named has no build: no `VERSION` and `index.html`.
+    pub(super) fn from_vars(vars: &Vars) -> Result<Option<Self>, SettingError> {
+        let variable = "KINTO_ADMIN_ASSETS_PATH";
+        let named = vars.text(variable);
+        let directory = named.unwrap_or(LAYER);
+        match Self::find(Path::new(directory)) {
+            Ok(assets) => Ok(Some(assets)),
+            Err(problem) => {
+                let problem = format!(
+                    "{problem} in {directory}; admin/fetch brings in a build of Kinto Admin"
+                );
+                if named.is_some() {
+                    return Err(SettingError::new(variable, problem));
+                }
+                tracing::warn!("there is no admin page, only `/permissions`: {problem}");
+                Ok(None)
+            }
+        }
+    }
+
+    fn find(directory: &Path) -> Result<Self, String> {
+        let mut files = BTreeMap::new();
+        walk(directory, "", 0, &mut files)?;
+        let version = files.get("VERSION").ok_or("there is no VERSION")?;
+        let version = std::fs::read_to_string(version).map_err(|error| error.to_string())?;
+        if !files.contains_key("index.html") {
+            return Err("there is no index.html".to_owned());
+        }
+        Ok(Self {
+            version: version.trim().to_owned(),
+            files: files.into(),
+        })
+    }
+
+    /// The version of Kinto Admin.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// The file at a path below the build's directory; `None` where the build has none.
+    pub fn file(&self, path: &str) -> Option<&Path> {
+        self.files.get(path).map(PathBuf::as_path)
+    }
+}
+
+/// Adds the files below `directory` under their paths with `/`. Symbolic links are left out: they may lead elsewhere.
+fn walk(
+    directory: &Path,
+    prefix: &str,
+    depth: usize,
+    files: &mut BTreeMap<String, PathBuf>,
+) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("the files cannot be listed ({error})");
+    if depth == MAX_DEPTH {
+        return Err(format!("directories are more than {MAX_DEPTH} deep"));
+    }
+    for entry in std::fs::read_dir(directory).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let Some(name) = entry.file_name().to_str().map(str::to_owned) else {
+            continue;
+        };
+        let path = format!("{prefix}{name}");
+        let kind = entry.file_type().map_err(failed)?;
+        if kind.is_dir() {
+            walk(&entry.path(), &format!("{path}/"), depth + 1, files)?;
+        } else if kind.is_file() {
+            if files.len() == MAX_FILES {
+                return Err(format!("there are more than {MAX_FILES} files"));
+            }
+            files.insert(path, entry.path());
+        }
+    }
+    Ok(())
+}

@@ -119,7 +119,8 @@ class Local:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("KINTO_", "MULTIAUTH_"))}
         environment |= {"PORT": "0", "AWS_PORT": "0"}
         self.log = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen([BINARY, "--ini", ini], env=environment, stdout=subprocess.PIPE,
+        # Where it finds Kinto Admin.
+        self.process = subprocess.Popen([BINARY, "--ini", ini], cwd=WORKSPACE, env=environment, stdout=subprocess.PIPE,
                                         stderr=self.log, text=True)
         self.host = None
         for line in self.process.stdout:

@@ -229,11 +229,28 @@ impl Part {
     }
 }
 
-/// Names in each list what a transaction writes to it.
+/// Names in each list what a transaction writes to it, but for what it leaves of an earlier life of the list: that
+/// nobody is shown, and whoever looked for it would not find it.
 fn name_writes(writes: &mut [Write], now: Timestamp) {
     let mut by_list = HashMap::<_, Wrote>::new();
+    let mut anew = HashMap::new();
+    for write in &*writes {
+        if let Write::List {
+            uri,
+            list: Some(list),
+            replaced: true,
+            ..
+        } = write
+        {
+            anew.insert(uri, &list.generation);
+        }
+    }
     for write in &*writes {
         if let Write::Object { uri, object, .. } = write {
+            let generation = anew.get(uri.list());
+            if generation.is_some_and(|generation| !generation.owns(&object.parent)) {
+                continue;
+            }
             let is_deleted = object.content == Content::Deleted;
             let wrote = by_list.entry(uri.list().clone()).or_default();
             wrote.add(uri.id(), object.last_modified, is_deleted);

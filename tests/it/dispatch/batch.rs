@@ -4,7 +4,7 @@ use futures::future::join_all;
 use kinto_local::Fault;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tests::{Answer, BOB, Kinto, RECORDS, statuses};
+use tests::{Answer, BOB, COLLECTION, Kinto, RECORDS, statuses};
 
 fn record(id: &str) -> String {
     format!("{RECORDS}/{id}")
@@ -332,6 +332,35 @@ proptest! {
             Ok(())
         })?;
     }
+}
+
+#[tokio::test]
+async fn what_a_batch_wrote_before_it_made_the_collection_anew_is_not_waited_for() {
+    let kinto = Kinto::with_collection().await;
+    let (collection, records) = (COLLECTION, RECORDS);
+    kinto.put(&format!("{records}/b"), json!({})).await;
+    let put = |path: &str| json!({"method": "PUT", "path": path, "body": {}});
+    let requests = [
+        put(&format!("{records}/a")),
+        json!({"method": "DELETE", "path": format!("{records}/b")}),
+        json!({"method": "DELETE", "path": collection}),
+        put(collection),
+        put(&format!("{records}/c")),
+    ];
+    assert_eq!(batch(&kinto, requests.to_vec()).await.status, 200);
+    for query in ["", "?_since=0", "?_limit=1"] {
+        let read = kinto.get(&format!("{records}{query}")).await;
+        assert_eq!(
+            (read.status, tests::ids(&read)),
+            (200, vec!["c"]),
+            "{query}"
+        );
+    }
+    let changeset = kinto
+        .get(&format!("{collection}/changeset?_expected=0"))
+        .await;
+    assert_eq!(changeset.status, 200);
+    assert_eq!(changeset.body["changes"].as_array().unwrap().len(), 1);
 }
 
 #[tokio::test]

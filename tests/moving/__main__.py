@@ -12,6 +12,7 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -205,6 +206,61 @@ def compare(answers, server):
     return findings
 
 
+def records(server, query=""):
+    answer = send(server, "GET", f"/buckets/b/collections/c/records{query}", "alice")
+    assert answer.status == 200, answer.body
+    times = {record["id"]: record.pop("last_modified") for record in answer.body["data"]}
+    return {record["id"]: record for record in answer.body["data"]}, times, int(answer.headers["etag"].strip('"'))
+
+
+def restore(program, local, directory):
+    """A table that was written to is only restored when told so, and clients hear of it where times are raised."""
+    data, overwritten, export = f"{directory}/used.db", f"{directory}/overwritten.db", f"{directory}/used.ndjson"
+    with Stack(local, data) as server:
+        send(server, "PUT", "/buckets/b", "alice")
+        send(server, "PUT", "/buckets/b/collections/c", "alice")
+        for number in range(60):
+            send(server, "PUT", f"/buckets/b/collections/c/records/r{number}", "alice", {"data": {"text": "x" * 3000}})
+        send(server, "DELETE", "/buckets/b/collections/c/records/r9", "alice")
+        saved = records(server)
+    run(program, "export", export, "--data", data)
+    with Stack(local, data) as server:
+        send(server, "PUT", "/buckets/b/collections/c/records/r0", "alice", {"data": {"text": "changed"}})
+        send(server, "DELETE", "/buckets/b/collections/c/records/r1", "alice")
+        send(server, "PUT", "/buckets/b/collections/c/records/new", "alice", {"data": {}})
+        used = records(server)
+
+    refused = subprocess.run([program, "import", export, "--data", data], capture_output=True, text=True)
+    assert refused.returncode == 2 and "--overwrite" in refused.stderr, refused
+    with Stack(local, data) as server:
+        assert records(server) == used, "a refused import wrote"
+
+    shutil.copy(data, overwritten)
+    run(program, "import", export, "--data", overwritten, "--overwrite")
+    # A list's timestamp never goes back, and verify says that it is later.
+    differs = re.findall("differs: (.*)", run(program, "verify", export, "--data", overwritten, expected=1))
+    assert differs == ["timestamp of a list: 1, the first /buckets/b/collections/c/records"], differs
+    with Stack(local, overwritten) as server:
+        assert records(server)[:2] == saved[:2], "not what was saved"
+
+    run(program, "import", export, "--data", data, "--raise-timestamps")
+    with Stack(local, data) as server:
+        assert records(server)[0] == saved[0], "not what was saved"
+        heard, times, reached = records(server, f"?_since={used[2]}")
+        gone = {name for name, record in heard.items() if record.get("deleted")}
+        assert {"new"} <= gone <= {"new", "r9"}, gone
+        assert heard.keys() - gone == saved[0].keys(), "a client misses something"
+        assert len(set(times.values())) == len(times) and used[2] < min(times.values()), times
+        assert reached >= max(times.values())
+
+    units = int(re.search(r"with (\d+) write capacity units", run(program, "import", export, "--data", f"{directory}/fast.db"))[1])
+    start = time.monotonic()
+    run(program, "import", export, "--data", f"{directory}/slow.db", "--write-capacity", str(units // 2))
+    # The last of the writes are not waited for.
+    assert time.monotonic() - start > 1.5, "faster than the capacity"
+    run(program, "verify", export, "--data", f"{directory}/slow.db")
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("program")
@@ -290,6 +346,8 @@ def main():
         run(arguments.program, "import", export, "--data", again)
         run(arguments.program, "verify", url, "--data", again)
         step("exported and imported")
+        restore(arguments.program, arguments.local, directory)
+        step("restored")
 
         fill(kinto, 4, f"{arguments.seed}later")
         postgres.execute("DELETE FROM objects WHERE deleted AND resource_name = 'record'", "kinto")

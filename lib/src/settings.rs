@@ -304,6 +304,8 @@ pub struct ApiSettings {
     pub broadcasts_endpoint: bool,
     /// `permissions_read_principals`: who may ask it; everyone when not set.
     pub permissions_read_principals: Vec<String>,
+    /// `user-data_delete_principals`: who may delete a user with all that is theirs; nobody when not set.
+    pub user_data_delete_principals: Vec<String>,
     /// `retry_after_seconds`: value of `Retry-After` with 503.
     pub retry_after_seconds: u64,
     /// `backoff`: value of `Backoff` on every response, in seconds.
@@ -330,7 +332,8 @@ impl ApiSettings {
     /// Reads the settings of the HTTP API; Kinto 26.5's defaults.
     ///
     /// # Errors
-    /// A number or flag that is none, a plugin or policy that is not known, and `KINTO_USERID_HMAC_SECRET` missing.
+    /// A number or flag that is none, a plugin or policy that is not known, and `KINTO_USERID_HMAC_SECRET` missing where
+    /// there is no `kinto.ini`.
     pub fn from_vars(vars: &Vars) -> Result<Self, SettingError> {
         let mut grants = BTreeMap::new();
         for kind in Kind::ALL {
@@ -348,16 +351,27 @@ impl ApiSettings {
         let permissions_read_principals = vars
             .words("KINTO_PERMISSIONS_READ_PRINCIPALS")
             .unwrap_or_else(|| vec![EVERYONE.to_owned()]);
-        let principals = grants
-            .values()
-            .flatten()
-            .chain(&permissions_read_principals);
+        let user_data_delete_principals = vars
+            .words("KINTO_USER_DATA_DELETE_PRINCIPALS")
+            .unwrap_or_default();
+        let principals = grants.values().flatten();
+        let principals = principals
+            .chain(&permissions_read_principals)
+            .chain(&user_data_delete_principals);
         let groups = principals.filter_map(|principal| ObjectUri::parse(principal));
         let named_groups = groups.filter(|uri| uri.kind() == Kind::Group).collect();
         let includes = Includes::from_vars(vars)?;
-        let userid_hmac_secret = vars
-            .hmac_key("KINTO_USERID_HMAC_SECRET")
-            .ok_or_else(|| SettingError::new("KINTO_USERID_HMAC_SECRET", "is required"))?;
+        let userid_hmac_secret = match vars.hmac_key("KINTO_USERID_HMAC_SECRET") {
+            Some(key) => key,
+            // The default of Kinto, whose users would be others under any other key.
+            None if vars.has_file() => {
+                tracing::warn!(
+                    "userid_hmac_secret is not set, and then empty: whatever is made with this key, anybody can compute"
+                );
+                Secret::new("")
+            }
+            None => return Err(SettingError::new("KINTO_USERID_HMAC_SECRET", "is required")),
+        };
         let default_bucket_hmac_secret = match vars.hmac_key("KINTO_DEFAULT_BUCKET_HMAC_SECRET") {
             Some(key) => key,
             // Users of a Kinto that is moved with its file keep the buckets that they have.
@@ -385,6 +399,7 @@ impl ApiSettings {
             },
             broadcasts_endpoint: vars.get("KINTO_BROADCASTS_READER_TOKEN").is_some(),
             permissions_read_principals,
+            user_data_delete_principals,
             retry_after_seconds: vars.number("KINTO_RETRY_AFTER_SECONDS")?.unwrap_or(3),
             backoff: vars.number("KINTO_BACKOFF")?,
             paginate_by: vars.size("KINTO_PAGINATE_BY")?,

@@ -7,13 +7,14 @@ use kinto_serverless::settings::Vars;
 const PATH: &str = "KINTO_ADMIN_ASSETS_PATH";
 const INCLUDES: &str = "KINTO_INCLUDES";
 
-/// Names the build that is found below `directories`, in a clone or in the folder of a release, unless the settings name
-/// another; where no plugins are named, includes Kinto Admin.
+/// Names the build that is found below `directories`, in a clone or in the folder of a release.
+///
+/// The settings may name another. Where neither a `kinto.ini` nor a variable says which plugins there are, includes Kinto Admin.
 pub fn set_defaults(vars: &mut Vars, directories: &[PathBuf]) {
     if let Some(build) = find(directories) {
         vars.set_default(PATH, build);
     }
-    if vars.get(PATH).is_some() {
+    if vars.get(PATH).is_some() && !vars.has_file() {
         vars.set_default(INCLUDES, "kinto.plugins.admin");
     }
 }

@@ -54,6 +54,15 @@ async fn kinto_admin_works_in_a_browser() {
 }
 
 #[tokio::test]
+#[ignore = "needs Kinto's source: tests/run"]
+async fn kintos_own_tests_fail_only_where_it_is_said() {
+    let mut python = installed("python");
+    python.arg(workspace().join("tests/kinto"));
+    // It ends by itself, as the comparison does.
+    assert!(succeeds(python).await, "a test of Kinto's, see above");
+}
+
+#[tokio::test]
 #[ignore = "needs Kinto: tests/run"]
 async fn random_requests_are_answered_as_by_kinto() {
     let stack = stack(&[]).await;

@@ -8,7 +8,7 @@ use crate::api::plugins;
 use crate::api::service::operation::{
     Operation, body, described, list_parameters, reference, required, responses,
 };
-use crate::api::service::{hello, openapi};
+use crate::api::service::{hello, openapi, user_data};
 use crate::api::web::cors::Exposes;
 use crate::resource::Kind;
 use crate::settings::ApiSettings;
@@ -57,6 +57,8 @@ static ENDPOINTS: &[Endpoint] = &[
         handler: Handler::Call(|_| Box::pin(async { Ok(hello::contribute()) })),
         ..Endpoint::READ_ONLY
     },
+    user_data::LIST,
+    user_data::ENDPOINT,
     Endpoint {
         path: "/batch",
         methods: ACTION,

@@ -18,9 +18,10 @@
 //! | [`dispatch::endpoint`] | what a row of the table of endpoints says |
 //! | [`dispatch::target`] | what a request is about |
 //! | [`dispatch::retry`] | read, decide, commit; again while other writes come between |
-//! | [`service`] | endpoints that describe the server |
+//! | [`service`] | endpoints of the server itself |
 //! | [`service::hello`] | the root, heartbeats, version |
 //! | [`service::openapi`] | `__api__`, the endpoints for machines |
+//! | [`service::user_data`] | `__user_data__`, which deletes a user |
 //! | [`service::operation`] | how `__api__` describes the methods of an endpoint |
 //! | [`plugins`] | what each of Kinto's plugins adds |
 //! | [`plugins::accounts`] | accounts with passwords |

@@ -23,6 +23,7 @@ const KNOWN: &[&str] = &[
     "admin_assets_path",
     "includes",
     "userid_hmac_secret",
+    "user_data_delete_principals",
     "default_bucket_hmac_secret",
     "http_scheme",
     "http_host",

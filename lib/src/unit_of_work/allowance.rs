@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Bytes of lists that one request may have read.
 const MAX_READ: usize = 256 * 1024 * 1024;
 /// The same of a batch, whose requests together take no longer than one.
-const MAX_READ_IN_BATCH: usize = 48 * 1024 * 1024;
+const MAX_READ_IN_BATCH: usize = 32 * 1024 * 1024;
 /// Steps of the evaluation of schemas for one request: a fraction of a second.
 const MAX_STEPS: usize = 2_000_000;
 /// Hashes of passwords that are computed for one request, each of which takes a quarter of a second.

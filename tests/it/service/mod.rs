@@ -6,3 +6,4 @@ mod endpoints;
 mod hello;
 mod openapi;
 mod settings_file;
+mod user_data;

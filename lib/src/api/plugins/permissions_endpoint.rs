@@ -90,7 +90,7 @@ const KEYS: Keys = Keys {
 };
 
 /// A live object with its URI; it has no data.
-type Found = (ObjectUri, Object);
+pub type Found = (ObjectUri, Object);
 /// Objects of a list with their ids, without their data.
 type Walked = Arc<Vec<(String, Object)>>;
 
@@ -163,8 +163,11 @@ fn root(user: &User, settings: &ApiSettings) -> Option<Map<String, Value>> {
     root.as_object().cloned()
 }
 
-/// All buckets, and all that is live and may be asked for.
-async fn walk(
+/// All buckets, and all that is live and may be asked for, but for accounts.
+///
+/// # Errors
+/// There is more than a request may read.
+pub async fn walk(
     unit: &mut UnitOfWork,
     store: &Store,
     query: &ListQuery,

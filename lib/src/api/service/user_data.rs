@@ -1,0 +1,188 @@
+//! `DELETE /v1/__user_data__/{principal}`: removes a user and what only that user could write (Kinto 26.5).
+
+use std::collections::BTreeSet;
+
+use http::{Method, StatusCode};
+use serde_json::{Map, Value, json};
+
+use crate::api::auth::account_id;
+use crate::api::dispatch::context::Context;
+use crate::api::dispatch::endpoint::{About, Audience, Endpoint, Handler};
+use crate::api::dispatch::target::Target;
+use crate::api::lists::query::ListQuery;
+use crate::api::plugins::permissions_endpoint;
+use crate::api::service::operation::{Operation, described, required, responses};
+use crate::api::web::error::ApiError;
+use crate::api::web::response::Response;
+use crate::permission::Permissions;
+use crate::resource::{Kind, ObjectUri};
+use crate::settings::Plugin;
+use crate::unit_of_work::{Needs, UnitOfWork};
+
+/// Its row in the table of endpoints.
+pub const ENDPOINT: Endpoint = Endpoint {
+    path: "/__user_data__/{principal}",
+    about: About::Named,
+    methods: &[Method::DELETE, Method::OPTIONS],
+    audience: Audience::Users,
+    operation: |_, _| {
+        let refusals = [(401, ""), (403, ""), (406, ""), (413, "")];
+        let mut responses = responses(&refusals);
+        let answer = described("The principal, who is nobody any more.");
+        responses.insert("200".to_owned(), answer);
+        Operation {
+            id: "delete_user-data".to_owned(),
+            tag: "User-data".to_owned(),
+            is_secured: true,
+            parameters: vec![required(json!({
+                "name": "principal",
+                "in": "path",
+                "type": "string",
+            }))],
+            consumes: &[],
+            responses,
+        }
+    },
+    handler: Handler::Call(|cx| Box::pin(handle(cx))),
+    ..Endpoint::READ_ONLY
+};
+
+/// What its ids are under: it takes no method (Kinto 26.5: 405).
+pub const LIST: Endpoint = Endpoint {
+    path: "/__user_data__",
+    methods: &[Method::OPTIONS],
+    ..Endpoint::READ_ONLY
+};
+
+/// Objects that one request may delete or change, as many as a page of a list that is deleted.
+const MAX_CHANGES: usize = 10_000;
+/// Buckets of which the groups that the user is in are looked at.
+const MAX_BUCKETS: usize = 1_000;
+
+/// An object on which the principal is granted something.
+type Granted = (ObjectUri, Permissions);
+
+/// Deletes the objects that the principal alone may write by their own permissions, with all that they hold; takes the
+/// principal out of the permissions of all others, and out of all groups.
+///
+/// Reads everything that there is, as `/permissions` does, and writes it in parts of 100 items: cut short, it may be sent again.
+/// Listeners hear of the deletions; of the permissions they hear no more than from Kinto, nothing.
+///
+/// # Errors
+/// Who is not among `user-data_delete_principals`: 401 or 403. 413 where there is more than one request may read or change.
+async fn handle(cx: &mut Context<'_>) -> Result<Response, ApiError> {
+    let Target::Named(principal) = cx.target else {
+        return Err(ApiError::UnknownPath);
+    };
+    let settings = cx.settings();
+    let is_allowed = |allowed: &String| cx.user.principals.contains(allowed);
+    if !settings.user_data_delete_principals.iter().any(is_allowed) {
+        return Err(ApiError::Forbidden {
+            authenticated: cx.user.id.is_some(),
+        });
+    }
+    let (unit, store) = (&mut *cx.unit, &cx.api.store);
+    let mut granted = vec![];
+    let (_, found) = permissions_endpoint::walk(unit, store, &ListQuery::all()).await?;
+    for (uri, object) in found {
+        granted.extend(named_in(uri, object.permissions(), principal));
+    }
+    let account = account_id::of_principal(principal);
+    if let Some(uri) = account.filter(|_| settings.includes.has(Plugin::Accounts)) {
+        let needs = Needs {
+            objects: [uri.clone()].into(),
+            ..Needs::default()
+        };
+        unit.read_more(store, needs).await?;
+        let permissions = unit.get(&uri).map(|live| live.permissions.clone());
+        granted.extend(named_in(uri, permissions.as_ref(), principal));
+    }
+    let (owned, others) = split(granted, principal);
+    unit.read_groups(store, &[principal], MAX_BUCKETS).await?;
+    let groups = unit.groups_of(principal);
+    let groups = groups.iter().filter_map(|group| ObjectUri::parse(group));
+    let groups = groups.filter(|group| !is_below(group, &owned));
+    let changed: BTreeSet<_> = others.into_iter().chain(groups).collect();
+    if owned.len() + changed.len() > MAX_CHANGES {
+        return Err(ApiError::RequestTooLarge);
+    }
+    unit.read_more(store, needs_of(&owned, &changed)).await?;
+    for uri in &owned {
+        if unit.get(uri).is_some() {
+            unit.delete(uri, None);
+        }
+    }
+    // Nobody is notified of what follows.
+    unit.set_origin(|| None);
+    for uri in &changed {
+        forget(unit, uri, principal);
+    }
+    let data = json!({"data": {"principal": principal}});
+    Ok(Response::json(StatusCode::OK, &data))
+}
+
+/// The object with its permissions, if they name the principal.
+fn named_in(uri: ObjectUri, permissions: Option<&Permissions>, principal: &str) -> Option<Granted> {
+    let permissions = permissions?;
+    let mut granted = permissions.iter().flat_map(|(_, granted)| granted);
+    granted
+        .any(|granted| granted == principal)
+        .then(|| (uri, permissions.clone()))
+}
+
+/// Those that the principal alone may write, but for those below another of them; and the others, which stay.
+fn split(granted: Vec<Granted>, principal: &str) -> (BTreeSet<ObjectUri>, Vec<ObjectUri>) {
+    let (owned, others): (Vec<_>, Vec<_>) = granted
+        .into_iter()
+        .partition(|(_, permissions)| permissions.granted("write") == [principal]);
+    let all: BTreeSet<_> = owned.into_iter().map(|(uri, _)| uri).collect();
+    let owned: BTreeSet<_> = all
+        .iter()
+        .filter(|uri| !is_below(uri, &all))
+        .cloned()
+        .collect();
+    let others = others.into_iter().map(|(uri, _)| uri);
+    let others = others.filter(|uri| !is_below(uri, &owned)).collect();
+    (owned, others)
+}
+
+/// Whether the object lives under one of these.
+fn is_below(uri: &ObjectUri, others: &BTreeSet<ObjectUri>) -> bool {
+    let parents = uri.parent().into_iter().flat_map(ObjectUri::lineage);
+    parents.into_iter().any(|parent| others.contains(parent))
+}
+
+/// What must be read to delete some objects and change others.
+fn needs_of(owned: &BTreeSet<ObjectUri>, changed: &BTreeSet<ObjectUri>) -> Needs {
+    let mut needs = Needs::default();
+    for uri in owned.iter().chain(changed) {
+        needs.objects.extend(uri.lineage().cloned());
+        needs.lists.insert(uri.list().clone());
+    }
+    let closed = owned.iter().flat_map(ObjectUri::child_lists);
+    needs.lists.extend(closed);
+    needs
+}
+
+/// Takes the principal out of the permissions of an object, and out of the members of a group.
+fn forget(unit: &mut UnitOfWork, uri: &ObjectUri, principal: &str) {
+    let Some(live) = unit.get(uri) else {
+        return;
+    };
+    let mut permissions = live.permissions.clone();
+    for (permission, granted) in live.permissions.iter() {
+        let others = granted.iter().filter(|granted| *granted != principal);
+        permissions.set(permission, others.cloned().collect());
+    }
+    let mut data = live.data.clone();
+    if uri.kind() == Kind::Group {
+        leave(&mut data, principal);
+    }
+    unit.update(uri, data, permissions, None);
+}
+
+fn leave(group: &mut Map<String, Value>, principal: &str) {
+    if let Some(Value::Array(members)) = group.get_mut("members") {
+        members.retain(|member| member != principal);
+    }
+}

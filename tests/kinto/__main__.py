@@ -1,0 +1,56 @@
+"""Kinto's own tests, sent to the local stack by HTTP.
+
+    target/venv/bin/python tests/kinto [PYTEST ARGUMENTS…]
+
+Downloads the source of the Kinto that tests/requirements.txt names, and its tests' packages, into target/kinto. Those of its
+tests run that speak to a server by HTTP: `conftest.py` starts a local stack (KINTO_LOCAL, else target/debug/kinto-local) with the
+settings of each. Tests that look into the process are skipped. Ends with an error when one fails that `expected.txt` does not
+name, or one passes that it names.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+WORKSPACE = HERE.parent.parent
+PLACE = WORKSPACE / "target/kinto"
+MODULES = ["test_views_*.py", "test_authorization.py"] + [
+    f"plugins/test_{name}.py" for name in ("accounts", "admin", "default_bucket", "flush", "openid")
+]
+
+
+def main():
+    version = re.search(r"^kinto\S*==(\S+)", (WORKSPACE / "tests/requirements.txt").read_text(), re.MULTILINE)[1]
+    source = PLACE / f"kinto-{version}"
+    python = PLACE / "venv/bin/python"
+    if not (source / "installed").exists():
+        shutil.rmtree(PLACE, ignore_errors=True)
+        PLACE.mkdir(parents=True)
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
+        subprocess.run([*pip, "--dest", PLACE, f"kinto=={version}"], check=True)
+        with tarfile.open(PLACE / f"kinto-{version}.tar.gz") as archive:
+            archive.extractall(PLACE, filter="data")
+        subprocess.run([sys.executable, "-m", "venv", PLACE / "venv"], check=True)
+        packages = [f"kinto[test]=={version}", "pytest", "webtest", "WSGIProxy2"]
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
+        (source / "installed").touch()
+    shutil.copy(HERE / "conftest.py", source)
+    binary = os.environ.get("KINTO_LOCAL", str(WORKSPACE / "target/debug/kinto-local"))
+    environment = os.environ | {"KINTO_LOCAL": binary, "KINTO_EXPECTED": str(HERE / "expected.txt")}
+    admin = WORKSPACE / "admin/opt/admin"
+    if admin.exists():
+        environment["KINTO_ADMIN_ASSETS_PATH"] = str(admin)
+    arguments = sys.argv[1:]
+    if not any("test_" in argument for argument in arguments):
+        arguments += sorted(str(file) for pattern in MODULES for file in (source / "tests").glob(pattern))
+    pytest = [python, "-W", "ignore", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "addopts=", "--tb=line"]
+    sys.exit(subprocess.run([*pytest, *arguments], cwd=source, env=environment).returncode)
+
+
+if __name__ == "__main__":
+    main()

@@ -275,7 +275,7 @@ impl Settings {
 pub struct ApiSettings {
     /// `includes`: the plugins that are on.
     pub includes: Includes,
-    /// `multiauth.policies`: how users can prove who they are, what is tried first first.
+    /// `multiauth.policies`: how users can prove who they are, in order of precedence.
     pub policies: Vec<Policy>,
     /// `account_cache_ttl_seconds`: for how long a password that was checked need not be checked again.
     pub account_cache_ttl: Duration,

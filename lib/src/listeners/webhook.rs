@@ -6,9 +6,9 @@
 //! | `…url` | where it goes to, http or https; required |
 //! | `…secret` | the signature's key: `whsec_` and base64, or the key itself; 24 bytes or more; required |
 //!
-//! Told is who answers with 2xx. To refuse what is not to be written (`…synchronous`), it answers so with
-//! `{"refused": {"status": 403, "message": "…"}}`. Who answers with 5xx, 429 or 408 is told again, after `Retry-After`
-//! if it says so. Anything else does not pass; redirects are not followed.
+//! A 2xx response acknowledges the event. With the body `{"refused": {"status": 403, "message": "…"}}` it refuses the write
+//! (`…synchronous`). After 5xx, 429 or 408 the event is sent again, after `Retry-After` where that is given. Any other response is a
+//! permanent failure; redirects are not followed.
 
 use std::sync::Arc;
 use std::time::Duration;

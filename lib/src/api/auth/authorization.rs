@@ -137,8 +137,8 @@ impl Asked<'_> {
             || permission::allows(access, self.uri, &self.user.principals, granted_above)
     }
 
-    /// The same, of who asks for the list. Of what lives under nothing (buckets, accounts) a setting that grants to write
-    /// does not grant to see all (Kinto 26.5).
+    /// Like [`Self::may_all`], for requests for the list. Of buckets and accounts, a setting that grants to write does not grant to
+    /// list all (Kinto 26.5).
     pub fn may_list_all(&self, unit: &UnitOfWork, access: Access) -> bool {
         match (access, self.uri.parent()) {
             (Access::Read, None) => self.settings_grant("read"),

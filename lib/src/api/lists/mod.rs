@@ -526,9 +526,10 @@ fn reading<'l>(list: &'l ListUri, generation: &'l Generation, query: &ListQuery)
     }
 }
 
-/// Shows `see` the objects of a list that are within the bounds of a query, one after the other, the latest first, then
-/// what the unit has written; none when what they live under does not exist. Reads a page at a time, and no more once
-/// `see` says so, unless the unit has written to the list. `true` when that was so.
+/// Calls `see` for each object of a list within the bounds of a query, the latest first, then for the objects that the unit has
+/// written; for none when the parent does not exist.
+///
+/// Reads a page at a time until `see` stops it, and everything where the unit has written to the list. Gives whether `see` stopped it.
 ///
 /// # Errors
 /// The request may not read so much.

@@ -1,8 +1,8 @@
 //! One provider: whose the tokens are that it gave.
 //!
 //! A JSON Web Token is verified with the provider's keys, which are kept for a while, and needs no request of its own.
-//! What its claims do not tell, and whose a token is that is none of these, the provider itself is asked, as Kinto 26.5
-//! does; when an `audience` is set, no other tokens are taken than those that are verified to be for it.
+//! If its claims lack the user id, or the token is no JSON Web Token, the provider's userinfo endpoint is asked, as Kinto 26.5
+//! does. When an `audience` is set, only tokens that are verified to be for it are accepted.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

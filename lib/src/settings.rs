@@ -28,8 +28,8 @@ use std::time::Duration;
 
 pub use self::broadcasts::{BroadcastsSettings, Debounce};
 pub use self::caching::{CacheSettings, Expiry};
-pub use self::changes::{ChangesSettings, Flavour};
-pub use self::includes::{Includes, Plugin};
+pub use self::changes::{ChangesDialect, ChangesSettings};
+pub use self::includes::{Includes, PluginName};
 pub use self::ini::MAX_BYTES as MAX_INI_BYTES;
 pub use self::listeners::ListenerSettings;
 pub use self::megaphone::MegaphoneSettings;
@@ -391,9 +391,9 @@ impl ApiSettings {
             schema_validation: vars
                 .flag("KINTO_EXPERIMENTAL_COLLECTION_SCHEMA_VALIDATION", false)?,
             // Kinto Admin shows users what they may see by it.
-            permissions_endpoint: includes.has(Plugin::Admin)
+            permissions_endpoint: includes.has(PluginName::Admin)
                 || vars.flag("KINTO_EXPERIMENTAL_PERMISSIONS_ENDPOINT", false)?,
-            admin: match includes.has(Plugin::Admin) {
+            admin: match includes.has(PluginName::Admin) {
                 true => AdminAssets::from_vars(vars)?,
                 false => None,
             },

@@ -27,7 +27,7 @@ pub fn is_reserved(uri: &ObjectUri) -> bool {
 
 /// One request, with all that decides on it but the unit of work.
 #[derive(Clone, Copy)]
-pub struct Asked<'a> {
+pub struct ObjectRequest<'a> {
     /// The request.
     pub request: &'a Request,
     /// Who sends it.
@@ -38,7 +38,7 @@ pub struct Asked<'a> {
     pub uri: &'a ObjectUri,
 }
 
-impl Asked<'_> {
+impl ObjectRequest<'_> {
     /// Checks that what the object lives under can exist, and that a record's collection does.
     ///
     /// # Errors
@@ -155,7 +155,7 @@ impl Asked<'_> {
         permissions: &Permissions,
     ) -> bool {
         let uri = list.clone().object(id);
-        let granted = |asked: &ObjectUri| (*asked == uri).then_some(permissions);
+        let granted = |object: &ObjectUri| (*object == uri).then_some(permissions);
         permission::allows(access, &uri, &self.user.principals, granted)
     }
 

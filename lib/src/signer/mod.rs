@@ -2,6 +2,7 @@
 //!
 //! | module | what it is |
 //! | --- | --- |
+//! | [`resources`] | what is published where |
 //! | [`canonical`] | JSON in the one form that everybody serialises alike |
 //! | [`payload`] | the text that is signed for a collection |
 //! | [`local_ecdsa`] | signing with a key in a file |
@@ -12,6 +13,7 @@
 pub mod canonical;
 pub mod local_ecdsa;
 pub mod payload;
+pub mod resources;
 
 #[cfg(test)]
 mod tests;

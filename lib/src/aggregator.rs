@@ -52,7 +52,7 @@ enum Change {
 }
 
 /// A bucket id and the generation that was deleted.
-type BucketLife = (String, String);
+type BucketGeneration = (String, String);
 
 /// A change with where it stands in the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -268,7 +268,10 @@ fn by_number(a: &str, b: &str) -> std::cmp::Ordering {
 /// Each carries the sequence number of the first record that is part of it: to come again it must begin there.
 fn coalesce(
     records: Vec<EventRecord>,
-) -> (Vec<Numbered<CollectionChange>>, Vec<Numbered<BucketLife>>) {
+) -> (
+    Vec<Numbered<CollectionChange>>,
+    Vec<Numbered<BucketGeneration>>,
+) {
     let mut collections = BTreeMap::<(String, String), Numbered<CollectionChange>>::new();
     let mut buckets = vec![];
     for record in records {

@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::backoff;
 use crate::megaphone::{Megaphone, MegaphoneError};
 use crate::metrics;
-use crate::queue::{BroadcastRequest, Inbox, Received};
+use crate::queue::{BroadcastRequest, QueueConsumer, ReceivedMessage};
 use crate::store::broadcast_claim::Claim;
 use crate::store::{Store, StoreError};
 use crate::timestamp::Timestamp;
@@ -38,7 +38,7 @@ const MAX_REFUSALS: u32 = 3;
 #[derive(Clone, Debug)]
 pub struct Broadcaster {
     store: Store,
-    inbox: Inbox,
+    consumer: QueueConsumer,
     megaphones: Vec<Megaphone>,
 }
 
@@ -57,10 +57,10 @@ enum Outcome {
 
 impl Broadcaster {
     /// The broadcaster with its dependencies.
-    pub fn new(store: Store, inbox: Inbox, megaphones: Vec<Megaphone>) -> Self {
+    pub fn new(store: Store, consumer: QueueConsumer, megaphones: Vec<Megaphone>) -> Self {
         Self {
             store,
-            inbox,
+            consumer,
             megaphones,
         }
     }
@@ -75,9 +75,9 @@ impl Broadcaster {
     /// A message that cannot be understood, or names a listener that is not configured, goes to the dead-letter queue
     /// at once, where it can be looked at: it would hold up its group.
     pub async fn handle_at(&self, event: SqsEvent, now: Timestamp) -> SqsBatchResponse {
-        let mut by_listener = BTreeMap::<String, (&Megaphone, Received)>::new();
+        let mut by_listener = BTreeMap::<String, (&Megaphone, ReceivedMessage)>::new();
         let mut hopeless = vec![];
-        for message in event.records.into_iter().map(Received::from) {
+        for message in event.records.into_iter().map(ReceivedMessage::from) {
             let request = serde_json::from_str::<BroadcastRequest>(&message.body);
             let listener = request.as_ref().map(|request| request.listener.as_str());
             match listener.map(|listener| self.megaphone(listener)) {
@@ -100,7 +100,9 @@ impl Broadcaster {
         let told = by_listener
             .into_values()
             .map(|(megaphone, message)| self.tell(megaphone, message, now));
-        let given_up = hopeless.into_iter().map(|message| self.give_up(message));
+        let given_up = hopeless
+            .into_iter()
+            .map(|message| self.dead_letter(message));
         let (told, given_up) = join(join_all(told), join_all(given_up)).await;
         let mut response = SqsBatchResponse::default();
         for message in told.into_iter().chain(given_up).flatten() {
@@ -118,9 +120,9 @@ impl Broadcaster {
     async fn tell(
         &self,
         megaphone: &Megaphone,
-        message: Received,
+        message: ReceivedMessage,
         now: Timestamp,
-    ) -> Option<Received> {
+    ) -> Option<ReceivedMessage> {
         let listener = &megaphone.settings().name;
         let begin = Instant::now();
         let count = message.receive_count;
@@ -142,7 +144,7 @@ impl Broadcaster {
                 failed(listener, count, &error);
                 metrics::due_age(message.sent, now);
                 if matches!(error, MegaphoneError::Refused(_)) && count >= MAX_REFUSALS {
-                    return self.give_up(message).await;
+                    return self.dead_letter(message).await;
                 }
                 time
             }
@@ -153,7 +155,7 @@ impl Broadcaster {
             }
         };
         let pause = not_before.since(now.after(begin.elapsed()));
-        if let Err(error) = self.inbox.postpone(&message, pause).await {
+        if let Err(error) = self.consumer.postpone(&message, pause).await {
             tracing::warn!(listener, %error, "a message comes again later than it could");
         }
         Some(message)
@@ -200,8 +202,8 @@ impl Broadcaster {
     }
 
     /// Moves a message to the dead letters; gives it back if that fails.
-    async fn give_up(&self, message: Received) -> Option<Received> {
-        match self.inbox.give_up(&message).await {
+    async fn dead_letter(&self, message: ReceivedMessage) -> Option<ReceivedMessage> {
+        match self.consumer.dead_letter(&message).await {
             Ok(()) => None,
             Err(error) => {
                 tracing::error!(%error, "a message that is given up comes again");

@@ -20,7 +20,7 @@
 //! ([`hmac`]; of published collections: [`signer`]), HTTP clients (`http_client`), pauses (`backoff`), metrics (`metrics`), patterns with `*` (`wildcard`), the memory that JSON takes
 //! (`json`).
 //!
-//! Nothing below [`api`] knows of HTTP. Lambda's event types end in the first lines of [`api`], [`aggregator`],
+//! The requests of clients are known to [`api`] alone. Lambda's event types end in the first lines of [`api`], [`aggregator`],
 //! [`broadcaster`], [`notifier`] and [`queue`].
 
 pub mod aggregator;

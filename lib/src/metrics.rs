@@ -15,7 +15,7 @@ const NAMESPACE: &str = "kinto-serverless";
 static FUNCTION: LazyLock<Option<String>> =
     LazyLock::new(|| std::env::var("AWS_LAMBDA_FUNCTION_NAME").ok());
 
-/// Measures how long ago that was asked for which a listener is told, or was tried to be told of: `DueAge`, in seconds.
+/// Records the time from enqueueing a notification to this attempt to deliver it: `DueAge`, in seconds.
 ///
 /// SQS's own age of the oldest message leaves out those that were received and failed, which while a far side is down
 /// may be all of them.

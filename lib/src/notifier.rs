@@ -23,7 +23,9 @@ use crate::backoff;
 use crate::event::ResourceChanged;
 use crate::listeners::{Listeners, NotifyError};
 use crate::metrics;
-use crate::queue::{Inbox, NotificationQueue, NotificationRequest, QueueError, Received};
+use crate::queue::{
+    NotificationQueue, NotificationRequest, QueueConsumer, QueueError, ReceivedMessage,
+};
 use crate::settings::ListenerSettings;
 use crate::store::outbox::{self, EntryId};
 use crate::store::recent::COMMIT_PAUSES;
@@ -31,16 +33,16 @@ use crate::store::{Store, StoreError, TIMESTAMP_KEY};
 use crate::timestamp::Timestamp;
 
 /// The pause after a failure that will hardly pass by itself.
-const GONE_PAUSE: Duration = Duration::from_secs(60);
+const REFUSAL_PAUSE: Duration = Duration::from_secs(60);
 /// A message that meets such a failure when it was received this often is given up.
-const MAX_GONE: u32 = 3;
+const MAX_REFUSALS: u32 = 3;
 
 /// What the notifier works with.
 #[derive(Clone, Debug)]
 pub struct Notifier {
     store: Store,
     queue: NotificationQueue,
-    inbox: Inbox,
+    consumer: QueueConsumer,
     listeners: Listeners,
 }
 
@@ -93,11 +95,16 @@ enum Failure {
 
 impl Notifier {
     /// The notifier with its dependencies; `listeners` are those that are told after the commit.
-    pub fn new(store: Store, queue: NotificationQueue, inbox: Inbox, listeners: Listeners) -> Self {
+    pub fn new(
+        store: Store,
+        queue: NotificationQueue,
+        consumer: QueueConsumer,
+        listeners: Listeners,
+    ) -> Self {
         Self {
             store,
             queue,
-            inbox,
+            consumer,
             listeners,
         }
     }
@@ -145,11 +152,11 @@ impl Notifier {
     /// One `Query` of the table for each. The messages of one group one after the other, and none behind one that fails;
     /// groups side by side.
     pub async fn deliver(&self, event: SqsEvent) -> SqsBatchResponse {
-        let mut groups = BTreeMap::<String, Vec<Received>>::new();
+        let mut groups = BTreeMap::<String, Vec<ReceivedMessage>>::new();
         for message in event
             .records
             .into_iter()
-            .map(|message: SqsMessage| Received::from(message))
+            .map(|message: SqsMessage| ReceivedMessage::from(message))
         {
             groups
                 .entry(message.group.clone())
@@ -176,12 +183,12 @@ impl Notifier {
     }
 
     /// Does what a message asks for; gives it back if it is to come again, put off until then.
-    async fn tell(&self, message: Received) -> Result<(), Received> {
+    async fn tell(&self, message: ReceivedMessage) -> Result<(), ReceivedMessage> {
         let request: NotificationRequest = match serde_json::from_str(&message.body) {
             Ok(request) => request,
             Err(error) => {
                 tracing::error!(body = message.body, %error, "a message of the queue cannot be understood");
-                return self.give_up(message).await;
+                return self.dead_letter(message).await;
             }
         };
         let NotificationRequest { listener, entry } = &request;
@@ -199,17 +206,17 @@ impl Notifier {
                     ?entry,
                     "no such listener is configured, or the entry expired"
                 );
-                return self.give_up(message).await;
+                return self.dead_letter(message).await;
             }
             Err(error) => error,
         };
         tracing::error!(listener, count, %error, "a listener is not told");
         let pause = match &error {
-            Failure::Listener(NotifyError::Refused { .. } | NotifyError::Gone(_)) => {
-                if count >= MAX_GONE {
-                    return self.give_up(message).await;
+            Failure::Listener(NotifyError::Refused { .. } | NotifyError::Permanent(_)) => {
+                if count >= MAX_REFUSALS {
+                    return self.dead_letter(message).await;
                 }
-                GONE_PAUSE
+                REFUSAL_PAUSE
             }
             Failure::Listener(NotifyError::Failed { retry_after, .. }) => {
                 backoff::after_failure(count).max(retry_after.unwrap_or_default())
@@ -218,7 +225,7 @@ impl Notifier {
                 backoff::after_failure(count)
             }
         };
-        if let Err(error) = self.inbox.postpone(&message, pause).await {
+        if let Err(error) = self.consumer.postpone(&message, pause).await {
             tracing::warn!(listener, %error, "a message comes again later than it could");
         }
         Err(message)
@@ -248,8 +255,8 @@ impl Notifier {
 
     /// Moves a message to the dead letters, where it can be looked at: it would hold up its group. Gives it back if that
     /// fails.
-    async fn give_up(&self, message: Received) -> Result<(), Received> {
-        self.inbox.give_up(&message).await.map_err(|error| {
+    async fn dead_letter(&self, message: ReceivedMessage) -> Result<(), ReceivedMessage> {
+        self.consumer.dead_letter(&message).await.map_err(|error| {
             tracing::error!(%error, "a message that is given up comes again");
             message
         })

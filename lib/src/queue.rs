@@ -16,7 +16,7 @@ use crate::store::outbox::EntryId;
 use crate::timestamp::Timestamp;
 
 /// The longest time for which a message is put off. SQS allows 12 hours since it was received.
-const MAX_PAUSE: Duration = Duration::from_secs(11 * 3600);
+const MAX_BACKOFF: Duration = Duration::from_secs(11 * 3600);
 
 /// The body of a message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,7 +139,7 @@ pub fn group_id(prefix: &str, uri: &str) -> String {
 
 /// A message as it was received.
 #[derive(Clone, Debug)]
-pub struct Received {
+pub struct ReceivedMessage {
     /// The message's id.
     pub message_id: String,
     /// Its body.
@@ -154,7 +154,7 @@ pub struct Received {
     pub sent: Option<Timestamp>,
 }
 
-impl From<SqsMessage> for Received {
+impl From<SqsMessage> for ReceivedMessage {
     fn from(mut message: SqsMessage) -> Self {
         let receive_count = message
             .attributes
@@ -177,13 +177,13 @@ impl From<SqsMessage> for Received {
 
 /// A queue and its dead-letter queue, as who does what the messages ask for sees them.
 #[derive(Clone, Debug)]
-pub struct Inbox {
+pub struct QueueConsumer {
     client: Client,
     url: String,
     dead_letter_url: String,
 }
 
-impl Inbox {
+impl QueueConsumer {
     /// The FIFO queue at `url`, and the one at `dead_letter_url` for what is given up.
     pub fn new(client: Client, url: impl Into<String>, dead_letter_url: impl Into<String>) -> Self {
         Self {
@@ -196,9 +196,13 @@ impl Inbox {
     /// Has a message, which must be reported as failed besides, come again after `pause`, up to 11 hours.
     ///
     /// Its group waits with it. Without this it comes again after the queue's visibility timeout.
-    pub async fn postpone(&self, message: &Received, pause: Duration) -> Result<(), QueueError> {
+    pub async fn postpone(
+        &self,
+        message: &ReceivedMessage,
+        pause: Duration,
+    ) -> Result<(), QueueError> {
         // Rounded up: to come a moment too early would be to come twice.
-        let seconds = pause.min(MAX_PAUSE).as_millis().div_ceil(1000);
+        let seconds = pause.min(MAX_BACKOFF).as_millis().div_ceil(1000);
         self.client
             .change_message_visibility()
             .queue_url(&self.url)
@@ -213,7 +217,7 @@ impl Inbox {
     /// Puts a copy of a message, which is to be reported as handled then, among the dead letters.
     ///
     /// SQS does that itself after many receptions; this is for what is known to be hopeless sooner.
-    pub async fn give_up(&self, message: &Received) -> Result<(), QueueError> {
+    pub async fn dead_letter(&self, message: &ReceivedMessage) -> Result<(), QueueError> {
         self.client
             .send_message()
             .queue_url(&self.dead_letter_url)

@@ -28,8 +28,8 @@ use std::time::Duration;
 
 pub use self::broadcasts::{BroadcastsSettings, Debounce};
 pub use self::caching::{CacheSettings, Expiry};
-pub use self::changes::{ChangesSettings, Flavour};
-pub use self::includes::{Includes, Plugin};
+pub use self::changes::{ChangesDialect, ChangesSettings};
+pub use self::includes::{Includes, PluginName};
 pub use self::ini::MAX_BYTES as MAX_INI_BYTES;
 pub use self::listeners::ListenerSettings;
 pub use self::megaphone::MegaphoneSettings;
@@ -275,7 +275,7 @@ impl Settings {
 pub struct ApiSettings {
     /// `includes`: the plugins that are on.
     pub includes: Includes,
-    /// `multiauth.policies`: how users can prove who they are, what is tried first first.
+    /// `multiauth.policies`: how users can prove who they are, in order of precedence.
     pub policies: Vec<Policy>,
     /// `account_cache_ttl_seconds`: for how long a password that was checked need not be checked again.
     pub account_cache_ttl: Duration,
@@ -391,9 +391,9 @@ impl ApiSettings {
             schema_validation: vars
                 .flag("KINTO_EXPERIMENTAL_COLLECTION_SCHEMA_VALIDATION", false)?,
             // Kinto Admin shows users what they may see by it.
-            permissions_endpoint: includes.has(Plugin::Admin)
+            permissions_endpoint: includes.has(PluginName::Admin)
                 || vars.flag("KINTO_EXPERIMENTAL_PERMISSIONS_ENDPOINT", false)?,
-            admin: match includes.has(Plugin::Admin) {
+            admin: match includes.has(PluginName::Admin) {
                 true => AdminAssets::from_vars(vars)?,
                 false => None,
             },

@@ -13,7 +13,7 @@ use crate::listeners::custom::LISTENERS;
 use crate::listeners::{Aws, Listeners};
 use crate::megaphone::Megaphone;
 use crate::notifier::Notifier;
-use crate::queue::{BroadcastQueue, Inbox, NotificationQueue};
+use crate::queue::{BroadcastQueue, NotificationQueue, QueueConsumer};
 use crate::secrets;
 use crate::settings::{
     BroadcastsSettings, ChangesSettings, ListenerSettings, MegaphoneSettings, SettingError,
@@ -160,7 +160,7 @@ pub async fn broadcaster() -> Result<Broadcaster, StartError> {
         |name: &str| name.starts_with("KINTO_EVENT_LISTENERS_") && name.ends_with("_API_KEY");
     let mut environment = Environment::load().await?;
     environment.fetch(is_api_key).await?;
-    let inbox = Inbox::new(
+    let consumer = QueueConsumer::new(
         aws_sdk_sqs::Client::new(&environment.sdk),
         environment.vars.require("BROADCAST_QUEUE_URL")?,
         environment
@@ -169,7 +169,7 @@ pub async fn broadcaster() -> Result<Broadcaster, StartError> {
     );
     Ok(Broadcaster::new(
         environment.store().await?,
-        inbox,
+        consumer,
         environment.megaphones()?,
     ))
 }
@@ -191,7 +191,7 @@ pub async fn notifier() -> Result<Notifier, StartError> {
     Ok(Notifier::new(
         environment.store().await?,
         NotificationQueue::new(client.clone(), queue_url),
-        Inbox::new(client, queue_url, dead_letter_url),
+        QueueConsumer::new(client, queue_url, dead_letter_url),
         environment.listeners(false)?,
     ))
 }

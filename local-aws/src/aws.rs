@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::sync::Notify;
 
 use crate::connector::InProcess;
-use crate::dynamodb::{DynamoDb, Refused, TableDefinition};
+use crate::dynamodb::{DynamoDb, DynamoDbError, TableDefinition};
 use crate::sqs::{self, Queues};
 
 /// The region that all is in.
@@ -61,7 +61,7 @@ impl Fault {
     /// Refused with a DynamoDB error, e.g. `ProvisionedThroughputExceededException`. `InternalServerError` has the status
     /// 500, with which DynamoDB leaves open whether it executed the request.
     pub fn error(code: &str) -> Self {
-        let mut refused = Refused::new(code, "injected by a test");
+        let mut refused = DynamoDbError::new(code, "injected by a test");
         if code == "InternalServerError" {
             refused.status = 500;
         }
@@ -71,12 +71,12 @@ impl Fault {
     /// A transaction refused with one reason an item, e.g. `["None", "TransactionConflict"]`.
     pub fn transaction_canceled(codes: &[&str]) -> Self {
         let reasons = codes.iter().map(|code| json!({"Code": code})).collect();
-        Refused::transaction_canceled(reasons).into()
+        DynamoDbError::transaction_canceled(reasons).into()
     }
 }
 
-impl From<Refused> for Fault {
-    fn from(refused: Refused) -> Self {
+impl From<DynamoDbError> for Fault {
+    fn from(refused: DynamoDbError) -> Self {
         Self::Refused {
             status: refused.status,
             body: refused.body.to_string(),
@@ -111,7 +111,7 @@ impl LocalAws {
     }
 
     /// Creates a table, unless it is there.
-    pub fn create_table(&self, table: &TableDefinition) -> Result<(), Refused> {
+    pub fn create_table(&self, table: &TableDefinition) -> Result<(), DynamoDbError> {
         self.dynamodb.create_table(table)
     }
 
@@ -169,7 +169,7 @@ impl LocalAws {
     }
 
     /// No faults any more.
-    pub fn heal(&self) {
+    pub fn clear_faults(&self) {
         *self.hook.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
@@ -215,7 +215,7 @@ impl LocalAws {
                 }
                 Answer { status: 200, body }
             }
-            Err(Refused { status, body }) => Answer {
+            Err(DynamoDbError { status, body }) => Answer {
                 status,
                 body: body.to_string(),
             },
@@ -468,7 +468,7 @@ mod tests {
         aws.inject(|_, _| Some(Fault::Unreached));
         assert!(write().await.unwrap_err().as_service_error().is_none());
 
-        aws.heal();
+        aws.clear_faults();
         let got = client.get_item().table_name(TABLE).set_key(Some(key("a")));
         assert_eq!(got.send().await.unwrap().item, None);
     }

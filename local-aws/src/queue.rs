@@ -243,7 +243,7 @@ impl Queue {
     }
 
     /// Adds a message to the dead letters, as their own queue does on AWS, and returns its id.
-    pub fn bury(&self, group: &str, deduplication_id: &str, body: &str) -> String {
+    pub fn dead_letter(&self, group: &str, deduplication_id: &str, body: &str) -> String {
         let message = Message::new(group, deduplication_id, body);
         let id = message.id.clone();
         self.lock().dead.push(message);
@@ -521,7 +521,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn dead_letters_can_be_moved_back() {
         let queue = queue();
-        queue.bury("a", "1", "one");
+        queue.dead_letter("a", "1", "one");
         assert_eq!(queue.dead_letters().len(), 1);
         let seen = consumer(&queue, |_, _| false);
         tokio::time::sleep(Duration::from_secs(1)).await;

@@ -161,7 +161,7 @@ pub fn execute(queues: &Queues, operation: &str, body: &[u8]) -> Result<String, 
         "SendMessage" => {
             let SendMessage { queue_url, entry } = read(body)?;
             if let Some(queue) = queues.of_dead_letters(&queue_url) {
-                return Ok(send(&entry, |g, d, b| queue.bury(g, d, b))?.to_string());
+                return Ok(send(&entry, |g, d, b| queue.dead_letter(g, d, b))?.to_string());
             }
             let queue = queues.known(&queue_url)?;
             Ok(send(&entry, |g, d, b| queue.send(g, d, b))?.to_string())

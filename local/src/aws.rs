@@ -6,7 +6,7 @@ use aws_sdk_dynamodb::config::BehaviorVersion;
 use kinto_serverless::listeners::Aws;
 use kinto_serverless::store::BY_LAST_MODIFIED;
 use local_aws::aws::REGION;
-use local_aws::dynamodb::{DynamoDb, Refused, TableDefinition};
+use local_aws::dynamodb::{DynamoDb, DynamoDbError, TableDefinition};
 use local_aws::queue::{Queue, Redrive};
 
 use crate::sqs::{self, BROADCASTS, EVENTS, NOTIFICATIONS};
@@ -48,12 +48,12 @@ impl LocalAws {
     }
 
     /// Everything in memory, DynamoDB as a whole.
-    pub fn sqlite() -> Result<Self, Refused> {
+    pub fn sqlite() -> Result<Self, DynamoDbError> {
         Ok(Self::over(DynamoDb::sqlite()?, Redrive::default()))
     }
 
     /// The table in a file, the queues in memory.
-    pub fn open(path: &str) -> Result<Self, Refused> {
+    pub fn open(path: &str) -> Result<Self, DynamoDbError> {
         Ok(Self::over(DynamoDb::open(path)?, Redrive::default()))
     }
 
@@ -74,7 +74,7 @@ impl LocalAws {
     }
 
     /// Creates the table of template.yaml under `name`, unless it is there.
-    pub fn create_table(&self, name: &str) -> Result<(), Refused> {
+    pub fn create_table(&self, name: &str) -> Result<(), DynamoDbError> {
         self.aws.create_table(&table(name))
     }
 

@@ -34,10 +34,10 @@ pub struct Megaphone {
     watch: Watch,
     broadcasts: Arc<Mutex<BTreeMap<String, String>>>,
     arrivals: Arc<Mutex<Vec<Arrival>>>,
-    mood: Arc<Mutex<Option<Mood>>>,
+    mood: Arc<Mutex<Option<FaultPolicy>>>,
 }
 
-type Mood = Arc<dyn Fn() -> Behaviour + Send + Sync>;
+type FaultPolicy = Arc<dyn Fn() -> Behaviour + Send + Sync>;
 
 /// A broadcast that took effect.
 #[derive(Clone, Debug, PartialEq, Eq)]

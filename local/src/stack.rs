@@ -9,9 +9,9 @@ use kinto_serverless::aggregator::Aggregator;
 use kinto_serverless::api::Api;
 use kinto_serverless::broadcaster::Broadcaster;
 use kinto_serverless::listeners::custom::LISTENERS;
-use kinto_serverless::listeners::{Listeners, Make};
+use kinto_serverless::listeners::{ListenerFactory, Listeners};
 use kinto_serverless::notifier::Notifier;
-use kinto_serverless::queue::{BroadcastQueue, Inbox, NotificationQueue};
+use kinto_serverless::queue::{BroadcastQueue, NotificationQueue, QueueConsumer};
 use kinto_serverless::settings::{Settings, Vars};
 use kinto_serverless::startup::StartError;
 use kinto_serverless::store::Store;
@@ -26,7 +26,7 @@ use crate::sqs::{self, NOTIFICATIONS};
 use crate::stream::{self, Mapping};
 use crate::watch::{Stage, Watch};
 use crate::{Options, http};
-use local_aws::dynamodb::Refused;
+use local_aws::dynamodb::DynamoDbError;
 use local_aws::{endpoint, server};
 
 /// The name of the one table.
@@ -50,7 +50,7 @@ pub enum StackError {
     },
     /// The table's file cannot be used.
     #[error("the table cannot be opened: {0}")]
-    Table(#[from] Refused),
+    Table(#[from] DynamoDbError),
     /// A function cannot start.
     #[error(transparent)]
     Function(#[from] StartError),
@@ -85,7 +85,7 @@ impl Stack {
         aws: LocalAws,
         options: &Options,
         mut vars: Vars,
-        custom: &[(&str, Make)],
+        custom: &[(&str, ListenerFactory)],
     ) -> Result<Self, StackError> {
         aws.create_table(TABLE)?;
         let (http_listener, address) = listen(options.port).await?;
@@ -237,13 +237,17 @@ struct Functions {
 }
 
 impl Functions {
-    async fn new(aws: &LocalAws, vars: &Vars, custom: &[(&str, Make)]) -> Result<Self, StartError> {
+    async fn new(
+        aws: &LocalAws,
+        vars: &Vars,
+        custom: &[(&str, ListenerFactory)],
+    ) -> Result<Self, StartError> {
         use kinto_serverless::megaphone::Megaphone;
 
         let settings = Settings::from_vars(vars)?;
         let store = Store::new(aws.dynamodb(), TABLE);
         let queue = BroadcastQueue::new(aws.sqs(), aws.queue_url());
-        let inbox = Inbox::new(aws.sqs(), aws.queue_url(), aws.dead_letter_url());
+        let consumer = QueueConsumer::new(aws.sqs(), aws.queue_url(), aws.dead_letter_url());
         let megaphones = settings.megaphones.iter().cloned().map(Megaphone::new);
         let megaphones = megaphones.collect::<Result<Vec<_>, _>>()?;
         let told = settings.megaphones.clone();
@@ -258,8 +262,8 @@ impl Functions {
         let notifier = (!after.is_empty()).then(|| {
             let (url, dead) = (sqs::url(NOTIFICATIONS), sqs::dead_letter_url(NOTIFICATIONS));
             let queue = NotificationQueue::new(aws.sqs(), &*url);
-            let inbox = Inbox::new(aws.sqs(), url, dead);
-            Arc::new(Notifier::new(store.clone(), queue, inbox, after))
+            let consumer = QueueConsumer::new(aws.sqs(), url, dead);
+            Arc::new(Notifier::new(store.clone(), queue, consumer, after))
         });
         Ok(Self {
             notifier,
@@ -270,7 +274,11 @@ impl Functions {
                 settings.broadcasts.clone(),
                 told,
             )),
-            broadcaster: Arc::new(Broadcaster::new(store.clone(), inbox, megaphones.clone())),
+            broadcaster: Arc::new(Broadcaster::new(
+                store.clone(),
+                consumer,
+                megaphones.clone(),
+            )),
             api: Arc::new(Api::new(store, settings, megaphones, before)),
         })
     }

@@ -22,7 +22,7 @@ const BATCH: usize = 100;
 
 /// Writes wake the reader at once; under load this lets them gather into a batch. Longer would save some CPU, and cost the
 /// next change its time.
-const GATHER: Duration = Duration::from_millis(3);
+const BATCH_WINDOW: Duration = Duration::from_millis(3);
 
 /// Expired items and records are swept this often.
 const SWEEP: Duration = Duration::from_secs(60);
@@ -95,7 +95,7 @@ pub async fn consume(aws: LocalAws, table: String, mappings: Vec<Mapping>) {
             }
         } else {
             join_all(mappings.iter().map(|mapping| mapping.deliver(&records))).await;
-            sleep(GATHER).await;
+            sleep(BATCH_WINDOW).await;
         }
     }
 }

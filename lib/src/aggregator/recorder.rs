@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::Audience;
 use crate::resource::ObjectUri;
 use crate::store::monitor::{
-    CollectionChange, MonitorEntry, MonitorState, Replaced, StoredEntry, split_update,
+    CollectionChange, MonitorState, Replaced, StoredEntry, StoredMonitorEntry, split_update,
 };
 use crate::store::{Store, StoreError};
 use crate::timestamp::Timestamp;
@@ -19,12 +19,12 @@ use crate::timestamp::Timestamp;
 /// How often an update is tried, which takes about ten seconds.
 const MAX_ATTEMPTS: u32 = 30;
 /// The longest pause before the second attempt. It doubles with each …
-const FIRST_PAUSE: Duration = Duration::from_millis(8);
+const INITIAL_BACKOFF: Duration = Duration::from_millis(8);
 /// … up to this.
-const MAX_PAUSE: Duration = Duration::from_millis(500);
+const MAX_BACKOFF: Duration = Duration::from_millis(500);
 
 /// The entries of collections that are in items of their own.
-type Stored = HashMap<ObjectUri, MonitorEntry>;
+type Stored = HashMap<ObjectUri, StoredMonitorEntry>;
 
 /// What records changes.
 #[derive(Clone, Debug)]
@@ -97,8 +97,8 @@ impl Recorder {
     }
 
     /// Has everybody told of an entry whom it concerns.
-    fn tell(&self, state: &mut MonitorState, entry: &MonitorEntry) {
-        let MonitorEntry { position, change } = entry;
+    fn tell(&self, state: &mut MonitorState, entry: &StoredMonitorEntry) {
+        let StoredMonitorEntry { position, change } = entry;
         for listener in &self.audience.megaphones {
             if self.audience.is_told(listener, change) {
                 state.raise_due(&listener.name, *position);
@@ -177,7 +177,7 @@ impl Recorder {
         collections: &[&CollectionChange],
         apply: impl Fn(&mut MonitorState, &Stored),
     ) -> Result<MonitorState, StoreError> {
-        let mut longest_pause = FIRST_PAUSE;
+        let mut longest_pause = INITIAL_BACKOFF;
         for _ in 0..MAX_ATTEMPTS {
             let mut next = held.state.clone();
             let unknown = collections.iter().copied();
@@ -203,7 +203,7 @@ impl Recorder {
             }
             let milliseconds = longest_pause.as_millis() as u64;
             tokio::time::sleep(Duration::from_millis(fastrand::u64(0..=milliseconds))).await;
-            longest_pause = (longest_pause * 2).min(MAX_PAUSE);
+            longest_pause = (longest_pause * 2).min(MAX_BACKOFF);
         }
         Err(StoreError::MonitorContended(MAX_ATTEMPTS))
     }

@@ -5,7 +5,7 @@
 //! event). [`dispatch::retry`] repeats that while other writes come between. Every refusal is a
 //! [`web::error::ApiError`], turned into Kinto's JSON at one place.
 //!
-//! Imports run down this list and never back; no file imports one that imports it.
+//! No file imports one that imports it.
 //!
 //! | module | what it is |
 //! | --- | --- |

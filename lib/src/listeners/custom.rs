@@ -5,7 +5,7 @@
 //! whole one, `docs/listeners.md` leads through it. Settings that are secrets are called `SECRET` or `PASSWORD`: these
 //! may be ARNs.
 
-use super::Make;
+use super::ListenerFactory;
 
 /// `use` and what makes the listener. Goes before what is built in.
-pub const LISTENERS: &[(&str, Make)] = &[];
+pub const LISTENERS: &[(&str, ListenerFactory)] = &[];

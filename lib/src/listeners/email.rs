@@ -30,7 +30,7 @@ use lettre::transport::smtp::{SUBMISSION_PORT, SUBMISSIONS_PORT};
 use lettre::{AsyncSmtpTransport, AsyncTransport, Tokio1Executor};
 use serde_json::Value;
 
-use super::{Listener, NotifyError, Parts};
+use super::{Listener, ListenerContext, NotifyError};
 use crate::event::ResourceChanged;
 use crate::resource::Kind;
 use crate::settings::SettingError;
@@ -70,13 +70,13 @@ struct Email {
 ///
 /// # Errors
 /// As [`Mailer::new`]; a template with a placeholder that is none.
-pub fn make(parts: Parts<'_>) -> Result<Arc<dyn Listener>, SettingError> {
+pub fn build(context: ListenerContext<'_>) -> Result<Arc<dyn Listener>, SettingError> {
     let template = |setting, usual| {
-        let template = Template::parse(parts.get(setting).unwrap_or(usual));
-        template.map_err(|problem| parts.wrong(setting, problem))
+        let template = Template::parse(context.get(setting).unwrap_or(usual));
+        template.map_err(|problem| context.wrong(setting, problem))
     };
     Ok(Arc::new(Email {
-        mailer: Mailer::new(parts)?,
+        mailer: Mailer::new(context)?,
         subject: template("SUBJECT", SUBJECT)?,
         body: template("BODY", BODY)?,
     }))
@@ -107,40 +107,42 @@ impl Mailer {
     ///
     /// # Errors
     /// Names the setting that is missing or wrong.
-    pub fn new(parts: Parts<'_>) -> Result<Self, SettingError> {
-        let host = parts.require("SMTP_HOST")?;
-        let (tls, usual_port) = match parts.get("SMTP_TLS").unwrap_or("starttls") {
-            "starttls" => (Tls::Required(tls(parts, host)?), SUBMISSION_PORT),
-            "implicit" => (Tls::Wrapper(tls(parts, host)?), SUBMISSIONS_PORT),
+    pub fn new(context: ListenerContext<'_>) -> Result<Self, SettingError> {
+        let host = context.require("SMTP_HOST")?;
+        let (tls, usual_port) = match context.get("SMTP_TLS").unwrap_or("starttls") {
+            "starttls" => (Tls::Required(tls(context, host)?), SUBMISSION_PORT),
+            "implicit" => (Tls::Wrapper(tls(context, host)?), SUBMISSIONS_PORT),
             "none" => (Tls::None, SUBMISSION_PORT),
-            _ => return Err(parts.wrong("SMTP_TLS", "must be `starttls`, `implicit` or `none`")),
+            _ => return Err(context.wrong("SMTP_TLS", "must be `starttls`, `implicit` or `none`")),
         };
         let has_tls = !matches!(tls, Tls::None);
-        let port = parts.get("SMTP_PORT").map_or(Ok(usual_port), str::parse);
+        let port = context.get("SMTP_PORT").map_or(Ok(usual_port), str::parse);
         let mut transport = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(host)
-            .port(port.map_err(|_| parts.wrong("SMTP_PORT", "must be a port"))?)
+            .port(port.map_err(|_| context.wrong("SMTP_PORT", "must be a port"))?)
             .timeout(Some(Duration::from_secs(3)))
             .tls(tls);
-        match (parts.text("USERNAME"), parts.text("PASSWORD")) {
+        match (context.text("USERNAME"), context.text("PASSWORD")) {
             (None, None) => {}
             (Some(_), Some(_)) if !has_tls => {
-                return Err(parts.wrong("PASSWORD", "is not sent without TLS"));
+                return Err(context.wrong("PASSWORD", "is not sent without TLS"));
             }
             (Some(username), Some(password)) => {
                 let credentials = Credentials::new(username.to_owned(), password.to_owned());
                 transport = transport.credentials(credentials);
             }
-            (Some(_), None) => return Err(parts.wrong("PASSWORD", "is required with a user name")),
-            (None, Some(_)) => return Err(parts.wrong("USERNAME", "is required with a password")),
+            (Some(_), None) => {
+                return Err(context.wrong("PASSWORD", "is required with a user name"));
+            }
+            (None, Some(_)) => return Err(context.wrong("USERNAME", "is required with a password")),
         }
-        let sender = parts.require("SENDER")?.parse();
-        let recipients = mailboxes(parts.require("RECIPIENTS")?);
+        let sender = context.require("SENDER")?.parse();
+        let recipients = mailboxes(context.require("RECIPIENTS")?);
         Ok(Self {
             transport: transport.build(),
-            listener: parts.settings.name.clone(),
-            sender: sender.map_err(|_| parts.wrong("SENDER", "must be an e-mail address"))?,
+            listener: context.settings.name.clone(),
+            sender: sender.map_err(|_| context.wrong("SENDER", "must be an e-mail address"))?,
             recipients: recipients.ok_or_else(|| {
-                parts.wrong("RECIPIENTS", "must be e-mail addresses between commas")
+                context.wrong("RECIPIENTS", "must be e-mail addresses between commas")
             })?,
         })
     }
@@ -148,7 +150,7 @@ impl Mailer {
     /// Sends a mail about an event. What is too long of it is cut.
     ///
     /// # Errors
-    /// [`NotifyError::Gone`] when the server will not take it (5xx); [`NotifyError::Failed`] when it cannot take it now
+    /// [`NotifyError::Permanent`] when the server will not take it (5xx); [`NotifyError::Failed`] when it cannot take it now
     /// (4xx), or could not be asked.
     pub async fn send(
         &self,
@@ -174,23 +176,23 @@ impl Mailer {
             message = message.to(recipient.clone());
         }
         let message = message.body(cut(&body, MAX_BODY));
-        let message = message.map_err(|error| NotifyError::Gone(error.to_string()))?;
+        let message = message.map_err(|error| NotifyError::Permanent(error.to_string()))?;
         match self.transport.send(message).await {
             Ok(_) => Ok(()),
-            Err(error) if error.is_permanent() => Err(NotifyError::Gone(error.to_string())),
+            Err(error) if error.is_permanent() => Err(NotifyError::Permanent(error.to_string())),
             Err(error) => Err(NotifyError::failed(error)),
         }
     }
 }
 
-fn tls(parts: Parts<'_>, host: &str) -> Result<TlsParameters, SettingError> {
+fn tls(context: ListenerContext<'_>, host: &str) -> Result<TlsParameters, SettingError> {
     let tls = TlsParameters::builder(host.to_owned());
-    let Some(pem) = parts.text("SMTP_CA_CERTIFICATE") else {
+    let Some(pem) = context.text("SMTP_CA_CERTIFICATE") else {
         let problem = |error| format!("cannot be set up: {error}");
         let tls = tls.build();
-        return tls.map_err(|error| parts.wrong("SMTP_TLS", problem(error)));
+        return tls.map_err(|error| context.wrong("SMTP_TLS", problem(error)));
     };
-    let wrong = || parts.wrong("SMTP_CA_CERTIFICATE", "must be a certificate, as PEM");
+    let wrong = || context.wrong("SMTP_CA_CERTIFICATE", "must be a certificate, as PEM");
     let certificate = Certificate::from_pem(pem.as_bytes()).ok();
     // PEM without a certificate in it is read as none, which is no error there.
     let certificate = certificate.filter(|_| pem.contains("-----BEGIN CERTIFICATE-----"));

@@ -14,7 +14,7 @@ use aws_sdk_eventbridge::primitives::{DateTime, DateTimeFormat};
 use aws_sdk_eventbridge::types::PutEventsRequestEntry;
 use futures::future::BoxFuture;
 
-use super::{Listener, NotifyError, Parts, aws_failed, is_throttling};
+use super::{Listener, ListenerContext, NotifyError, aws_failed, is_throttling};
 use crate::event::ResourceChanged;
 use crate::settings::SettingError;
 
@@ -35,10 +35,10 @@ struct Bus {
 ///
 /// # Errors
 /// `…bus` is missing.
-pub fn make(parts: Parts<'_>) -> Result<Arc<dyn Listener>, SettingError> {
+pub fn build(context: ListenerContext<'_>) -> Result<Arc<dyn Listener>, SettingError> {
     Ok(Arc::new(Bus {
-        client: parts.aws.eventbridge.clone(),
-        name: parts.require("BUS")?.to_owned(),
+        client: context.aws.eventbridge.clone(),
+        name: context.require("BUS")?.to_owned(),
     }))
 }
 
@@ -69,7 +69,7 @@ impl Listener for Bus {
                     return Err(if passes {
                         NotifyError::failed(message)
                     } else {
-                        NotifyError::Gone(message)
+                        NotifyError::Permanent(message)
                     });
                 }
             }

@@ -16,7 +16,7 @@ use aws_sdk_lambda::config::timeout::TimeoutConfig;
 use aws_sdk_lambda::primitives::Blob;
 use futures::future::BoxFuture;
 
-use super::{Listener, NotifyError, Parts, aws_failed, read_answer};
+use super::{Listener, ListenerContext, NotifyError, aws_failed, read_answer};
 use crate::event::ResourceChanged;
 use crate::settings::SettingError;
 
@@ -48,10 +48,10 @@ pub fn client(config: &aws_config::SdkConfig) -> Client {
 ///
 /// # Errors
 /// `…function` is missing.
-pub fn make(parts: Parts<'_>) -> Result<Arc<dyn Listener>, SettingError> {
+pub fn build(context: ListenerContext<'_>) -> Result<Arc<dyn Listener>, SettingError> {
     Ok(Arc::new(Function {
-        client: parts.aws.lambda.clone(),
-        name: parts.require("FUNCTION")?.to_owned(),
+        client: context.aws.lambda.clone(),
+        name: context.require("FUNCTION")?.to_owned(),
     }))
 }
 

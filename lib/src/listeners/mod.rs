@@ -48,7 +48,7 @@ pub trait Listener: Debug + Send + Sync {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotifyError {
     /// Before the commit: this is not to be written, and the client is answered so. After it, when it is too late for
-    /// that, as [`NotifyError::Gone`].
+    /// that, as [`NotifyError::Permanent`].
     #[error("refused with {status}: {message}")]
     Refused {
         /// The HTTP status of the answer, 400 to 599.
@@ -59,7 +59,7 @@ pub enum NotifyError {
     /// It cannot be told, now or later. Before the commit, nothing is written; after it, the event is given up when it
     /// stays so.
     #[error("{0}")]
-    Gone(String),
+    Permanent(String),
     /// It could not be told, or did not answer. Before the commit, nothing is written; after it, it is told again.
     #[error("{message}")]
     Failed {
@@ -104,7 +104,7 @@ impl Aws {
 
 /// What a listener is made of.
 #[derive(Clone, Copy)]
-pub struct Parts<'a> {
+pub struct ListenerContext<'a> {
     /// The settings that all listeners have.
     pub settings: &'a ListenerSettings,
     /// All variables: [`ListenerSettings::variable`] names those of this listener.
@@ -113,7 +113,7 @@ pub struct Parts<'a> {
     pub aws: &'a Aws,
 }
 
-impl<'a> Parts<'a> {
+impl<'a> ListenerContext<'a> {
     /// A setting of the listener, e.g. `URL`.
     pub fn get(&self, setting: &str) -> Option<&'a str> {
         self.vars.get(&self.settings.variable(setting))
@@ -142,15 +142,15 @@ impl<'a> Parts<'a> {
 ///
 /// # Errors
 /// Names the setting that is missing or wrong.
-pub type Make = fn(Parts<'_>) -> Result<Arc<dyn Listener>, SettingError>;
+pub type ListenerFactory = fn(ListenerContext<'_>) -> Result<Arc<dyn Listener>, SettingError>;
 
 /// The listeners that are there without a line of code.
-const BUILT_IN: [(&str, Make); 5] = [
-    ("sqs", sqs::make),
-    ("eventbridge", eventbridge::make),
-    ("lambda", lambda::make),
-    ("webhook", webhook::make),
-    ("email", email::make),
+const BUILT_IN: [(&str, ListenerFactory); 5] = [
+    ("sqs", sqs::build),
+    ("eventbridge", eventbridge::build),
+    ("lambda", lambda::build),
+    ("webhook", webhook::build),
+    ("email", email::build),
 ];
 
 /// Listeners with their settings.
@@ -166,21 +166,21 @@ impl Listeners {
         settings: impl IntoIterator<Item = ListenerSettings>,
         vars: &Vars,
         aws: &Aws,
-        custom: &[(&str, Make)],
+        custom: &[(&str, ListenerFactory)],
     ) -> Result<Self, SettingError> {
         let listeners = settings.into_iter().map(|settings| {
-            let parts = Parts {
+            let context = ListenerContext {
                 settings: &settings,
                 vars,
                 aws,
             };
             let mut known = custom.iter().chain(&BUILT_IN);
-            let (_, make) = known
+            let (_, build) = known
                 .find(|(code, _)| *code == settings.code)
                 .ok_or_else(|| {
-                    parts.wrong("USE", format!("there is no listener `{}`", settings.code))
+                    context.wrong("USE", format!("there is no listener `{}`", settings.code))
                 })?;
-            let listener = make(parts)?;
+            let listener = build(context)?;
             Ok((settings, listener))
         });
         listeners
@@ -273,7 +273,7 @@ where
     let retry_after = header.and_then(|value| parse_retry_after(value, SystemTime::now()));
     let message = DisplayErrorContext(error).to_string();
     if (400..500).contains(&status) && !passes {
-        return NotifyError::Gone(message);
+        return NotifyError::Permanent(message);
     }
     NotifyError::Failed {
         message,

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use aws_sdk_sqs::Client;
 use futures::future::BoxFuture;
 
-use super::{Listener, NotifyError, Parts, aws_failed};
+use super::{Listener, ListenerContext, NotifyError, aws_failed};
 use crate::event::ResourceChanged;
 use crate::queue::group_id;
 use crate::settings::SettingError;
@@ -32,10 +32,10 @@ struct Queue {
 ///
 /// # Errors
 /// `…queue_url` is missing.
-pub fn make(parts: Parts<'_>) -> Result<Arc<dyn Listener>, SettingError> {
+pub fn build(context: ListenerContext<'_>) -> Result<Arc<dyn Listener>, SettingError> {
     Ok(Arc::new(Queue {
-        client: parts.aws.sqs.clone(),
-        url: parts.require("QUEUE_URL")?.to_owned(),
+        client: context.aws.sqs.clone(),
+        url: context.require("QUEUE_URL")?.to_owned(),
     }))
 }
 

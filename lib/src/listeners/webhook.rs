@@ -6,9 +6,9 @@
 //! | `…url` | where it goes to, http or https; required |
 //! | `…secret` | the signature's key: `whsec_` and base64, or the key itself; 24 bytes or more; required |
 //!
-//! Told is who answers with 2xx. To refuse what is not to be written (`…synchronous`), it answers so with
-//! `{"refused": {"status": 403, "message": "…"}}`. Who answers with 5xx, 429 or 408 is told again, after `Retry-After`
-//! if it says so. Anything else does not pass; redirects are not followed.
+//! A 2xx response acknowledges the event. With the body `{"refused": {"status": 403, "message": "…"}}` it refuses the write
+//! (`…synchronous`). After 5xx, 429 or 408 the event is sent again, after `Retry-After` where that is given. Any other response is a
+//! permanent failure; redirects are not followed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use futures::future::BoxFuture;
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Response, StatusCode};
 
-use super::{Listener, NotifyError, Parts, read_answer};
+use super::{Listener, ListenerContext, NotifyError, read_answer};
 use crate::event::ResourceChanged;
 use crate::hmac;
 use crate::http_client;
@@ -45,23 +45,23 @@ struct Webhook {
 ///
 /// # Errors
 /// A URL that is none, a secret of less than 24 bytes (the specification's), either of them missing.
-pub fn make(parts: Parts<'_>) -> Result<Arc<dyn Listener>, SettingError> {
-    let url = parts.require("URL")?.parse::<reqwest::Url>();
+pub fn build(context: ListenerContext<'_>) -> Result<Arc<dyn Listener>, SettingError> {
+    let url = context.require("URL")?.parse::<reqwest::Url>();
     let is_http = |url: &reqwest::Url| matches!(url.scheme(), "http" | "https");
     let url = url.ok().filter(is_http);
-    let secret = Secret::new(parts.require("SECRET")?);
+    let secret = Secret::new(context.require("SECRET")?);
     if key(&secret).is_none_or(|key| key.len() < 24) {
-        return Err(parts.wrong(
+        return Err(context.wrong(
             "SECRET",
             "must be at least 24 bytes, or `whsec_` and their base64",
         ));
     }
     let client = http_client::builder_without_retries(CONNECT_TIMEOUT)
         .build()
-        .map_err(|error| parts.wrong("URL", format!("no HTTP client can be made: {error}")))?;
+        .map_err(|error| context.wrong("URL", format!("no HTTP client can be made: {error}")))?;
     Ok(Arc::new(Webhook {
         client,
-        url: url.ok_or_else(|| parts.wrong("URL", "must be an http or https URL"))?,
+        url: url.ok_or_else(|| context.wrong("URL", "must be an http or https URL"))?,
         secret,
     }))
 }
@@ -101,7 +101,7 @@ impl Webhook {
                 StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT
             );
         if !passes {
-            return Err(NotifyError::Gone(message));
+            return Err(NotifyError::Permanent(message));
         }
         Err(NotifyError::Failed {
             message,

@@ -1,6 +1,6 @@
 //! `multiauth`: the ways in which users can prove who they are, in the order in which they are tried.
 
-use super::{Includes, OpenIdSettings, Plugin, SettingError, Vars, is_token};
+use super::{Includes, OpenIdSettings, PluginName, SettingError, Vars, is_token};
 use crate::permission::EVERYONE;
 
 /// One way to prove who one is, an entry of `multiauth.policies`.
@@ -43,7 +43,7 @@ impl Policy {
             .iter()
             .map(|name| Self::named(vars, name, includes))
             .collect::<Result<Vec<_>, _>>()?;
-        if includes.has(Plugin::Accounts) {
+        if includes.has(PluginName::Accounts) {
             let account = policies.iter().position(|policy| *policy == Self::Account);
             let basic = policies
                 .iter()
@@ -82,7 +82,7 @@ impl Policy {
             None => return Err(SettingError::new(used, "is required")),
             Some(path) => path.rsplit(['.', ':']).next().unwrap_or_default(),
         };
-        let included = |plugin: Plugin| {
+        let included = |plugin: PluginName| {
             let problem = format!("needs {} in KINTO_INCLUDES", plugin.name());
             let included = includes.has(plugin).then_some(());
             included.ok_or_else(|| SettingError::new(&*used, problem))
@@ -99,11 +99,11 @@ impl Policy {
             });
         }
         if is_account {
-            included(Plugin::Accounts)?;
+            included(PluginName::Accounts)?;
             return Ok(Self::Account);
         }
         if policy == OPENID_POLICY {
-            included(Plugin::OpenId)?;
+            included(PluginName::OpenId)?;
             let variable = |setting: &str| {
                 let policy = upper(name);
                 variable(vars, &format!("POLICY_{policy}_{setting}"))

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Flavour, SettingError, Vars};
+use super::{ChangesDialect, SettingError, Vars};
 use crate::resource::Kind;
 
 /// Every setting of the form `…cache_expires_seconds`, with `maximum_` or `minimum_` or neither in it.
@@ -13,7 +13,7 @@ use crate::resource::Kind;
 pub struct CacheSettings {
     /// By the variable.
     seconds: BTreeMap<String, u64>,
-    flavour: Flavour,
+    dialect: ChangesDialect,
 }
 
 /// Which of the times that a collection may have.
@@ -44,8 +44,8 @@ impl CacheSettings {
                 seconds.extend(vars.number(name)?.map(|number| (name.clone(), number)));
             }
         }
-        let flavour = Flavour::from_vars(vars);
-        Ok(Self { seconds, flavour })
+        let dialect = ChangesDialect::from_vars(vars);
+        Ok(Self { seconds, dialect })
     }
 
     /// `cache_expires_seconds`, which is for all that anonymous users read where nothing narrower is set: within so many
@@ -91,7 +91,7 @@ impl CacheSettings {
     /// [`Self::of_all`].
     pub fn of_changes(&self, bucket: &str, collection: &str, expiry: Expiry) -> Option<u64> {
         let as_records = || {
-            let is_kept = self.flavour.keeps_changesets_as_records();
+            let is_kept = self.dialect.keeps_changesets_as_records();
             is_kept.then(|| self.of_bucket(bucket)).flatten()
         };
         self.of_collection(bucket, collection, expiry).or_else(|| {

@@ -5,7 +5,7 @@ use crate::resource::CollectionSet;
 
 /// The answers in which kinto-changes 4.1 and its successor differ. This is the only place that knows the difference.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Flavour {
+pub enum ChangesDialect {
     /// kinto-changes 4.1.
     #[default]
     KintoChanges,
@@ -13,7 +13,7 @@ pub enum Flavour {
     RemoteSettings,
 }
 
-impl Flavour {
+impl ChangesDialect {
     pub(super) fn from_vars(vars: &Vars) -> Self {
         let is_successor = |word: &String| {
             word == "kinto_remote_settings" || word == "kinto_remote_settings.changes"
@@ -69,7 +69,7 @@ pub struct ChangesSettings {
     /// `changes.since_max_age_redirect_ttl_seconds`: how long that redirect may be kept; `None` says nothing of it.
     pub since_max_age_redirect_ttl_seconds: Option<u64>,
     /// Whose answers are given where the two differ.
-    pub flavour: Flavour,
+    pub dialect: ChangesDialect,
 }
 
 impl ChangesSettings {
@@ -91,7 +91,7 @@ impl ChangesSettings {
                 "KINTO_CHANGES_SINCE_MAX_AGE_REDIRECT_TTL_SECONDS",
                 24 * 60 * 60,
             )?,
-            flavour: Flavour::from_vars(vars),
+            dialect: ChangesDialect::from_vars(vars),
         })
     }
 
@@ -158,20 +158,23 @@ mod tests {
 
     #[test]
     fn the_successor_is_told_by_includes() {
-        let flavour = |includes| settings(&[("KINTO_INCLUDES", includes)]).unwrap().flavour;
-        assert_eq!(flavour(""), Flavour::KintoChanges);
+        let dialect = |includes| settings(&[("KINTO_INCLUDES", includes)]).unwrap().dialect;
+        assert_eq!(dialect(""), ChangesDialect::KintoChanges);
         assert_eq!(
-            flavour("kinto_changes kinto_attachment"),
-            Flavour::KintoChanges
-        );
-        assert_eq!(flavour("kinto_remote_settings_x"), Flavour::KintoChanges);
-        assert_eq!(
-            flavour("kinto_attachment kinto_remote_settings"),
-            Flavour::RemoteSettings
+            dialect("kinto_changes kinto_attachment"),
+            ChangesDialect::KintoChanges
         );
         assert_eq!(
-            flavour("kinto_remote_settings.changes"),
-            Flavour::RemoteSettings
+            dialect("kinto_remote_settings_x"),
+            ChangesDialect::KintoChanges
+        );
+        assert_eq!(
+            dialect("kinto_attachment kinto_remote_settings"),
+            ChangesDialect::RemoteSettings
+        );
+        assert_eq!(
+            dialect("kinto_remote_settings.changes"),
+            ChangesDialect::RemoteSettings
         );
     }
 }

@@ -6,7 +6,7 @@ use super::{SettingError, Vars};
 
 /// A part of Kinto that is off unless it is included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Plugin {
+pub enum PluginName {
     /// `kinto.plugins.default_bucket`: `/buckets/default` is each user's own bucket.
     DefaultBucket,
     /// `kinto.plugins.flush`: anybody may remove everything.
@@ -19,7 +19,7 @@ pub enum Plugin {
     Admin,
 }
 
-impl Plugin {
+impl PluginName {
     const ALL: [Self; 5] = [
         Self::DefaultBucket,
         Self::Flush,
@@ -52,7 +52,7 @@ const CHANGES: [&str; 3] = [
 /// What `includes` names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Includes {
-    plugins: BTreeSet<Plugin>,
+    plugins: BTreeSet<PluginName>,
     changes: bool,
 }
 
@@ -71,7 +71,10 @@ impl Includes {
             ..Self::default()
         };
         for name in vars.words(variable).unwrap_or_default() {
-            match Plugin::ALL.into_iter().find(|plugin| plugin.name() == name) {
+            match PluginName::ALL
+                .into_iter()
+                .find(|plugin| plugin.name() == name)
+            {
                 Some(plugin) => _ = includes.plugins.insert(plugin),
                 None if CHANGES.contains(&&*name) => includes.changes = true,
                 None if BUILT_IN.contains(&&*name) => {}
@@ -85,7 +88,7 @@ impl Includes {
     }
 
     /// Whether the plugin is on.
-    pub fn has(&self, plugin: Plugin) -> bool {
+    pub fn has(&self, plugin: PluginName) -> bool {
         self.plugins.contains(&plugin)
     }
 
@@ -106,8 +109,8 @@ mod tests {
     #[test]
     fn plugins_are_on_when_they_are_named() {
         let some = includes("kinto_changes\n kinto.plugins.default_bucket").unwrap();
-        assert!(some.has(Plugin::DefaultBucket) && !some.has(Plugin::Flush));
-        assert!(!includes("").unwrap().has(Plugin::DefaultBucket));
+        assert!(some.has(PluginName::DefaultBucket) && !some.has(PluginName::Flush));
+        assert!(!includes("").unwrap().has(PluginName::DefaultBucket));
     }
 
     #[test]

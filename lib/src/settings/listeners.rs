@@ -102,7 +102,7 @@ fn words<T>(
     named: impl Fn(&str) -> Option<T>,
 ) -> Result<Vec<T>, SettingError> {
     let words = vars.words(variable).unwrap_or_default().into_iter();
-    let unknown = |word| SettingError::new(variable, format!("`{word}` is none that there is"));
+    let unknown = |word| SettingError::new(variable, format!("`{word}` is unknown"));
     words
         .map(|word| named(&word).ok_or_else(|| unknown(word)))
         .collect()

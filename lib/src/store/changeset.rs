@@ -206,8 +206,8 @@ impl Store {
         Ok(changes)
     }
 
-    /// Reads what is later than `since`, from the earliest on. When of what was read before so much has gone since that
-    /// there is less than was wanted, reads further back, and on again.
+    /// Reads the changes later than `since`, the earliest first. If deletions since then left fewer objects than the limit, reads older
+    /// ones, and then later ones again.
     async fn read_on(
         &self,
         list: &ListUri,

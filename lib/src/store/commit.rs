@@ -15,9 +15,9 @@ use super::{Key, Store, StoreError, TIMESTAMP_KEY, Write, retries};
 use crate::backoff::Backoff;
 
 /// The pause before the first repetition of an attempt whose outcome is not known, at most; it doubles each time.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const INITIAL_BACKOFF: Duration = Duration::from_millis(50);
 /// The longest of these pauses. DynamoDB recovers a transaction that its coordinator left after 5 seconds.
-const MAX_PAUSE: Duration = Duration::from_secs(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
 /// A transaction that was not committed, or of which that is not known.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +90,7 @@ impl Store {
             .transact_write_items()
             .client_request_token(Uuid::new_v4().to_string())
             .set_transact_items(Some(items));
-        let mut backoff = Backoff::new(FIRST_PAUSE, MAX_PAUSE);
+        let mut backoff = Backoff::new(INITIAL_BACKOFF, MAX_BACKOFF);
         let mut doubt = None;
         while Instant::now() < deadline {
             // Not by the SDK, which tells of the last of its attempts alone.

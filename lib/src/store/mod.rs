@@ -10,7 +10,7 @@
 //! | that something of a list is shared | `#shared#`, the parent's generation, `#` and the principal | the list's partition | [`shares`] |
 //! | a login under way | `#login#` and its state | `#login` | [`login`] |
 //! | a principal's groups in a bucket | `#principal#` and the principal | the bucket's URI | [`membership`] |
-//! | what listeners are to be told of | `#outbox#` and a parent's URI | see there | [`outbox`] |
+//! | what listeners are to be told of | `#outbox##` and a parent's URI | see there | [`outbox`] |
 //! | turns at an item that is contended | `#turn#` and the item's key | `#turn` | [`Store::reserve_turn`] |
 //!
 //! No id may begin with `#`, so the reserved keys never meet an object's. The local secondary index

@@ -51,7 +51,7 @@ pub struct CollectionChange {
 
 /// The latest change of a collection that the monitor knows of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MonitorEntry {
+pub struct StoredMonitorEntry {
     /// Its place among all changes: the monitor's clock when it was recorded, at least the change's timestamp. No two
     /// changes have the same, and a change that is recorded later has a higher one.
     pub position: Timestamp,
@@ -63,7 +63,7 @@ pub struct MonitorEntry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredEntry {
     /// The entry.
-    pub entry: MonitorEntry,
+    pub entry: StoredMonitorEntry,
     /// Whether a function of an earlier version wrote it, with its timestamp as its position.
     pub is_of_earlier_version: bool,
 }
@@ -87,7 +87,7 @@ impl CollectionChange {
     }
 }
 
-impl MonitorEntry {
+impl StoredMonitorEntry {
     fn into_item(self) -> Item {
         let Self { position, change } = self;
         let mut item = change.key().into_item();
@@ -124,14 +124,14 @@ impl StoredEntry {
             deleted: flag(item, "deleted"),
         };
         Ok(Self {
-            entry: MonitorEntry { position, change },
+            entry: StoredMonitorEntry { position, change },
             is_of_earlier_version,
         })
     }
 }
 
 /// Of each collection the entry with the highest position, in the order of the positions.
-fn latest_of_each(mut entries: Vec<MonitorEntry>) -> Vec<MonitorEntry> {
+fn latest_of_each(mut entries: Vec<StoredMonitorEntry>) -> Vec<StoredMonitorEntry> {
     entries.sort_by_key(|entry| entry.position);
     let mut seen = HashSet::with_capacity(entries.len());
     let newest_first = entries.iter().rev();
@@ -171,7 +171,7 @@ impl Store {
         &self,
         mut state: MonitorState,
         from: Timestamp,
-    ) -> Result<(MonitorState, Vec<MonitorEntry>), StoreError> {
+    ) -> Result<(MonitorState, Vec<StoredMonitorEntry>), StoreError> {
         for _ in 0..MAX_READS {
             let query = self
                 .partition_query(PARTITION)
@@ -199,7 +199,7 @@ impl Store {
     }
 
     /// The state, and every entry in no order, read from the table itself.
-    pub async fn monitor(&self) -> Result<(MonitorState, Vec<MonitorEntry>), StoreError> {
+    pub async fn monitor(&self) -> Result<(MonitorState, Vec<StoredMonitorEntry>), StoreError> {
         let state = self.monitor_state().await?;
         let stored = self.stored_monitor_entries().await?.into_iter();
         let mut entries: Vec<_> = stored.map(|stored| stored.entry).collect();
@@ -220,7 +220,7 @@ impl Store {
     pub async fn monitor_entries_of(
         &self,
         changes: Vec<&CollectionChange>,
-    ) -> Result<HashMap<ObjectUri, MonitorEntry>, StoreError> {
+    ) -> Result<HashMap<ObjectUri, StoredMonitorEntry>, StoreError> {
         let keys: Vec<_> = changes.into_iter().map(CollectionChange::key).collect();
         let found = self.read(&keys).await?;
         let entries = found.values().map(|item| {
@@ -233,7 +233,10 @@ impl Store {
     /// Puts entries into items of their own, unless these hold later ones. Safe to repeat, in any order.
     ///
     /// One `PutItem` each, 1 WCU in the table and 1 to 2 in the index.
-    pub async fn put_monitor_entries(&self, entries: Vec<MonitorEntry>) -> Result<(), StoreError> {
+    pub async fn put_monitor_entries(
+        &self,
+        entries: Vec<StoredMonitorEntry>,
+    ) -> Result<(), StoreError> {
         let puts = stream::iter(entries).map(Ok::<_, StoreError>);
         puts.try_for_each_concurrent(CONCURRENCY, async |entry| {
             let put = self

@@ -14,7 +14,7 @@ const SORT_KEY: &str = "#pull";
 
 /// The latest version, and what was shown before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PullState {
+pub struct PolledBroadcast {
     /// The latest version.
     due: Timestamp,
     /// When it became the latest.
@@ -23,7 +23,7 @@ pub struct PullState {
     shown: Option<(Timestamp, Timestamp)>,
 }
 
-impl PullState {
+impl PolledBroadcast {
     /// With `due` as the latest version from `now` on, unless a later one is known.
     pub fn raised(read: Option<Self>, due: Timestamp, now: Timestamp, debounce: Debounce) -> Self {
         match read {
@@ -102,7 +102,9 @@ impl Store {
     /// Reads the versions where an earlier version of the functions keeps them; `None` when there are none.
     ///
     /// One `GetItem`, strongly consistent, 1 RCU.
-    pub async fn pull_state_of_earlier_version(&self) -> Result<Option<PullState>, StoreError> {
+    pub async fn pull_state_of_earlier_version(
+        &self,
+    ) -> Result<Option<PolledBroadcast>, StoreError> {
         let key = Key {
             pk: PARTITION.to_owned(),
             sk: SORT_KEY.to_owned(),
@@ -116,7 +118,11 @@ impl Store {
             .send()
             .await
             .map_err(StoreError::request("GetItem"))?;
-        answer.item.as_ref().map(PullState::from_item).transpose()
+        answer
+            .item
+            .as_ref()
+            .map(PolledBroadcast::from_item)
+            .transpose()
     }
 }
 
@@ -133,12 +139,12 @@ mod tests {
     };
 
     /// In seconds.
-    fn shown_at(state: PullState, seconds: u64) -> u64 {
+    fn shown_at(state: PolledBroadcast, seconds: u64) -> u64 {
         state.version(Timestamp(seconds * 1000), DEBOUNCE).0
     }
 
-    fn raised(state: PullState, due: u64, seconds: u64) -> PullState {
-        PullState::raised(
+    fn raised(state: PolledBroadcast, due: u64, seconds: u64) -> PolledBroadcast {
+        PolledBroadcast::raised(
             Some(state),
             Timestamp(due),
             Timestamp(seconds * 1000),
@@ -148,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_change_after_a_long_rest_shows_at_once_and_the_next_after_five_quiet_minutes() {
-        let state = PullState::first(Timestamp(1), Timestamp(0));
+        let state = PolledBroadcast::first(Timestamp(1), Timestamp(0));
         assert_eq!(shown_at(state, 0), 1);
         let state = raised(state, 2, 5000);
         assert_eq!(shown_at(state, 5000), 2);
@@ -158,7 +164,7 @@ mod tests {
 
     #[test]
     fn changes_without_a_rest_show_every_twenty_minutes() {
-        let mut state = PullState::first(Timestamp(1), Timestamp(0));
+        let mut state = PolledBroadcast::first(Timestamp(1), Timestamp(0));
         for seconds in (60..=2400).step_by(60) {
             state = raised(state, seconds, seconds);
             let expected = match seconds {
@@ -176,7 +182,7 @@ mod tests {
         fn what_is_shown_never_goes_back_changes_no_sooner_than_the_minimum_and_ends_at_the_latest(
             pauses in prop::collection::vec(0..900_u64, 1..40),
         ) {
-            let mut state = PullState::first(Timestamp(1), Timestamp(0));
+            let mut state = PolledBroadcast::first(Timestamp(1), Timestamp(0));
             let (mut now, mut version, mut last, mut last_at) = (0, 1, 1, 0);
             for pause in pauses {
                 for second in now..now + pause {

@@ -23,9 +23,9 @@ use super::is_contention;
 pub const RETRY_TIME: Duration = Duration::from_secs(10);
 /// The longest pause before the first repetition; it doubles each time, with full jitter. A transaction has its items
 /// in hand for some milliseconds.
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const INITIAL_BACKOFF: Duration = Duration::from_millis(10);
 /// The longest pause.
-const MAX_PAUSE: Duration = Duration::from_millis(500);
+const MAX_BACKOFF: Duration = Duration::from_millis(500);
 /// More than fit into [`RETRY_TIME`] where each attempt is refused at once.
 const MAX_ATTEMPTS: u32 = 40;
 
@@ -37,13 +37,13 @@ pub(super) fn client(client: &Client) -> Client {
         .build();
     let retries = RetryConfig::standard()
         .with_max_attempts(MAX_ATTEMPTS)
-        .with_initial_backoff(FIRST_PAUSE)
-        .with_max_backoff(MAX_PAUSE);
+        .with_initial_backoff(INITIAL_BACKOFF)
+        .with_max_backoff(MAX_BACKOFF);
     let config = client.config().to_builder();
     let config = config
         .retry_config(retries)
         .retry_partition(unlimited)
-        .retry_classifier(Contention);
+        .retry_classifier(ContentionClassifier);
     Client::from_conf(config.build())
 }
 
@@ -55,9 +55,9 @@ pub(super) fn disabled() -> Builder {
 /// Tells the SDK of the failures that pass and that it does not know: another transaction has an item in hand, or a
 /// transactional read was throttled.
 #[derive(Debug)]
-struct Contention;
+struct ContentionClassifier;
 
-impl ClassifyRetry for Contention {
+impl ClassifyRetry for ContentionClassifier {
     fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
         let failed = context.output_or_error().and_then(Result::err);
         let Some(error) = failed.and_then(|error| error.as_operation_error()) else {

@@ -92,8 +92,8 @@ impl Shares {
 
     /// Whether all groups that something may be granted to are named here.
     ///
-    /// Which groups a user is in is only known of those that are looked up: those that are named here are. Of one that is
-    /// named apart nobody would know that it has to be.
+    /// A user's membership is looked up only for groups that the list's item names. A group that is stored in an item of its own would
+    /// be missed.
     pub fn name_groups(&self) -> bool {
         self.are_known() && !self.0.contains(MORE_GROUPS)
     }

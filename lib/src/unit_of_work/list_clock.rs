@@ -93,7 +93,7 @@ impl ListSlot {
         self.change = ListChange::Replaced;
     }
 
-    /// Takes a part's share out of what becomes of the list; what is left goes on from there. `times` are those of
+    /// Splits off the list's update for one of several transactions; `self` keeps the updates that remain. `times` are those of
     /// the list's objects in the part, the earliest first; `last` says whether no other part follows.
     pub(super) fn take_share(
         &mut self,

@@ -183,7 +183,7 @@ impl UnitOfWork {
     }
 
     /// Takes in an object that was read otherwise, unless it is known already.
-    pub fn learn(&mut self, uri: &ObjectUri, object: &Object) {
+    pub fn insert_read(&mut self, uri: &ObjectUri, object: &Object) {
         if !self.objects.contains_key(uri) {
             let slot = ObjectSlot::new(Some(object.clone()));
             self.objects.insert(uri.clone(), slot);

@@ -12,7 +12,7 @@ use winnow::error::EmptyError;
 use winnow::stream::AsChar;
 use winnow::token::take_while;
 
-use super::Refused;
+use super::DynamoDbError;
 
 /// What the placeholders of a request's expressions stand for: `#name` for an attribute, `:value` for a value.
 #[derive(Clone, Copy)]
@@ -25,18 +25,18 @@ pub struct Placeholders<'a> {
 
 impl<'a> Placeholders<'a> {
     /// The attribute that `path` means.
-    pub fn attribute(self, path: &'a str) -> Result<&'a str, Refused> {
+    pub fn attribute(self, path: &'a str) -> Result<&'a str, DynamoDbError> {
         if !path.starts_with('#') {
             return Ok(path);
         }
         let name = self.names.get(path).map(String::as_str);
-        name.ok_or_else(|| Refused::invalid(format!("{path} stands for no name")))
+        name.ok_or_else(|| DynamoDbError::invalid(format!("{path} stands for no name")))
     }
 
     /// The value that a placeholder means.
-    pub fn constant(self, placeholder: &'a str) -> Result<&'a AttributeValue, Refused> {
+    pub fn constant(self, placeholder: &'a str) -> Result<&'a AttributeValue, DynamoDbError> {
         let value = self.values.get(placeholder);
-        value.ok_or_else(|| Refused::invalid(format!("{placeholder} stands for no value")))
+        value.ok_or_else(|| DynamoDbError::invalid(format!("{placeholder} stands for no value")))
     }
 
     /// The value that `operand` means, a placeholder or an attribute of `item`; `None` if the item lacks it.
@@ -44,7 +44,7 @@ impl<'a> Placeholders<'a> {
         self,
         operand: &'a str,
         item: Option<&'a Item>,
-    ) -> Result<Option<&'a AttributeValue>, Refused> {
+    ) -> Result<Option<&'a AttributeValue>, DynamoDbError> {
         if !operand.starts_with(':') {
             let attribute = self.attribute(operand)?;
             return Ok(item.and_then(|item| item.get(attribute)));
@@ -91,7 +91,7 @@ pub enum Comparison {
 
 impl<'a> Condition<'a> {
     /// Reads an expression.
-    pub fn parse(expression: &'a str) -> Result<Self, Refused> {
+    pub fn parse(expression: &'a str) -> Result<Self, DynamoDbError> {
         whole(any, expression)
     }
 
@@ -100,9 +100,9 @@ impl<'a> Condition<'a> {
         &self,
         item: Option<&Item>,
         placeholders: Placeholders<'_>,
-    ) -> Result<bool, Refused> {
+    ) -> Result<bool, DynamoDbError> {
         let value = |operand| placeholders.value(operand, item);
-        let has = |path| -> Result<bool, Refused> {
+        let has = |path| -> Result<bool, DynamoDbError> {
             let attribute = placeholders.attribute(path)?;
             Ok(item.is_some_and(|item| item.contains_key(attribute)))
         };
@@ -149,7 +149,7 @@ impl Comparison {
         self,
         left: Option<&AttributeValue>,
         right: Option<&AttributeValue>,
-    ) -> Result<bool, Refused> {
+    ) -> Result<bool, DynamoDbError> {
         let (Some(left), Some(right)) = (left, right) else {
             return Ok(self == Self::Unequal);
         };
@@ -186,15 +186,19 @@ enum Change<'a> {
 
 impl<'a> Update<'a> {
     /// Reads an expression.
-    pub fn parse(expression: &'a str) -> Result<Self, Refused> {
+    pub fn parse(expression: &'a str) -> Result<Self, DynamoDbError> {
         whole(update, expression)
     }
 
     /// The item as it is afterwards; all that is read is read from it as it was.
-    pub fn apply(&self, item: &Item, placeholders: Placeholders<'_>) -> Result<Item, Refused> {
+    pub fn apply(
+        &self,
+        item: &Item,
+        placeholders: Placeholders<'_>,
+    ) -> Result<Item, DynamoDbError> {
         let value = |operand| {
             let value = placeholders.value(operand, Some(item))?.cloned();
-            value.ok_or_else(|| Refused::invalid(format!("the item has no {operand}")))
+            value.ok_or_else(|| DynamoDbError::invalid(format!("the item has no {operand}")))
         };
         let mut updated = item.clone();
         for change in &self.0 {
@@ -226,7 +230,7 @@ impl<'a> Update<'a> {
                             AttributeValue::Ss(both.into_iter().collect())
                         }
                         _ => {
-                            return Err(Refused::invalid(
+                            return Err(DynamoDbError::invalid(
                                 "only numbers and sets of texts are added",
                             ));
                         }
@@ -240,10 +244,10 @@ impl<'a> Update<'a> {
 }
 
 /// A whole number of up to 37 digits, of which two can be added; DynamoDB has 38, and fractions.
-pub fn number(text: &str) -> Result<i128, Refused> {
+pub fn number(text: &str) -> Result<i128, DynamoDbError> {
     let number = text.parse::<i128>().ok();
     let number = number.filter(|number| number.unsigned_abs() < 10_u128.pow(37));
-    number.ok_or_else(|| Refused::invalid(format!("{text} is no whole number of 37 digits")))
+    number.ok_or_else(|| DynamoDbError::invalid(format!("{text} is no whole number of 37 digits")))
 }
 
 type Parsed<T> = winnow::Result<T, EmptyError>;
@@ -251,9 +255,9 @@ type Parsed<T> = winnow::Result<T, EmptyError>;
 fn whole<'a, T>(
     mut parser: impl Parser<&'a str, T, EmptyError>,
     expression: &'a str,
-) -> Result<T, Refused> {
+) -> Result<T, DynamoDbError> {
     let read = parser.parse(expression);
-    read.map_err(|_| Refused::invalid(format!("not an expression known here: {expression}")))
+    read.map_err(|_| DynamoDbError::invalid(format!("not an expression known here: {expression}")))
 }
 
 fn any<'a>(input: &mut &'a str) -> Parsed<Condition<'a>> {

@@ -17,7 +17,7 @@ use super::requests::{
     TransactWriteItem, Update,
 };
 use super::table::{Key, Row, Table};
-use super::{Refused, TableDefinition, query, read};
+use super::{DynamoDbError, TableDefinition, query, read};
 
 /// What a transaction writes at most, in items and bytes.
 const MAX_TRANSACTION: (usize, usize) = (100, 4 * 1024 * 1024);
@@ -50,19 +50,19 @@ type Outcome = Result<Row, Unmet>;
 
 impl Memory {
     /// Creates the table, unless it is there.
-    pub fn create_table(&mut self, table: &TableDefinition) -> Result<(), Refused> {
+    pub fn create_table(&mut self, table: &TableDefinition) -> Result<(), DynamoDbError> {
         let made = self.table.get_or_insert_with(|| Table::new(table.clone()));
         if **made.definition() == *table {
             return Ok(());
         }
-        Err(Refused::new(
+        Err(DynamoDbError::new(
             "LimitExceededException",
             "there is one table in memory",
         ))
     }
 
     /// Runs one operation on its JSON request and returns the JSON answer.
-    pub fn execute(&mut self, operation: &str, body: &[u8]) -> Result<String, Refused> {
+    pub fn execute(&mut self, operation: &str, body: &[u8]) -> Result<String, DynamoDbError> {
         match operation {
             "GetItem" => self.get_item(&read(body)?),
             "BatchGetItem" => self.batch_get_item(&read(body)?),
@@ -71,7 +71,7 @@ impl Memory {
             "PutItem" => self.put_item(read(body)?),
             "UpdateItem" => self.update_item(&read(body)?),
             "TransactWriteItems" => self.transact_write_items(read(body)?),
-            unknown => Err(Refused::invalid(format!(
+            unknown => Err(DynamoDbError::invalid(format!(
                 "{unknown} is not known to the table in memory; a table in a file (`--data`) knows it"
             ))),
         }
@@ -91,15 +91,17 @@ impl Memory {
         self.table.iter_mut().for_each(Table::sweep);
     }
 
-    fn get_item(&self, get: &Get) -> Result<String, Refused> {
+    fn get_item(&self, get: &Get) -> Result<String, DynamoDbError> {
         let table = self.table(&get.table_name)?;
         let key = Key::of(&get.key, table.definition())?;
         Ok(json(&found(table, &key)))
     }
 
-    fn transact_get_items(&self, request: &TransactGet) -> Result<String, Refused> {
+    fn transact_get_items(&self, request: &TransactGet) -> Result<String, DynamoDbError> {
         let Some(first) = request.transact_items.first() else {
-            return Err(Refused::invalid("a transaction has one item at least"));
+            return Err(DynamoDbError::invalid(
+                "a transaction has one item at least",
+            ));
         };
         for item in &request.transact_items {
             self.table(&item.get.table_name)?;
@@ -111,7 +113,7 @@ impl Memory {
         Ok(json(&HashMap::from([("Responses", responses)])))
     }
 
-    fn batch_get_item(&self, request: &BatchGet) -> Result<String, Refused> {
+    fn batch_get_item(&self, request: &BatchGet) -> Result<String, DynamoDbError> {
         let mut responses = HashMap::new();
         for (name, Keys { keys, .. }) in &request.request_items {
             let table = self.table(name)?;
@@ -125,18 +127,18 @@ impl Memory {
         }))
     }
 
-    fn query(&self, query: &Query) -> Result<String, Refused> {
+    fn query(&self, query: &Query) -> Result<String, DynamoDbError> {
         let table = self.table(&query.table_name)?;
         Ok(json(&query::run(table, query)?))
     }
 
-    fn put_item(&mut self, put: Put) -> Result<String, Refused> {
+    fn put_item(&mut self, put: Put) -> Result<String, DynamoDbError> {
         let row = self.outcome_of_put(put)??;
         self.put(row);
         Ok("{}".to_owned())
     }
 
-    fn update_item(&mut self, update: &Update) -> Result<String, Refused> {
+    fn update_item(&mut self, update: &Update) -> Result<String, DynamoDbError> {
         let row = self.outcome_of_update(update)??;
         let answer = match update.return_values {
             OnSuccess::None => json!({}),
@@ -146,7 +148,7 @@ impl Memory {
         Ok(answer.to_string())
     }
 
-    fn transact_write_items(&mut self, request: TransactWrite) -> Result<String, Refused> {
+    fn transact_write_items(&mut self, request: TransactWrite) -> Result<String, DynamoDbError> {
         let items = request.transact_items;
         if let Some(table) = &self.table {
             distinct(items.iter().map(TransactWriteItem::key), table.definition())?;
@@ -157,14 +159,14 @@ impl Memory {
         });
         let outcomes = outcomes.collect::<Result<Vec<_>, _>>()?;
         if outcomes.iter().any(Outcome::is_err) {
-            return Err(Refused::transaction_canceled(
+            return Err(DynamoDbError::transaction_canceled(
                 outcomes.iter().map(reason).collect(),
             ));
         }
         let rows: Vec<_> = outcomes.into_iter().filter_map(Outcome::ok).collect();
         let size = rows.iter().map(Row::size).sum::<usize>();
         if rows.len() > MAX_TRANSACTION.0 || size > MAX_TRANSACTION.1 {
-            return Err(Refused::invalid(
+            return Err(DynamoDbError::invalid(
                 "a transaction has 100 items and 4 MB at most",
             ));
         }
@@ -174,7 +176,7 @@ impl Memory {
         Ok("{}".to_owned())
     }
 
-    fn outcome_of_put(&self, put: Put) -> Result<Outcome, Refused> {
+    fn outcome_of_put(&self, put: Put) -> Result<Outcome, DynamoDbError> {
         let table = self.table(&put.table_name)?;
         let row = Row::new(put.item, table.definition())?;
         let old = table.get(row.key());
@@ -188,7 +190,7 @@ impl Memory {
         Ok(met.map(|()| row))
     }
 
-    fn outcome_of_update(&self, update: &Update) -> Result<Outcome, Refused> {
+    fn outcome_of_update(&self, update: &Update) -> Result<Outcome, DynamoDbError> {
         let table = self.table(&update.table_name)?;
         let definition = table.definition();
         let key = Key::of(&update.key, definition)?;
@@ -209,19 +211,21 @@ impl Memory {
         };
         let row = Row::new(item, definition)?;
         if *row.key() != key {
-            return Err(Refused::invalid("an update does not change its item's key"));
+            return Err(DynamoDbError::invalid(
+                "an update does not change its item's key",
+            ));
         }
         Ok(Ok(row))
     }
 
     /// The table of that name.
-    fn table(&self, name: &str) -> Result<&Table, Refused> {
+    fn table(&self, name: &str) -> Result<&Table, DynamoDbError> {
         let table = self.table.as_ref();
         table
             .filter(|table| table.definition().name == name)
             .ok_or_else(|| {
                 let message = format!("Requested resource not found: Table: {name} not found");
-                Refused::new("ResourceNotFoundException", &message)
+                DynamoDbError::new("ResourceNotFoundException", &message)
             })
     }
 
@@ -251,7 +255,7 @@ impl Unmet {
     }
 }
 
-impl From<Unmet> for Refused {
+impl From<Unmet> for DynamoDbError {
     fn from(unmet: Unmet) -> Self {
         let mut refused = Self::new("ConditionalCheckFailedException", CONDITION_FAILED);
         unmet.add_to(&mut refused.body);
@@ -279,7 +283,7 @@ fn check(
     old: Option<&Arc<Row>>,
     placeholders: Placeholders<'_>,
     on_failure: OnFailure,
-) -> Result<Result<(), Unmet>, Refused> {
+) -> Result<Result<(), Unmet>, DynamoDbError> {
     let Some(condition) = condition else {
         return Ok(Ok(()));
     };
@@ -295,11 +299,11 @@ fn check(
 fn distinct<'a>(
     keys: impl Iterator<Item = &'a Item>,
     table: &TableDefinition,
-) -> Result<Vec<Key>, Refused> {
+) -> Result<Vec<Key>, DynamoDbError> {
     let keys = keys.map(|key| Key::of(key, table));
     let keys: Vec<_> = keys.collect::<Result<_, _>>()?;
     if keys.iter().collect::<HashSet<_>>().len() < keys.len() {
-        return Err(Refused::invalid("a request names each item once"));
+        return Err(DynamoDbError::invalid("a request names each item once"));
     }
     Ok(keys)
 }

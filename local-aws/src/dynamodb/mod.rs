@@ -51,14 +51,14 @@ enum Engine {
 /// A request that was not executed: the status and the JSON of an AWS error, `{"__type", "message", …}`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{body}")]
-pub struct Refused {
+pub struct DynamoDbError {
     /// HTTP status
     pub status: u16,
     /// the error
     pub body: Value,
 }
 
-impl Refused {
+impl DynamoDbError {
     /// With a code of DynamoDB's, e.g. `ValidationException`.
     pub fn new(code: &str, message: &str) -> Self {
         let code = format!("com.amazonaws.dynamodb.v20120810#{code}");
@@ -96,12 +96,12 @@ impl DynamoDb {
     }
 
     /// All of it, in memory.
-    pub fn sqlite() -> Result<Self, Refused> {
+    pub fn sqlite() -> Result<Self, DynamoDbError> {
         Ok(Self::over(Engine::Sqlite(Sqlite::memory()?)))
     }
 
     /// All of it, in the file at `path`, created if missing.
-    pub fn open(path: &str) -> Result<Self, Refused> {
+    pub fn open(path: &str) -> Result<Self, DynamoDbError> {
         Ok(Self::over(Engine::Sqlite(Sqlite::open(path)?)))
     }
 
@@ -113,7 +113,7 @@ impl DynamoDb {
     }
 
     /// Creates a table, unless it is there. In memory there is one.
-    pub fn create_table(&self, table: &TableDefinition) -> Result<(), Refused> {
+    pub fn create_table(&self, table: &TableDefinition) -> Result<(), DynamoDbError> {
         match &mut self.lock().engine {
             Engine::Memory(memory) => memory.create_table(table),
             Engine::Sqlite(sqlite) => Ok(sqlite.create_table(table)?),
@@ -121,7 +121,7 @@ impl DynamoDb {
     }
 
     /// Runs one operation, e.g. `GetItem`, on its JSON request and returns the JSON answer.
-    pub fn execute(&self, operation: &str, body: &[u8]) -> Result<String, Refused> {
+    pub fn execute(&self, operation: &str, body: &[u8]) -> Result<String, DynamoDbError> {
         let State { engine, tokens } = &mut *self.lock();
         let mut execute = || match engine {
             Engine::Memory(memory) => memory.execute(operation, body),
@@ -147,11 +147,11 @@ impl DynamoDb {
         &self,
         iterator: &str,
         limit: usize,
-    ) -> Result<(Vec<EventRecord>, String), Refused> {
+    ) -> Result<(Vec<EventRecord>, String), DynamoDbError> {
         match &mut self.lock().engine {
             Engine::Memory(memory) => {
                 let after = iterator.parse();
-                let after = after.map_err(|_| Refused::invalid("not an iterator"))?;
+                let after = after.map_err(|_| DynamoDbError::invalid("not an iterator"))?;
                 let (records, last) = memory.records(after, limit);
                 Ok((records, last.to_string()))
             }
@@ -161,7 +161,7 @@ impl DynamoDb {
 
     /// Deletes what expired: items by their TTL (which reach the stream), and stream records of a file after a day, of
     /// `SQLite` in memory at once. Only for who has read the stream to its end.
-    pub fn sweep(&self) -> Result<(), Refused> {
+    pub fn sweep(&self) -> Result<(), DynamoDbError> {
         match &mut self.lock().engine {
             Engine::Memory(memory) => memory.sweep(),
             Engine::Sqlite(sqlite) => sqlite.sweep()?,
@@ -176,6 +176,6 @@ impl DynamoDb {
     }
 }
 
-fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
-    serde_json::from_slice(body).map_err(|error| Refused::invalid(error.to_string()))
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, DynamoDbError> {
+    serde_json::from_slice(body).map_err(|error| DynamoDbError::invalid(error.to_string()))
 }

@@ -10,7 +10,7 @@ use serde_dynamo::{AttributeValue, Item};
 use super::expression::{Comparison, Condition, Placeholders, number};
 use super::requests::Query;
 use super::table::{Order, Position, Row, Table};
-use super::{Refused, TableDefinition};
+use super::{DynamoDbError, TableDefinition};
 
 /// What a query reads at most, in bytes, beyond its first item.
 const MAX_PAGE: usize = 1024 * 1024;
@@ -29,12 +29,16 @@ pub struct Page<'a> {
 }
 
 /// Reads a page of the items that the query asks for.
-pub fn run<'a>(table: &'a Table, query: &Query) -> Result<Page<'a>, Refused> {
+pub fn run<'a>(table: &'a Table, query: &Query) -> Result<Page<'a>, DynamoDbError> {
     let definition = table.definition();
     let order = match query.index_name.as_deref() {
         None => Order::Key,
         Some(index) if index == definition.index => Order::Index,
-        Some(other) => return Err(Refused::invalid(format!("no index is called {other}"))),
+        Some(other) => {
+            return Err(DynamoDbError::invalid(format!(
+                "no index is called {other}"
+            )));
+        }
     };
     let placeholders = Placeholders {
         names: &query.expression_attribute_names,
@@ -44,7 +48,8 @@ pub fn run<'a>(table: &'a Table, query: &Query) -> Result<Page<'a>, Refused> {
     let forward = query.scan_index_forward.unwrap_or(true);
     if let Some(key) = &query.exclusive_start_key {
         let place = Row::new(key.clone(), definition)?.place(order);
-        let (at, sk) = place.ok_or_else(|| Refused::invalid("a start that is not in the index"))?;
+        let (at, sk) =
+            place.ok_or_else(|| DynamoDbError::invalid("a start that is not in the index"))?;
         match forward {
             // The next string there is.
             true => range.start = (at, sk + "\0"),
@@ -99,8 +104,9 @@ fn range<'a>(
     expression: &'a str,
     placeholders: Placeholders<'a>,
     table: &TableDefinition,
-) -> Result<(&'a str, Range<Position>), Refused> {
-    let unknown = || Refused::invalid(format!("not a condition of a key known here: {expression}"));
+) -> Result<(&'a str, Range<Position>), DynamoDbError> {
+    let unknown =
+        || DynamoDbError::invalid(format!("not a condition of a key known here: {expression}"));
     let text = |operand| match placeholders.constant(operand)? {
         AttributeValue::S(text) => Ok(text.as_str()),
         _ => Err(unknown()),
@@ -132,7 +138,9 @@ fn range<'a>(
         Some(Condition::Between(key, [from, to])) if key == table.index_key => {
             let range = at(from, 0)?..at(to, 1)?;
             if range.is_empty() {
-                return Err(Refused::invalid("BETWEEN takes the lower value first"));
+                return Err(DynamoDbError::invalid(
+                    "BETWEEN takes the lower value first",
+                ));
             }
             range
         }
@@ -155,7 +163,7 @@ fn range<'a>(
 struct Projection<'a>(HashSet<&'a str>);
 
 impl<'a> Projection<'a> {
-    fn parse(attributes: &'a str, placeholders: Placeholders<'a>) -> Result<Self, Refused> {
+    fn parse(attributes: &'a str, placeholders: Placeholders<'a>) -> Result<Self, DynamoDbError> {
         let attributes = attributes.split(',').map(str::trim);
         let attributes = attributes.map(|attribute| placeholders.attribute(attribute));
         attributes.collect::<Result<_, _>>().map(Self)

@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::{Refused, TableDefinition};
+use super::{DynamoDbError, TableDefinition};
 
 /// How long DynamoDB keeps a stream record, and how long a file does.
 const STREAM_RETENTION_HOURS: u32 = 24;
@@ -172,7 +172,7 @@ impl fmt::Debug for Sqlite {
     }
 }
 
-impl From<DynoxideError> for Refused {
+impl From<DynoxideError> for DynamoDbError {
     fn from(error: DynoxideError) -> Self {
         Self {
             status: error.status_code(),

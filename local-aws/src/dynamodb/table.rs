@@ -9,7 +9,7 @@ use aws_lambda_events::dynamodb::{EventRecord, StreamViewType, UserIdentity};
 use serde_dynamo::{AttributeValue, Item};
 
 use super::expression::number;
-use super::{Refused, TableDefinition};
+use super::{DynamoDbError, TableDefinition};
 
 /// What DynamoDB stores as one item at most, in bytes.
 const MAX_ITEM: usize = 400 * 1024;
@@ -74,10 +74,10 @@ struct Change {
 
 impl Key {
     /// The key of an item.
-    pub fn of(item: &Item, table: &TableDefinition) -> Result<Self, Refused> {
+    pub fn of(item: &Item, table: &TableDefinition) -> Result<Self, DynamoDbError> {
         let part = |name| match item.get(name) {
             Some(AttributeValue::S(part)) if !part.is_empty() => Ok(part.clone()),
-            _ => Err(Refused::invalid(format!(
+            _ => Err(DynamoDbError::invalid(format!(
                 "{name} must be a string, not an empty one"
             ))),
         };
@@ -100,18 +100,18 @@ impl Key {
 
 impl Row {
     /// Checks an item.
-    pub fn new(item: Item, table: &TableDefinition) -> Result<Self, Refused> {
+    pub fn new(item: Item, table: &TableDefinition) -> Result<Self, DynamoDbError> {
         let index_key = match item.get(table.index_key) {
             None => None,
             Some(AttributeValue::N(at)) => Some(number(at)?),
             Some(_) => {
                 let problem = format!("{} must be a number", table.index_key);
-                return Err(Refused::invalid(problem));
+                return Err(DynamoDbError::invalid(problem));
             }
         };
         let size = item_size(&item);
         if size > MAX_ITEM {
-            return Err(Refused::invalid(
+            return Err(DynamoDbError::invalid(
                 "Item size has exceeded the maximum allowed size",
             ));
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::{Refused, read};
+use super::{DynamoDbError, read};
 
 /// How long DynamoDB remembers a `ClientRequestToken`.
 const TOKEN_WINDOW: Duration = Duration::from_secs(600);
@@ -34,8 +34,8 @@ impl Tokens {
     pub fn once(
         &mut self,
         body: &[u8],
-        execute: impl FnOnce() -> Result<String, Refused>,
-    ) -> Result<String, Refused> {
+        execute: impl FnOnce() -> Result<String, DynamoDbError>,
+    ) -> Result<String, DynamoDbError> {
         let identity: Identity = read(body)?;
         let Some(token) = identity.token else {
             return execute();
@@ -43,7 +43,7 @@ impl Tokens {
         self.forget();
         match self.answers.get(&token) {
             Some((known, answer)) if *known == identity.items.0 => Ok(answer.clone()),
-            Some(_) => Err(Refused::new(
+            Some(_) => Err(DynamoDbError::new(
                 "IdempotentParameterMismatchException",
                 "The ClientRequestToken was used with other parameters",
             )),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use kinto_serverless::event::ResourceChanged;
 use kinto_serverless::listeners::email::Mailer;
-use kinto_serverless::listeners::{Listener, NotifyError, Parts};
+use kinto_serverless::listeners::{Listener, ListenerContext, NotifyError};
 use kinto_serverless::settings::SettingError;
 
 #[derive(Debug)]
@@ -21,9 +21,9 @@ struct BucketMail {
 ///
 /// # Errors
 /// Names the setting that is missing or wrong.
-pub fn make(parts: Parts<'_>) -> Result<Arc<dyn Listener>, SettingError> {
+pub fn build(context: ListenerContext<'_>) -> Result<Arc<dyn Listener>, SettingError> {
     Ok(Arc::new(BucketMail {
-        mailer: Mailer::new(parts)?,
+        mailer: Mailer::new(context)?,
     }))
 }
 

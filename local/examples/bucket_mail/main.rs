@@ -44,7 +44,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         aws_port: 8889,
         ..Options::default()
     };
-    let custom = &[("bucket_mail", listener::make as _)];
+    let custom = &[("bucket_mail", listener::build as _)];
     let stack = Stack::over(LocalAws::memory(), &options, vars, custom).await?;
     println!("listening on {}", stack.url());
     tokio::signal::ctrl_c().await?;

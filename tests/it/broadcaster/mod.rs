@@ -23,7 +23,7 @@ use kinto_serverless::api::Api;
 use kinto_serverless::broadcaster::Broadcaster;
 use kinto_serverless::listeners::Listeners;
 use kinto_serverless::megaphone::Megaphone;
-use kinto_serverless::queue::{BroadcastQueue, Inbox};
+use kinto_serverless::queue::{BroadcastQueue, QueueConsumer};
 use kinto_serverless::settings::Settings;
 use kinto_serverless::store::Store;
 use kinto_serverless::timestamp::Timestamp;
@@ -93,7 +93,7 @@ impl World {
         aws.create_table(TABLE).unwrap();
         let store = Store::new(aws.dynamodb(), TABLE);
         let queue = BroadcastQueue::new(aws.sqs(), aws.queue_url());
-        let inbox = Inbox::new(aws.sqs(), aws.queue_url(), aws.dead_letter_url());
+        let consumer = QueueConsumer::new(aws.sqs(), aws.queue_url(), aws.dead_letter_url());
         let megaphones = settings.megaphones.iter().cloned();
         let megaphones = megaphones.map(|m| Megaphone::new(m).unwrap()).collect();
         Self {
@@ -104,7 +104,7 @@ impl World {
                 settings.broadcasts.clone(),
                 settings.megaphones.clone(),
             ),
-            broadcaster: Broadcaster::new(store, inbox, megaphones),
+            broadcaster: Broadcaster::new(store, consumer, megaphones),
             settings,
             aws,
             receivers,

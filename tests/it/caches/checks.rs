@@ -246,7 +246,7 @@ async fn a_failure_does_not_outlive_its_cause(origin: &Origin, cache: &impl Cach
         let failed = cache.send(get(path)).await;
         assert_eq!(failed.status, 503, "{path} {failed:?}");
     }
-    origin.stack.aws().heal();
+    origin.stack.aws().clear_faults();
     for path in &paths {
         let answer = cache.send(get(path)).await;
         assert_eq!(answer.status, 200, "{path} {answer:?}");

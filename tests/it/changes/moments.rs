@@ -182,7 +182,7 @@ async fn play(has_pages: bool, asks: Vec<Ask>) {
         path.extend(since.map(|since| format!("&_since={since}")));
         path.extend(ask.limit.map(|limit| format!("&_limit={limit}")));
         let changeset = processes[ask.process].get(&path).await;
-        kinto.aws.heal();
+        kinto.aws.clear_faults();
         // With a collection that changes each time that it is looked at, it may be given up.
         if changeset.status == 503 {
             continue;

@@ -9,7 +9,7 @@ use kinto_serverless::broadcaster::Broadcaster;
 use kinto_serverless::listeners::Listeners;
 use kinto_serverless::megaphone::Megaphone;
 use kinto_serverless::notifier::{self, Notifier};
-use kinto_serverless::queue::{BroadcastQueue, Inbox, NotificationQueue};
+use kinto_serverless::queue::{BroadcastQueue, NotificationQueue, QueueConsumer};
 use kinto_serverless::settings::{ListenerSettings, Settings, Vars};
 use kinto_serverless::store::Store;
 use serde::de::DeserializeOwned;
@@ -170,7 +170,7 @@ async fn queue_events_reach_megaphone_once() {
             .await;
         let aws = Kinto::new().aws;
         let store = Store::new(aws.dynamodb(), TABLE);
-        let inbox = Inbox::new(aws.sqs(), aws.queue_url(), aws.dead_letter_url());
+        let consumer = QueueConsumer::new(aws.sqs(), aws.queue_url(), aws.dead_letter_url());
         // As a function of an earlier version has it; those of the monitor's state are the aggregator's test.
         let due = json!({"pk": "#broadcast", "sk": "mp", "due": FIRST_CHANGE});
         put_item(&aws, &due);
@@ -179,7 +179,7 @@ async fn queue_events_reach_megaphone_once() {
             .into_iter()
             .map(|m| Megaphone::new(m).unwrap())
             .collect();
-        let response = Broadcaster::new(store, inbox, megaphones)
+        let response = Broadcaster::new(store, consumer, megaphones)
             .handle(event(name))
             .await;
         assert!(response.batch_item_failures.is_empty(), "{name}");
@@ -218,7 +218,7 @@ async fn notifier_events_tell_a_webhook_of_a_record() {
     let notifier = Notifier::new(
         Store::new(aws.dynamodb(), TABLE),
         NotificationQueue::new(aws.sqs(), &*queue),
-        Inbox::new(aws.sqs(), queue, dead),
+        QueueConsumer::new(aws.sqs(), queue, dead),
         listeners,
     );
     let [stream, queue]: [Value; 2] = NOTIFIER.map(event);

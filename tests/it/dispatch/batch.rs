@@ -118,7 +118,7 @@ async fn a_failure_of_ours_takes_all_of_it_back() {
     let failed = batch(&kinto, vec![put("a"), put("b")]).await;
     assert_eq!(failed.error(), (503, 201));
     assert_eq!(failed.header("retry-after"), "3");
-    kinto.aws.heal();
+    kinto.aws.clear_faults();
     assert!(ids(&kinto).await.is_empty());
 }
 

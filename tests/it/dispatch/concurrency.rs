@@ -91,7 +91,7 @@ fn before_first_commit(
     let (kinto, aws) = (kinto.clone(), kinto.aws.clone());
     aws.clone().inject(move |target, _| {
         if target.ends_with("TransactWriteItems") {
-            aws.heal();
+            aws.clear_faults();
             let kinto = kinto.clone();
             // In a thread of its own: this one is in the middle of the request that the rival is to come before.
             let rival = std::thread::spawn(move || {
@@ -166,7 +166,7 @@ async fn a_lost_answer_does_not_make_it_write_twice() {
         .await;
     assert_eq!(created.status, 201);
     assert_eq!(kinto.aws.requests().of("TransactWriteItems"), 2);
-    kinto.aws.heal();
+    kinto.aws.clear_faults();
     let id = created.body["data"]["id"].as_str().unwrap();
     let read = kinto.get(&format!("{COLLECTION}/records/{id}")).await;
     assert_eq!(read.last_modified(), created.last_modified());
@@ -206,7 +206,7 @@ async fn a_write_that_is_committed_late_is_answered_as_it_ended_and_written_once
         assert_eq!(response["status"], 201);
     }
     assert!(are_one(&sent));
-    kinto.aws.heal();
+    kinto.aws.clear_faults();
     let listed = kinto.get(RECORDS).await;
     assert_eq!(listed.body["data"].as_array().unwrap().len(), 5);
     assert_eq!(kinto.get(&list).await.body["data"]["l"], json!([0, 1]));
@@ -237,7 +237,7 @@ async fn while_an_attempt_is_not_answered_a_refusal_of_its_repetition_decides_no
             .await;
         assert_eq!(answer.status, 201, "{answer:?}");
         assert!(are_one(&sent));
-        kinto.aws.heal();
+        kinto.aws.clear_faults();
         let read = kinto.get(RECORD).await;
         assert_eq!(read.last_modified(), answer.last_modified());
     }
@@ -276,7 +276,7 @@ async fn a_write_whose_outcome_is_not_known_in_time_is_told_from_one_that_wrote_
         let answer = kinto.put(RECORD, json!({})).await;
         assert_eq!(written(&answer), "unknown");
         assert!((20..=27).contains(&begin.elapsed().as_secs()));
-        kinto.aws.heal();
+        kinto.aws.clear_faults();
         assert_eq!(kinto.get(RECORD).await.status == 200, is_there);
     }
     fail_first(
@@ -299,7 +299,7 @@ async fn a_large_write_that_is_committed_in_part_says_so() {
     let answer = kinto.put("/buckets/main/groups/large", group.clone()).await;
     assert_eq!(written(&answer), "partly");
     assert!(sent.lock().unwrap().len() > 8);
-    kinto.aws.heal();
+    kinto.aws.clear_faults();
     let repeated = kinto.put("/buckets/main/groups/large", group).await;
     assert_eq!(repeated.status, 200);
 }
@@ -319,7 +319,7 @@ async fn conflicts_are_tried_again_and_then_answered_with_503() {
     let refused = kinto.put(RECORD, json!({"data": {"a": 2}})).await;
     assert_eq!(written(&refused), "nothing");
     assert!((9..=10).contains(&begin.elapsed().as_secs()));
-    kinto.aws.heal();
+    kinto.aws.clear_faults();
     assert_eq!(kinto.get(RECORD).await.body["data"]["a"], 1);
     assert_eq!(
         kinto.put(RECORD, json!({"data": {"a": 2}})).await.status,
@@ -452,7 +452,7 @@ async fn a_storage_that_fails_is_answered_with_503_and_no_detail() {
             refused.body
         );
     }
-    kinto.aws.heal();
+    kinto.aws.clear_faults();
     assert_eq!(kinto.get(RECORD).await.status, 404);
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use super::{config, event, is_failed, tell, with_custom};
 use futures::future::BoxFuture;
 use kinto_serverless::event::ResourceChanged;
-use kinto_serverless::listeners::{Aws, Listener, NotifyError, Parts};
+use kinto_serverless::listeners::{Aws, Listener, ListenerContext, NotifyError};
 use kinto_serverless::settings::SettingError;
 
 /// What a listener is told, where one was made.
@@ -28,7 +28,7 @@ impl Listener for Custom {
     }
 }
 
-fn custom(parts: Parts<'_>) -> Result<Arc<dyn Listener>, SettingError> {
+fn custom(parts: ListenerContext<'_>) -> Result<Arc<dyn Listener>, SettingError> {
     Ok(Arc::new(Custom(parts.require("NAME")?.to_owned())))
 }
 

@@ -6,7 +6,7 @@ use super::smtp::Smtp;
 use super::{bucket_mail, config, event, has, mailing, mails, tell, with_custom};
 use kinto_local::{LocalAws, Options, Stack};
 use kinto_serverless::event::ResourceChanged;
-use kinto_serverless::listeners::{Aws, Make};
+use kinto_serverless::listeners::{Aws, ListenerFactory};
 use kinto_serverless::settings::Vars;
 
 #[tokio::test]
@@ -16,7 +16,7 @@ async fn the_example_sends_an_email_about_new_buckets() {
     let port = smtp.port.to_string();
     let mut settings = mailing(&smtp, &port);
     settings.extend([("ACTIONS", "create"), ("RESOURCES", "bucket")]);
-    let custom: [(&str, Make); 1] = [("bucket_mail", bucket_mail::make)];
+    let custom: [(&str, ListenerFactory); 1] = [("bucket_mail", bucket_mail::build)];
     let listeners = with_custom("bucket_mail", &settings, &aws, &custom).unwrap();
     tell(&listeners, &event(&[""])).await.unwrap();
     assert_eq!(smtp.heard(), [""; 0]);
@@ -51,7 +51,7 @@ async fn stack_with_example(smtp: &Smtp, synchronous: &str) -> Stack {
     vars.set_default("KINTO_EVENT_LISTENERS", "a");
     let options = Options::default();
     let aws = LocalAws::sqlite().unwrap();
-    let custom = &[("bucket_mail", bucket_mail::make as Make)];
+    let custom = &[("bucket_mail", bucket_mail::build as ListenerFactory)];
     Stack::over(aws, &options, vars, custom).await.unwrap()
 }
 

@@ -18,7 +18,7 @@ use aws_config::retry::RetryConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_sqs::config::Credentials;
 use kinto_serverless::event::ResourceChanged;
-use kinto_serverless::listeners::{Aws, Listeners, Make, NotifyError};
+use kinto_serverless::listeners::{Aws, ListenerFactory, Listeners, NotifyError};
 use kinto_serverless::settings::{ListenerSettings, SettingError, Vars};
 use serde_json::{Value, json};
 use wiremock::matchers::any;
@@ -37,7 +37,7 @@ fn with_custom(
     code: &str,
     settings: &[(&str, &str)],
     aws: &Aws,
-    custom: &[(&str, Make)],
+    custom: &[(&str, ListenerFactory)],
 ) -> Result<Listeners, SettingError> {
     let given = settings
         .iter()
@@ -100,7 +100,7 @@ async fn requests(server: &MockServer) -> Vec<Request> {
 }
 
 fn is_gone(told: &Result<(), NotifyError>) -> bool {
-    matches!(told, Err(NotifyError::Gone(_)))
+    matches!(told, Err(NotifyError::Permanent(_)))
 }
 
 fn is_failed(told: &Result<(), NotifyError>) -> bool {

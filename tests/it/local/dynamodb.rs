@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use aws_lambda_events::dynamodb::EventRecord;
-use kinto_local::dynamodb::{DynamoDb, Refused};
+use kinto_local::dynamodb::{DynamoDb, DynamoDbError};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -85,7 +85,7 @@ impl Side {
 }
 
 /// What a caller acts on: not the message. A request that is wrong in itself is the same alone and in a transaction.
-fn reasons(refused: &Refused) -> (String, Value) {
+fn reasons(refused: &DynamoDbError) -> (String, Value) {
     let code = refused.body["__type"].as_str().unwrap();
     let code = code.rsplit('#').next().unwrap().to_owned();
     let reasons: Vec<_> = refused.body["CancellationReasons"]

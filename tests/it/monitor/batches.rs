@@ -191,7 +191,7 @@ async fn whatever_fails_on_the_way_to_the_state_comes_again() {
             !stack.aggregate(std::slice::from_ref(&record)).await,
             "{fails}"
         );
-        stack.kinto.aws.heal();
+        stack.kinto.aws.clear_faults();
         let known = stack.heard_since(0).await;
         assert_eq!(known.0 == begin + 100 + n as u64, fails == "SendMessage");
         assert!(stack.aggregate(&[record]).await, "{fails}");

@@ -102,7 +102,7 @@ async fn a_rebuilding_goes_on_beside_writes_and_closes_nothing_that_lives() {
         });
         // It may fail where a list was closed under its hand; then it is done again.
         let rebuilt = stack.aggregator.rebuild_monitor().await;
-        stack.kinto.aws.heal();
+        stack.kinto.aws.clear_faults();
         if rebuilt.is_err() {
             stack.aggregator.rebuild_monitor().await.unwrap();
         }

@@ -166,7 +166,7 @@ impl Schedule {
                 self.step().await;
             }
         }
-        self.stack.kinto.aws.heal();
+        self.stack.kinto.aws.clear_faults();
         // Everybody comes to an end, all that is left is delivered, and something changes once more.
         self.write();
         for _ in 0..3 {

@@ -110,7 +110,7 @@ async fn take(stack: &Stack, step: Step) {
             });
             // Whatever it reports: who was killed reports nothing.
             stack.aggregate(&batch).await;
-            kinto.aws.heal();
+            kinto.aws.clear_faults();
         }
     }
 }

@@ -63,7 +63,7 @@ async fn a_listener_that_is_down_holds_up_no_other_and_misses_nothing() {
 #[tokio::test(start_paused = true)]
 async fn what_a_listener_will_never_take_goes_to_the_dead_letters_and_comes_from_there_again() {
     let world = World::new().await.consuming(|| false);
-    world.recorders["a"].answers(NotifyError::Gone("410".to_owned()), 3);
+    world.recorders["a"].answers(NotifyError::Permanent("410".to_owned()), 3);
     world.write("one", 0).await;
     world.write("one", 1).await;
     world.until("a", 1).await;

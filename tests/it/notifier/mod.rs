@@ -20,7 +20,7 @@ use kinto_local::stream::{self, Mapping};
 use kinto_serverless::event::ResourceChanged;
 use kinto_serverless::listeners::{Listener, Listeners, NotifyError};
 use kinto_serverless::notifier::Notifier;
-use kinto_serverless::queue::{Inbox, NotificationQueue};
+use kinto_serverless::queue::{NotificationQueue, QueueConsumer};
 use kinto_serverless::resource::ObjectUri;
 use kinto_serverless::settings::{ListenerSettings, Vars};
 use kinto_serverless::store::{Item, Store};
@@ -181,7 +181,7 @@ impl World {
         let notifier = Notifier::new(
             Store::new(kinto.aws.dynamodb(), TABLE),
             NotificationQueue::new(kinto.aws.sqs(), &*url),
-            Inbox::new(kinto.aws.sqs(), url, dead),
+            QueueConsumer::new(kinto.aws.sqs(), url, dead),
             listeners,
         );
         Self {

@@ -51,7 +51,7 @@ async fn a_listener_that_does_not_answer_in_time_or_fails_has_nothing_written() 
     recorder.hangs.store(false, Ordering::SeqCst);
     for error in [
         NotifyError::failed("down"),
-        NotifyError::Gone("wrong".to_owned()),
+        NotifyError::Permanent("wrong".to_owned()),
     ] {
         recorder.answers(error, 1);
         assert_eq!(kinto.put(&uri, json!({})).await.error(), (503, 201));

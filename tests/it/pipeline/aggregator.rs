@@ -143,7 +143,7 @@ async fn a_batch_comes_again_from_the_earliest_change_that_failed() {
     assert_eq!(pipeline.aggregate(&batch).await.as_deref(), Some("9"));
     assert_eq!(pipeline.monitor().await, BTreeMap::new());
 
-    pipeline.kinto.aws.heal();
+    pipeline.kinto.aws.clear_faults();
     assert_eq!(pipeline.aggregate(&batch[1..]).await, None);
     let expected = BTreeMap::from([("one".to_owned(), 10), ("two".to_owned(), 12)]);
     assert_eq!(pipeline.monitor().await, expected);
@@ -166,7 +166,7 @@ async fn a_broadcast_that_could_not_be_asked_for_is_asked_for_again() {
                 .as_deref(),
             Some("1")
         );
-        pipeline.kinto.aws.heal();
+        pipeline.kinto.aws.clear_faults();
         assert!(pipeline.kinto.aws.queue().is_empty() || operation == "UpdateItem");
         // The monitor knows the change already; the queue is asked all the same.
         assert_eq!(

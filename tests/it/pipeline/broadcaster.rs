@@ -49,7 +49,7 @@ async fn a_broadcast_whose_record_failed_is_sent_again_and_never_an_older_one() 
         (target.ends_with("UpdateItem") && settles).then_some(Fault::Unreached)
     });
     assert_eq!(pipeline.broadcast(&[TRIGGER]).await, ["0"]);
-    pipeline.kinto.aws.heal();
+    pipeline.kinto.aws.clear_faults();
     pipeline.aggregate(&[changed(2, "one", 11)]).await;
     assert_eq!(pipeline.broadcast(&[TRIGGER]).await, [""; 0]);
     assert_eq!(pipeline.told().await, ["\"10\"", "\"11\""]);
@@ -70,7 +70,7 @@ async fn poison_messages_become_dead_letters_and_hold_up_no_other() {
     };
     pipeline.kinto.aws.inject(send);
     assert_eq!(pipeline.broadcast(&messages).await, ["0", "1", "3"]);
-    pipeline.kinto.aws.heal();
+    pipeline.kinto.aws.clear_faults();
     assert_eq!(pipeline.broadcast(&messages).await, [""; 0]);
     let dead = pipeline.kinto.aws.queue().dead_letters();
     let dead: Vec<_> = dead.iter().map(|message| message.body.as_str()).collect();

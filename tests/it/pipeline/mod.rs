@@ -13,7 +13,7 @@ use aws_lambda_events::sqs::SqsEvent;
 use kinto_serverless::aggregator::Aggregator;
 use kinto_serverless::broadcaster::Broadcaster;
 use kinto_serverless::megaphone::Megaphone;
-use kinto_serverless::queue::{BroadcastQueue, Inbox};
+use kinto_serverless::queue::{BroadcastQueue, QueueConsumer};
 use kinto_serverless::store::Store;
 use kinto_serverless::timestamp::Timestamp;
 use serde_json::{Value, json};
@@ -63,7 +63,7 @@ impl Pipeline {
         let settings = settings(&vars);
         let store = Store::new(kinto.aws.dynamodb(), TABLE);
         let queue = BroadcastQueue::new(kinto.aws.sqs(), kinto.aws.queue_url());
-        let inbox = Inbox::new(
+        let consumer = QueueConsumer::new(
             kinto.aws.sqs(),
             kinto.aws.queue_url(),
             kinto.aws.dead_letter_url(),
@@ -82,7 +82,7 @@ impl Pipeline {
                 settings.broadcasts,
                 settings.megaphones,
             ),
-            broadcaster: Broadcaster::new(store, inbox, megaphones),
+            broadcaster: Broadcaster::new(store, consumer, megaphones),
             kinto,
             megaphone,
             hours: AtomicU64::new(1),

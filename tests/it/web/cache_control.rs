@@ -222,7 +222,7 @@ async fn no_error_outlives_its_cause() {
             "{path}"
         );
     }
-    kinto.aws.heal();
+    kinto.aws.clear_faults();
     let stale = [("If-Match", "\"1\"")];
     let refused = kinto.send("GET", RECORDS, &stale, "").await;
     assert_eq!(

@@ -27,7 +27,7 @@ pub fn is_reserved(uri: &ObjectUri) -> bool {
 
 /// One request, with all that decides on it but the unit of work.
 #[derive(Clone, Copy)]
-pub struct Asked<'a> {
+pub struct ObjectRequest<'a> {
     /// The request.
     pub request: &'a Request,
     /// Who sends it.
@@ -38,7 +38,7 @@ pub struct Asked<'a> {
     pub uri: &'a ObjectUri,
 }
 
-impl Asked<'_> {
+impl ObjectRequest<'_> {
     /// Checks that what the object lives under can exist, and that a record's collection does.
     ///
     /// # Errors
@@ -137,8 +137,8 @@ impl Asked<'_> {
             || permission::allows(access, self.uri, &self.user.principals, granted_above)
     }
 
-    /// The same, of who asks for the list. Of what lives under nothing (buckets, accounts) a setting that grants to write
-    /// does not grant to see all (Kinto 26.5).
+    /// Like [`Self::may_all`], for requests for the list. Of buckets and accounts, a setting that grants to write does not grant to
+    /// list all (Kinto 26.5).
     pub fn may_list_all(&self, unit: &UnitOfWork, access: Access) -> bool {
         match (access, self.uri.parent()) {
             (Access::Read, None) => self.settings_grant("read"),
@@ -155,7 +155,7 @@ impl Asked<'_> {
         permissions: &Permissions,
     ) -> bool {
         let uri = list.clone().object(id);
-        let granted = |asked: &ObjectUri| (*asked == uri).then_some(permissions);
+        let granted = |object: &ObjectUri| (*object == uri).then_some(permissions);
         permission::allows(access, &uri, &self.user.principals, granted)
     }
 

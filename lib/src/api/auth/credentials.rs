@@ -102,7 +102,7 @@ impl Credentials {
         needs
     }
 
-    /// What must be known besides to tell which of these groups one is in whom they stand for.
+    /// The reads that are still needed to decide which of `groups` have one of the possible users as a member.
     pub fn needs_of_groups(&self, unit: &UnitOfWork, groups: &BTreeSet<ObjectUri>) -> Needs {
         let principals: Vec<_> = self.user_ids().flat_map(principals_in_groups).collect();
         let principals = principals.iter().map(String::as_str);

@@ -10,7 +10,7 @@ use http::header::IF_NONE_MATCH;
 use serde_json::{Map, Value};
 
 use crate::api::Api;
-use crate::api::auth::authorization::Asked;
+use crate::api::auth::authorization::ObjectRequest;
 use crate::api::auth::credentials::Credentials;
 use crate::api::auth::principals::{MAX_OTHER_BUCKETS, User};
 use crate::api::changes::changeset_cache::Snapshot;
@@ -148,7 +148,7 @@ impl Collection {
         let groups = unit.groups_named_on(uri);
         user.learn_groups(&mut unit, &api.store, &groups, MAX_OTHER_BUCKETS)
             .await?;
-        let asked = Asked {
+        let object_request = ObjectRequest {
             request,
             user: &user,
             settings: &api.settings.api,
@@ -156,12 +156,12 @@ impl Collection {
         };
         // Who may only create records reads the collection, none of its records.
         let record = records.clone().object("x");
-        let of_records = Asked {
+        let of_records = ObjectRequest {
             uri: &record,
-            ..asked
+            ..object_request
         };
-        if !asked.may_read(&unit) || !of_records.may_all(&unit, Access::Read) {
-            return Err(asked.forbidden());
+        if !object_request.may_read(&unit) || !of_records.may_all(&unit, Access::Read) {
+            return Err(object_request.forbidden());
         }
         let is_writable = of_records.may_change(&unit);
         let unknown = || ApiError::unknown_parent(uri);

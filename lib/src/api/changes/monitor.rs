@@ -68,7 +68,7 @@ pub async fn records(cx: &mut Context<'_>) -> Result<Response, ApiError> {
             // An empty list where the URL asks for nothing else. Of any other URL a cache that asks whether its copy still
             // holds would take it for all there is.
             let is_empty = bounds.since.is_some_and(|since| since >= shown.timestamp);
-            if changes.flavour.answers_not_modified() || !is_empty {
+            if changes.dialect.answers_not_modified() || !is_empty {
                 let response = Response::empty(StatusCode::NOT_MODIFIED);
                 return Ok(kept(response.modified_at(shown.timestamp)));
             }
@@ -134,7 +134,7 @@ pub async fn changeset(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let Settings { api, changes, .. } = settings;
     media_type::check(request)?;
     let query = ChangesetQuery::parse(request)?;
-    if changes.flavour.redirects_quoted_expected()
+    if changes.dialect.redirects_quoted_expected()
         && let Some(url) = url_with_plain_expected(request, settings)
     {
         return Ok(Response::redirect(&url, Timestamp::now(), None));
@@ -149,7 +149,7 @@ pub async fn changeset(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let known = request.header(IF_NONE_MATCH);
     // As above.
     let is_empty = query.since.is_some_and(|since| since >= shown.timestamp);
-    let answers_not_modified = changes.flavour.answers_not_modified() || !is_empty;
+    let answers_not_modified = changes.dialect.answers_not_modified() || !is_empty;
     if answers_not_modified && known.is_some_and(|known| is_weakly(known, &etag)) {
         let response = Response::empty(StatusCode::NOT_MODIFIED).modified_at(shown.timestamp);
         return Ok(keep(response, request, shown.timestamp, api));
@@ -164,7 +164,7 @@ pub async fn changeset(cx: &mut Context<'_>) -> Result<Response, ApiError> {
         .take(query.limit.unwrap_or(usize::MAX))
         .collect();
     let mut metadata = Map::new();
-    if changes.flavour.names_monitors_bucket() {
+    if changes.dialect.names_monitors_bucket() {
         metadata.insert("bucket".to_owned(), MONITOR_CHANGES.0.into());
     }
     let body = changeset::body(&metadata, shown.timestamp, &array(&asked));
@@ -188,7 +188,7 @@ fn answer_to_age(request: &Request, settings: &Settings, now: Timestamp) -> Opti
     // What cannot be read is refused later, with the other parameters.
     let since = time("_since")?;
     let max_age = changes.since_max_age_redirect_ttl_seconds;
-    if changes.flavour.refuses_stale_expected()
+    if changes.dialect.refuses_stale_expected()
         && time("_expected").is_some_and(|expected| 0 < expected && expected < since)
     {
         let response = Response::empty(StatusCode::NO_CONTENT);

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::api::changes::monitor_entry::MonitorEntry;
 use crate::settings::ChangesSettings;
-use crate::store::monitor::{CollectionChange, MonitorEntry as StoredEntry, MonitorState};
+use crate::store::monitor::{CollectionChange, MonitorState, StoredMonitorEntry};
 use crate::store::{Store, StoreError};
 use crate::timestamp::Timestamp;
 
@@ -27,7 +27,7 @@ impl VisibleChanges {
     /// nobody goes on from there.
     fn with(
         &self,
-        entries: Vec<StoredEntry>,
+        entries: Vec<StoredMonitorEntry>,
         state: &MonitorState,
         settings: &ChangesSettings,
     ) -> Self {
@@ -51,7 +51,7 @@ impl VisibleChanges {
             .into_iter()
             .rev()
             .filter(|entry| !entry.change.deleted);
-        let live = live.map(|StoredEntry { position, change }| {
+        let live = live.map(|StoredMonitorEntry { position, change }| {
             Arc::new(MonitorEntry::of(position, change, &settings.http_host))
         });
         let unchanged = self.changes.iter().filter(|change| {
@@ -135,7 +135,7 @@ async fn read(
     store: &Store,
     state: MonitorState,
     from: Timestamp,
-) -> Result<(MonitorState, Vec<StoredEntry>), StoreError> {
+) -> Result<(MonitorState, Vec<StoredMonitorEntry>), StoreError> {
     if state.is_settled(Timestamp::now()) && state.floor() <= from {
         let latest = state.latest().to_vec();
         return Ok((state, latest));

@@ -17,7 +17,7 @@ use crate::api::web::request::Request;
 use crate::api::web::response::Response;
 use crate::api::{Api, lists, objects};
 use crate::event::{Origin, OriginTarget};
-use crate::settings::{ApiSettings, Plugin};
+use crate::settings::{ApiSettings, PluginName};
 use crate::unit_of_work::{Needs, UnitOfWork};
 
 /// A request and its endpoint.
@@ -40,7 +40,7 @@ impl Call {
         credentials: Credentials,
         settings: &ApiSettings,
     ) -> Self {
-        let is_in_default_bucket = settings.includes.has(Plugin::DefaultBucket)
+        let is_in_default_bucket = settings.includes.has(PluginName::DefaultBucket)
             && target.bucket_id() == Some(default_bucket::ALIAS);
         let target = match target {
             Target::List(list) if request.method == Method::POST => objects::posted(list, &request),

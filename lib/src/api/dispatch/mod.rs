@@ -31,10 +31,10 @@ use crate::timestamp::Timestamp;
 use crate::unit_of_work::UnitOfWork;
 
 /// How long the listeners may take together that are told before the commit.
-const LISTENERS_TIME: Duration = Duration::from_secs(12);
+const LISTENERS_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// What becomes of a request at first sight.
-enum Found {
+enum Dispatched {
     /// It has an endpoint.
     Call(Call),
     /// It is answered already: refused, sent elsewhere, or needs nothing.
@@ -63,36 +63,40 @@ impl Api {
 
     async fn answer(&self, request: &Arc<Request>, received: Instant) -> Response {
         if let Err(error) = origin::check(request, &self.settings.api) {
-            return self.refusal(request, error);
+            return self.error_response(request, error);
         }
         let answer = match self.find(request).await {
-            Ok(Found::Answer(response)) => return response,
-            Ok(Found::Call(call)) if call.is_batch() => {
+            Ok(Dispatched::Answer(response)) => return response,
+            Ok(Dispatched::Call(call)) if call.is_batch() => {
                 let response = self.batch(request, received).await;
-                response.map(|response| self.finished(request, response))
+                response.map(|response| self.add_common_headers(request, response))
             }
-            Ok(Found::Call(call)) => {
+            Ok(Dispatched::Call(call)) => {
                 let responses = self.run_with_retries(&[call], received).await;
                 responses.map(|mut responses| responses.swap_remove(0))
             }
             Err(error) => Err(error),
         };
-        answer.unwrap_or_else(|error| self.refusal(request, error))
+        answer.unwrap_or_else(|error| self.error_response(request, error))
     }
 
     /// Where a request goes and who sends it.
     ///
     /// # Errors
     /// What takes back all of a batch: a failure of ours. What is refused is an answer.
-    async fn find(&self, request: &Arc<Request>) -> Result<Found, ApiError> {
+    async fn find(&self, request: &Arc<Request>) -> Result<Dispatched, ApiError> {
         match self.find_call(request).await {
-            Ok(Found::Answer(response)) => Ok(Found::Answer(self.finished(request, response))),
-            Err(error) if !error.is_ours() => Ok(Found::Answer(self.refusal(request, error))),
+            Ok(Dispatched::Answer(response)) => Ok(Dispatched::Answer(
+                self.add_common_headers(request, response),
+            )),
+            Err(error) if !error.is_ours() => {
+                Ok(Dispatched::Answer(self.error_response(request, error)))
+            }
             found => found,
         }
     }
 
-    async fn find_call(&self, request: &Arc<Request>) -> Result<Found, ApiError> {
+    async fn find_call(&self, request: &Arc<Request>) -> Result<Dispatched, ApiError> {
         let settings = &self.settings.api;
         let now = Timestamp::now();
         if end_of_service::is_over(settings.web.end_of_service.as_ref(), now) {
@@ -101,7 +105,7 @@ impl Api {
         request.check_length()?;
         request.check_encoding()?;
         if let Some(answer) = admin::answer(request, settings) {
-            return answer.map(Found::Answer);
+            return answer.map(Dispatched::Answer);
         }
         let (endpoint, target) = match router::route(request, settings, &self.endpoints)? {
             Routed::To(endpoint, target) => (endpoint, target),
@@ -109,18 +113,18 @@ impl Api {
             Routed::Redirect { .. }
                 if request.method == Method::OPTIONS && !router::has_version(&request.path) =>
             {
-                return Ok(Found::Answer(Response::empty(StatusCode::OK)));
+                return Ok(Dispatched::Answer(Response::empty(StatusCode::OK)));
             }
             Routed::Redirect { path, max_age } => {
                 let url = request.url_of(&path);
-                return Ok(Found::Answer(Response::redirect(&url, now, max_age)));
+                return Ok(Dispatched::Answer(Response::redirect(&url, now, max_age)));
             }
         };
         cors::check_origin(request, &settings.web)?;
         if request.method == Method::OPTIONS {
             let methods = endpoint.methods(settings);
             let response = cors::preflight(request, endpoint.exposes, &methods, settings);
-            return response.map(Found::Answer);
+            return response.map(Dispatched::Answer);
         }
         let credentials = match endpoint.audience {
             Audience::Everyone => Credentials::default(),
@@ -129,7 +133,7 @@ impl Api {
             }
         };
         let call = Call::new(Arc::clone(request), endpoint, target, credentials, settings);
-        Ok(Found::Call(call))
+        Ok(Dispatched::Call(call))
     }
 
     async fn batch(&self, batch: &Request, received: Instant) -> Result<Response, ApiError> {
@@ -143,11 +147,11 @@ impl Api {
             }
             let request = Arc::new(request);
             let answer = match self.find(&request).await? {
-                Found::Call(call) => {
+                Dispatched::Call(call) => {
                     calls.push(call);
                     None
                 }
-                Found::Answer(response) => Some(response),
+                Dispatched::Answer(response) => Some(response),
             };
             answers.push((request, answer));
         }
@@ -169,9 +173,9 @@ impl Api {
         }
         let events = unit.events();
         let asked = self.listeners.notify_all(&events);
-        let asked = tokio::time::timeout(LISTENERS_TIME, asked).await;
+        let asked = tokio::time::timeout(LISTENERS_TIMEOUT, asked).await;
         let asked = asked.unwrap_or_else(|_| {
-            let late = NotifyError::failed(format!("all of them took {LISTENERS_TIME:?}"));
+            let late = NotifyError::failed(format!("all of them took {LISTENERS_TIMEOUT:?}"));
             Err((String::new(), late))
         });
         asked.map_err(|(listener, error)| match error {
@@ -196,9 +200,9 @@ impl Api {
         let mut length = 0;
         for call in calls {
             let response = match call.answer(self, unit).await {
-                Ok(response) => self.finished(&call.request, response),
+                Ok(response) => self.add_common_headers(&call.request, response),
                 Err(error) if error.is_ours() => return Err(error),
-                Err(error) => self.refusal(&call.request, error),
+                Err(error) => self.error_response(&call.request, error),
             };
             length += response.length();
             if length > compression::MAX_BODY && (unit.has_writes() || calls.len() > 1) {
@@ -209,12 +213,12 @@ impl Api {
         Ok(responses)
     }
 
-    fn refusal(&self, request: &Request, error: ApiError) -> Response {
-        self.finished(request, error.into_response(&self.settings.api))
+    fn error_response(&self, request: &Request, error: ApiError) -> Response {
+        self.add_common_headers(request, error.into_response(&self.settings.api))
     }
 
     /// Adds what every response has.
-    fn finished(&self, request: &Request, mut response: Response) -> Response {
+    fn add_common_headers(&self, request: &Request, mut response: Response) -> Response {
         let settings = &self.settings.api;
         let fixed = [
             ("x-content-type-options", "nosniff"),

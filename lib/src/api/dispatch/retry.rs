@@ -29,9 +29,9 @@ const RETRY_TIME: Duration = Duration::from_secs(10);
 /// The longest pause before a request is repeated; it doubles each time, with full jitter.
 ///
 /// Measured with 32 writers of one collection (docs/performance.md): shorter pauses collide more, and are slower.
-const FIRST_PAUSE: Duration = Duration::from_millis(16);
+const INITIAL_BACKOFF: Duration = Duration::from_millis(16);
 /// The longest of these pauses.
-const MAX_PAUSE: Duration = Duration::from_millis(400);
+const MAX_BACKOFF: Duration = Duration::from_millis(400);
 /// How long a retry may reuse what was read, where nothing tells that this has changed. The commit checks all of it but
 /// the permissions.
 const MAX_STALENESS: Duration = Duration::from_secs(1);
@@ -130,7 +130,7 @@ impl Api {
             shared = Some(contention.retry_lock.read().await);
         }
         let mut last_read: Option<(Instant, UnitOfWork)> = None;
-        let mut backoff = Backoff::new(FIRST_PAUSE, MAX_PAUSE);
+        let mut backoff = Backoff::new(INITIAL_BACKOFF, MAX_BACKOFF);
         let (mut has_turn, mut had_conflict) = (false, false);
         loop {
             // A first attempt seldom takes another.

@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 use self::query::ListQuery;
 use self::selection::count_response;
 use self::selection::{Page, Selection};
-use crate::api::auth::authorization::Asked;
+use crate::api::auth::authorization::ObjectRequest;
 use crate::api::auth::principals::User;
 use crate::api::objects::metadata;
 use crate::api::plugins::accounts;
@@ -81,7 +81,7 @@ pub async fn handle(cx: &mut Context<'_>, list: &ListUri) -> Result<Response, Ap
     let access = if deletes { Access::Write } else { Access::Read };
     // Any object of the list stands for all: what they live under is the same.
     let any = list.clone().object("x");
-    let asked = Asked {
+    let object_request = ObjectRequest {
         request,
         user,
         settings,
@@ -90,30 +90,32 @@ pub async fn handle(cx: &mut Context<'_>, list: &ListUri) -> Result<Response, Ap
 
     // Who may not do it to all of the list does it to what of it is shared with them, or with a group that they are in.
     let in_groups;
-    let may_all = asked.may_list_all(unit, access);
+    let may_all = object_request.may_list_all(unit, access);
     let is_of_accounts = list.kind() == Kind::Account;
-    let asked = if may_all || is_of_accounts {
-        asked
+    let object_request = if may_all || is_of_accounts {
+        object_request
     } else {
         in_groups = in_sharing_groups(unit, store, user, list).await?;
-        Asked {
+        ObjectRequest {
             user: &in_groups,
-            ..asked
+            ..object_request
         }
     };
     let scope = if may_all {
         Scope::All
     } else if is_of_accounts {
-        Scope::Only(accounts::own(&asked, unit)?)
-    } else if shares_some(unit, store, &asked, access, list).await? {
+        Scope::Only(accounts::own(&object_request, unit)?)
+    } else if shares_some(unit, store, &object_request, access, list).await? {
         Scope::Shared
     } else {
         Scope::Only(vec![])
     };
-    if matches!(&scope, Scope::Only(objects) if objects.is_empty()) && !asked.may_create(unit) {
-        return Err(asked.forbidden());
+    if matches!(&scope, Scope::Only(objects) if objects.is_empty())
+        && !object_request.may_create(unit)
+    {
+        return Err(object_request.forbidden());
     }
-    asked.check_parents(unit)?;
+    object_request.check_parents(unit)?;
 
     let timestamp = unit.timestamp_of(list);
     let now = client_time::reference_time(Timestamp::now(), timestamp);
@@ -127,13 +129,13 @@ pub async fn handle(cx: &mut Context<'_>, list: &ListUri) -> Result<Response, Ap
         Outcome::Met => {}
         Outcome::NotModified => {
             let response = Response::empty(StatusCode::NOT_MODIFIED).modified_at(timestamp);
-            return Ok(asked.kept(unit, response));
+            return Ok(object_request.kept(unit, response));
         }
         Outcome::Failed => return Err(ApiError::precondition_failed(timestamp)),
     }
     let query = query?;
     let chosen = Chosen {
-        asked: &asked,
+        object_request: &object_request,
         access,
         list,
         query: &query,
@@ -149,7 +151,7 @@ pub async fn handle(cx: &mut Context<'_>, list: &ListUri) -> Result<Response, Ap
             Method::HEAD => count_response(chosen.count(unit, store).await?, timestamp),
             _ => chosen.page(unit, store).await?.into_response(timestamp),
         };
-        asked.kept(unit, answer)
+        object_request.kept(unit, answer)
     };
     if request.parameter("_to").is_some() {
         response.set_text(end_of_service::ALERT, TO_IS_DEPRECATED);
@@ -200,17 +202,20 @@ async fn in_sharing_groups(
 async fn shares_some(
     unit: &UnitOfWork,
     store: &Store,
-    asked: &Asked<'_>,
+    object_request: &ObjectRequest<'_>,
     access: Access,
     list: &ListUri,
 ) -> Result<bool, ApiError> {
-    if !unit.may_share(store, list, &asked.user.principals).await? {
+    if !unit
+        .may_share(store, list, &object_request.user.principals)
+        .await?
+    {
         return Ok(false);
     }
     let mut is_shared = false;
     let every = ListQuery::all();
     scan(unit, store, list, &every, None, |object| {
-        is_shared |= asked.is_shared(access, list, &object.id, &object.permissions()?);
+        is_shared |= object_request.is_shared(access, list, &object.id, &object.permissions()?);
         Ok(match is_shared {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
@@ -222,7 +227,7 @@ async fn shares_some(
 
 /// The objects of a list that a request is about.
 struct Chosen<'a> {
-    asked: &'a Asked<'a>,
+    object_request: &'a ObjectRequest<'a>,
     access: Access,
     list: &'a ListUri,
     query: &'a ListQuery,
@@ -293,9 +298,9 @@ impl Chosen<'_> {
             if readings.go_on(unit, store, &read).await? {
                 continue;
             }
-            let Asked {
+            let ObjectRequest {
                 request, settings, ..
-            } = self.asked;
+            } = self.object_request;
             let (objects, next) = selection.finish(read?, request, settings);
             return Ok(Page { objects, next });
         }
@@ -336,16 +341,16 @@ impl Chosen<'_> {
             if let Some(error) = failed {
                 return Err(error.into());
             }
-            let Asked {
+            let ObjectRequest {
                 request, settings, ..
-            } = self.asked;
+            } = self.object_request;
             break selection.finish(more, request, settings);
         };
         let mut uris = vec![];
         for (id, object) in objects {
             let uri = self.list.clone().object(id);
             if let Some(object) = object {
-                unit.learn(&uri, &object);
+                unit.insert_read(&uri, &object);
             }
             uris.push(uri);
         }
@@ -374,7 +379,7 @@ impl Chosen<'_> {
         mut see: impl FnMut(&Listed, &Map<String, Value>) -> Result<ControlFlow<()>, StoreError>,
     ) -> Result<bool, ApiError> {
         let Self {
-            asked,
+            object_request,
             access,
             list,
             query,
@@ -382,7 +387,7 @@ impl Chosen<'_> {
         } = *self;
         let mut see = |object: &Listed| {
             if matches!(scope, Scope::Shared)
-                && !asked.is_shared(access, list, &object.id, &object.permissions()?)
+                && !object_request.is_shared(access, list, &object.id, &object.permissions()?)
             {
                 return Ok(ControlFlow::Continue(()));
             }
@@ -489,7 +494,7 @@ pub async fn clear(unit: &mut UnitOfWork, store: &Store, list: &ListUri) -> Resu
     let mut uris = vec![];
     for (id, object) in objects {
         let uri = list.clone().object(id);
-        unit.learn(&uri, &object);
+        unit.insert_read(&uri, &object);
         uris.push(uri);
     }
     delete_all(unit, store, uris).await?;
@@ -526,9 +531,10 @@ fn reading<'l>(list: &'l ListUri, generation: &'l Generation, query: &ListQuery)
     }
 }
 
-/// Shows `see` the objects of a list that are within the bounds of a query, one after the other, the latest first, then
-/// what the unit has written; none when what they live under does not exist. Reads a page at a time, and no more once
-/// `see` says so, unless the unit has written to the list. `true` when that was so.
+/// Calls `see` for each object of a list within the bounds of a query, the latest first, then for the objects that the unit has
+/// written; for none when the parent does not exist.
+///
+/// Reads a page at a time until `see` stops it, and everything where the unit has written to the list. Gives whether `see` stopped it.
 ///
 /// # Errors
 /// The request may not read so much.

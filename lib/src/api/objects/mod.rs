@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 use self::body::{Body, set_permissions};
 use self::patch::{Patch, Patched};
 use crate::api::auth::account_id;
-use crate::api::auth::authorization::Asked;
+use crate::api::auth::authorization::ObjectRequest;
 use crate::api::auth::authorization::{RESERVED, is_reserved};
 use crate::api::auth::principals::MAX_NAMED_BUCKETS;
 use crate::api::lists::parameters;
@@ -86,7 +86,7 @@ pub fn handle(cx: &mut Context<'_>, uri: &ObjectUri) -> Result<Response, ApiErro
     let settings = cx.settings();
     let (request, user) = (cx.request, cx.user);
     let unit = &mut *cx.unit;
-    let asked = Asked {
+    let object_request = ObjectRequest {
         request,
         user,
         settings,
@@ -99,7 +99,7 @@ pub fn handle(cx: &mut Context<'_>, uri: &ObjectUri) -> Result<Response, ApiErro
     // Kinto looks a parent up before the permissions when it writes, after them when it reads.
     let writes = !request.is_read();
     if writes {
-        asked.check_parents(unit)?;
+        object_request.check_parents(unit)?;
     }
     if request.method == Method::POST && !uri.kind().is_valid_id(uri.id()) {
         return Err(match uri.kind() {
@@ -111,25 +111,25 @@ pub fn handle(cx: &mut Context<'_>, uri: &ObjectUri) -> Result<Response, ApiErro
     }
     media_type::check(request)?;
     if uri.kind() == Kind::Account {
-        accounts::check_own(&asked, unit)?;
+        accounts::check_own(&object_request, unit)?;
     }
-    asked.check_permission(unit)?;
+    object_request.check_permission(unit)?;
     if writes {
-        asked.check_parent_exists(unit)?;
+        object_request.check_parent_exists(unit)?;
     } else {
-        asked.check_parents(unit)?;
+        object_request.check_parents(unit)?;
     }
     let preconditions = Preconditions::of(request)?;
     match request.method {
-        Method::PUT => asked.put(unit, preconditions),
-        Method::POST => asked.post(unit, preconditions),
-        Method::PATCH => asked.patch(unit, preconditions),
-        Method::DELETE => asked.delete(unit, preconditions),
-        _ => asked.get(unit, preconditions),
+        Method::PUT => object_request.put(unit, preconditions),
+        Method::POST => object_request.post(unit, preconditions),
+        Method::PATCH => object_request.patch(unit, preconditions),
+        Method::DELETE => object_request.delete(unit, preconditions),
+        _ => object_request.get(unit, preconditions),
     }
 }
 
-impl Asked<'_> {
+impl ObjectRequest<'_> {
     fn get(&self, unit: &UnitOfWork, preconditions: Preconditions) -> Result<Response, ApiError> {
         let object = self.existing(unit)?;
         match preconditions.check(self.request, Some(object.last_modified)) {

@@ -12,7 +12,7 @@ use http::Method;
 use serde_json::{Map, Value, json};
 
 use crate::api::auth::account_id::{PASSWORD, principal};
-use crate::api::auth::authorization::Asked;
+use crate::api::auth::authorization::ObjectRequest;
 use crate::api::auth::passwords;
 use crate::api::web::error::ApiError;
 use crate::permission::Access;
@@ -23,7 +23,7 @@ use crate::unit_of_work::{Allowance, Exhausted, UnitOfWork};
 /// The plugin.
 pub static PLUGIN: Plugin = Plugin {
     capability: "accounts",
-    is_on: |settings| settings.includes.has(settings::Plugin::Accounts),
+    is_on: |settings| settings.includes.has(settings::PluginName::Accounts),
     describe: |_| {
         Box::pin(async {
             Some(json!({
@@ -48,27 +48,27 @@ pub static PLUGIN: Plugin = Plugin {
 ///
 /// # Errors
 /// 400 for one that is to be written, 404 for one that is shared with them, else 403 (Kinto 26.5).
-pub fn check_own(asked: &Asked<'_>, unit: &UnitOfWork) -> Result<(), ApiError> {
-    let id = asked.uri.id();
-    let is_own = match &asked.user.id {
+pub fn check_own(object_request: &ObjectRequest<'_>, unit: &UnitOfWork) -> Result<(), ApiError> {
+    let id = object_request.uri.id();
+    let is_own = match &object_request.user.id {
         Some(user_id) => *user_id == principal(id),
         // Who is nobody yet makes an account for themselves.
         None => true,
     };
-    if is_own || asked.may_all(unit, Access::Write) {
+    if is_own || object_request.may_all(unit, Access::Write) {
         return Ok(());
     }
-    match asked.request.method {
-        Method::PUT | Method::POST if asked.may_create(unit) => Err(ApiError::invalid(
+    match object_request.request.method {
+        Method::PUT | Method::POST if object_request.may_create(unit) => Err(ApiError::invalid(
             "body",
             "data.id",
             "Username and account ID do not match.",
         )),
-        Method::PUT | Method::POST => Err(asked.forbidden()),
-        _ => asked
+        Method::PUT | Method::POST => Err(object_request.forbidden()),
+        _ => object_request
             .check_permission(unit)
             .and(Err(ApiError::UnknownObject {
-                kind: asked.uri.kind(),
+                kind: object_request.uri.kind(),
                 id: id.to_owned(),
             })),
     }
@@ -78,8 +78,15 @@ pub fn check_own(asked: &Asked<'_>, unit: &UnitOfWork) -> Result<(), ApiError> {
 ///
 /// # Errors
 /// 401 of nobody.
-pub fn own(asked: &Asked<'_>, unit: &UnitOfWork) -> Result<Vec<(String, Object)>, ApiError> {
-    let user_id = asked.user.id.as_ref().ok_or_else(|| asked.forbidden())?;
+pub fn own(
+    object_request: &ObjectRequest<'_>,
+    unit: &UnitOfWork,
+) -> Result<Vec<(String, Object)>, ApiError> {
+    let user_id = object_request
+        .user
+        .id
+        .as_ref()
+        .ok_or_else(|| object_request.forbidden())?;
     let own = user_id.strip_prefix(&principal("")).and_then(|id| {
         let account = unit.stored(&ObjectUri::account(id))?;
         Some((id.to_owned(), account.clone()))

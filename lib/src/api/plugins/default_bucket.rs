@@ -25,7 +25,7 @@ use crate::unit_of_work::{Needs, UnitOfWork};
 /// The plugin. Beside its capability it is a way to name a bucket: [`crate::api::dispatch::call`] resolves [`ALIAS`].
 pub static PLUGIN: Plugin = Plugin {
     capability: "default_bucket",
-    is_on: |settings| settings.includes.has(settings::Plugin::DefaultBucket),
+    is_on: |settings| settings.includes.has(settings::PluginName::DefaultBucket),
     describe: |_| {
         Box::pin(async {
             Some(json!({

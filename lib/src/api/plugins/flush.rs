@@ -21,7 +21,7 @@ use crate::unit_of_work::Needs;
 /// The plugin.
 pub static PLUGIN: Plugin = Plugin {
     capability: "flush_endpoint",
-    is_on: |settings| settings.includes.has(settings::Plugin::Flush),
+    is_on: |settings| settings.includes.has(settings::PluginName::Flush),
     describe: |_| {
         Box::pin(async {
             Some(json!({

@@ -1,6 +1,6 @@
 //! Kinto's plugins: what each adds, said in one value ([`Plugin`]) in its own file.
 //!
-//! `KINTO_INCLUDES` turns one on by its name ([`crate::settings::Plugin`]); its settings are read with all others when a
+//! `KINTO_INCLUDES` turns one on by its name ([`crate::settings::PluginName`]); its settings are read with all others when a
 //! function starts, so that a mistake stops the start ([`crate::settings`]).
 
 pub mod accounts;

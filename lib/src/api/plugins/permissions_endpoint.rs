@@ -27,7 +27,7 @@ use crate::api::web::media_type;
 use crate::api::web::response::Response;
 use crate::permission::{self, Permissions};
 use crate::resource::{Kind, ListUri, ObjectUri};
-use crate::settings::{ApiSettings, Plugin};
+use crate::settings::{ApiSettings, PluginName};
 use crate::store::list::Reading;
 use crate::store::{Content, Generation, Object, Store};
 use crate::timestamp::Timestamp;
@@ -120,7 +120,7 @@ async fn handle(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     // All buckets that there are have been read, so this is bounded by their number.
     user.learn_groups(unit, store, &groups, buckets.len())
         .await?;
-    let has_accounts = settings.includes.has(Plugin::Accounts);
+    let has_accounts = settings.includes.has(PluginName::Accounts);
     // Nobody gets at the account of another by its permissions.
     let account = user.id.as_deref().and_then(account_id::of_principal);
     let account = match account.filter(|_| has_accounts) {
@@ -149,7 +149,7 @@ async fn handle(cx: &mut Context<'_>) -> Result<Response, ApiError> {
 /// The entry of the root: what the user may create there, if anything.
 fn root(user: &User, settings: &ApiSettings) -> Option<Map<String, Value>> {
     let may_create = |kind: &Kind| {
-        let is_served = *kind != Kind::Account || settings.includes.has(Plugin::Accounts);
+        let is_served = *kind != Kind::Account || settings.includes.has(PluginName::Accounts);
         is_served && settings.grants(*kind, "create", &user.principals)
     };
     let kinds = [Kind::Bucket, Kind::Account].into_iter().filter(may_create);

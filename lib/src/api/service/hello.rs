@@ -14,7 +14,7 @@ use crate::api::Api;
 use crate::api::plugins::{self, default_bucket};
 use crate::api::web::cache_control;
 use crate::api::web::response::Response;
-use crate::settings::{Plugin, Policy};
+use crate::settings::{PluginName, Policy};
 use crate::timestamp::Timestamp;
 
 /// The version of the HTTP API that Kinto 26.5 speaks.
@@ -48,7 +48,7 @@ pub async fn hello(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     });
     if let Some(id) = &user.id {
         hello["user"] = json!({"id": id, "principals": user.principals});
-        if settings.includes.has(Plugin::DefaultBucket) {
+        if settings.includes.has(PluginName::DefaultBucket) {
             hello["user"]["bucket"] = default_bucket::id_for_user(id, settings).into();
         }
     }

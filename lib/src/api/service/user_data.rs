@@ -16,7 +16,7 @@ use crate::api::web::error::ApiError;
 use crate::api::web::response::Response;
 use crate::permission::Permissions;
 use crate::resource::{Kind, ObjectUri};
-use crate::settings::Plugin;
+use crate::settings::PluginName;
 use crate::unit_of_work::{Needs, UnitOfWork};
 
 /// Its row in the table of endpoints.
@@ -88,7 +88,7 @@ async fn handle(cx: &mut Context<'_>) -> Result<Response, ApiError> {
         granted.extend(named_in(uri, object.permissions(), principal));
     }
     let account = account_id::of_principal(principal);
-    if let Some(uri) = account.filter(|_| settings.includes.has(Plugin::Accounts)) {
+    if let Some(uri) = account.filter(|_| settings.includes.has(PluginName::Accounts)) {
         let needs = Needs {
             objects: [uri.clone()].into(),
             ..Needs::default()

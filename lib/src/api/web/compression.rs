@@ -69,6 +69,7 @@ pub fn accepts_gzip(accept_encoding: &str) -> bool {
         let is_refused = |weight: &str| {
             let weight = weight
                 .strip_prefix("q=")
+                .or_else(|| weight.strip_prefix("Q="))
                 .and_then(|q| q.parse::<f32>().ok());
             weight == Some(0.0)
         };

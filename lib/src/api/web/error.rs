@@ -191,7 +191,7 @@ impl ApiError {
         }])
     }
 
-    /// What something is asked for under is not there, or cannot be.
+    /// The parent of what is asked for does not exist, or its id is invalid.
     pub fn unknown_parent(uri: &ObjectUri) -> Self {
         Self::UnknownParent {
             kind: uri.kind(),
@@ -370,7 +370,7 @@ impl ApiError {
                     "The storage can hold no more here, and nothing was written. To retry does not help."
                 }
                 Self::Listener { .. } => {
-                    "What has to agree to this does not answer, and nothing was written, please retry."
+                    "A required listener is unavailable, and nothing was written, please retry."
                 }
                 Self::Vetoed { message, .. } => message,
                 Self::Provider(_) => "The identity provider is not available, please retry.",

@@ -17,9 +17,9 @@ use std::time::Duration;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
 
-use super::{CollectionChange, MonitorEntry, PARTITION};
+use super::{CollectionChange, PARTITION, StoredMonitorEntry};
 use crate::settings::Debounce;
-use crate::store::polled_broadcast::PullState;
+use crate::store::polled_broadcast::PolledBroadcast;
 use crate::store::{Item, Key, Store, StoreError, malformed, number, time};
 use crate::timestamp::Timestamp;
 
@@ -54,9 +54,9 @@ pub struct MonitorState {
     clock: Option<Timestamp>,
     floor: Timestamp,
     /// In the order of their positions.
-    latest: Vec<MonitorEntry>,
+    latest: Vec<StoredMonitorEntry>,
     due: BTreeMap<String, Timestamp>,
-    pull: Option<PullState>,
+    pull: Option<PolledBroadcast>,
     adopted: u64,
     version: u64,
     /// The attributes of unfinished batches of an earlier version, with their beginnings.
@@ -89,7 +89,7 @@ impl MonitorState {
     }
 
     /// The changes after the floor, in the order of their positions.
-    pub fn latest(&self) -> &[MonitorEntry] {
+    pub fn latest(&self) -> &[StoredMonitorEntry] {
         &self.latest
     }
 
@@ -99,7 +99,7 @@ impl MonitorState {
     }
 
     /// The versions shown to readers of `__broadcasts__`; `None` before the first.
-    pub fn pull(&self) -> Option<PullState> {
+    pub fn pull(&self) -> Option<PolledBroadcast> {
         self.pull
     }
 
@@ -118,7 +118,7 @@ impl MonitorState {
     }
 
     /// Starts the clock of a table whose entries reach up to `highest`: each keeps its timestamp as its position.
-    pub fn start(&mut self, highest: Timestamp, pull: Option<PullState>, now: Timestamp) {
+    pub fn start(&mut self, highest: Timestamp, pull: Option<PolledBroadcast>, now: Timestamp) {
         self.clock = Some(highest);
         self.floor = highest;
         self.pull = pull;
@@ -160,8 +160,8 @@ impl MonitorState {
     pub fn record(
         &mut self,
         change: &CollectionChange,
-        stored: Option<&MonitorEntry>,
-    ) -> MonitorEntry {
+        stored: Option<&StoredMonitorEntry>,
+    ) -> StoredMonitorEntry {
         let known = self.entry(change).or(stored);
         if let Some(known) =
             known.filter(|known| known.change.last_modified >= change.last_modified)
@@ -169,7 +169,7 @@ impl MonitorState {
             return known.clone();
         }
         let position = change.last_modified.max(self.clock().next());
-        let entry = MonitorEntry {
+        let entry = StoredMonitorEntry {
             position,
             change: change.clone(),
         };
@@ -179,7 +179,7 @@ impl MonitorState {
         entry
     }
 
-    fn entry(&self, change: &CollectionChange) -> Option<&MonitorEntry> {
+    fn entry(&self, change: &CollectionChange) -> Option<&StoredMonitorEntry> {
         let mut latest = self.latest.iter();
         latest.find(|entry| entry.change.is_of_same(change))
     }
@@ -194,14 +194,14 @@ impl MonitorState {
 
     /// Has readers of `__broadcasts__` shown `position` from `now` on, unless a later one is known.
     pub fn raise_pull(&mut self, position: Timestamp, now: Timestamp, debounce: Debounce) {
-        self.pull = Some(PullState::raised(self.pull, position, now, debounce));
+        self.pull = Some(PolledBroadcast::raised(self.pull, position, now, debounce));
     }
 
     /// Takes out the oldest changes until the state is small; those alone that the table has already, up to the position
     /// `written`. They must have items of their own before this state is written.
-    pub fn fold(&mut self, written: Timestamp) -> Vec<MonitorEntry> {
+    pub fn fold(&mut self, written: Timestamp) -> Vec<StoredMonitorEntry> {
         let mut excess = self.bytes().saturating_sub(MAX_BYTES);
-        let is_folded = |entry: &&MonitorEntry| {
+        let is_folded = |entry: &&StoredMonitorEntry| {
             let is_folded = excess > 0 && entry.position <= written;
             excess = excess.saturating_sub(bytes(&entry.change));
             is_folded
@@ -248,7 +248,9 @@ impl MonitorState {
             floor: optional("floor")?.unwrap_or_default(),
             latest,
             due: due.collect::<Result<_, StoreError>>()?,
-            pull: map(item, "pull")?.map(PullState::from_item).transpose()?,
+            pull: map(item, "pull")?
+                .map(PolledBroadcast::from_item)
+                .transpose()?,
             adopted: optional("adopted")?.unwrap_or_default().0,
             version: optional("version")?.unwrap_or_default().0,
             pending: pending.collect::<Result<_, StoreError>>()?,
@@ -285,14 +287,14 @@ fn map<'i>(
     value.transpose().map_err(|_| malformed(item, attribute))
 }
 
-fn latest_entry(name: &str, entry: &AttributeValue) -> Option<MonitorEntry> {
+fn latest_entry(name: &str, entry: &AttributeValue) -> Option<StoredMonitorEntry> {
     let (bucket, collection) = name.split_once('/')?;
     let (position, last_modified, deleted) = match entry.as_l().ok()?.as_slice() {
         [position, last_modified] => (position, last_modified, false),
         [position, last_modified, deleted] => (position, last_modified, *deleted.as_bool().ok()?),
         _ => return None,
     };
-    Some(MonitorEntry {
+    Some(StoredMonitorEntry {
         position: timestamp(position)?,
         change: CollectionChange {
             bucket: bucket.to_owned(),
@@ -303,7 +305,7 @@ fn latest_entry(name: &str, entry: &AttributeValue) -> Option<MonitorEntry> {
     })
 }
 
-fn latest_attribute(entry: &MonitorEntry) -> (String, AttributeValue) {
+fn latest_attribute(entry: &StoredMonitorEntry) -> (String, AttributeValue) {
     let CollectionChange {
         bucket,
         collection,

@@ -132,7 +132,7 @@ pub async fn token(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let result = match code {
         Some(code) => {
             let redirect_uri = token_url(provider, request, settings);
-            let tokens = provider.trade(&code, &redirect_uri).await?;
+            let tokens = provider.exchange_code(&code, &redirect_uri).await?;
             utf8_percent_encode(&BASE64_STANDARD.encode(tokens), ESCAPED).to_string()
         }
         None => {

@@ -18,7 +18,7 @@ use crate::settings;
 /// The plugin.
 pub static PLUGIN: Plugin = Plugin {
     capability: "openid",
-    is_on: |settings| settings.includes.has(settings::Plugin::OpenId),
+    is_on: |settings| settings.includes.has(settings::PluginName::OpenId),
     describe: |api| {
         Box::pin(async {
             if api.providers.is_empty() {

@@ -1,8 +1,8 @@
 //! One provider: whose the tokens are that it gave.
 //!
 //! A JSON Web Token is verified with the provider's keys, which are kept for a while, and needs no request of its own.
-//! What its claims do not tell, and whose a token is that is none of these, the provider itself is asked, as Kinto 26.5
-//! does; when an `audience` is set, no other tokens are taken than those that are verified to be for it.
+//! If its claims lack the user id, or the token is no JSON Web Token, the provider's userinfo endpoint is asked, as Kinto 26.5
+//! does. When an `audience` is set, only tokens that are verified to be for it are accepted.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,9 +27,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// For a whole request. Three of them, one after the other, must fit into the API's time.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// For how long keys and endpoints are kept.
-const KEEP: Duration = Duration::from_secs(3600);
+const METADATA_TTL: Duration = Duration::from_secs(3600);
 /// How long after they were fetched a key that is not among them is worth another look: anybody can make one up.
-const PAUSE: Duration = Duration::from_secs(60);
+const KEY_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 /// Profiles that are kept at most, and tokens that the provider refused.
 const MAX_PROFILES: usize = 1000;
 /// For how long a token that the provider refused is not shown to it again.
@@ -155,13 +155,13 @@ impl Provider {
         self.user_in_profile(token).await
     }
 
-    /// Its endpoints, as it told not longer than [`KEEP`] ago. One request is in progress at most.
+    /// Its endpoints, as it told not longer than [`METADATA_TTL`] ago. One request is in progress at most.
     ///
     /// # Errors
     /// The provider cannot be asked.
     pub async fn endpoints(&self) -> Result<Arc<Endpoints>, ProviderError> {
         let mut known = self.endpoints.lock().await;
-        if let Some(known) = Fetched::within(known.as_ref(), KEEP) {
+        if let Some(known) = Fetched::within(known.as_ref(), METADATA_TTL) {
             return Ok(known);
         }
         let issuer = self.settings.issuer.trim_end_matches('/');
@@ -174,7 +174,11 @@ impl Provider {
     ///
     /// # Errors
     /// The provider cannot be asked.
-    pub async fn trade(&self, code: &str, redirect_uri: &str) -> Result<Vec<u8>, ProviderError> {
+    pub async fn exchange_code(
+        &self,
+        code: &str,
+        redirect_uri: &str,
+    ) -> Result<Vec<u8>, ProviderError> {
         let endpoints = self.endpoints().await?;
         let form = [
             ("code", code),
@@ -232,9 +236,9 @@ impl Provider {
             return Ok(None);
         };
         let is_named = |key: &&Jwk| key.common.key_id.as_ref() == Some(key_id);
-        let mut keys = self.keys_until(KEEP).await?;
+        let mut keys = self.keys_until(METADATA_TTL).await?;
         if !keys.iter().any(|key| is_named(&key)) {
-            keys = self.keys_until(PAUSE).await?;
+            keys = self.keys_until(KEY_REFRESH_INTERVAL).await?;
         }
         let Some(key) = keys.iter().find(is_named) else {
             return Ok(None);
@@ -286,7 +290,7 @@ impl Provider {
         };
         let user_id = self.user_in(&profile);
         let ttl = self.settings.verification_ttl;
-        let until = now + left_of(token).map_or(ttl, |left| left.min(ttl));
+        let until = now + remaining_lifetime(token).map_or(ttl, |left| left.min(ttl));
         let mut profiles = self.profiles();
         profiles.retain(|_, known| known.until > now);
         if profiles.len() < MAX_PROFILES {
@@ -377,7 +381,7 @@ fn is_for(key: &Jwk, algorithm: Algorithm) -> bool {
 }
 
 /// How much longer a token says that it holds, true or not; `None` when it does not say.
-fn left_of(token: &str) -> Option<Duration> {
+fn remaining_lifetime(token: &str) -> Option<Duration> {
     #[derive(Deserialize)]
     struct Expiry {
         exp: u64,

@@ -17,7 +17,7 @@
 //!
 //! Beside that way stand the vocabulary ([`resource`], [`permission`], [`timestamp`]), the
 //! configuration ([`settings`], [`settings_file`], [`secrets`]), what a function does at its start ([`startup`]), and small tools: signatures
-//! ([`hmac`]), HTTP clients (`http_client`), pauses (`backoff`), metrics (`metrics`), patterns with `*` (`wildcard`), the memory that JSON takes
+//! ([`hmac`]; of published collections: [`signer`]), HTTP clients (`http_client`), pauses (`backoff`), metrics (`metrics`), patterns with `*` (`wildcard`), the memory that JSON takes
 //! (`json`).
 //!
 //! The requests of clients are known to [`api`] alone. Lambda's event types end in the first lines of [`api`], [`aggregator`],
@@ -43,6 +43,7 @@ pub mod resource;
 pub mod secrets;
 pub mod settings;
 pub mod settings_file;
+pub mod signer;
 pub mod startup;
 pub mod store;
 pub mod timestamp;

@@ -1,0 +1,50 @@
+//! The text that a collection's signature is over: its live records and its timestamp.
+
+use serde_json::Value;
+use sha2::{Digest, Sha384};
+
+use super::canonical;
+use crate::timestamp::Timestamp;
+
+/// What comes before the text in what is signed, so that a signature of ours is one of nothing else.
+const PREFIX: &[u8] = b"Content-Signature:\0";
+
+/// The text to sign for `records` at their list's `timestamp`: `{"data": […], "last_modified": "…"}` in canonical form.
+///
+/// The records are put in the order of their ids; tombstones are left out. The timestamp is a string in it.
+pub fn text(records: &[Value], timestamp: Timestamp) -> String {
+    let id = |record: &&Value| record["id"].as_str().unwrap_or_default().to_owned();
+    let mut live: Vec<_> = records
+        .iter()
+        .filter(|record| !is_tombstone(record))
+        .collect();
+    live.sort_by_cached_key(id);
+    let mut text = String::from(r#"{"data":["#);
+    for (index, record) in live.into_iter().enumerate() {
+        if index > 0 {
+            text.push(',');
+        }
+        canonical::write(record, &mut text);
+    }
+    text.push_str(r#"],"last_modified":"#);
+    canonical::write_string(&timestamp.to_string(), &mut text);
+    text.push('}');
+    text
+}
+
+/// Whether it tells of a deletion: only `deleted: true` does.
+fn is_tombstone(record: &Value) -> bool {
+    record["deleted"] == Value::Bool(true)
+}
+
+/// The bytes that are signed for a text, for keys that hash them themselves.
+pub fn signed_bytes(text: &str) -> Vec<u8> {
+    [PREFIX, text.as_bytes()].concat()
+}
+
+/// SHA-384 of the bytes that are signed, for keys that take no more than that.
+pub fn digest(text: &str) -> [u8; 48] {
+    let mut hash = Sha384::new_with_prefix(PREFIX);
+    hash.update(text);
+    hash.finalize().into()
+}

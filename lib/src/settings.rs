@@ -136,11 +136,10 @@ impl Vars {
 
     /// The key of an HMAC, which may be empty, as Kinto's may: then everybody knows it, and the log says so.
     fn hmac_key(&self, name: &str) -> Option<Secret> {
-        let key = self.get(name)?;
-        if key.is_empty() {
-            tracing::warn!("{name} is empty: whatever is made with this key, anybody can compute");
+        match self.get(name)? {
+            "" => Some(empty_key(name)),
+            key => Some(Secret::new(key)),
         }
-        Some(Secret::new(key))
     }
 
     /// Sets `name` unless it is set already.
@@ -364,12 +363,7 @@ impl ApiSettings {
         let userid_hmac_secret = match vars.hmac_key("KINTO_USERID_HMAC_SECRET") {
             Some(key) => key,
             // The default of Kinto, whose users would be others under any other key.
-            None if vars.has_file() => {
-                tracing::warn!(
-                    "userid_hmac_secret is not set, and then empty: whatever is made with this key, anybody can compute"
-                );
-                Secret::new("")
-            }
+            None if vars.has_file() => empty_key("KINTO_USERID_HMAC_SECRET"),
             None => return Err(SettingError::new("KINTO_USERID_HMAC_SECRET", "is required")),
         };
         let default_bucket_hmac_secret = match vars.hmac_key("KINTO_DEFAULT_BUCKET_HMAC_SECRET") {
@@ -442,6 +436,12 @@ impl ApiSettings {
             .iter()
             .any(|principal| principals.contains(principal))
     }
+}
+
+/// The empty key of an HMAC; the log warns of it.
+fn empty_key(name: &str) -> Secret {
+    tracing::warn!("{name} is empty: whatever is made with this key, anybody can compute");
+    Secret::new("")
 }
 
 /// Whether `value` is 1 to `max` characters that Megaphone takes in an id, and variables can be named by.

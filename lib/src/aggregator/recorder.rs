@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::Audience;
+use crate::backoff::Backoff;
 use crate::resource::ObjectUri;
 use crate::store::monitor::{
     CollectionChange, MonitorState, Replaced, StoredEntry, StoredMonitorEntry, split_update,
@@ -177,7 +178,7 @@ impl Recorder {
         collections: &[&CollectionChange],
         apply: impl Fn(&mut MonitorState, &Stored),
     ) -> Result<MonitorState, StoreError> {
-        let mut longest_pause = INITIAL_BACKOFF;
+        let mut backoff = Backoff::new(INITIAL_BACKOFF, MAX_BACKOFF);
         for _ in 0..MAX_ATTEMPTS {
             let mut next = held.state.clone();
             let unknown = collections.iter().copied();
@@ -201,9 +202,7 @@ impl Recorder {
                 }
                 Replaced::Refused(present) => held = Held::fresh(present),
             }
-            let milliseconds = longest_pause.as_millis() as u64;
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(0..=milliseconds))).await;
-            longest_pause = (longest_pause * 2).min(MAX_BACKOFF);
+            tokio::time::sleep(backoff.next_pause()).await;
         }
         Err(StoreError::MonitorContended(MAX_ATTEMPTS))
     }

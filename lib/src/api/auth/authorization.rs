@@ -177,9 +177,7 @@ impl ObjectRequest<'_> {
 
     /// The refusal of who may not.
     pub fn forbidden(&self) -> ApiError {
-        ApiError::Forbidden {
-            authenticated: self.user.id.is_some(),
-        }
+        self.user.forbidden()
     }
 
     fn settings_grant(&self, permission: &str) -> bool {

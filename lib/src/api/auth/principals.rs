@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::api::web::error::ApiError;
 use crate::permission::{AUTHENTICATED, EVERYONE};
 use crate::resource::ObjectUri;
 use crate::store::{Store, StoreError};
@@ -98,6 +99,25 @@ impl User {
             *self = Self::with_id(&id, unit);
         }
         Ok(())
+    }
+
+    /// Checks that the user is one of these principals.
+    ///
+    /// # Errors
+    /// 403, or 401 of nobody.
+    pub fn require_one_of(&self, principals: &[String]) -> Result<(), ApiError> {
+        let is_user = |principal| self.principals.contains(principal);
+        match principals.iter().any(is_user) {
+            true => Ok(()),
+            false => Err(self.forbidden()),
+        }
+    }
+
+    /// The refusal of a user who may not: 403, or 401 of nobody.
+    pub fn forbidden(&self) -> ApiError {
+        ApiError::Forbidden {
+            authenticated: self.id.is_some(),
+        }
     }
 
     /// The principal that owns what this user creates.

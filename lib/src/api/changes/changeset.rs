@@ -205,8 +205,8 @@ impl Collection {
 ///
 /// One round trip when nothing was written to the records since this process read all of them
 /// ([decision 11](../../../../docs/decisions/011-changeset-memory.md)). Else two: the collection with its records' timestamp,
-/// then the records, those that changed since where the others are remembered, and then once more the list's item. Only when something was written meanwhile
-/// the collection is read once more, and so on while it itself changes
+/// then the records. Where some are remembered it reads those that changed since, and then the list's item once more. Only when something
+/// was written meanwhile the collection is read once more, and so on while it itself changes
 /// ([decision 7](../../../../docs/decisions/007-changesets.md)).
 ///
 /// # Errors
@@ -262,14 +262,12 @@ pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let (mut attempts, mut pauses) = (1..MAX_ATTEMPTS, COMMIT_PAUSES.into_iter());
     let read = loop {
         let at = collection.timestamp;
-        let mut went_back = false;
+        let mut is_update = false;
         let read = match changes.take() {
             Some(read) if read.timestamp() == at => read,
             Some(read) => {
-                let read = store.update_changes(&records, at, read).await?;
-                // What went back behind what is known while this was read is not in it.
-                went_back = past_of(store, &records).await? != collection.past;
-                read
+                is_update = true;
+                store.update_changes(&records, at, read).await?
             }
             None => {
                 let generation = &collection.generation;
@@ -279,8 +277,11 @@ pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
         if read.are_too_large() {
             return Err(ApiError::ResponseTooLarge);
         }
-        // Where nothing was written since the collection was read, they belong together.
-        let again = if read.timestamp() == at && !went_back {
+        // Where nothing was written since the collection was read, they belong together. An update misses records that moved back
+        // behind it under past times, which the timestamp does not tell.
+        let is_one_moment = read.timestamp() == at
+            && (!is_update || past_of(store, &records).await? == collection.past);
+        let again = if is_one_moment {
             None
         } else {
             Some(read_collection().await?.0)

@@ -11,14 +11,14 @@ use crate::settings;
 use http::Method;
 use serde_json::{Map, Value, json};
 
-use crate::api::auth::account_id::{PASSWORD, principal};
+use crate::api::auth::account_id::{self, PASSWORD, principal};
 use crate::api::auth::authorization::ObjectRequest;
 use crate::api::auth::passwords;
 use crate::api::web::error::ApiError;
 use crate::permission::Access;
 use crate::resource::{Kind, ObjectUri};
-use crate::store::Object;
-use crate::unit_of_work::{Allowance, Exhausted, UnitOfWork};
+use crate::store::{Object, Store, StoreError};
+use crate::unit_of_work::{Allowance, Exhausted, Needs, UnitOfWork};
 
 /// The plugin.
 pub static PLUGIN: Plugin = Plugin {
@@ -43,6 +43,28 @@ pub static PLUGIN: Plugin = Plugin {
     ],
     on_write: None,
 };
+
+/// The account of a principal, which is read; `None` of another principal, and where there are no accounts.
+///
+/// # Errors
+/// Failures of the table.
+pub async fn of_principal(
+    unit: &mut UnitOfWork,
+    store: &Store,
+    principal: &str,
+    settings: &settings::ApiSettings,
+) -> Result<Option<ObjectUri>, StoreError> {
+    let has_accounts = settings.includes.has(settings::PluginName::Accounts);
+    let account = account_id::of_principal(principal).filter(|_| has_accounts);
+    if let Some(uri) = &account {
+        let needs = Needs {
+            objects: [uri.clone()].into(),
+            ..Needs::default()
+        };
+        unit.read_more(store, needs).await?;
+    }
+    Ok(account)
+}
 
 /// Checks that who is no administrator asks for no account but their own. Whether there is another one they do not learn.
 ///

@@ -7,6 +7,7 @@
 
 use crate::api::dispatch::context::Context;
 use crate::api::dispatch::endpoint::{Audience, Endpoint, Handler};
+use crate::api::plugins::accounts;
 use crate::api::service::operation::{Operation, REFUSALS, list_parameters, responses};
 use crate::api::web::cors::Exposes;
 use std::collections::{BTreeSet, HashMap};
@@ -16,11 +17,9 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use http::Method;
 use serde_json::{Map, Value, json};
 
-use crate::api::auth::account_id;
 use crate::api::auth::principals::User;
 use crate::api::lists::query::ListQuery;
-use crate::api::lists::selection::count_response;
-use crate::api::lists::selection::page_of;
+use crate::api::lists::selection::{count_response, page_of};
 use crate::api::lists::sort::Keys;
 use crate::api::web::error::ApiError;
 use crate::api::web::media_type;
@@ -31,7 +30,7 @@ use crate::settings::{ApiSettings, PluginName};
 use crate::store::list::Reading;
 use crate::store::{Content, Generation, Object, Store};
 use crate::timestamp::Timestamp;
-use crate::unit_of_work::{Needs, UnitOfWork};
+use crate::unit_of_work::UnitOfWork;
 
 /// The plugin; a setting turns it on.
 pub static PLUGIN: super::Plugin = super::Plugin {
@@ -103,12 +102,7 @@ async fn handle(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let (unit, store) = (&mut *cx.unit, &cx.api.store);
     let (request, user) = (cx.request, cx.user);
     media_type::check(request)?;
-    let is_allowed = |principal: &String| user.principals.contains(principal);
-    if !settings.permissions_read_principals.iter().any(is_allowed) {
-        return Err(ApiError::Forbidden {
-            authenticated: user.id.is_some(),
-        });
-    }
+    user.require_one_of(&settings.permissions_read_principals)?;
     let now = Timestamp::now();
     let query = ListQuery::parse_keyed(request, Some(&FIELDS), KEYS, settings, now)?;
     let (buckets, found) = walk(unit, store, &query).await?;
@@ -120,21 +114,13 @@ async fn handle(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     // All buckets that there are have been read, so this is bounded by their number.
     user.learn_groups(unit, store, &groups, buckets.len())
         .await?;
-    let has_accounts = settings.includes.has(PluginName::Accounts);
     // Nobody gets at the account of another by its permissions.
-    let account = user.id.as_deref().and_then(account_id::of_principal);
-    let account = match account.filter(|_| has_accounts) {
-        Some(uri) => {
-            let needs = Needs {
-                objects: [uri.clone()].into(),
-                ..Needs::default()
-            };
-            unit.read_more(store, needs).await?;
-            let live = unit.get(&uri);
-            live.and_then(|live| entry(&uri, live.permissions, &user, settings))
-        }
-        None => None,
-    };
+    let principal = user.id.as_deref().unwrap_or_default();
+    let account = accounts::of_principal(unit, store, principal, settings).await?;
+    let account = account.and_then(|uri| {
+        let live = unit.get(&uri)?;
+        entry(&uri, live.permissions, &user, settings)
+    });
     let entries = found
         .iter()
         .filter_map(|(uri, object)| entry(uri, object.permissions()?, &user, settings));

@@ -5,18 +5,16 @@ use std::collections::BTreeSet;
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
-use crate::api::auth::account_id;
 use crate::api::dispatch::context::Context;
 use crate::api::dispatch::endpoint::{About, Audience, Endpoint, Handler};
 use crate::api::dispatch::target::Target;
 use crate::api::lists::query::ListQuery;
-use crate::api::plugins::permissions_endpoint;
+use crate::api::plugins::{accounts, permissions_endpoint};
 use crate::api::service::operation::{Operation, described, required, responses};
 use crate::api::web::error::ApiError;
 use crate::api::web::response::Response;
 use crate::permission::Permissions;
 use crate::resource::{Kind, ObjectUri};
-use crate::settings::PluginName;
 use crate::unit_of_work::{Needs, UnitOfWork};
 
 /// Its row in the table of endpoints.
@@ -47,7 +45,7 @@ pub const ENDPOINT: Endpoint = Endpoint {
     ..Endpoint::READ_ONLY
 };
 
-/// What its ids are under: it takes no method (Kinto 26.5: 405).
+/// The path above it takes no method (Kinto 26.5: 405).
 pub const LIST: Endpoint = Endpoint {
     path: "/__user_data__",
     methods: &[Method::OPTIONS],
@@ -75,28 +73,21 @@ async fn handle(cx: &mut Context<'_>) -> Result<Response, ApiError> {
         return Err(ApiError::UnknownPath);
     };
     let settings = cx.settings();
-    let is_allowed = |allowed: &String| cx.user.principals.contains(allowed);
-    if !settings.user_data_delete_principals.iter().any(is_allowed) {
-        return Err(ApiError::Forbidden {
-            authenticated: cx.user.id.is_some(),
-        });
-    }
+    cx.user
+        .require_one_of(&settings.user_data_delete_principals)?;
     let (unit, store) = (&mut *cx.unit, &cx.api.store);
-    let mut granted = vec![];
     let (_, found) = permissions_endpoint::walk(unit, store, &ListQuery::all()).await?;
-    for (uri, object) in found {
-        granted.extend(named_in(uri, object.permissions(), principal));
-    }
-    let account = account_id::of_principal(principal);
-    if let Some(uri) = account.filter(|_| settings.includes.has(PluginName::Accounts)) {
-        let needs = Needs {
-            objects: [uri.clone()].into(),
-            ..Needs::default()
-        };
-        unit.read_more(store, needs).await?;
-        let permissions = unit.get(&uri).map(|live| live.permissions.clone());
-        granted.extend(named_in(uri, permissions.as_ref(), principal));
-    }
+    let account = accounts::of_principal(unit, store, principal, settings).await?;
+    let found = found
+        .iter()
+        .filter_map(|(uri, object)| Some((uri, object.permissions()?)));
+    let account = account.iter();
+    let account = account.filter_map(|uri| Some((uri, unit.get(uri)?.permissions)));
+    let granted = found
+        .chain(account)
+        .filter(|(_, permissions)| names(permissions, principal))
+        .map(|(uri, permissions)| (uri.clone(), permissions.clone()))
+        .collect();
     let (owned, others) = split(granted, principal);
     unit.read_groups(store, &[principal], MAX_BUCKETS).await?;
     let groups = unit.groups_of(principal);
@@ -121,13 +112,10 @@ async fn handle(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     Ok(Response::json(StatusCode::OK, &data))
 }
 
-/// The object with its permissions, if they name the principal.
-fn named_in(uri: ObjectUri, permissions: Option<&Permissions>, principal: &str) -> Option<Granted> {
-    let permissions = permissions?;
+/// Returns `true` if the permissions grant something to the principal itself.
+fn names(permissions: &Permissions, principal: &str) -> bool {
     let mut granted = permissions.iter().flat_map(|(_, granted)| granted);
-    granted
-        .any(|granted| granted == principal)
-        .then(|| (uri, permissions.clone()))
+    granted.any(|granted| granted == principal)
 }
 
 /// Those that the principal alone may write, but for those below another of them; and the others, which stay.
@@ -146,13 +134,13 @@ fn split(granted: Vec<Granted>, principal: &str) -> (BTreeSet<ObjectUri>, Vec<Ob
     (owned, others)
 }
 
-/// Whether the object lives under one of these.
+/// Returns `true` if the object lives under one of `others`.
 fn is_below(uri: &ObjectUri, others: &BTreeSet<ObjectUri>) -> bool {
-    let parents = uri.parent().into_iter().flat_map(ObjectUri::lineage);
-    parents.into_iter().any(|parent| others.contains(parent))
+    let mut parents = uri.lineage().skip(1);
+    parents.any(|parent| others.contains(parent))
 }
 
-/// What must be read to delete some objects and change others.
+/// The reads that are needed to delete some objects and change others.
 fn needs_of(owned: &BTreeSet<ObjectUri>, changed: &BTreeSet<ObjectUri>) -> Needs {
     let mut needs = Needs::default();
     for uri in owned.iter().chain(changed) {

@@ -90,6 +90,42 @@ pub fn ids(list: &Answer) -> Vec<&str> {
     objects.map(|it| it["id"].as_str().unwrap()).collect()
 }
 
+/// The path of a record of [`RECORDS`].
+pub fn record(id: &str) -> String {
+    format!("{RECORDS}/{id}")
+}
+
+/// A request of a batch that writes that record.
+pub fn put(id: &str) -> Value {
+    json!({"method": "PUT", "path": record(id), "body": {"data": {"n": id}}})
+}
+
+/// Sends these requests as one batch.
+pub async fn batch(kinto: &Kinto, requests: Vec<Value>) -> Answer {
+    kinto.post("/batch", json!({"requests": requests})).await
+}
+
+/// The ids of the records in [`RECORDS`], sorted.
+pub async fn sorted_ids(kinto: &Kinto) -> Vec<String> {
+    let list = kinto.get(&format!("{RECORDS}?_sort=id")).await;
+    ids(&list).into_iter().map(str::to_owned).collect()
+}
+
+/// The settings of one Megaphone, `mp`, which is told of `/buckets/main`.
+pub fn megaphone(url: &str) -> [(&'static str, &str); 6] {
+    [
+        ("KINTO_EVENT_LISTENERS", "mp"),
+        ("KINTO_EVENT_LISTENERS_MP_USE", "kinto_megaphone.listeners"),
+        ("KINTO_EVENT_LISTENERS_MP_API_KEY", "hush"),
+        ("KINTO_EVENT_LISTENERS_MP_URL", url),
+        ("KINTO_EVENT_LISTENERS_MP_BROADCASTER_ID", "remote-settings"),
+        (
+            "KINTO_EVENT_LISTENERS_MP_MATCH_KINTO_CHANGES",
+            "/buckets/main",
+        ),
+    ]
+}
+
 /// The statuses of a batch's responses, in order.
 pub fn statuses(batch: &Answer) -> Vec<u64> {
     assert_eq!(batch.status, 200, "{batch:?}");

@@ -53,20 +53,6 @@ fn event<E: DeserializeOwned>(name: &str) -> E {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-fn listener(url: &str) -> [(&'static str, &str); 6] {
-    [
-        ("KINTO_EVENT_LISTENERS", "mp"),
-        ("KINTO_EVENT_LISTENERS_MP_USE", "kinto_megaphone.listeners"),
-        ("KINTO_EVENT_LISTENERS_MP_API_KEY", "hush"),
-        ("KINTO_EVENT_LISTENERS_MP_URL", url),
-        ("KINTO_EVENT_LISTENERS_MP_BROADCASTER_ID", "remote-settings"),
-        (
-            "KINTO_EVENT_LISTENERS_MP_MATCH_KINTO_CHANGES",
-            "/buckets/main",
-        ),
-    ]
-}
-
 #[test]
 fn every_event_has_its_test() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../events");
@@ -120,7 +106,7 @@ fn aggregator(kinto: &Kinto, settings: Settings) -> Aggregator {
 async fn stream_events_reach_the_monitor() {
     for (name, expected) in STREAM {
         let kinto = Kinto::new();
-        let aggregator = aggregator(&kinto, settings(&listener("http://127.0.0.1:1")));
+        let aggregator = aggregator(&kinto, settings(&tests::megaphone("http://127.0.0.1:1")));
         assert!(
             aggregator
                 .handle(event(name))
@@ -174,7 +160,7 @@ async fn queue_events_reach_megaphone_once() {
         // As a function of an earlier version has it; those of the monitor's state are the aggregator's test.
         let due = json!({"pk": "#broadcast", "sk": "mp", "due": FIRST_CHANGE});
         put_item(&aws, &due);
-        let megaphones = settings(&listener(&megaphone.uri())).megaphones;
+        let megaphones = settings(&tests::megaphone(&megaphone.uri())).megaphones;
         let megaphones = megaphones
             .into_iter()
             .map(|m| Megaphone::new(m).unwrap())

@@ -4,28 +4,7 @@ use futures::future::join_all;
 use kinto_local::Fault;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tests::{Answer, BOB, COLLECTION, Kinto, RECORDS, statuses};
-
-fn record(id: &str) -> String {
-    format!("{RECORDS}/{id}")
-}
-
-fn put(id: &str) -> Value {
-    json!({"method": "PUT", "path": record(id), "body": {"data": {"n": id}}})
-}
-
-async fn batch(kinto: &Kinto, requests: Vec<Value>) -> Answer {
-    kinto.post("/batch", json!({"requests": requests})).await
-}
-
-async fn ids(kinto: &Kinto) -> Vec<String> {
-    let list = kinto.get(&format!("{RECORDS}?_sort=id")).await;
-    let objects = list.body["data"].as_array().unwrap();
-    objects
-        .iter()
-        .map(|o| o["id"].as_str().unwrap().to_owned())
-        .collect()
-}
+use tests::{BOB, COLLECTION, Kinto, RECORDS, batch, ids, put, record, sorted_ids, statuses};
 
 #[tokio::test]
 async fn requests_are_answered_in_their_order_and_see_what_those_before_them_wrote() {
@@ -62,7 +41,7 @@ async fn requests_are_answered_in_their_order_and_see_what_those_before_them_wro
     assert_eq!(responses[6]["headers"]["Total-Objects"], "2");
     assert_eq!(responses[6]["body"], "");
     assert_eq!(responses[9]["body"]["data"][0]["deleted"], true);
-    assert_eq!(ids(&kinto).await, ["b"]);
+    assert_eq!(sorted_ids(&kinto).await, ["b"]);
 }
 
 #[tokio::test]
@@ -104,7 +83,7 @@ async fn what_is_refused_leaves_the_others_standing() {
     assert_eq!(statuses(&answer), [201, 400, 404, 412, 201]);
     let existing = &answer.body["responses"][3]["body"]["details"]["existing"];
     assert_eq!(existing["id"], "a");
-    assert_eq!(ids(&kinto).await, ["a", "b"]);
+    assert_eq!(sorted_ids(&kinto).await, ["a", "b"]);
 }
 
 #[tokio::test]
@@ -119,7 +98,7 @@ async fn a_failure_of_ours_takes_all_of_it_back() {
     assert_eq!(failed.error(), (503, 201));
     assert_eq!(failed.header("retry-after"), "3");
     kinto.aws.clear_faults();
-    assert!(ids(&kinto).await.is_empty());
+    assert!(sorted_ids(&kinto).await.is_empty());
 }
 
 #[tokio::test]
@@ -210,7 +189,7 @@ async fn a_malformed_batch_is_refused_whole() {
         assert_eq!(answer.body["details"][0]["name"], name, "{body}");
     }
     assert_eq!(kinto.get("/batch").await.error(), (405, 115));
-    assert!(ids(&kinto).await.is_empty());
+    assert!(sorted_ids(&kinto).await.is_empty());
     assert_eq!(statuses(&batch(&kinto, vec![]).await), [0u64; 0]);
 }
 
@@ -350,11 +329,7 @@ async fn what_a_batch_wrote_before_it_made_the_collection_anew_is_not_waited_for
     assert_eq!(batch(&kinto, requests.to_vec()).await.status, 200);
     for query in ["", "?_since=0", "?_limit=1"] {
         let read = kinto.get(&format!("{records}{query}")).await;
-        assert_eq!(
-            (read.status, tests::ids(&read)),
-            (200, vec!["c"]),
-            "{query}"
-        );
+        assert_eq!((read.status, ids(&read)), (200, vec!["c"]), "{query}");
     }
     let changeset = kinto
         .get(&format!("{collection}/changeset?_expected=0"))

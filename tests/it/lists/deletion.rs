@@ -1,29 +1,8 @@
 //! Lists are deleted: all of it, or what a query asks for. Statuses and error numbers are those of Kinto 26.5.0.
 
 use kinto_local::Fault;
-use serde_json::{Value, json};
-use tests::{Answer, BOB, Kinto, NOBODY, RECORDS};
-
-fn record(id: &str) -> String {
-    format!("{RECORDS}/{id}")
-}
-
-fn put(id: &str) -> Value {
-    json!({"method": "PUT", "path": record(id), "body": {"data": {"n": id}}})
-}
-
-async fn batch(kinto: &Kinto, requests: Vec<Value>) -> Answer {
-    kinto.post("/batch", json!({"requests": requests})).await
-}
-
-async fn ids(kinto: &Kinto) -> Vec<String> {
-    let list = kinto.get(&format!("{RECORDS}?_sort=id")).await;
-    let objects = list.body["data"].as_array().unwrap();
-    objects
-        .iter()
-        .map(|o| o["id"].as_str().unwrap().to_owned())
-        .collect()
-}
+use serde_json::json;
+use tests::{BOB, Kinto, NOBODY, RECORDS, batch, put, record, sorted_ids};
 
 #[tokio::test]
 async fn deleting_a_list_leaves_a_tombstone_of_each_with_a_time_of_its_own() {
@@ -45,7 +24,7 @@ async fn deleting_a_list_leaves_a_tombstone_of_each_with_a_time_of_its_own() {
         .collect();
     assert!(times.windows(2).all(|pair| pair[0] < pair[1]));
     assert_eq!(deleted.header("etag"), format!("\"{}\"", times[2]));
-    assert!(ids(&kinto).await.is_empty());
+    assert!(sorted_ids(&kinto).await.is_empty());
     let since = before.header("etag").trim_matches('"').to_owned();
     let changes = kinto.get(&format!("{RECORDS}?_since={since}")).await;
     assert_eq!(changes.body["data"].as_array().unwrap().len(), 3);
@@ -63,7 +42,7 @@ async fn only_what_the_query_asks_for_is_deleted() {
         .delete(&format!("{RECORDS}?even=true&_limit=2&_sort=id"))
         .await;
     assert_eq!(deleted.body["data"][0]["id"], "r0");
-    assert_eq!(ids(&kinto).await, ["r1", "r3", "r4", "r5"]);
+    assert_eq!(sorted_ids(&kinto).await, ["r1", "r3", "r4", "r5"]);
     let next = deleted.header("next-page");
     let path = next
         .strip_prefix("http://kinto.test/v1")
@@ -71,7 +50,7 @@ async fn only_what_the_query_asks_for_is_deleted() {
         .to_owned();
     let rest = kinto.delete(&path).await;
     assert_eq!((rest.status, rest.header("next-page")), (200, ""));
-    assert_eq!(ids(&kinto).await, ["r1", "r3", "r5"]);
+    assert_eq!(sorted_ids(&kinto).await, ["r1", "r3", "r5"]);
     // The token of a page that was read does not delete the next.
     let read = kinto.get(&format!("{RECORDS}?_limit=1")).await;
     let next = read.header("next-page").replace("http://kinto.test/v1", "");
@@ -82,7 +61,7 @@ async fn only_what_the_query_asks_for_is_deleted() {
             status
         );
     }
-    assert_eq!(ids(&kinto).await.len(), 3);
+    assert_eq!(sorted_ids(&kinto).await.len(), 3);
 }
 
 #[tokio::test]
@@ -98,7 +77,7 @@ async fn a_list_is_deleted_only_as_the_client_knows_it() {
         .send("DELETE", RECORDS, &[("If-Match", &etag)], "")
         .await;
     assert_eq!(answer.status, 200);
-    assert!(ids(&kinto).await.is_empty());
+    assert!(sorted_ids(&kinto).await.is_empty());
 }
 
 #[tokio::test]
@@ -115,7 +94,7 @@ async fn deleting_a_list_spares_what_the_user_may_not_delete() {
         .await;
     assert_eq!(kinto.as_user(NOBODY).delete(RECORDS).await.status, 401);
     assert_eq!(bob.delete(RECORDS).await.body["data"][0]["id"], "shared");
-    assert_eq!(ids(&kinto).await, ["mine", "shown"]);
+    assert_eq!(sorted_ids(&kinto).await, ["mine", "shown"]);
     assert_eq!(bob.delete(RECORDS).await.status, 403);
 }
 
@@ -127,7 +106,7 @@ async fn deleting_lists_of_parents_takes_their_children() {
     assert_eq!(deleted.body["data"][0]["id"], "one");
     assert_eq!(kinto.get(RECORDS).await.error(), (404, 111));
     kinto.put("/buckets/main/collections/one", json!({})).await;
-    assert!(ids(&kinto).await.is_empty());
+    assert!(sorted_ids(&kinto).await.is_empty());
     assert_eq!(kinto.delete("/buckets").await.body["data"][0]["id"], "main");
     assert_eq!(kinto.get("/buckets/main").await.status, 403);
     kinto.put("/buckets/main", json!({})).await;
@@ -144,7 +123,7 @@ async fn a_list_longer_than_a_transaction_is_deleted_in_parts_whose_times_go_on(
     let deleted = kinto.delete(RECORDS).await;
     let tombstones = deleted.body["data"].as_array().unwrap();
     assert_eq!(tombstones.len(), 250);
-    assert!(ids(&kinto).await.is_empty());
+    assert!(sorted_ids(&kinto).await.is_empty());
     let list = kinto
         .get(&format!("{RECORDS}?_since=0&_sort=last_modified"))
         .await;
@@ -173,7 +152,7 @@ async fn each_part_of_a_long_deletion_is_complete_up_to_its_timestamp() {
     });
     assert_eq!(kinto.delete(RECORDS).await.status, 503);
     kinto.aws.clear_faults();
-    let left = ids(&kinto).await.len();
+    let left = sorted_ids(&kinto).await.len();
     assert!(left > 0 && left < 250, "{left}");
     let list = kinto.get(&format!("{RECORDS}?_since=0")).await;
     let latest = &list.body["data"][0]["last_modified"];
@@ -185,5 +164,5 @@ async fn each_part_of_a_long_deletion_is_complete_up_to_its_timestamp() {
             .len(),
         left
     );
-    assert!(ids(&kinto).await.is_empty());
+    assert!(sorted_ids(&kinto).await.is_empty());
 }

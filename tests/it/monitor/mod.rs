@@ -21,21 +21,9 @@ use kinto_serverless::store::broadcast_claim::Claim;
 use kinto_serverless::store::monitor::{CollectionChange, MonitorState};
 use kinto_serverless::timestamp::Timestamp;
 use serde_json::{Value, json};
-use tests::{Answer, Kinto, TABLE, execute, settings};
+use tests::{Answer, Kinto, TABLE, execute, megaphone, settings};
 
 const RECORDS: &str = "/buckets/monitor/collections/changes/records";
-
-const LISTENER: [(&str, &str); 6] = [
-    ("KINTO_EVENT_LISTENERS", "mp"),
-    ("KINTO_EVENT_LISTENERS_MP_USE", "kinto_megaphone.listeners"),
-    ("KINTO_EVENT_LISTENERS_MP_API_KEY", "hush"),
-    ("KINTO_EVENT_LISTENERS_MP_URL", "http://megaphone.test"),
-    ("KINTO_EVENT_LISTENERS_MP_BROADCASTER_ID", "remote-settings"),
-    (
-        "KINTO_EVENT_LISTENERS_MP_MATCH_KINTO_CHANGES",
-        "/buckets/main",
-    ),
-];
 
 /// Kinto with its aggregator, and the stream between them in the hand of the test.
 #[derive(Clone)]
@@ -49,7 +37,7 @@ impl Stack {
     fn new() -> Self {
         let aws = LocalAws::sqlite().unwrap();
         aws.create_table(TABLE).unwrap();
-        let settings = settings(&LISTENER);
+        let settings = settings(&megaphone("http://megaphone.test"));
         let store = Store::new(aws.dynamodb(), TABLE);
         let queue = BroadcastQueue::new(aws.sqs(), aws.queue_url());
         Self {
@@ -68,7 +56,7 @@ impl Stack {
     /// The same table with another process of the aggregator, which remembers nothing yet.
     fn with_new_aggregator(&self) -> Self {
         let aws = &self.kinto.aws;
-        let settings = settings(&LISTENER);
+        let settings = settings(&megaphone("http://megaphone.test"));
         let queue = BroadcastQueue::new(aws.sqs(), aws.queue_url());
         let store = self.store.clone();
         let (changes, broadcasts) = (settings.changes, settings.broadcasts);

@@ -15,6 +15,7 @@ use aws_lambda_events::dynamodb::{Event, EventRecord};
 use aws_lambda_events::streams::DynamoDbEventResponse;
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures::future::BoxFuture;
+use kinto_local::queue::Message;
 use kinto_local::sqs::{self, NOTIFICATIONS};
 use kinto_local::stream::{self, Mapping};
 use kinto_serverless::event::ResourceChanged;
@@ -150,6 +151,11 @@ impl World {
         }
         world.kinto.aws.requests().take();
         world
+    }
+
+    /// The notifications that were given up.
+    fn dead_letters(&self) -> Vec<Message> {
+        self.kinto.aws.queues().notifications.dead_letters()
     }
 
     /// With the listeners `a` and `b` of these kinds.

@@ -177,15 +177,7 @@ async fn nothing_is_lost(troubles: Vec<Trouble>) {
             );
         }
     }
-    assert!(
-        world
-            .kinto
-            .aws
-            .queues()
-            .notifications
-            .dead_letters()
-            .is_empty()
-    );
+    assert!(world.dead_letters().is_empty());
 }
 
 proptest! {

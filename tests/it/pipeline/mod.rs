@@ -42,23 +42,15 @@ impl Pipeline {
 
     /// With a Megaphone at `url`, which need not be `megaphone`.
     fn with(megaphone: MockServer, url: &str) -> Self {
-        let vars = [
-            ("KINTO_EVENT_LISTENERS", "mp"),
-            ("KINTO_EVENT_LISTENERS_MP_USE", "kinto_megaphone.listeners"),
-            ("KINTO_EVENT_LISTENERS_MP_API_KEY", "hush"),
-            ("KINTO_EVENT_LISTENERS_MP_URL", url),
-            ("KINTO_EVENT_LISTENERS_MP_BROADCASTER_ID", "remote-settings"),
-            (
-                "KINTO_EVENT_LISTENERS_MP_MATCH_KINTO_CHANGES",
-                "/buckets/main",
-            ),
+        let mut vars = tests::megaphone(url).to_vec();
+        vars.extend([
             (
                 "KINTO_EVENT_LISTENERS_MP_EXCEPT_KINTO_CHANGES",
                 "/buckets/main/collections/quiet",
             ),
             // The changes here are of 1970.
             ("KINTO_CHANGES_SINCE_MAX_AGE_DAYS", "-1"),
-        ];
+        ]);
         let kinto = Kinto::with(&vars).as_user(NOBODY);
         let settings = settings(&vars);
         let store = Store::new(kinto.aws.dynamodb(), TABLE);

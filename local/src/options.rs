@@ -40,7 +40,7 @@ pub struct Options {
     pub ini: Option<String>,
     /// Whether not to start a stack, but to have the one that runs rebuild its monitor.
     pub rebuild_monitor: bool,
-    /// Whether to show what happens.
+    /// `--watch`: show the pipeline live.
     pub watch: bool,
 }
 

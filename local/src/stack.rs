@@ -196,12 +196,12 @@ impl Stack {
         format!("http://{}", self.aws_address)
     }
 
-    /// What runs where, a line each.
+    /// The banner: one line for each part of the stack, with its address.
     pub fn banner(&self) -> &[String] {
         &self.banner
     }
 
-    /// Whether the terminal is filled with what happens, so that nothing else is to be printed.
+    /// Returns `true` if the view fills the terminal, so that nothing else may be printed.
     pub fn fills_terminal(&self) -> bool {
         matches!(self.watch, Watch::View(_))
     }
@@ -307,7 +307,7 @@ fn done(mut messages: Vec<SqsMessage>, response: &SqsBatchResponse) -> Vec<SqsMe
     messages
 }
 
-/// What runs where, a line each.
+/// The banner: one line for each part of the stack, with its address.
 fn banner(
     options: &Options,
     vars: &Vars,

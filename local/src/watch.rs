@@ -48,7 +48,7 @@ impl Stage {
     }
 }
 
-/// Who watches; clones share it.
+/// The view of the pipeline, on or off; clones share it.
 #[derive(Clone)]
 pub enum Watch {
     /// Nobody.
@@ -80,7 +80,7 @@ impl Watch {
         Self::View(view)
     }
 
-    /// Whether somebody watches.
+    /// Returns `true` if the view is on.
     pub fn is_on(&self) -> bool {
         !matches!(self, Self::Off)
     }
@@ -148,7 +148,7 @@ impl Watch {
     }
 }
 
-/// What the view shows.
+/// The state that the view shows.
 pub struct View {
     banner: Vec<String>,
     stages: [Seen; Stage::ALL.len()],

@@ -38,7 +38,7 @@ pub struct OpenIdSettings {
     pub allowed_scopes: Vec<String>,
     /// `…trusted_callback_urls`: where tokens may be sent.
     pub trusted_callbacks: Vec<UrlPattern>,
-    /// Whether the settings leave out where tokens may be sent: then the Kinto Admin that is served is trusted too.
+    /// `true` if the settings do not say where tokens may be sent. Then the Kinto Admin that is served is trusted too.
     pub trusts_admin: bool,
 }
 

@@ -10,7 +10,7 @@ use rustls_pki_types::pem::{self, PemObject};
 
 use super::payload;
 
-/// What is wrong with a key or keeps it from signing. Nothing of the key is told.
+/// The error of an unusable key or a failed signature. It contains nothing of the key.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No private key's PEM is in the text.

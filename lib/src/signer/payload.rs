@@ -6,7 +6,7 @@ use sha2::{Digest, Sha384};
 use super::canonical;
 use crate::timestamp::Timestamp;
 
-/// What comes before the text in what is signed, so that a signature of ours is one of nothing else.
+/// The prefix of the signed text: a signature of ours is valid for nothing else.
 const PREFIX: &[u8] = b"Content-Signature:\0";
 
 /// The text to sign for `records` at their list's `timestamp`: `{"data": […], "last_modified": "…"}` in canonical form.
@@ -32,7 +32,7 @@ pub fn text(records: &[Value], timestamp: Timestamp) -> String {
     text
 }
 
-/// Whether it tells of a deletion: only `deleted: true` does.
+/// Returns `true` for a tombstone: only `deleted: true` makes one.
 fn is_tombstone(record: &Value) -> bool {
     record["deleted"] == Value::Bool(true)
 }

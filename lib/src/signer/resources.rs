@@ -1,4 +1,4 @@
-//! What is published where: the lines of `signer.resources`.
+//! The lines of `signer.resources`: each names a source and the collections it is published to.
 //!
 //! Forms and refusals are those of kinto-signer 8.1.1.
 
@@ -17,7 +17,7 @@ pub struct Resource {
     pub source: ObjectUri,
     /// Where reviewers see what they are asked to approve, if they do.
     pub preview: Option<ObjectUri>,
-    /// What clients read.
+    /// The collection that clients read.
     pub destination: ObjectUri,
 }
 
@@ -33,7 +33,7 @@ pub enum Error {
     /// Another form of URI, or an id that no object may have.
     #[error("`{0}` has a part that is no URI of a bucket or collection")]
     NotUri(String),
-    /// What would the collection of a bucket be published as?
+    /// A bucket is paired with a collection, so its collections have no destination.
     #[error("`{0}` has buckets and collections mixed")]
     Mixed(String),
     /// A place in two roles, or twice in one: two lines would undo each other's work.

@@ -50,7 +50,7 @@ const KNOWN: [Known; 3] = [
     },
 ];
 
-/// Whether `signature` is one of `bytes` by the key, as a client finds.
+/// Verifies `signature` over `bytes` by the key, as a client does.
 fn verifies(public_key: &[u8], bytes: &[u8], signature: &str) -> bool {
     let key = ParsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, public_key).unwrap();
     let signature = URL_SAFE.decode(signature).unwrap();

@@ -1,4 +1,4 @@
-//! What a table is, as far as the table in memory knows tables.
+//! The definition of a table, as far as the table in memory supports it.
 
 /// A table whose keys are strings, with one local secondary index by a number, a stream with both images of an item, and
 /// an expiry.

@@ -38,7 +38,7 @@ pub static PLUGIN: Plugin = Plugin {
     on_write: None,
 };
 
-/// What the page may load and run.
+/// The `Content-Security-Policy` of the page.
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'self'; img-src data: *; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'",
 );
@@ -76,7 +76,7 @@ pub fn answer(request: &Request, settings: &ApiSettings) -> Option<Result<Respon
     })
 }
 
-/// Whether `callback` is a page of the Kinto Admin that this server serves: then tokens may be sent there, unless the
+/// Returns `true` if `callback` is a page of the Kinto Admin that this server serves: then tokens may be sent there, unless the
 /// settings say where else.
 pub fn is_callback(callback: &Url, request: &Request, settings: &ApiSettings) -> bool {
     settings.admin.is_some()

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use crate::http::reading;
 use crate::sync;
 
 /// The answer to `--help`.
@@ -18,6 +19,9 @@ SOURCE
   postgres://…       Kinto's database, read at one moment
   --from-dump DIR    its tables as CSV: objects.csv, timestamps.csv,
                      access_control_entries.csv, user_principals.csv
+  https://…          another Kinto, by its API: https://user:password@host/v1,
+                     or KINTO_AUTH=user:password (or a whole Authorization)
+  FILE.yaml          what kinto-wizard's `dump --full` wrote
   FILE.ndjson        what `export` wrote
 
 TABLE
@@ -34,6 +38,9 @@ anything does.
   --overwrite        lose what was written to the table through the API
   --raise-timestamps give everything a new time, so that clients hear of it
   --write-capacity   write capacity units a second at most
+  --work FILE        keep what was read over HTTP, and go on from there later
+  --skip-record-permissions
+                     do not ask over HTTP for the permissions of each record
   --help             print this";
 
 /// What is asked for.
@@ -45,6 +52,8 @@ pub struct Options {
     pub table: Table,
     /// How.
     pub sync: sync::Options,
+    /// How another Kinto is read by its API.
+    pub reading: reading::Options,
     /// Whether to go on without what does not fit.
     pub leave_out: bool,
 }
@@ -67,6 +76,10 @@ pub enum Source {
     Postgres(String),
     /// A directory of CSV files.
     Dump(PathBuf),
+    /// Another Kinto, by the URL of its API.
+    Http(String),
+    /// A file of kinto-wizard's.
+    Yaml(PathBuf),
     /// A file of an export.
     Ndjson(PathBuf),
 }
@@ -103,7 +116,7 @@ impl Options {
 
         let (mut values, mut dump, mut table) = (vec![], None, None);
         let (mut dry_run, mut leave_out) = (false, false);
-        let mut sync = sync::Options::default();
+        let (mut sync, mut reading) = (sync::Options::default(), reading::Options::default());
         let mut parser = lexopt::Parser::from_args(arguments);
         while let Some(argument) = parser.next()? {
             match argument {
@@ -115,6 +128,8 @@ impl Options {
                 Long("leave-out") => leave_out = true,
                 Long("overwrite") => sync.overwrites = true,
                 Long("raise-timestamps") => sync.raises = true,
+                Long("work") => reading.work = Some(PathBuf::from(parser.value()?)),
+                Long("skip-record-permissions") => reading.skips_record_permissions = true,
                 Long("write-capacity") => {
                     let units = parser.value()?.parse::<std::num::NonZeroU64>()?;
                     sync.capacity = Some(units.get());
@@ -133,6 +148,12 @@ impl Options {
             {
                 Ok(Source::Postgres(url))
             }
+            (Some(url), None) if url.starts_with("https://") || url.starts_with("http://") => {
+                Ok(Source::Http(url))
+            }
+            (Some(file), None) if file.ends_with(".yaml") || file.ends_with(".yml") => {
+                Ok(Source::Yaml(file.into()))
+            }
             (Some(file), None) => Ok(Source::Ndjson(file.into())),
             _ => Err(OptionsError::Missing("one source")),
         };
@@ -148,6 +169,7 @@ impl Options {
             command,
             table,
             sync,
+            reading,
             leave_out,
         }))
     }
@@ -180,6 +202,18 @@ mod tests {
                 .unwrap()
                 .sync
                 .writes
+        );
+        let http = parse("import https://h/v1 --data t --work w");
+        let http = http.unwrap().unwrap();
+        assert_eq!(
+            http.command,
+            Command::Import(Source::Http("https://h/v1".to_owned()))
+        );
+        assert_eq!(http.reading.work, Some("w".into()));
+        let yaml = parse("import dump.yaml --data t").unwrap().unwrap();
+        assert_eq!(
+            yaml.command,
+            Command::Import(Source::Yaml("dump.yaml".into()))
         );
         for wrong in [
             "import",

@@ -10,6 +10,7 @@ use kinto_local::TABLE;
 use kinto_serverless::store::Store;
 
 use crate::export::export;
+use crate::http::client::{AUTH_VARIABLE, Client};
 use crate::options::{Command, Options, Source, Table};
 use crate::progress::Progress;
 use crate::source;
@@ -35,6 +36,12 @@ pub async fn run(options: Options, out: &mut impl Write) -> Result<bool, Box<dyn
     match from {
         Source::Postgres(url) => source::from_postgres(&staging, url).await?,
         Source::Dump(directory) => source::from_dump(&staging, directory)?,
+        Source::Http(url) => {
+            let auth = std::env::var(AUTH_VARIABLE).ok();
+            let client = Client::new(url, auth.as_deref())?;
+            source::from_http(&staging, &client, &options.reading).await?;
+        }
+        Source::Yaml(path) => source::from_yaml(&staging, path)?,
         Source::Ndjson(path) => source::from_ndjson(&staging, path)?,
     }
     staging.finish()?;
@@ -72,6 +79,11 @@ pub async fn run(options: Options, out: &mut impl Write) -> Result<bool, Box<dyn
     progress.finish();
     let found = found?;
     report(&found, &options, out)?;
+    match from {
+        Source::Http(_) => writeln!(out, "{}", source::NOT_OVER_HTTP)?,
+        Source::Yaml(_) => writeln!(out, "{}", source::NOT_IN_YAML)?,
+        _ => {}
+    }
     Ok(!verifies || found.by_kind.is_empty())
 }
 

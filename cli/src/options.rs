@@ -13,7 +13,7 @@ Moves a Kinto into a table of kinto-serverless, and out of it.
 Usage: kinto-serverless import SOURCE TABLE [--dry-run] [--leave-out] [--overwrite]
                                [--raise-timestamps] [--write-capacity UNITS]
        kinto-serverless verify SOURCE TABLE
-       kinto-serverless export FILE TABLE
+       kinto-serverless export FILE.ndjson|FILE.yaml|--to-dump DIR TABLE
 
 SOURCE
   postgres://…       Kinto's database, read at one moment
@@ -31,7 +31,8 @@ TABLE
 
 import makes the table equal to the source. Begun again it goes on where it
 was; later it brings what changed. verify tells what differs, and fails if
-anything does.
+anything does. export writes everything to a file that import reads back, to one
+that kinto-wizard loads, or as CSV of Kinto's tables, with a script for psql.
 
   --dry-run          only tell what would be written and what would not fit
   --leave-out        go on without what does not fit
@@ -65,8 +66,8 @@ pub enum Command {
     Import(Source),
     /// Tell what differs.
     Verify(Source),
-    /// Write the table to a file.
-    Export(PathBuf),
+    /// Write everything that the table holds.
+    Export(Target),
 }
 
 /// Where objects come from.
@@ -81,6 +82,17 @@ pub enum Source {
     /// A file of kinto-wizard's.
     Yaml(PathBuf),
     /// A file of an export.
+    Ndjson(PathBuf),
+}
+
+/// Where objects go, and in which form.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A directory of CSV files.
+    Dump(PathBuf),
+    /// A file that kinto-wizard loads.
+    Yaml(PathBuf),
+    /// A file that `import` reads.
     Ndjson(PathBuf),
 }
 
@@ -114,7 +126,7 @@ impl Options {
     ) -> Result<Option<Self>, OptionsError> {
         use lexopt::prelude::*;
 
-        let (mut values, mut dump, mut table) = (vec![], None, None);
+        let (mut values, mut dump, mut to_dump, mut table) = (vec![], None, None, None);
         let (mut dry_run, mut leave_out) = (false, false);
         let (mut sync, mut reading) = (sync::Options::default(), reading::Options::default());
         let mut parser = lexopt::Parser::from_args(arguments);
@@ -122,6 +134,7 @@ impl Options {
             match argument {
                 Long("help") | Short('h') => return Ok(None),
                 Long("from-dump") => dump = Some(PathBuf::from(parser.value()?)),
+                Long("to-dump") => to_dump = Some(PathBuf::from(parser.value()?)),
                 Long("table") => table = Some(Table::DynamoDb(parser.value()?.string()?)),
                 Long("data") => table = Some(Table::File(parser.value()?.string()?)),
                 Long("dry-run") => dry_run = true,
@@ -151,16 +164,19 @@ impl Options {
             (Some(url), None) if url.starts_with("https://") || url.starts_with("http://") => {
                 Ok(Source::Http(url))
             }
-            (Some(file), None) if file.ends_with(".yaml") || file.ends_with(".yml") => {
-                Ok(Source::Yaml(file.into()))
-            }
+            (Some(file), None) if is_yaml(&file) => Ok(Source::Yaml(file.into())),
             (Some(file), None) => Ok(Source::Ndjson(file.into())),
             _ => Err(OptionsError::Missing("one source")),
         };
         let command = match &*name {
             "import" => Command::Import(source(given)?),
             "verify" => Command::Verify(source(given)?),
-            "export" => Command::Export(given.ok_or(OptionsError::Missing("a file"))?.into()),
+            "export" => Command::Export(match (given, to_dump) {
+                (None, Some(directory)) => Target::Dump(directory),
+                (Some(file), None) if is_yaml(&file) => Target::Yaml(file.into()),
+                (Some(file), None) => Target::Ndjson(file.into()),
+                _ => return Err(OptionsError::Missing("one file")),
+            }),
             _ => return Err(lexopt::Error::UnexpectedArgument(name.into()).into()),
         };
         sync.writes = matches!(command, Command::Import(_)) && !dry_run;
@@ -173,6 +189,10 @@ impl Options {
             leave_out,
         }))
     }
+}
+
+fn is_yaml(file: &str) -> bool {
+    file.ends_with(".yaml") || file.ends_with(".yml")
 }
 
 #[cfg(test)]
@@ -220,6 +240,7 @@ mod tests {
             "import x",
             "move x --data t",
             "export --data t",
+            "export x --to-dump d --data t",
             "verify a b --data t",
         ] {
             assert!(parse(wrong).is_err(), "{wrong}");

@@ -9,9 +9,12 @@ use kinto_local::LocalAws;
 use kinto_local::TABLE;
 use kinto_serverless::store::Store;
 
-use crate::export::export;
+use crate::export::ndjson::Ndjson;
+use crate::export::tables::Tables;
+use crate::export::yaml::Yaml;
+use crate::export::{Format, export};
 use crate::http::client::{AUTH_VARIABLE, Client};
-use crate::options::{Command, Options, Source, Table};
+use crate::options::{Command, Options, Source, Table, Target};
 use crate::progress::Progress;
 use crate::source;
 use crate::staging::{Staging, UNFIT};
@@ -26,9 +29,18 @@ pub async fn run(options: Options, out: &mut impl Write) -> Result<bool, Box<dyn
     let (from, verifies) = match &options.command {
         Command::Import(source) => (source, false),
         Command::Verify(source) => (source, true),
-        Command::Export(path) => {
-            let count = export(&store, &mut BufWriter::new(File::create(path)?)).await?;
+        Command::Export(target) => {
+            let file = |path| File::create(path).map(BufWriter::new);
+            let mut format: Box<dyn Format> = match target {
+                Target::Dump(directory) => Box::new(Tables::new(directory)?),
+                Target::Yaml(path) => Box::new(Yaml::new(file(path)?)?),
+                Target::Ndjson(path) => Box::new(Ndjson::new(file(path)?)?),
+            };
+            let count = export(&store, &mut *format).await?;
             writeln!(out, "{count} objects and tombstones")?;
+            for remark in format.remarks() {
+                writeln!(out, "{remark}")?;
+            }
             return Ok(true);
         }
     };

@@ -390,6 +390,31 @@ fn milliseconds(text: &str) -> Option<Timestamp> {
     u64::try_from(total).ok().map(Timestamp)
 }
 
+/// As PostgreSQL reads a time without zone.
+pub fn postgres_time(time: Timestamp) -> String {
+    let (seconds, milliseconds) = (time.0 / 1000, time.0 % 1000);
+    let (days, second) = ((seconds / 86_400).cast_signed(), seconds % 86_400);
+    // The year, counted from March, that the day is in: the guess is at most one too late.
+    let shifted = days + 719_468;
+    let mut year = shifted * 400 / 146_097 + 1;
+    while first_of_march(year) > days {
+        year -= 1;
+    }
+    let in_year = days - first_of_march(year);
+    let month = (in_year * 5 + 2) / 153;
+    let day = in_year - (month * 153 + 2) / 5 + 1;
+    let (year, month) = match month {
+        10.. => (year + 1, month - 9),
+        _ => (year, month + 3),
+    };
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{milliseconds:03}")
+}
+
+fn first_of_march(year: i64) -> i64 {
+    days(year, 3, 1)
+}
+
 /// Days since 1970-01-01 in the Gregorian calendar.
 fn days(year: i64, month: i64, day: i64) -> i64 {
     // Years begin in March, so that the day that is added is their last.
@@ -402,6 +427,14 @@ fn days(year: i64, month: i64, day: i64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn times_are_read_as_they_were_written(time in 0..253_402_300_800_000_u64) {
+            let written = postgres_time(Timestamp(time));
+            proptest::prop_assert_eq!(milliseconds(&written), Some(Timestamp(time)), "{}", written);
+        }
+    }
 
     #[test]
     fn times_are_read_to_the_nearest_millisecond() {

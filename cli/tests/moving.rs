@@ -37,3 +37,9 @@ fn every_answer_of_a_kinto_is_the_same_after_a_move() {
 fn every_answer_of_a_kinto_is_the_same_after_a_move_by_its_api() {
     run("api.py", &[]);
 }
+
+#[test]
+#[ignore = "needs Kinto and PostgreSQL: tests/run"]
+fn every_answer_is_the_same_in_a_kinto_after_a_move_back() {
+    run("back.py", &[]);
+}

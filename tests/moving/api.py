@@ -15,12 +15,10 @@ import re
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
-import waitress
-from sides import HOST, SETTINGS, Stack, compare, fill, fill_accounts, questions, run, send, storage, told
+from sides import HOST, SETTINGS, Served, Stack, check, compare, fill, fill_accounts, questions, run, send, storage, told
 
 from postgres import Postgres
 from servers import Kinto
@@ -34,34 +32,11 @@ INSERT INTO access_control_entries (object_id, permission, principal)
 GRANTS = {f"kinto.{kind}_write_principals": ADMIN for kind in ("bucket", "group", "collection", "record", "account")}
 
 
-class Served:
-    """A Kinto behind a port of loopback."""
-
-    def __init__(self, kinto):
-        self.server = waitress.create_server(kinto.app, host="127.0.0.1", port=0, threads=4)
-        threading.Thread(target=self.server.run, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.effective_port}/v1"
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.server.close()
-
-
 def answers_of(kinto, asked):
     for _ in range(2):
         # The first look at a list gives it a time.
         answers = {question: told(send(kinto, "GET", question[1], question[0])) for question in asked}
     return answers
-
-
-def check(step, what, findings):
-    for finding in findings[:10]:
-        print(finding)
-    step(f"{what}: {len(findings)} differences")
-    if findings:
-        sys.exit(1)
 
 
 def main():

@@ -6,11 +6,13 @@ import random
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "differential"))
 
+import waitress
 from comparison import Comparison
 from generator import Generator
 from request import Context, Sent, authorization
@@ -169,6 +171,21 @@ def is_meant(url, before, after):
     return url.startswith("/accounts") and before[0] == after[0] and ("?" in url or url == "/accounts")
 
 
+class Served:
+    """A Kinto behind a port of loopback."""
+
+    def __init__(self, kinto):
+        self.server = waitress.create_server(kinto.app, host="127.0.0.1", port=0, threads=4)
+        threading.Thread(target=self.server.run, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.effective_port}/v1"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.server.close()
+
+
 class Stack:
     def __init__(self, program, data):
         environment = {**os.environ, **VARIABLES}
@@ -202,3 +219,11 @@ def compare(answers, server):
         if before != after and not is_meant(url, before, after):
             findings.append(f"{user} GET {url}\n  Kinto: {before}\n  ours:  {after}")
     return findings
+
+
+def check(step, what, findings):
+    for finding in findings[:10]:
+        print(finding)
+    step(f"{what}: {len(findings)} differences")
+    if findings:
+        sys.exit(1)

@@ -263,30 +263,24 @@ fn from_mirror(staging: &Staging, mirror: &Mirror, list: &ListUri) -> Result<()>
     if let Some(reached) = mirror.timestamp(list).map_err(ReadingError::from)? {
         staging.add_timestamp(&parent, kind, reached)?;
     }
-    let mut after = String::new();
-    loop {
-        let page = mirror.page(list, &after).map_err(ReadingError::from)?;
-        let Some(last) = page.last() else {
-            return Ok(());
-        };
-        after.clone_from(&last.id);
-        for object in &page {
-            let (id, data) = (&*object.id, object.data.as_deref());
-            staging.add_object(&parent, kind, id, object.last_modified, data)?;
-            if data.is_none() {
-                continue;
+    for object in mirror.objects(list) {
+        let object = object.map_err(ReadingError::from)?;
+        let (id, data) = (&*object.id, object.data.as_deref());
+        staging.add_object(&parent, kind, id, object.last_modified, data)?;
+        if data.is_none() {
+            continue;
+        }
+        let uri = list.clone().object(id).to_string();
+        let permissions = object.permissions.as_deref().map(serde_json::from_str);
+        match permissions {
+            Some(Ok(Value::Object(permissions))) if !permissions.is_empty() => {
+                add_permissions(staging, &uri, &permissions)?;
             }
-            let uri = list.clone().object(id).to_string();
-            let permissions = object.permissions.as_deref().map(serde_json::from_str);
-            match permissions {
-                Some(Ok(Value::Object(permissions))) if !permissions.is_empty() => {
-                    add_permissions(staging, &uri, &permissions)?;
-                }
-                Some(_) => staging.note(&format!("permissions not shown: {kind}"), &uri, "")?,
-                None => staging.note(&format!("permissions not asked for: {kind}"), &uri, "")?,
-            }
+            Some(_) => staging.note(&format!("permissions not shown: {kind}"), &uri, "")?,
+            None => staging.note(&format!("permissions not asked for: {kind}"), &uri, "")?,
         }
     }
+    Ok(())
 }
 
 fn add_permissions(

@@ -69,7 +69,8 @@ pub struct Differences {
 }
 
 impl Differences {
-    fn add(&mut self, kind: &'static str, what: impl ToString) {
+    /// Adds one.
+    pub fn add(&mut self, kind: &'static str, what: impl ToString) {
         let found = self.by_kind.entry(kind);
         found.or_insert_with(|| (0, what.to_string())).0 += 1;
     }

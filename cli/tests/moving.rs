@@ -43,3 +43,9 @@ fn every_answer_of_a_kinto_is_the_same_after_a_move_by_its_api() {
 fn every_answer_is_the_same_in_a_kinto_after_a_move_back() {
     run("back.py", &[]);
 }
+
+#[test]
+#[ignore = "needs Kinto and PostgreSQL: tests/run"]
+fn two_servers_are_compared_by_what_they_show() {
+    run("servers_by_url.py", &[]);
+}

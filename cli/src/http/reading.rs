@@ -125,13 +125,10 @@ pub async fn read(
             continue;
         }
         if !list.kind().children().is_empty() {
-            let mut after = String::new();
-            loop {
-                let page = reader.mirror.page(&list, &after)?;
-                let Some(last) = page.last() else { break };
-                after.clone_from(&last.id);
-                for object in page.iter().filter(|object| object.data.is_some()) {
-                    lists.extend(list.clone().object(&*object.id).child_lists());
+            for object in reader.mirror.objects(&list) {
+                let object = object?;
+                if object.data.is_some() {
+                    lists.extend(list.clone().object(object.id).child_lists());
                 }
             }
         }
@@ -225,13 +222,21 @@ impl Reader<'_> {
             .try_collect()
             .await?;
         for (object, shown) in live.iter_mut().zip(answers.into_iter().flatten()) {
-            object.permissions = shown;
+            let Some(mut shown) = shown else { continue };
+            object.permissions = Some(shown["permissions"].to_string());
+            // Kinto-serverless lists accounts without their data.
+            if list.kind() == Kind::Account
+                && let Value::Object(mut fields) = shown["data"].take()
+            {
+                fields.retain(|name, _| name != "id" && name != "last_modified");
+                object.data = Some(text(fields));
+            }
         }
         Ok(())
     }
 
-    /// The permissions that these objects show.
-    async fn answers(&self, uris: &[String]) -> Result<Vec<Option<String>>> {
+    /// These objects with their permissions; `None` of one that is not there any more.
+    async fn answers(&self, uris: &[String]) -> Result<Vec<Option<Value>>> {
         let answers = match self.client.get_all(uris).await {
             Err(HttpError::TooLarge(_)) if uris.len() > 1 => {
                 let (some, others) = uris.split_at(uris.len() / 2);
@@ -243,7 +248,7 @@ impl Reader<'_> {
         };
         let shown = answers.into_iter().zip(uris).map(|((status, body), uri)| {
             match (status, body.get("permissions")) {
-                (200, Some(permissions)) => Ok(Some(permissions.to_string())),
+                (200, Some(_)) => Ok(Some(body)),
                 // It was deleted meanwhile, which the list tells of later.
                 (404 | 403 | 401, _) => Ok(None),
                 (status, _) => Err(ReadingError::Http(HttpError::Answer {

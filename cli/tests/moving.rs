@@ -49,3 +49,9 @@ fn every_answer_is_the_same_in_a_kinto_after_a_move_back() {
 fn two_servers_are_compared_by_what_they_show() {
     run("servers_by_url.py", &[]);
 }
+
+#[test]
+#[ignore = "needs Kinto, PostgreSQL and kinto.js: tests/run"]
+fn clients_go_on_after_a_move() {
+    run("clients.py", &[]);
+}

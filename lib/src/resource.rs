@@ -4,6 +4,7 @@
 //! ancestors, a [`ListUri`] names the objects of one kind under one parent.
 
 use std::fmt;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
@@ -211,7 +212,7 @@ impl ObjectUri {
     /// The list of objects of `kind` under this object.
     pub fn children(&self, kind: Kind) -> ListUri {
         ListUri {
-            parent: Some(Box::new(self.clone())),
+            parent: Some(Arc::new(self.clone())),
             kind,
         }
     }
@@ -252,7 +253,8 @@ impl fmt::Display for ObjectUri {
 /// Names the list of objects of one kind under one parent.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListUri {
-    parent: Option<Box<ObjectUri>>,
+    /// Shared by the objects of the list.
+    parent: Option<Arc<ObjectUri>>,
     kind: Kind,
 }
 

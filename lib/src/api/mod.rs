@@ -67,6 +67,7 @@
 //! | [`web::gateway`] | a request out of API Gateway's event, a response into one |
 //! | [`web::request`] | the request |
 //! | [`web::preconditions`] | `If-Match`, `If-None-Match`: 304, 412 |
+//! | [`web::accept`] | the lists in `Accept` and `Accept-Encoding` |
 //! | [`web::media_type`] | `Content-Type`, `Accept`: 415, 406 |
 //! | [`web::response`] | the response |
 //! | [`web::error`] | every refusal and failure, with its status and body |

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use crate::api::objects::metadata::LAST_MODIFIED;
 use crate::api::objects::schema::evaluation::{Rules, evaluate};
 use crate::api::objects::schema::failure::Failure;
-use crate::api::web::error::ApiError;
+use crate::api::web::error::{ApiError, Location};
 use crate::resource::Kind;
 use crate::unit_of_work::{Allowance, Live};
 
@@ -129,8 +129,8 @@ fn match_schema(
     };
     let matched = allowance.evaluate(|steps| evaluate(schema, &data, rules, steps));
     matched.map_err(|failure| match failure {
-        Failure::Mismatch { field, problem } => ApiError::invalid("body", field, problem),
-        Failure::Unusable(problem) => ApiError::invalid("body", SCHEMA, problem),
+        Failure::Mismatch { field, problem } => ApiError::invalid(Location::Body, field, problem),
+        Failure::Unusable(problem) => ApiError::invalid(Location::Body, SCHEMA, problem),
     })
 }
 

@@ -192,7 +192,7 @@ pub fn check_data(
         match data.get(*field) {
             Some(schema @ Value::Object(_)) => {
                 if let Err(problem) = schema::check(schema, allowance) {
-                    return wrong(field, &problem);
+                    return wrong(field, &problem.to_string());
                 }
             }
             Some(_) => return wrong(field, "Must be a JSON object"),

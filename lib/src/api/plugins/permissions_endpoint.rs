@@ -260,7 +260,8 @@ fn entry(
         .copied()
         .collect();
     if !matches!(kind, Kind::Record | Kind::Account) {
-        let by_settings = |permission: &&str| settings.grants(kind, permission, &user.principals);
+        let by_settings =
+            |permission: &&'static str| settings.grants(kind, permission, &user.principals);
         let named = ["read", "write"].into_iter().filter(by_settings);
         may.extend(named.flat_map(|permission| permission::implied(kind, permission)));
         for child in kind.children() {

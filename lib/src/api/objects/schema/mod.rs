@@ -46,14 +46,19 @@ static LATER: LazyLock<Value> = LazyLock::new(|| {
     metaschema
 });
 
+/// What is wrong with a schema.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidSchema(String);
+
 /// Checks that a field of a bucket or collection is a schema (Kinto 26.5: of draft 7, whatever draft it names, and its
 /// patterns are those of Python).
 ///
 /// What passes can be evaluated; what it refers to need not be there before a value gets there.
 ///
 /// # Errors
-/// What is wrong with it.
-pub fn check(schema: &Value, allowance: &Allowance) -> Result<(), String> {
+/// It is none.
+pub fn check(schema: &Value, allowance: &Allowance) -> Result<(), InvalidSchema> {
     let is_later = references::draft_of(schema).is_none_or(|draft| draft > Draft::Draft7);
     let metaschema = if is_later { &*LATER } else { &*meta::DRAFT7 };
     let rules = Rules {
@@ -63,8 +68,8 @@ pub fn check(schema: &Value, allowance: &Allowance) -> Result<(), String> {
     let steps = |left: usize| left.min(MAX_STEPS);
     let checked = allowance.evaluate(|left| evaluate(metaschema, schema, rules, steps(left)));
     checked.map_err(|failure| match failure {
-        Failure::Mismatch { field, problem } => format!("{field}: {problem}"),
-        Failure::Unusable(problem) => problem,
+        Failure::Mismatch { field, problem } => InvalidSchema(format!("{field}: {problem}")),
+        Failure::Unusable(problem) => InvalidSchema(problem),
     })
 }
 
@@ -140,7 +145,7 @@ mod tests {
 
     use super::*;
 
-    fn checked(schema: &Value) -> Result<(), String> {
+    fn checked(schema: &Value) -> Result<(), InvalidSchema> {
         check(schema, &Allowance::default())
     }
 

@@ -44,6 +44,7 @@
 //! | [`lists::parameters`] | values of the query string |
 //! | [`lists::filter`] | filters: field, operator, value |
 //! | [`lists::sort`] | `_sort`, and the order of values |
+//! | [`lists::walk`] | all objects that there are |
 //! | [`lists::page_token`] | the token in `Next-Page` |
 //! | [`lists::projection`] | fields named by paths with dots |
 //! | [`lists::selection`] | the objects of one page, chosen from many |

@@ -7,6 +7,7 @@ pub mod projection;
 pub mod query;
 pub mod selection;
 pub mod sort;
+pub mod walk;
 
 use crate::api::dispatch::context::Context;
 use std::collections::{BTreeSet, HashMap};

@@ -106,6 +106,12 @@ async fn sync(
     progress.finish();
     let found = found?;
     report(&found, options.sync.writes, out)?;
+    if let (count @ 1.., first) = &found.used
+        && options.sync.writes
+        && !options.sync.raises
+    {
+        writeln!(out, "{}", overwritten(*count, first))?;
+    }
     match from {
         Source::Http(_) => writeln!(out, "{}", source::NOT_OVER_HTTP)?,
         Source::Yaml(_) => writeln!(out, "{}", source::NOT_IN_YAML)?,
@@ -132,6 +138,16 @@ fn report(found: &Differences, is_written: bool, out: &mut impl Write) -> std::i
     Ok(())
 }
 
+/// What those have to know who used `--overwrite` without raising times.
+fn overwritten(count: u64, first: &str) -> String {
+    format!(
+        "WARNING: {count} lists had been written to through the API, the first {first}. What was written there since is gone. \
+         Clients that synchronized with it keep it and hear of nothing, since the times that came back are earlier than those \
+         that they know: --raise-timestamps gives everything a new time, so that they hear. Signatures over these lists are \
+         those of the source; where collections are signed, have them signed again."
+    )
+}
+
 fn client(url: &str) -> Result<Client> {
     let auth = std::env::var(AUTH_VARIABLE).ok();
     Ok(Client::new(url, auth.as_deref())?)
@@ -144,7 +160,7 @@ async fn open(table: &Table) -> Result<Store> {
             Store::new(aws_sdk_dynamodb::Client::new(&config), name)
         }
         Table::File(path) => {
-            let aws = LocalAws::open(path)?;
+            let aws = LocalAws::open_for_import(path)?;
             aws.create_table(TABLE)?;
             Store::new(aws.dynamodb(), TABLE)
         }

@@ -55,3 +55,9 @@ fn two_servers_are_compared_by_what_they_show() {
 fn clients_go_on_after_a_move() {
     run("clients.py", &[]);
 }
+
+#[test]
+#[ignore = "needs Kinto, PostgreSQL and openssl: tests/run"]
+fn a_postgresql_shows_who_it_is_as_far_as_the_url_asks() {
+    run("tls.py", &[]);
+}

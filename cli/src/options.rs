@@ -14,7 +14,8 @@ Usage: kinto-serverless import SOURCE TABLE [--dry-run] [--leave-out] [--overwri
                                [--raise-timestamps] [--write-capacity UNITS]
        kinto-serverless verify SOURCE TABLE
        kinto-serverless verify https://SOURCE https://TARGET
-       kinto-serverless export FILE.ndjson|FILE.yaml|--to-dump DIR TABLE
+       kinto-serverless export FILE.ndjson|s3://BUCKET/KEY TABLE
+       kinto-serverless export FILE.yaml|--to-dump DIR TABLE
 
 SOURCE
   postgres://…       Kinto's database, read at one moment
@@ -23,7 +24,7 @@ SOURCE
   https://…          another Kinto, by its API: https://user:password@host/v1,
                      or KINTO_AUTH=user:password (or a whole Authorization)
   FILE.yaml          what kinto-wizard's `dump --full` wrote
-  FILE.ndjson        what `export` wrote
+  FILE.ndjson        what `export` wrote, s3://BUCKET/KEY of S3
 
 TABLE
   --table NAME       of DynamoDB, as the SDK finds it (AWS_REGION, AWS_PROFILE,
@@ -82,6 +83,8 @@ pub enum Source {
     Http(String),
     /// A file of kinto-wizard's.
     Yaml(PathBuf),
+    /// An export in S3, by its URL.
+    S3(String),
     /// A file of an export.
     Ndjson(PathBuf),
 }
@@ -93,6 +96,8 @@ pub enum Target {
     Dump(PathBuf),
     /// A file that kinto-wizard loads.
     Yaml(PathBuf),
+    /// An object of S3 that `import` reads, by its URL.
+    S3(String),
     /// A file that `import` reads.
     Ndjson(PathBuf),
 }
@@ -165,6 +170,7 @@ impl Options {
                 Ok(Source::Postgres(url))
             }
             (Some(url), None) if is_url(&url) => Ok(Source::Http(url)),
+            (Some(url), None) if url.starts_with("s3://") => Ok(Source::S3(url)),
             (Some(file), None) if is_yaml(&file) => Ok(Source::Yaml(file.into())),
             (Some(file), None) => Ok(Source::Ndjson(file.into())),
             _ => Err(OptionsError::Missing("one source")),
@@ -184,6 +190,7 @@ impl Options {
             ("export", None) => {
                 let target = match (given, to_dump) {
                     (None, Some(directory)) => Target::Dump(directory),
+                    (Some(url), None) if url.starts_with("s3://") => Target::S3(url),
                     (Some(file), None) if is_yaml(&file) => Target::Yaml(file.into()),
                     (Some(file), None) => Target::Ndjson(file.into()),
                     _ => return Err(OptionsError::Missing("one file")),
@@ -240,6 +247,9 @@ mod tests {
         let source = Source::Http("https://h/v1".to_owned());
         assert_eq!(http.command, Command::Import(source, file()));
         assert_eq!(http.reading.work, Some("w".into()));
+        let s3 = Target::S3("s3://b/k".to_owned());
+        let export = command("export s3://b/k --data t.db");
+        assert_eq!(export, Command::Export(s3, file()));
         let yaml = Source::Yaml("dump.yaml".into());
         let import = command("import dump.yaml --data t.db");
         assert_eq!(import, Command::Import(yaml, file()));

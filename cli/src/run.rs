@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::path::Path;
 
 use aws_config::BehaviorVersion;
 use kinto_local::LocalAws;
@@ -17,6 +18,7 @@ use crate::http::client::{AUTH_VARIABLE, Client};
 use crate::http::comparison::compare;
 use crate::options::{Command, Options, Source, Table, Target};
 use crate::progress::Progress;
+use crate::s3::S3Object;
 use crate::source;
 use crate::staging::{Staging, UNFIT};
 use crate::sync::{Differences, Sync};
@@ -48,13 +50,25 @@ pub async fn run(options: Options, out: &mut impl Write) -> Result<bool> {
             Ok(found.by_kind.is_empty())
         }
         Command::Export(target, table) => {
-            let file = |path| File::create(path).map(BufWriter::new);
+            let store = open(table).await?;
+            let s3 = match target {
+                Target::S3(url) => Some(S3Object::open(url).await?),
+                _ => None,
+            };
+            // Only written to where it goes to S3.
+            let directory = tempfile::tempdir()?;
+            let temporary = directory.path().join("export.ndjson");
+            let file = |path: &Path| File::create(path).map(BufWriter::new);
             let mut format: Box<dyn Format> = match target {
                 Target::Dump(directory) => Box::new(Tables::new(directory)?),
                 Target::Yaml(path) => Box::new(Yaml::new(file(path)?)?),
                 Target::Ndjson(path) => Box::new(Ndjson::new(file(path)?)?),
+                Target::S3(_) => Box::new(Ndjson::new(file(&temporary)?)?),
             };
-            let count = export(&open(table).await?, &mut *format).await?;
+            let count = export(&store, &mut *format).await?;
+            if let Some(object) = s3 {
+                object.upload(&temporary).await?;
+            }
             writeln!(out, "{count} objects and tombstones")?;
             for remark in format.remarks() {
                 writeln!(out, "{remark}")?;
@@ -79,6 +93,12 @@ async fn sync(
         Source::Dump(directory) => source::from_dump(&staging, directory)?,
         Source::Http(url) => source::from_http(&staging, &client(url)?, &options.reading).await?,
         Source::Yaml(path) => source::from_yaml(&staging, path)?,
+        Source::S3(url) => {
+            let path = staging.directory().join("export.ndjson");
+            S3Object::open(url).await?.download(&path).await?;
+            source::from_ndjson(&staging, &path)?;
+            std::fs::remove_file(&path)?;
+        }
         Source::Ndjson(path) => source::from_ndjson(&staging, path)?,
     }
     staging.finish()?;

@@ -1,4 +1,4 @@
-//! A real Kinto on PostgreSQL is moved into the local stack: `tests/moving`, which says what it compares.
+//! Real Kintos are moved into the local stack and out of it: `tests/moving`, whose programs say what they compare.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -60,4 +60,10 @@ fn clients_go_on_after_a_move() {
 #[ignore = "needs Kinto, PostgreSQL and openssl: tests/run"]
 fn a_postgresql_shows_who_it_is_as_far_as_the_url_asks() {
     run("tls.py", &[]);
+}
+
+#[test]
+#[ignore = "needs ministack: tests/run"]
+fn an_export_goes_to_s3_and_comes_back() {
+    run("s3.py", &[]);
 }

@@ -28,6 +28,11 @@
 //! | [`plugins::admin`] | Kinto Admin, a web page |
 //! | [`plugins::default_bucket`] | each user's own bucket |
 //! | [`plugins::flush`] | remove everything |
+//! | [`plugins::history`] | what was written in each bucket |
+//! | [`plugins::history::record`] | an entry for each write |
+//! | [`plugins::history::list`] | its endpoint |
+//! | [`plugins::history::snapshot`] | a collection as it was |
+//! | [`plugins::history::trim`] | how much is kept |
 //! | [`plugins::openid`] | log in with OpenID Connect |
 //! | [`plugins::openid::login`] | its endpoints |
 //! | [`plugins::openid::provider`] | an identity provider, and its tokens |

@@ -87,6 +87,14 @@ impl Call {
         match target {
             Target::Object { uri, is_new } => objects::needs(&self.request, uri, *is_new),
             Target::List(list) => lists::needs(list),
+            Target::Within(uri) => Needs {
+                objects: uri
+                    .lineage()
+                    .filter(|uri| uri.is_valid())
+                    .cloned()
+                    .collect(),
+                ..Needs::default()
+            },
             _ => (self.endpoint.needs)(),
         }
     }

@@ -72,6 +72,8 @@ pub enum About {
     List(Kind),
     /// The changeset of a collection.
     Changeset,
+    /// Something else of a bucket, or of a collection, that is no object itself.
+    Within(Kind),
 }
 
 /// Whose credentials an endpoint looks at.
@@ -168,7 +170,13 @@ impl Endpoint {
         let mut segments = path.split('/');
         for expected in self.path.split('/') {
             let segment = segments.next()?;
-            if expected.starts_with('{') {
+            if let Some((_, "")) = expected.split_once("}@{timestamp}") {
+                let (id, time) = segment.rsplit_once('@')?;
+                if id.is_empty() || time.is_empty() {
+                    return None;
+                }
+                ids.extend([id, time]);
+            } else if expected.starts_with('{') {
                 if segment.is_empty() {
                     return None;
                 }
@@ -198,6 +206,8 @@ impl Endpoint {
                 is_new: false,
             },
             About::Changeset => Target::Changeset(ObjectUri::collection(id(0), id(1))),
+            About::Within(Kind::Bucket) => Target::Within(ObjectUri::bucket(id(0))),
+            About::Within(_) => Target::Within(ObjectUri::collection(id(0), id(1))),
         }
     }
 }
@@ -229,6 +239,10 @@ mod tests {
         };
         assert_eq!(endpoint("/").ids_in("/"), Some(vec![]));
         assert_eq!(endpoint("/a/{id}").ids_in("/a/b"), Some(vec!["b"]));
+        let moment = endpoint("/a/{id}@{timestamp}");
+        assert_eq!(moment.ids_in("/a/b@c@7"), Some(vec!["b@c", "7"]));
+        assert_eq!(moment.ids_in("/a/b"), None);
+        assert_eq!(moment.ids_in("/a/b@"), None);
         for path in ["/a", "/a/", "/a/b/", "/a/b/c", "//a/b", "a/b", "/A/b"] {
             assert_eq!(endpoint("/a/{id}").ids_in(path), None, "{path}");
         }

@@ -20,6 +20,8 @@ pub enum Target {
     List(ListUri),
     /// The changeset of this collection.
     Changeset(ObjectUri),
+    /// Something else of this object that is none itself, as the history of a bucket.
+    Within(ObjectUri),
 }
 
 impl Target {
@@ -32,6 +34,7 @@ impl Target {
             },
             Self::List(list) => Self::List(list.in_bucket(bucket)),
             Self::Changeset(uri) => Self::Changeset(uri.in_bucket(bucket)),
+            Self::Within(uri) => Self::Within(uri.in_bucket(bucket)),
             other => other.clone(),
         }
     }
@@ -41,15 +44,15 @@ impl Target {
         match self {
             Self::Object { uri, .. } if uri.kind() != Kind::Account => Some(uri.bucket_id()),
             Self::List(list) => list.parent().map(ObjectUri::bucket_id),
-            Self::Changeset(uri) => Some(uri.bucket_id()),
+            Self::Changeset(uri) | Self::Within(uri) => Some(uri.bucket_id()),
             _ => None,
         }
     }
 
-    /// The object itself, or the parent of the list.
+    /// The object itself, or what the list or something else is under.
     pub fn object(&self) -> Option<&ObjectUri> {
         match self {
-            Self::Object { uri, .. } => Some(uri),
+            Self::Object { uri, .. } | Self::Within(uri) => Some(uri),
             Self::List(list) => list.parent(),
             _ => None,
         }

@@ -195,6 +195,24 @@ impl ListQuery {
         filters.chain(sort).chain(fields).sum()
     }
 
+    /// The same where these fields hold texts alone: whole numbers that they are compared with stand for their digits. Those
+    /// in lists do not (Kinto 26.5, of histories).
+    pub fn with_texts(mut self, fields: &[&str]) -> Self {
+        let is_of_texts = |filter: &&mut Filter| {
+            fields.contains(&filter.field.text())
+                && !matches!(
+                    filter.operator,
+                    Operator::Has | Operator::In | Operator::Exclude
+                )
+        };
+        for filter in self.filters.iter_mut().filter(is_of_texts) {
+            if filter.value.is_i64() || filter.value.is_u64() {
+                filter.value = filter.value.to_string().into();
+            }
+        }
+        self
+    }
+
     /// Asks for everything that exists.
     pub fn all() -> Self {
         Self {

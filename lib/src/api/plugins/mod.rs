@@ -7,6 +7,7 @@ pub mod accounts;
 pub mod admin;
 pub mod default_bucket;
 pub mod flush;
+pub mod history;
 pub mod openid;
 pub mod permissions_endpoint;
 
@@ -21,13 +22,14 @@ use crate::settings::ApiSettings;
 use crate::unit_of_work::UnitOfWork;
 
 /// All plugins, in the order in which hello shows them and writes pass them.
-static ALL: [&Plugin; 6] = [
+static ALL: [&Plugin; 7] = [
     &permissions_endpoint::PLUGIN,
     &default_bucket::PLUGIN,
     &flush::PLUGIN,
     &accounts::PLUGIN,
     &admin::PLUGIN,
     &openid::PLUGIN,
+    &history::PLUGIN,
 ];
 
 /// What a plugin adds to the API.

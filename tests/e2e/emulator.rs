@@ -144,6 +144,8 @@ impl Emulator {
         let start = Instant::now();
         let parameters = parameters
             .iter()
+            // The emulator has no TLS.
+            .chain(&[("TlsOnly", "false")])
             .map(|(name, value)| format!("{name}={value}"));
         // No --template-file: as for an operator, .aws-sam/build and samconfig.toml are found from here.
         self.sam(

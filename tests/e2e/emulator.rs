@@ -175,15 +175,33 @@ impl Emulator {
         self.run_sam(&[&["deploy"], what, &unasked].concat(), parameters)
     }
 
+    /// What `alarms.py` found: the stack's alarms, and which of them rang.
+    pub fn ring_alarms(&self) -> Value {
+        let found = self.python(&["tests/e2e/alarms.py", STACK]);
+        serde_json::from_str(&found).expect("alarms.py prints JSON")
+    }
+
+    /// Restores the table into another, and returns the ARN of its stream.
+    pub fn restore(&self, table: &str, restored: &str) -> String {
+        self.python(&["tests/e2e/restore.py", table, restored])
+    }
+
     /// Stores an object in a bucket of the emulator's S3, and returns its ARN.
     pub fn put_object(&self, key: &str, body: &str) -> String {
         const PUT: &str = "import boto3, sys; s3 = boto3.client('s3'); s3.create_bucket(Bucket='settings'); \
              s3.put_object(Bucket='settings', Key=sys.argv[1], Body=sys.argv[2].encode())";
-        let mut python = Command::new("python");
-        python.args(["-c", PUT, key, body]).envs(self.environment());
-        let output = python.output().expect("python is there");
-        assert!(output.status.success(), "{}", said(&output));
+        self.python(&["-c", PUT, key, body]);
         format!("arn:aws:s3:::settings/{key}")
+    }
+
+    /// Runs Python against this emulator, which must work, and returns what it prints.
+    fn python(&self, arguments: &[&str]) -> String {
+        let mut python = Command::new("python");
+        python.args(arguments).current_dir(workspace());
+        let output = python.envs(self.environment()).output();
+        let output = output.expect("python is installed");
+        assert!(output.status.success(), "{}", said(&output));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
     /// The stack's outputs.

@@ -301,12 +301,35 @@ async fn the_deployed_stack_announces_writes_whatever_happens_to_megaphone() {
         assert_eq!(emulator.count_messages(&outputs[queue]).await, 0, "{queue}");
     }
 
+    // Each alarm rings by its metric, and not without cause.
+    let alarms = emulator.ring_alarms();
+    assert_eq!(alarms["rung"], alarms["there"], "{alarms}");
+    assert_eq!(alarms["rung_without_cause"], json!([]), "{alarms}");
+
     // A setting that no function starts with fails the deployment, which names it; what is there goes on.
     let wrong = emulator.put_object("wrong.ini", "[app:main]\nkinto.eos = tomorrow\n");
     let refusal = emulator.deploy_is_refused(&parameters(&wrong));
     assert!(refusal.to_lowercase().contains("eos"), "{refusal}");
     let (status, heartbeat) = api.call(Method::GET, "/__heartbeat__", Value::Null).await;
     assert_eq!(status, StatusCode::OK, "{heartbeat}");
+
+    // A restored table is served in place of the stack's own, with all that was in that.
+    let stream = emulator.restore(&outputs["TableName"], "restored");
+    let mut parameters = parameters(&ini).to_vec();
+    parameters.extend([
+        ("TableName", "restored"),
+        ("TableStreamArn", stream.as_str()),
+    ]);
+    emulator.deploy_full(&parameters);
+    assert_eq!(emulator.outputs()["TableName"], "restored");
+    assert_eq!(api.monitored().await, [("one".to_owned(), second)]);
+    let third = api
+        .create("/buckets/main/collections/one/records/r3", json!({}))
+        .await;
+    eventually("what is written to it is broadcast", async || {
+        megaphone.version() == Some(third)
+    })
+    .await;
 
     // With the bucket its collections leave the monitor, which is the aggregator's doing and not the request's.
     let (status, gone) = api.call(Method::DELETE, "/buckets/main", Value::Null).await;
@@ -315,7 +338,7 @@ async fn the_deployed_stack_announces_writes_whatever_happens_to_megaphone() {
         api.monitored().await.is_empty()
     })
     .await;
-    assert_eq!(megaphone.version(), Some(second));
+    assert_eq!(megaphone.version(), Some(third));
 }
 
 /// Asks four times a second until `condition` holds; a failure names what did not come.

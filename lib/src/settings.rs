@@ -207,12 +207,8 @@ impl Vars {
     }
 
     fn collections(&self, name: &str) -> Result<CollectionSet, SettingError> {
-        CollectionSet::parse(self.get(name).unwrap_or_default()).map_err(|word| {
-            SettingError::new(
-                name,
-                format!("`{word}` is no URI of a bucket or collection"),
-            )
-        })
+        CollectionSet::parse(self.get(name).unwrap_or_default())
+            .map_err(|error| SettingError::new(name, error.to_string()))
     }
 }
 
@@ -323,7 +319,7 @@ pub struct ApiSettings {
     pub admin: Option<AdminAssets>,
     /// The API as a web service.
     pub web: WebSettings,
-    grants: BTreeMap<String, Vec<String>>,
+    grants: BTreeMap<(Kind, &'static str), Vec<String>>,
     named_groups: BTreeSet<ObjectUri>,
 }
 
@@ -337,15 +333,14 @@ impl ApiSettings {
         let mut grants = BTreeMap::new();
         for kind in Kind::ALL {
             for permission in ["create", "read", "write"] {
-                let setting = format!("{}_{permission}_principals", kind.name());
-                let variable = format!("KINTO_{}", setting.to_ascii_uppercase());
-                if let Some(principals) = vars.words(&variable) {
-                    grants.insert(setting, principals);
+                let setting = format!("KINTO_{}_{permission}_PRINCIPALS", kind.name());
+                if let Some(principals) = vars.words(&setting.to_ascii_uppercase()) {
+                    grants.insert((kind, permission), principals);
                 }
             }
         }
         grants
-            .entry("bucket_create_principals".to_owned())
+            .entry((Kind::Bucket, "create"))
             .or_insert_with(|| vec![AUTHENTICATED.to_owned()]);
         let permissions_read_principals = vars
             .words("KINTO_PERMISSIONS_READ_PRINCIPALS")
@@ -424,13 +419,13 @@ impl ApiSettings {
 
     /// The principals to whom the settings themselves grant `permission` (`create`, `read`, `write`) on every
     /// object of `kind`: `KINTO_BUCKET_CREATE_PRINCIPALS` and its like.
-    pub fn granted(&self, kind: Kind, permission: &str) -> &[String] {
-        let setting = format!("{}_{permission}_principals", kind.name());
-        self.grants.get(&setting).map_or(&[], Vec::as_slice)
+    pub fn granted(&self, kind: Kind, permission: &'static str) -> &[String] {
+        let principals = self.grants.get(&(kind, permission));
+        principals.map_or(&[], Vec::as_slice)
     }
 
     /// Whether the settings themselves grant `permission` on every object of `kind` to one of `principals`.
-    pub fn grants(&self, kind: Kind, permission: &str, principals: &[String]) -> bool {
+    pub fn grants(&self, kind: Kind, permission: &'static str, principals: &[String]) -> bool {
         let granted = self.granted(kind, permission);
         granted
             .iter()

@@ -44,6 +44,7 @@
 //! | [`lists::parameters`] | values of the query string |
 //! | [`lists::filter`] | filters: field, operator, value |
 //! | [`lists::sort`] | `_sort`, and the order of values |
+//! | [`lists::walk`] | all objects that there are |
 //! | [`lists::page_token`] | the token in `Next-Page` |
 //! | [`lists::projection`] | fields named by paths with dots |
 //! | [`lists::selection`] | the objects of one page, chosen from many |
@@ -67,6 +68,7 @@
 //! | [`web::gateway`] | a request out of API Gateway's event, a response into one |
 //! | [`web::request`] | the request |
 //! | [`web::preconditions`] | `If-Match`, `If-None-Match`: 304, 412 |
+//! | [`web::accept`] | the lists in `Accept` and `Accept-Encoding` |
 //! | [`web::media_type`] | `Content-Type`, `Accept`: 415, 406 |
 //! | [`web::response`] | the response |
 //! | [`web::error`] | every refusal and failure, with its status and body |

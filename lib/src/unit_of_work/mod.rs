@@ -315,7 +315,7 @@ impl UnitOfWork {
     pub fn recent_in(&self, list: &ListUri) -> Recent {
         let read = self.lists.get(list).and_then(|slot| slot.read.as_ref());
         let generation = self.generation_of(list);
-        read.filter(|list| Some(&list.generation) == generation.as_ref())
+        read.filter(|list| generation.is_some_and(|generation| generation.owns(&list.generation)))
             .map_or_else(Recent::default, |list| list.recent.clone())
     }
 

@@ -35,7 +35,7 @@ impl UnitOfWork {
         waits_for: &impl Fn(&ResourceChanged) -> bool,
     ) -> Result<Vec<Vec<Write>>, CommitError> {
         let now = self.now;
-        let entries = self.entries(0, |_| true, waits_for);
+        let entries = self.entries(1, |_| Some(0), waits_for).remove(0);
         let has = |list: &ListUri| {
             let slot = self.lists.get(list);
             slot.is_some_and(|slot| slot.change != ListChange::None)
@@ -81,16 +81,19 @@ impl UnitOfWork {
         Ok(vec![writes])
     }
 
-    /// What the outbox is to hold of the `n`-th transaction, which writes what it `has`.
+    /// What the outbox is to hold with each of so many transactions, where `part_of` tells in which one an object is written.
     fn entries(
         &self,
-        n: usize,
-        has: impl Fn(&ObjectUri) -> bool,
+        parts: usize,
+        part_of: impl Fn(&ObjectUri) -> Option<usize>,
         waits_for: &impl Fn(&ResourceChanged) -> bool,
-    ) -> Vec<outbox::Entry> {
-        let mut events = self.events.share(self.now, n, has);
-        events.retain(|(_, event)| waits_for(event));
-        outbox::entries(events, self.now)
+    ) -> Vec<Vec<outbox::Entry>> {
+        let parts = self.events.split(self.now, parts, part_of).into_iter();
+        let entries = parts.map(|mut events| {
+            events.retain(|(_, event)| waits_for(event));
+            outbox::entries(events, self.now)
+        });
+        entries.collect()
     }
 
     /// The same in several transactions, in the order in which they are to be committed: with whom something is shared;
@@ -133,12 +136,13 @@ impl UnitOfWork {
         }
         let mut lists = std::mem::take(&mut self.lists);
         let last = shares.len() - 1;
-        for (n, share) in shares.into_iter().enumerate() {
-            let has = |uri: &ObjectUri| {
-                let mut objects = share.objects.iter();
-                objects.any(|object| object.is_last && object.uri == *uri)
-            };
-            let entries = self.entries(n, has, waits_for);
+        let mut part_of = HashMap::new();
+        for (n, share) in shares.iter().enumerate() {
+            let objects = share.objects.iter().filter(|object| object.is_last);
+            part_of.extend(objects.map(|object| (&object.uri, n)));
+        }
+        let entries = self.entries(shares.len(), |uri| part_of.get(uri).copied(), waits_for);
+        for (n, (share, entries)) in shares.into_iter().zip(entries).enumerate() {
             let members = self.write_members(share.members.clone());
             let mut writes = share.into_writes(&mut lists, n == last);
             writes.extend(members);

@@ -180,7 +180,7 @@ impl ObjectRequest<'_> {
         self.user.forbidden()
     }
 
-    fn settings_grant(&self, permission: &str) -> bool {
+    fn settings_grant(&self, permission: &'static str) -> bool {
         let principals = &self.user.principals;
         self.settings
             .grants(self.uri.kind(), permission, principals)

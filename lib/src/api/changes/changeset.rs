@@ -17,7 +17,7 @@ use crate::api::changes::changeset_cache::Snapshot;
 use crate::api::lists;
 use crate::api::objects::metadata;
 use crate::api::web::cache_control;
-use crate::api::web::error::{ApiError, Detail};
+use crate::api::web::error::{ApiError, Detail, Location};
 use crate::api::web::media_type;
 use crate::api::web::preconditions::is_weakly;
 use crate::api::web::request::Request;
@@ -63,8 +63,9 @@ impl ChangesetQuery {
         let mut wrong = vec![];
         let mut is_expected = false;
         for (name, value) in request.query().filter(|(_, value)| !value.is_empty()) {
-            let mut refuse =
-                |description: &str| wrong.push(Detail::new("querystring", &*name, description));
+            let mut refuse = |description: &str| {
+                wrong.push(Detail::new(Location::Querystring, &*name, description))
+            };
             match &*name {
                 // Any value will do: it only tells one state's URL from another's.
                 "_expected" => is_expected = true,
@@ -84,7 +85,7 @@ impl ChangesetQuery {
             }
         }
         if !is_expected {
-            wrong.push(Detail::new("querystring", "_expected", "Required"));
+            wrong.push(Detail::new(Location::Querystring, "_expected", "Required"));
         }
         if wrong.is_empty() {
             Ok(query)
@@ -104,7 +105,7 @@ impl ChangesetQuery {
             return Ok(());
         }
         let problem = format!("Must not be later than {latest}");
-        Err(ApiError::invalid("querystring", "_since", problem))
+        Err(ApiError::invalid(Location::Querystring, "_since", problem))
     }
 }
 
@@ -184,7 +185,7 @@ impl Collection {
 
     /// Whether all that was written to its records since was written under later times.
     fn continues(&self, generation: &Generation, past: u64) -> bool {
-        self.generation == *generation && self.past == past
+        self.generation.owns(generation) && self.past == past
     }
 
     fn is_same_as(&self, other: &Self) -> bool {

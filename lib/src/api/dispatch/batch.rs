@@ -11,7 +11,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
 use crate::api::objects::body;
-use crate::api::web::error::ApiError;
+use crate::api::web::error::{ApiError, Location};
 use crate::api::web::media_type;
 use crate::api::web::request::PREFIX;
 use crate::api::web::request::Request;
@@ -200,5 +200,5 @@ fn object(name: &str, value: Option<Value>) -> Result<Map<String, Value>, ApiErr
 }
 
 fn invalid(name: &str, problem: &str) -> ApiError {
-    ApiError::invalid("body", name, problem)
+    ApiError::invalid(Location::Body, name, problem)
 }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::api::Api;
 use crate::api::dispatch::call::Call;
-use crate::api::web::error::ApiError;
+use crate::api::web::error::{ApiError, Location};
 use crate::api::web::response::Response;
 use crate::backoff::Backoff;
 use crate::notifier;
@@ -170,7 +170,7 @@ impl Api {
                 Err(CommitError::Partial) => return Err(ApiError::PartlyWritten),
                 Err(CommitError::TooManyGroups { principal }) => {
                     let problem = format!("{principal} is in too many groups of this bucket");
-                    return Err(ApiError::invalid("body", "data.members", problem));
+                    return Err(ApiError::invalid(Location::Body, "data.members", problem));
                 }
                 Err(CommitError::TooLarge) => return Err(ApiError::RequestTooLarge),
                 Err(CommitError::Full) => return Err(ApiError::Full),

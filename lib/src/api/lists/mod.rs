@@ -7,6 +7,7 @@ pub mod projection;
 pub mod query;
 pub mod selection;
 pub mod sort;
+pub mod walk;
 
 use crate::api::dispatch::context::Context;
 use std::collections::{BTreeSet, HashMap};
@@ -452,7 +453,7 @@ impl<'l> Readings<'l> {
         let generation = unit.generation_of(self.list);
         // Of another generation nothing is to be seen here.
         self.recent = list
-            .filter(|list| Some(&list.generation) == generation.as_ref())
+            .filter(|list| generation.is_some_and(|generation| generation.owns(&list.generation)))
             .map_or_else(Recent::default, |list| list.recent);
         Ok(true)
     }

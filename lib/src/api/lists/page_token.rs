@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::api::lists::sort::Keys;
 use crate::api::objects::metadata::ID;
-use crate::api::web::error::ApiError;
+use crate::api::web::error::{ApiError, Location};
 
 /// What the tokens of deletions have.
 const DELETES: &str = "deletes";
@@ -43,7 +43,7 @@ pub fn decode(token: &str, keys: Keys, method: &Method) -> Result<Map<String, Va
     match last {
         Some(Value::Object(last)) if keys.order().all(|(key, _)| has_key(&last, key)) => Ok(last),
         _ => Err(ApiError::invalid_unnamed(
-            "querystring",
+            Location::Querystring,
             "_token has invalid content",
         )),
     }

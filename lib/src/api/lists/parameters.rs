@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::api::lists::projection::Projection;
 use crate::api::objects::metadata::{ID, LAST_MODIFIED};
-use crate::api::web::error::ApiError;
+use crate::api::web::error::{ApiError, Location};
 use crate::timestamp::Timestamp;
 
 /// The largest whole number that a parameter may give (Kinto 26.5).
@@ -12,7 +12,7 @@ const MAX_WHOLE: u64 = 1 << 63;
 
 /// The refusal of a parameter.
 pub fn invalid(name: &str, description: &str) -> ApiError {
-    ApiError::invalid("querystring", name, description)
+    ApiError::invalid(Location::Querystring, name, description)
 }
 
 /// A value of the query string: JSON where it is JSON, else the text itself.

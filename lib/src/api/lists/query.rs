@@ -16,7 +16,7 @@ use crate::api::lists::parameters::{fields, invalid, parse_value, parts, whole};
 use crate::api::lists::projection::{Path, Projection};
 use crate::api::lists::sort::{Keys, SortKey, compare, sort_keys};
 use crate::api::objects::metadata::{ID, LAST_MODIFIED};
-use crate::api::web::error::{ApiError, Detail};
+use crate::api::web::error::{ApiError, Detail, Location};
 use crate::api::web::request::{IN_QUERY, Request};
 use crate::settings::ApiSettings;
 use crate::timestamp::Timestamp;
@@ -160,7 +160,7 @@ impl ListQuery {
         }
         if query.lookups() > MAX_LOOKUPS {
             return Err(ApiError::invalid_unnamed(
-                "querystring",
+                Location::Querystring,
                 "Asks for too much: give fewer filters, sort keys and fields, with fewer dots",
             ));
         }

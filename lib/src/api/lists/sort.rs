@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::api::lists::projection::Path;
 use crate::api::objects::metadata::{ID, LAST_MODIFIED};
-use crate::api::web::error::ApiError;
+use crate::api::web::error::{ApiError, Location};
 use crate::json::values::compare_numbers;
 
 /// A field that a list is sorted by.
@@ -65,7 +65,10 @@ pub fn sort_keys(value: &str, is_known: impl Fn(&str) -> bool) -> Result<Vec<Sor
         }
         if !is_known(field) {
             let description = format!("Unknown sort field {field}");
-            return Err(ApiError::invalid_unnamed("querystring", description));
+            return Err(ApiError::invalid_unnamed(
+                Location::Querystring,
+                description,
+            ));
         }
         // A field decides where it stands first.
         if keys.iter().any(|key: &SortKey| key.field.text() == field) {

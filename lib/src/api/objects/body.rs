@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::api::auth::account_id::PASSWORD;
 use crate::api::auth::passwords;
 use crate::api::objects::schema;
-use crate::api::web::error::ApiError;
+use crate::api::web::error::{ApiError, Location};
 use crate::json::weight;
 use crate::permission::{EVERYONE, Permissions};
 use crate::resource::Kind;
@@ -53,10 +53,10 @@ impl Body {
             .transpose()?;
         if kind == Kind::Account {
             let data = body.data.as_ref();
-            let data = data.ok_or_else(|| ApiError::invalid("body", "data", "Required"))?;
+            let data = data.ok_or_else(|| ApiError::invalid(Location::Body, "data", "Required"))?;
             if !data.contains_key(PASSWORD) {
                 let field = format!("data.{PASSWORD}");
-                return Err(ApiError::invalid("body", field, "Required"));
+                return Err(ApiError::invalid(Location::Body, field, "Required"));
             }
         }
         Ok(body.without_nulls())
@@ -80,7 +80,7 @@ impl Body {
         }
         let Value::Object(mut fields) = parse_json(bytes)? else {
             return Err(ApiError::invalid(
-                "body",
+                Location::Body,
                 "",
                 "The body must be a JSON object",
             ));
@@ -88,7 +88,13 @@ impl Body {
         let data = match fields.shift_remove("data") {
             None => None,
             Some(Value::Object(data)) => Some(data),
-            Some(_) => return Err(ApiError::invalid("body", "data", "Must be a JSON object")),
+            Some(_) => {
+                return Err(ApiError::invalid(
+                    Location::Body,
+                    "data",
+                    "Must be a JSON object",
+                ));
+            }
         };
         let permissions = fields.shift_remove("permissions");
         let has_permissions = permissions.is_some();
@@ -99,7 +105,7 @@ impl Body {
         if !fields.is_empty() {
             let unknown: Vec<_> = fields.keys().map(String::as_str).collect();
             return Err(ApiError::invalid(
-                "body",
+                Location::Body,
                 "",
                 format!("Unknown keys: {}", unknown.join(", ")),
             ));
@@ -127,7 +133,7 @@ pub fn parse_json(bytes: &[u8]) -> Result<Value, ApiError> {
     }
     let bytes = without_minus_zero(bytes);
     serde_json::from_slice(&bytes)
-        .map_err(|e| ApiError::invalid("body", "", format!("Invalid JSON: {e}")))
+        .map_err(|e| ApiError::invalid(Location::Body, "", format!("Invalid JSON: {e}")))
 }
 
 /// JSON with 0 for the integer `-0`, which `serde_json` reads as a decimal.
@@ -168,14 +174,14 @@ pub fn check_data(
 ) -> Result<Map<String, Value>, ApiError> {
     let wrong = |field: &str, problem: &str| {
         Err(ApiError::invalid(
-            "body",
+            Location::Body,
             format!("{within}{field}"),
             problem,
         ))
     };
     if data.values().any(|value| depth(value) >= MAX_DEPTH) {
         let problem = format!("Must not be more than {MAX_DEPTH} levels deep");
-        return Err(ApiError::invalid("body", "data", problem));
+        return Err(ApiError::invalid(Location::Body, "data", problem));
     }
     let schemas: &[&str] = match kind {
         Kind::Bucket => &["collection:schema", "group:schema", "record:schema"],
@@ -186,7 +192,7 @@ pub fn check_data(
         match data.get(*field) {
             Some(schema @ Value::Object(_)) => {
                 if let Err(problem) = schema::check(schema, allowance) {
-                    return wrong(field, &problem);
+                    return wrong(field, &problem.to_string());
                 }
             }
             Some(_) => return wrong(field, "Must be a JSON object"),
@@ -258,7 +264,7 @@ pub fn check_data(
 fn check_permissions(kind: Kind, value: Value) -> Result<PermissionChanges, ApiError> {
     let Value::Object(permissions) = value else {
         return Err(ApiError::invalid(
-            "body",
+            Location::Body,
             "permissions",
             "Must be a JSON object",
         ));
@@ -278,11 +284,13 @@ fn check_permissions(kind: Kind, value: Value) -> Result<PermissionChanges, ApiE
                         .enumerate()
                         .map(|(i, principal)| match principal {
                             Value::String(principal) if !principal.is_empty() => Ok(principal),
-                            Value::String(_) => {
-                                Err(ApiError::invalid("body", format!("{name}.{i}"), "Required"))
-                            }
+                            Value::String(_) => Err(ApiError::invalid(
+                                Location::Body,
+                                format!("{name}.{i}"),
+                                "Required",
+                            )),
                             _ => Err(ApiError::invalid(
-                                "body",
+                                Location::Body,
                                 format!("{name}.{i}"),
                                 "Must be a string",
                             )),
@@ -291,7 +299,7 @@ fn check_permissions(kind: Kind, value: Value) -> Result<PermissionChanges, ApiE
             }
             _ => {
                 return Err(ApiError::invalid(
-                    "body",
+                    Location::Body,
                     name,
                     "Must be a list of principals",
                 ));
@@ -306,7 +314,7 @@ fn check_permissions(kind: Kind, value: Value) -> Result<PermissionChanges, ApiE
 pub fn unknown_permission(kind: Kind, permission: &str) -> ApiError {
     let known = kind.permissions().join(", ");
     ApiError::invalid(
-        "body",
+        Location::Body,
         "permissions",
         format!("\"{permission}\" is not one of {known}"),
     )
@@ -332,7 +340,7 @@ pub fn depth(value: &Value) -> usize {
 mod tests {
     use super::*;
 
-    fn problem(kind: Kind, body: &str) -> (String, &'static str) {
+    fn problem(kind: Kind, body: &str) -> (String, Location) {
         match Body::parse(kind, body.as_bytes(), &Allowance::default()) {
             Err(ApiError::Invalid(details)) => (
                 details[0].name.clone().unwrap_or_default(),
@@ -383,7 +391,11 @@ mod tests {
                 "data.record:schema",
             ),
         ] {
-            assert_eq!(problem(kind, body), (name.to_owned(), "body"), "{body}");
+            assert_eq!(
+                problem(kind, body),
+                (name.to_owned(), Location::Body),
+                "{body}"
+            );
         }
     }
 
@@ -394,7 +406,7 @@ mod tests {
             "[".repeat(100_000),
             "]".repeat(100_000)
         );
-        assert_eq!(problem(Kind::Record, &body).1, "body");
+        assert_eq!(problem(Kind::Record, &body).1, Location::Body);
     }
 
     #[test]

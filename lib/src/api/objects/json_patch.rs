@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::api::objects::body::{MAX_DEPTH, check_data, depth, parse_json, unknown_permission};
 use crate::api::web::compression::MAX_BODY;
-use crate::api::web::error::ApiError;
+use crate::api::web::error::{ApiError, Location};
 use crate::json::values;
 use crate::json::weight;
 use crate::permission::Permissions;
@@ -28,20 +28,20 @@ const MAX_WORK: usize = 10_000_000;
 pub fn parse(bytes: &[u8]) -> Result<Vec<Value>, ApiError> {
     let Value::Array(mut operations) = parse_json(bytes)? else {
         return Err(ApiError::invalid(
-            "body",
+            Location::Body,
             "",
             "Must be a list of operations",
         ));
     };
     if operations.len() > MAX_OPERATIONS {
         let problem = format!("Must not have more than {MAX_OPERATIONS} operations");
-        return Err(ApiError::invalid("body", "", problem));
+        return Err(ApiError::invalid(Location::Body, "", problem));
     }
     for (n, operation) in operations.iter_mut().enumerate() {
         let wrong = |field: &str, problem: &str| {
             let dot = if field.is_empty() { "" } else { "." };
             Err(ApiError::invalid(
-                "body",
+                Location::Body,
                 format!("{n}{dot}{field}"),
                 problem,
             ))
@@ -260,7 +260,7 @@ impl Growth {
 }
 
 fn failed(problem: impl std::fmt::Display) -> ApiError {
-    ApiError::invalid_unnamed("body", format!("JSON patch failed: {problem}"))
+    ApiError::invalid_unnamed(Location::Body, format!("JSON patch failed: {problem}"))
 }
 
 #[cfg(test)]

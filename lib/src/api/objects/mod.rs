@@ -24,11 +24,13 @@ use crate::api::auth::principals::MAX_NAMED_BUCKETS;
 use crate::api::lists::parameters;
 use crate::api::lists::projection::Projection;
 use crate::api::plugins::accounts;
-use crate::api::web::error::ApiError;
+use crate::api::web::error::{ApiError, Location};
 use crate::api::web::media_type;
 use crate::api::web::preconditions::{Outcome, Preconditions};
 use crate::api::web::request::Request;
 use crate::api::web::response::Response;
+use crate::json::field::{self, Field};
+use crate::json::length;
 use crate::permission::Permissions;
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::timestamp::Timestamp;
@@ -43,15 +45,14 @@ const MAX_ITEM_OVERHEAD: usize = 2048;
 /// What a `POST` to `list` is about: the object with the id that the client gave, valid or not, or with a new one; an
 /// account has none but what is given. A body that cannot be read is looked at later.
 pub fn posted(list: ListUri, request: &Request) -> Target {
-    let body = body::parse_json(&request.body).ok();
-    let given = body.as_ref().and_then(|body| body.get("data")?.get("id"));
-    let (uri, is_new) = match given {
-        None if list.kind() == Kind::Account => (list.object(""), false),
-        None => {
+    let (uri, is_new) = match field::at(&["data", "id"], &request.body) {
+        Field::Missing if list.kind() == Kind::Account => (list.object(""), false),
+        Field::Missing => {
             let id = list.kind().new_id();
             (list.object(id), true)
         }
-        Some(id) => (list.object(id.as_str().unwrap_or_default()), false),
+        Field::Text(id) => (list.object(id), false),
+        Field::Other => (list.object(""), false),
     };
     Target::Object { uri, is_new }
 }
@@ -104,7 +105,7 @@ pub fn handle(cx: &mut Context<'_>, uri: &ObjectUri) -> Result<Response, ApiErro
     if request.method == Method::POST && !uri.kind().is_valid_id(uri.id()) {
         return Err(match uri.kind() {
             Kind::Account if uri.id().is_empty() => {
-                ApiError::invalid("body", "data.id", "Required")
+                ApiError::invalid(Location::Body, "data.id", "Required")
             }
             _ => ApiError::invalid_id(),
         });
@@ -264,7 +265,7 @@ impl ObjectRequest<'_> {
             .is_some_and(|id| id != self.uri.id())
         {
             return Err(ApiError::invalid(
-                "body",
+                Location::Body,
                 "id",
                 "Does not match the id of the object",
             ));
@@ -283,9 +284,7 @@ impl ObjectRequest<'_> {
         if self.settings.explicit_permissions {
             permissions.grant("write", &self.owner());
         }
-        let size =
-            serde_json::to_vec(&(&data, &permissions)).map_or(usize::MAX, |bytes| bytes.len());
-        if size > MAX_ITEM_SIZE - MAX_ITEM_OVERHEAD {
+        if length::of(&(&data, &permissions)) > MAX_ITEM_SIZE - MAX_ITEM_OVERHEAD {
             return Err(ApiError::TooLarge);
         }
         let (stored, granted) = (data.clone(), permissions.clone());
@@ -322,7 +321,7 @@ impl ObjectRequest<'_> {
         }
         let problem =
             format!("Must not name groups of more than {MAX_NAMED_BUCKETS} other buckets");
-        Err(ApiError::invalid("body", "permissions", problem))
+        Err(ApiError::invalid(Location::Body, "permissions", problem))
     }
 
     /// The data of the object, which match the schemas that its collection and bucket carry.
@@ -445,7 +444,7 @@ impl ObjectRequest<'_> {
         let time = parameters::whole(&value).map(Timestamp);
         time.filter(|at| *at <= latest).map(Some).ok_or_else(|| {
             ApiError::invalid(
-                "querystring",
+                Location::Querystring,
                 "last_modified",
                 "Must be a time in milliseconds, at most a day ahead",
             )
@@ -458,7 +457,7 @@ impl ObjectRequest<'_> {
             Some("light") => Ok(Behavior::Light),
             Some("diff") => Ok(Behavior::Diff),
             Some(_) => Err(ApiError::invalid(
-                "header",
+                Location::Header,
                 "Response-Behavior",
                 "Must be one of full, light, diff",
             )),
@@ -492,7 +491,7 @@ fn wanted_time(value: Option<Value>, latest: Timestamp) -> Result<Option<Timesta
         .filter(|time| *time <= latest);
     let out_of_range = || {
         ApiError::invalid(
-            "body",
+            Location::Body,
             "last_modified",
             format!("Must be between 0 and {latest}, a day ahead"),
         )

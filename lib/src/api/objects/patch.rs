@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::body::{self, Body, set_permissions};
 use super::json_patch;
 use crate::api::plugins::accounts;
-use crate::api::web::error::ApiError;
+use crate::api::web::error::{ApiError, Location};
 use crate::api::web::media_type::{self, JSON_PATCH, MERGE_PATCH};
 use crate::api::web::request::Request;
 use crate::permission::Permissions;
@@ -82,7 +82,7 @@ impl Patch {
     pub fn check_not_empty(&self) -> Result<(), ApiError> {
         match self {
             Self::Plain(body) | Self::Merge(body) if body.is_empty() => Err(ApiError::invalid(
-                "body",
+                Location::Body,
                 "data",
                 "Give data or permissions, or both",
             )),
@@ -122,7 +122,13 @@ impl Patch {
             accounts::check_not_removed(kind, &asked_for)?;
             match data {
                 Value::Object(data) => data,
-                _ => return Err(ApiError::invalid("body", "data", "Must be a JSON object")),
+                _ => {
+                    return Err(ApiError::invalid(
+                        Location::Body,
+                        "data",
+                        "Must be a JSON object",
+                    ));
+                }
             }
         } else {
             let mut data = before.clone();

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use crate::api::auth::account_id::{self, PASSWORD, principal};
 use crate::api::auth::authorization::ObjectRequest;
 use crate::api::auth::passwords;
-use crate::api::web::error::ApiError;
+use crate::api::web::error::{ApiError, Location};
 use crate::permission::Access;
 use crate::resource::{Kind, ObjectUri};
 use crate::store::{Object, Store, StoreError};
@@ -82,7 +82,7 @@ pub fn check_own(object_request: &ObjectRequest<'_>, unit: &UnitOfWork) -> Resul
     }
     match object_request.request.method {
         Method::PUT | Method::POST if object_request.may_create(unit) => Err(ApiError::invalid(
-            "body",
+            Location::Body,
             "data.id",
             "Username and account ID do not match.",
         )),
@@ -168,7 +168,7 @@ pub fn add_replaced_password(kind: Kind, operations: &mut [Value]) {
 /// 400.
 pub fn check_not_removed(kind: Kind, patch: &Map<String, Value>) -> Result<(), ApiError> {
     if kind == Kind::Account && patch.get(PASSWORD) == Some(&Value::Null) {
-        return Err(ApiError::invalid("body", PASSWORD, "Required"));
+        return Err(ApiError::invalid(Location::Body, PASSWORD, "Required"));
     }
     Ok(())
 }

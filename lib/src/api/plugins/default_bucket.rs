@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::api::auth::principals::User;
 use crate::api::objects::body;
-use crate::api::web::error::ApiError;
+use crate::api::web::error::{ApiError, Location};
 use crate::api::web::request::Request;
 use crate::event::{Origin, OriginTarget};
 use crate::hmac;
@@ -117,7 +117,7 @@ pub async fn create_missing(
     taken_for_granted.reverse();
     if let Some(invalid) = taken_for_granted.iter().find(|uri| !uri.is_valid()) {
         let description = format!("Invalid {} id", invalid.kind().name());
-        return Err(ApiError::invalid_unnamed("path", description));
+        return Err(ApiError::invalid_unnamed(Location::Path, description));
     }
     let missing: Vec<_> = taken_for_granted
         .into_iter()

@@ -9,7 +9,8 @@ use crate::api::dispatch::context::Context;
 use crate::api::dispatch::endpoint::{About, Audience, Endpoint, Handler};
 use crate::api::dispatch::target::Target;
 use crate::api::lists::query::ListQuery;
-use crate::api::plugins::{accounts, permissions_endpoint};
+use crate::api::lists::walk;
+use crate::api::plugins::accounts;
 use crate::api::service::operation::{Operation, described, required, responses};
 use crate::api::web::error::ApiError;
 use crate::api::web::response::Response;
@@ -76,7 +77,7 @@ async fn handle(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     cx.user
         .require_one_of(&settings.user_data_delete_principals)?;
     let (unit, store) = (&mut *cx.unit, &cx.api.store);
-    let (_, found) = permissions_endpoint::walk(unit, store, &ListQuery::all()).await?;
+    let (_, found) = walk::walk(unit, store, &ListQuery::all()).await?;
     let account = accounts::of_principal(unit, store, principal, settings).await?;
     let found = found
         .iter()

@@ -9,6 +9,8 @@ use aws_lambda_events::encodings::Body;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
+use super::accept;
+
 /// Bytes that every response may have: as base64 they are 6,000,000, which leaves room for the headers.
 pub const MAX_BODY: usize = 4_500_000;
 
@@ -63,19 +65,9 @@ fn escaped_length(text: &str) -> usize {
 
 /// Whether a client that sends this `Accept-Encoding` takes gzip.
 pub fn accepts_gzip(accept_encoding: &str) -> bool {
-    accept_encoding.split(',').any(|coding| {
-        let mut parts = coding.split(';').map(str::trim);
-        let name = parts.next().unwrap_or_default();
-        let is_refused = |weight: &str| {
-            let weight = weight
-                .strip_prefix("q=")
-                .or_else(|| weight.strip_prefix("Q="))
-                .and_then(|q| q.parse::<f32>().ok());
-            weight == Some(0.0)
-        };
-        (name.eq_ignore_ascii_case("gzip") || name.eq_ignore_ascii_case("x-gzip"))
-            && !parts.any(is_refused)
-    })
+    let is_gzip =
+        |name: &str| name.eq_ignore_ascii_case("gzip") || name.eq_ignore_ascii_case("x-gzip");
+    accept::elements(accept_encoding).any(|coding| is_gzip(coding.name) && !coding.is_refused())
 }
 
 #[cfg(test)]

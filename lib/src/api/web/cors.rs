@@ -10,7 +10,7 @@ use http::header::{
 use http::{HeaderValue, Method, StatusCode};
 use serde_json::Value;
 
-use crate::api::web::error::{ApiError, Detail};
+use crate::api::web::error::{ApiError, Detail, Location};
 use crate::api::web::request::Request;
 use crate::api::web::response::Response;
 use crate::settings::{ApiSettings, WebSettings};
@@ -58,7 +58,7 @@ pub enum Exposes {
 pub fn check_origin(request: &Request, settings: &WebSettings) -> Result<(), ApiError> {
     match origin(request) {
         Some(origin) if !settings.cors_origins.is_empty() && !is_let_in(&origin, settings) => Err(
-            ApiError::invalid("header", "Origin", format!("{origin} not allowed")),
+            ApiError::invalid(Location::Header, "Origin", format!("{origin} not allowed")),
         ),
         _ => Ok(()),
     }
@@ -83,12 +83,12 @@ pub fn preflight(
     }
     let mut wrong = vec![];
     if origin(request).is_none() {
-        wrong.push(Detail::new("header", "Origin", "Required"));
+        wrong.push(Detail::new(Location::Header, "Origin", "Required"));
     }
     match request.header(ACCESS_CONTROL_REQUEST_METHOD) {
-        None | Some("") => wrong.push(Detail::new("header", METHOD, "Required")),
+        None | Some("") => wrong.push(Detail::new(Location::Header, METHOD, "Required")),
         Some(wanted) if !methods.iter().any(|method| method == wanted) => {
-            wrong.push(Detail::new("header", METHOD, "Method not allowed"));
+            wrong.push(Detail::new(Location::Header, METHOD, "Method not allowed"));
         }
         Some(_) => {}
     }

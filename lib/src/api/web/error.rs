@@ -13,11 +13,36 @@ use crate::store::StoreError;
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::Exhausted;
 
+/// The part of a request that is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// The body.
+    Body,
+    /// A header.
+    Header,
+    /// The path.
+    Path,
+    /// The query string.
+    Querystring,
+}
+
+impl Location {
+    /// Kinto's name for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Body => "body",
+            Self::Header => "header",
+            Self::Path => "path",
+            Self::Querystring => "querystring",
+        }
+    }
+}
+
 /// Where a request is wrong, one of Kinto's `details`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Detail {
-    /// `body`, `header`, `path` or `querystring`.
-    pub location: &'static str,
+    /// The part of the request.
+    pub location: Location,
     /// The field; `None` where the location says it all.
     pub name: Option<String>,
     /// What is wrong with it.
@@ -27,7 +52,7 @@ pub struct Detail {
 impl Detail {
     /// `name` in `location` is wrong, as `description` says.
     pub fn new(
-        location: &'static str,
+        location: Location,
         name: impl Into<String>,
         description: impl Into<String>,
     ) -> Self {
@@ -42,8 +67,8 @@ impl Detail {
     fn message(&self) -> String {
         match self.name.as_deref() {
             Some(name) if self.description.contains(name) => self.description.clone(),
-            Some(name) => format!("{name} in {}: {}", self.location, self.description),
-            None => format!("{}: {}", self.location, self.description),
+            Some(name) => format!("{name} in {}: {}", self.location.name(), self.description),
+            None => format!("{}: {}", self.location.name(), self.description),
         }
     }
 }
@@ -175,7 +200,7 @@ impl From<StoreError> for ApiError {
 impl ApiError {
     /// One parameter is wrong.
     pub fn invalid(
-        location: &'static str,
+        location: Location,
         name: impl Into<String>,
         description: impl Into<String>,
     ) -> Self {
@@ -183,7 +208,7 @@ impl ApiError {
     }
 
     /// Something in `location` is wrong that has no name of its own.
-    pub fn invalid_unnamed(location: &'static str, description: impl Into<String>) -> Self {
+    pub fn invalid_unnamed(location: Location, description: impl Into<String>) -> Self {
         Self::Invalid(vec![Detail {
             location,
             name: None,
@@ -201,7 +226,7 @@ impl ApiError {
 
     /// The id in the path, or in a posted body, cannot be one.
     pub fn invalid_id() -> Self {
-        Self::invalid_unnamed("path", "Invalid object id")
+        Self::invalid_unnamed(Location::Path, "Invalid object id")
     }
 
     /// The 412 of a list with this timestamp.
@@ -302,7 +327,7 @@ impl ApiError {
     fn details(&self) -> Vec<Detail> {
         let not_one_of = |header: &str, types: &[&str]| {
             vec![Detail::new(
-                "header",
+                Location::Header,
                 header,
                 format!("{header} header must be one of {}", types.join(", ")),
             )]
@@ -389,7 +414,7 @@ impl ApiError {
             body["message"] = message.into();
         }
         if !details.is_empty() {
-            let as_json = |d: Detail| json!({"location": d.location, "name": d.name, "description": d.description});
+            let as_json = |d: Detail| json!({"location": d.location.name(), "name": d.name, "description": d.description});
             body["details"] = details.into_iter().map(as_json).collect();
         }
         match self {

@@ -12,7 +12,7 @@ use http::header::{
 use percent_encoding::percent_decode_str;
 
 use crate::api::web::compression;
-use crate::api::web::error::ApiError;
+use crate::api::web::error::{ApiError, Location};
 use crate::api::web::request::Request;
 use crate::api::web::response::Response;
 
@@ -25,7 +25,7 @@ pub fn request(event: ApiGatewayV2httpRequest) -> Result<Request, ApiError> {
     let body = if event.is_base64_encoded {
         BASE64_STANDARD
             .decode(body)
-            .map_err(|_| ApiError::invalid("body", "", "The body is not valid base64"))?
+            .map_err(|_| ApiError::invalid(Location::Body, "", "The body is not valid base64"))?
     } else {
         body.into_bytes()
     };

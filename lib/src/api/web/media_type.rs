@@ -2,6 +2,7 @@
 
 use http::header::{ACCEPT, CONTENT_TYPE};
 
+use super::accept;
 use super::error::ApiError;
 use super::request::Request;
 
@@ -52,23 +53,14 @@ pub fn content_type(request: &Request) -> Option<String> {
 /// counts. A header that cannot be read rules nothing out (Kinto 26.5).
 fn accepts_json(wanted: &str) -> bool {
     let mut best = None;
-    let ranges = wanted
-        .split(',')
-        .map(str::trim)
-        .filter(|range| !range.is_empty());
     let mut is_empty = true;
-    for range in ranges {
+    for range in accept::elements(wanted) {
         is_empty = false;
-        let mut parts = range.split(';').map(str::trim);
-        let media_range = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let media_range = range.name.to_ascii_lowercase();
         let is_readable = media_range
             .split_once('/')
             .is_some_and(|(kind, subtype)| is_token(kind) && is_token(subtype));
-        let quality = parts.find_map(|parameter| {
-            let (name, value) = parameter.split_once('=')?;
-            name.trim().eq_ignore_ascii_case("q").then(|| value.trim())
-        });
-        if !is_readable || quality == Some("") {
+        if !is_readable || range.weight == Some("") {
             return true;
         }
         let specificity = match &*media_range {
@@ -77,8 +69,7 @@ fn accepts_json(wanted: &str) -> bool {
             "*/*" => 1,
             _ => continue,
         };
-        let refused = quality.is_some_and(|quality| quality.parse() == Ok(0.0));
-        best = best.max(Some((specificity, !refused)));
+        best = best.max(Some((specificity, !range.is_refused())));
     }
     is_empty || best.is_some_and(|(_, accepted)| accepted)
 }

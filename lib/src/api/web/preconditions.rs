@@ -2,7 +2,7 @@
 
 use http::header::{HeaderName, IF_MATCH, IF_NONE_MATCH};
 
-use super::error::ApiError;
+use super::error::{ApiError, Location};
 use super::request::Request;
 use crate::timestamp::Timestamp;
 
@@ -82,7 +82,7 @@ impl Preconditions {
             let tag = value.to_str().ok().and_then(|text| Tag::parse(text.trim()));
             let wrong = "Must be `*`, or digits between double quotes";
             tag.map(Some)
-                .ok_or_else(|| ApiError::invalid("header", name, wrong))
+                .ok_or_else(|| ApiError::invalid(Location::Header, name, wrong))
         };
         Ok(Preconditions {
             if_match: read("If-Match", IF_MATCH)?,

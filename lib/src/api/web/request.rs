@@ -6,7 +6,7 @@ use percent_encoding::{
     AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode,
 };
 
-use crate::api::web::error::ApiError;
+use crate::api::web::error::{ApiError, Location};
 use crate::settings::ApiSettings;
 
 /// The version prefix of every path.
@@ -62,7 +62,7 @@ impl Request {
     pub fn check_length(&self) -> Result<(), ApiError> {
         if self.query_string.len() > MAX_QUERY {
             let problem = format!("Must not be longer than {MAX_QUERY} bytes");
-            return Err(ApiError::invalid_unnamed("querystring", problem));
+            return Err(ApiError::invalid_unnamed(Location::Querystring, problem));
         }
         Ok(())
     }
@@ -84,11 +84,11 @@ impl Request {
     pub fn check_encoding(&self) -> Result<(), ApiError> {
         let wrong = |location| Err(ApiError::invalid_unnamed(location, "Must be UTF-8"));
         if self.path.contains(char::REPLACEMENT_CHARACTER) {
-            return wrong("path");
+            return wrong(Location::Path);
         }
         match percent_decode_str(&self.query_string).decode_utf8() {
             Ok(_) => Ok(()),
-            Err(_) => wrong("querystring"),
+            Err(_) => wrong(Location::Querystring),
         }
     }
 

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use crate::api::objects::metadata::LAST_MODIFIED;
 use crate::api::objects::schema::evaluation::{Rules, evaluate};
 use crate::api::objects::schema::failure::Failure;
-use crate::api::web::error::ApiError;
+use crate::api::web::error::{ApiError, Location};
 use crate::resource::Kind;
 use crate::unit_of_work::{Allowance, Live};
 
@@ -46,14 +46,19 @@ static LATER: LazyLock<Value> = LazyLock::new(|| {
     metaschema
 });
 
+/// What is wrong with a schema.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidSchema(String);
+
 /// Checks that a field of a bucket or collection is a schema (Kinto 26.5: of draft 7, whatever draft it names, and its
 /// patterns are those of Python).
 ///
 /// What passes can be evaluated; what it refers to need not be there before a value gets there.
 ///
 /// # Errors
-/// What is wrong with it.
-pub fn check(schema: &Value, allowance: &Allowance) -> Result<(), String> {
+/// It is none.
+pub fn check(schema: &Value, allowance: &Allowance) -> Result<(), InvalidSchema> {
     let is_later = references::draft_of(schema).is_none_or(|draft| draft > Draft::Draft7);
     let metaschema = if is_later { &*LATER } else { &*meta::DRAFT7 };
     let rules = Rules {
@@ -63,8 +68,8 @@ pub fn check(schema: &Value, allowance: &Allowance) -> Result<(), String> {
     let steps = |left: usize| left.min(MAX_STEPS);
     let checked = allowance.evaluate(|left| evaluate(metaschema, schema, rules, steps(left)));
     checked.map_err(|failure| match failure {
-        Failure::Mismatch { field, problem } => format!("{field}: {problem}"),
-        Failure::Unusable(problem) => problem,
+        Failure::Mismatch { field, problem } => InvalidSchema(format!("{field}: {problem}")),
+        Failure::Unusable(problem) => InvalidSchema(problem),
     })
 }
 
@@ -129,8 +134,8 @@ fn match_schema(
     };
     let matched = allowance.evaluate(|steps| evaluate(schema, &data, rules, steps));
     matched.map_err(|failure| match failure {
-        Failure::Mismatch { field, problem } => ApiError::invalid("body", field, problem),
-        Failure::Unusable(problem) => ApiError::invalid("body", SCHEMA, problem),
+        Failure::Mismatch { field, problem } => ApiError::invalid(Location::Body, field, problem),
+        Failure::Unusable(problem) => ApiError::invalid(Location::Body, SCHEMA, problem),
     })
 }
 
@@ -140,7 +145,7 @@ mod tests {
 
     use super::*;
 
-    fn checked(schema: &Value) -> Result<(), String> {
+    fn checked(schema: &Value) -> Result<(), InvalidSchema> {
         check(schema, &Allowance::default())
     }
 

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::api::plugins::admin;
 use crate::api::plugins::openid::provider::Provider;
-use crate::api::web::error::{ApiError, Detail};
+use crate::api::web::error::{ApiError, Detail, Location};
 use crate::api::web::request::PREFIX;
 use crate::api::web::request::Request;
 use crate::api::web::response::Response;
@@ -37,14 +37,14 @@ pub async fn login(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let mut required = |name: &str| {
         let value = request.parameter(name).filter(|value| !value.is_empty());
         if value.is_none() {
-            details.push(Detail::new("querystring", name, "Required"));
+            details.push(Detail::new(Location::Querystring, name, "Required"));
         }
         value.unwrap_or_default()
     };
     let (callback, scope) = (required("callback"), required("scope"));
     let prompt = request.parameter("prompt");
     if prompt.as_ref().is_some_and(|prompt| prompt != "none") {
-        details.push(Detail::new("querystring", "prompt", "Must be none"));
+        details.push(Detail::new(Location::Querystring, "prompt", "Must be none"));
     }
     if !details.is_empty() {
         return Err(ApiError::Invalid(details));
@@ -59,7 +59,7 @@ pub async fn login(cx: &mut Context<'_>) -> Result<Response, ApiError> {
         .collect();
     if !refused.is_empty() {
         let problem = format!("Scopes not allowed: {}", refused.join(", "));
-        return Err(ApiError::invalid("querystring", "scope", problem));
+        return Err(ApiError::invalid(Location::Querystring, "scope", problem));
     }
     let callback = Url::parse(&callback)
         .ok()
@@ -68,13 +68,15 @@ pub async fn login(cx: &mut Context<'_>) -> Result<Response, ApiError> {
             provider.trusts(callback)
                 || provider.trusts_admin && admin::is_callback(callback, request, settings)
         })
-        .ok_or_else(|| ApiError::invalid("querystring", "callback", "Untrusted callback URL"))?;
+        .ok_or_else(|| {
+            ApiError::invalid(Location::Querystring, "callback", "Untrusted callback URL")
+        })?;
     if provider.settings().userid_field == "email" && !scopes.contains(&"email") {
         let problem = format!(
             "Provider {} requires 'email' scope",
             provider.settings().name
         );
-        return Err(ApiError::invalid("querystring", "scope", problem));
+        return Err(ApiError::invalid(Location::Querystring, "scope", problem));
     }
 
     let endpoints = provider.endpoints().await?;
@@ -112,12 +114,16 @@ pub async fn token(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let (request, settings) = (cx.request, cx.settings());
     let (code, error) = (request.parameter("code"), request.parameter("error"));
     let Some(state) = request.parameter("state") else {
-        return Err(ApiError::invalid("querystring", "state", "Required"));
+        return Err(ApiError::invalid(
+            Location::Querystring,
+            "state",
+            "Required",
+        ));
     };
     if code.is_some() == error.is_some() {
         let problem =
             "Provide either 'state' and 'code', or 'error' and 'error_description', but not both.";
-        return Err(ApiError::invalid("querystring", "", problem));
+        return Err(ApiError::invalid(Location::Querystring, "", problem));
     }
     let now = Timestamp::now();
     let is_ours = state.len() == 64 && state.bytes().all(|b| b.is_ascii_hexdigit());
@@ -127,8 +133,8 @@ pub async fn token(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     } else {
         None
     };
-    let callback =
-        callback.ok_or_else(|| ApiError::invalid("querystring", "state", "Invalid state"))?;
+    let callback = callback
+        .ok_or_else(|| ApiError::invalid(Location::Querystring, "state", "Invalid state"))?;
     let result = match code {
         Some(code) => {
             let redirect_uri = token_url(provider, request, settings);
@@ -141,9 +147,9 @@ pub async fn token(cx: &mut Context<'_>) -> Result<Response, ApiError> {
             let parameters = parameters
                 .into_iter()
                 .filter_map(|(name, value)| Some((name, value.filter(|value| !value.is_empty())?)));
-            let query = Url::parse_with_params("http://query", parameters);
-            let query = query.ok().and_then(|url| url.query().map(str::to_owned));
-            query.unwrap_or_default()
+            form_urlencoded::Serializer::new(String::new())
+                .extend_pairs(parameters)
+                .finish()
         }
     };
     Ok(Response::redirect(
@@ -163,8 +169,13 @@ fn provider<'a>(cx: &Context<'a>) -> Result<&'a Provider, ApiError> {
     };
     let mut providers = cx.api.providers.iter();
     let provider = providers.find(|provider| provider.settings().name == *name);
-    provider
-        .ok_or_else(|| ApiError::invalid("path", "provider", format!("Unknown provider '{name}'")))
+    provider.ok_or_else(|| {
+        ApiError::invalid(
+            Location::Path,
+            "provider",
+            format!("Unknown provider '{name}'"),
+        )
+    })
 }
 
 /// Where the provider is to send browsers back to: never where a header says, since a code goes there.

@@ -187,13 +187,13 @@ impl Provider {
             ("redirect_uri", redirect_uri),
             ("grant_type", "authorization_code"),
         ];
-        // A query string and a form are written alike.
-        let form = reqwest::Url::parse_with_params("http://form", form);
-        let form = form.ok().and_then(|url| url.query().map(str::to_owned));
+        let form = form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(form)
+            .finish();
         let request = self.client.post(&endpoints.token_endpoint);
         let request = request
             .header("content-type", "application/x-www-form-urlencoded")
-            .body(form.unwrap_or_default());
+            .body(form);
         let answer = request.send().await.map_err(ProviderError::NoAnswer)?;
         if answer.status().is_server_error() {
             return Err(ProviderError::Status(answer.status()));

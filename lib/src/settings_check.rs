@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::fmt::Write;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -158,20 +159,23 @@ async fn start_all() -> Result<(), String> {
         let mut reason = format!("the {function} cannot start: {error}");
         let mut cause = error.source();
         while let Some(error) = cause {
-            reason.push_str(&format!(": {error}"));
+            let _ = write!(reason, ": {error}");
             cause = error.source();
         }
         reason
     };
-    startup::api().await.map_err(|it| refused("api", &it))?;
-    startup::aggregator()
+    // On the heap, as the compiler does not look into types so deep.
+    Box::pin(startup::api())
+        .await
+        .map_err(|it| refused("api", &it))?;
+    Box::pin(startup::aggregator())
         .await
         .map_err(|it| refused("changes-aggregator", &it))?;
-    startup::broadcaster()
+    Box::pin(startup::broadcaster())
         .await
         .map_err(|it| refused("broadcaster", &it))?;
     if std::env::var_os("NOTIFICATION_QUEUE_URL").is_some() {
-        startup::notifier()
+        Box::pin(startup::notifier())
             .await
             .map_err(|it| refused("notifier", &it))?;
     }

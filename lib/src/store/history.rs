@@ -239,8 +239,10 @@ impl Key {
     }
 }
 
-/// The time of the entry of a write of the object at `uri`, which was written at `time`: later by a millisecond for each
-/// object that it is under, since what one request writes to several lists may have the same time in all.
+/// The time of the entry of a write of the object at `uri`, which was written at `time`.
+///
+/// It is later by a millisecond for each object that it is under: what one request writes to several lists may have the same
+/// time in all of them.
 pub fn entry_time(uri: &ObjectUri, time: Timestamp) -> Timestamp {
     let above = uri.lineage().skip(1);
     above.fold(time, |time, _| time.next())

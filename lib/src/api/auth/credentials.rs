@@ -156,7 +156,7 @@ impl Claim {
 
 impl AccountClaim {
     /// Returns `true` if the account exists and has this password. This may take a quarter of a second, once in a
-    /// request, even when the account does not exist: the duration must not tell.
+    /// request, even when the account does not exist: the duration must not show that.
     ///
     /// # Errors
     /// The request may not check another password.

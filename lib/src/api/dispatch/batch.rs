@@ -101,7 +101,7 @@ fn read_request(
         };
         let header = HeaderName::try_from(header);
         let (Ok(header), Ok(value)) = (header, HeaderValue::try_from(value)) else {
-            return Err(invalid(&within("headers"), "Must be HTTP headers"));
+            return Err(invalid(&within("headers"), "Must be valid HTTP headers"));
         };
         headers.insert(header, value);
     }

@@ -41,7 +41,7 @@ const LIST: &[Method] = &[
 pub struct Endpoint {
     /// Its path without the version; `{…}` stands for an id.
     pub path: &'static str,
-    /// What the ids in the path identify.
+    /// The thing that the ids in the path identify.
     pub about: About,
     /// The methods that it takes, unless a setting turns one off.
     pub methods: &'static [Method],

@@ -225,7 +225,7 @@ impl ListQuery {
             };
             match filter.operator {
                 Operator::Gt => bounds.since = bounds.since.max(Some(time)),
-                // What is before a time with a fraction is before the next whole one.
+                // A time before one with a fraction is also before the next whole one.
                 Operator::Lt if filter.value.is_f64() => bounds.be_before(time.next()),
                 Operator::Lt => bounds.be_before(time),
                 _ => {}

@@ -230,14 +230,14 @@ pub fn check_data(
             return wrong("members", "Must be a list of principals");
         };
         if members.len() > MAX_MEMBERS {
-            return wrong("members", &format!("Must be at most {MAX_MEMBERS}"));
+            return wrong("members", &format!("Must be at most {MAX_MEMBERS} members"));
         }
         for (n, member) in members.iter().enumerate() {
             let problem = match member {
                 Value::String(member) if member.is_empty() => "Required",
                 Value::String(member) if member.len() > MAX_PRINCIPAL_LENGTH => "Is too long",
                 Value::String(member) if member == EVERYONE || member.starts_with("/buckets/") => {
-                    "Is not a user id"
+                    "Must be a user id, not a group or everyone"
                 }
                 Value::String(_) => continue,
                 _ => "Must be a string",

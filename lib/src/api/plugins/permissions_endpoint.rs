@@ -1,6 +1,6 @@
 //! `GET /permissions`: everything that the user has a permission on.
 //!
-//! Where accounts are on it also lists the user's own account, and for the root what the user may create there.
+//! Where accounts are on, it also lists the user's own account, and for the root what the user may create there.
 //! Permissions are stored with their objects only, so that granting costs nothing: this walks the lists of all buckets
 //! that the filters leave, in three round trips and with one request for each list. Each list is read once for all
 //! requests of a batch. `exclude_resource_name=record` avoids reading the lists of records.

@@ -373,38 +373,38 @@ impl ApiError {
                     "The body has more than 400,000 values, of which an object counts for seven."
                 }
                 Self::Exhausted(Exhausted::Reading) => {
-                    "This needs too much of lists to be read. Ask for less at once: by _since and _before, fewer requests in a batch."
+                    "This request reads too much of lists. Ask for less at once: use _since and _before, or put fewer requests into a batch."
                 }
                 Self::Exhausted(Exhausted::Passwords) => {
-                    "One request may have one password of an account checked, and 4 checked and set in all."
+                    "A request may check one password for each account, and check or set 4 passwords in all."
                 }
                 Self::RequestTooLarge => {
-                    "What is written together is larger than 4 MB, or changes 5,000 members of groups, the most that can be. Put fewer requests into a batch, or ask for less at once by _limit."
+                    "This request writes too much at once: the limits are 4 MB, and changes of 5,000 members of groups. Put fewer requests into a batch, or ask for less at once with _limit."
                 }
                 Self::ResponseTooLarge => {
-                    "The answer is larger than can be sent. Ask for less at once: by _limit, _since, pages of a list, fewer requests in a batch."
+                    "The response is larger than can be sent. Ask for less at once: use _limit, _since or pages of a list, or put fewer requests into a batch."
                 }
                 Self::Gone => "This service has ended, see the Alert header.",
-                Self::Busy => "Too many writes at once, and nothing was written, please retry.",
+                Self::Busy => "Too many writes came at once, and nothing was written. Please retry.",
                 Self::PartlyWritten => {
-                    "A part of this was written and the rest was not, or may not have been. See what there is before you retry."
+                    "A part of this was written, and the rest was not, or may not have been. Check what was written before you retry."
                 }
                 Self::Unknown(_) => {
-                    "The storage did not say in time whether this was written. See what there is before you retry."
+                    "The storage did not say in time whether this was written. Check whether it was before you retry."
                 }
                 Self::Full => {
-                    "The storage can hold no more here, and nothing was written. To retry does not help."
+                    "The storage can hold no more here, and nothing was written. A retry does not help."
                 }
                 Self::Listener { .. } => {
-                    "A required listener is unavailable, and nothing was written, please retry."
+                    "A required listener is unavailable, and nothing was written. Please retry."
                 }
                 Self::Vetoed { message, .. } => message,
-                Self::Provider(_) => "The identity provider is not available, please retry.",
+                Self::Provider(_) => "The identity provider is not available. Please retry.",
                 Self::Store(_) if status == StatusCode::INTERNAL_SERVER_ERROR => {
-                    "This server made a mistake, and nothing was written. To retry does not help."
+                    "This server has a fault, and nothing was written. A retry does not help."
                 }
                 Self::Store(_) => {
-                    "The storage is not available, and nothing was written, please retry."
+                    "The storage is not available, and nothing was written. Please retry."
                 }
                 _ => return None,
             };

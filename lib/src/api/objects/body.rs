@@ -15,7 +15,7 @@ use crate::store::membership::MAX_PRINCIPAL_LENGTH;
 use crate::unit_of_work::Allowance;
 
 /// The most lists and objects within one another in the data of an object, itself included. So whatever contains it (a
-/// batch, an event, a message) can be read again within the limit of `serde_json` (127).
+/// batch, an event, a message) can be read within the limit of `serde_json` (127).
 pub const MAX_DEPTH: usize = 100;
 
 /// The most members of a group: each is an item that is written when they join or leave.

@@ -290,7 +290,7 @@ fn time(name: &str, now: Timestamp) -> Value {
     time
 }
 
-/// The end of the current half of a day: a time that can be sent for the next half of a day and longer.
+/// The latest time in the document: the end of the current half of a day, so that it stays the same for as long.
 pub fn latest(now: Timestamp) -> u64 {
     (now.0 / HALF_A_DAY + 1) * HALF_A_DAY
 }

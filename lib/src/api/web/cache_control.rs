@@ -89,7 +89,7 @@ pub fn is_anonymous(request: &Request) -> bool {
 /// - a response to a request with credentials is never cached by a shared cache;
 /// - a response that anonymous requests share is not for those with credentials, who may see more;
 /// - a response that may be cached names every header that it depends on, however long its body is: a 304 shows none;
-/// - any other response that says nothing is not cached.
+/// - a response that says nothing about it is not cached.
 pub fn complete(request: &Request, settings: &ApiSettings, response: &mut Response) {
     let status = response.status();
     let is_error = status.is_client_error() || status.is_server_error();
@@ -117,7 +117,7 @@ pub fn complete(request: &Request, settings: &ApiSettings, response: &mut Respon
     }
 }
 
-/// Says in a response with URLs of this server on which headers of the request these depend.
+/// Makes a response with URLs of this server vary by the headers of the request that these depend on.
 pub fn vary_by_origin(response: &mut Response, settings: &ApiSettings) {
     for header in Request::origin_headers(settings) {
         response.add_vary(header);

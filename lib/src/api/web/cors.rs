@@ -54,7 +54,7 @@ pub enum Exposes {
 ///
 /// # Errors
 /// 400 when they do not. Clients other than browsers send no `Origin` and pass. Where the settings name no origin,
-/// browsers get no headers, and so keep their scripts out.
+/// browsers get no CORS headers, and so keep their scripts out.
 pub fn check_origin(request: &Request, settings: &WebSettings) -> Result<(), ApiError> {
     match origin(request) {
         Some(origin) if !settings.cors_origins.is_empty() && !is_let_in(&origin, settings) => Err(

@@ -282,7 +282,8 @@ impl ApiError {
         }
     }
 
-    /// The extent to which a request that is answered with 503 was written; `None` for other responses.
+    /// The extent to which a request that is answered with 503 was written; `None` for other errors, and for those of
+    /// listeners.
     fn written(&self) -> Option<&'static str> {
         match self {
             Self::Unknown(_) => Some("unknown"),

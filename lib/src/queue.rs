@@ -150,7 +150,7 @@ pub struct ReceivedMessage {
     receipt_handle: String,
     /// Its group.
     pub group: String,
-    /// When it was sent.
+    /// The time when it was sent.
     pub sent: Option<Timestamp>,
 }
 

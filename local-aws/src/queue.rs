@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
-/// How long SQS remembers a deduplication id.
+/// The time for which SQS remembers a deduplication id.
 const DEDUPLICATION_WINDOW: Duration = Duration::from_secs(300);
 
 /// The batch size of the event source mapping.

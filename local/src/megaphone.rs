@@ -46,7 +46,7 @@ pub struct Arrival {
     pub channel: String,
     /// The version, with its quotes.
     pub version: String,
-    /// When it took effect.
+    /// The time when it took effect.
     pub at: Instant,
 }
 

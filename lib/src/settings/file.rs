@@ -310,7 +310,7 @@ impl Vars {
 /// The part of the settings that comes from a file.
 #[derive(Clone, Default)]
 pub(super) struct FromFile {
-    /// Whether there is a file at all.
+    /// Whether there is a file.
     pub(super) is_given: bool,
     /// The line and the key for each variable set by the file.
     lines: BTreeMap<String, (usize, String)>,

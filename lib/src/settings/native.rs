@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 /// The text that `text` stands for: `"x"` is `x`, `["a", "b"]` the words `a` and `b`, `1.10` is `1.1`, `null` is empty;
-/// objects, and text that is not JSON, are kept as they are. White space around it is removed.
+/// objects and invalid JSON are kept as they are. White space around it is removed.
 pub fn text_of(text: &str) -> String {
     let text = text.trim();
     // Most texts are a plain word.

@@ -1,5 +1,5 @@
-//! The version that each Megaphone has, and the right to send it the next one: the state behind the queue's messages.
-//! The version that is due is in the monitor's state ([`super::monitor::MonitorState::due`]).
+//! The version of each Megaphone, and the right to send the next one: the state behind the queue's messages. The
+//! version that is due is in the monitor's state ([`super::monitor::MonitorState::due`]).
 //!
 //! | attribute | meaning |
 //! | --- | --- |

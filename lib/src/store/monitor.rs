@@ -69,7 +69,7 @@ pub struct StoredEntry {
 }
 
 impl CollectionChange {
-    /// Whether the other is a change of the same collection.
+    /// Returns `true` if the other is a change of the same collection.
     pub fn is_of_same(&self, other: &Self) -> bool {
         self.collection == other.collection && self.bucket == other.bucket
     }

@@ -17,7 +17,7 @@ use crate::timestamp::Timestamp;
 /// An object, live or a tombstone.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Object {
-    /// When it was last written, in its list's time.
+    /// The time of its last write, in its list's time.
     pub last_modified: Timestamp,
     /// Its own generation.
     pub generation: Generation,
@@ -32,7 +32,7 @@ pub struct Object {
 pub struct Version {
     /// The generation of the object.
     pub generation: Generation,
-    /// When it was last written.
+    /// The time of its last write.
     pub last_modified: Timestamp,
 }
 

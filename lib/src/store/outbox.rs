@@ -38,7 +38,7 @@ const NAMED: &str = "#";
 pub const ENTRY: &str = "entry";
 /// The first character of the id of an entry that a head names; the time in milliseconds, `-` and random digits follow.
 const ID_PREFIX: char = 't';
-/// How long an entry is kept: 14 days, the longest that SQS keeps a message.
+/// The retention of an entry: 14 days, the longest that SQS keeps a message.
 pub const KEPT: Duration = Duration::from_secs(14 * 24 * 3600);
 /// The most bytes in a part; an item may have 400 KB.
 const MAX_PART: usize = 380 * 1024;

@@ -17,7 +17,7 @@ const SORT_KEY: &str = "#pull";
 pub struct PolledBroadcast {
     /// The latest version.
     due: Timestamp,
-    /// When it became the latest.
+    /// The time when it became the latest.
     due_at: Timestamp,
     /// The version shown before, and the time from which it was shown; `None` if there was none.
     shown: Option<(Timestamp, Timestamp)>,

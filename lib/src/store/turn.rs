@@ -17,7 +17,7 @@ use crate::timestamp::Timestamp;
 
 /// The sort key of all of them.
 const SORT_KEY: &str = "#turn";
-/// How long the item is kept after the last turn was given.
+/// The retention of the item after the last turn was given.
 const KEPT: Duration = Duration::from_secs(3600);
 /// The most attempts to reserve a turn. Two are enough, unless others reserve one at the same moment.
 const MAX_ATTEMPTS: u32 = 4;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::{DynamoDbError, read};
 
-/// How long DynamoDB remembers a `ClientRequestToken`.
+/// The time for which DynamoDB remembers a `ClientRequestToken`.
 const TOKEN_WINDOW: Duration = Duration::from_secs(600);
 
 /// The answers of committed transactions, by their `ClientRequestToken`.

@@ -118,7 +118,7 @@ impl<O: AsyncFn(&Request) -> Answer> Model<O> {
         }
     }
 
-    /// How long a response is cached; `None` if it is not.
+    /// The lifetime of a copy of a response; `None` if it is not cached.
     fn lifetime(&self, request: &Request, answer: &Answer) -> Option<Duration> {
         let seconds = |name| {
             let value = answer.directive(name)?;

@@ -16,7 +16,7 @@ const FUNCTIONS: [&str; 4] = ["api", "changes-aggregator", "broadcaster", "notif
 /// The time limit of a script. The longest takes a minute; this allows for busy machines.
 const PATIENCE: Duration = Duration::from_secs(400);
 
-/// How long the clients of a history write, in seconds.
+/// The duration of the clients' writes in a history, in seconds.
 const SECONDS: &str = "6";
 
 #[tokio::test]

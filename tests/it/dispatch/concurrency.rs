@@ -76,7 +76,7 @@ fn are_one(sent: &Sent) -> bool {
     sent[0]["ClientRequestToken"].is_string() && sent.iter().all(|other| *other == sent[0])
 }
 
-/// What a 503 says about its writes.
+/// The statement of a 503 about its writes.
 fn written(answer: &Answer) -> &str {
     assert_eq!(answer.error(), (503, 201), "{answer:?}");
     assert_eq!(answer.header("retry-after"), "3");

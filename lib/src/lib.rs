@@ -28,11 +28,11 @@ pub mod aggregator;
 pub mod api;
 #[cfg(test)]
 mod architecture;
-mod backoff;
+pub mod backoff;
 pub mod broadcaster;
 pub mod event;
 pub mod hmac;
-mod http_client;
+pub mod http_client;
 mod json;
 pub mod listeners;
 pub mod megaphone;

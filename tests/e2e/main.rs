@@ -375,13 +375,13 @@ fn release() -> PathBuf {
 
 /// What README writes with its third command.
 fn first_write() -> Value {
-    let put =
-        |path: &str| json!({"method": "PUT", "path": path, "body": {"data": {"title": "Hello"}}});
-    json!({"requests": [
-        put("/buckets/main"),
-        put("/buckets/main/collections/news"),
-        put("/buckets/main/collections/news/records/first"),
-    ]})
+    let readme = std::fs::read_to_string(workspace().join("README.md"));
+    let readme = readme.expect("README.md is there");
+    let body = readme
+        .split_once("${api}batch\" -d '")
+        .and_then(|(_, rest)| rest.split_once('\''));
+    let (body, _) = body.expect("README writes a batch");
+    serde_json::from_str(body).expect("it is JSON")
 }
 
 fn workspace() -> &'static Path {

@@ -128,6 +128,21 @@ class Template(unittest.TestCase):
                 found = cfnlint.api.lint(json.dumps(template), config=config)
                 self.assertEqual([f"{match.rule.id} {match.path} {match.message}" for match in found], [])
 
+    def test_a_release_asks_three_questions_and_its_templates_are_clean(self):
+        full = MAKE.pointed_at_zips(TEMPLATE, "arm64")
+        few = MAKE.with_few_parameters(full)
+        self.assertEqual(list(few["Parameters"]), ["BucketCreatePrincipals", "MegaphoneUrl", "MegaphoneApiKeyArn"])
+        for template in (full, few):
+            config = cfnlint.api.ManualArgs(regions=["us-east-1"], ignore_checks=[])
+            found = cfnlint.api.lint(json.dumps(template), config=config)
+            self.assertEqual([f"{match.rule.id} {match.path} {match.message}" for match in found], [])
+        for name, profile in PROFILES.items():
+            if name != "version":
+                parameters = profile["deploy"]["parameters"]
+                there = few if parameters["template_file"].startswith("template-") else full
+                said = re.findall(r"(?:^| )(\w+)=", parameters.get("parameter_overrides", ""))
+                self.assertLessEqual(set(said), set(there["Parameters"]), name)
+
     def test_each_parameter_is_asked_for_in_one_group_and_used(self):
         groups = TEMPLATE["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
         listed = [parameter for group in groups for parameter in group["Parameters"]]

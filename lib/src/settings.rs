@@ -12,6 +12,7 @@ mod caching;
 mod changes;
 mod event_listeners;
 mod file;
+mod history;
 mod includes;
 pub mod ini;
 mod listeners;
@@ -29,6 +30,7 @@ use std::time::Duration;
 pub use self::broadcasts::{BroadcastsSettings, Debounce};
 pub use self::caching::{CacheSettings, Expiry};
 pub use self::changes::{ChangesDialect, ChangesSettings};
+pub use self::history::HistorySettings;
 pub use self::includes::{Includes, PluginName};
 pub use self::ini::MAX_BYTES as MAX_INI_BYTES;
 pub use self::listeners::ListenerSettings;
@@ -317,6 +319,8 @@ pub struct ApiSettings {
     pub caching: CacheSettings,
     /// `admin_assets_path`: the build of Kinto Admin that is served; `None` where the plugin is off.
     pub admin: Option<AdminAssets>,
+    /// What histories leave out, and how much they keep; `None` where the plugin is off.
+    pub history: Option<HistorySettings>,
     /// The API as a web service.
     pub web: WebSettings,
     grants: BTreeMap<(Kind, &'static str), Vec<String>>,
@@ -348,13 +352,19 @@ impl ApiSettings {
         let user_data_delete_principals = vars
             .words("KINTO_USER_DATA_DELETE_PRINCIPALS")
             .unwrap_or_default();
+        let includes = Includes::from_vars(vars)?;
+        let history = match includes.has(PluginName::History) {
+            true => Some(HistorySettings::from_vars(vars)?),
+            false => None,
+        };
         let principals = grants.values().flatten();
+        let of_history = history.iter().flat_map(HistorySettings::principals);
         let principals = principals
+            .chain(of_history)
             .chain(&permissions_read_principals)
             .chain(&user_data_delete_principals);
         let groups = principals.filter_map(|principal| ObjectUri::parse(principal));
         let named_groups = groups.filter(|uri| uri.kind() == Kind::Group).collect();
-        let includes = Includes::from_vars(vars)?;
         let userid_hmac_secret = match vars.hmac_key("KINTO_USERID_HMAC_SECRET") {
             Some(key) => key,
             // The default of Kinto, whose users would be others under any other key.
@@ -399,6 +409,7 @@ impl ApiSettings {
                 .unwrap_or("https://kinto.readthedocs.io/")
                 .to_owned(),
             caching: CacheSettings::from_vars(vars)?,
+            history,
             web: WebSettings::from_vars(vars)?,
             grants,
             named_groups,

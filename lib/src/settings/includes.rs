@@ -17,15 +17,18 @@ pub enum PluginName {
     OpenId,
     /// `kinto.plugins.admin`: Kinto Admin is served.
     Admin,
+    /// `kinto.plugins.history`: each bucket keeps what was written in it.
+    History,
 }
 
 impl PluginName {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::DefaultBucket,
         Self::Flush,
         Self::Accounts,
         Self::OpenId,
         Self::Admin,
+        Self::History,
     ];
 
     /// The name that `includes` gives it.
@@ -36,6 +39,7 @@ impl PluginName {
             Self::Accounts => "kinto.plugins.accounts",
             Self::OpenId => "kinto.plugins.openid",
             Self::Admin => "kinto.plugins.admin",
+            Self::History => "kinto.plugins.history",
         }
     }
 }
@@ -115,8 +119,8 @@ mod tests {
 
     #[test]
     fn a_plugin_that_is_not_known_is_named() {
-        let error = includes("kinto_changes kinto.plugins.history").unwrap_err();
+        let error = includes("kinto_changes kinto.plugins.quotas").unwrap_err();
         assert_eq!(error.variable, "KINTO_INCLUDES");
-        assert!(error.problem.contains("kinto.plugins.history"), "{error}");
+        assert!(error.problem.contains("kinto.plugins.quotas"), "{error}");
     }
 }

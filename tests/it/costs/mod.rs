@@ -2,6 +2,7 @@
 //! clients send it.
 
 mod bodies;
+mod history;
 mod lists;
 mod requests;
 mod shares;

@@ -2,6 +2,7 @@
 //! send.
 
 mod bodies;
+mod history;
 mod lists;
 mod requests;
 mod shares;

@@ -1,5 +1,6 @@
-//! `webhook`: sends each event as the body of a `POST`, signed according to the Standard Webhooks specification, which
-//! has libraries for verification in any language (<https://www.standardwebhooks.com>).
+//! `webhook`: sends each event as the body of a `POST`, signed as the Standard Webhooks specification says.
+//!
+//! There are libraries for verification in any language (<https://www.standardwebhooks.com>).
 //!
 //! | setting | |
 //! | --- | --- |

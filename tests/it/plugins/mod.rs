@@ -1,7 +1,8 @@
-//! Kinto's plugins: what they add when `includes` names them.
+//! Kinto's plugins, switched on by `includes`.
 
 mod accounts;
 mod admin;
 mod default_bucket;
 mod flush;
+mod history;
 mod openid;

@@ -16,7 +16,8 @@
 //! | [`listeners`] | who is told: queues, functions, webhooks, people, your own code |
 //!
 //! Beside that way stand the vocabulary ([`resource`], [`permission`], [`timestamp`]), the
-//! configuration ([`settings`], [`settings_file`], [`secrets`]), what a function does at its start ([`startup`]), and small tools: signatures
+//! configuration ([`settings`], [`settings_file`], [`secrets`]), what a function does at its start ([`startup`]) and while it is
+//! [`warm`], and small tools: signatures
 //! ([`hmac`]; of published collections: [`signer`]), HTTP clients (`http_client`), pauses (`backoff`), metrics (`metrics`), patterns with `*` (`wildcard`), the memory that JSON takes
 //! (`json`).
 //!
@@ -48,5 +49,6 @@ pub mod startup;
 pub mod store;
 pub mod timestamp;
 pub mod unit_of_work;
+pub mod warm;
 
 mod wildcard;

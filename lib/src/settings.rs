@@ -98,7 +98,7 @@ impl fmt::Debug for Secret {
 ///
 /// A variable that is absent stands for the setting's default. One that is empty stands for an empty value: no words, no
 /// text, an empty key; it is an error where a number, a flag or a token is asked for, and where the setting is required.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Vars(BTreeMap<String, String>, file::FromFile);
 
 impl Vars {
@@ -149,6 +149,11 @@ impl Vars {
         }
     }
 
+    /// The name of every variable.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
     /// Every value, to be replaced by what it refers to.
     pub fn values_mut(&mut self) -> impl Iterator<Item = (&String, &mut String)> {
         self.0.iter_mut()
@@ -174,7 +179,7 @@ impl Vars {
     }
 
     /// A time in seconds, of a year at most: what is longer is a mistake, and the clock cannot add any time.
-    fn seconds(&self, name: &str, default: u64) -> Result<Duration, SettingError> {
+    pub(crate) fn seconds(&self, name: &str, default: u64) -> Result<Duration, SettingError> {
         let seconds = self.number(name)?.unwrap_or(default);
         if seconds > 365 * 24 * 3600 {
             return Err(SettingError::new(
@@ -209,6 +214,13 @@ impl Vars {
     fn collections(&self, name: &str) -> Result<CollectionSet, SettingError> {
         CollectionSet::parse(self.get(name).unwrap_or_default())
             .map_err(|error| SettingError::new(name, error.to_string()))
+    }
+}
+
+/// Values may be secrets.
+impl fmt::Debug for Vars {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.names()).finish()
     }
 }
 

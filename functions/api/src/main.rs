@@ -3,15 +3,17 @@
 use std::convert::Infallible;
 
 use aws_lambda_events::apigw::ApiGatewayV2httpRequest;
+use kinto_serverless::startup::{self, Environment};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     lambda_runtime::tracing::init_default_subscriber();
-    let api = &kinto_serverless::startup::api().await?;
+    let environment = Environment::of_process().await;
+    let api = &startup::api(environment).await?;
     lambda_runtime::run(service_fn(
         async |event: LambdaEvent<ApiGatewayV2httpRequest>| {
-            Ok::<_, Infallible>(api.handle(event.payload).await)
+            Ok::<_, Infallible>(api.current().await.handle(event.payload).await)
         },
     ))
     .await

@@ -55,6 +55,8 @@ pub const FIELDS: [&str; 9] = [
 
 /// Bytes of a subject at most; a longer one is cut. A line of a mail has 998 (RFC 5322).
 const MAX_SUBJECT: usize = 250;
+/// What servers answer to a name or password that they do not take (RFC 4954).
+const AUTHENTICATION_FAILED: u16 = 535;
 /// Bytes of a body at most; a longer one is cut. Servers take far more, but nobody reads it.
 const MAX_BODY: usize = 100 * 1024;
 
@@ -150,7 +152,8 @@ impl Mailer {
     /// Sends a mail about an event. What is too long of it is cut.
     ///
     /// # Errors
-    /// [`NotifyError::Permanent`] when the server will not take it (5xx); [`NotifyError::Failed`] when it cannot take it now
+    /// [`NotifyError::Unauthorized`] when the server does not take our name and password, [`NotifyError::Permanent`] when it
+    /// will not take the mail (other 5xx); [`NotifyError::Failed`] when it cannot take it now
     /// (4xx), or could not be asked.
     pub async fn send(
         &self,
@@ -179,6 +182,9 @@ impl Mailer {
         let message = message.map_err(|error| NotifyError::Permanent(error.to_string()))?;
         match self.transport.send(message).await {
             Ok(_) => Ok(()),
+            Err(error) if error.status().map(u16::from) == Some(AUTHENTICATION_FAILED) => {
+                Err(NotifyError::Unauthorized(error.to_string()))
+            }
             Err(error) if error.is_permanent() => Err(NotifyError::Permanent(error.to_string())),
             Err(error) => Err(NotifyError::failed(error)),
         }

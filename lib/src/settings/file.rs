@@ -66,6 +66,7 @@ const KNOWN: &[&str] = &[
     "push_broadcast_max_debounce_interval_seconds",
     "broadcasts_broadcaster_id",
     "broadcasts_reader_token",
+    "settings_max_age_seconds",
 ];
 
 /// What settings of a kind begin with, and what becomes of them.
@@ -307,7 +308,7 @@ impl Vars {
 }
 
 /// What of the settings comes from a file.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub(super) struct FromFile {
     /// Whether there is a file at all.
     pub(super) is_given: bool,

@@ -18,6 +18,7 @@ mod listeners;
 mod megaphone;
 mod native;
 mod openid;
+mod signer;
 mod web;
 
 pub use self::admin::AdminAssets;
@@ -34,6 +35,7 @@ pub use self::ini::MAX_BYTES as MAX_INI_BYTES;
 pub use self::listeners::ListenerSettings;
 pub use self::megaphone::MegaphoneSettings;
 pub use self::openid::{OpenIdSettings, UrlPattern};
+pub use self::signer::{Publishing, Role, SignerSettings};
 pub use self::web::{EndOfService, EndpointType, Redirects, WebSettings};
 use crate::hmac;
 use crate::permission::{AUTHENTICATED, EVERYONE};
@@ -147,6 +149,11 @@ impl Vars {
         if self.get(name).is_none() {
             self.0.insert(name.to_owned(), value.into());
         }
+    }
+
+    /// Every variable with its value.
+    fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (&**name, &**value))
     }
 
     /// Every value, to be replaced by what it refers to.
@@ -321,6 +328,8 @@ pub struct ApiSettings {
     pub caching: CacheSettings,
     /// `admin_assets_path`: the build of Kinto Admin that is served; `None` where the plugin is off.
     pub admin: Option<AdminAssets>,
+    /// What is reviewed, signed and published; `None` where the plugin is off.
+    pub signer: Option<SignerSettings>,
     /// The API as a web service.
     pub web: WebSettings,
     grants: BTreeMap<String, Vec<String>>,
@@ -404,6 +413,7 @@ impl ApiSettings {
                 .unwrap_or("https://kinto.readthedocs.io/")
                 .to_owned(),
             caching: CacheSettings::from_vars(vars)?,
+            signer: SignerSettings::from_vars(vars, &includes)?,
             web: WebSettings::from_vars(vars)?,
             grants,
             named_groups,

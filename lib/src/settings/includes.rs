@@ -17,6 +17,8 @@ pub enum PluginName {
     OpenId,
     /// `kinto.plugins.admin`: Kinto Admin is served.
     Admin,
+    /// `kinto_remote_settings.signer`: what is written is reviewed, signed and published.
+    Signer,
 }
 
 impl PluginName {
@@ -36,6 +38,7 @@ impl PluginName {
             Self::Accounts => "kinto.plugins.accounts",
             Self::OpenId => "kinto.plugins.openid",
             Self::Admin => "kinto.plugins.admin",
+            Self::Signer => "kinto_remote_settings.signer",
         }
     }
 }
@@ -85,6 +88,15 @@ impl Includes {
             }
         }
         Ok(includes)
+    }
+
+    /// These plugins alone.
+    #[cfg(test)]
+    pub(super) fn of(plugins: impl IntoIterator<Item = PluginName>) -> Self {
+        Self {
+            plugins: plugins.into_iter().collect(),
+            changes: true,
+        }
     }
 
     /// Whether the plugin is on.

@@ -16,4 +16,4 @@ pub mod payload;
 pub mod resources;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -22,12 +22,13 @@ pub enum PluginName {
 }
 
 impl PluginName {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::DefaultBucket,
         Self::Flush,
         Self::Accounts,
         Self::OpenId,
         Self::Admin,
+        Self::Signer,
     ];
 
     /// The name that `includes` gives it.
@@ -46,11 +47,9 @@ impl PluginName {
 /// What is always there: to include it changes nothing, and the settings of a Kinto that does so can be taken over.
 const BUILT_IN: [&str; 1] = ["kinto_megaphone"];
 /// What turns monitor/changes and changesets on.
-const CHANGES: [&str; 3] = [
-    "kinto_changes",
-    "kinto_remote_settings",
-    "kinto_remote_settings.changes",
-];
+const CHANGES: [&str; 2] = ["kinto_changes", "kinto_remote_settings.changes"];
+/// What turns them on, and the signer.
+const BOTH: &str = "kinto_remote_settings";
 
 /// What `includes` names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,6 +77,10 @@ impl Includes {
                 .into_iter()
                 .find(|plugin| plugin.name() == name)
             {
+                None if name == BOTH => {
+                    includes.changes = true;
+                    includes.plugins.insert(PluginName::Signer);
+                }
                 Some(plugin) => _ = includes.plugins.insert(plugin),
                 None if CHANGES.contains(&&*name) => includes.changes = true,
                 None if BUILT_IN.contains(&&*name) => {}

@@ -88,7 +88,14 @@ impl SignerSettings {
         includes: &Includes,
     ) -> Result<Option<Self>, SettingError> {
         if !includes.has(PluginName::Signer) {
-            return Ok(None);
+            let mut names = vars.iter().map(|(variable, _)| variable);
+            return match names.find(|variable| variable.starts_with(PREFIX)) {
+                None => Ok(None),
+                Some(variable) => Err(SettingError::new(
+                    variable,
+                    "is not supported without kinto_remote_settings among KINTO_INCLUDES",
+                )),
+            };
         }
         let mut reviews = BTreeMap::new();
         for (variable, value) in vars.iter() {
@@ -240,11 +247,12 @@ mod tests {
 
     #[test]
     fn nothing_is_signed_where_the_plugin_is_not_included() {
-        let vars = [("KINTO_SIGNER_RESOURCES", "no line")]
-            .into_iter()
-            .collect();
-        let settings = SignerSettings::from_vars(&vars, &Includes::default());
+        let settings = SignerSettings::from_vars(&Vars::default(), &Includes::default());
         assert!(settings.unwrap().is_none());
+        let variable = "KINTO_SIGNER_TO_REVIEW_ENABLED";
+        let vars = [(variable, "true")].into_iter().collect();
+        let error = SignerSettings::from_vars(&vars, &Includes::default()).unwrap_err();
+        assert_eq!(error.variable, variable);
     }
 
     #[test]

@@ -119,7 +119,7 @@ impl ImportWrite {
         Ok(Self { request, size })
     }
 
-    fn put(item: Item) -> Result<Self, StoreError> {
+    pub(super) fn put(item: Item) -> Result<Self, StoreError> {
         let size = size_of(&item);
         let request = PutRequest::builder().set_item(Some(item)).build();
         let request = request.map_err(not_built)?;
@@ -362,5 +362,6 @@ pub fn imported_list(
         past,
         shares,
         recent: super::recent::Recent::default(),
+        published: Default::default(),
     }
 }

@@ -11,6 +11,7 @@
 //! | a login under way | `#login#` and its state | `#login` | [`login`] |
 //! | a principal's groups in a bucket | `#principal#` and the principal | the bucket's URI | [`membership`] |
 //! | what listeners are to be told of | `#outbox##` and a parent's URI | see there | [`outbox`] |
+//! | a publication, until it is settled | `#layer#`, a list's partition, `#`, a name | an object's id | [`publication`] |
 //! | turns at an item that is contended | `#turn#` and the item's key | `#turn` | [`Store::reserve_turn`] |
 //!
 //! No id may begin with `#`, so the reserved keys never meet an object's. The local secondary index
@@ -30,12 +31,13 @@ pub mod monitor;
 mod object;
 pub mod outbox;
 pub mod polled_broadcast;
+pub mod publication;
 mod read;
 pub mod recent;
 mod retries;
 pub mod shares;
 mod turn;
-mod write;
+pub mod write;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};

@@ -6,6 +6,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::{Map, Value};
 
 use super::generation::Generation;
+use super::publication::Published;
 use super::recent::Recent;
 use super::shares::Shares;
 use super::{Item, Key, StoreError, flag, malformed, number, string, time};
@@ -211,6 +212,8 @@ pub struct List {
     pub shares: Shares,
     /// What its last transactions wrote.
     pub recent: Recent,
+    /// What it tells of publications.
+    pub published: Published,
 }
 
 impl List {
@@ -222,6 +225,7 @@ impl List {
         Ok(Self {
             timestamp: time(item, "timestamp")?,
             recent: Recent::from_item(item),
+            published: Published::from_item(item)?,
             generation: Generation(string(item, "generation")?),
             closed: flag(item, "closed"),
             // Of a list that has seen none there is no such attribute.

@@ -10,10 +10,11 @@ mod allowance;
 pub mod client_time;
 mod list_clock;
 mod members;
+pub mod publications;
 mod slot;
 mod transactions;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -21,7 +22,8 @@ use tokio::time::Instant;
 
 pub use self::allowance::{Allowance, Exhausted};
 
-use self::list_clock::{ListChange, ListSlot};
+use self::list_clock::ListSlot;
+use self::publications::{Journaled, Publication};
 use self::slot::ObjectSlot;
 use crate::event::{Action, Events, Impacted, Origin, ResourceChanged};
 use crate::permission::{AUTHENTICATED, EVERYONE, Permissions};
@@ -94,6 +96,12 @@ pub struct UnitOfWork {
     shares: BTreeSet<Key>,
     /// Lists that were read whole, without the data of their objects.
     walked: HashMap<ListUri, Arc<Vec<(String, Object)>>>,
+    /// What the layers of lists hold, as far as it was read.
+    laid: HashMap<ListUri, HashMap<String, Object>>,
+    /// What was written, where somebody asks.
+    journal: Option<Vec<Journaled>>,
+    /// What published collections are to become.
+    publications: BTreeMap<ObjectUri, Publication>,
     /// What the request may still cost.
     pub allowance: Allowance,
 }
@@ -111,6 +119,9 @@ impl UnitOfWork {
             events: Events::default(),
             shares: BTreeSet::new(),
             walked: HashMap::new(),
+            laid: HashMap::new(),
+            journal: None,
+            publications: BTreeMap::new(),
             allowance: Allowance::default(),
         };
         unit.read_more(store, needs).await?;
@@ -248,21 +259,25 @@ impl UnitOfWork {
         Ok(!found.is_empty())
     }
 
-    /// The objects of a list that were written, by id: what was read of the list by a query is as it was before.
+    /// The objects of a list that were written, or that its layer holds, by id: what was read of the list by a query is as it
+    /// was before.
     pub fn written_in<'a>(
         &'a self,
         list: &'a ListUri,
     ) -> impl Iterator<Item = (&'a str, &'a Object)> {
-        self.objects
-            .iter()
-            .filter(move |(uri, _)| uri.list() == list)
-            .filter_map(|(uri, slot)| Some((uri.id(), slot.written.as_ref()?)))
+        let objects = self.objects.iter();
+        let of_list = objects.filter(move |(uri, _)| uri.list() == list);
+        let written = of_list.filter_map(|(uri, slot)| Some((uri.id(), slot.written.as_ref()?)));
+        // Nobody writes to a list that has a layer but to publish.
+        let laid = self.laid.get(list).into_iter().flatten();
+        written.chain(laid.map(|(id, object)| (&**id, object)))
     }
 
     /// The object at `uri`, if it and everything that it lives under exist.
     pub fn get(&self, uri: &ObjectUri) -> Option<Live<'_>> {
         let slot = self.objects.get(uri)?;
-        let object = slot.written.as_ref().or(slot.read.as_ref())?;
+        let written = slot.written.as_ref();
+        let object = written.or_else(|| self.laid(uri)).or(slot.read.as_ref())?;
         let Content::Live { data, permissions } = &object.content else {
             return None;
         };
@@ -371,6 +386,23 @@ impl UnitOfWork {
         }
     }
 
+    /// Grants more on an object that this unit has written, at the same time.
+    pub fn grant(&mut self, uri: &ObjectUri, permission: &str, principals: &[String]) {
+        let written = |unit: &Self| unit.objects.get(uri)?.written.clone();
+        let Some(mut object) = written(self) else {
+            return;
+        };
+        if let Content::Live { permissions, .. } = &mut object.content {
+            for principal in principals {
+                permissions.grant(permission, principal);
+            }
+        }
+        self.note_shares(uri, &object);
+        if let Some(slot) = self.objects.get_mut(uri) {
+            slot.written = Some(object);
+        }
+    }
+
     /// The same with another allowance.
     pub fn allowed(self, allowance: Allowance) -> Self {
         Self { allowance, ..self }
@@ -400,7 +432,7 @@ impl UnitOfWork {
     pub fn written_lists(&self) -> impl Iterator<Item = &ListUri> {
         let written = self.lists.iter();
         written
-            .filter(|(_, slot)| slot.change != ListChange::None)
+            .filter(|(_, slot)| slot.is_written())
             .map(|(uri, _)| uri)
     }
 
@@ -490,6 +522,7 @@ impl UnitOfWork {
             self.events.add(uri, action, impacted, timestamp);
         }
         self.note_shares(uri, &object);
+        self.note_in_journal(uri, action);
         let slot = self
             .objects
             .entry(uri.clone())

@@ -10,30 +10,21 @@ use http::header::IF_NONE_MATCH;
 use serde_json::{Map, Value};
 
 use crate::api::Api;
-use crate::api::auth::authorization::ObjectRequest;
-use crate::api::auth::credentials::Credentials;
-use crate::api::auth::principals::{MAX_OTHER_BUCKETS, User};
 use crate::api::changes::changeset_cache::Snapshot;
-use crate::api::lists;
-use crate::api::objects::metadata;
+use crate::api::changes::collection::{Collection, MAX_ATTEMPTS, MAX_READ};
+use crate::api::changes::published::{self, Asked, Read};
 use crate::api::web::cache_control;
 use crate::api::web::error::{ApiError, Detail};
 use crate::api::web::media_type;
 use crate::api::web::preconditions::is_weakly;
 use crate::api::web::request::Request;
 use crate::api::web::response::Response;
-use crate::permission::Access;
-use crate::resource::{Kind, ListUri, ObjectUri};
+use crate::resource::{Kind, ListUri};
 use crate::store::changeset::{Changes, Wanted};
-use crate::store::recent::{COMMIT_PAUSES, Recent};
-use crate::store::{Generation, Store, StoreError};
+use crate::store::recent::COMMIT_PAUSES;
+use crate::store::{Store, StoreError};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::{Needs, UnitOfWork};
-
-/// Times that the collection itself is read again because it was changed while its records were read.
-const MAX_ATTEMPTS: u32 = 5;
-/// Bytes of changes that are read at most: what compressed, as JSON of records is, could still be sent.
-const MAX_READ: usize = 24 * 1024 * 1024;
 
 /// What a changeset's query string asks for. What else stands in it is ignored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,99 +99,6 @@ impl ChangesetQuery {
     }
 }
 
-/// A collection at the moment that it was read.
-struct Collection {
-    generation: Generation,
-    last_modified: Timestamp,
-    /// The timestamp of its records.
-    timestamp: Timestamp,
-    /// How many transactions wrote records under past times.
-    past: u64,
-    /// What the last transactions wrote to its records.
-    recent: Recent,
-    /// Whether the user may write its records.
-    is_writable: bool,
-    metadata: Map<String, Value>,
-}
-
-impl Collection {
-    /// Reads a collection with the timestamp of its records.
-    ///
-    /// One `TransactGetItems`: a transaction that wrote both shows in both. Tells who asks, too.
-    ///
-    /// # Errors
-    /// Who may not read the collection and all of its records, and that it is not there.
-    async fn read(
-        api: &Api,
-        request: &Request,
-        credentials: &Credentials,
-        uri: &ObjectUri,
-        records: &ListUri,
-    ) -> Result<(Self, User), ApiError> {
-        let mut needs = Needs::default();
-        if uri.is_valid() {
-            needs = lists::needs(records);
-        }
-        let needs = credentials.add_to(needs, &api.settings.api);
-        let mut unit =
-            UnitOfWork::read(&api.store.with_snapshot_reads(), Timestamp::now(), needs).await?;
-        let mut user = credentials.user(&unit, &api.passwords)?;
-        let groups = unit.groups_named_on(uri);
-        user.learn_groups(&mut unit, &api.store, &groups, MAX_OTHER_BUCKETS)
-            .await?;
-        let object_request = ObjectRequest {
-            request,
-            user: &user,
-            settings: &api.settings.api,
-            uri,
-        };
-        // Who may only create records reads the collection, none of its records.
-        let record = records.clone().object("x");
-        let of_records = ObjectRequest {
-            uri: &record,
-            ..object_request
-        };
-        if !object_request.may_read(&unit) || !of_records.may_all(&unit, Access::Read) {
-            return Err(object_request.forbidden());
-        }
-        let is_writable = of_records.may_change(&unit);
-        let unknown = || ApiError::unknown_parent(uri);
-        let generation = unit.generation_of(records).ok_or_else(unknown)?;
-        let live = unit.get(uri).ok_or_else(unknown)?;
-        let mut metadata = metadata::with_metadata(live.data.clone(), uri.id(), live.last_modified);
-        // As kinto-changes' successor, whose clients need it.
-        metadata.insert("bucket".to_owned(), uri.bucket_id().into());
-        let collection = Self {
-            generation,
-            last_modified: live.last_modified,
-            timestamp: unit.timestamp_of(records),
-            past: unit.past_of(records),
-            recent: unit.recent_in(records),
-            is_writable,
-            metadata,
-        };
-        Ok((collection, user))
-    }
-
-    /// Whether all that was written to its records since was written under later times.
-    fn continues(&self, generation: &Generation, past: u64) -> bool {
-        self.generation == *generation && self.past == past
-    }
-
-    fn is_same_as(&self, other: &Self) -> bool {
-        self.continues(&other.generation, other.past) && self.last_modified == other.last_modified
-    }
-
-    /// Names the state of the collection with the records of that time. Neither time tells it alone, nor both where
-    /// records were written under past times.
-    fn etag(&self, timestamp: Timestamp) -> String {
-        match self.past {
-            0 => format!("\"{timestamp}-{}\"", self.last_modified),
-            past => format!("\"{timestamp}-{}-{past}\"", self.last_modified),
-        }
-    }
-}
-
 /// Answers `GET` and `HEAD` of a collection's changeset, for who may read the collection and all of its records.
 ///
 /// One round trip when nothing was written to the records since this process read all of them
@@ -251,6 +149,25 @@ pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
         // What is remembered has them.
         tombstones: query.since.is_some() || query.limit.is_none(),
     };
+    if collection.published.signatures.is_some() {
+        let asked = Asked {
+            api,
+            request,
+            credentials,
+            uri,
+            records: &records,
+        };
+        let (collection, read) = published::read(&asked, collection, remembered, wanted).await?;
+        let state = match read {
+            Read::Whole(state) => {
+                api.changesets.keep(&records, Arc::clone(&state));
+                state
+            }
+            Read::Part(state) => state,
+        };
+        let response = Response::json_text(StatusCode::OK, body_of(&collection, &state, &query)?);
+        return Ok(described(response, &collection, state.timestamp));
+    }
     // A client that has seen more than this process is not made to wait for what it has seen.
     let mut remembered = remembered
         .filter(|state| collection.continues(&state.generation, state.past))

@@ -9,6 +9,7 @@ pub mod default_bucket;
 pub mod flush;
 pub mod openid;
 pub mod permissions_endpoint;
+pub mod signer;
 
 use futures::future::BoxFuture;
 use serde_json::{Map, Value};
@@ -21,13 +22,14 @@ use crate::settings::ApiSettings;
 use crate::unit_of_work::UnitOfWork;
 
 /// All plugins, in the order in which hello shows them and writes pass them.
-static ALL: [&Plugin; 6] = [
+static ALL: [&Plugin; 7] = [
     &permissions_endpoint::PLUGIN,
     &default_bucket::PLUGIN,
     &flush::PLUGIN,
     &accounts::PLUGIN,
     &admin::PLUGIN,
     &openid::PLUGIN,
+    &signer::PLUGIN,
 ];
 
 /// What a plugin adds to the API.

@@ -1,13 +1,15 @@
 //! Moves a Kinto into a table, and out of it (docs/moving.md).
 //!
-//! [`source`] reads what is to be moved into a [`staging`] database, which finds what does not fit. [`sync`] compares that
+//! [`source`] reads what is to be moved, from a database, by [`http`] or from [`yaml`], into a [`staging`] database, which finds what does not fit. [`sync`] compares that
 //! with the table and makes the table equal to it, or tells what differs. [`export`] writes the table to a file.
 //! [`options`] is the command line, [`run`] what it does.
 
 pub mod export;
+pub mod http;
 pub mod options;
 pub mod progress;
 pub mod run;
 pub mod source;
 pub mod staging;
 pub mod sync;
+pub mod yaml;

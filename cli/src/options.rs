@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use crate::http::reading;
 use crate::sync;
 
 /// The answer to `--help`.
@@ -12,12 +13,15 @@ Moves a Kinto into a table of kinto-serverless, and out of it.
 Usage: kinto-serverless import SOURCE TABLE [--dry-run] [--leave-out] [--overwrite]
                                [--raise-timestamps] [--write-capacity UNITS]
        kinto-serverless verify SOURCE TABLE
-       kinto-serverless export FILE TABLE
+       kinto-serverless export FILE.ndjson|FILE.yaml|--to-dump DIR TABLE
 
 SOURCE
   postgres://…       Kinto's database, read at one moment
   --from-dump DIR    its tables as CSV: objects.csv, timestamps.csv,
                      access_control_entries.csv, user_principals.csv
+  https://…          another Kinto, by its API: https://user:password@host/v1,
+                     or KINTO_AUTH=user:password (or a whole Authorization)
+  FILE.yaml          what kinto-wizard's `dump --full` wrote
   FILE.ndjson        what `export` wrote
 
 TABLE
@@ -27,13 +31,17 @@ TABLE
 
 import makes the table equal to the source. Begun again it goes on where it
 was; later it brings what changed. verify tells what differs, and fails if
-anything does.
+anything does. export writes everything to a file that import reads back, to one
+that kinto-wizard loads, or as CSV of Kinto's tables, with a script for psql.
 
   --dry-run          only tell what would be written and what would not fit
   --leave-out        go on without what does not fit
   --overwrite        lose what was written to the table through the API
   --raise-timestamps give everything a new time, so that clients hear of it
   --write-capacity   write capacity units a second at most
+  --work FILE        keep what was read over HTTP, and go on from there later
+  --skip-record-permissions
+                     do not ask over HTTP for the permissions of each record
   --help             print this";
 
 /// What is asked for.
@@ -45,6 +53,8 @@ pub struct Options {
     pub table: Table,
     /// How.
     pub sync: sync::Options,
+    /// How another Kinto is read by its API.
+    pub reading: reading::Options,
     /// Whether to go on without what does not fit.
     pub leave_out: bool,
 }
@@ -56,8 +66,8 @@ pub enum Command {
     Import(Source),
     /// Tell what differs.
     Verify(Source),
-    /// Write the table to a file.
-    Export(PathBuf),
+    /// Write everything that the table holds.
+    Export(Target),
 }
 
 /// Where objects come from.
@@ -67,7 +77,22 @@ pub enum Source {
     Postgres(String),
     /// A directory of CSV files.
     Dump(PathBuf),
+    /// Another Kinto, by the URL of its API.
+    Http(String),
+    /// A file of kinto-wizard's.
+    Yaml(PathBuf),
     /// A file of an export.
+    Ndjson(PathBuf),
+}
+
+/// Where objects go, and in which form.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A directory of CSV files.
+    Dump(PathBuf),
+    /// A file that kinto-wizard loads.
+    Yaml(PathBuf),
+    /// A file that `import` reads.
     Ndjson(PathBuf),
 }
 
@@ -101,20 +126,23 @@ impl Options {
     ) -> Result<Option<Self>, OptionsError> {
         use lexopt::prelude::*;
 
-        let (mut values, mut dump, mut table) = (vec![], None, None);
+        let (mut values, mut dump, mut to_dump, mut table) = (vec![], None, None, None);
         let (mut dry_run, mut leave_out) = (false, false);
-        let mut sync = sync::Options::default();
+        let (mut sync, mut reading) = (sync::Options::default(), reading::Options::default());
         let mut parser = lexopt::Parser::from_args(arguments);
         while let Some(argument) = parser.next()? {
             match argument {
                 Long("help") | Short('h') => return Ok(None),
                 Long("from-dump") => dump = Some(PathBuf::from(parser.value()?)),
+                Long("to-dump") => to_dump = Some(PathBuf::from(parser.value()?)),
                 Long("table") => table = Some(Table::DynamoDb(parser.value()?.string()?)),
                 Long("data") => table = Some(Table::File(parser.value()?.string()?)),
                 Long("dry-run") => dry_run = true,
                 Long("leave-out") => leave_out = true,
                 Long("overwrite") => sync.overwrites = true,
                 Long("raise-timestamps") => sync.raises = true,
+                Long("work") => reading.work = Some(PathBuf::from(parser.value()?)),
+                Long("skip-record-permissions") => reading.skips_record_permissions = true,
                 Long("write-capacity") => {
                     let units = parser.value()?.parse::<std::num::NonZeroU64>()?;
                     sync.capacity = Some(units.get());
@@ -133,13 +161,22 @@ impl Options {
             {
                 Ok(Source::Postgres(url))
             }
+            (Some(url), None) if url.starts_with("https://") || url.starts_with("http://") => {
+                Ok(Source::Http(url))
+            }
+            (Some(file), None) if is_yaml(&file) => Ok(Source::Yaml(file.into())),
             (Some(file), None) => Ok(Source::Ndjson(file.into())),
             _ => Err(OptionsError::Missing("one source")),
         };
         let command = match &*name {
             "import" => Command::Import(source(given)?),
             "verify" => Command::Verify(source(given)?),
-            "export" => Command::Export(given.ok_or(OptionsError::Missing("a file"))?.into()),
+            "export" => Command::Export(match (given, to_dump) {
+                (None, Some(directory)) => Target::Dump(directory),
+                (Some(file), None) if is_yaml(&file) => Target::Yaml(file.into()),
+                (Some(file), None) => Target::Ndjson(file.into()),
+                _ => return Err(OptionsError::Missing("one file")),
+            }),
             _ => return Err(lexopt::Error::UnexpectedArgument(name.into()).into()),
         };
         sync.writes = matches!(command, Command::Import(_)) && !dry_run;
@@ -148,9 +185,14 @@ impl Options {
             command,
             table,
             sync,
+            reading,
             leave_out,
         }))
     }
+}
+
+fn is_yaml(file: &str) -> bool {
+    file.ends_with(".yaml") || file.ends_with(".yml")
 }
 
 #[cfg(test)]
@@ -181,11 +223,24 @@ mod tests {
                 .sync
                 .writes
         );
+        let http = parse("import https://h/v1 --data t --work w");
+        let http = http.unwrap().unwrap();
+        assert_eq!(
+            http.command,
+            Command::Import(Source::Http("https://h/v1".to_owned()))
+        );
+        assert_eq!(http.reading.work, Some("w".into()));
+        let yaml = parse("import dump.yaml --data t").unwrap().unwrap();
+        assert_eq!(
+            yaml.command,
+            Command::Import(Source::Yaml("dump.yaml".into()))
+        );
         for wrong in [
             "import",
             "import x",
             "move x --data t",
             "export --data t",
+            "export x --to-dump d --data t",
             "verify a b --data t",
         ] {
             assert!(parse(wrong).is_err(), "{wrong}");

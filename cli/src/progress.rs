@@ -17,7 +17,16 @@ impl Progress {
         Self(bar)
     }
 
-    /// So many more were compared.
+    /// Of as many objects as there will be.
+    pub fn reading() -> Self {
+        let bar = ProgressBar::no_length();
+        if let Ok(style) = ProgressStyle::with_template("{human_pos} objects read, {per_sec}") {
+            bar.set_style(style);
+        }
+        Self(bar)
+    }
+
+    /// So many more were compared or read.
     pub fn advance(&self, objects: u64) {
         self.0.inc(objects);
     }

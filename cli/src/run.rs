@@ -9,8 +9,12 @@ use kinto_local::LocalAws;
 use kinto_local::TABLE;
 use kinto_serverless::store::Store;
 
-use crate::export::export;
-use crate::options::{Command, Options, Source, Table};
+use crate::export::ndjson::Ndjson;
+use crate::export::tables::Tables;
+use crate::export::yaml::Yaml;
+use crate::export::{Format, export};
+use crate::http::client::{AUTH_VARIABLE, Client};
+use crate::options::{Command, Options, Source, Table, Target};
 use crate::progress::Progress;
 use crate::source;
 use crate::staging::{Staging, UNFIT};
@@ -25,9 +29,18 @@ pub async fn run(options: Options, out: &mut impl Write) -> Result<bool, Box<dyn
     let (from, verifies) = match &options.command {
         Command::Import(source) => (source, false),
         Command::Verify(source) => (source, true),
-        Command::Export(path) => {
-            let count = export(&store, &mut BufWriter::new(File::create(path)?)).await?;
+        Command::Export(target) => {
+            let file = |path| File::create(path).map(BufWriter::new);
+            let mut format: Box<dyn Format> = match target {
+                Target::Dump(directory) => Box::new(Tables::new(directory)?),
+                Target::Yaml(path) => Box::new(Yaml::new(file(path)?)?),
+                Target::Ndjson(path) => Box::new(Ndjson::new(file(path)?)?),
+            };
+            let count = export(&store, &mut *format).await?;
             writeln!(out, "{count} objects and tombstones")?;
+            for remark in format.remarks() {
+                writeln!(out, "{remark}")?;
+            }
             return Ok(true);
         }
     };
@@ -35,6 +48,12 @@ pub async fn run(options: Options, out: &mut impl Write) -> Result<bool, Box<dyn
     match from {
         Source::Postgres(url) => source::from_postgres(&staging, url).await?,
         Source::Dump(directory) => source::from_dump(&staging, directory)?,
+        Source::Http(url) => {
+            let auth = std::env::var(AUTH_VARIABLE).ok();
+            let client = Client::new(url, auth.as_deref())?;
+            source::from_http(&staging, &client, &options.reading).await?;
+        }
+        Source::Yaml(path) => source::from_yaml(&staging, path)?,
         Source::Ndjson(path) => source::from_ndjson(&staging, path)?,
     }
     staging.finish()?;
@@ -72,6 +91,11 @@ pub async fn run(options: Options, out: &mut impl Write) -> Result<bool, Box<dyn
     progress.finish();
     let found = found?;
     report(&found, &options, out)?;
+    match from {
+        Source::Http(_) => writeln!(out, "{}", source::NOT_OVER_HTTP)?,
+        Source::Yaml(_) => writeln!(out, "{}", source::NOT_IN_YAML)?,
+        _ => {}
+    }
     Ok(!verifies || found.by_kind.is_empty())
 }
 

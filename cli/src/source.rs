@@ -1,17 +1,33 @@
-//! Where what is moved comes from: the tables of Kinto's PostgreSQL, the same as CSV, or our own NDJSON.
+//! Where what is moved comes from: the tables of Kinto's PostgreSQL, the same as CSV, another Kinto's API, the YAML of
+//! kinto-wizard, or our own NDJSON.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 
 use futures::StreamExt;
-use kinto_serverless::resource::ObjectUri;
+use kinto_serverless::resource::{ListUri, ObjectUri};
 use kinto_serverless::timestamp::Timestamp;
 use rustls_platform_verifier::ConfigVerifierExt;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use crate::http::client::Client;
+use crate::http::mirror::Mirror;
+use crate::http::reading::{self, ReadingError};
+use crate::progress::Progress;
 use crate::staging::{Staging, StagingError};
+use crate::yaml::{self, YamlError};
+
+/// What nobody is told over HTTP.
+pub const NOT_OVER_HTTP: &str = "\
+Kinto's API does not show everything: permissions of objects in whose own `write` the user is not, what the user may
+not read, tombstones of lists of which only some objects are shared, grants by settings, attachments' files, history.";
+
+/// What a file of kinto-wizard's lacks.
+pub const NOT_IN_YAML: &str = "\
+kinto-wizard's file does not hold everything: permissions of records, tombstones, timestamps of lists, accounts,
+history. Clients that synchronized with the old server do not hear of what was deleted before.";
 
 /// The tables that count, with their columns.
 const TABLES: [(&str, &str); 4] = [
@@ -46,6 +62,12 @@ pub enum SourceError {
         /// What is wrong.
         what: String,
     },
+    /// Another Kinto.
+    #[error(transparent)]
+    Reading(#[from] ReadingError),
+    /// A file of kinto-wizard's.
+    #[error("{0}, {1}")]
+    Yaml(String, YamlError),
     /// The temporary database.
     #[error(transparent)]
     Staging(#[from] StagingError),
@@ -207,6 +229,147 @@ pub fn from_ndjson(staging: &Staging, path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Takes in all that a user may read of another Kinto, which is kept in a work file where the options name one.
+///
+/// # Errors
+/// It cannot be read, or the work file is of another.
+pub async fn from_http(
+    staging: &Staging,
+    client: &Client,
+    options: &reading::Options,
+) -> Result<()> {
+    let hello = client.hello().await.map_err(ReadingError::from)?;
+    let otherwise = staging.directory().join("work");
+    let mut mirror = reading::open(client, &hello, options, otherwise)?;
+    let progress = Progress::reading();
+    let found = reading::read(client, &hello, &mut mirror, options, &progress).await;
+    progress.finish();
+    let found = found?;
+    for list in &found.lists {
+        from_mirror(staging, &mirror, list)?;
+    }
+    for (list, refusal) in found.unreadable {
+        staging.note("not readable", &list.to_string(), &refusal)?;
+    }
+    for plugin in found.plugins {
+        staging.note("not read", "plugin", &plugin)?;
+    }
+    Ok(())
+}
+
+fn from_mirror(staging: &Staging, mirror: &Mirror, list: &ListUri) -> Result<()> {
+    let (parent, kind) = (list.parent().map(ToString::to_string), list.kind().name());
+    let parent = parent.unwrap_or_default();
+    if let Some(reached) = mirror.timestamp(list).map_err(ReadingError::from)? {
+        staging.add_timestamp(&parent, kind, reached)?;
+    }
+    let mut after = String::new();
+    loop {
+        let page = mirror.page(list, &after).map_err(ReadingError::from)?;
+        let Some(last) = page.last() else {
+            return Ok(());
+        };
+        after.clone_from(&last.id);
+        for object in &page {
+            let (id, data) = (&*object.id, object.data.as_deref());
+            staging.add_object(&parent, kind, id, object.last_modified, data)?;
+            if data.is_none() {
+                continue;
+            }
+            let uri = list.clone().object(id).to_string();
+            let permissions = object.permissions.as_deref().map(serde_json::from_str);
+            match permissions {
+                Some(Ok(Value::Object(permissions))) if !permissions.is_empty() => {
+                    add_permissions(staging, &uri, &permissions)?;
+                }
+                Some(_) => staging.note(&format!("permissions not shown: {kind}"), &uri, "")?,
+                None => staging.note(&format!("permissions not asked for: {kind}"), &uri, "")?,
+            }
+        }
+    }
+}
+
+fn add_permissions(
+    staging: &Staging,
+    uri: &str,
+    permissions: &Map<String, Value>,
+) -> std::result::Result<(), StagingError> {
+    for (permission, principals) in permissions {
+        let principals = principals.as_array().into_iter().flatten();
+        for principal in principals.filter_map(Value::as_str) {
+            staging.add_ace(uri, permission, principal)?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes in what kinto-wizard's `dump` wrote. Objects without `last_modified` get that of the file, each a millisecond
+/// later than the one before, so that a second import finds the same.
+///
+/// # Errors
+/// The file cannot be read, or holds something else.
+pub fn from_yaml(staging: &Staging, path: &Path) -> Result<()> {
+    let name = path.display().to_string();
+    let failed = |error| SourceError::File(name.clone(), error);
+    let file = File::open(path).map_err(failed)?;
+    let changed = file
+        .metadata()
+        .and_then(|of| of.modified())
+        .map_err(failed)?;
+    let since_1970 = changed.duration_since(std::time::UNIX_EPOCH);
+    let changed = since_1970.map_or(0, |since| since.as_millis() as u64);
+    let mut without_time = 0;
+    let read = yaml::read(file, |mut object: yaml::Described| {
+        let list = &object.list;
+        let kind = list.kind().name();
+        let uri = list.clone().object(&*object.id).to_string();
+        object.data.shift_remove("id");
+        let time = object.data.shift_remove("last_modified");
+        let last_modified = time.and_then(|time| time.as_u64()).unwrap_or_else(|| {
+            without_time += 1;
+            changed + without_time
+        });
+        let parent = list.parent().map(ToString::to_string).unwrap_or_default();
+        let data = Value::Object(object.data).to_string();
+        let last_modified = Timestamp(last_modified);
+        staging.add_object(&parent, kind, &object.id, last_modified, Some(&data))?;
+        match object.permissions {
+            Some(permissions) if !permissions.is_empty() => {
+                add_permissions(staging, &uri, &permissions)?;
+            }
+            _ => staging.note(&format!("no permissions in the file: {kind}"), &uri, "")?,
+        }
+        Ok(())
+    });
+    read.map_err(|error| match error {
+        YamlFailure::Yaml(error) => SourceError::Yaml(name.clone(), error),
+        YamlFailure::Staging(error) => error.into(),
+    })?;
+    if without_time > 0 {
+        let detail = format!("{without_time} objects");
+        staging.note("no last_modified in the file", &detail, "")?;
+    }
+    Ok(())
+}
+
+/// Why a file of kinto-wizard's is not taken in.
+enum YamlFailure {
+    Yaml(YamlError),
+    Staging(StagingError),
+}
+
+impl From<YamlError> for YamlFailure {
+    fn from(error: YamlError) -> Self {
+        Self::Yaml(error)
+    }
+}
+
+impl From<StagingError> for YamlFailure {
+    fn from(error: StagingError) -> Self {
+        Self::Staging(error)
+    }
+}
+
 /// Reads `2026-11-26 09:48:12.123456`, in UTC, to the nearest millisecond.
 fn milliseconds(text: &str) -> Option<Timestamp> {
     let (date, time) = text.split_once([' ', 'T'])?;
@@ -227,6 +390,31 @@ fn milliseconds(text: &str) -> Option<Timestamp> {
     u64::try_from(total).ok().map(Timestamp)
 }
 
+/// As PostgreSQL reads a time without zone.
+pub fn postgres_time(time: Timestamp) -> String {
+    let (seconds, milliseconds) = (time.0 / 1000, time.0 % 1000);
+    let (days, second) = ((seconds / 86_400).cast_signed(), seconds % 86_400);
+    // The year, counted from March, that the day is in: the guess is at most one too late.
+    let shifted = days + 719_468;
+    let mut year = shifted * 400 / 146_097 + 1;
+    while first_of_march(year) > days {
+        year -= 1;
+    }
+    let in_year = days - first_of_march(year);
+    let month = (in_year * 5 + 2) / 153;
+    let day = in_year - (month * 153 + 2) / 5 + 1;
+    let (year, month) = match month {
+        10.. => (year + 1, month - 9),
+        _ => (year, month + 3),
+    };
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{milliseconds:03}")
+}
+
+fn first_of_march(year: i64) -> i64 {
+    days(year, 3, 1)
+}
+
 /// Days since 1970-01-01 in the Gregorian calendar.
 fn days(year: i64, month: i64, day: i64) -> i64 {
     // Years begin in March, so that the day that is added is their last.
@@ -239,6 +427,14 @@ fn days(year: i64, month: i64, day: i64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn times_are_read_as_they_were_written(time in 0..253_402_300_800_000_u64) {
+            let written = postgres_time(Timestamp(time));
+            proptest::prop_assert_eq!(milliseconds(&written), Some(Timestamp(time)), "{}", written);
+        }
+    }
 
     #[test]
     fn times_are_read_to_the_nearest_millisecond() {

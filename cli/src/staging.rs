@@ -171,6 +171,16 @@ impl Staging {
         Ok(())
     }
 
+    /// Takes in something that is worth telling of.
+    ///
+    /// # Errors
+    /// See [`Self::add_object`].
+    pub fn note(&self, kind: &str, what: &str, detail: &str) -> Result<()> {
+        let sql = "INSERT INTO problems VALUES (?, ?, ?)";
+        self.db.prepare_cached(sql)?.execute([kind, what, detail])?;
+        Ok(())
+    }
+
     /// To be called once all is taken in: finds what does not fit and what has no home, and leaves it out.
     ///
     /// # Errors
@@ -281,7 +291,7 @@ impl Staging {
                 Ok(
                     match kind.starts_with(UNFIT) && detail.parse::<u64>().is_ok() {
                         true => uri,
-                        false => format!("{uri} {detail}"),
+                        false => format!("{uri} {detail}").trim_end().to_owned(),
                     },
                 )
             };

@@ -460,9 +460,12 @@ impl<'a> Sync<'a> {
                 if told.is_some_and(|told| !self.options.raises && reached != Some(told)) {
                     self.found.add("timestamp of a list", uri);
                 }
-                let shares = self.shares(uri, generation).await?;
                 let is_open =
                     before.is_some_and(|list| !list.closed && list.generation == *generation);
+                // What is named beside these may stay: it only says that there may be something.
+                let named = before.filter(|list| is_open && list.shares.are_known());
+                let named = named.map_or_else(Shares::none, |list| list.shares.clone());
+                let shares = self.shares(uri, generation, named).await?;
                 if !is_open {
                     self.found.add("list that is not open", uri);
                 }
@@ -517,9 +520,14 @@ impl<'a> Sync<'a> {
     }
 
     /// With whom a list is shared: notes those that its item has no room for.
-    async fn shares(&mut self, list: &ListUri, generation: &Generation) -> Result<Shares> {
+    async fn shares(
+        &mut self,
+        list: &ListUri,
+        generation: &Generation,
+        mut shares: Shares,
+    ) -> Result<Shares> {
         let count = self.staging.find_shares(list)?;
-        let (mut shares, mut added, mut read) = (Shares::none(), BTreeSet::new(), 0);
+        let (mut added, mut read) = (BTreeSet::new(), 0);
         while read < count {
             let page = self.staging.shares(read)?;
             read += page.len() as u64;

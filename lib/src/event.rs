@@ -2,6 +2,7 @@
 //!
 //! One event stands for all that one transaction did to the objects of one list by one action.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use aws_smithy_types::DateTime;
@@ -317,25 +318,33 @@ impl Events {
             .collect()
     }
 
-    /// The `n`-th share of them: of the events, what tells of objects that `has`. Each with the object that its list
-    /// is under.
-    pub fn share(
+    /// Splits them into so many shares: each share's events name the objects that `share_of` gives that share's number, and
+    /// come with the object that their list is under.
+    pub fn split(
         &self,
         date: Timestamp,
-        n: usize,
-        has: impl Fn(&ObjectUri) -> bool,
-    ) -> Vec<(Option<&ObjectUri>, ResourceChanged)> {
-        let shares = self.gathered.iter().filter_map(|event| {
-            let impacted = event.impacted.iter().filter(|(uri, _)| has(uri));
-            let impacted: Vec<_> = impacted.cloned().collect();
-            let id = match impacted.len() == event.impacted.len() {
-                true => event.id.clone(),
-                false => format!("{}.{n}", event.id),
-            };
-            let told = event.tell(date, id, &impacted);
-            (!impacted.is_empty()).then_some((event.list.parent(), told))
-        });
-        shares.collect()
+        shares: usize,
+        share_of: impl Fn(&ObjectUri) -> Option<usize>,
+    ) -> Vec<Vec<(Option<&ObjectUri>, ResourceChanged)>> {
+        let mut split = vec![vec![]; shares];
+        for event in &self.gathered {
+            let mut by_share = BTreeMap::<_, Vec<_>>::new();
+            for (uri, impacted) in &event.impacted {
+                if let Some(n) = share_of(uri) {
+                    let share = by_share.entry(n).or_default();
+                    share.push((uri.clone(), impacted.clone()));
+                }
+            }
+            for (n, impacted) in by_share {
+                let id = match impacted.len() == event.impacted.len() {
+                    true => event.id.clone(),
+                    false => format!("{}.{n}", event.id),
+                };
+                let told = event.tell(date, id, &impacted);
+                split[n].push((event.list.parent(), told));
+            }
+        }
+        split
     }
 }
 

@@ -16,7 +16,8 @@
 //! | [`listeners`] | who is told: queues, functions, webhooks, people, your own code |
 //!
 //! Beside that way stand the vocabulary ([`resource`], [`permission`], [`timestamp`]), the
-//! configuration ([`settings`], [`settings_file`], [`secrets`]), what a function does at its start ([`startup`]), and small tools: signatures
+//! configuration ([`settings`], [`settings_file`], [`secrets`]), what a function does at its start ([`startup`]), what is
+//! tried before that when the stack is deployed ([`settings_check`]), and small tools: signatures
 //! ([`hmac`]; of published collections: [`signer`]), HTTP clients (`http_client`), pauses (`backoff`), metrics (`metrics`), patterns with `*` (`wildcard`), the memory that JSON takes
 //! (`json`).
 //!
@@ -27,11 +28,11 @@ pub mod aggregator;
 pub mod api;
 #[cfg(test)]
 mod architecture;
-mod backoff;
+pub mod backoff;
 pub mod broadcaster;
 pub mod event;
 pub mod hmac;
-mod http_client;
+pub mod http_client;
 mod json;
 pub mod listeners;
 pub mod megaphone;
@@ -42,6 +43,7 @@ pub mod queue;
 pub mod resource;
 pub mod secrets;
 pub mod settings;
+pub mod settings_check;
 pub mod settings_file;
 pub mod signer;
 pub mod startup;

@@ -4,6 +4,7 @@
 //! ancestors, a [`ListUri`] names the objects of one kind under one parent.
 
 use std::fmt;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
@@ -211,7 +212,7 @@ impl ObjectUri {
     /// The list of objects of `kind` under this object.
     pub fn children(&self, kind: Kind) -> ListUri {
         ListUri {
-            parent: Some(Box::new(self.clone())),
+            parent: Some(Arc::new(self.clone())),
             kind,
         }
     }
@@ -252,7 +253,8 @@ impl fmt::Display for ObjectUri {
 /// Names the list of objects of one kind under one parent.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListUri {
-    parent: Option<Box<ObjectUri>>,
+    /// Shared by the objects of the list.
+    parent: Option<Arc<ObjectUri>>,
     kind: Kind,
 }
 
@@ -309,6 +311,11 @@ impl fmt::Display for ListUri {
     }
 }
 
+/// A word that is no URI of a bucket or collection.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no URI of a bucket or collection")]
+pub struct NotACollection(String);
+
 /// A set of collections given by URIs: single collections, and all the collections of a bucket.
 ///
 /// Ids are compared whole: `/buckets/main` does not take in `/buckets/main-preview`.
@@ -316,15 +323,18 @@ impl fmt::Display for ListUri {
 pub struct CollectionSet(Vec<ObjectUri>);
 
 impl CollectionSet {
-    /// Reads URIs separated by white space. The first word that is no bucket or collection URI comes back as `Err`.
-    pub fn parse(words: &str) -> Result<Self, String> {
+    /// Reads URIs separated by white space.
+    ///
+    /// # Errors
+    /// Names the first word that is none.
+    pub fn parse(words: &str) -> Result<Self, NotACollection> {
         words
             .split_whitespace()
             .map(|word| {
                 // Remote Settings' own files have a slash at the end.
                 ObjectUri::parse(word.strip_suffix('/').unwrap_or(word))
                     .filter(|uri| matches!(uri.kind(), Kind::Bucket | Kind::Collection))
-                    .ok_or_else(|| word.to_owned())
+                    .ok_or_else(|| NotACollection(word.to_owned()))
             })
             .collect::<Result<_, _>>()
             .map(Self)
@@ -409,19 +419,19 @@ mod tests {
     fn a_set_names_the_word_that_it_cannot_read() {
         assert_eq!(
             CollectionSet::parse("/buckets/a main"),
-            Err("main".to_owned())
+            Err(NotACollection("main".to_owned()))
         );
         assert_eq!(
             CollectionSet::parse("/buckets/a/collections"),
-            Err("/buckets/a/collections".to_owned())
+            Err(NotACollection("/buckets/a/collections".to_owned()))
         );
         assert_eq!(
             CollectionSet::parse("/buckets/a/groups/b"),
-            Err("/buckets/a/groups/b".to_owned())
+            Err(NotACollection("/buckets/a/groups/b".to_owned()))
         );
         assert_eq!(
             CollectionSet::parse("/buckets/-a"),
-            Err("/buckets/-a".to_owned())
+            Err(NotACollection("/buckets/-a".to_owned()))
         );
     }
 }

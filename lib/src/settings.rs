@@ -12,6 +12,7 @@ mod caching;
 mod changes;
 mod event_listeners;
 mod file;
+mod history;
 mod includes;
 pub mod ini;
 mod listeners;
@@ -30,6 +31,7 @@ use std::time::Duration;
 pub use self::broadcasts::{BroadcastsSettings, Debounce};
 pub use self::caching::{CacheSettings, Expiry};
 pub use self::changes::{ChangesDialect, ChangesSettings};
+pub use self::history::HistorySettings;
 pub use self::includes::{Includes, PluginName};
 pub use self::ini::MAX_BYTES as MAX_INI_BYTES;
 pub use self::listeners::ListenerSettings;
@@ -214,12 +216,8 @@ impl Vars {
     }
 
     fn collections(&self, name: &str) -> Result<CollectionSet, SettingError> {
-        CollectionSet::parse(self.get(name).unwrap_or_default()).map_err(|word| {
-            SettingError::new(
-                name,
-                format!("`{word}` is no URI of a bucket or collection"),
-            )
-        })
+        CollectionSet::parse(self.get(name).unwrap_or_default())
+            .map_err(|error| SettingError::new(name, error.to_string()))
     }
 }
 
@@ -330,9 +328,11 @@ pub struct ApiSettings {
     pub admin: Option<AdminAssets>,
     /// What is reviewed, signed and published; `None` where the plugin is off.
     pub signer: Option<SignerSettings>,
+    /// What histories leave out, and how much they keep; `None` where the plugin is off.
+    pub history: Option<HistorySettings>,
     /// The API as a web service.
     pub web: WebSettings,
-    grants: BTreeMap<String, Vec<String>>,
+    grants: BTreeMap<(Kind, &'static str), Vec<String>>,
     named_groups: BTreeSet<ObjectUri>,
 }
 
@@ -346,15 +346,14 @@ impl ApiSettings {
         let mut grants = BTreeMap::new();
         for kind in Kind::ALL {
             for permission in ["create", "read", "write"] {
-                let setting = format!("{}_{permission}_principals", kind.name());
-                let variable = format!("KINTO_{}", setting.to_ascii_uppercase());
-                if let Some(principals) = vars.words(&variable) {
-                    grants.insert(setting, principals);
+                let setting = format!("KINTO_{}_{permission}_PRINCIPALS", kind.name());
+                if let Some(principals) = vars.words(&setting.to_ascii_uppercase()) {
+                    grants.insert((kind, permission), principals);
                 }
             }
         }
         grants
-            .entry("bucket_create_principals".to_owned())
+            .entry((Kind::Bucket, "create"))
             .or_insert_with(|| vec![AUTHENTICATED.to_owned()]);
         let permissions_read_principals = vars
             .words("KINTO_PERMISSIONS_READ_PRINCIPALS")
@@ -362,13 +361,19 @@ impl ApiSettings {
         let user_data_delete_principals = vars
             .words("KINTO_USER_DATA_DELETE_PRINCIPALS")
             .unwrap_or_default();
+        let includes = Includes::from_vars(vars)?;
+        let history = match includes.has(PluginName::History) {
+            true => Some(HistorySettings::from_vars(vars)?),
+            false => None,
+        };
         let principals = grants.values().flatten();
+        let of_history = history.iter().flat_map(HistorySettings::principals);
         let principals = principals
+            .chain(of_history)
             .chain(&permissions_read_principals)
             .chain(&user_data_delete_principals);
         let groups = principals.filter_map(|principal| ObjectUri::parse(principal));
         let named_groups = groups.filter(|uri| uri.kind() == Kind::Group).collect();
-        let includes = Includes::from_vars(vars)?;
         let userid_hmac_secret = match vars.hmac_key("KINTO_USERID_HMAC_SECRET") {
             Some(key) => key,
             // The default of Kinto, whose users would be others under any other key.
@@ -414,6 +419,7 @@ impl ApiSettings {
                 .to_owned(),
             caching: CacheSettings::from_vars(vars)?,
             signer: SignerSettings::from_vars(vars, &includes)?,
+            history,
             web: WebSettings::from_vars(vars)?,
             grants,
             named_groups,
@@ -434,13 +440,13 @@ impl ApiSettings {
 
     /// The principals to whom the settings themselves grant `permission` (`create`, `read`, `write`) on every
     /// object of `kind`: `KINTO_BUCKET_CREATE_PRINCIPALS` and its like.
-    pub fn granted(&self, kind: Kind, permission: &str) -> &[String] {
-        let setting = format!("{}_{permission}_principals", kind.name());
-        self.grants.get(&setting).map_or(&[], Vec::as_slice)
+    pub fn granted(&self, kind: Kind, permission: &'static str) -> &[String] {
+        let principals = self.grants.get(&(kind, permission));
+        principals.map_or(&[], Vec::as_slice)
     }
 
     /// Whether the settings themselves grant `permission` on every object of `kind` to one of `principals`.
-    pub fn grants(&self, kind: Kind, permission: &str, principals: &[String]) -> bool {
+    pub fn grants(&self, kind: Kind, permission: &'static str, principals: &[String]) -> bool {
         let granted = self.granted(kind, permission);
         granted
             .iter()

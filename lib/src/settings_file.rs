@@ -15,6 +15,7 @@ use aws_sigv4::http_request::{
 use aws_sigv4::sign::v4;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use crate::http_client;
 use crate::secrets;
 use crate::settings::{MAX_INI_BYTES, SettingError, Vars};
 
@@ -127,7 +128,7 @@ async fn object_of_s3(
     let signable = SignableRequest::new("GET", &url, std::iter::empty(), body);
     let signable = signable.map_err(|error| unreadable(&error))?;
     let signed = sign(signable, &parameters.into()).map_err(|error| unreadable(&error))?;
-    let client = reqwest::Client::builder().timeout(TIMEOUT).build();
+    let client = http_client::builder(TIMEOUT).timeout(TIMEOUT).build();
     let client = client.map_err(|error| unreadable(&error))?;
     let mut request = client.get(&url);
     for (name, value) in signed.output().headers() {

@@ -33,8 +33,8 @@ pub enum StartError {
     Http(#[from] reqwest::Error),
 }
 
-/// The code of the listener that stands, in the api, for all that the notifier tells.
-const NOTIFIER: &str = "notifier";
+/// The variable that a stack with a notifier has.
+const NOTIFICATION_QUEUE_URL: &str = "NOTIFICATION_QUEUE_URL";
 
 /// What every function has: its settings, and the SDK's configuration.
 struct Environment {
@@ -186,7 +186,7 @@ pub async fn notifier() -> Result<Notifier, StartError> {
     environment.fetch(is_secret).await?;
     let Environment { vars, sdk } = &environment;
     let client = aws_sdk_sqs::Client::new(sdk);
-    let queue_url = vars.require("NOTIFICATION_QUEUE_URL")?;
+    let queue_url = vars.require(NOTIFICATION_QUEUE_URL)?;
     let dead_letter_url = vars.require("NOTIFICATION_DEAD_LETTER_QUEUE_URL")?;
     Ok(Notifier::new(
         environment.store().await?,
@@ -196,22 +196,22 @@ pub async fn notifier() -> Result<Notifier, StartError> {
     ))
 }
 
-/// Checks that there is a notifier for the listeners that are told after a write.
-///
-/// A stack has one where its `Event…` parameters ask for it; then a variable names one listener for all, with the code
-/// [`NOTIFIER`]. Of a listener that only the `kinto.ini` names nobody would send the events.
+/// Checks that there is a notifier for the listeners of the `kinto.ini` that are told after a write: without one nobody
+/// would send the events.
 ///
 /// # Errors
 /// Names such a listener.
 fn check_notifier(vars: &Vars) -> Result<(), SettingError> {
+    if vars.text(NOTIFICATION_QUEUE_URL).is_some() || vars.text(KINTO_INI).is_none() {
+        return Ok(());
+    }
     let mut listeners = ListenerSettings::from_vars(vars)?.into_iter();
-    let unheard = |listener: &ListenerSettings| !listener.synchronous && listener.code != NOTIFIER;
-    match listeners.find(unheard) {
-        Some(listener) if vars.text(KINTO_INI).is_some() => Err(SettingError::new(
+    match listeners.find(|listener| !listener.synchronous) {
+        Some(listener) => Err(SettingError::new(
             listener.variable("USE"),
-            "the kinto.ini names a listener that is told after a write; give it by the stack's Event… parameters",
+            "the kinto.ini names a listener that is told after a write: deploy the stack with Listeners=true",
         )),
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 
@@ -247,7 +247,10 @@ mod tests {
         let synchronous = ("KINTO_EVENT_LISTENERS_Q_SYNCHRONOUS", "true");
         assert_eq!(check(&[file, queue[0], queue[1], synchronous]), Ok(()));
         assert_eq!(check(&queue), Ok(()));
-        let of_stack = ("KINTO_EVENT_LISTENERS_Q_USE", NOTIFIER);
-        assert_eq!(check(&[file, queue[0], of_stack]), Ok(()));
+        let notifier = (
+            NOTIFICATION_QUEUE_URL,
+            "https://sqs.us-east-1.amazonaws.com/123456789012/n.fifo",
+        );
+        assert_eq!(check(&[file, queue[0], queue[1], notifier]), Ok(()));
     }
 }

@@ -1,7 +1,7 @@
 //! The emulator of AWS with the stack deployed in it.
 
 use crate::webhooks::Consumer;
-use crate::{REGION, STACK, eventually, workspace};
+use crate::{REGION, STACK, architecture, eventually, release, workspace};
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_sqs::config::Credentials;
 use aws_sdk_sqs::types::QueueAttributeName;
@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 
 /// AWS on loopback: a process that ends with this value, and the processes of its functions with it.
@@ -139,24 +139,69 @@ impl Emulator {
         all.unwrap_or_default()
     }
 
-    /// Deploys what `sam build` left.
-    pub fn deploy(&self, parameters: &[(&str, &str)]) {
+    /// Deploys the release by a profile of its `samconfig.toml`, with parameters in place of the profile's.
+    pub fn deploy_profile(&self, profile: &str, parameters: &[(&str, &str)]) {
+        self.deploy(&["--config-env", profile], parameters);
+    }
+
+    /// Deploys the release's template with all parameters.
+    pub fn deploy_full(&self, parameters: &[(&str, &str)]) {
+        self.deploy(&["--template-file", &full_template()], parameters);
+    }
+
+    /// Tries to deploy the release's template with all parameters, which must fail, and returns what sam says.
+    pub fn deploy_is_refused(&self, parameters: &[(&str, &str)]) -> String {
         let start = Instant::now();
+        let output = self.run_deploy(&["--template-file", &full_template()], parameters);
+        eprintln!("refused: {:.1?}", start.elapsed());
+        let said = said(&output);
+        assert!(!output.status.success(), "{said}");
+        said
+    }
+
+    fn deploy(&self, what: &[&str], parameters: &[(&str, &str)]) {
+        let start = Instant::now();
+        let output = self.run_deploy(what, parameters);
+        let log = self.log.display();
+        assert!(output.status.success(), "{}\nsee {log}", said(&output));
+        eprintln!("deployed {what:?}: {:.1?}", start.elapsed());
+    }
+
+    fn run_deploy(&self, what: &[&str], parameters: &[(&str, &str)]) -> Output {
         let parameters = parameters
             .iter()
             .map(|(name, value)| format!("{name}={value}"));
-        // No --template-file: as for an operator, .aws-sam/build and samconfig.toml are found from here.
-        self.sam(
-            &[
-                "deploy",
-                "--stack-name",
-                STACK,
-                "--no-confirm-changeset",
-                "--parameter-overrides",
-            ],
-            parameters,
-        );
-        eprintln!("deployed: {:.1?}", start.elapsed());
+        let unasked = ["--no-confirm-changeset", "--parameter-overrides"];
+        self.run_sam(&[&["deploy"], what, &unasked].concat(), parameters)
+    }
+
+    /// What `alarms.py` found: the stack's alarms, and which of them rang.
+    pub fn ring_alarms(&self) -> Value {
+        let found = self.python(&["tests/e2e/alarms.py", STACK]);
+        serde_json::from_str(&found).expect("alarms.py prints JSON")
+    }
+
+    /// Restores the table into another, and returns the ARN of its stream.
+    pub fn restore(&self, table: &str, restored: &str) -> String {
+        self.python(&["tests/e2e/restore.py", table, restored])
+    }
+
+    /// Stores an object in a bucket of the emulator's S3, and returns its ARN.
+    pub fn put_object(&self, key: &str, body: &str) -> String {
+        const PUT: &str = "import boto3, sys; s3 = boto3.client('s3'); s3.create_bucket(Bucket='settings'); \
+             s3.put_object(Bucket='settings', Key=sys.argv[1], Body=sys.argv[2].encode())";
+        self.python(&["-c", PUT, key, body]);
+        format!("arn:aws:s3:::settings/{key}")
+    }
+
+    /// Runs Python against this emulator, which must work, and returns what it prints.
+    fn python(&self, arguments: &[&str]) -> String {
+        let mut python = Command::new("python");
+        python.args(arguments).current_dir(workspace());
+        let output = python.envs(self.environment()).output();
+        let output = output.expect("python is installed");
+        assert!(output.status.success(), "{}", said(&output));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
     /// The stack's outputs.
@@ -183,27 +228,40 @@ impl Emulator {
 
     /// Runs sam against this emulator, which must work, and returns its standard output.
     pub fn sam(&self, command: &[&str], more: impl IntoIterator<Item = String>) -> Vec<u8> {
-        let output = Command::new("sam")
+        let output = self.run_sam(command, more);
+        let log = self.log.display();
+        assert!(
+            output.status.success(),
+            "sam {command:?}: {}\nsee {log}",
+            said(&output)
+        );
+        output.stdout
+    }
+
+    fn run_sam(&self, command: &[&str], more: impl IntoIterator<Item = String>) -> Output {
+        Command::new("sam")
             .args(command)
             .args(more)
-            .current_dir(workspace())
+            // The release's, which finds its samconfig.toml from here as an operator's does.
+            .current_dir(release())
             .envs(self.environment())
             .env_remove("AWS_SESSION_TOKEN")
             .env_remove("AWS_PROFILE")
             .env("SAM_CLI_TELEMETRY", "0")
             .output()
-            .expect("sam is installed (tests/run)");
-        let (stdout, stderr) = (
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr),
-        );
-        assert!(
-            output.status.success(),
-            "sam {command:?}: {stdout}{stderr}\nsee {}",
-            self.log.display()
-        );
-        output.stdout
+            .expect("sam is installed (tests/run)")
     }
+}
+
+fn full_template() -> String {
+    format!("full-{}.yaml", architecture())
+}
+
+/// What a program printed.
+fn said(output: &Output) -> String {
+    let [stdout, stderr] =
+        [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+    format!("{stdout}{stderr}")
 }
 
 impl Drop for Emulator {

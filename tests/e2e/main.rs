@@ -1,9 +1,9 @@
-//! The whole way of the data through what is really deployed: `template.yaml` as it stands and the binaries that
-//! `sam build` made of it, on an emulator of AWS (ministack) with a Megaphone receiver and webhooks on loopback.
+//! The whole way of the data through what is really deployed: a release as `release/make` makes it, its zips and its
+//! templates, on an emulator of AWS (ministack) with a Megaphone receiver and webhooks on loopback.
 //!
 //! The emulator enforces the roles' policies, so a permission that a function lacks fails here. It costs 100 ms
 //! a request, so this is one walk without details: those are tested on the local stack. `tests/run` installs sam
-//! and ministack, builds, and runs this.
+//! and ministack, makes the release, and runs this.
 
 mod api;
 mod emulator;
@@ -16,14 +16,16 @@ use crate::megaphone::Megaphone;
 use crate::webhooks::{ASKED, TOLD, Webhooks};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const REGION: &str = "us-east-1";
-const STACK: &str = "kinto-e2e";
+/// As the release's profiles name it.
+const STACK: &str = "kinto-serverless";
 const API_KEY: &str = "key-of-the-broadcaster";
 const READER_TOKEN: &str = "token-of-a-reader";
 const WEBHOOK_SECRET: &str = "what the webhooks' events are signed with";
+const USERID_SECRET: &str = "what user ids are made with";
 const CHANNEL: &str = "/v1/broadcasts/remote-settings/monitor_changes";
 
 /// Far above what a change takes on the emulator (about a second), for machines that are busy.
@@ -40,34 +42,94 @@ async fn the_deployed_stack_announces_writes_whatever_happens_to_megaphone() {
     let secret_arn = emulator
         .create_secret("webhook-secret", WEBHOOK_SECRET)
         .await;
+    let hmac_arn = emulator.create_secret("userid-hmac", USERID_SECRET).await;
+
+    // From the release's folder to a first broadcast in three commands: deploy, ask for the URL, write.
+    emulator.deploy_profile(
+        "minimal",
+        &[
+            ("BucketCreatePrincipals", "system.Authenticated"),
+            ("MegaphoneUrl", &megaphone.server.uri()),
+            ("MegaphoneApiKeyArn", &key_arn),
+        ],
+    );
+    let api = Api::new(&emulator, &emulator.outputs()["ApiUrl"]);
+    let (status, written) = api.call(Method::POST, "/batch", first_write()).await;
+    assert_eq!(status, StatusCode::OK, "{written}");
+    let zero = written["responses"][2]["body"]["data"]["last_modified"].as_u64();
+    assert!(zero.is_some(), "{written}");
+    eventually("the first record's timestamp is broadcast", async || {
+        megaphone.version() == zero
+    })
+    .await;
+
+    let (status, gone) = api.call(Method::DELETE, "/buckets/main", Value::Null).await;
+    assert_eq!(status, StatusCode::OK, "{gone}");
+    eventually("monitor/changes is empty again", async || {
+        api.monitored().await.is_empty()
+    })
+    .await;
 
     // Where nobody listens, nothing is made for it.
-    emulator.deploy(&[("Architecture", architecture())]);
     let made = emulator.queues_and_functions().await.join(" ");
     assert!(made.contains("BroadcastQueue") && made.contains("Broadcaster"));
     for part in ["Notif", "Outbox", "ResourceChanged"] {
         assert!(!made.contains(part), "{made}");
     }
 
-    emulator.deploy(&[
-        ("Architecture", architecture()),
-        ("BucketCreatePrincipals", "system.Authenticated"),
-        ("ChangesResources", "/buckets/main"),
-        ("MegaphoneUrl", &megaphone.server.uri()),
-        ("MegaphoneApiKeyArn", &key_arn),
-        ("MatchKintoChanges", "/buckets/main"),
-        ("BroadcastsReaderTokenArn", &token_arn),
-        ("PushBroadcastMinDebounceSeconds", "0"),
-        ("EventResources", "record"),
-        ("EventUris", "/buckets/main"),
-        ("EventQueue", "true"),
-        ("EventBusName", "default"),
-        ("EventWebhookUrl", &webhooks.url(TOLD)),
-        ("EventWebhookSecretArn", &secret_arn),
-        ("SyncResources", "record"),
-        ("SyncWebhookUrl", &webhooks.url(ASKED)),
-        ("SyncWebhookSecretArn", &secret_arn),
-    ]);
+    // All of it, over that stack and its table, with a kinto.ini.
+    let ini = emulator.put_object(
+        "kinto.ini",
+        &format!(
+            "[app:main]
+            kinto.userid_hmac_secret = {hmac_arn}
+            multiauth.policies = basicauth
+            kinto.bucket_create_principals = system.Authenticated
+            kinto.includes = kinto_changes kinto_megaphone
+            kinto.changes.resources = /buckets/main
+            kinto.broadcasts.reader_token = {token_arn}
+            kinto.push_broadcast_min_debounce_interval_seconds = 0
+            kinto.event_listeners = mp queue bus told asked
+            kinto.event_listeners.mp.use = kinto_megaphone.listeners
+            kinto.event_listeners.mp.url = {megaphone}
+            kinto.event_listeners.mp.api_key = {key_arn}
+            kinto.event_listeners.mp.broadcaster_id = remote-settings
+            kinto.event_listeners.mp.match_kinto_changes = /buckets/main
+            kinto.event_listeners.queue.resources = record
+            kinto.event_listeners.queue.uris = /buckets/main
+            kinto.event_listeners.bus.use = eventbridge
+            kinto.event_listeners.bus.bus = default
+            kinto.event_listeners.bus.resources = record
+            kinto.event_listeners.bus.uris = /buckets/main
+            kinto.event_listeners.told.use = webhook
+            kinto.event_listeners.told.url = {told}
+            kinto.event_listeners.told.secret = {secret_arn}
+            kinto.event_listeners.told.resources = record
+            kinto.event_listeners.told.uris = /buckets/main
+            kinto.event_listeners.asked.use = webhook
+            kinto.event_listeners.asked.synchronous = true
+            kinto.event_listeners.asked.url = {asked}
+            kinto.event_listeners.asked.secret = {secret_arn}
+            kinto.event_listeners.asked.resources = record
+            ",
+            megaphone = megaphone.server.uri(),
+            told = webhooks.url(TOLD),
+            asked = webhooks.url(ASKED),
+        ),
+    );
+    let secrets = [&hmac_arn, &key_arn, &token_arn, &secret_arn].map(String::as_str);
+    let secrets = secrets.join(",");
+    let listeners = format!("arn:aws:events:{REGION}:000000000000:event-bus/default");
+    let parameters = |ini| {
+        [
+            ("KintoIni", ini),
+            ("IniSecretArns", secrets.as_str()),
+            ("Listeners", "true"),
+            ("ListenerArns", listeners.as_str()),
+            ("EventQueue", "true"),
+        ]
+    };
+    emulator.deploy_full(&parameters(&ini));
     let outputs = emulator.outputs();
     let api = Api::new(&emulator, &outputs["ApiUrl"]);
     let consumer = emulator.consume(&outputs["EventQueueUrl"]);
@@ -105,6 +167,7 @@ async fn the_deployed_stack_announces_writes_whatever_happens_to_megaphone() {
     assert_eq!(status, StatusCode::OK, "{changeset}");
     assert_eq!(changeset["timestamp"], first);
     assert_eq!(changeset["changes"][0]["id"], "r1");
+    let event = workspace().join("events/rebuild-monitor.json");
     let rebuilt = emulator.sam(
         &[
             "remote",
@@ -113,7 +176,7 @@ async fn the_deployed_stack_announces_writes_whatever_happens_to_megaphone() {
             "--stack-name",
             STACK,
             "--event-file",
-            "events/rebuild-monitor.json",
+            &event.to_string_lossy(),
         ],
         [],
     );
@@ -238,6 +301,36 @@ async fn the_deployed_stack_announces_writes_whatever_happens_to_megaphone() {
         assert_eq!(emulator.count_messages(&outputs[queue]).await, 0, "{queue}");
     }
 
+    // Each alarm rings by its metric, and not without cause.
+    let alarms = emulator.ring_alarms();
+    assert_eq!(alarms["rung"], alarms["there"], "{alarms}");
+    assert_eq!(alarms["rung_without_cause"], json!([]), "{alarms}");
+
+    // A setting that no function starts with fails the deployment, which names it; what is there goes on.
+    let wrong = emulator.put_object("wrong.ini", "[app:main]\nkinto.eos = tomorrow\n");
+    let refusal = emulator.deploy_is_refused(&parameters(&wrong));
+    assert!(refusal.to_lowercase().contains("eos"), "{refusal}");
+    let (status, heartbeat) = api.call(Method::GET, "/__heartbeat__", Value::Null).await;
+    assert_eq!(status, StatusCode::OK, "{heartbeat}");
+
+    // A restored table is served in place of the stack's own, with all that was in that.
+    let stream = emulator.restore(&outputs["TableName"], "restored");
+    let mut parameters = parameters(&ini).to_vec();
+    parameters.extend([
+        ("TableName", "restored"),
+        ("TableStreamArn", stream.as_str()),
+    ]);
+    emulator.deploy_full(&parameters);
+    assert_eq!(emulator.outputs()["TableName"], "restored");
+    assert_eq!(api.monitored().await, [("one".to_owned(), second)]);
+    let third = api
+        .create("/buckets/main/collections/one/records/r3", json!({}))
+        .await;
+    eventually("what is written to it is broadcast", async || {
+        megaphone.version() == Some(third)
+    })
+    .await;
+
     // With the bucket its collections leave the monitor, which is the aggregator's doing and not the request's.
     let (status, gone) = api.call(Method::DELETE, "/buckets/main", Value::Null).await;
     assert_eq!(status, StatusCode::OK, "{gone}");
@@ -245,7 +338,7 @@ async fn the_deployed_stack_announces_writes_whatever_happens_to_megaphone() {
         api.monitored().await.is_empty()
     })
     .await;
-    assert_eq!(megaphone.version(), Some(second));
+    assert_eq!(megaphone.version(), Some(third));
 }
 
 /// Asks four times a second until `condition` holds; a failure names what did not come.
@@ -268,6 +361,22 @@ fn architecture() -> &'static str {
     } else {
         "x86_64"
     }
+}
+
+/// The folder of the release that `tests/run` makes.
+fn release() -> PathBuf {
+    workspace().join("target/release-of-tests")
+}
+
+/// What README writes with its third command.
+fn first_write() -> Value {
+    let put =
+        |path: &str| json!({"method": "PUT", "path": path, "body": {"data": {"title": "Hello"}}});
+    json!({"requests": [
+        put("/buckets/main"),
+        put("/buckets/main/collections/news"),
+        put("/buckets/main/collections/news/records/first"),
+    ]})
 }
 
 fn workspace() -> &'static Path {

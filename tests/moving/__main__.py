@@ -8,8 +8,6 @@ each of the damages of `damages.py`, and an import that is killed and begun agai
 """
 
 import argparse
-import json
-import os
 import random
 import re
 import shutil
@@ -17,194 +15,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "differential"))
+from sides import HOST, SETTINGS, Stack, compare, fill, fill_accounts, questions, run, send, storage, told
 
-from comparison import Comparison
 from damages import DAMAGES
-from generator import Generator
 from postgres import Postgres
-from request import Context, Request, Sent, authorization
-from servers import Kinto, Server
-
-SETTINGS = {
-    "kinto.includes": "kinto.plugins.default_bucket kinto.plugins.accounts",
-    "kinto.default_bucket_hmac_secret": "local",
-    "kinto.account_create_principals": "system.Everyone",
-    "multiauth.policies": "account basicauth",
-    "multiauth.policy.account.use": "kinto.plugins.accounts.authentication.AccountsAuthenticationPolicy",
-    "multiauth.policy.basicauth.use": "kinto.core.authentication.BasicAuthAuthenticationPolicy",
-    "kinto.cache_backend": "kinto.core.cache.memory",
-}
-VARIABLES = {
-    "KINTO_INCLUDES": SETTINGS["kinto.includes"],
-    "KINTO_DEFAULT_BUCKET_HMAC_SECRET": "local",
-    "KINTO_ACCOUNT_CREATE_PRINCIPALS": "system.Everyone",
-    "KINTO_MULTIAUTH_POLICIES": "account basicauth",
-    "KINTO_MULTIAUTH_POLICY_ACCOUNT_USE": "kinto.plugins.accounts.AccountsPolicy",
-    "KINTO_EXPERIMENTAL_COLLECTION_SCHEMA_VALIDATION": "true",
-    "PORT": "0",
-}
-HOST = "127.0.0.1:8888"
-HEADERS = ["ETag", "Last-Modified", "Total-Records", "Total-Objects"]
-
-
-def fill(kinto, sequences, seed):
-    """Sends the sequences; the names of the runs."""
-    runs = []
-    for number in range(sequences):
-        run = f"{seed}{number}"
-        comparison = Comparison({})
-        context = Context(0, run, int(time.time() * 1000), comparison.times, comparison.made)
-        generator = Generator(random.Random(run), writes=number % 2 == 1)
-        for request in generator.sequence():
-            sent = context.send(request)
-            if sent is None:
-                continue
-            time.sleep(0.002)
-            answer = kinto.send(sent)
-            path = context.resolve(request.path) if not request.follows else sent.url.split("/", 3)[3]
-            list(comparison.compare("/" + path.lstrip("/"), answer, answer))
-            context.next_page = answer.headers.get("next-page", context.next_page)
-        runs.append(run)
-    return runs
-
-
-def fill_accounts(kinto, count):
-    for number in range(count):
-        name = f"account{number}"
-        body = {"data": {"password": "secret", "n": number}}
-        send(kinto, "PUT", f"/accounts/{name}", None, body)
-        send(kinto, "PUT", f"/buckets/of-{name}", name, {"permissions": {"read": ["system.Authenticated"]}})
-        send(kinto, "PUT", "/buckets/default/collections/c", name)
-        send(kinto, "PUT", f"/buckets/default/collections/c/records/r", name, {"data": {"x": 0.1 + number / 7}})
-        members = [f"account:account{other}" for other in range(number)]
-        for group in ("g", "h"):
-            send(kinto, "PUT", f"/buckets/of-{name}/groups/{group}", name, {"data": {"members": members}})
-        shared = {"permissions": {"read": [f"/buckets/of-{name}/groups/g"], "record:create": ["system.Authenticated"]}}
-        send(kinto, "PUT", f"/buckets/of-{name}/collections/c", name, shared)
-        for record in range(12):
-            permissions = {"read": [f"account:account{record}"], "write": ["/buckets/of-account1/groups/h"]}
-            url = f"/buckets/of-{name}/collections/c/records/r{record}"
-            send(kinto, "PUT", url, name, {"data": {"n": record * 1e15 / 7}, "permissions": permissions})
-        send(kinto, "DELETE", f"/buckets/of-{name}/collections/c/records/r3", name)
-        send(kinto, "DELETE", f"/buckets/of-{name}/groups/h", name if number % 2 else None)
-        if number % 3 == 2:
-            send(kinto, "DELETE", f"/accounts/{name}", name)
-    send(kinto, "DELETE", "/buckets/of-account4", "account4")
-
-
-def send(server, method, url, user, body=None):
-    headers = {"Content-Type": "application/json"} if body else {}
-    if user:
-        headers["Authorization"] = authorization(user)
-    return server.send(Sent(method, f"/v1{url}", headers, json.dumps(body).encode() if body else b""))
-
-
-def questions(postgres, runs, chance):
-    """Who asks for what."""
-    rows = postgres.rows("SELECT resource_name, parent_id, id, (extract(epoch FROM last_modified) * 1000)::bigint FROM objects")
-    # The lists that Kinto never looked at have no time there.
-    parents, objects, times = {"/buckets", "/accounts"}, set(), {}
-    for kind, parent, name, time_of in rows:
-        if kind == "account":
-            objects.add(f"/accounts/{name}")
-            continue
-        uri = f"{parent}/{kind}s/{name}"
-        if "a" * 256 in uri:
-            # Longer than our ids may be: left out, and said so.
-            continue
-        objects.add(uri)
-        times.setdefault(f"{parent}/{kind}s", set()).add(int(time_of))
-        parents.add(f"{parent}/{kind}s")
-        if kind == "bucket":
-            parents |= {f"{uri}/groups", f"{uri}/collections"}
-        if kind == "collection":
-            parents.add(f"{uri}/records")
-    accounts = [f"account{number}" for number in range(6)]
-    users = [None, *accounts, *(f"{name}-{run}" for run in runs for name in ("alice", "bob"))]
-    for user in users:
-        for url in sorted(objects | parents):
-            # Of others' objects a sample.
-            is_own = user is not None and (user.rsplit("-", 1)[-1] in url or user in url)
-            if is_own or random.random() < chance:
-                yield user, url
-                if url in parents:
-                    some = sorted(times.get(url, {1}))
-                    at = random.choice(some)
-                    yield user, f"{url}?_since={at}"
-                    yield user, f"{url}?_before={at}&_limit=2"
-
-
-def told(answer):
-    """What of an answer has to be the same."""
-    if answer.status >= 400:
-        # Under what is not there a user may be told so, or that they may not.
-        return [answer.status]
-    headers = {name.lower(): value for name, value in answer.headers.items()}
-    shown = {name: headers.get(name.lower()) for name in HEADERS}
-    return [answer.status, shown, json.dumps(comparable(answer.body), sort_keys=True)]
-
-
-def comparable(body):
-    """The body with numbers in one form, principals in one order, and without the hash that Kinto shows of a password."""
-    match body:
-        case bool() | None | str():
-            return body
-        case int() | float():
-            return float(body)
-        case list():
-            return [comparable(item) for item in body]
-        case dict():
-            shown = {name: comparable(item) for name, item in body.items() if name != "password"}
-            if isinstance(shown.get("permissions"), dict):
-                granted = shown["permissions"].items()
-                shown["permissions"] = {name: sorted(principals) for name, principals in granted}
-            return shown
-    return str(body)
-
-
-def is_meant(url, before, after):
-    """Whether a difference is one that tests/differential justifies too."""
-    # Kinto gives each account its own list with a time of its own; ours is one.
-    return url.startswith("/accounts") and before[0] == after[0] and ("?" in url or url == "/accounts")
-
-
-class Stack:
-    def __init__(self, program, data):
-        environment = {**os.environ, **VARIABLES}
-        self.process = subprocess.Popen([program, "--data", data], env=environment, stdout=subprocess.PIPE, text=True)
-        for line in self.process.stdout:
-            found = re.match(r"listening on (http://\S+)/v1/", line)
-            if found:
-                self.url = found[1]
-                return
-        raise SystemExit("the local stack did not start")
-
-    def __enter__(self):
-        return Server(self.url)
-
-    def __exit__(self, *_):
-        self.process.terminate()
-        self.process.wait()
-
-
-def run(*command, expected=0):
-    done = subprocess.run(command, capture_output=True, text=True)
-    if expected is not None and done.returncode != expected:
-        raise SystemExit(f"{command} ended with {done.returncode}\n{done.stdout}{done.stderr}")
-    return done.stdout
-
-
-def compare(answers, server):
-    findings = []
-    for (user, url), before in answers.items():
-        after = told(send(server, "GET", url, user))
-        if before != after and not is_meant(url, before, after):
-            findings.append(f"{user} GET {url}\n  Kinto: {before}\n  ours:  {after}")
-    return findings
-
+from servers import Kinto
 
 def records(server, query=""):
     answer = send(server, "GET", f"/buckets/b/collections/c/records{query}", "alice")
@@ -277,13 +93,7 @@ def main():
 
     with tempfile.TemporaryDirectory() as directory, Postgres(directory) as postgres:
         url = postgres.url("kinto")
-        storage = {
-            "kinto.storage_backend": "kinto.core.storage.postgresql",
-            "kinto.storage_url": url,
-            "kinto.permission_backend": "kinto.core.permission.postgresql",
-            "kinto.permission_url": url,
-        }
-        kinto = Kinto(HOST, {**SETTINGS, **storage})
+        kinto = Kinto(HOST, {**SETTINGS, **storage(url)})
         for backend in kinto.backends:
             backend.initialize_schema()
         runs = fill(kinto, arguments.sequences, arguments.seed)

@@ -19,16 +19,19 @@ pub enum PluginName {
     Admin,
     /// `kinto_remote_settings.signer`: what is written is reviewed, signed and published.
     Signer,
+    /// `kinto.plugins.history`: each bucket keeps what was written in it.
+    History,
 }
 
 impl PluginName {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::DefaultBucket,
         Self::Flush,
         Self::Accounts,
         Self::OpenId,
         Self::Admin,
         Self::Signer,
+        Self::History,
     ];
 
     /// The name that `includes` gives it.
@@ -40,6 +43,7 @@ impl PluginName {
             Self::OpenId => "kinto.plugins.openid",
             Self::Admin => "kinto.plugins.admin",
             Self::Signer => "kinto_remote_settings.signer",
+            Self::History => "kinto.plugins.history",
         }
     }
 }
@@ -130,8 +134,8 @@ mod tests {
 
     #[test]
     fn a_plugin_that_is_not_known_is_named() {
-        let error = includes("kinto_changes kinto.plugins.history").unwrap_err();
+        let error = includes("kinto_changes kinto.plugins.quotas").unwrap_err();
         assert_eq!(error.variable, "KINTO_INCLUDES");
-        assert!(error.problem.contains("kinto.plugins.history"), "{error}");
+        assert!(error.problem.contains("kinto.plugins.quotas"), "{error}");
     }
 }

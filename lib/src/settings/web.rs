@@ -1,7 +1,5 @@
 //! What operators set about the API as a web service, rather than about its objects.
 
-use std::collections::BTreeSet;
-
 use aws_smithy_types::DateTime;
 use aws_smithy_types::date_time::Format;
 use http::Method;
@@ -34,7 +32,7 @@ pub struct WebSettings {
     /// Redirects of paths with a slash too many.
     pub trailing_slash_redirect: Redirects,
     /// `{object,plural}_{kind}_{method}` of each method that was turned off.
-    disabled: BTreeSet<String>,
+    disabled: Vec<(EndpointType, Kind, Method)>,
 }
 
 /// `{…}_redirect_enabled` and `{…}_redirect_ttl_seconds`.
@@ -112,7 +110,10 @@ impl WebSettings {
     ///
     /// `HEAD` needs no setting of its own where `GET` is served (Kinto 26.5: Cornice answers it with `GET`).
     pub fn is_enabled(&self, endpoint: EndpointType, kind: Kind, method: &Method) -> bool {
-        let is_on = |method: &Method| !self.disabled.contains(&switch(endpoint, kind, method));
+        let is_on = |method: &Method| {
+            let mut disabled = self.disabled.iter();
+            disabled.all(|(of, off, other)| (*of, *off, other) != (endpoint, kind, method))
+        };
         match (method, endpoint) {
             (&Method::HEAD, EndpointType::Object) => is_on(&Method::GET),
             (&Method::HEAD, EndpointType::Plural) => is_on(&Method::GET) || is_on(&Method::HEAD),
@@ -121,14 +122,8 @@ impl WebSettings {
     }
 }
 
-/// The name of what turns a method of an endpoint off, `object_bucket_put`.
-fn switch(endpoint: EndpointType, kind: Kind, method: &Method) -> String {
-    let method = method.as_str().to_ascii_lowercase();
-    format!("{}_{}_{method}", endpoint.name(), kind.name())
-}
-
 /// Reads `KINTO_{OBJECT,PLURAL}_{KIND}_{METHOD}_ENABLED`.
-fn disabled(vars: &Vars) -> Result<BTreeSet<String>, SettingError> {
+fn disabled(vars: &Vars) -> Result<Vec<(EndpointType, Kind, Method)>, SettingError> {
     const METHODS: [Method; 6] = [
         Method::GET,
         Method::HEAD,
@@ -137,13 +132,13 @@ fn disabled(vars: &Vars) -> Result<BTreeSet<String>, SettingError> {
         Method::PATCH,
         Method::DELETE,
     ];
-    let mut disabled = BTreeSet::new();
+    let mut disabled = vec![];
     for kind in Kind::ALL {
         for endpoint in [EndpointType::Object, EndpointType::Plural] {
-            for switch in METHODS.map(|method| switch(endpoint, kind, &method)) {
-                let variable = format!("KINTO_{}_ENABLED", switch.to_ascii_uppercase());
-                if !vars.flag(&variable, true)? {
-                    disabled.insert(switch);
+            for method in METHODS {
+                let setting = format!("KINTO_{}_{}_{method}_ENABLED", endpoint.name(), kind.name());
+                if !vars.flag(&setting.to_ascii_uppercase(), true)? {
+                    disabled.push((endpoint, kind, method));
                 }
             }
         }

@@ -130,7 +130,7 @@ impl Changes {
     }
 
     fn add(&mut self, mut change: Change) {
-        if change.parent != self.generation {
+        if !self.generation.owns(&change.parent) {
             // It only tells that there was a write; of what is left of an earlier life there may be much.
             change.data = None;
         }

@@ -12,6 +12,7 @@
 //! | a principal's groups in a bucket | `#principal#` and the principal | the bucket's URI | [`membership`] |
 //! | what listeners are to be told of | `#outbox##` and a parent's URI | see there | [`outbox`] |
 //! | a publication, until it is settled | `#layer#`, a list's partition, `#`, a name | an object's id | [`publication`] |
+//! | an entry of a bucket's history | `#history#`, the bucket's generation, `#` and a shard | a time, `#` and its id | [`history`] |
 //! | turns at an item that is contended | `#turn#` and the item's key | `#turn` | [`Store::reserve_turn`] |
 //!
 //! No id may begin with `#`, so the reserved keys never meet an object's. The local secondary index
@@ -22,6 +23,7 @@ pub mod changeset;
 mod commit;
 mod error;
 mod generation;
+pub mod history;
 pub mod import;
 mod item;
 pub mod list;

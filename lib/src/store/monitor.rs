@@ -386,7 +386,7 @@ impl Store {
         let Some(list) = found.get(&key).map(List::from_item).transpose()? else {
             return Ok(());
         };
-        if list.closed || list.generation != generation {
+        if list.closed || !generation.owns(&list.generation) {
             return Ok(());
         }
         let update = self

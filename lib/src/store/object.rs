@@ -10,6 +10,7 @@ use super::publication::Published;
 use super::recent::Recent;
 use super::shares::Shares;
 use super::{Item, Key, StoreError, flag, malformed, number, string, time};
+use crate::json::length;
 use crate::permission::Permissions;
 use crate::resource::{Kind, ObjectUri};
 use crate::timestamp::Timestamp;
@@ -135,8 +136,9 @@ impl Object {
     /// Bytes that its item takes, about: what keys, times and generations add is less than 2 KB.
     pub fn size(&self) -> usize {
         match &self.content {
-            Content::Live { data, permissions } => serde_json::to_vec(&(data, permissions))
-                .map_or(usize::MAX, |json| json.len().saturating_add(2048)),
+            Content::Live { data, permissions } => {
+                length::of(&(data, permissions)).saturating_add(2048)
+            }
             Content::Deleted => 2048,
         }
     }

@@ -11,7 +11,7 @@ use super::object::{List, Object, Version};
 use super::publication::Show;
 use super::recent::{self, Wrote};
 use super::shares::{Shares, SharesChange};
-use super::{Store, outbox};
+use super::{Store, history, outbox};
 use crate::resource::{ListUri, ObjectUri};
 use crate::timestamp::Timestamp;
 
@@ -76,6 +76,12 @@ pub enum Write {
     Share(Key),
     /// Puts a part of an entry into the outbox.
     Outbox(outbox::Part),
+    /// Puts an entry into the history of a bucket.
+    History(history::Entry),
+    /// Puts what remains of an entry that is deleted in its place, whether it is still there or not.
+    Forget(history::Removal),
+    /// Puts the tombstone of such an entry.
+    Forgotten(history::Removal),
 }
 
 /// What becomes of what a list shows of publications.
@@ -184,6 +190,9 @@ impl Store {
             }
             Write::Share(key) => self.put(key.into_item()),
             Write::Outbox(part) => self.put(part.into_item()),
+            Write::History(entry) => self.put(entry.into_item()),
+            Write::Forget(removal) => self.put(removal.into_entry()),
+            Write::Forgotten(removal) => self.put(removal.into_tombstone()),
         };
         built.map_err(|e| StoreError::Request {
             operation: "TransactWriteItems",

@@ -180,17 +180,14 @@ impl UnitOfWork {
     pub fn groups_of(&self, principal: &str) -> Vec<String> {
         let memberships = self.memberships.iter();
         let of_principal = memberships.filter(|(member, _)| member.principal == principal);
-        let held = of_principal.filter(|(member, memberships)| {
-            self.generation_of_bucket(&member.bucket) == Some(&memberships.bucket)
-        });
+        let held = of_principal
+            .filter(|(member, memberships)| self.is_of_bucket(&member.bucket, &memberships.bucket));
         let groups = held.flat_map(|(member, memberships)| {
             let groups = memberships.groups.iter();
             groups.map(|group| ObjectUri::group(member.bucket.id(), group).to_string())
         });
         let old = self.old_memberships.get(principal).into_iter().flatten();
-        let old = old.filter(|(group, bucket)| {
-            self.generation_of_bucket(group.bucket_uri()) == Some(bucket)
-        });
+        let old = old.filter(|(group, bucket)| self.is_of_bucket(group.bucket_uri(), bucket));
         let groups = groups.chain(old.map(|(group, _)| group.to_string()));
         groups.collect::<BTreeSet<_>>().into_iter().collect()
     }
@@ -284,6 +281,12 @@ impl UnitOfWork {
         }
         let groups = self.lists.get(&bucket.children(Kind::Group))?;
         Some(&groups.now.generation).filter(|_| !groups.now.closed)
+    }
+
+    /// Whether what carries the generation `carried` is of the bucket as it is now.
+    fn is_of_bucket(&self, bucket: &ObjectUri, carried: &Generation) -> bool {
+        let generation = self.generation_of_bucket(bucket);
+        generation.is_some_and(|generation| generation.owns(carried))
     }
 
     /// Reads which groups they are in already who join groups, and checks that there is room for more.

@@ -28,6 +28,7 @@ use self::slot::ObjectSlot;
 use crate::event::{Action, Events, Impacted, Origin, ResourceChanged};
 use crate::permission::{AUTHENTICATED, EVERYONE, Permissions};
 use crate::resource::{Kind, ListUri, ObjectUri};
+use crate::store::history::{Entry, Removal};
 use crate::store::membership::{self, Member, Memberships};
 use crate::store::recent::Recent;
 use crate::store::shares::Note;
@@ -81,6 +82,13 @@ pub struct Live<'a> {
     generation: &'a Generation,
 }
 
+impl Live<'_> {
+    /// The generation that what is under it carries.
+    pub fn generation(&self) -> &Generation {
+        self.generation
+    }
+}
+
 /// What one request read and wants to write.
 #[derive(Clone, Debug)]
 pub struct UnitOfWork {
@@ -94,6 +102,12 @@ pub struct UnitOfWork {
     events: Events,
     /// Shares that are to be noted in items of their own.
     shares: BTreeSet<Key>,
+    /// The entries of histories that tell of what is written, by its URI.
+    entries: BTreeMap<ObjectUri, Vec<Entry>>,
+    /// Entries of histories that are deleted.
+    removals: Vec<Removal>,
+    /// Entries of histories that are deleted where nothing hinders it: what is written does not depend on it.
+    trims: Vec<Removal>,
     /// Lists that were read whole, without the data of their objects.
     walked: HashMap<ListUri, Arc<Vec<(String, Object)>>>,
     /// What the layers of lists hold, as far as it was read.
@@ -118,6 +132,9 @@ impl UnitOfWork {
             turnover: 0,
             events: Events::default(),
             shares: BTreeSet::new(),
+            entries: BTreeMap::new(),
+            removals: vec![],
+            trims: vec![],
             walked: HashMap::new(),
             laid: HashMap::new(),
             journal: None,
@@ -330,7 +347,7 @@ impl UnitOfWork {
     pub fn recent_in(&self, list: &ListUri) -> Recent {
         let read = self.lists.get(list).and_then(|slot| slot.read.as_ref());
         let generation = self.generation_of(list);
-        read.filter(|list| Some(&list.generation) == generation.as_ref())
+        read.filter(|list| generation.is_some_and(|generation| generation.owns(&list.generation)))
             .map_or_else(Recent::default, |list| list.recent.clone())
     }
 
@@ -425,7 +442,35 @@ impl UnitOfWork {
 
     /// Whether there is something to commit.
     pub fn has_writes(&self) -> bool {
-        self.objects.values().any(|slot| slot.written.is_some())
+        let mut objects = self.objects.values();
+        objects.any(|slot| slot.written.is_some()) || !self.removals.is_empty()
+    }
+
+    /// Writes an entry of its bucket's history in the transaction that writes the object at `uri`.
+    pub fn add_entry(&mut self, uri: &ObjectUri, entry: Entry) {
+        self.entries.entry(uri.clone()).or_default().push(entry);
+    }
+
+    /// Notes, unless that is known, what a key without attributes says ([`crate::store::shares`]).
+    pub fn note(&mut self, key: Key) {
+        self.shares.insert(key);
+    }
+
+    /// Deletes entries of histories, in parts behind all else that is written.
+    pub fn remove_entries(&mut self, removals: impl IntoIterator<Item = Removal>) {
+        self.removals.extend(removals);
+    }
+
+    /// Deletes entries of histories when all else is written. Where that fails they stay.
+    pub fn trim_entries(&mut self, removals: impl IntoIterator<Item = Removal>) {
+        self.trims.extend(removals);
+    }
+
+    /// The object at `uri` as it was read, a tombstone too, if it was written under the parent that it has now.
+    pub fn as_read(&self, uri: &ObjectUri) -> Option<&Object> {
+        let read = self.objects.get(uri)?.read.as_ref()?;
+        let generation = self.generation_of(uri.list())?;
+        generation.owns(&read.parent).then_some(read)
     }
 
     /// The lists whose items are to be written.
@@ -462,12 +507,23 @@ impl UnitOfWork {
         self.check_members(store).await?;
         self.shares.retain(|share| !store.knows_share(share));
         let shares = self.shares.clone();
-        let mut parts = self.into_transactions(&waits_for)?.into_iter();
+        let trims = transactions::of_removals(std::mem::take(&mut self.trims));
+        let removals = transactions::of_removals(std::mem::take(&mut self.removals));
+        let mut parts = self.into_transactions(&waits_for)?;
+        parts.extend(removals);
+        parts.retain(|part| !part.is_empty());
+        let mut parts = parts.into_iter();
         if let Some(first) = parts.next() {
             store.commit(first, deadline).await?;
         }
         for part in parts {
             transactions::commit_part(store, part, deadline).await?;
+        }
+        for part in trims {
+            if let Err(error) = store.commit(part, deadline).await {
+                tracing::warn!(%error, "a history was not trimmed");
+                break;
+            }
         }
         store.remember_shares(shares);
         Ok(())

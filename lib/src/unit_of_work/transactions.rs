@@ -12,6 +12,7 @@ use super::slot::ObjectSlot;
 use crate::backoff::Backoff;
 use crate::event::ResourceChanged;
 use crate::resource::{Kind, ListUri, ObjectUri};
+use crate::store::history::{Entry, MAX_ENTRIES, Removal};
 use crate::store::recent::Wrote;
 use crate::store::{CommitError, Content, MAX_TRANSACTION_ITEMS, Object, Store, Write, outbox};
 use crate::timestamp::Timestamp;
@@ -35,7 +36,7 @@ impl UnitOfWork {
         waits_for: &impl Fn(&ResourceChanged) -> bool,
     ) -> Result<Vec<Vec<Write>>, CommitError> {
         let now = self.now;
-        let entries = self.entries(0, |_| true, waits_for);
+        let entries = self.entries(1, |_| Some(0), waits_for).remove(0);
         let has = |list: &ListUri| {
             let slot = self.lists.get(list);
             slot.is_some_and(ListSlot::is_written)
@@ -53,7 +54,10 @@ impl UnitOfWork {
                 objects.push(written);
             }
         }
-        let count = objects.len() + lists.count() + members.len() + self.shares.len() + outbox;
+        let told = self.entries.values().flatten();
+        let told_size: usize = told.clone().map(Entry::size).sum();
+        let shared = self.shares.len();
+        let count = objects.len() + lists.count() + members.len() + shared + outbox + told.count();
         if (is_in_steps || count > MAX_TRANSACTION_ITEMS)
             && self.lists.values().any(ListSlot::is_whole)
         {
@@ -62,8 +66,8 @@ impl UnitOfWork {
         if is_in_steps || count > MAX_TRANSACTION_ITEMS {
             return Ok(self.into_parts(waits_for));
         }
-        if objects.len() > FEW_OBJECTS {
-            let size: usize = objects.into_iter().map(Object::size).sum();
+        if objects.len() > FEW_OBJECTS || told_size > 0 {
+            let size = told_size + objects.into_iter().map(Object::size).sum::<usize>();
             let parts = entries.iter().flat_map(|entry| &entry.parts);
             if size + parts.map(outbox::Part::size).sum::<usize>() > MAX_SIZE {
                 return Err(CommitError::TooLarge);
@@ -79,23 +83,31 @@ impl UnitOfWork {
             .into_iter()
             .filter_map(|(uri, slot)| slot.into_write(uri));
         let shares = self.shares.into_iter().map(Write::Share);
-        let written = objects.chain(lists).chain(members).chain(shares);
+        let told = self.entries.into_values().flatten().map(Write::History);
+        let written = objects
+            .chain(lists)
+            .chain(members)
+            .chain(shares)
+            .chain(told);
         let mut writes: Vec<_> = written.collect();
         name_writes(&mut writes, now);
         add_entries(&mut writes, entries);
         Ok(vec![writes])
     }
 
-    /// What the outbox is to hold of the `n`-th transaction, which writes what it `has`.
+    /// What the outbox is to hold with each of so many transactions, where `part_of` tells in which one an object is written.
     fn entries(
         &self,
-        n: usize,
-        has: impl Fn(&ObjectUri) -> bool,
+        parts: usize,
+        part_of: impl Fn(&ObjectUri) -> Option<usize>,
         waits_for: &impl Fn(&ResourceChanged) -> bool,
-    ) -> Vec<outbox::Entry> {
-        let mut events = self.events.share(self.now, n, has);
-        events.retain(|(_, event)| waits_for(event));
-        outbox::entries(events, self.now)
+    ) -> Vec<Vec<outbox::Entry>> {
+        let parts = self.events.split(self.now, parts, part_of).into_iter();
+        let entries = parts.map(|mut events| {
+            events.retain(|(_, event)| waits_for(event));
+            outbox::entries(events, self.now)
+        });
+        entries.collect()
     }
 
     /// The same in several transactions, in the order in which they are to be committed: with whom something is shared;
@@ -107,11 +119,13 @@ impl UnitOfWork {
             let steps: Vec<_> = slot.into_steps().collect();
             let last = steps.len();
             for (n, slot) in (1..).zip(steps) {
-                let uri = uri.clone();
+                let (uri, is_last) = (uri.clone(), n == last);
+                let told = is_last.then(|| self.entries.remove(&uri)).flatten();
                 objects.push(PartObject {
+                    told: told.unwrap_or_default(),
                     uri,
                     slot,
-                    is_last: n == last,
+                    is_last,
                 });
             }
         }
@@ -138,12 +152,13 @@ impl UnitOfWork {
         }
         let mut lists = std::mem::take(&mut self.lists);
         let last = shares.len() - 1;
-        for (n, share) in shares.into_iter().enumerate() {
-            let has = |uri: &ObjectUri| {
-                let mut objects = share.objects.iter();
-                objects.any(|object| object.is_last && object.uri == *uri)
-            };
-            let entries = self.entries(n, has, waits_for);
+        let mut part_of = HashMap::new();
+        for (n, share) in shares.iter().enumerate() {
+            let objects = share.objects.iter().filter(|object| object.is_last);
+            part_of.extend(objects.map(|object| (&object.uri, n)));
+        }
+        let entries = self.entries(shares.len(), |uri| part_of.get(uri).copied(), waits_for);
+        for (n, (share, entries)) in shares.into_iter().zip(entries).enumerate() {
             let members = self.write_members(share.members.clone());
             let mut writes = share.into_writes(&mut lists, n == last);
             writes.extend(members);
@@ -161,6 +176,8 @@ struct PartObject {
     slot: ObjectSlot,
     /// Whether it is so what it is to be, not a step to that.
     is_last: bool,
+    /// The entries of its bucket's history that tell of it.
+    told: Vec<Entry>,
 }
 
 /// What one of several transactions writes.
@@ -200,7 +217,14 @@ impl Part {
         } else {
             0
         };
-        let size = self.objects.len() + 1 + self.lists.len() + lists + members + outbox;
+        let told = self.objects.iter().chain([object]);
+        let told = told.flat_map(|object| &object.told);
+        let told_size: usize = told.clone().map(Entry::size).sum();
+        if told_size > MAX_ENTRIES && !self.objects.is_empty() {
+            return false;
+        }
+        let objects = self.objects.len() + 1 + told.count();
+        let size = objects + self.lists.len() + lists + members + outbox;
         size <= MAX_TRANSACTION_ITEMS && self.objects.iter().all(|other| other.uri != *uri)
     }
 
@@ -228,8 +252,10 @@ impl Part {
             };
             writes.extend(slot.take_share(uri, &times, last));
         }
-        let objects = self.objects.into_iter();
-        writes.extend(objects.filter_map(|object| object.slot.into_write(object.uri)));
+        for object in self.objects {
+            writes.extend(object.slot.into_write(object.uri));
+            writes.extend(object.told.into_iter().map(Write::History));
+        }
         writes
     }
 }
@@ -285,6 +311,14 @@ fn add_entries(writes: &mut Vec<Write>, entries: Vec<outbox::Entry>) {
         }
         writes.extend(parts.into_iter().map(Write::Outbox));
     }
+}
+
+/// Transactions that take entries out of histories, each with the tombstones of what it takes out.
+pub(super) fn of_removals(removals: Vec<Removal>) -> Vec<Vec<Write>> {
+    let writes = removals
+        .into_iter()
+        .flat_map(|removal| [Write::Forget(removal.clone()), Write::Forgotten(removal)]);
+    in_chunks(writes.collect())
 }
 
 fn in_chunks(writes: Vec<Write>) -> Vec<Vec<Write>> {

@@ -135,8 +135,14 @@ fn range<'a>(
             let prefix = text(prefix)?;
             (0, prefix.to_owned())..(0, format!("{prefix}{}", char::MAX))
         }
-        Some(Condition::Between(key, [from, to])) if key == table.index_key => {
-            let range = at(from, 0)?..at(to, 1)?;
+        Some(Condition::Between(key, [from, to]))
+            if [table.sort_key, table.index_key].contains(&key) =>
+        {
+            let range = match key == table.sort_key {
+                // The next string there is.
+                true => (0, text(from)?.to_owned())..(0, format!("{}\0", text(to)?)),
+                false => at(from, 0)?..at(to, 1)?,
+            };
             if range.is_empty() {
                 return Err(DynamoDbError::invalid(
                     "BETWEEN takes the lower value first",

@@ -4,4 +4,5 @@ mod accounts;
 mod admin;
 mod default_bucket;
 mod flush;
+mod history;
 mod openid;

@@ -1,4 +1,4 @@
-//! Changesets: a collection's metadata, timestamp and what changed in it, as one moment had them.
+//! Changesets: a collection's metadata, timestamp and changes, as of one moment.
 
 use crate::api::dispatch::context::Context;
 use crate::api::dispatch::target::Target;
@@ -14,7 +14,7 @@ use crate::api::changes::changeset_cache::Snapshot;
 use crate::api::changes::collection::{Collection, MAX_ATTEMPTS, MAX_READ};
 use crate::api::changes::published::{self, Asked, Read};
 use crate::api::web::cache_control;
-use crate::api::web::error::{ApiError, Detail};
+use crate::api::web::error::{ApiError, Detail, Location};
 use crate::api::web::media_type;
 use crate::api::web::preconditions::is_weakly;
 use crate::api::web::request::Request;
@@ -26,12 +26,12 @@ use crate::store::{Store, StoreError};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::{Needs, UnitOfWork};
 
-/// What a changeset's query string asks for. What else stands in it is ignored.
+/// The query string of a changeset. Unknown parameters are ignored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangesetQuery {
-    /// `_since`: only what is later, tombstones among it.
+    /// `_since`: only later changes, tombstones included.
     pub since: Option<Timestamp>,
-    /// `_limit`: only so many of the latest.
+    /// `_limit`: only this many of the latest changes.
     pub limit: Option<usize>,
     /// `bucket`, in monitor/changes: only entries of this bucket.
     pub bucket: Option<String>,
@@ -40,10 +40,10 @@ pub struct ChangesetQuery {
 }
 
 impl ChangesetQuery {
-    /// Reads the query string. `_since` may stand between double quotes or not, `_limit` of 0 is none.
+    /// Reads the query string. `_since` may be quoted or not; a `_limit` of 0 is no limit.
     ///
     /// # Errors
-    /// 400 without `_expected`, and for a `_since` or `_limit` that cannot be one.
+    /// 400 without `_expected`, and for an invalid `_since` or `_limit`.
     pub fn parse(request: &Request) -> Result<Self, ApiError> {
         let mut query = Self {
             since: None,
@@ -54,10 +54,11 @@ impl ChangesetQuery {
         let mut wrong = vec![];
         let mut is_expected = false;
         for (name, value) in request.query().filter(|(_, value)| !value.is_empty()) {
-            let mut refuse =
-                |description: &str| wrong.push(Detail::new("querystring", &*name, description));
+            let mut refuse = |description: &str| {
+                wrong.push(Detail::new(Location::Querystring, &*name, description))
+            };
             match &*name {
-                // Any value will do: it only tells one state's URL from another's.
+                // Any value will do: it only gives each state a URL of its own.
                 "_expected" => is_expected = true,
                 "_since" => {
                     query.since = Timestamp::from_query(&value);
@@ -75,7 +76,7 @@ impl ChangesetQuery {
             }
         }
         if !is_expected {
-            wrong.push(Detail::new("querystring", "_expected", "Required"));
+            wrong.push(Detail::new(Location::Querystring, "_expected", "Required"));
         }
         if wrong.is_empty() {
             Ok(query)
@@ -84,8 +85,8 @@ impl ChangesetQuery {
         }
     }
 
-    /// Checks that `_since` is a time that there can be: none after the year 2099 (kinto-changes 4.1), unless it is one of
-    /// a list whose `timestamp` is as late.
+    /// Checks that `_since` is not later than the year 2099 (kinto-changes 4.1), unless the list's own `timestamp` is
+    /// as late.
     ///
     /// # Errors
     /// 400.
@@ -95,20 +96,20 @@ impl ChangesetQuery {
             return Ok(());
         }
         let problem = format!("Must not be later than {latest}");
-        Err(ApiError::invalid("querystring", "_since", problem))
+        Err(ApiError::invalid(Location::Querystring, "_since", problem))
     }
 }
 
-/// Answers `GET` and `HEAD` of a collection's changeset, for who may read the collection and all of its records.
+/// Answers `GET` and `HEAD` of a collection's changeset, for users who may read the collection and all of its records.
 ///
 /// One round trip when nothing was written to the records since this process read all of them
-/// ([decision 11](../../../../docs/decisions/011-changeset-memory.md)). Else two: the collection with its records' timestamp,
-/// then the records. Where some are remembered it reads those that changed since, and then the list's item once more. Only when something
-/// was written meanwhile the collection is read once more, and so on while it itself changes
+/// ([decision 11](../../../../docs/decisions/011-changeset-memory.md)). Else two: the collection with its records' timestamp, then
+/// the records. Where some are cached, only those that changed since are read, and then the list's item once more. Only
+/// when something was written meanwhile is the collection read again, and so on while it keeps changing
 /// ([decision 7](../../../../docs/decisions/007-changesets.md)).
 ///
 /// # Errors
-/// Whatever the request is to be refused for; 503 when the collection changes each time that it is read.
+/// Any refusal of the request; 503 when the collection changes each time that it is read.
 pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let Target::Changeset(uri) = cx.target else {
         return Err(ApiError::UnknownPath);
@@ -119,7 +120,7 @@ pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let Api {
         store, settings, ..
     } = api;
-    // Before the collection is read, so that what this tells is later than what is remembered.
+    // Taken before the collection is read, so that the collection is not older than the cached state.
     let remembered = api.changesets.get(&records);
     let read_collection = || Collection::read(api, request, credentials, uri, &records);
     let (mut collection, user) = read_collection().await?;
@@ -131,7 +132,7 @@ pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let of = (uri.bucket_id(), uri.id());
     let is_shared = user.id.is_none() && !collection.is_writable;
     let caching = &settings.api.caching;
-    // Whatever is answered of this state says the same of it, whether it has a body or not.
+    // All responses about this state have the same headers, whether they have a body or not.
     let described = |response: Response, collection: &Collection, timestamp: Timestamp| {
         let response = response
             .last_modified(timestamp.max(collection.last_modified))
@@ -146,7 +147,7 @@ pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
         since: query.since.unwrap_or_default(),
         limit: query.limit,
         most_bytes: MAX_READ,
-        // What is remembered has them.
+        // A reading of everything is cached, with its tombstones.
         tombstones: query.since.is_some() || query.limit.is_none(),
     };
     if collection.published.signatures.is_some() {
@@ -168,7 +169,7 @@ pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
         let response = Response::json_text(StatusCode::OK, body_of(&collection, &state, &query)?);
         return Ok(described(response, &collection, state.timestamp));
     }
-    // A client that has seen more than this process is not made to wait for what it has seen.
+    // A client that is ahead of the cached state does not wait for this process to catch up.
     let mut remembered = remembered
         .filter(|state| collection.continues(&state.generation, state.past))
         .filter(|state| wanted.since <= state.timestamp);
@@ -194,8 +195,8 @@ pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
         if read.are_too_large() {
             return Err(ApiError::ResponseTooLarge);
         }
-        // Where nothing was written since the collection was read, they belong together. An update misses records that moved back
-        // behind it under past times, which the timestamp does not tell.
+        // If nothing was written since the collection was read, both belong together. An update misses records that
+        // were backdated to before it, which the timestamp does not tell.
         let is_one_moment = read.timestamp() == at
             && (!is_update || past_of(store, &records).await? == collection.past);
         let again = if is_one_moment {
@@ -204,7 +205,7 @@ pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
             Some(read_collection().await?.0)
         };
         if !read.show(&again.as_ref().unwrap_or(&collection).recent) {
-            // Something is still being committed: all is read anew in a moment.
+            // Something is still being committed: read everything again after a pause.
             let pause = pauses.next().ok_or(ApiError::Busy)?;
             tokio::time::sleep(Duration::from_millis(pause)).await;
             collection = read_collection().await?.0;
@@ -245,7 +246,7 @@ pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     Ok(described(response, &collection, timestamp))
 }
 
-/// How many transactions wrote records under past times, by now. One `BatchGetItem` of one item.
+/// The number of transactions that wrote backdated records, by now. One `BatchGetItem` of one item.
 async fn past_of(store: &Store, records: &ListUri) -> Result<u64, StoreError> {
     let mut needs = Needs::default();
     needs.lists.insert(records.clone());
@@ -253,10 +254,10 @@ async fn past_of(store: &Store, records: &ListUri) -> Result<u64, StoreError> {
     Ok(unit.past_of(records))
 }
 
-/// The JSON of a changeset: what is asked for of the records.
+/// The JSON of a changeset with the records that the query asks for.
 ///
 /// # Errors
-/// That there is more than could be sent.
+/// The changeset is too large to be sent.
 fn body_of(
     collection: &Collection,
     state: &Snapshot,
@@ -289,7 +290,7 @@ pub fn body(metadata: &Map<String, Value>, timestamp: Timestamp, changes: &str) 
 
 /// The JSON of a changeset up to its changes, with room for what follows.
 fn beginning(metadata: &Map<String, Value>, timestamp: Timestamp, rest: usize) -> String {
-    // What is made of JSON can always be written.
+    // A value of JSON can always be serialized.
     let metadata = serde_json::to_string(metadata).unwrap_or_default();
     let mut text = format!("{{\"metadata\":{metadata},\"timestamp\":{timestamp},\"changes\":");
     text.reserve_exact(rest);

@@ -18,38 +18,38 @@ use crate::store::recent::Recent;
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::{Needs, UnitOfWork};
 
-/// Times that the collection itself is read again because it was changed while its records were read.
+/// The most times that the collection is read again because it changed while its records were read.
 pub const MAX_ATTEMPTS: u32 = 5;
-/// Bytes of changes that are read at most: what compressed, as JSON of records is, could still be sent.
+/// The most bytes of changes to read: JSON of records of this size, compressed, could still be sent.
 pub const MAX_READ: usize = 24 * 1024 * 1024;
 
-/// A collection at the moment that it was read.
+/// A collection as of the moment that it was read.
 pub struct Collection {
     /// The generation that its records are written under.
     pub generation: Generation,
-    /// When its own item was last written.
+    /// The time of its own item.
     pub last_modified: Timestamp,
     /// The timestamp of its records.
     pub timestamp: Timestamp,
-    /// How many transactions wrote records under past times.
+    /// The number of transactions that wrote backdated records.
     pub past: u64,
-    /// What the last transactions wrote to its records.
+    /// The writes of the last transactions to its records.
     pub recent: Recent,
     /// What the list of its records tells of publications.
     pub published: Published,
-    /// Whether the user may write its records.
+    /// Whether the user may write or create its records.
     pub is_writable: bool,
     /// Its fields, as a changeset shows them.
     pub metadata: Map<String, Value>,
 }
 
 impl Collection {
-    /// Reads a collection with the timestamp of its records.
+    /// Reads a collection with the timestamp of its records, and the user.
     ///
-    /// One `TransactGetItems`: a transaction that wrote both shows in both. Tells who asks, too.
+    /// One `TransactGetItems`: a transaction that wrote both shows in both.
     ///
     /// # Errors
-    /// Who may not read the collection and all of its records, and that it is not there.
+    /// The user may not read the collection and all of its records, or it does not exist.
     pub async fn read(
         api: &Api,
         request: &Request,
@@ -74,7 +74,7 @@ impl Collection {
             settings: &api.settings.api,
             uri,
         };
-        // Who may only create records reads the collection, none of its records.
+        // A user who may only create records may read the collection, but none of its records.
         let record = records.clone().object("x");
         let of_records = ObjectRequest {
             uri: &record,
@@ -88,7 +88,7 @@ impl Collection {
         let generation = unit.generation_of(records).ok_or_else(unknown)?;
         let live = unit.get(uri).ok_or_else(unknown)?;
         let mut metadata = metadata::with_metadata(live.data.clone(), uri.id(), live.last_modified);
-        // As kinto-changes' successor, whose clients need it.
+        // As kinto-changes' successor does; its clients need it.
         metadata.insert("bucket".to_owned(), uri.bucket_id().into());
         let published = unit.published_in(records);
         if let Some(signatures) = &published.signatures {
@@ -107,18 +107,18 @@ impl Collection {
         Ok((collection, user))
     }
 
-    /// Whether all that was written to its records since was written under later times.
+    /// Returns `true` if the records are of this generation and none was backdated since the count was `past`.
     pub fn continues(&self, generation: &Generation, past: u64) -> bool {
-        self.generation == *generation && self.past == past
+        self.generation.owns(generation) && self.past == past
     }
 
-    /// Whether nothing of it changed, and no record under a past time.
+    /// Whether nothing of it changed, and no record was backdated.
     pub fn is_same_as(&self, other: &Self) -> bool {
         self.continues(&other.generation, other.past) && self.last_modified == other.last_modified
     }
 
-    /// Names the state of the collection with the records of that time. Neither time tells it alone, nor both where
-    /// records were written under past times.
+    /// The entity tag of the collection with its records as of `timestamp`. Neither time alone identifies that state;
+    /// where records were backdated, not even both do.
     pub fn etag(&self, timestamp: Timestamp) -> String {
         match self.past {
             0 => format!("\"{timestamp}-{}\"", self.last_modified),

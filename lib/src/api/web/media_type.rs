@@ -2,6 +2,7 @@
 
 use http::header::{ACCEPT, CONTENT_TYPE};
 
+use super::accept;
 use super::error::ApiError;
 use super::request::Request;
 
@@ -12,10 +13,10 @@ pub const MERGE_PATCH: &str = "application/merge-patch+json";
 /// A JSON patch (RFC 6902).
 pub const JSON_PATCH: &str = "application/json-patch+json";
 
-/// Checks the headers that say what is sent and what is wanted.
+/// Checks the headers that name the type of the body sent and the types wanted.
 ///
 /// # Errors
-/// 415 when the body is of another type, 406 when the client does not take JSON.
+/// 415 when the body is of another type, 406 when the client does not accept JSON.
 pub fn check(request: &Request) -> Result<(), ApiError> {
     let accepted: &[&str] = match request.method {
         http::Method::PATCH => &[JSON, MERGE_PATCH, JSON_PATCH],
@@ -48,27 +49,18 @@ pub fn content_type(request: &Request) -> Option<String> {
     (!sent.is_empty()).then_some(sent)
 }
 
-/// Whether JSON is among the media types of an `Accept` header; of several that it matches the most specific one
-/// counts. A header that cannot be read rules nothing out (Kinto 26.5).
+/// Returns `true` if JSON is among the media types of an `Accept` header; of several that match, the most specific
+/// counts. An unreadable header rules nothing out (Kinto 26.5).
 fn accepts_json(wanted: &str) -> bool {
     let mut best = None;
-    let ranges = wanted
-        .split(',')
-        .map(str::trim)
-        .filter(|range| !range.is_empty());
     let mut is_empty = true;
-    for range in ranges {
+    for range in accept::elements(wanted) {
         is_empty = false;
-        let mut parts = range.split(';').map(str::trim);
-        let media_range = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let media_range = range.name.to_ascii_lowercase();
         let is_readable = media_range
             .split_once('/')
             .is_some_and(|(kind, subtype)| is_token(kind) && is_token(subtype));
-        let quality = parts.find_map(|parameter| {
-            let (name, value) = parameter.split_once('=')?;
-            name.trim().eq_ignore_ascii_case("q").then(|| value.trim())
-        });
-        if !is_readable || quality == Some("") {
+        if !is_readable || range.weight == Some("") {
             return true;
         }
         let specificity = match &*media_range {
@@ -77,13 +69,12 @@ fn accepts_json(wanted: &str) -> bool {
             "*/*" => 1,
             _ => continue,
         };
-        let refused = quality.is_some_and(|quality| quality.parse() == Ok(0.0));
-        best = best.max(Some((specificity, !refused)));
+        best = best.max(Some((specificity, !range.is_refused())));
     }
     is_empty || best.is_some_and(|(_, accepted)| accepted)
 }
 
-/// Whether a text is a token of HTTP (RFC 9110, 5.6.2).
+/// Returns `true` if a text is a token of HTTP (RFC 9110, 5.6.2).
 fn is_token(text: &str) -> bool {
     let is_special = |b: u8| b"!#$%&'*+-.^_`|~".contains(&b);
     !text.is_empty()

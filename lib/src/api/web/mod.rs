@@ -1,5 +1,6 @@
 //! HTTP: requests, responses, errors, and the headers that every answer has.
 
+pub mod accept;
 pub mod cache_control;
 pub mod compression;
 pub mod cors;

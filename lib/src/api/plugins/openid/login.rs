@@ -1,4 +1,4 @@
-//! The way on which a browser gets a token: `/openid/{provider}/login` sends it to the provider, who sends it back to
+//! The login of a browser: `/openid/{provider}/login` sends it to the provider, which sends it back to
 //! `/openid/{provider}/token`, which sends it on to where it came from, with the tokens (Kinto 26.5).
 
 use crate::api::dispatch::context::Context;
@@ -11,14 +11,14 @@ use uuid::Uuid;
 
 use crate::api::plugins::admin;
 use crate::api::plugins::openid::provider::Provider;
-use crate::api::web::error::{ApiError, Detail};
+use crate::api::web::error::{ApiError, Detail, Location};
 use crate::api::web::request::PREFIX;
 use crate::api::web::request::Request;
 use crate::api::web::response::Response;
 use crate::settings::ApiSettings;
 use crate::timestamp::Timestamp;
 
-/// What is escaped in the tokens (Python's `quote`).
+/// The characters to escape in the tokens (Python's `quote`).
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'.')
@@ -26,10 +26,11 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'~')
     .remove(b'/');
 
-/// `GET /openid/{provider}/login`: to the provider.
+/// `GET /openid/{provider}/login`: redirects to the provider.
 ///
 /// # Errors
-/// 400 for a parameter that is missing, wrong or asks for more than is allowed; failures of ours and of the provider.
+/// 400 for a missing or invalid parameter, or one that asks for more than is allowed; server errors, and the
+/// provider's.
 pub async fn login(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let (provider, store) = (provider(cx)?, &cx.api.store);
     let (request, settings) = (cx.request, cx.settings());
@@ -37,14 +38,14 @@ pub async fn login(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let mut required = |name: &str| {
         let value = request.parameter(name).filter(|value| !value.is_empty());
         if value.is_none() {
-            details.push(Detail::new("querystring", name, "Required"));
+            details.push(Detail::new(Location::Querystring, name, "Required"));
         }
         value.unwrap_or_default()
     };
     let (callback, scope) = (required("callback"), required("scope"));
     let prompt = request.parameter("prompt");
     if prompt.as_ref().is_some_and(|prompt| prompt != "none") {
-        details.push(Detail::new("querystring", "prompt", "Must be none"));
+        details.push(Detail::new(Location::Querystring, "prompt", "Must be none"));
     }
     if !details.is_empty() {
         return Err(ApiError::Invalid(details));
@@ -59,7 +60,7 @@ pub async fn login(cx: &mut Context<'_>) -> Result<Response, ApiError> {
         .collect();
     if !refused.is_empty() {
         let problem = format!("Scopes not allowed: {}", refused.join(", "));
-        return Err(ApiError::invalid("querystring", "scope", problem));
+        return Err(ApiError::invalid(Location::Querystring, "scope", problem));
     }
     let callback = Url::parse(&callback)
         .ok()
@@ -68,17 +69,19 @@ pub async fn login(cx: &mut Context<'_>) -> Result<Response, ApiError> {
             provider.trusts(callback)
                 || provider.trusts_admin && admin::is_callback(callback, request, settings)
         })
-        .ok_or_else(|| ApiError::invalid("querystring", "callback", "Untrusted callback URL"))?;
+        .ok_or_else(|| {
+            ApiError::invalid(Location::Querystring, "callback", "Untrusted callback URL")
+        })?;
     if provider.settings().userid_field == "email" && !scopes.contains(&"email") {
         let problem = format!(
             "Provider {} requires 'email' scope",
             provider.settings().name
         );
-        return Err(ApiError::invalid("querystring", "scope", problem));
+        return Err(ApiError::invalid(Location::Querystring, "scope", problem));
     }
 
     let endpoints = provider.endpoints().await?;
-    // Nobody must guess it: 244 random bits.
+    // It must not be guessable: 244 random bits.
     let state = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
     let (name, ttl) = (&provider.settings().name, provider.settings().state_ttl);
     let now = Timestamp::now();
@@ -102,22 +105,26 @@ pub async fn login(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     Ok(Response::redirect(&url, now, None))
 }
 
-/// `GET /openid/{provider}/token`: from the provider, with a code or an error, to where the login began.
+/// `GET /openid/{provider}/token`: redirects from the provider, with a code or an error, to where the login began.
 ///
 /// # Errors
-/// 400 for parameters that are missing or both there, and for a login that is not under way; failures of ours and of
-/// the provider.
+/// 400 for missing or contradictory parameters, and for a login that is not in progress; server errors, and the
+/// provider's.
 pub async fn token(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let (provider, store) = (provider(cx)?, &cx.api.store);
     let (request, settings) = (cx.request, cx.settings());
     let (code, error) = (request.parameter("code"), request.parameter("error"));
     let Some(state) = request.parameter("state") else {
-        return Err(ApiError::invalid("querystring", "state", "Required"));
+        return Err(ApiError::invalid(
+            Location::Querystring,
+            "state",
+            "Required",
+        ));
     };
     if code.is_some() == error.is_some() {
         let problem =
             "Provide either 'state' and 'code', or 'error' and 'error_description', but not both.";
-        return Err(ApiError::invalid("querystring", "", problem));
+        return Err(ApiError::invalid(Location::Querystring, "", problem));
     }
     let now = Timestamp::now();
     let is_ours = state.len() == 64 && state.bytes().all(|b| b.is_ascii_hexdigit());
@@ -127,8 +134,8 @@ pub async fn token(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     } else {
         None
     };
-    let callback =
-        callback.ok_or_else(|| ApiError::invalid("querystring", "state", "Invalid state"))?;
+    let callback = callback
+        .ok_or_else(|| ApiError::invalid(Location::Querystring, "state", "Invalid state"))?;
     let result = match code {
         Some(code) => {
             let redirect_uri = token_url(provider, request, settings);
@@ -141,9 +148,9 @@ pub async fn token(cx: &mut Context<'_>) -> Result<Response, ApiError> {
             let parameters = parameters
                 .into_iter()
                 .filter_map(|(name, value)| Some((name, value.filter(|value| !value.is_empty())?)));
-            let query = Url::parse_with_params("http://query", parameters);
-            let query = query.ok().and_then(|url| url.query().map(str::to_owned));
-            query.unwrap_or_default()
+            form_urlencoded::Serializer::new(String::new())
+                .extend_pairs(parameters)
+                .finish()
         }
     };
     Ok(Response::redirect(
@@ -156,18 +163,23 @@ pub async fn token(cx: &mut Context<'_>) -> Result<Response, ApiError> {
 /// The provider that the path names.
 ///
 /// # Errors
-/// 400 when there is none (Kinto 26.5).
+/// 400 for an unknown provider (Kinto 26.5).
 fn provider<'a>(cx: &Context<'a>) -> Result<&'a Provider, ApiError> {
     let Target::Named(name) = cx.target else {
         return Err(ApiError::UnknownPath);
     };
     let mut providers = cx.api.providers.iter();
     let provider = providers.find(|provider| provider.settings().name == *name);
-    provider
-        .ok_or_else(|| ApiError::invalid("path", "provider", format!("Unknown provider '{name}'")))
+    provider.ok_or_else(|| {
+        ApiError::invalid(
+            Location::Path,
+            "provider",
+            format!("Unknown provider '{name}'"),
+        )
+    })
 }
 
-/// Where the provider is to send browsers back to: never where a header says, since a code goes there.
+/// The URL to which the provider sends browsers back. Never taken from the client's headers, since a code goes there.
 fn token_url(provider: &Provider, request: &Request, settings: &ApiSettings) -> String {
     let origin = request.trusted_origin(settings);
     format!("{origin}{PREFIX}/openid/{}/token", provider.settings().name)

@@ -1,0 +1,208 @@
+//! The tables of Kinto's PostgreSQL as CSV, in a directory, with a script for `psql` that puts them in the place of what
+//! is there.
+//!
+//! Kinto's tables take no two objects of a list with one time: the second gets the next that is free.
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::Path;
+
+use csv::{QuoteStyle, Writer, WriterBuilder};
+use kinto_serverless::resource::{Kind, ListUri, ObjectUri};
+use kinto_serverless::store::{Content, Object};
+use kinto_serverless::timestamp::Timestamp;
+use rusqlite::{Connection, params};
+use serde_json::Value;
+
+use super::{Format, Result};
+use crate::source::postgres_time;
+
+/// Objects first: they would get new times beside a list that has reached theirs (Kinto's trigger).
+const SCRIPT: &str = r"-- Puts what kinto-serverless exported in the place of what Kinto holds, all of it or nothing.
+-- In the directory of the files, with the tables of `kinto migrate`, while no Kinto runs:
+--     psql DATABASE --file load.sql
+\set ON_ERROR_STOP on
+SET timezone = 'UTC';
+BEGIN;
+DELETE FROM timestamps WHERE resource_name IN ('bucket', 'group', 'collection', 'record', 'account');
+DELETE FROM objects WHERE resource_name IN ('bucket', 'group', 'collection', 'record', 'account');
+DELETE FROM access_control_entries WHERE object_id NOT LIKE '/buckets/%/history/%';
+DELETE FROM user_principals;
+\copy objects (id, parent_id, resource_name, last_modified, data, deleted) FROM objects.csv CSV HEADER
+\copy timestamps (parent_id, resource_name, last_modified) FROM timestamps.csv CSV HEADER
+\copy access_control_entries (object_id, permission, principal) FROM access_control_entries.csv CSV HEADER
+\copy user_principals (user_id, principal) FROM user_principals.csv CSV HEADER
+COMMIT;
+";
+
+type Csv = Writer<BufWriter<File>>;
+
+/// The tables of Kinto's PostgreSQL.
+#[derive(Debug)]
+pub struct Tables {
+    objects: Csv,
+    timestamps: Csv,
+    entries: Csv,
+    principals: Csv,
+    /// The times that are taken.
+    times: Connection,
+    shifted: u64,
+    /// How many objects, and the first.
+    left_out: (u64, String),
+}
+
+impl Tables {
+    /// Into a directory, which is made where there is none.
+    ///
+    /// # Errors
+    /// It cannot be written to.
+    pub fn new(directory: &Path) -> Result<Self> {
+        std::fs::create_dir_all(directory)?;
+        std::fs::write(directory.join("load.sql"), SCRIPT)?;
+        let begin = |table: &str, columns: &[&str]| -> Result<Csv> {
+            let file = File::create(directory.join(format!("{table}.csv")))?;
+            // An empty text without quotes is NULL.
+            let mut csv = WriterBuilder::new()
+                .quote_style(QuoteStyle::Always)
+                .from_writer(BufWriter::new(file));
+            csv.write_record(columns)?;
+            Ok(csv)
+        };
+        // A temporary file of SQLite's, which goes with the connection.
+        let times = Connection::open("")?;
+        times.execute_batch(
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16000;
+             CREATE TABLE times (list TEXT, time INTEGER, PRIMARY KEY (list, time)) WITHOUT ROWID; BEGIN;",
+        )?;
+        let columns = [
+            "id",
+            "parent_id",
+            "resource_name",
+            "last_modified",
+            "data",
+            "deleted",
+        ];
+        Ok(Self {
+            objects: begin("objects", &columns)?,
+            timestamps: begin("timestamps", &columns[1..4])?,
+            entries: begin(
+                "access_control_entries",
+                &["object_id", "permission", "principal"],
+            )?,
+            principals: begin("user_principals", &["user_id", "principal"])?,
+            times,
+            shifted: 0,
+            left_out: (0, String::new()),
+        })
+    }
+
+    /// The time of an object that no other of its list has.
+    fn free_time(&mut self, parent: &str, kind: Kind, wanted: Timestamp) -> Result<Timestamp> {
+        let list = format!("{parent} {}", kind.name());
+        let sql = "INSERT OR IGNORE INTO times VALUES (?, ?)";
+        let mut insert = self.times.prepare_cached(sql)?;
+        let mut time = wanted;
+        while insert.execute(params![list, time.0.cast_signed()])? == 0 {
+            time = time.next();
+        }
+        self.shifted += u64::from(time != wanted);
+        Ok(time)
+    }
+}
+
+impl Format for Tables {
+    fn list(&mut self, list: &ListUri, timestamp: Timestamp) -> Result<()> {
+        // Of all accounts: each has a list of its own.
+        let parent = match list.kind() {
+            Kind::Account => "*".to_owned(),
+            _ => list.parent().map(ToString::to_string).unwrap_or_default(),
+        };
+        let time = postgres_time(timestamp);
+        let row = [&*parent, list.kind().name(), &time];
+        Ok(self.timestamps.write_record(row)?)
+    }
+
+    fn object(&mut self, uri: &ObjectUri, object: &Object) -> Result<()> {
+        let (id, kind) = (uri.id(), uri.kind());
+        let parent = match kind {
+            Kind::Account => id.to_owned(),
+            _ => uri.parent().map(ToString::to_string).unwrap_or_default(),
+        };
+        let (data, is_deleted) = match &object.content {
+            Content::Live { data, .. } => (Value::Object(data.clone()).to_string(), "f"),
+            Content::Deleted => (r#"{"deleted":true}"#.to_owned(), "t"),
+        };
+        if holds_null(object) {
+            self.left_out.0 += 1;
+            if self.left_out.0 == 1 {
+                self.left_out.1 = uri.to_string();
+            }
+            return Ok(());
+        }
+        let time = postgres_time(self.free_time(&parent, kind, object.last_modified)?);
+        let row = [id, &parent, kind.name(), &time, &data, is_deleted];
+        self.objects.write_record(row)?;
+        let uri = uri.to_string();
+        for (permission, principals) in object.permissions().into_iter().flat_map(|p| p.iter()) {
+            for principal in principals {
+                self.entries.write_record([&uri, permission, principal])?;
+            }
+        }
+        if let (Kind::Group, Content::Live { data, .. }) = (kind, &object.content) {
+            let members = data.get("members").and_then(Value::as_array);
+            let members = members.into_iter().flatten().filter_map(Value::as_str);
+            for member in members.collect::<std::collections::BTreeSet<_>>() {
+                self.principals.write_record([member, &uri])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        for csv in [
+            &mut self.objects,
+            &mut self.timestamps,
+            &mut self.entries,
+            &mut self.principals,
+        ] {
+            csv.flush()?;
+        }
+        Ok(())
+    }
+
+    fn remarks(&self) -> Vec<String> {
+        let mut remarks = vec![];
+        if self.shifted > 0 {
+            remarks.push(format!(
+                "{} objects had the time of another of their list, and got the next that was free",
+                self.shifted
+            ));
+        }
+        if let (count @ 1.., first) = &self.left_out {
+            remarks.push(format!(
+                "left out, since PostgreSQL takes no \\u0000: {count}, the first {first}"
+            ));
+        }
+        remarks
+    }
+}
+
+/// Whether an object holds U+0000, which PostgreSQL's texts cannot.
+fn holds_null(object: &Object) -> bool {
+    fn holds(value: &Value) -> bool {
+        match value {
+            Value::String(text) => text.contains('\0'),
+            Value::Array(items) => items.iter().any(holds),
+            Value::Object(members) => members
+                .iter()
+                .any(|(name, value)| name.contains('\0') || holds(value)),
+            _ => false,
+        }
+    }
+    let Content::Live { data, .. } = &object.content else {
+        return false;
+    };
+    data.iter()
+        .any(|(name, value)| name.contains('\0') || holds(value))
+        || object.principals().iter().any(|name| name.contains('\0'))
+}

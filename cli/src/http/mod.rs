@@ -1,0 +1,8 @@
+//! Another Kinto, reached by its API.
+//!
+//! [`client`] sends requests. [`mirror`] keeps what was read in a file, by which a later reading asks only for what
+//! changed since. [`reading`] reads list by list into it, parents before what is under them.
+
+pub mod client;
+pub mod mirror;
+pub mod reading;

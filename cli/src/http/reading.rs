@@ -1,0 +1,288 @@
+//! Everything that a user can read of another Kinto, list by list.
+//!
+//! A list is read in the order of its times, each page from where the last one ended (`_since`). So a reading that
+//! was cut short goes on, and a later one gets what changed. What `_since` does not tell of is found by counting: a list
+//! deleted with its parent and made anew, objects written under a past time. A list whose count differs is read anew.
+
+use std::path::PathBuf;
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+use kinto_serverless::resource::{Kind, ListUri};
+use kinto_serverless::timestamp::Timestamp;
+use serde_json::{Map, Value};
+
+use super::client::{Answer, Client, HttpError, message};
+use super::mirror::{Mirror, Mirrored};
+use crate::progress::Progress;
+
+/// Objects of a page, where they are small enough for one answer.
+const PAGE: usize = 1000;
+/// Batches under way at once.
+const CONCURRENCY: usize = 4;
+/// Requests in a batch, where the server does not say how many it takes (Kinto's default).
+const BATCH: u64 = 25;
+/// How often a list is read whose count differs since others write to it.
+const ATTEMPTS: u32 = 4;
+
+/// Why another Kinto was not read to the end.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadingError {
+    /// It does not answer.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    /// The work file.
+    #[error("the work file: {0}")]
+    Mirror(#[from] rusqlite::Error),
+    /// A work file of something else.
+    #[error("the work file is of another server or user, or was made with other options")]
+    OtherSource,
+    /// A list is never the same twice.
+    #[error("{list} says that it has {counted} objects and shows {read}; is it being written to?")]
+    Count {
+        /// The list.
+        list: ListUri,
+        /// How many it says.
+        counted: u64,
+        /// How many it shows.
+        read: u64,
+    },
+}
+
+type Result<T> = std::result::Result<T, ReadingError>;
+
+/// How a Kinto is read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The file of what was read, which a later reading goes on from.
+    pub work: Option<PathBuf>,
+    /// Whether nobody asks for the permissions of records, which takes a request each.
+    pub skips_record_permissions: bool,
+}
+
+/// What a reading found, but for the objects themselves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// The lists that could be read, parents before what is under them.
+    pub lists: Vec<ListUri>,
+    /// Lists that the user may not read, with what the server says.
+    pub unreadable: Vec<(ListUri, String)>,
+    /// Plugins of the server whose objects were not read.
+    pub plugins: Vec<String>,
+}
+
+/// Opens the copy of the Kinto that said `hello`, in the file of the options or else in `otherwise`.
+///
+/// # Errors
+/// The file fails, or is of another server, user or other options.
+pub fn open(
+    client: &Client,
+    hello: &Value,
+    options: &Options,
+    otherwise: PathBuf,
+) -> Result<Mirror> {
+    let user = hello["user"]["id"].as_str().unwrap_or_default();
+    let skips = options.skips_record_permissions;
+    let source = format!("{} {user} {skips}", client.url());
+    let path = options.work.clone().unwrap_or(otherwise);
+    match Mirror::open(&path, &source)? {
+        (mirror, true) => Ok(mirror),
+        (_, false) => Err(ReadingError::OtherSource),
+    }
+}
+
+/// Reads all that the client may read into the mirror.
+///
+/// # Errors
+/// The server or the file fails.
+pub async fn read(
+    client: &Client,
+    hello: &Value,
+    mirror: &mut Mirror,
+    options: &Options,
+    progress: &Progress,
+) -> Result<Found> {
+    let batch = hello["settings"]["batch_max_requests"].as_u64();
+    let mut reader = Reader {
+        client,
+        mirror,
+        progress,
+        batch: usize::try_from(batch.unwrap_or(BATCH).clamp(1, 100)).unwrap_or(1),
+        skips_record_permissions: options.skips_record_permissions,
+    };
+    let capabilities = &hello["capabilities"];
+    let has = |name: &str| capabilities.get(name).is_some();
+    let mut found = Found::default();
+    let plugins = ["attachments", "history", "quotas"];
+    let plugins = plugins.into_iter().filter(|name| has(name));
+    found.plugins = plugins.map(str::to_owned).collect();
+    let mut lists = vec![ListUri::buckets()];
+    if has("accounts") {
+        lists.push(ListUri::accounts());
+    }
+    while let Some(list) = lists.pop() {
+        if let Some(refusal) = reader.list(&list).await? {
+            found.unreadable.push((list, refusal));
+            continue;
+        }
+        if !list.kind().children().is_empty() {
+            let mut after = String::new();
+            loop {
+                let page = reader.mirror.page(&list, &after)?;
+                let Some(last) = page.last() else { break };
+                after.clone_from(&last.id);
+                for object in page.iter().filter(|object| object.data.is_some()) {
+                    lists.extend(list.clone().object(&*object.id).child_lists());
+                }
+            }
+        }
+        found.lists.push(list);
+    }
+    Ok(found)
+}
+
+struct Reader<'a> {
+    client: &'a Client,
+    mirror: &'a mut Mirror,
+    progress: &'a Progress,
+    batch: usize,
+    skips_record_permissions: bool,
+}
+
+impl Reader<'_> {
+    /// Reads what is new of a list; what the server says where it may not be read.
+    async fn list(&mut self, list: &ListUri) -> Result<Option<String>> {
+        let (mut counted, mut read) = (0, 0);
+        for attempt in 0..ATTEMPTS {
+            if let Some(refusal) = self.changes(list).await? {
+                return Ok(Some(refusal));
+            }
+            let head = self.client.head(&list.to_string()).await?;
+            let number = head.number("Total-Objects");
+            counted = match number.or_else(|| head.number("Total-Records")) {
+                Some(counted) if head.status.is_success() => counted,
+                _ => return Ok(Some(refusal(&head))),
+            };
+            read = self.mirror.live(list)?;
+            if counted == read {
+                let etag = head.etag().unwrap_or_default();
+                self.mirror.keep_timestamp(list, etag)?;
+                return Ok(None);
+            }
+            // The first time it may have been written to in between.
+            if attempt > 0 {
+                self.mirror.forget(list)?;
+            }
+        }
+        Err(ReadingError::Count {
+            list: list.clone(),
+            counted,
+            read,
+        })
+    }
+
+    /// Reads on from where the list was read up to.
+    async fn changes(&mut self, list: &ListUri) -> Result<Option<String>> {
+        let mut limit = PAGE;
+        loop {
+            let since = self.mirror.reached(list)?;
+            let path = format!("{list}?_since={since}&_sort=last_modified&_limit={limit}");
+            let mut answer = match self.client.get(&path).await {
+                Err(HttpError::TooLarge(_)) if limit > 1 => {
+                    limit /= 2;
+                    continue;
+                }
+                answer => answer?,
+            };
+            let objects = match answer.body.get_mut("data").map(Value::take) {
+                Some(Value::Array(objects)) if answer.status.is_success() => objects,
+                _ => return Ok(Some(refusal(&answer))),
+            };
+            let objects = objects.into_iter().map(|object| parse(object, &path));
+            let mut objects = objects.collect::<Result<Vec<_>>>()?;
+            self.permissions(list, &mut objects).await?;
+            self.mirror.keep(list, &objects)?;
+            self.progress.advance(objects.len() as u64);
+            if objects.is_empty() || !answer.headers.contains_key("Next-Page") {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Asks for the permissions of objects, which a list does not show.
+    async fn permissions(&self, list: &ListUri, objects: &mut [Mirrored]) -> Result<()> {
+        if self.skips_record_permissions && list.kind() == Kind::Record {
+            return Ok(());
+        }
+        let live = objects.iter_mut().filter(|object| object.data.is_some());
+        let mut live: Vec<_> = live.collect();
+        let uris: Vec<_> = live
+            .iter()
+            .map(|object| list.clone().object(&*object.id).to_string())
+            .collect();
+        let batches = uris.chunks(self.batch).map(|uris| self.answers(uris));
+        let answers: Vec<Vec<_>> = stream::iter(batches)
+            .buffered(CONCURRENCY)
+            .try_collect()
+            .await?;
+        for (object, shown) in live.iter_mut().zip(answers.into_iter().flatten()) {
+            object.permissions = shown;
+        }
+        Ok(())
+    }
+
+    /// The permissions that these objects show.
+    async fn answers(&self, uris: &[String]) -> Result<Vec<Option<String>>> {
+        let answers = match self.client.get_all(uris).await {
+            Err(HttpError::TooLarge(_)) if uris.len() > 1 => {
+                let (some, others) = uris.split_at(uris.len() / 2);
+                let mut shown = Box::pin(self.answers(some)).await?;
+                shown.extend(Box::pin(self.answers(others)).await?);
+                return Ok(shown);
+            }
+            answers => answers?,
+        };
+        let shown = answers.into_iter().zip(uris).map(|((status, body), uri)| {
+            match (status, body.get("permissions")) {
+                (200, Some(permissions)) => Ok(Some(permissions.to_string())),
+                // It was deleted meanwhile, which the list tells of later.
+                (404 | 403 | 401, _) => Ok(None),
+                (status, _) => Err(ReadingError::Http(HttpError::Answer {
+                    path: uri.clone(),
+                    what: format!("{status} {}", message(&body)),
+                })),
+            }
+        });
+        shown.collect()
+    }
+}
+
+fn refusal(answer: &Answer) -> String {
+    format!("{} {}", answer.status, message(&answer.body))
+}
+
+fn parse(object: Value, path: &str) -> Result<Mirrored> {
+    let wrong = || HttpError::Answer {
+        path: path.to_owned(),
+        what: "an object without id or last_modified".to_owned(),
+    };
+    let Value::Object(mut fields) = object else {
+        return Err(wrong().into());
+    };
+    let mut take = |name: &str| fields.shift_remove(name);
+    let (Some(Value::String(id)), Some(Value::Number(time))) = (take("id"), take("last_modified"))
+    else {
+        return Err(wrong().into());
+    };
+    let last_modified = time.as_u64().map(Timestamp).ok_or_else(wrong)?;
+    let is_deleted = fields.get("deleted") == Some(&Value::Bool(true)) && fields.len() == 1;
+    Ok(Mirrored {
+        id,
+        last_modified,
+        data: (!is_deleted).then(|| text(fields)),
+        permissions: None,
+    })
+}
+
+fn text(fields: Map<String, Value>) -> String {
+    Value::Object(fields).to_string()
+}

@@ -1,0 +1,221 @@
+"""template.yaml as CloudFormation gets it: transformed by SAM, with each condition on and off, linted; and what a linter
+does not know of it.
+
+    target/venv/bin/python tests/template
+
+Needs what tests/run installs in target/venv, and no network.
+"""
+
+import json
+import os
+import re
+import sys
+import unittest
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+
+os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+import cfnlint.api  # noqa: E402
+import tomllib  # noqa: E402
+from samtranslator.translator.transform import transform  # noqa: E402
+
+
+def load_make():
+    loader = SourceFileLoader("make", str(ROOT / "release" / "make"))
+    make = module_from_spec(spec_from_loader("make", loader))
+    sys.dont_write_bytecode = True
+    loader.exec_module(make)
+    return make
+
+
+MAKE = load_make()
+TEMPLATE = MAKE.load((ROOT / "template.yaml").read_text())
+PARAMETERS = TEMPLATE["Parameters"]
+ACCOUNT = "us-east-1:123456789012"
+SECRET = f"arn:aws:secretsmanager:{ACCOUNT}:secret:kinto-AbCdEf"
+
+# Together they have each condition on, and off.
+DEPLOYMENTS = {
+    "defaults": {},
+    "all that a stack may have": {
+        "KintoIni": f"arn:aws:ssm:{ACCOUNT}:parameter/kinto.ini",
+        "IniSecretArns": f"{SECRET},{SECRET}2",
+        "Listeners": "true",
+        "ListenerArns": f"arn:aws:events:{ACCOUNT}:event-bus/default",
+        "Front": "function-url",
+        "Admin": "true",
+        "Cdn": "true",
+        "CdnDomainName": "kinto.example.org",
+        "CdnCertificateArn": f"arn:aws:acm:{ACCOUNT}:certificate/a",
+        "CdnOriginShieldRegion": "eu-west-1",
+        "EventQueue": "true",
+        "Deployment": "Canary10Percent5Minutes",
+        "AlarmTopicArn": f"arn:aws:sns:{ACCOUNT}:alarms",
+        "Tracing": "Active",
+        "ApiReservedConcurrency": "100",
+        "MaxReadRequestUnits": "0",
+        "MaxWriteRequestUnits": "0",
+    },
+    "another table, what Kinto had, and a Megaphone": {
+        "TableName": "restored",
+        "TableStreamArn": f"arn:aws:dynamodb:{ACCOUNT}:table/restored/stream/2026-11-26T00:00:00.000",
+        "UseridHmacSecretArn": SECRET,
+        "MegaphoneUrl": "https://megaphone.example.org",
+        "MegaphoneApiKeyArn": SECRET,
+        "MatchKintoChanges": "/buckets/main",
+        "Admin": "true",
+        "AccessLogs": "false",
+        "TlsOnly": "false",
+    },
+}
+PROFILES = tomllib.loads((ROOT / "release" / "samconfig.toml").read_text())
+for profile, commands in PROFILES.items():
+    if profile == "version":
+        continue
+    said = commands["deploy"]["parameters"].get("parameter_overrides", "")
+    said = said.replace("REGION:ACCOUNT", ACCOUNT)
+    DEPLOYMENTS[f"the profile {profile}"] = {
+        **(MAKE.SAID if "template-" in commands["deploy"]["parameters"]["template_file"] else {}),
+        **{name: value.strip("'") for name, value in re.findall(r"(\w+)=('[^']*'|\S+)", said)},
+    }
+
+
+class NoPolicies:
+    """The roles are spelled out: SAM looks no policy of AWS's up by its name."""
+
+    def load(self):
+        return {}
+
+
+def deployed(parameters):
+    """What SAM makes of the template, with these parameters and nothing left to decide."""
+    values = {name: str(parameters.get(name, PARAMETERS[name].get("Default", ""))) for name in PARAMETERS}
+    values = {name: value.replace("True", "true").replace("False", "false") for name, value in values.items()}
+    template = json.loads(json.dumps(TEMPLATE))
+    for resource in template["Resources"].values():
+        if resource["Type"] == "AWS::Serverless::Function":
+            resource["Properties"]["CodeUri"] = "s3://bucket/code"
+        if resource["Type"] == "AWS::Lambda::LayerVersion":
+            resource["Properties"]["Content"] = {"S3Bucket": "bucket", "S3Key": "layer"}
+    transformed = transform(template, values, NoPolicies())
+    by_parameter = {name: MAKE.value_of(value, PARAMETERS[name]) for name, value in values.items()}
+    template = MAKE.replaced({key: part for key, part in transformed.items() if key not in ("Parameters", "Rules")}, by_parameter)
+    conditions = {name: MAKE.decide(condition, template["Conditions"]) for name, condition in template["Conditions"].items()}
+    template = MAKE.without_what_cannot_be(template)
+    # What they decide is decided.
+    for key in ("Conditions", "Mappings", "Metadata"):
+        del template[key]
+    return template, conditions, transformed
+
+
+ALL = {name: deployed(parameters) for name, parameters in DEPLOYMENTS.items()}
+
+
+class Template(unittest.TestCase):
+    def test_each_condition_is_on_in_one_deployment_and_off_in_another(self):
+        for condition in TEMPLATE["Conditions"]:
+            seen = {conditions[condition] for _, conditions, _ in ALL.values()}
+            self.assertEqual(seen, {True, False}, condition)
+
+    def test_what_cloudformation_gets_is_clean(self):
+        for name, (template, _, _) in ALL.items():
+            with self.subTest(name):
+                # A `Fn::Sub` whose parameters are in their place already is one too many.
+                config = cfnlint.api.ManualArgs(regions=["us-east-1"], ignore_checks=["W1020"])
+                found = cfnlint.api.lint(json.dumps(template), config=config)
+                self.assertEqual([f"{match.rule.id} {match.path} {match.message}" for match in found], [])
+
+    def test_each_parameter_is_asked_for_in_one_group_and_used(self):
+        groups = TEMPLATE["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
+        listed = [parameter for group in groups for parameter in group["Parameters"]]
+        self.assertEqual(sorted(listed), sorted(PARAMETERS))
+        text = json.dumps({key: part for key, part in TEMPLATE.items() if key not in ("Parameters", "Metadata", "Rules")})
+        for name in PARAMETERS:
+            self.assertTrue(f'"Ref": "{name}"' in text or "${" + name + "}" in text, name)
+
+    def test_another_value_of_a_parameter_that_functions_depend_on_has_them_published_anew(self):
+        """CloudFormation asks for the settings again, by whose digest each function gets a new version, only when a
+        property of `Settings` is another."""
+        asked = mentioned(TEMPLATE["Resources"]["Settings"]["Properties"]["Parameters"])
+        functions = [part for part in TEMPLATE["Resources"].values() if part["Type"] == "AWS::Serverless::Function"]
+        kept = [TEMPLATE["Globals"]["Function"], *(function["Properties"] for function in functions)]
+        # What a version does not keep.
+        others = ("ReservedConcurrentExecutions", "Tags", "DeploymentPreference", "Role", "Events", "LoggingConfig")
+        of_functions = mentioned([{key: part for key, part in one.items() if key not in others} for one in kept])
+        of_functions |= {"LogLevel"}
+        self.assertLessEqual(of_functions & set(PARAMETERS), asked)
+
+    def test_all_functions_that_serve_wait_for_the_settings(self):
+        for template, _, _ in ALL.values():
+            for name, resource in template["Resources"].items():
+                if resource["Type"] == "AWS::Lambda::Function" and name != "Check":
+                    variables = resource["Properties"]["Environment"]["Variables"]
+                    self.assertEqual(variables["SETTINGS"], {"Fn::GetAtt": ["Settings", "Digest"]}, name)
+                if resource["Type"] == "AWS::Lambda::Version" and not name.startswith("Check"):
+                    self.assertEqual(resource["Properties"]["Description"], {"Fn::GetAtt": ["Settings", "Digest"]}, name)
+
+    def test_whoever_invokes_a_function_invokes_its_alias(self):
+        for deployment, (template, _, _) in ALL.items():
+            resources = template["Resources"]
+            for name, resource in resources.items():
+                properties = resource.get("Properties", {})
+                if resource["Type"] == "AWS::Lambda::EventSourceMapping":
+                    self.assertRegex(json.dumps(properties["FunctionName"]), "Aliaslive", name)
+                if resource["Type"] == "AWS::Lambda::Permission":
+                    self.assertRegex(json.dumps(properties["FunctionName"]), "Aliaslive", name)
+                if resource["Type"] == "AWS::ApiGatewayV2::Integration":
+                    self.assertRegex(json.dumps(properties["IntegrationUri"]), "Aliaslive", name)
+                if resource["Type"] == "AWS::Lambda::Url":
+                    self.assertEqual(properties["Qualifier"], "live", name)
+
+    def test_gradual_deployments_go_back_by_alarms_and_others_need_no_codedeploy(self):
+        for name, (template, _, _) in ALL.items():
+            groups = [
+                resource
+                for resource in template["Resources"].values()
+                if resource["Type"] == "AWS::CodeDeploy::DeploymentGroup"
+            ]
+            gradual = DEPLOYMENTS[name].get("Deployment", "AllAtOnce") != "AllAtOnce"
+            self.assertEqual(len(groups), 4 if gradual else 0, name)
+            for group in groups:
+                alarms = group["Properties"]["AlarmConfiguration"]["Alarms"]
+                self.assertTrue(alarms, name)
+
+    def test_nobody_reaches_table_stream_and_queues_without_tls(self):
+        template, _, _ = ALL["defaults"]
+        table = template["Resources"]["Table"]["Properties"]
+        queues = template["Resources"]["QueuesTlsOnly"]["Properties"]
+        policies = [table["ResourcePolicy"], table["StreamSpecification"]["ResourcePolicy"], queues]
+        for policy in policies:
+            (statement,) = policy["PolicyDocument"]["Statement"]
+            self.assertEqual((statement["Effect"], statement["Principal"]), ("Deny", "*"))
+            self.assertEqual(statement["Condition"], {"Bool": {"aws:SecureTransport": "false"}})
+        for template, _, _ in ALL.values():
+            all_queues = {name for name, part in template["Resources"].items() if part["Type"] == "AWS::SQS::Queue"}
+            if policy := template["Resources"].get("QueuesTlsOnly"):
+                self.assertEqual({queue["Ref"] for queue in policy["Properties"]["Queues"]}, all_queues)
+
+    def test_operators_find_each_alarm_and_read_of_no_other(self):
+        page = (ROOT / "docs" / "operations.md").read_text()
+        named = set(re.findall(r"^\| `(\w+)Alarm`", page, re.MULTILINE))
+        there = {name for name, part in TEMPLATE["Resources"].items() if part["Type"] == "AWS::CloudWatch::Alarm"}
+        self.assertEqual({f"{name}Alarm" for name in named}, there)
+
+
+def mentioned(part):
+    """The names of parameters and resources in it, and of what the conditions in it depend on."""
+    if isinstance(part, dict):
+        names = {part["Ref"]} if "Ref" in part else set()
+        condition = part.get("Condition") if isinstance(part.get("Condition"), str) else None
+        condition = part["Fn::If"][0] if "Fn::If" in part else condition
+        if condition in TEMPLATE["Conditions"]:
+            names |= mentioned(TEMPLATE["Conditions"][condition])
+        return names.union(*(mentioned(value) for value in part.values()))
+    return set().union(*(mentioned(value) for value in part)) if isinstance(part, list) else set()
+
+
+if __name__ == "__main__":
+    unittest.main()

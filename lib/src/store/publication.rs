@@ -6,9 +6,9 @@
 //! | `#layer#`, the list's partition, `#` and the layer's name | an object's id | the object, its time as `at`; `expires` |
 //!
 //! The list's item names the *layer* with its size, and holds the signatures of what the list is with it. Whoever reads the
-//! list takes of each object the later of two states: the one in its place, and the one in the layer. To settle a layer copies
-//! its objects to their places, which changes nothing of what is read, and then removes it. A layer that no list names was
-//! never shown, or is settled.
+//! list takes of each object the later of two states: the one in its place, and the one in the layer. To settle it copies
+//! its objects to their places, which changes nothing of what is read, and then has the item name it no more. A layer that no
+//! list names was never shown, or is settled, and goes when it expires.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -27,7 +27,7 @@ use crate::timestamp::Timestamp;
 const PARTITION: &str = "#layer#";
 /// The time of an object in a layer: not called `last_modified`, so that the index leaves it out.
 const AT: &str = "at";
-/// How long a layer is kept at most that nobody settles: it was not shown, or its removal was cut short.
+/// How long a layer is kept: far longer than the stream tries to have it settled.
 const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Requests that are under way at once.
 const CONCURRENCY: usize = 16;
@@ -149,12 +149,7 @@ impl Store {
             item.insert("expires".to_owned(), expires.clone());
             ImportWrite::put(item)
         });
-        self.write_all(writes.collect::<Result<_, _>>()?).await?;
-        Ok(layer)
-    }
-
-    async fn write_all(&self, writes: Vec<ImportWrite>) -> Result<(), StoreError> {
-        let mut writes = writes.into_iter();
+        let mut writes = writes.collect::<Result<Vec<_>, _>>()?.into_iter();
         let batches = std::iter::from_fn(|| {
             let batch: Vec<_> = writes.by_ref().take(MAX_BATCH).collect();
             (!batch.is_empty()).then_some(batch)
@@ -163,11 +158,13 @@ impl Store {
         stream::iter(batches)
             .map(|batch| self.write_batch(batch))
             .buffer_unordered(CONCURRENCY)
-            .try_collect()
-            .await
+            .try_collect::<()>()
+            .await?;
+        Ok(layer)
     }
 
-    /// The items of a layer, as they would be in their places; `None` when not all are there, since somebody settled it.
+    /// The items of a layer, as they would be in their places; `None` when not all are there, so that it was settled long
+    /// ago.
     ///
     /// One `Query` for each MB, 1 RCU for each 4 KB.
     ///
@@ -228,22 +225,23 @@ impl Store {
         item.as_ref().map(Object::from_item).transpose()
     }
 
-    /// Copies a layer's objects to their places, has the list's item name it no more, and removes it: whatever of that was
-    /// done already, by whomever, and however often.
+    /// Copies a layer's objects to their places, and has the list's item name it no more: whatever of that was done already,
+    /// by whomever, and however often. The layer itself goes when it expires, which costs nothing.
     ///
-    /// One `PutItem` for each object, 16 at once, one `UpdateItem`, and one `BatchWriteItem` for each 25.
+    /// One `BatchGetItem` where it is settled; else a `Query` for each MB, a `PutItem` for each object, 16 at once, and an
+    /// `UpdateItem` besides.
     ///
     /// # Errors
     /// Failures of the table; then it is to be called again.
     pub async fn settle_layer(&self, list: &ListUri, layer: &Layer) -> Result<(), StoreError> {
-        // Where it is not whole, somebody has done all but remove it, as the list's item tells.
-        let Some(items) = self.layer_items(list, layer).await? else {
+        let key = Key::list(list);
+        let item = self.read(std::slice::from_ref(&key)).await?.remove(&key);
+        let shown = item.as_ref().map(Published::from_item).transpose()?;
+        if shown.and_then(|shown| shown.layer).as_ref() != Some(layer) {
             return Ok(());
-        };
-        let mut ids = Vec::with_capacity(items.len());
-        for item in &items {
-            ids.push(super::string(item, "sk")?);
         }
+        let items = self.layer_items(list, layer).await?;
+        let items = items.ok_or_else(|| StoreError::Unsettled(list.clone()))?;
         stream::iter(items)
             .map(|item| self.put_unless_later(item))
             .buffer_unordered(CONCURRENCY)
@@ -253,18 +251,14 @@ impl Store {
             .client
             .update_item()
             .table_name(&self.table)
-            .set_key(Some(Key::list(list).into_item()))
+            .set_key(Some(key.into_item()))
             // The entry of the outbox was told of when it was written.
             .update_expression(format!("REMOVE {LAYER}, {LAYER_SIZE}, entry"))
             .condition_expression(format!("{LAYER} = :name"))
             .expression_attribute_values(":name", AttributeValue::S(layer.name.clone()))
             .send()
             .await;
-        ignore_failed_condition("UpdateItem", removed)?;
-        let removes = ids
-            .iter()
-            .map(|id| ImportWrite::remove(layer.key(list, id)));
-        self.write_all(removes.collect::<Result<_, _>>()?).await
+        ignore_failed_condition("UpdateItem", removed)
     }
 
     /// Puts an object in its place, unless something as late is there. What is older there, in whatever life of the list, may

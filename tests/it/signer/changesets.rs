@@ -5,11 +5,15 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use aws_lambda_events::dynamodb::Event;
 use aws_sdk_dynamodb::types::AttributeValue;
 use kinto_local::Fault;
+use kinto_serverless::aggregator::Aggregator;
+use kinto_serverless::queue::BroadcastQueue;
+use kinto_serverless::store::Store;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tests::{Kinto, TABLE, batch, cases, execute};
+use tests::{Kinto, TABLE, batch, cases, changed, execute};
 
 use super::{DESTINATION, Expect, PREVIEW, SOURCE, Signer, WITH_PREVIEW, WITHOUT_PREVIEW};
 
@@ -458,7 +462,7 @@ async fn what_is_read_while_nothing_is_being_settled_costs_no_more() {
 }
 
 #[tokio::test]
-async fn a_layer_goes_by_itself_and_leaves_nothing_in_the_places_of_its_objects() {
+async fn a_layer_expires_and_leaves_nothing_in_the_places_of_its_objects() {
     let signer = prepared().await;
     signer.set(tests::ALICE, "to-review").await.expect(200);
     let scan = signer
@@ -470,16 +474,92 @@ async fn a_layer_goes_by_itself_and_leaves_nothing_in_the_places_of_its_objects(
         .send()
         .await
         .unwrap();
+    let mut in_layers = 0;
     for item in scan.items() {
         let text = |name: &str| item.get(name).and_then(|it| it.as_s().ok()).cloned();
+        let has = |name: &str| item.contains_key(name);
         let pk = text("pk").unwrap();
-        assert!(!pk.starts_with("#layer#"), "{item:?}");
+        if pk.starts_with("#layer#") {
+            in_layers += 1;
+            assert!(has("expires") && !has("last_modified"), "{item:?}");
+        }
         if pk == format!("{PREVIEW}#record") {
-            let has = |name: &str| item.contains_key(name);
             assert!(!has("at") && !has("expires"), "{item:?}");
             let is_list = text("sk").as_deref() == Some("#timestamp");
             assert_eq!(has("last_modified"), !is_list);
             assert!(!is_list || matches!(item["signatures"], AttributeValue::S(_)));
         }
     }
+    assert!(in_layers > 3);
+}
+
+#[tokio::test]
+async fn a_publication_that_was_cut_short_is_settled_by_who_reads_the_stream() {
+    for life in 0..7 {
+        let signer = prepared().await;
+        signer.set(tests::ALICE, "to-review").await.expect(200);
+        // Nothing after the commit.
+        let is_committed = AtomicBool::new(false);
+        signer.kinto.aws.inject(move |target, _| {
+            if is_committed.load(Ordering::SeqCst) {
+                return Some(Fault::error("ResourceNotFoundException"));
+            }
+            is_committed.store(target.ends_with("TransactWriteItems"), Ordering::SeqCst);
+            None
+        });
+        signer.set(tests::BOB, "to-sign").await.expect(200);
+        signer.kinto.aws.clear_faults();
+        let aggregator = aggregator(&signer);
+        let event = |signer: &Signer| -> Event {
+            let key =
+                json!({"pk": {"S": format!("{DESTINATION}#record")}, "sk": {"S": "#timestamp"}});
+            let item = execute(&signer.kinto.aws, "GetItem", json!({"Key": key}))["Item"].clone();
+            let mut record = changed(1, "news", 1);
+            record["dynamodb"]["Keys"] = key;
+            record["dynamodb"]["NewImage"] = item;
+            serde_json::from_value(json!({"Records": [record]})).unwrap()
+        };
+        let shown = event(&signer);
+        assert!(list_attribute(&signer, DESTINATION, "layer").is_some());
+        // It may die as well; then the stream gives the batch again.
+        let left = AtomicU64::new(life);
+        signer.kinto.aws.inject(move |target, _| {
+            if !target.starts_with("DynamoDB") {
+                return None;
+            }
+            let spent = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+            spent
+                .err()
+                .map(|_| Fault::error("ResourceNotFoundException"))
+        });
+        let answer = aggregator.handle(shown.clone()).await;
+        signer.kinto.aws.clear_faults();
+        assert_eq!(answer.batch_item_failures.len(), 1, "after {life} requests");
+        assert_eq!(signer.verified(DESTINATION).await, ["a=2", "c=1", "d=2"]);
+        for _ in 0..2 {
+            let answer = aggregator.handle(shown.clone()).await;
+            assert!(answer.batch_item_failures.is_empty());
+            assert_eq!(list_attribute(&signer, DESTINATION, "layer"), None);
+            assert_eq!(signer.verified(DESTINATION).await, ["a=2", "c=1", "d=2"]);
+        }
+        // What comes late settles nothing that is newer.
+        signer.write(tests::ALICE, "a", 3).await.expect(200);
+        signer.set(tests::ALICE, "to-review").await.expect(200);
+        signer.set(tests::BOB, "to-sign").await.expect(200);
+        aggregator.handle(shown).await;
+        assert_eq!(signer.verified(DESTINATION).await, ["a=3", "c=1", "d=2"]);
+    }
+}
+
+/// The aggregator of a server.
+fn aggregator(signer: &Signer) -> Aggregator {
+    let settings = tests::settings(&[]);
+    let aws = &signer.kinto.aws;
+    Aggregator::new(
+        Store::new(aws.dynamodb(), TABLE),
+        BroadcastQueue::new(aws.sqs(), aws.queue_url()),
+        settings.changes,
+        settings.broadcasts,
+        vec![],
+    )
 }

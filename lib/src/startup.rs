@@ -114,6 +114,7 @@ pub async fn api() -> Result<Api, StartError> {
             "KINTO_DEFAULT_BUCKET_HMAC_SECRET",
             "KINTO_BROADCASTS_READER_TOKEN",
             "KINTO_ORIGIN_SECRET",
+            "KINTO_SIGNER_ECDSA_PRIVATE_KEY",
         ];
         settings.contains(&name)
             || name.contains("MULTIAUTH_POLICY_") && name.ends_with("_CLIENT_SECRET")

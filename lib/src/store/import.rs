@@ -119,7 +119,7 @@ impl ImportWrite {
         Ok(Self { request, size })
     }
 
-    pub(super) fn put(item: Item) -> Result<Self, StoreError> {
+    fn put(item: Item) -> Result<Self, StoreError> {
         let size = size_of(&item);
         let request = PutRequest::builder().set_item(Some(item)).build();
         let request = request.map_err(not_built)?;

@@ -445,4 +445,6 @@ async fn hello_tells_what_is_signed() {
     assert_eq!(capability["to_review_enabled"], true);
     assert_eq!(capability["editors_group"], "{collection_id}-editors");
     assert_eq!(capability["plugin_userid"], "plugin:remote-settings");
+    let heartbeat = signer.kinto.get("/__heartbeat__").await.expect(200);
+    assert_eq!(heartbeat["signer"], true);
 }

@@ -1,10 +1,12 @@
 """Sends the same random sequences of requests to real Kinto and to the server at a URL, and compares the answers.
 
     python tests/differential http://127.0.0.1:8888 [--sequences 5000] [--seed SEED] [--only N] [--all] [--without WHAT]
-        [--events PORT]
+        [--events PORT] [--history]
 
 With `--events PORT` the sequences write more, and what a listener hears of each request is compared too: ours is a
 webhook at that port, told before the commit, for which the server must be set as in `tests/it/clients.rs`.
+
+With `--history` both have the plugin `kinto.plugins.history`, and histories and snapshots are read between the writes.
 
 The first sequence with a difference that is not justified is shrunk, printed, and ends this with a failure. The same
 seed makes the same sequences. `kinto` for the URL compares Kinto with itself, which must find nothing.
@@ -160,6 +162,7 @@ def main():
     parser.add_argument("--all", action="store_true", help="go on and list all findings, one of each sort")
     parser.add_argument("--without", action="append", default=[], help="a sort of request not to generate")
     parser.add_argument("--events", type=int, metavar="PORT", help="the port of the webhook that is told of all writes")
+    parser.add_argument("--history", action="store_true", help="read histories and snapshots too")
     arguments = parser.parse_args()
 
     with_itself = arguments.url == "kinto"
@@ -167,8 +170,9 @@ def main():
         ours = Server(arguments.url, events.Webhook(arguments.events))
         kinto = Kinto(ours.host, events.SETTINGS, events.KINTO)
     else:
-        ours = Kinto("127.0.0.1") if with_itself else Server(arguments.url)
-        kinto = Kinto(ours.host)
+        settings = {"kinto.includes": "kinto.plugins.history"} if arguments.history else None
+        ours = Kinto("127.0.0.1", settings) if with_itself else Server(arguments.url)
+        kinto = Kinto(ours.host, settings)
     differential = Differential(kinto, ours)
     numbers = [arguments.only] if arguments.only is not None else range(arguments.sequences)
     print(f"seed {arguments.seed}, {len(numbers)} sequences", flush=True)
@@ -176,7 +180,9 @@ def main():
     findings = {}
     for number in numbers:
         randomness = random.Random(f"{arguments.seed}-{number}")
-        sequence = Generator(randomness, arguments.without, writes=bool(arguments.events)).sequence()
+        sequence = Generator(
+            randomness, arguments.without, writes=bool(arguments.events), history=arguments.history
+        ).sequence()
         finding = differential.run(sequence)
         if finding:
             signature = finding.signature()

@@ -77,7 +77,7 @@ ODD_IDS = ["A", "a" * 100, "a" * 256]
 class Generator:
     """Generates one sequence, with everything that `random` decides."""
 
-    def __init__(self, random, without=(), writes=False):
+    def __init__(self, random, without=(), writes=False, history=False):
         self.random = random
         self.without = set(without)
         self.times = 0
@@ -85,6 +85,8 @@ class Generator:
         self.writes = writes
         self.buckets = BUCKETS
         self.accounts = False
+        # For histories, which are read between the writes.
+        self.history = history
 
     def sequence(self):
         """Five to 25 requests, the first of them most often making something to work on."""
@@ -400,6 +402,10 @@ class Generator:
             del weights["permissions"], weights["odd"]
         if self.accounts:
             weights["account"] = 60
+        if self.history:
+            weights |= {"history": 40, "snapshot": 12, "read": 2, "list": 4, "put": 24, "delete_list": 6}
+            # In a batch Kinto's entries are in the order of its events.
+            del weights["permissions"], weights["odd"], weights["batch"], weights["page"]
         if within_batch:
             del weights["batch"], weights["page"]
         for name in self.without & weights.keys():
@@ -481,6 +487,52 @@ class Generator:
     def a_page(self):
         method = "DELETE" if "delete_list" not in self.without and self.chance(15) else "GET"
         return Request(method, "(next page)", follows=True, user=self.random.choices(["alice", "bob"], [95, 5])[0])
+
+    def a_history(self):
+        bucket = self.id("bucket")
+        of = Text("/buckets/", bucket, "/history")
+        method = self.random.choices(["GET", "HEAD", "DELETE", "POST"], [80, 8, 10, 2])[0]
+        query = []
+        for _ in range(self.random.choices([0, 1, 2], [55, 30, 15])[0]):
+            query.append(
+                self.random.choice(
+                    [
+                        ("resource_name", self.random.choice(["bucket", "group", "collection", "record"])),
+                        ("action", self.random.choice(["create", "update", "delete"])),
+                        ("not_action", "create"),
+                        ("user_id", Text(Principal("bob"))),
+                        ("record_id", self.random.choice(["r0", "r1", "1"])),
+                        ("in_record_id", "r0,r2"),
+                        ("collection_id", "c0"),
+                        ("has_group_id", "true"),
+                        ("bucket_id", bucket),
+                        ("like_uri", "records"),
+                        ("target.data.n", self.random.choice(["0", "1", "2"])),
+                        ("min_target.data.n", "1"),
+                        ("target.data.s", "a"),
+                        ("has_target.data.deleted", "true"),
+                        ("deleted", "true"),
+                        ("missing", "1"),
+                    ]
+                )
+            )
+        if self.chance(20):
+            sort = ["uri", "-uri", "action", "resource_name", "-user_id", "last_modified", "-last_modified", "missing"]
+            query.append(("_sort", ",".join(self.random.sample(sort, self.random.randint(1, 2)))))
+        if self.chance(15) and method != "DELETE":
+            fields = ["uri", "action", "target.data.n", "target.permissions", "user_id", "missing", ""]
+            query.append(("_fields", ",".join(self.random.sample(fields, self.random.randint(1, 2)))))
+        for name in ("_since", "_before"):
+            if self.chance(15):
+                query.append((name, Text(Seen(of, self.random.randrange(4)))))
+        return Request(method, of, query=tuple(query), user=self.user())
+
+    def a_snapshot(self):
+        bucket, collection = self.id("bucket"), self.id("collection")
+        records = Text("/buckets/", bucket, "/collections/", collection, "/records")
+        moment = self.random.choices([Seen(records, self.random.randrange(5)), At(HOUR), "x", "0"], [90, 5, 2, 3])[0]
+        path = Text("/buckets/", bucket, "/snapshot/collections/", collection, "@", moment)
+        return Request(self.random.choices(["GET", "HEAD"], [9, 1])[0], path, user=self.user())
 
     def a_permissions(self):
         query = self.random.choice(

@@ -191,6 +191,7 @@ def authorization(name):
 
 def list_of(path):
     """The list whose timestamps the answers at this path show: the path itself or the list that the object is in."""
+    path = re.sub(r"/snapshot(/collections/[^/]*)@[^/]*$", r"\1/records", path)
     segments = re.sub(r"^/v1(?=/|$)", "", path.split("?")[0]).strip("/").split("/")
     return "/" + "/".join(segments if len(segments) % 2 else segments[:-1])
 

@@ -44,6 +44,9 @@ pub const MAX_ENTRIES: usize = 2 * 1024 * 1024;
 const OVERHEAD: usize = 200;
 /// How long a tombstone is kept.
 pub const TOMBSTONES_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
+/// What the first byte of an entry's id is from, by the depth of its object: bucket; collection, group; record.
+const DEPTHS: [u8; 3] = [2 * ID_RANGE, ID_RANGE, 0];
+const ID_RANGE: u8 = 80;
 /// The sharing note ([`super::shares`]) that stands for more principals than are noted one by one.
 const ANYBODY: &str = "*";
 
@@ -201,18 +204,20 @@ impl Stored {
 
 impl Key {
     /// The key of the entry of a write of the object at `uri`, which was written at `time`. Its id follows from what is
-    /// written and when, so that who knows that finds the entry by its key.
+    /// written and when, so that who knows that finds the entry by its key. Of entries of one time, which one request may write for a
+    /// bucket, a collection and a record that it creates, that of the deepest object has the first id and is shown first.
     pub fn history(
         bucket: &Generation,
         uri: &ObjectUri,
         time: Timestamp,
         last_modified: Timestamp,
     ) -> Self {
-        let time = entry_time(uri, time);
         let mut hash = Sha256::new();
         hash.update(format!("{} {uri} {time} {last_modified}", bucket.0));
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&hash.finalize()[..16]);
+        let depth = uri.lineage().skip(1).count();
+        bytes[0] = DEPTHS[depth.min(2)] + bytes[0] % ID_RANGE;
         let id = Builder::from_random_bytes(bytes).into_uuid().to_string();
         Self {
             pk: shard_key(bucket, shard_of(uri.list())),
@@ -237,15 +242,6 @@ impl Key {
             ..share
         })
     }
-}
-
-/// The time of the entry of a write of the object at `uri`, which was written at `time`.
-///
-/// It is later by a millisecond for each object that it is under: what one request writes to several lists may have the same
-/// time in all of them.
-pub fn entry_time(uri: &ObjectUri, time: Timestamp) -> Timestamp {
-    let above = uri.lineage().skip(1);
-    above.fold(time, |time, _| time.next())
 }
 
 /// The partition of the shard that the entries of a list are in.
@@ -455,8 +451,7 @@ mod tests {
         let stored = Stored::from_item(entry("x").unwrap().into_item());
         let stored = stored.unwrap().unwrap();
         assert_eq!(stored.told().unwrap(), told("x"));
-        // It is under the bucket.
-        assert_eq!((stored.time, stored.is_deleted), (Timestamp(6), false));
+        assert_eq!((stored.time, stored.is_deleted), (Timestamp(5), false));
         assert_eq!(stored.id.len(), 36);
     }
 
@@ -486,6 +481,16 @@ mod tests {
             .map(|n| shard_of(&ObjectUri::collection("a", format!("c{n}")).children(Kind::Record)))
             .collect();
         assert_eq!(shards.len(), usize::from(SHARDS));
+    }
+
+    #[test]
+    fn of_one_time_the_deepest_object_comes_first() {
+        let bucket = Generation::unique();
+        let collection = ObjectUri::collection("a", "b");
+        let record = collection.children(Kind::Record).object("c");
+        let uris = [record, collection, ObjectUri::bucket("a")];
+        let keys = uris.map(|uri| Key::history(&bucket, &uri, Timestamp(5), Timestamp(5)).sk);
+        assert!(keys.is_sorted(), "{keys:?}");
     }
 
     #[test]

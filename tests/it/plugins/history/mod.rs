@@ -4,6 +4,7 @@ mod deletion;
 mod entries;
 mod reading;
 mod snapshot;
+mod undo;
 
 use serde_json::{Value, json};
 use tests::{Answer, Kinto};

@@ -196,7 +196,11 @@ impl View<'_> {
             list: None,
             since: bounds.since,
             before: bounds.before,
-            enough: query.enough().filter(|_| self.sees_all),
+            // With the one that shows that the page is full.
+            enough: query
+                .enough()
+                .filter(|_| self.sees_all)
+                .map(|n| n.saturating_add(1)),
         });
         let (mut saw_any, mut before) = (false, None);
         let shows_tombstones = query.includes_tombstones();

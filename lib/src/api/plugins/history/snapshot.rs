@@ -20,7 +20,7 @@ use crate::api::web::media_type;
 use crate::api::web::response::Response;
 use crate::permission::Access;
 use crate::resource::{Kind, ListUri, ObjectUri};
-use crate::store::history::{Entries, Reading, Stored, Told, entry_time};
+use crate::store::history::{Entries, Reading, Stored, Told};
 use crate::store::{Generation, Key, Store, list};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::UnitOfWork;
@@ -202,7 +202,7 @@ impl Snapshot<'_> {
             return Ok(changed);
         }
         let (mut missing, mut replaced) = (changed, HashMap::new());
-        let mut entries = self.entries(Some(self.last()), None);
+        let mut entries = self.entries(Some(self.moment), None);
         while let Some(entry) = entries.next().await? {
             self.unit.allowance.read(entries.take_bytes())?;
             if let Some((id, told)) = self.told_of(&entry)?
@@ -239,7 +239,7 @@ impl Snapshot<'_> {
 
     /// Finds the latest entry up to the moment of each of these records.
     async fn read_before(&mut self, mut missing: HashSet<String>) -> Result<(), ApiError> {
-        let mut entries = self.entries(None, Some(self.last().next()));
+        let mut entries = self.entries(None, Some(self.moment.next()));
         while !missing.is_empty() {
             let Some(entry) = entries.next().await? else {
                 break;
@@ -252,11 +252,6 @@ impl Snapshot<'_> {
             }
         }
         Ok(())
-    }
-
-    /// The latest time of an entry of what was written by the moment.
-    fn last(&self) -> Timestamp {
-        entry_time(&self.records.clone().object(""), self.moment)
     }
 
     fn entries(&self, since: Option<Timestamp>, before: Option<Timestamp>) -> Entries {

@@ -8,7 +8,8 @@
 //!    listeners' Megaphones and for readers of `__broadcasts__`: one conditional update of the monitor's state
 //!    ([`recorder`]);
 //! 3. then broadcasts of what is due are requested from the queue, even if nothing was new: an earlier attempt may have
-//!    ended between 2 and 3.
+//!    ended between 2 and 3;
+//! 4. publications that lists show are settled if their requests did not live to do so ([`crate::store::publication`]).
 
 mod rebuild;
 mod recorder;
@@ -22,9 +23,10 @@ use futures::stream::{self, StreamExt};
 pub use rebuild::{Input, Output, RebuildError, Rebuilt};
 
 use crate::queue::{BroadcastQueue, QueueError};
-use crate::resource::{Kind, ObjectUri, is_valid_id};
+use crate::resource::{Kind, ListUri, ObjectUri, is_valid_id};
 use crate::settings::{BroadcastsSettings, ChangesSettings, MegaphoneSettings};
 use crate::store::monitor::{CollectionChange, MonitorState, split_update};
+use crate::store::publication::Layer;
 use crate::store::{Store, StoreError, TIMESTAMP_KEY};
 use crate::timestamp::Timestamp;
 use recorder::{Held, Recorder};
@@ -96,6 +98,7 @@ impl Aggregator {
     /// A record that cannot be understood is logged and skipped: a retry would fail too, and would hold up every change
     /// behind it until the stream drops it.
     pub async fn handle(&self, event: Event) -> DynamoDbEventResponse {
+        let layers = layers(&event.records);
         let (collections, buckets) = coalesce(event.records);
         let mut failed: Vec<String> = vec![];
 
@@ -116,6 +119,19 @@ impl Aggregator {
 
         let failures = self.record(collections).await;
         failed.extend(failures.into_iter().map(logged));
+
+        // Usually who published has done so by now.
+        let settled = stream::iter(layers).map(
+            async |Numbered {
+                       sequence_number,
+                       change: (list, layer),
+                   }| {
+                let settled = self.store.settle_layer(&list, &layer).await;
+                settled.map_err(|error| (sequence_number, Failure::from(error)))
+            },
+        );
+        let settled: Vec<_> = settled.buffer_unordered(CONCURRENCY).collect().await;
+        failed.extend(settled.into_iter().filter_map(Result::err).map(logged));
 
         let mut response = DynamoDbEventResponse::default();
         // The batch is retried from the earliest failure on, so that one is enough.
@@ -310,6 +326,36 @@ fn coalesce(
         }
     }
     (collections.into_values().collect(), buckets)
+}
+
+/// The layers that lists of records show ([`crate::store::publication`]): of each list the last, since what came before it
+/// was settled.
+fn layers(records: &[EventRecord]) -> Vec<Numbered<(ListUri, Layer)>> {
+    let mut layers = BTreeMap::new();
+    for record in records {
+        let image = &record.change.new_image;
+        let text = |attribute: &str| match image.get(attribute) {
+            Some(serde_dynamo::AttributeValue::S(text)) => Some(text.as_str()),
+            _ => None,
+        };
+        let size = match image.get("layer_size") {
+            Some(serde_dynamo::AttributeValue::N(digits)) => digits.parse().ok(),
+            _ => None,
+        };
+        let collection = text("pk").and_then(|pk| ObjectUri::parse(pk.strip_suffix("#record")?));
+        if let (Some(name), Some(size), Some(collection)) = (text("layer"), size, collection) {
+            let layer = Layer {
+                name: name.to_owned(),
+                size,
+            };
+            let numbered = Numbered {
+                sequence_number: record.change.sequence_number.clone().unwrap_or_default(),
+                change: (collection.children(Kind::Record), layer),
+            };
+            layers.insert(collection, numbered);
+        }
+    }
+    layers.into_values().collect()
 }
 
 /// The meaning of a record; `None` if it concerns the monitor and cannot be understood.

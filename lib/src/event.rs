@@ -351,7 +351,8 @@ impl Events {
     }
 }
 
-fn iso_8601(time: Timestamp) -> String {
+/// A time as ISO 8601, UTC, with milliseconds.
+pub(crate) fn iso_8601(time: Timestamp) -> String {
     let (seconds, milliseconds) = (time.0 / 1000, time.0 % 1000);
     let second = DateTime::from_secs(i64::try_from(seconds).unwrap_or_default());
     let second = second.fmt(Format::DateTime).unwrap_or_default();

@@ -18,6 +18,7 @@ mod listeners;
 mod megaphone;
 mod native;
 mod openid;
+mod signer;
 mod web;
 
 pub use self::admin::AdminAssets;
@@ -35,6 +36,7 @@ pub use self::ini::MAX_BYTES as MAX_INI_BYTES;
 pub use self::listeners::ListenerSettings;
 pub use self::megaphone::MegaphoneSettings;
 pub use self::openid::{OpenIdSettings, UrlPattern};
+pub use self::signer::{Publishing, Role, SignerSettings};
 pub use self::web::{EndOfService, EndpointType, Redirects, WebSettings};
 use crate::hmac;
 use crate::permission::{AUTHENTICATED, EVERYONE};
@@ -153,6 +155,11 @@ impl Vars {
     /// The name of every variable.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
+    }
+
+    /// Every variable with its value.
+    fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (&**name, &**value))
     }
 
     /// Every value, so that references can be replaced by what they refer to.
@@ -329,6 +336,8 @@ pub struct ApiSettings {
     pub caching: CacheSettings,
     /// `admin_assets_path`: the build of Kinto Admin to serve; `None` if the plugin is off.
     pub admin: Option<AdminAssets>,
+    /// What is reviewed, signed and published; `None` where the plugin is off.
+    pub signer: Option<SignerSettings>,
     /// What histories leave out, and how much they keep; `None` where the plugin is off.
     pub history: Option<HistorySettings>,
     /// The API as a web service.
@@ -419,6 +428,7 @@ impl ApiSettings {
                 .unwrap_or("https://kinto.readthedocs.io/")
                 .to_owned(),
             caching: CacheSettings::from_vars(vars)?,
+            signer: SignerSettings::from_vars(vars, &includes)?,
             history,
             web: WebSettings::from_vars(vars)?,
             grants,

@@ -131,6 +131,7 @@ pub async fn api(environment: Environment) -> Result<Warm<Api>, StartError> {
                 "KINTO_DEFAULT_BUCKET_HMAC_SECRET",
                 "KINTO_BROADCASTS_READER_TOKEN",
                 "KINTO_ORIGIN_SECRET",
+                "KINTO_SIGNER_ECDSA_PRIVATE_KEY",
             ];
             settings.contains(name)
                 || name.contains("MULTIAUTH_POLICY_") && name.ends_with("_CLIENT_SECRET")

@@ -20,4 +20,5 @@ mod pipeline;
 mod plugins;
 mod secrets;
 mod service;
+mod signer;
 mod web;

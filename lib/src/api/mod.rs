@@ -36,12 +36,19 @@
 //! | [`plugins::openid`] | log in with OpenID Connect |
 //! | [`plugins::openid::login`] | its endpoints |
 //! | [`plugins::openid::provider`] | an identity provider, and its tokens |
+//! | [`plugins::signer`] | review, signatures and publication |
+//! | [`plugins::signer::transitions`] | the statuses of a source |
+//! | [`plugins::signer::content`] | records, compared and copied |
+//! | [`plugins::signer::publish`] | layers, signatures, what the commit shows |
+//! | [`plugins::signer::reading`] | lists and records of what is being published |
 //! | [`plugins::permissions_endpoint`] | `/permissions`, all permissions of a user |
 //! | [`changes`] | changes of collections |
 //! | [`changes::monitor`] | monitor/changes, its list and changeset |
 //! | [`changes::monitor_entry`] | one entry: its id and fields |
 //! | [`changes::monitor_cache`] | the entries that this process has cached |
 //! | [`changes::changeset`] | changesets of collections |
+//! | [`changes::collection`] | a collection as changesets show it |
+//! | [`changes::published`] | changesets of what is published, which are signed |
 //! | [`changes::changeset_cache`] | the records that this process has cached |
 //! | [`changes::broadcasts`] | the latest broadcast, for clients that ask |
 //! | [`lists`] | the endpoints of lists |

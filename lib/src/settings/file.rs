@@ -79,7 +79,7 @@ const KNOWN: &[&str] = &[
 const BY_PREFIX: &[(&str, Fate)] = &[
     ("multiauth_policy_", Fate::Known),
     ("event_listeners_", Fate::Known),
-    ("signer_", Fate::Refused("there is no kinto-signer here")),
+    ("signer_", Fate::Known),
     ("quotas_", Fate::Refused("there are no quotas here")),
     (
         "attachment_",
@@ -205,7 +205,8 @@ fn plain(key: &str) -> String {
 fn is_written_as_known(key: &str, name: &str) -> bool {
     let has_ids = name.starts_with("multiauth_policy_")
         || name.starts_with("event_listeners_")
-        || name.ends_with("_expires_seconds");
+        || name.ends_with("_expires_seconds")
+        || name.starts_with("signer_");
     has_ids || !key.contains(|c: char| c.is_ascii_uppercase())
 }
 
@@ -363,8 +364,6 @@ mod tests {
     #[test]
     fn what_would_change_the_api_is_refused_by_name() {
         for setting in [
-            "kinto.signer.resources = /buckets/a",
-            "kinto.signer.to_review_enabled = true",
             "quotas.bucket_max_bytes = 1",
             "kinto.attachment.base_path = /tmp",
             "kinto.record_id_generator = mine.Generator",
@@ -384,7 +383,7 @@ mod tests {
 
     #[test]
     fn variables_are_refused_for_the_same() {
-        for variable in ["KINTO_SIGNER_RESOURCES", "KINTO_RECORD_ID_GENERATOR"] {
+        for variable in ["KINTO_SIGNER_RESOURCES", "KINTO_QUOTAS_X"] {
             let vars = [("KINTO_USERID_HMAC_SECRET", "s"), (variable, "x")];
             let error = Settings::from_vars(&vars.into_iter().collect()).unwrap_err();
             assert_eq!(error.variable, variable);

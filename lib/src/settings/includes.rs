@@ -17,17 +17,20 @@ pub enum PluginName {
     OpenId,
     /// `kinto.plugins.admin`: Kinto Admin is served.
     Admin,
+    /// `kinto_remote_settings.signer`: what is written is reviewed, signed and published.
+    Signer,
     /// `kinto.plugins.history`: each bucket keeps what was written in it.
     History,
 }
 
 impl PluginName {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::DefaultBucket,
         Self::Flush,
         Self::Accounts,
         Self::OpenId,
         Self::Admin,
+        Self::Signer,
         Self::History,
     ];
 
@@ -39,6 +42,7 @@ impl PluginName {
             Self::Accounts => "kinto.plugins.accounts",
             Self::OpenId => "kinto.plugins.openid",
             Self::Admin => "kinto.plugins.admin",
+            Self::Signer => "kinto_remote_settings.signer",
             Self::History => "kinto.plugins.history",
         }
     }
@@ -47,12 +51,10 @@ impl PluginName {
 /// Parts that are always on; including them has no effect, so that the settings of a Kinto that does so can be taken
 /// over.
 const BUILT_IN: [&str; 1] = ["kinto_megaphone"];
-/// The names that turn monitor/changes and changesets on.
-const CHANGES: [&str; 3] = [
-    "kinto_changes",
-    "kinto_remote_settings",
-    "kinto_remote_settings.changes",
-];
+/// What turns monitor/changes and changesets on.
+const CHANGES: [&str; 2] = ["kinto_changes", "kinto_remote_settings.changes"];
+/// What turns them on, and the signer.
+const BOTH: &str = "kinto_remote_settings";
 
 /// The parts that `includes` names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,6 +82,10 @@ impl Includes {
                 .into_iter()
                 .find(|plugin| plugin.name() == name)
             {
+                None if name == BOTH => {
+                    includes.changes = true;
+                    includes.plugins.insert(PluginName::Signer);
+                }
                 Some(plugin) => _ = includes.plugins.insert(plugin),
                 None if CHANGES.contains(&&*name) => includes.changes = true,
                 None if BUILT_IN.contains(&&*name) => {}
@@ -90,6 +96,15 @@ impl Includes {
             }
         }
         Ok(includes)
+    }
+
+    /// These plugins alone.
+    #[cfg(test)]
+    pub(super) fn of(plugins: impl IntoIterator<Item = PluginName>) -> Self {
+        Self {
+            plugins: plugins.into_iter().collect(),
+            changes: true,
+        }
     }
 
     /// Returns `true` if the plugin is on.

@@ -7,8 +7,7 @@
 //! | [`payload`] | the text that is signed for a collection |
 //! | [`local_ecdsa`] | signing with a key in a file |
 //!
-//! Nothing uses it yet: `signer.*` settings are refused until publication is what
-//! [decision 25](../../../docs/decisions/025-signer.md) says.
+//! Who publishes what, and when, is the plugin's part ([decision 25](../../../docs/decisions/025-signer.md)).
 
 pub mod canonical;
 pub mod local_ecdsa;
@@ -16,4 +15,4 @@ pub mod payload;
 pub mod resources;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -19,17 +19,45 @@ pub fn text(records: &[Value], timestamp: Timestamp) -> String {
         .filter(|record| !is_tombstone(record))
         .collect();
     live.sort_by_cached_key(id);
-    let mut text = String::from(r#"{"data":["#);
-    for (index, record) in live.into_iter().enumerate() {
-        if index > 0 {
-            text.push(',');
-        }
-        canonical::write(record, &mut text);
+    let mut text = Text::new();
+    for record in live {
+        text.add(record);
     }
-    text.push_str(r#"],"last_modified":"#);
-    canonical::write_string(&timestamp.to_string(), &mut text);
-    text.push('}');
-    text
+    text.end(timestamp)
+}
+
+/// A text to sign that is made record by record, so that they need not be held all at once.
+#[derive(Debug)]
+pub struct Text {
+    text: String,
+    is_empty: bool,
+}
+
+impl Text {
+    /// Of no records so far.
+    #[expect(clippy::new_without_default, reason = "a text is begun")]
+    pub fn new() -> Self {
+        Self {
+            text: String::from(r#"{"data":["#),
+            is_empty: true,
+        }
+    }
+
+    /// Adds a record that is no tombstone, with `id` and `last_modified`. They come in the order of their ids.
+    pub fn add(&mut self, record: &Value) {
+        if !std::mem::take(&mut self.is_empty) {
+            self.text.push(',');
+        }
+        canonical::write(record, &mut self.text);
+    }
+
+    /// The whole text, with the list's timestamp.
+    pub fn end(mut self, timestamp: Timestamp) -> String {
+        self.text.push_str(r#"],"last_modified":"#);
+        canonical::write_string(&timestamp.to_string(), &mut self.text);
+        self.text.push('}');
+        self.text
+    }
 }
 
 /// Returns `true` for a tombstone: only `deleted: true` makes one.

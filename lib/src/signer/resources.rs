@@ -7,11 +7,11 @@ use std::collections::HashSet;
 use crate::resource::{Kind, ObjectUri};
 
 /// Sources with the places that they are published to, in the order of the setting.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resources(pub Vec<Resource>);
 
 /// A line: three buckets, each collection of which goes under its own name, or three collections.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resource {
     /// Where people write.
     pub source: ObjectUri,

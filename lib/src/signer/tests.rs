@@ -103,6 +103,12 @@ fn pem(label: &str, der: &[u8]) -> String {
     format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n")
 }
 
+/// A new private key as PEM.
+pub(crate) fn key_pem() -> String {
+    let key = generate(&ECDSA_P384_SHA384_FIXED_SIGNING);
+    pem("PRIVATE KEY", key.to_pkcs8v1().unwrap().as_ref())
+}
+
 #[test]
 fn our_signatures_verify_whichever_form_the_key_file_has() {
     let key = generate(&ECDSA_P384_SHA384_FIXED_SIGNING);

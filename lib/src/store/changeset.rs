@@ -7,6 +7,7 @@ use std::collections::HashSet;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
+use super::publication::Layer;
 use super::recent::{Covered, Recent};
 use super::{BY_LAST_MODIFIED, Generation, Item, Store, StoreError, flag, number, string, time};
 use crate::resource::ListUri;
@@ -138,6 +139,18 @@ impl Changes {
         self.read.push(change);
     }
 
+    /// Takes in what a layer of the list holds ([`super::publication`]).
+    fn lay(&mut self, items: Vec<Item>) -> Result<(), StoreError> {
+        for item in items {
+            let change = Change::from_item(item)?;
+            if change.last_modified > self.wanted.since {
+                self.add(change);
+            }
+        }
+        self.read.sort_by_key(|change| change.last_modified);
+        Ok(())
+    }
+
     /// How many more could be shown than are known.
     fn missing(&self) -> usize {
         match self.wanted.limit {
@@ -204,6 +217,26 @@ impl Store {
         changes.timestamp = since.max(at);
         self.read_on(list, since, &mut changes).await?;
         Ok(changes)
+    }
+
+    /// Adds what a layer of the list holds to changes that were read without a limit; `false` where that is gone, so that
+    /// the list is to be read anew.
+    ///
+    /// One `Query` for each MB.
+    ///
+    /// # Errors
+    /// Failures of the table.
+    pub async fn lay_over(
+        &self,
+        list: &ListUri,
+        layer: &Layer,
+        changes: &mut Changes,
+    ) -> Result<bool, StoreError> {
+        let Some(items) = self.layer_items(list, layer).await? else {
+            return Ok(false);
+        };
+        changes.lay(items)?;
+        Ok(true)
     }
 
     /// Reads the changes later than `since`, the earliest first. If deletions since then left fewer objects than the limit, reads older

@@ -362,5 +362,6 @@ pub fn imported_list(
         past,
         shares,
         recent: super::recent::Recent::default(),
+        published: Default::default(),
     }
 }

@@ -11,6 +11,7 @@
 //! | login in progress | `#login#` and its state | `#login` | [`login`] |
 //! | a principal's groups in a bucket | `#principal#` and the principal | the bucket's URI | [`membership`] |
 //! | events for listeners | `#outbox##` and a parent's URI | see there | [`outbox`] |
+//! | a publication, until it is settled | `#layer#`, a list's partition, `#`, a name | an object's id | [`publication`] |
 //! | an entry of a bucket's history | `#history#`, the bucket's generation, `#` and a shard | a time, `#` and its id | [`history`] |
 //! | turns at a contended item | `#turn#` and the item's key | `#turn` | [`Store::reserve_turn`] |
 //!
@@ -32,12 +33,13 @@ pub mod monitor;
 mod object;
 pub mod outbox;
 pub mod polled_broadcast;
+pub mod publication;
 mod read;
 pub mod recent;
 mod retries;
 pub mod shares;
 mod turn;
-mod write;
+pub mod write;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};

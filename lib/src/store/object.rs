@@ -6,6 +6,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::{Map, Value};
 
 use super::generation::Generation;
+use super::publication::Published;
 use super::recent::Recent;
 use super::shares::Shares;
 use super::{Item, Key, StoreError, flag, malformed, number, string, time};
@@ -213,6 +214,8 @@ pub struct List {
     pub shares: Shares,
     /// The writes of its last transactions.
     pub recent: Recent,
+    /// What it tells of publications.
+    pub published: Published,
 }
 
 impl List {
@@ -224,6 +227,7 @@ impl List {
         Ok(Self {
             timestamp: time(item, "timestamp")?,
             recent: Recent::from_item(item),
+            published: Published::from_item(item)?,
             generation: Generation(string(item, "generation")?),
             closed: flag(item, "closed"),
             // Absent until the first backdated write.

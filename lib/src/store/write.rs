@@ -8,6 +8,7 @@ use super::generation::Generation;
 use super::item::{Item, Key, number};
 use super::membership::{Member, MembershipChanges};
 use super::object::{List, Object, Version};
+use super::publication::Show;
 use super::recent::{self, Wrote};
 use super::shares::{Shares, SharesChange};
 use super::{Store, history, outbox};
@@ -44,6 +45,10 @@ pub enum Write {
         wrote: Wrote,
         /// Whether the list starts anew: earlier writes to it no longer count.
         replaced: bool,
+        /// What becomes of what it shows of publications.
+        publication: PublicationChange,
+        /// What becomes of it as the source of publications, and what must hold of that.
+        source: Box<SourceChange>,
     },
     /// Names the transaction's entry of the outbox in the item of its [`outbox::head`], to which it writes nothing
     /// else.
@@ -77,6 +82,31 @@ pub enum Write {
     Forget(history::Removal),
     /// Puts the tombstone of such an entry.
     Forgotten(history::Removal),
+}
+
+/// What becomes of what a list shows of publications.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum PublicationChange {
+    /// Nothing.
+    #[default]
+    Keep,
+    /// It shows none any more.
+    Forget,
+    /// It shows this one.
+    Show(Show),
+}
+
+/// What becomes of a list as the source of publications, and what must hold of that.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceChange {
+    /// Who must be its editor still.
+    pub edited_by: Option<String>,
+    /// How many transactions must have written to it under past times, no more, where a command rests on all that it holds.
+    pub past: Option<u64>,
+    /// Who becomes its editor; `Some(None)` for nobody.
+    pub editor: Option<Option<String>>,
+    /// What of it is under review from now on, where that changes.
+    pub reviewed: Option<Option<String>>,
 }
 
 /// A condition on a list when a transaction commits.
@@ -128,16 +158,26 @@ impl Store {
                 entry,
                 wrote,
                 replaced,
+                publication,
+                source,
             } => {
                 let mut update = ListUpdate::default();
                 update.move_to(&uri, list.as_ref(), past);
                 let is_known = matches!(shares, SharesChange::Add(_));
                 update.share_with(shares);
                 update.name_entry(entry);
-                let reached = list.map(|list| list.timestamp);
                 let is_new = replaced || condition == ListCondition::Absent;
-                update.name_writes(wrote, reached, is_new);
-                let update = self.update_list(&uri, update, condition, is_known);
+                update.publish(publication, replaced);
+                if list.is_some() || past {
+                    let reached = list.map(|list| list.timestamp);
+                    update.name_writes(wrote, reached, is_new);
+                }
+                let mut conditions = vec![];
+                if is_known {
+                    conditions.push("shared_at = #timestamp".to_owned());
+                }
+                conditions.extend(update.source(*source));
+                let update = self.update_list(&uri, update, condition, conditions);
                 update.map(|update| TransactWriteItem::builder().update(update).build())
             }
             Write::Head { uri, entry } => {
@@ -170,11 +210,11 @@ impl Store {
         uri: &ListUri,
         update: ListUpdate,
         condition: ListCondition,
-        shares_are_known: bool,
+        more: Vec<String>,
     ) -> Result<Update, BuildError> {
         let (mut condition, mut values) = condition.expression();
-        if shares_are_known {
-            condition += " AND shared_at = #timestamp";
+        for more in more {
+            condition = format!("{condition} AND {more}");
         }
         let expression = update.expression();
         values.extend(update.values);
@@ -219,6 +259,9 @@ struct ListUpdate {
     add: Vec<&'static str>,
     values: Item,
 }
+
+const FORGET_LAYER: &str = "layer, layer_size";
+const FORGET_PUBLICATION: &str = "signatures, layer, layer_size";
 
 impl ListUpdate {
     fn value(&mut self, name: &str, value: AttributeValue) {
@@ -278,6 +321,62 @@ impl ListUpdate {
             }
             None => self.remove.push(outbox::ENTRY),
         }
+    }
+
+    /// Shows a publication, or none. Where the list is as new, an earlier layer is of no account.
+    fn publish(&mut self, change: PublicationChange, is_new: bool) {
+        match change {
+            PublicationChange::Keep => {}
+            PublicationChange::Forget => self.remove.push(FORGET_PUBLICATION),
+            PublicationChange::Show(Show { signatures, layer }) => {
+                self.set.push("signatures = :signatures");
+                self.value(":signatures", AttributeValue::S(signatures));
+                match layer {
+                    Some(layer) => {
+                        self.set.push("layer = :layer, layer_size = :layer_size");
+                        let size = AttributeValue::N(layer.size.to_string());
+                        self.value(":layer_size", size);
+                        self.value(":layer", AttributeValue::S(layer.name));
+                    }
+                    None if is_new => self.remove.push(FORGET_LAYER),
+                    None => {}
+                }
+            }
+        }
+    }
+
+    /// What becomes of the list as a source; gives the conditions.
+    fn source(&mut self, change: SourceChange) -> Vec<String> {
+        let mut conditions = vec![];
+        if let Some(editor) = change.edited_by {
+            conditions.push("editor = :edited_by".to_owned());
+            self.value(":edited_by", AttributeValue::S(editor));
+        }
+        match change.past {
+            None => {}
+            Some(0) => conditions.push("attribute_not_exists(past)".to_owned()),
+            Some(past) => {
+                conditions.push("past = :past".to_owned());
+                self.value(":past", AttributeValue::N(past.to_string()));
+            }
+        }
+        let mut put = |value: Option<Option<String>>, name, set, key| match value {
+            None => {}
+            Some(None) => self.remove.push(name),
+            Some(Some(text)) => {
+                self.set.push(set);
+                self.values
+                    .insert(String::from(key), AttributeValue::S(text));
+            }
+        };
+        put(change.editor, "editor", "editor = :editor", ":editor");
+        put(
+            change.reviewed,
+            "reviewed",
+            "reviewed = :reviewed",
+            ":reviewed",
+        );
+        conditions
     }
 
     /// Names the writes to the list ([`recent`]). DynamoDB evaluates all operands on the item as it was before the

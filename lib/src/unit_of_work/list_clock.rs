@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 
 use crate::resource::ListUri;
+use crate::store::publication::{self, Published, Show};
 use crate::store::recent::{Recent, Wrote};
 use crate::store::shares::{Note, Shares, SharesChange};
+use crate::store::write::{PublicationChange, SourceChange};
 use crate::store::{Generation, List, ListCondition, Write};
 use crate::timestamp::Timestamp;
 
@@ -20,6 +22,69 @@ pub(super) struct ListSlot {
     pub(super) relied_on: bool,
     /// The principals that objects of the list are newly shared with.
     shared: BTreeSet<String>,
+    /// What its item is to show of a publication.
+    pub(super) show: Option<Show>,
+    /// What becomes of it as a source.
+    pub(super) source: SourceSlot,
+}
+
+/// What a unit of work does to a list as the source of publications.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct SourceSlot {
+    /// Whether a command rests on exactly what was read of the list.
+    pub(super) is_exact: bool,
+    /// Who edits it after what the unit does.
+    pub(super) editor: Option<Editor>,
+    /// Whether it is under review after what the unit does.
+    is_reviewed: bool,
+}
+
+/// Who edits a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Editor {
+    /// Who did so when it was read, which must still hold.
+    Same(String),
+    /// Somebody who begins to.
+    New(String),
+}
+
+impl SourceSlot {
+    /// What the list's item is to become, in this state.
+    fn into_change(
+        self,
+        read: Option<&List>,
+        timestamp: Timestamp,
+        past: bool,
+        replaced: bool,
+    ) -> SourceChange {
+        let before = read.map_or(0, |read| read.past);
+        let published = read.map(|read| &read.published);
+        let mut change = SourceChange {
+            past: self.is_exact.then_some(before),
+            ..SourceChange::default()
+        };
+        match self.editor {
+            Some(Editor::Same(editor)) if !self.is_exact => change.edited_by = Some(editor),
+            Some(Editor::Same(editor) | Editor::New(editor)) => {
+                change.editor = Some(Some(editor));
+                change.reviewed = Some(None);
+            }
+            None if self.is_exact => {
+                let state = || publication::state(timestamp, before + u64::from(past));
+                change.editor = Some(None);
+                change.reviewed = Some(self.is_reviewed.then(state));
+            }
+            // Of an earlier life of the list.
+            None if replaced
+                && published.is_some_and(|it| it.editor.is_some() || it.reviewed.is_some()) =>
+            {
+                change.editor = Some(None);
+                change.reviewed = Some(None);
+            }
+            None => {}
+        }
+        change
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +107,7 @@ impl ListSlot {
             past: 0,
             shares: Shares::none(),
             recent: Recent::default(),
+            published: Published::default(),
         };
         Self {
             now: read.clone().unwrap_or_else(absent),
@@ -50,7 +116,38 @@ impl ListSlot {
             past: false,
             relied_on: false,
             shared: BTreeSet::new(),
+            show: None,
+            source: SourceSlot::default(),
         }
+    }
+
+    /// Whether its item is to be written.
+    pub(super) fn is_written(&self) -> bool {
+        self.change != ListChange::None || self.is_whole()
+    }
+
+    /// Whether its write is to be in one transaction with all others: a command, or a publication.
+    pub(super) fn is_whole(&self) -> bool {
+        self.show.is_some() || self.source.is_exact
+    }
+
+    /// Has the item show a publication, whose objects have times up to `at` where it changes any.
+    pub(super) fn publish(&mut self, at: Option<Timestamp>, show: Show) {
+        if let Some(at) = at {
+            self.next_timestamp(at, None);
+        }
+        self.relied_on = true;
+        self.show = Some(show);
+    }
+
+    /// Makes the write a command, which rests on all that the list holds; after it that is under review, or not.
+    pub(super) fn command(&mut self, is_reviewed: bool) {
+        self.relied_on = true;
+        self.source = SourceSlot {
+            is_exact: true,
+            editor: None,
+            is_reviewed,
+        };
     }
 
     /// Records that an object of the list is shared with a principal. Returns where else to note it.
@@ -130,8 +227,15 @@ impl ListSlot {
             relied_on: std::mem::take(&mut self.relied_on),
             // Each part names them, since any part may be the last that is committed.
             shared: self.shared.clone(),
+            // Neither this nor a command is ever one of several parts.
+            show: None,
+            source: self.source.clone(),
             now,
         };
+        // Who begins to edit in the first part must still do so in those that follow.
+        self.source.editor = self.source.editor.take().map(|editor| match editor {
+            Editor::New(editor) | Editor::Same(editor) => Editor::Same(editor),
+        });
         self.change = match self.change {
             ListChange::None => ListChange::None,
             ListChange::Advanced(first) if reached == before => ListChange::Advanced(first),
@@ -147,16 +251,29 @@ impl ListSlot {
             None => ListCondition::Absent,
         };
         let generation = || self.now.generation.clone();
+        if !self.is_written() {
+            return None;
+        }
         let condition = match self.change {
-            ListChange::None => return None,
+            ListChange::None => unchanged(),
             _ if self.relied_on || self.read.is_none() => unchanged(),
             ListChange::Replaced => unchanged(),
             ListChange::Checked => ListCondition::Open(generation()),
             ListChange::Advanced(first) => ListCondition::OpenBefore(generation(), first),
         };
-        // An item that does not exist yet is written as a whole.
-        let moves = self.change != ListChange::Checked || self.read.is_none();
-        let is_new = self.change == ListChange::Replaced || self.read.is_none();
+        // What is not there yet is written as a whole.
+        let moves =
+            !matches!(self.change, ListChange::Checked | ListChange::None) || self.read.is_none();
+        let replaced = self.change == ListChange::Replaced;
+        let is_new = replaced || self.read.is_none();
+        let published = self.read.as_ref().map(|read| &read.published);
+        let counts_past = self.past || self.change == ListChange::Checked;
+        let timestamp = self.now.timestamp;
+        let read = self.read.as_ref();
+        let source = self
+            .source
+            .into_change(read, timestamp, counts_past, replaced);
+        let showed = published.is_some_and(|it| it.signatures.is_some() || it.layer.is_some());
         Some(Write::List {
             uri,
             shares: match is_new {
@@ -165,11 +282,17 @@ impl ListSlot {
                 false => SharesChange::Forget,
             },
             list: moves.then_some(self.now),
-            past: self.past || self.change == ListChange::Checked,
+            past: counts_past,
             condition,
             entry: None,
             wrote: Wrote::default(),
-            replaced: self.change == ListChange::Replaced,
+            replaced,
+            publication: match self.show {
+                Some(show) => PublicationChange::Show(show),
+                None if replaced && showed => PublicationChange::Forget,
+                None => PublicationChange::Keep,
+            },
+            source: Box::new(source),
         })
     }
 }
@@ -186,6 +309,7 @@ mod tests {
             past: 0,
             shares: Shares::none(),
             recent: Recent::default(),
+            published: Published::default(),
         }))
     }
 

@@ -9,6 +9,7 @@ mod allowance;
 pub mod client_time;
 mod list_clock;
 mod members;
+pub mod publications;
 mod slot;
 mod transactions;
 
@@ -20,7 +21,8 @@ use tokio::time::Instant;
 
 pub use self::allowance::{Allowance, Exhausted};
 
-use self::list_clock::{ListChange, ListSlot};
+use self::list_clock::ListSlot;
+use self::publications::{Journaled, Publication};
 use self::slot::ObjectSlot;
 use crate::event::{Action, Events, Impacted, Origin, ResourceChanged};
 use crate::permission::{AUTHENTICATED, EVERYONE, Permissions};
@@ -107,6 +109,12 @@ pub struct UnitOfWork {
     trims: Vec<Removal>,
     /// Lists that were read whole, without the data of their objects.
     walked: HashMap<ListUri, Arc<Vec<(String, Object)>>>,
+    /// What the layers of lists hold, as far as it was read.
+    laid: HashMap<ListUri, HashMap<String, Object>>,
+    /// What was written, where somebody asks.
+    journal: Option<Vec<Journaled>>,
+    /// What published collections are to become.
+    publications: BTreeMap<ObjectUri, Publication>,
     /// What remains of the request's allowance.
     pub allowance: Allowance,
 }
@@ -127,6 +135,9 @@ impl UnitOfWork {
             removals: vec![],
             trims: vec![],
             walked: HashMap::new(),
+            laid: HashMap::new(),
+            journal: None,
+            publications: BTreeMap::new(),
             allowance: Allowance::default(),
         };
         unit.read_more(store, needs).await?;
@@ -269,16 +280,19 @@ impl UnitOfWork {
         &'a self,
         list: &'a ListUri,
     ) -> impl Iterator<Item = (&'a str, &'a Object)> {
-        self.objects
-            .iter()
-            .filter(move |(uri, _)| uri.list() == list)
-            .filter_map(|(uri, slot)| Some((uri.id(), slot.written.as_ref()?)))
+        let objects = self.objects.iter();
+        let of_list = objects.filter(move |(uri, _)| uri.list() == list);
+        let written = of_list.filter_map(|(uri, slot)| Some((uri.id(), slot.written.as_ref()?)));
+        // Nobody writes to a list that has a layer but to publish.
+        let laid = self.laid.get(list).into_iter().flatten();
+        written.chain(laid.map(|(id, object)| (&**id, object)))
     }
 
     /// The object at `uri`, if it and all its ancestors exist.
     pub fn get(&self, uri: &ObjectUri) -> Option<Live<'_>> {
         let slot = self.objects.get(uri)?;
-        let object = slot.written.as_ref().or(slot.read.as_ref())?;
+        let written = slot.written.as_ref();
+        let object = written.or_else(|| self.laid(uri)).or(slot.read.as_ref())?;
         let Content::Live { data, permissions } = &object.content else {
             return None;
         };
@@ -387,6 +401,23 @@ impl UnitOfWork {
         }
     }
 
+    /// Grants more on an object that this unit has written, at the same time.
+    pub fn grant(&mut self, uri: &ObjectUri, permission: &str, principals: &[String]) {
+        let written = |unit: &Self| unit.objects.get(uri)?.written.clone();
+        let Some(mut object) = written(self) else {
+            return;
+        };
+        if let Content::Live { permissions, .. } = &mut object.content {
+            for principal in principals {
+                permissions.grant(permission, principal);
+            }
+        }
+        self.note_shares(uri, &object);
+        if let Some(slot) = self.objects.get_mut(uri) {
+            slot.written = Some(object);
+        }
+    }
+
     /// The same unit with another allowance.
     pub fn allowed(self, allowance: Allowance) -> Self {
         Self { allowance, ..self }
@@ -444,7 +475,7 @@ impl UnitOfWork {
     pub fn written_lists(&self) -> impl Iterator<Item = &ListUri> {
         let written = self.lists.iter();
         written
-            .filter(|(_, slot)| slot.change != ListChange::None)
+            .filter(|(_, slot)| slot.is_written())
             .map(|(uri, _)| uri)
     }
 
@@ -544,6 +575,7 @@ impl UnitOfWork {
             self.events.add(uri, action, impacted, timestamp);
         }
         self.note_shares(uri, &object);
+        self.note_in_journal(uri, action);
         let slot = self
             .objects
             .entry(uri.clone())

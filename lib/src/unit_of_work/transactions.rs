@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::UnitOfWork;
-use super::list_clock::{ListChange, ListSlot};
+use super::list_clock::ListSlot;
 use super::members::MemberWrites;
 use super::slot::ObjectSlot;
 use crate::backoff::Backoff;
@@ -39,7 +39,7 @@ impl UnitOfWork {
         let entries = self.entries(1, |_| Some(0), waits_for).remove(0);
         let has = |list: &ListUri| {
             let slot = self.lists.get(list);
-            slot.is_some_and(|slot| slot.change != ListChange::None)
+            slot.is_some_and(ListSlot::is_written)
         };
         let items = |entry: &outbox::Entry| entry.parts.len() + usize::from(!has(&entry.head));
         let outbox: usize = entries.iter().map(items).sum();
@@ -58,6 +58,11 @@ impl UnitOfWork {
         let told_size: usize = told.clone().map(Entry::size).sum();
         let shared = self.shares.len();
         let count = objects.len() + lists.count() + members.len() + shared + outbox + told.count();
+        if (is_in_steps || count > MAX_TRANSACTION_ITEMS)
+            && self.lists.values().any(ListSlot::is_whole)
+        {
+            return Err(CommitError::TooLarge);
+        }
         if is_in_steps || count > MAX_TRANSACTION_ITEMS {
             return Ok(self.into_parts(waits_for));
         }

@@ -7,7 +7,7 @@ use tests::{COLLECTION, Kinto, NOBODY, now};
 #[tokio::test]
 async fn what_is_set_for_a_bucket_reaches_changesets_in_kinto_changes_successor() {
     let kinto = Kinto::with(&[
-        ("KINTO_INCLUDES", "kinto_remote_settings"),
+        ("KINTO_INCLUDES", "kinto_remote_settings.changes"),
         ("KINTO_MAIN_RECORD_CACHE_EXPIRES_SECONDS", "10"),
     ]);
     let public = json!({"permissions": {"read": ["system.Everyone"]}});

@@ -10,30 +10,21 @@ use http::header::IF_NONE_MATCH;
 use serde_json::{Map, Value};
 
 use crate::api::Api;
-use crate::api::auth::authorization::ObjectRequest;
-use crate::api::auth::credentials::Credentials;
-use crate::api::auth::principals::{MAX_OTHER_BUCKETS, User};
 use crate::api::changes::changeset_cache::Snapshot;
-use crate::api::lists;
-use crate::api::objects::metadata;
+use crate::api::changes::collection::{Collection, MAX_ATTEMPTS, MAX_READ};
+use crate::api::changes::published::{self, Asked, Read};
 use crate::api::web::cache_control;
 use crate::api::web::error::{ApiError, Detail, Location};
 use crate::api::web::media_type;
 use crate::api::web::preconditions::is_weakly;
 use crate::api::web::request::Request;
 use crate::api::web::response::Response;
-use crate::permission::Access;
-use crate::resource::{Kind, ListUri, ObjectUri};
+use crate::resource::{Kind, ListUri};
 use crate::store::changeset::{Changes, Wanted};
-use crate::store::recent::{COMMIT_PAUSES, Recent};
-use crate::store::{Generation, Store, StoreError};
+use crate::store::recent::COMMIT_PAUSES;
+use crate::store::{Store, StoreError};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::{Needs, UnitOfWork};
-
-/// The most times that the collection is read again because it changed while its records were read.
-const MAX_ATTEMPTS: u32 = 5;
-/// The most bytes of changes to read: JSON of records of this size, compressed, could still be sent.
-const MAX_READ: usize = 24 * 1024 * 1024;
 
 /// The query string of a changeset. Unknown parameters are ignored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,99 +100,6 @@ impl ChangesetQuery {
     }
 }
 
-/// A collection as of the moment that it was read.
-struct Collection {
-    generation: Generation,
-    last_modified: Timestamp,
-    /// The timestamp of its records.
-    timestamp: Timestamp,
-    /// The number of transactions that wrote backdated records.
-    past: u64,
-    /// The writes of the last transactions to its records.
-    recent: Recent,
-    /// Whether the user may write or create its records.
-    is_writable: bool,
-    metadata: Map<String, Value>,
-}
-
-impl Collection {
-    /// Reads a collection with the timestamp of its records, and the user.
-    ///
-    /// One `TransactGetItems`: a transaction that wrote both shows in both.
-    ///
-    /// # Errors
-    /// The user may not read the collection and all of its records, or it does not exist.
-    async fn read(
-        api: &Api,
-        request: &Request,
-        credentials: &Credentials,
-        uri: &ObjectUri,
-        records: &ListUri,
-    ) -> Result<(Self, User), ApiError> {
-        let mut needs = Needs::default();
-        if uri.is_valid() {
-            needs = lists::needs(records);
-        }
-        let needs = credentials.add_to(needs, &api.settings.api);
-        let mut unit =
-            UnitOfWork::read(&api.store.with_snapshot_reads(), Timestamp::now(), needs).await?;
-        let mut user = credentials.user(&unit, &api.passwords)?;
-        let groups = unit.groups_named_on(uri);
-        user.learn_groups(&mut unit, &api.store, &groups, MAX_OTHER_BUCKETS)
-            .await?;
-        let object_request = ObjectRequest {
-            request,
-            user: &user,
-            settings: &api.settings.api,
-            uri,
-        };
-        // A user who may only create records may read the collection, but none of its records.
-        let record = records.clone().object("x");
-        let of_records = ObjectRequest {
-            uri: &record,
-            ..object_request
-        };
-        if !object_request.may_read(&unit) || !of_records.may_all(&unit, Access::Read) {
-            return Err(object_request.forbidden());
-        }
-        let is_writable = of_records.may_change(&unit);
-        let unknown = || ApiError::unknown_parent(uri);
-        let generation = unit.generation_of(records).ok_or_else(unknown)?;
-        let live = unit.get(uri).ok_or_else(unknown)?;
-        let mut metadata = metadata::with_metadata(live.data.clone(), uri.id(), live.last_modified);
-        // As kinto-changes' successor does; its clients need it.
-        metadata.insert("bucket".to_owned(), uri.bucket_id().into());
-        let collection = Self {
-            generation,
-            last_modified: live.last_modified,
-            timestamp: unit.timestamp_of(records),
-            past: unit.past_of(records),
-            recent: unit.recent_in(records),
-            is_writable,
-            metadata,
-        };
-        Ok((collection, user))
-    }
-
-    /// Returns `true` if the records are of this generation and none was backdated since the count was `past`.
-    fn continues(&self, generation: &Generation, past: u64) -> bool {
-        self.generation.owns(generation) && self.past == past
-    }
-
-    fn is_same_as(&self, other: &Self) -> bool {
-        self.continues(&other.generation, other.past) && self.last_modified == other.last_modified
-    }
-
-    /// The entity tag of the collection with its records as of `timestamp`. Neither time alone identifies that state;
-    /// where records were backdated, not even both do.
-    fn etag(&self, timestamp: Timestamp) -> String {
-        match self.past {
-            0 => format!("\"{timestamp}-{}\"", self.last_modified),
-            past => format!("\"{timestamp}-{}-{past}\"", self.last_modified),
-        }
-    }
-}
-
 /// Answers `GET` and `HEAD` of a collection's changeset, for users who may read the collection and all of its records.
 ///
 /// One round trip when nothing was written to the records since this process read all of them
@@ -252,6 +150,25 @@ pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
         // A reading of everything is cached, with its tombstones.
         tombstones: query.since.is_some() || query.limit.is_none(),
     };
+    if collection.published.signatures.is_some() {
+        let asked = Asked {
+            api,
+            request,
+            credentials,
+            uri,
+            records: &records,
+        };
+        let (collection, read) = published::read(&asked, collection, remembered, wanted).await?;
+        let state = match read {
+            Read::Whole(state) => {
+                api.changesets.keep(&records, Arc::clone(&state));
+                state
+            }
+            Read::Part(state) => state,
+        };
+        let response = Response::json_text(StatusCode::OK, body_of(&collection, &state, &query)?);
+        return Ok(described(response, &collection, state.timestamp));
+    }
     // A client that is ahead of the cached state does not wait for this process to catch up.
     let mut remembered = remembered
         .filter(|state| collection.continues(&state.generation, state.past))

@@ -3,6 +3,8 @@
 pub mod broadcasts;
 pub mod changeset;
 pub mod changeset_cache;
+pub mod collection;
 pub mod monitor;
 pub mod monitor_cache;
 pub mod monitor_entry;
+pub mod published;

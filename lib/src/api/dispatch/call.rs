@@ -11,7 +11,7 @@ use crate::api::auth::principals::{MAX_OTHER_BUCKETS, User};
 use crate::api::dispatch::context::Context;
 use crate::api::dispatch::endpoint::{Audience, Endpoint, Handler};
 use crate::api::dispatch::target::Target;
-use crate::api::plugins::default_bucket;
+use crate::api::plugins::{default_bucket, signer};
 use crate::api::web::error::ApiError;
 use crate::api::web::request::Request;
 use crate::api::web::response::Response;
@@ -76,6 +76,13 @@ impl Call {
         } else {
             self.needs_of(&self.target)
         };
+        let signer = settings.signer.as_ref();
+        let mut needs = needs;
+        needs.lists.extend(signer::reading::published_list(
+            signer,
+            &self.request,
+            &self.target,
+        ));
         match self.endpoint.audience {
             // The id of a default bucket depends on the user.
             Audience::UsersAtOnce if !self.is_in_default_bucket => needs,
@@ -136,6 +143,11 @@ impl Call {
             default_bucket::create_missing(unit, store, uri, method, &user, settings).await?;
         }
         let request = resolved.as_ref().unwrap_or(&self.request);
+        let published = signer::reading::published_list(settings.signer.as_ref(), request, target);
+        let layer = match &published {
+            Some(list) => signer::reading::lay(&api.store, unit, target, list).await?,
+            None => None,
+        };
         unit.set_origin(|| origin(request, target, &user));
         let mut cx = Context {
             api,
@@ -145,12 +157,17 @@ impl Call {
             credentials: &self.credentials,
             user: &user,
         };
-        match (self.endpoint.handler, target) {
+        let response = match (self.endpoint.handler, target) {
             (Handler::Call(handle), _) => handle(&mut cx).await,
             (_, Target::Object { uri, .. }) => objects::handle(&mut cx, uri),
             (_, Target::List(list)) => lists::handle(&mut cx, list).await,
             _ => Err(ApiError::UnknownPath),
+        }?;
+        signer::after_call(&mut cx).await?;
+        if let (Some(list), Some(layer)) = (published, layer) {
+            signer::reading::check(&api.store, &list, &layer).await?;
         }
+        Ok(response)
     }
 }
 

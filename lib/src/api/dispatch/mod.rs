@@ -202,7 +202,7 @@ impl Api {
         for call in calls {
             let response = match call.answer(self, unit).await {
                 Ok(response) => self.add_common_headers(&call.request, response),
-                Err(error) if error.is_ours() => return Err(error),
+                Err(error) if error.is_of_all() => return Err(error),
                 Err(error) => self.error_response(&call.request, error),
             };
             length += response.length();

@@ -17,6 +17,8 @@ use crate::api::web::error::{ApiError, Location};
 use crate::api::web::response::Response;
 use crate::backoff::Backoff;
 use crate::notifier;
+use crate::resource::ListUri;
+use crate::store::publication::Layer;
 use crate::store::{CommitError, Key, StoreError};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::{Allowance, Needs, UnitOfWork};
@@ -137,7 +139,16 @@ impl Api {
             // A first attempt rarely needs another.
             let keeps = alone.is_some() || contention.exists();
             let decided = timeout_at(deadline, self.decide(calls, &mut last_read, keeps)).await;
-            let (unit, responses) = decided.map_err(|_| late())??;
+            let (unit, responses) = match decided.map_err(|_| late())? {
+                Err(ApiError::Overtaken) => {
+                    last_read = None;
+                    if backoff.wait_until(retry_until).await {
+                        continue;
+                    }
+                    return Err(ApiError::Busy);
+                }
+                decided => decided?,
+            };
             if !unit.has_writes() {
                 return Ok(responses);
             }
@@ -157,9 +168,11 @@ impl Api {
             asked.map_err(|_| late())??;
             let waits_for = |event: &_| notifier::waits_for(&self.settings.listeners, event);
             let sent = Instant::now();
+            let layers = unit.layers_to_show();
             match unit.commit(&self.store, waits_for, deadline).await {
                 Ok(()) => {
                     contention.took(sent.elapsed());
+                    self.settle(layers, deadline).await;
                     return Ok(responses);
                 }
                 // What was read is out of date.
@@ -213,6 +226,7 @@ impl Api {
                 let has_subscribers =
                     !self.settings.listeners.is_empty() || !self.on_write.is_empty();
                 let unit = unit.with_events(has_subscribers);
+                let unit = unit.with_journal(self.settings.api.signer.is_some());
                 *last_read = keeps.then(|| (Instant::now(), unit.clone()));
                 unit
             }
@@ -220,6 +234,19 @@ impl Api {
         let responses = self.answer_calls(calls, &mut unit).await?;
         plugins::after_writes(&self.on_write, self, &mut unit).await?;
         Ok((unit, responses))
+    }
+
+    /// Settles what was published. Where that does not succeed in time, others do it: who reads the stream, and who
+    /// publishes next.
+    async fn settle(&self, layers: Vec<(ListUri, Layer)>, deadline: Instant) {
+        for (list, layer) in layers {
+            let settled = timeout_at(deadline, self.store.settle_layer(&list, &layer)).await;
+            match settled {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, %list, "a publication is not settled yet"),
+                Err(_) => tracing::warn!(%list, "a publication is not settled yet"),
+            }
+        }
     }
 
     /// Waits for a turn at a list. Does not wait if it gets none, or none in time because too many wait or some clock

@@ -23,7 +23,7 @@ use crate::api::auth::authorization::{RESERVED, is_reserved};
 use crate::api::auth::principals::MAX_NAMED_BUCKETS;
 use crate::api::lists::parameters;
 use crate::api::lists::projection::Projection;
-use crate::api::plugins::accounts;
+use crate::api::plugins::{accounts, signer};
 use crate::api::web::error::{ApiError, Location};
 use crate::api::web::media_type;
 use crate::api::web::preconditions::{Outcome, Preconditions};
@@ -31,7 +31,7 @@ use crate::api::web::request::Request;
 use crate::api::web::response::Response;
 use crate::json::field::{self, Field};
 use crate::json::length;
-use crate::permission::Permissions;
+use crate::permission::{Access, Permissions};
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::client_time;
@@ -281,7 +281,13 @@ impl ObjectRequest<'_> {
             accounts::store_password(&mut data, before, &unit.allowance)?;
         }
         self.check_groups(unit, &permissions)?;
-        if self.settings.explicit_permissions {
+        let is_owned_by_nobody = || {
+            let signer = self.settings.signer.as_ref();
+            signer::is_owned_by_nobody(signer, self.uri, created, || {
+                self.may_all(unit, Access::Write)
+            })
+        };
+        if self.settings.explicit_permissions && !is_owned_by_nobody() {
             permissions.grant("write", &self.owner());
         }
         if length::of(&(&data, &permissions)) > MAX_ITEM_SIZE - MAX_ITEM_OVERHEAD {

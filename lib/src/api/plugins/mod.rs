@@ -10,6 +10,7 @@ pub mod flush;
 pub mod history;
 pub mod openid;
 pub mod permissions_endpoint;
+pub mod signer;
 
 use futures::future::BoxFuture;
 use serde_json::{Map, Value};
@@ -22,13 +23,14 @@ use crate::settings::ApiSettings;
 use crate::unit_of_work::UnitOfWork;
 
 /// All plugins, in the order in which `GET /v1/` shows them and writes pass through them.
-static ALL: [&Plugin; 7] = [
+static ALL: [&Plugin; 8] = [
     &permissions_endpoint::PLUGIN,
     &default_bucket::PLUGIN,
     &flush::PLUGIN,
     &accounts::PLUGIN,
     &admin::PLUGIN,
     &openid::PLUGIN,
+    &signer::PLUGIN,
     &history::PLUGIN,
 ];
 

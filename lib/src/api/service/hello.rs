@@ -139,6 +139,13 @@ pub async fn heartbeat(cx: &mut Context<'_>) -> Result<Response, ApiError> {
         let healthy = megaphones.is_ok_and(|all| all.into_iter().all(|healthy| healthy));
         status.insert("megaphone", healthy);
     }
+    if let Some(signer) = &api.settings.api.signer {
+        let signed = signer.key.sign("heartbeat");
+        if let Err(error) = &signed {
+            tracing::error!(%error, "the signer does not sign");
+        }
+        status.insert("signer", signed.is_ok());
+    }
     let healthy = status.values().all(|healthy| *healthy);
     let code = if healthy {
         StatusCode::OK

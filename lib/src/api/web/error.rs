@@ -9,6 +9,7 @@ use crate::api::web::response::Response;
 use crate::listeners::NotifyError;
 use crate::resource::{Kind, ObjectUri};
 use crate::settings::{ApiSettings, Policy};
+use crate::signer::local_ecdsa;
 use crate::store::StoreError;
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::Exhausted;
@@ -85,6 +86,22 @@ pub enum ApiError {
     /// Nobody may do this, for the reason given: 403.
     #[error("{0}")]
     Reserved(&'static str),
+    /// A source may not be written so, or what is published may not: 403, or 400 with errno 109. All of a batch is taken
+    /// back.
+    #[error("{message}")]
+    Review {
+        /// Whether it is 403.
+        is_forbidden: bool,
+        /// What is told.
+        message: String,
+    },
+    /// What was read changed while it was worked with, and nothing was written: it is done again, 503 when that took too
+    /// long.
+    #[error("something was written meanwhile")]
+    Overtaken,
+    /// The signature failed, and nothing was written: 503.
+    #[error("signing failed")]
+    Signing(#[source] local_ecdsa::Error),
     /// The object does not exist: 404, errno 110.
     #[error("unknown {} {id}", kind.name())]
     UnknownObject {
@@ -243,6 +260,11 @@ impl ApiError {
         self.status().is_server_error()
     }
 
+    /// Whether it takes back all of a batch, not its own request alone.
+    pub fn is_of_all(&self) -> bool {
+        self.is_ours() || matches!(self, Self::Review { .. })
+    }
+
     /// Its HTTP status.
     pub fn status(&self) -> StatusCode {
         match self {
@@ -252,7 +274,10 @@ impl ApiError {
             Self::Forbidden {
                 authenticated: true,
             }
-            | Self::Reserved(_) => StatusCode::FORBIDDEN,
+            | Self::Reserved(_)
+            | Self::Review {
+                is_forbidden: true, ..
+            } => StatusCode::FORBIDDEN,
             Self::UnknownObject { .. }
             | Self::UnknownParent { .. }
             | Self::UnknownPath
@@ -260,7 +285,11 @@ impl ApiError {
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
             Self::UnsupportedMediaType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Invalid(_) => StatusCode::BAD_REQUEST,
+            Self::Invalid(_)
+            | Self::Review {
+                is_forbidden: false,
+                ..
+            } => StatusCode::BAD_REQUEST,
             Self::PreconditionFailed { .. } => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge
             | Self::TooManyValues
@@ -274,6 +303,8 @@ impl ApiError {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
             Self::Busy
+            | Self::Overtaken
+            | Self::Signing(_)
             | Self::PartlyWritten
             | Self::Unknown(_)
             | Self::Listener { .. }
@@ -313,10 +344,19 @@ impl ApiError {
             Self::Forbidden {
                 authenticated: true,
             }
-            | Self::Reserved(_) => 121,
+            | Self::Reserved(_)
+            | Self::Review {
+                is_forbidden: true, ..
+            } => 121,
+            Self::Review {
+                is_forbidden: false,
+                ..
+            } => 109,
             Self::Gone => 202,
             Self::Vetoed { status, .. } => errno_of(*status),
             Self::Busy
+            | Self::Overtaken
+            | Self::Signing(_)
             | Self::PartlyWritten
             | Self::Unknown(_)
             | Self::Full
@@ -365,6 +405,7 @@ impl ApiError {
                     authenticated: true,
                 } => "You are not allowed to do this here.",
                 Self::Reserved(reason) => reason,
+                Self::Review { message, .. } => message,
                 Self::UnknownPath => "There is nothing at this path.",
                 Self::UnknownVersion => "This server does not have that version of the API.",
                 Self::MethodNotAllowed { .. } => "This endpoint does not take that method.",
@@ -386,7 +427,8 @@ impl ApiError {
                     "The response is larger than can be sent. Ask for less at once: use _limit, _since or pages of a list, or put fewer requests into a batch."
                 }
                 Self::Gone => "This service has ended, see the Alert header.",
-                Self::Busy => "Too many writes came at once, and nothing was written. Please retry.",
+                Self::Signing(_) => "The signature failed, and nothing was written, please retry.",
+                Self::Busy | Self::Overtaken => "Too many writes came at once, and nothing was written. Please retry.",
                 Self::PartlyWritten => {
                     "A part of this was written, and the rest was not, or may not have been. Check what was written before you retry."
                 }
@@ -448,6 +490,9 @@ impl ApiError {
         if let Self::Provider(error) = &self {
             let source = std::error::Error::source(error).map(ToString::to_string);
             tracing::error!(%error, source, "identity provider failed");
+        }
+        if let Self::Signing(error) = &self {
+            tracing::error!(%error, "signing failed");
         }
         if let Self::Listener { .. } = &self {
             tracing::error!(error = %self, "a listener failed");

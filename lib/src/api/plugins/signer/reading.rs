@@ -1,0 +1,73 @@
+//! Reading what is published while its layer is being settled: lists of its records, and single ones.
+
+use std::collections::HashMap;
+
+use crate::api::dispatch::target::Target;
+use crate::api::web::error::ApiError;
+use crate::api::web::request::Request;
+use crate::resource::{Kind, ListUri};
+use crate::settings::{Role, SignerSettings};
+use crate::store::publication::Layer;
+use crate::store::{Key, List, Store};
+use crate::unit_of_work::UnitOfWork;
+
+/// The published list that a request reads, all or one object of it.
+pub fn published_list(
+    signer: Option<&SignerSettings>,
+    request: &Request,
+    target: &Target,
+) -> Option<ListUri> {
+    let signer = signer.filter(|_| request.is_read())?;
+    let list = match target {
+        Target::Object { uri, .. } if uri.is_valid() => uri.list(),
+        Target::List(list) => list,
+        _ => return None,
+    };
+    let collection = list.parent().filter(|uri| uri.is_valid())?;
+    let is_target = matches!(signer.role(collection), Some(Role::Target(_)));
+    (list.kind() == Kind::Record && is_target).then(|| list.clone())
+}
+
+/// Has the unit see a list with its layer; gives the layer, where there is one.
+///
+/// One `BatchGetItem` of one item for an object, a `Query` for each MB of the layer for a list.
+///
+/// # Errors
+/// [`ApiError::Overtaken`] where the list shows another state by now.
+pub async fn lay(
+    store: &Store,
+    unit: &mut UnitOfWork,
+    target: &Target,
+    list: &ListUri,
+) -> Result<Option<Layer>, ApiError> {
+    let Some(layer) = unit.layer_of(list) else {
+        return Ok(None);
+    };
+    let objects = match target {
+        Target::Object { uri, .. } => {
+            let object = store.layer_object(list, &layer, uri.id()).await?;
+            let object = object.map(|object| (uri.id().to_owned(), object));
+            HashMap::from_iter(object)
+        }
+        _ => {
+            let objects = store.layer_objects(list, &layer).await?;
+            objects.ok_or(ApiError::Overtaken)?
+        }
+    };
+    unit.lay(list, objects);
+    Ok(Some(layer))
+}
+
+/// Checks that a list that was read with a layer still shows it. One `BatchGetItem` of one item.
+///
+/// # Errors
+/// [`ApiError::Overtaken`]
+pub async fn check(store: &Store, list: &ListUri, layer: &Layer) -> Result<(), ApiError> {
+    let key = Key::list(list);
+    let item = store.read(std::slice::from_ref(&key)).await?.remove(&key);
+    let now = item.as_ref().map(List::from_item).transpose()?;
+    match now.and_then(|list| list.published.layer).as_ref() == Some(layer) {
+        true => Ok(()),
+        false => Err(ApiError::Overtaken),
+    }
+}

@@ -1,0 +1,275 @@
+//! Publications: what becomes of a whole list at once, shown by the list's item alone
+//! ([decision 25](../../../docs/decisions/025-signer.md)).
+//!
+//! | `pk` | `sk` | holds |
+//! | --- | --- | --- |
+//! | `#layer#`, the list's partition, `#` and the layer's name | an object's id | the object, its time as `at`; `expires` |
+//!
+//! The list's item names the *layer* with its size, and holds the signatures of what the list is with it. Whoever reads the
+//! list takes of each object the later of two states: the one in its place, and the one in the layer. To settle it copies
+//! its objects to their places, which changes nothing of what is read, and then has the item name it no more. A layer that no
+//! list names was never shown, or is settled, and goes when it expires.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use uuid::Uuid;
+
+use super::error::ignore_failed_condition;
+use super::{Item, Key, Object, Store, StoreError, all_pages, malformed, number, partition, time};
+use crate::resource::ListUri;
+use crate::timestamp::Timestamp;
+
+/// What the partition keys of layers begin with.
+const PARTITION: &str = "#layer#";
+/// The time of an object in a layer: not called `last_modified`, so that the index leaves it out.
+const AT: &str = "at";
+/// How long a layer is kept: far longer than the stream tries to have it settled.
+const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Requests that are under way at once.
+const CONCURRENCY: usize = 16;
+
+/// Attributes of a list's item.
+const SIGNATURES: &str = "signatures";
+const LAYER: &str = "layer";
+const LAYER_SIZE: &str = "layer_size";
+/// Attributes of the item of a source's list of records.
+const EDITOR: &str = "editor";
+const REVIEWED: &str = "reviewed";
+
+/// What the item of a list tells of publications.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Published {
+    /// JSON of the signatures of all that the list shows, with its timestamp; `None` where none were ever made.
+    pub signatures: Option<String>,
+    /// What is to be read with the list.
+    pub layer: Option<Layer>,
+    /// Who edits the list, which is the source of publications: the collection's own item says so as well, and need not be
+    /// written again.
+    pub editor: Option<String>,
+    /// The state of the list that is under review, as [`state`] names it.
+    pub reviewed: Option<String>,
+}
+
+/// Names the objects that a publication writes, until they are in their places.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// Its name, random.
+    pub name: String,
+    /// How many objects it has.
+    pub size: usize,
+}
+
+/// What a list's item is to show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Show {
+    /// JSON of the signatures.
+    pub signatures: String,
+    /// What changes, where anything does.
+    pub layer: Option<Layer>,
+}
+
+impl Published {
+    pub(super) fn from_item(item: &Item) -> Result<Self, StoreError> {
+        let text = |name: &'static str| match item.get(name) {
+            None => Ok(None),
+            Some(value) => match value.as_s() {
+                Ok(text) => Ok(Some(text.clone())),
+                Err(_) => Err(malformed(item, name)),
+            },
+        };
+        let count = |name: &'static str| match item.get(name).map(AttributeValue::as_n) {
+            None => Ok(0),
+            Some(Ok(digits)) => digits.parse().map_err(|_| malformed(item, name)),
+            Some(Err(_)) => Err(malformed(item, name)),
+        };
+        let size = usize::try_from(count(LAYER_SIZE)?).unwrap_or(usize::MAX);
+        Ok(Self {
+            signatures: text(SIGNATURES)?,
+            layer: text(LAYER)?.map(|name| Layer { name, size }),
+            editor: text(EDITOR)?,
+            reviewed: text(REVIEWED)?,
+        })
+    }
+}
+
+/// Names a state of a list: its timestamp, and how many transactions wrote to it under past times.
+pub fn state(timestamp: Timestamp, past: u64) -> String {
+    format!("{timestamp}-{past}")
+}
+
+impl Layer {
+    fn partition(&self, list: &ListUri) -> String {
+        format!("{PARTITION}{}#{}", partition(list), self.name)
+    }
+
+    fn key(&self, list: &ListUri, id: &str) -> Key {
+        Key {
+            pk: self.partition(list),
+            sk: id.to_owned(),
+        }
+    }
+}
+
+/// An object of a layer as it would be in its place.
+fn in_place(mut item: Item, list: &ListUri) -> Result<Item, StoreError> {
+    let at = time(&item, AT)?;
+    item.remove(AT);
+    item.remove("expires");
+    item.insert("last_modified".to_owned(), number(at));
+    item.insert("pk".to_owned(), AttributeValue::S(partition(list)));
+    Ok(item)
+}
+
+impl Store {
+    /// Writes a layer of a list, which nobody reads before the list's item names it.
+    ///
+    /// One `PutItem` for each object, 16 at once, 1 WCU for each KB.
+    ///
+    /// # Errors
+    /// Failures of the table.
+    pub async fn write_layer(
+        &self,
+        list: &ListUri,
+        objects: Vec<(String, Object)>,
+    ) -> Result<Layer, StoreError> {
+        let layer = Layer {
+            name: Uuid::new_v4().to_string(),
+            size: objects.len(),
+        };
+        let expires = number(Timestamp(Timestamp::now().after(KEPT).0 / 1000));
+        let items = objects.into_iter().map(|(id, object)| {
+            let at = number(object.last_modified);
+            let mut item = object.into_item(layer.key(list, &id));
+            item.remove("last_modified");
+            item.insert(AT.to_owned(), at);
+            item.insert("expires".to_owned(), expires.clone());
+            item
+        });
+        let items: Vec<_> = items.collect();
+        stream::iter(items)
+            .map(|item| async {
+                let put = self.client.put_item().table_name(&self.table);
+                let put = put.set_item(Some(item)).send().await;
+                put.map(drop).map_err(StoreError::request("PutItem"))
+            })
+            .buffer_unordered(CONCURRENCY)
+            .try_collect::<()>()
+            .await?;
+        Ok(layer)
+    }
+
+    /// The items of a layer, as they would be in their places; `None` when not all are there, so that it was settled long
+    /// ago.
+    ///
+    /// One `Query` for each MB, 1 RCU for each 4 KB.
+    ///
+    /// # Errors
+    /// Failures of the table.
+    pub(super) async fn layer_items(
+        &self,
+        list: &ListUri,
+        layer: &Layer,
+    ) -> Result<Option<Vec<Item>>, StoreError> {
+        let query = self
+            .client
+            .query()
+            .table_name(&self.table)
+            .key_condition_expression("pk = :pk")
+            .expression_attribute_values(":pk", AttributeValue::S(layer.partition(list)))
+            .consistent_read(true);
+        let items = all_pages(query).await?;
+        if items.len() < layer.size {
+            return Ok(None);
+        }
+        let items = items.into_iter().map(|item| in_place(item, list));
+        items.collect::<Result<_, _>>().map(Some)
+    }
+
+    /// The objects of a layer by their ids; `None` as for [`Self::layer_items`].
+    ///
+    /// # Errors
+    /// Failures of the table.
+    pub async fn layer_objects(
+        &self,
+        list: &ListUri,
+        layer: &Layer,
+    ) -> Result<Option<HashMap<String, Object>>, StoreError> {
+        let Some(items) = self.layer_items(list, layer).await? else {
+            return Ok(None);
+        };
+        let objects = items.iter().map(|item| {
+            let id = super::string(item, "sk")?;
+            Ok((id, Object::from_item(item)?))
+        });
+        objects.collect::<Result<_, _>>().map(Some)
+    }
+
+    /// One object of a layer; `None` where it has none of that id. One `BatchGetItem`.
+    ///
+    /// # Errors
+    /// Failures of the table.
+    pub async fn layer_object(
+        &self,
+        list: &ListUri,
+        layer: &Layer,
+        id: &str,
+    ) -> Result<Option<Object>, StoreError> {
+        let key = layer.key(list, id);
+        let item = self.read(std::slice::from_ref(&key)).await?.remove(&key);
+        let item = item.map(|item| in_place(item, list)).transpose()?;
+        item.as_ref().map(Object::from_item).transpose()
+    }
+
+    /// Copies a layer's objects to their places, and has the list's item name it no more: whatever of that was done already,
+    /// by whomever, and however often. The layer itself goes when it expires, which costs nothing.
+    ///
+    /// One `BatchGetItem` where it is settled; else a `Query` for each MB, a `PutItem` for each object, 16 at once, and an
+    /// `UpdateItem` besides.
+    ///
+    /// # Errors
+    /// Failures of the table; then it is to be called again.
+    pub async fn settle_layer(&self, list: &ListUri, layer: &Layer) -> Result<(), StoreError> {
+        let key = Key::list(list);
+        let item = self.read(std::slice::from_ref(&key)).await?.remove(&key);
+        let shown = item.as_ref().map(Published::from_item).transpose()?;
+        if shown.and_then(|shown| shown.layer).as_ref() != Some(layer) {
+            return Ok(());
+        }
+        let items = self.layer_items(list, layer).await?;
+        let items = items.ok_or_else(|| StoreError::Unsettled(list.clone()))?;
+        stream::iter(items)
+            .map(|item| self.put_unless_later(item))
+            .buffer_unordered(CONCURRENCY)
+            .try_collect::<()>()
+            .await?;
+        let removed = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(key.into_item()))
+            // The entry of the outbox was told of when it was written.
+            .update_expression(format!("REMOVE {LAYER}, {LAYER_SIZE}, entry"))
+            .condition_expression(format!("{LAYER} = :name"))
+            .expression_attribute_values(":name", AttributeValue::S(layer.name.clone()))
+            .send()
+            .await;
+        ignore_failed_condition("UpdateItem", removed)
+    }
+
+    /// Puts an object in its place, unless something as late is there. What is older there, in whatever life of the list, may
+    /// go: times of a list only rise.
+    async fn put_unless_later(&self, item: Item) -> Result<(), StoreError> {
+        let at = number(time(&item, "last_modified")?);
+        let put = self
+            .client
+            .put_item()
+            .table_name(&self.table)
+            .set_item(Some(item))
+            .condition_expression("attribute_not_exists(pk) OR last_modified < :at")
+            .expression_attribute_values(":at", at);
+        ignore_failed_condition("PutItem", put.send().await)
+    }
+}

@@ -1,0 +1,173 @@
+//! Sources that are reviewed, signed and published ([decision 25](../../../docs/decisions/025-signer.md)).
+
+mod changesets;
+mod transitions;
+
+use aws_lc_rs::encoding::AsDer;
+use aws_lc_rs::signature::{
+    ECDSA_P384_SHA384_FIXED, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair,
+    ParsedPublicKey,
+};
+use base64::Engine;
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE};
+use kinto_serverless::signer::payload;
+use kinto_serverless::timestamp::Timestamp;
+use serde_json::{Value, json};
+use tests::{ALICE, Answer, BOB, Kinto};
+
+/// `Authorization` of a third user, `carol:`, who is in no group.
+pub const CAROL: &str = "Basic Y2Fyb2w6";
+/// The source of these tests.
+pub const SOURCE: &str = "/buckets/work/collections/news";
+/// What reviewers look at.
+pub const PREVIEW: &str = "/buckets/preview/collections/news";
+/// What clients read.
+pub const DESTINATION: &str = "/buckets/main/collections/news";
+
+/// A server that signs, with the key that verifies.
+#[derive(Clone)]
+pub struct Signer {
+    /// The API, called as alice.
+    pub kinto: Kinto,
+    public_key: Vec<u8>,
+    pem: String,
+}
+
+/// Settings with a line, with preview or not.
+fn settings<'s>(pem: &'s str, line: &'s str, review: &'s str) -> Vec<(&'s str, &'s str)> {
+    vec![
+        ("KINTO_INCLUDES", "kinto_remote_settings"),
+        ("KINTO_SIGNER_RESOURCES", line),
+        ("KINTO_SIGNER_TO_REVIEW_ENABLED", review),
+        ("KINTO_SIGNER_ECDSA_PRIVATE_KEY", pem),
+    ]
+}
+
+const WITH_PREVIEW: &str = "/buckets/work -> /buckets/preview -> /buckets/main";
+const WITHOUT_PREVIEW: &str = "/buckets/work -> /buckets/main";
+
+impl Signer {
+    /// With review and preview; alice is an editor, bob a reviewer and an editor, both and carol may write the bucket.
+    pub async fn new() -> Self {
+        Self::with(WITH_PREVIEW, "true").await
+    }
+
+    /// With that line of resources.
+    pub async fn with(line: &str, review: &str) -> Self {
+        let pair = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
+        let body = BASE64_STANDARD.encode(pair.to_pkcs8v1().unwrap().as_ref());
+        let pem = format!("-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n");
+        let kinto = Kinto::with(&settings(&pem, line, review));
+        let signer = Self {
+            kinto,
+            public_key: pair.public_key().as_der().unwrap().as_ref().to_vec(),
+            pem,
+        };
+        let users = [ALICE, BOB, CAROL];
+        let mut writers = vec![];
+        for user in users {
+            writers.push(signer.kinto.as_user(user).user_id().await);
+        }
+        let bucket = json!({"permissions": {"write": writers}});
+        assert_eq!(signer.kinto.put("/buckets/work", bucket).await.status, 201);
+        signer.kinto.put(SOURCE, json!({})).await.expect(201);
+        for group in ["editors", "reviewers"] {
+            let members = match group {
+                "editors" => json!([writers[0], writers[1]]),
+                _ => json!([writers[1]]),
+            };
+            let group = format!("/buckets/work/groups/news-{group}");
+            let body = json!({"data": {"members": members}});
+            signer.kinto.patch(&group, body).await.expect(200);
+        }
+        signer
+    }
+
+    /// The same server in another process.
+    pub fn restarted(&self, line: &str, review: &str) -> Kinto {
+        Kinto::over(&self.kinto.aws, &settings(&self.pem, line, review))
+    }
+
+    /// Has a user set the status.
+    pub async fn set(&self, user: &'static str, status: &str) -> Answer {
+        let body = json!({"data": {"status": status}});
+        self.kinto.as_user(user).patch(SOURCE, body).await
+    }
+
+    /// Has a user write a record of the source.
+    pub async fn write(&self, user: &'static str, id: &str, n: u64) -> Answer {
+        let body = json!({"data": {"n": n}});
+        let path = format!("{SOURCE}/records/{id}");
+        self.kinto.as_user(user).put(&path, body).await
+    }
+
+    /// The source's data.
+    pub async fn source(&self) -> Value {
+        self.kinto.get(SOURCE).await.expect(200)["data"].clone()
+    }
+
+    /// The status of the source.
+    pub async fn status(&self) -> String {
+        self.source().await["status"].as_str().unwrap().to_owned()
+    }
+
+    /// The records of a changeset as `id=n`, sorted, when its signatures verify.
+    pub async fn verified(&self, collection: &str) -> Vec<String> {
+        self.verify(&self.kinto, collection).await
+    }
+
+    /// The same, as another process shows it.
+    pub async fn verify(&self, kinto: &Kinto, collection: &str) -> Vec<String> {
+        let path = format!("{collection}/changeset?_expected=0");
+        let changeset = kinto.get(&path).await.expect(200);
+        self.check(&changeset);
+        let records = changeset["changes"].as_array().unwrap().iter();
+        let mut records: Vec<_> = records
+            .map(|record| format!("{}={}", record["id"].as_str().unwrap(), record["n"]))
+            .collect();
+        records.sort_unstable();
+        records
+    }
+
+    /// Panics unless every signature of a whole changeset verifies.
+    pub fn check(&self, changeset: &Value) {
+        let records = changeset["changes"].as_array().unwrap();
+        let timestamp = Timestamp(changeset["timestamp"].as_u64().unwrap());
+        let metadata = &changeset["metadata"];
+        let signatures = metadata["signatures"].as_array().unwrap();
+        assert!(!signatures.is_empty(), "{changeset}");
+        assert_eq!(metadata["signature"], signatures[0]);
+        for signature in signatures {
+            assert!(self.verifies(records, timestamp, signature), "{changeset}");
+        }
+    }
+
+    /// Whether a signature is one of these records at that time.
+    pub fn verifies(&self, records: &[Value], timestamp: Timestamp, signature: &Value) -> bool {
+        let bytes = payload::signed_bytes(&payload::text(records, timestamp));
+        let key = ParsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, &self.public_key).unwrap();
+        let text = signature["signature"].as_str().unwrap();
+        let signature = BASE64_URL_SAFE.decode(text).unwrap();
+        key.verify_sig(&bytes, &signature).is_ok()
+    }
+}
+
+/// What tests say of an answer.
+pub trait Expect {
+    /// The body, when the status is that one.
+    fn expect(self, status: u16) -> Value;
+}
+
+impl Expect for Answer {
+    #[track_caller]
+    fn expect(self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{self:?}");
+        self.body
+    }
+}
+
+/// The errno of a refusal, when it has that status.
+#[track_caller]
+pub fn refused(answer: Answer, status: u16) -> u64 {
+    answer.expect(status)["errno"].as_u64().unwrap()
+}

@@ -1,14 +1,14 @@
 //! The changes-aggregator: from the table's stream to monitor/changes and the broadcast queue.
 //!
-//! The stream gives each change at least once, and a failed batch again from its first failure on. A change that the
-//! monitor knows already, or a later one of its collection, changes nothing. For each batch:
+//! The stream delivers each change at least once, and retries a failed batch from its first failure on. A change has no
+//! effect if the monitor knows it already, or a later one of its collection. For each batch:
 //!
 //! 1. the batch is read ([`read`]) and coalesced, one change for each collection;
-//! 2. each change that is new gets the next position of the monitor's clock, and with it the versions are raised that the
-//!    listeners' Megaphones and readers of `__broadcasts__` are to be told: one conditional update of the monitor's
-//!    state ([`recorder`]);
-//! 3. then the queue is asked to broadcast what is due, even when nothing was new: an earlier attempt may have ended
-//!    between 2 and 3.
+//! 2. each new change gets the next position of the monitor's clock, which also raises the versions due for the
+//!    listeners' Megaphones and for readers of `__broadcasts__`: one conditional update of the monitor's state
+//!    ([`recorder`]);
+//! 3. then broadcasts of what is due are requested from the queue, even if nothing was new: an earlier attempt may have
+//!    ended between 2 and 3.
 
 mod rebuild;
 mod recorder;
@@ -29,10 +29,10 @@ use crate::store::{Store, StoreError, TIMESTAMP_KEY};
 use crate::timestamp::Timestamp;
 use recorder::{Held, Recorder};
 
-/// Requests to the table that are under way at once.
+/// The most concurrent requests to the table.
 const CONCURRENCY: usize = 16;
 
-/// What the aggregator works with.
+/// The aggregator and its dependencies.
 #[derive(Clone, Debug)]
 pub struct Aggregator {
     store: Store,
@@ -40,24 +40,24 @@ pub struct Aggregator {
     recorder: Recorder,
 }
 
-/// What a record of the stream tells.
+/// The meaning of a record of the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Change {
     /// The records of a collection have a new timestamp, or the collection was deleted.
     Collection(CollectionChange),
     /// A bucket was deleted, in this generation.
     BucketDeleted { bucket: String, generation: String },
-    /// Nothing that concerns the monitor.
+    /// Nothing for the monitor.
     Other,
 }
 
-/// A bucket id and the generation that was deleted.
+/// The id of a bucket and its deleted generation.
 type BucketGeneration = (String, String);
 
-/// A change with where it stands in the stream.
+/// A change with its place in the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Numbered<T> {
-    /// The sequence number of the first record that is part of it.
+    /// The sequence number of the first record that contributed to it.
     sequence_number: String,
     change: T,
 }
@@ -91,10 +91,10 @@ impl Aggregator {
         }
     }
 
-    /// Handles one batch; tells which records are to come again.
+    /// Handles one batch; returns the records to retry.
     ///
-    /// A record that cannot be understood is logged and passed over: it would not be understood the next
-    /// time either, and would hold up every change behind it until the stream drops it.
+    /// A record that cannot be understood is logged and skipped: a retry would fail too, and would hold up every change
+    /// behind it until the stream drops it.
     pub async fn handle(&self, event: Event) -> DynamoDbEventResponse {
         let (collections, buckets) = coalesce(event.records);
         let mut failed: Vec<String> = vec![];
@@ -118,7 +118,7 @@ impl Aggregator {
         failed.extend(failures.into_iter().map(logged));
 
         let mut response = DynamoDbEventResponse::default();
-        // The batch comes again from the earliest failure on, so that one says it all.
+        // The batch is retried from the earliest failure on, so that one is enough.
         if let Some(earliest) = failed.into_iter().min_by(|a, b| by_number(a, b)) {
             let mut failure = DynamoDbBatchItemFailure::default();
             failure.item_identifier = Some(earliest);
@@ -127,10 +127,10 @@ impl Aggregator {
         response
     }
 
-    /// Brings changes to the monitor and has the queue asked to broadcast them. What failed, with the record from which on
-    /// it has to come again.
+    /// Records changes in the monitor and requests their broadcasts. Returns the failures, each with the record from
+    /// which to retry.
     async fn record(&self, mut changes: Vec<Numbered<CollectionChange>>) -> Vec<(String, Failure)> {
-        // Where a batch brings several collections, their positions are in the order of their timestamps.
+        // If a batch holds several collections, their positions are in order of their timestamps.
         changes.sort_by_key(|change| change.change.last_modified);
         let mut failed = vec![];
         let Some(first) = earliest(&changes) else {
@@ -161,7 +161,7 @@ impl Aggregator {
             held = Held::fresh(state);
             left = rest;
         }
-        // What was remembered may not have told of it.
+        // The remembered state may not have shown it.
         if held.state.needs_adoption()
             && !has_adopted
             && let Err(failure) = self.adopt(held.state).await
@@ -171,8 +171,8 @@ impl Aggregator {
         failed
     }
 
-    /// The monitor's state, in which all that functions of an earlier version left has a position; and whether they had
-    /// left anything.
+    /// The monitor's state, in which every entry of an earlier version has a position; and whether there were any to
+    /// adopt.
     async fn held(&self) -> Result<(Held, bool), Failure> {
         let held = self.recorder.held().await?;
         if !held.state.needs_adoption() {
@@ -181,8 +181,8 @@ impl Aggregator {
         Ok((Held::fresh(self.adopt(held.state).await?), true))
     }
 
-    /// Gives positions to what functions of an earlier version left, and has everybody told of it
-    /// ([decision 14](../../docs/decisions/014-update-in-place.md)).
+    /// Gives positions to entries that functions of an earlier version left, and requests their broadcasts ([decision
+    /// 14](../../docs/decisions/014-update-in-place.md)).
     async fn adopt(&self, mut read: MonitorState) -> Result<MonitorState, Failure> {
         if !read.has_clock() {
             read = self.recorder.start(read).await?;
@@ -196,7 +196,8 @@ impl Aggregator {
         Ok(self.recorder.end_adoption(state, version).await?)
     }
 
-    /// Asks the queue to have those listeners told whom it `concerns`. The failure, if one or more could not be asked for.
+    /// Requests the broadcasts that are due for the listeners for which `concerns` is true. Returns the last failure,
+    /// if any.
     async fn request_broadcasts(
         &self,
         state: &MonitorState,
@@ -215,7 +216,7 @@ impl Aggregator {
     }
 }
 
-/// Who is told of a change.
+/// The rules about who is notified of a change.
 #[derive(Clone, Debug)]
 struct Audience {
     changes: ChangesSettings,
@@ -224,8 +225,8 @@ struct Audience {
 }
 
 impl Audience {
-    /// Whether the listener is told of a change: of what monitor/changes shows and the listener matches, but
-    /// not of an entry that goes (kinto-megaphone 0.5).
+    /// Returns `true` if the listener is notified of a change: monitor/changes shows it and the listener matches it,
+    /// and the entry does not become a tombstone (kinto-megaphone 0.5).
     fn is_told(&self, listener: &MegaphoneSettings, change: &CollectionChange) -> bool {
         let CollectionChange {
             bucket, collection, ..
@@ -235,8 +236,8 @@ impl Audience {
             && listener.matches(bucket, collection)
     }
 
-    /// Whether readers of `__broadcasts__` are told of a change: of what monitor/changes shows, previews and entries that
-    /// go left out (Remote Settings).
+    /// Returns `true` if readers of `__broadcasts__` are notified of a change: monitor/changes shows it, it is no
+    /// preview, and the entry does not become a tombstone (Remote Settings).
     fn is_told_to_readers(&self, change: &CollectionChange) -> bool {
         let CollectionChange {
             bucket, collection, ..
@@ -247,7 +248,7 @@ impl Audience {
     }
 }
 
-/// The first record of the stream that is part of one of the changes.
+/// The first record of the stream that contributed to one of the changes.
 fn earliest(changes: &[Numbered<CollectionChange>]) -> Option<String> {
     let numbers = changes.iter().map(|change| &change.sequence_number);
     numbers.min_by(|a, b| by_number(a, b)).cloned()
@@ -258,14 +259,14 @@ fn logged((sequence_number, failure): (String, Failure)) -> String {
     sequence_number
 }
 
-/// Orders sequence numbers, which are numbers of up to 40 digits.
+/// Compares sequence numbers, which are numbers of up to 40 digits.
 fn by_number(a: &str, b: &str) -> std::cmp::Ordering {
     a.len().cmp(&b.len()).then_with(|| a.cmp(b))
 }
 
-/// One change for each collection, the latest, and every deletion of a bucket.
+/// The latest change of each collection, and every deletion of a bucket.
 ///
-/// Each carries the sequence number of the first record that is part of it: to come again it must begin there.
+/// Each carries the sequence number of the first record that contributed to it: a retry must begin there.
 fn coalesce(
     records: Vec<EventRecord>,
 ) -> (
@@ -311,7 +312,7 @@ fn coalesce(
     (collections.into_values().collect(), buckets)
 }
 
-/// What a record tells; `None` when it ought to tell something and cannot be understood.
+/// The meaning of a record; `None` if it concerns the monitor and cannot be understood.
 fn read(record: &EventRecord) -> Option<Change> {
     let (image, before) = (&record.change.new_image, &record.change.old_image);
     let text = |attribute: &str| match image.get(attribute) {
@@ -328,13 +329,13 @@ fn read(record: &EventRecord) -> Option<Change> {
         Some(serde_dynamo::AttributeValue::N(digits)) => Timestamp::from_digits(digits),
         _ => None,
     };
-    // An item that was removed has no new image; we remove none that the monitor follows.
+    // A removed item has no new image; we remove none that the monitor follows.
     if image.is_empty() {
         return Some(Change::Other);
     }
     let (pk, sk) = (text("pk")?, text("sk")?);
     if sk == TIMESTAMP_KEY && pk.ends_with("#record") {
-        // Records were written under past times alone, which only their list tells of.
+        // All writes of records were backdated, which only their list reflects.
         let is_same = |attribute: &&str| before.get(*attribute) == image.get(*attribute);
         if ["timestamp", "generation", "closed"].iter().all(is_same) {
             return Some(Change::Other);

@@ -1,6 +1,6 @@
-//! What the documents say of the code: every path, function and link that they name is followed.
+//! Checks the documents against the code: follows every path, function and link that they name.
 //!
-//! Compiled for tests alone.
+//! Compiled only for tests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -42,7 +42,7 @@ fn documents() -> Vec<PathBuf> {
     documents
 }
 
-/// What stands in a text between `open` and the next `close`.
+/// The parts of a text between `open` and the next `close`.
 fn between<'t>(text: &'t str, open: &'t str, close: char) -> impl Iterator<Item = &'t str> {
     let parts = text.split(open).skip(1);
     parts.filter_map(move |part| part.split_once(close).map(|(inner, _)| inner))
@@ -66,7 +66,7 @@ fn normal(path: &Path) -> PathBuf {
     normal
 }
 
-/// Whether Rust code defines something of that name, the last part of `Type::name`.
+/// Returns `true` if Rust code defines the name, the last part of `Type::name`.
 fn defines(code: &str, name: &str) -> bool {
     let name = name.rsplit("::").next().unwrap_or_default();
     let is_end = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_');
@@ -84,7 +84,7 @@ fn every_link_leads_somewhere() {
     let code = code.flat_map(|folder| files_below(folder, "rs"));
     for document in documents().into_iter().chain(code) {
         let text = read(&document);
-        // Of code, what its documentation says.
+        // In code, only the documentation.
         let is_code = document.extension().is_some_and(|is| is == "rs");
         let lines = text.lines();
         let lines = lines.filter(|line| !is_code || line.trim_start().starts_with("//"));
@@ -185,7 +185,7 @@ fn every_file_of_the_api_is_listed() {
     }
 }
 
-/// The modules of the library with those that each imports, by their paths.
+/// The modules of the library by path, each with its imports.
 fn imports() -> BTreeMap<String, BTreeSet<String>> {
     let module_of = |file: &Path| {
         let file = file.strip_prefix("lib/src").unwrap().with_extension("");
@@ -204,7 +204,7 @@ fn imports() -> BTreeMap<String, BTreeSet<String>> {
         .map(|file| (module_of(&file), read(&file)))
         .filter(|(module, _)| module != "lib" && module != "architecture")
         .collect();
-    // The longest module that a path begins with.
+    // The longest module that is a prefix of the path.
     let owner = |path: &str| {
         let mut path = path;
         loop {
@@ -256,7 +256,7 @@ fn imports() -> BTreeMap<String, BTreeSet<String>> {
     imports
 }
 
-/// The paths that a tree of `use` stands for.
+/// The paths that a `use` tree expands to.
 fn leaves(tree: &str) -> Vec<String> {
     let tree = tree.trim();
     let Some((head, group)) = tree.split_once('{') else {
@@ -289,7 +289,7 @@ fn leaves(tree: &str) -> Vec<String> {
         .collect()
 }
 
-/// Whether `module` is what holds `other`, or the other way round: a module and its parts are one thing.
+/// Returns `true` if `module` contains `other`, or the reverse: a module and its parts are one thing.
 fn is_family(module: &str, other: &str) -> bool {
     let holds = |outer: &str, inner: &str| {
         let rest = inner.strip_prefix(outer);

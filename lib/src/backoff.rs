@@ -1,11 +1,11 @@
-//! Pauses between attempts: of a request, with full jitter, since callers that failed together must not try again
-//! together; of a message of a queue, by how often it was received.
+//! Pauses between attempts: of a request, with full jitter, since callers that failed together must not retry together;
+//! of a message of a queue, by the number of its receptions.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The pauses of one caller: each is drawn from zero to a longest one, which doubles from pause to pause.
+/// The pauses of one caller: each is random, up to a limit that doubles from pause to pause.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     longest: Duration,
@@ -13,7 +13,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Pauses of at most `first`, then at most twice as long each time, up to `limit`.
+    /// Pauses of at most `first`, which then doubles each time, up to `limit`.
     pub const fn new(first: Duration, limit: Duration) -> Self {
         Self {
             longest: first,
@@ -28,7 +28,7 @@ impl Backoff {
         pause
     }
 
-    /// Waits for the next pause. Returns `false` at once where the pause would not end before the deadline.
+    /// Waits for the next pause. Returns `false` at once if the pause would not end before the deadline.
     pub async fn wait_until(&mut self, deadline: Instant) -> bool {
         let end = Instant::now() + self.next_pause();
         if end >= deadline {
@@ -41,10 +41,10 @@ impl Backoff {
 
 /// The pause after the first failure of a message; it doubles each time, up to [`MAX_MESSAGE_PAUSE`].
 const FIRST_MESSAGE_PAUSE: Duration = Duration::from_secs(1);
-/// Once the receiver is well again, it takes no longer than this until the message reaches it.
+/// The longest delay of a message once its receiver has recovered.
 const MAX_MESSAGE_PAUSE: Duration = Duration::from_secs(60);
 
-/// The pause after the failure of a message that was received `count` times: the receiver is a listener or a Megaphone.
+/// The pause after the failure of a message that was received `count` times, for a listener or a Megaphone.
 pub fn after_failure(count: u32) -> Duration {
     let doublings = count.saturating_sub(1).min(16);
     (FIRST_MESSAGE_PAUSE * (1 << doublings)).min(MAX_MESSAGE_PAUSE)

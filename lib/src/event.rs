@@ -1,6 +1,6 @@
-//! `ResourceChanged`: what was written, as listeners are told of it (Kinto 26.5, `core/events.py`).
+//! `ResourceChanged`: the event of writes, as listeners receive it (Kinto 26.5, `core/events.py`).
 //!
-//! One event stands for all that one transaction did to the objects of one list by one action.
+//! One event covers all changes of one transaction to the objects of one list by one action.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,13 +14,13 @@ use uuid::Uuid;
 use crate::resource::{ListUri, ObjectUri};
 use crate::timestamp::Timestamp;
 
-/// What was done to an object.
+/// The action on an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
-    /// There was none, or a tombstone.
+    /// There was no object, or a tombstone.
     Create,
-    /// It was there already.
+    /// The object existed.
     Update,
     /// It became a tombstone.
     Delete,
@@ -30,7 +30,7 @@ impl Action {
     /// Every action.
     pub const ALL: [Self; 3] = [Self::Create, Self::Update, Self::Delete];
 
-    /// As Kinto writes it.
+    /// Kinto's name for it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Create => "create",
@@ -49,46 +49,48 @@ impl fmt::Display for Action {
 /// One object before and after, as the API shows it, without its permissions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Impacted {
-    /// After; of a deletion the tombstone.
+    /// The object after; for a deletion the tombstone.
     pub new: Map<String, Value>,
-    /// Before; not there when it was created.
+    /// The object before; absent if it was created.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub old: Option<Map<String, Value>>,
 }
 
-/// What was done to the objects of one list, by one action, in one transaction.
+/// All changes to the objects of one list, by one action, in one transaction.
 ///
-/// As JSON it is Kinto's payload with `impacted_records`, and what Kinto does not give: `id`, `date`, `impacted_uris`.
+/// Its JSON is Kinto's payload with `impacted_records`, and with fields that Kinto lacks: `id`, `date`,
+/// `impacted_uris`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ResourceChanged {
-    /// Names the event: who is told of it twice is told of the same id, unless the request was decided again.
+    /// Identifies the event: a repeated notification has the same id, unless the request was decided again.
     pub id: String,
-    /// The list's timestamp after the write.
+    /// The list's timestamp after the write. In a batch, after the first request's writes.
     pub timestamp: Timestamp,
-    /// What was done.
+    /// The action.
     pub action: Action,
-    /// What the request was sent to: the object, or the list. In a batch, the first request's.
+    /// The URI of the request: the object, or the list. In a batch, the first request's.
     pub uri: String,
-    /// Who did it; `null` for who did not say. In a batch, the first request's.
+    /// The user; `null` if anonymous. In a batch, the first request's.
     pub user_id: Option<String>,
     /// The kind of the objects: `bucket`, `group`, `collection`, `record` or `account`.
     pub resource_name: String,
     /// The ids in `uri`: `bucket_id`, `collection_id`, `record_id` and so on.
     #[serde(flatten)]
     pub ids: Map<String, Value>,
-    /// When it was done, by the clock of who did it: ISO 8601, UTC.
+    /// The time of the writes by the writer's clock: ISO 8601, UTC.
     pub date: String,
-    /// The objects, in the order in which they were written.
+    /// The objects, in the order of their writes.
     pub impacted_records: Vec<Impacted>,
     /// Their URIs, in the same order.
     pub impacted_uris: Vec<String>,
-    /// Whether objects were cut down to `id`, `last_modified` and `deleted`, for the event was too large for its way.
+    /// Whether objects were reduced to `id`, `last_modified` and `deleted`, because the event was too large for its
+    /// transport.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub truncated: bool,
 }
 
 impl ResourceChanged {
-    /// The same with what `keeps` of the objects alone; `None` when that is nothing.
+    /// The same event with only those of the objects that `keeps` accepts; `None` if there are none.
     pub fn only(&self, keeps: impl Fn(&ObjectUri) -> bool) -> Option<Self> {
         let kept = |uri: &String| ObjectUri::parse(uri).is_some_and(|uri| keeps(&uri));
         let kept: Vec<bool> = self.impacted_uris.iter().map(kept).collect();
@@ -113,7 +115,7 @@ impl ResourceChanged {
         uri.rsplit_once('/').map_or("", |(list, _)| list).to_owned()
     }
 
-    /// Its JSON, without the two characters that JSON takes as they are and SQS takes in no message: they are escaped.
+    /// Its JSON, with the two characters escaped that JSON allows and SQS rejects in any message.
     pub fn to_json(&self) -> String {
         let json = serde_json::to_string(self).unwrap_or_default();
         if !json.contains(['\u{fffe}', '\u{ffff}']) {
@@ -123,8 +125,9 @@ impl ResourceChanged {
             .replace('\u{ffff}', r"\uffff")
     }
 
-    /// Its id and JSON, for a way that takes no more than `most` bytes at once: in several events, each with some of
-    /// the objects and an id of its own, where it is longer; and of an object that is too large alone, what names it.
+    /// Its id and JSON, for a transport that takes at most `most` bytes at once: a longer one is split into several
+    /// events, each with some of the objects and an id of its own; an object that is too large by itself is reduced to
+    /// the fields that identify it.
     pub fn to_json_within(&self, most: usize) -> Vec<(String, String)> {
         let whole = self.to_json();
         if whole.len() <= most {
@@ -147,7 +150,7 @@ impl ResourceChanged {
             .collect()
     }
 
-    /// The same with what names its objects alone.
+    /// The same event with only the fields that identify its objects.
     pub fn truncated(&self) -> Self {
         let cut = |object: &Map<String, Value>| {
             let mut object = object.clone();
@@ -166,16 +169,16 @@ impl ResourceChanged {
     }
 }
 
-/// The request that writes: what the events of its writes tell of it.
+/// The request that writes, as its events describe it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
-    /// Who sends it.
+    /// The user who sends it.
     pub user_id: Option<String>,
-    /// What it is sent to.
+    /// The target of the request.
     pub target: OriginTarget,
 }
 
-/// What a request that writes is sent to.
+/// The target of a request that writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OriginTarget {
     /// A single object.
@@ -206,14 +209,14 @@ impl Origin {
     }
 }
 
-/// An event that is being gathered.
+/// An event under construction.
 #[derive(Clone, Debug)]
 struct Gathered {
     id: String,
     list: ListUri,
     action: Action,
     origin: Origin,
-    /// Which of the requests of a unit of work it begins with.
+    /// The number of the request of the unit of work that it begins with.
     request: usize,
     timestamp: Timestamp,
     impacted: Vec<(ObjectUri, Impacted)>,
@@ -245,19 +248,19 @@ impl Gathered {
     }
 }
 
-/// The events of one unit of work, in the order in which each of them began.
+/// The events of one unit of work, in the order in which they began.
 #[derive(Clone, Debug, Default)]
 pub struct Events {
-    /// Whether there is any listener.
+    /// Whether there are listeners.
     wanted: bool,
-    /// The request that is under way; nothing is gathered while there is none.
+    /// The request in progress; without one, no events are gathered.
     origin: Option<Origin>,
     requests: usize,
     gathered: Vec<Gathered>,
 }
 
 impl Events {
-    /// None yet, to be gathered if they are `wanted`.
+    /// No events yet; they are gathered if `wanted`.
     pub fn new(wanted: bool) -> Self {
         Self {
             wanted,
@@ -265,23 +268,23 @@ impl Events {
         }
     }
 
-    /// What is written from now on is written for this request; nobody is to be told of it when there is none.
+    /// Sets the request of the writes to come; without an origin, their events are not gathered.
     pub fn begin(&mut self, origin: impl FnOnce() -> Option<Origin>) {
         self.origin = self.wanted.then(origin).flatten();
         self.requests += 1;
     }
 
-    /// Whether somebody is to be told of what is written.
+    /// Returns `true` if events of the writes are gathered.
     pub fn are_gathered(&self) -> bool {
         self.origin.is_some()
     }
 
-    /// Whether there are none.
+    /// Returns `true` if there are no events.
     pub fn is_empty(&self) -> bool {
         self.gathered.is_empty()
     }
 
-    /// Takes in that the object at `uri` was written. `timestamp` is its list's by now.
+    /// Records a write of the object at `uri`. `timestamp` is its list's after the write.
     pub fn add(
         &mut self,
         uri: &ObjectUri,
@@ -310,7 +313,7 @@ impl Events {
         }
     }
 
-    /// All of them.
+    /// All events.
     pub fn all(&self, date: Timestamp) -> Vec<ResourceChanged> {
         self.gathered
             .iter()
@@ -318,8 +321,8 @@ impl Events {
             .collect()
     }
 
-    /// Splits them into so many shares: each share's events name the objects that `share_of` gives that share's number, and
-    /// come with the object that their list is under.
+    /// Splits the events into `shares` shares: each share's events contain the objects for which `share_of` returns its
+    /// number, and come with the parent of their list.
     pub fn split(
         &self,
         date: Timestamp,
@@ -414,7 +417,7 @@ mod tests {
             .new
             .insert("text".to_owned(), text);
         let json = event.to_json();
-        // As the API reference of SendMessage lists them.
+        // From the API reference of SendMessage.
         let takes = |c| matches!(c, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..);
         assert!(json.chars().all(takes), "{json}");
         assert_eq!(

@@ -1,11 +1,11 @@
-//! HMAC-SHA256: user ids, ids of default buckets, keys of caches of secrets, signatures of webhooks.
+//! HMAC-SHA256, for user ids, ids of default buckets, cache keys of secrets, and signatures of webhooks.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
 /// HMAC-SHA256 of `message`.
 pub fn sign(key: &[u8], message: &str) -> [u8; 32] {
-    // HMAC takes a key of any length: this cannot fail.
+    // HMAC accepts keys of any length: this cannot fail.
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else {
         return [0; 32];
     };
@@ -24,7 +24,7 @@ mod tests {
 
     #[test]
     fn the_user_id_is_the_one_that_kinto_computes() {
-        // Answered by Kinto 26.5.0 with `userid_hmac_secret = s3cret` to `curl -u a:b`.
+        // Kinto 26.5.0's response with `userid_hmac_secret = s3cret` to `curl -u a:b`.
         assert_eq!(
             hex(&sign(b"s3cret", "a:b")),
             "ea9e08d8cae10602e265b0c84235330f9b0286c69abcf7a1877f2dc939b115f8"

@@ -1,11 +1,11 @@
-//! HTTP clients, with what all of them have in common, and `Retry-After` as servers answer it.
+//! The common settings of all HTTP clients, and the parser of `Retry-After`.
 
 use std::time::{Duration, SystemTime};
 
 use reqwest::ClientBuilder;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 
-/// A client that follows no redirect: a request goes where the settings say and nowhere else.
+/// A client that follows no redirects: requests go where the settings say and nowhere else.
 pub fn builder(connect_timeout: Duration) -> ClientBuilder {
     reqwest::Client::builder()
         .connect_timeout(connect_timeout)
@@ -13,21 +13,22 @@ pub fn builder(connect_timeout: Duration) -> ClientBuilder {
         .user_agent(concat!("kinto-serverless/", env!("CARGO_PKG_VERSION")))
 }
 
-/// The same for requests that something else repeats, such as a queue: each is sent once, over a connection of its own.
+/// The same for requests that another mechanism retries, such as a queue: each is sent once, over a new connection.
 pub fn builder_without_retries(connect_timeout: Duration) -> ClientBuilder {
     builder(connect_timeout)
-        // A connection that was idle while the function slept may be dead, and the request lost on it would have no answer.
+        // A connection that was idle while the function slept may be dead, and a request lost on it would get no
+        // response.
         .pool_max_idle_per_host(0)
         .retry(reqwest::retry::never())
 }
 
-/// How long an answer's `Retry-After` asks to wait; `None` without one that can be read.
+/// The pause that a response's `Retry-After` asks for; `None` if it is absent or invalid.
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?;
     parse_retry_after(value, SystemTime::now())
 }
 
-/// Reads the value of `Retry-After`: seconds, or a date. `None` for anything else.
+/// Parses the value of `Retry-After`: seconds, or a date. `None` for anything else.
 pub fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     if let Ok(seconds) = value.trim().parse() {
         return Some(Duration::from_secs(seconds));

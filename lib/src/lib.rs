@@ -5,23 +5,22 @@
 //! | module | what it is |
 //! | --- | --- |
 //! | [`api`] | the Kinto HTTP API v1: an API Gateway request in, its response out |
-//! | [`unit_of_work`] | what one request read and wants to write, committed in one transaction |
+//! | [`unit_of_work`] | what one request has read and is about to write, committed in one transaction |
 //! | [`store`] | the one DynamoDB table: objects, list timestamps, monitor entries, broadcast states |
 //! | [`aggregator`] | stream batches in, monitor entries and broadcast requests out |
 //! | [`queue`] | the SQS queue of broadcast requests |
 //! | [`broadcaster`] | broadcast requests in, `PUT /v1/broadcasts/…` out |
 //! | [`megaphone`] | the HTTP client of Megaphone |
-//! | [`event`] | what was written, as listeners are told of it |
-//! | [`notifier`] | the outbox's entries in, listeners told |
-//! | [`listeners`] | who is told: queues, functions, webhooks, people, your own code |
+//! | [`event`] | the events of writes, as listeners receive them |
+//! | [`notifier`] | the outbox's entries in, notifications of listeners out |
+//! | [`listeners`] | the receivers of events: queues, functions, webhooks, people, your own code |
 //!
-//! Beside that way stand the vocabulary ([`resource`], [`permission`], [`timestamp`]), the
-//! configuration ([`settings`], [`settings_file`], [`secrets`]), what a function does at its start ([`startup`]), what is
-//! tried before that when the stack is deployed ([`settings_check`]), and small tools: signatures
-//! ([`hmac`]; of published collections: [`signer`]), HTTP clients (`http_client`), pauses (`backoff`), metrics (`metrics`), patterns with `*` (`wildcard`), the memory that JSON takes
-//! (`json`).
+//! Beside that way are the vocabulary ([`resource`], [`permission`], [`timestamp`]), the configuration ([`settings`],
+//! [`settings_file`], [`secrets`]), the start of a function ([`startup`]) and its trial when the stack is deployed
+//! ([`settings_check`]), and small tools: signatures ([`hmac`]; of published collections: [`signer`]), HTTP clients
+//! (`http_client`), pauses (`backoff`), metrics (`metrics`), patterns with `*` (`wildcard`), the memory that JSON takes (`json`).
 //!
-//! The requests of clients are known to [`api`] alone. Lambda's event types end in the first lines of [`api`], [`aggregator`],
+//! Only [`api`] knows the requests of clients. Lambda's event types end in the first lines of [`api`], [`aggregator`],
 //! [`broadcaster`], [`notifier`] and [`queue`].
 
 pub mod aggregator;

@@ -1,4 +1,4 @@
-//! The client of Megaphone, which tells every client at once.
+//! The client of Megaphone, which broadcasts to all clients.
 
 use std::time::Duration;
 
@@ -12,36 +12,36 @@ use crate::timestamp::Timestamp;
 /// The channel of the changes feed: bucket and collection of monitor/changes (kinto-megaphone 0.5).
 pub const CHANNEL: &str = "monitor_changes";
 
-/// For a whole heartbeat (Kinto gives all of them 10 seconds together).
+/// The time limit for a whole heartbeat (Kinto gives all of them 10 seconds together).
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A broadcast that did not arrive, as far as we know.
+/// A broadcast that failed, as far as we know.
 #[derive(Debug, thiserror::Error)]
 pub enum MegaphoneError {
-    /// There was no connection: the broadcast did not leave.
+    /// There was no connection: the broadcast was not sent.
     #[error("Megaphone cannot be reached")]
     Unreachable(#[source] reqwest::Error),
-    /// No answer, or none in time. The broadcast may have arrived, or be about to.
+    /// No response, or none in time. The broadcast may have been taken, or may yet be.
     #[error("no answer from Megaphone")]
     NoAnswer(#[source] reqwest::Error),
-    /// Something in front of Megaphone had no answer from it (502, 504), which is no better than none.
+    /// A gateway in front of Megaphone got no response from it (502, 504), which is no better than none.
     #[error("no answer from behind the gateway, which answered {0}")]
     NoAnswerBehind(StatusCode),
     /// Megaphone cannot take it now (429, 408, 5xx).
     #[error("Megaphone is busy or broken, it answered {status}")]
     Unavailable {
-        /// What it answered.
+        /// The status of the response.
         status: StatusCode,
-        /// `Retry-After`: when it may be asked again at the earliest.
+        /// `Retry-After`: the shortest pause before a retry.
         retry_after: Option<Duration>,
     },
-    /// Megaphone will not take it, now or later: a wrong key, id or URL.
+    /// Megaphone will never take it: a wrong key, id or URL.
     #[error("Megaphone refused with {0}")]
     Refused(StatusCode),
 }
 
 impl MegaphoneError {
-    /// Whether the broadcast may have been taken all the same, or may yet be.
+    /// Returns `true` if the broadcast may have been taken nevertheless, or may yet be.
     pub fn may_arrive(&self) -> bool {
         matches!(self, Self::NoAnswer(_) | Self::NoAnswerBehind(_))
     }
@@ -68,7 +68,7 @@ impl MegaphoneError {
     }
 }
 
-/// One Megaphone and what it is to be told.
+/// The client of one Megaphone, with its listener's settings.
 #[derive(Clone, Debug)]
 pub struct Megaphone {
     client: reqwest::Client,
@@ -76,12 +76,12 @@ pub struct Megaphone {
 }
 
 impl Megaphone {
-    /// The client for one listener.
+    /// A client for one listener.
     ///
     /// # Errors
-    /// When the TLS backend cannot be set up.
+    /// The TLS backend cannot be set up.
     pub fn new(settings: MegaphoneSettings) -> Result<Self, reqwest::Error> {
-        // The queue repeats a broadcast, under the claim of its own time.
+        // The queue retries a broadcast, each time under a claim of its own.
         let client = http_client::builder_without_retries(settings.connect_timeout)
             .timeout(settings.timeout)
             .build()?;
@@ -93,7 +93,7 @@ impl Megaphone {
         &self.settings
     }
 
-    /// Tells Megaphone `version`. It keeps whatever it is told last: never send an older one after a newer one.
+    /// Sends `version` to Megaphone. It keeps whatever it gets last: never send an older one after a newer one.
     pub async fn broadcast(&self, version: Timestamp) -> Result<(), MegaphoneError> {
         let MegaphoneSettings {
             url,
@@ -123,7 +123,7 @@ impl Megaphone {
         }
     }
 
-    /// Whether Megaphone's own heartbeat says that it is well. Needs no key.
+    /// Returns `true` if Megaphone's own heartbeat succeeds. Needs no key.
     pub async fn is_healthy(&self) -> bool {
         let url = format!("{}/__heartbeat__", self.settings.url);
         match self.client.get(url).timeout(HEARTBEAT_TIMEOUT).send().await {

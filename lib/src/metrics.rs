@@ -1,4 +1,4 @@
-//! Metrics of our own, as lines of the log in `CloudWatch`'s embedded metric format: no request is made for them.
+//! Our own metrics, as lines of the log in `CloudWatch`'s embedded metric format, which needs no requests.
 //!
 //! <https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html>
 
@@ -8,17 +8,17 @@ use serde_json::{Value, json};
 
 use crate::timestamp::Timestamp;
 
-/// The namespace of all of them.
+/// The namespace of all metrics.
 const NAMESPACE: &str = "kinto-serverless";
 
-/// The function that this is; `None` where nothing reads its log for metrics.
+/// The name of this function; `None` where nothing reads its log for metrics.
 static FUNCTION: LazyLock<Option<String>> =
     LazyLock::new(|| std::env::var("AWS_LAMBDA_FUNCTION_NAME").ok());
 
 /// Records the time from enqueueing a notification to this attempt to deliver it: `DueAge`, in seconds.
 ///
-/// SQS's own age of the oldest message leaves out those that were received and failed, which while a far side is down
-/// may be all of them.
+/// SQS's own age of the oldest message leaves out messages that were received and failed, which may be all of them
+/// while a receiver is down.
 pub fn due_age(sent: Option<Timestamp>, now: Timestamp) {
     if let (Some(function), Some(sent)) = (&*FUNCTION, sent) {
         let age = now.since(sent).as_secs_f64();
@@ -26,7 +26,7 @@ pub fn due_age(sent: Option<Timestamp>, now: Timestamp) {
     }
 }
 
-/// One value of a metric, whose dimension is the function.
+/// One value of a metric, with the function as its dimension.
 fn metric(function: &str, name: &str, unit: &str, value: f64, now: Timestamp) -> Value {
     json!({
         "_aws": {

@@ -1,13 +1,13 @@
-//! The notifier: from the outbox's entries to the listeners that are told after the commit.
+//! The notifier: from the outbox's entries to the listeners that are notified after the commit.
 //!
-//! It is called with two kinds of batches. One of the stream shows lists whose items name a new entry of the outbox
-//! ([`outbox::head`]): each listener has a message put into the queue. One of the queue has these messages: the entry is
-//! read and the listener told of those of its events that it hears of, in their order. Why a queue between: a listener
-//! that cannot be told holds up neither the stream nor another listener, and what it is not told of waits for it
-//! ([decision 10](../../docs/decisions/010-events.md)).
+//! It is invoked with two kinds of batches. Those of the stream contain lists whose items name a new entry of the
+//! outbox ([`outbox::head`]): one message for each listener is put into the queue. Those of the queue contain these
+//! messages: the entry is read, and the listener is notified of its part of the events, in order. The queue in between
+//! keeps a listener that fails from holding up the stream or another listener, and keeps its notifications until they
+//! succeed ([decision 10](../../docs/decisions/010-events.md)).
 //!
-//! Messages of one listener and parent are one group, which the queue gives in order and one after the other. All of it
-//! happens at least once: an event has an `id` to know it by.
+//! Messages of one listener and parent are one group, which the queue delivers in order, one at a time. Notifications
+//! happen at least once: an event has an `id` by which to recognise it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -32,12 +32,12 @@ use crate::store::recent::COMMIT_PAUSES;
 use crate::store::{Store, StoreError, TIMESTAMP_KEY};
 use crate::timestamp::Timestamp;
 
-/// The pause after a failure that will hardly pass by itself.
+/// The pause after a failure that is unlikely to pass.
 const REFUSAL_PAUSE: Duration = Duration::from_secs(60);
-/// A message that meets such a failure when it was received this often is given up.
+/// The number of receptions after which a message with such a failure is given up.
 const MAX_REFUSALS: u32 = 3;
 
-/// What the notifier works with.
+/// The notifier and its dependencies.
 #[derive(Clone, Debug)]
 pub struct Notifier {
     store: Store,
@@ -46,12 +46,12 @@ pub struct Notifier {
     listeners: Listeners,
 }
 
-/// What the function is called with: a batch of the stream or of the queue.
+/// The function's input: a batch of the stream or of the queue.
 #[derive(Debug)]
 pub enum Input {
     /// Lists name new entries.
     Stream(Event),
-    /// Listeners are to be told.
+    /// Listeners are to be notified.
     Queue(SqsEvent),
 }
 
@@ -59,7 +59,7 @@ impl<'de> Deserialize<'de> for Input {
     fn deserialize<D: serde::Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
         use serde::de::Error as _;
         let input = Value::deserialize(json)?;
-        // Lambda writes `eventSource` in both kinds, and never mixes them.
+        // Lambda sets `eventSource` in both kinds, and never mixes them.
         let input = match input
             .pointer("/Records/0/eventSource")
             .and_then(Value::as_str)
@@ -71,13 +71,13 @@ impl<'de> Deserialize<'de> for Input {
     }
 }
 
-/// What the function answers: what is to come again.
+/// The function's output: what to retry.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub enum Output {
-    /// Of the stream.
+    /// For the stream.
     Stream(DynamoDbEventResponse),
-    /// Of the queue.
+    /// For the queue.
     Queue(SqsBatchResponse),
 }
 
@@ -94,7 +94,7 @@ enum Failure {
 }
 
 impl Notifier {
-    /// The notifier with its dependencies; `listeners` are those that are told after the commit.
+    /// A notifier; `listeners` are those that are notified after the commit.
     pub fn new(
         store: Store,
         queue: NotificationQueue,
@@ -109,7 +109,7 @@ impl Notifier {
         }
     }
 
-    /// Does what it is called for.
+    /// Handles a batch of the stream or of the queue.
     pub async fn answer(&self, input: Input) -> Output {
         match input {
             Input::Stream(event) => Output::Stream(self.enqueue(event).await),
@@ -117,11 +117,10 @@ impl Notifier {
         }
     }
 
-    /// Puts messages into the queue for the entries that a batch of the stream names; tells which records are to come
-    /// again.
+    /// Puts messages into the queue for the entries that a batch of the stream names; returns the records to retry.
     ///
-    /// One `SendMessage` for each listener and entry, one after the other, so that those of a parent stand in the queue in
-    /// the order of the stream. Which events a listener hears of is decided when it is told.
+    /// One `SendMessage` for each listener and entry, one after the other, so that those of a parent are queued in the
+    /// order of the stream. A listener's part of the events is selected only when it is notified.
     pub async fn enqueue(&self, event: Event) -> DynamoDbEventResponse {
         let mut response = DynamoDbEventResponse::default();
         for record in &event.records {
@@ -147,10 +146,10 @@ impl Notifier {
         Ok(())
     }
 
-    /// Tells listeners what the messages ask for; tells which messages are to come again.
+    /// Notifies listeners as the messages request; returns the messages to retry.
     ///
-    /// One `Query` of the table for each. The messages of one group one after the other, and none behind one that fails;
-    /// groups side by side.
+    /// One `Query` of the table for each. The messages of one group are handled one after the other, and none after one
+    /// that fails; groups concurrently.
     pub async fn deliver(&self, event: SqsEvent) -> SqsBatchResponse {
         let mut groups = BTreeMap::<String, Vec<ReceivedMessage>>::new();
         for message in event
@@ -182,7 +181,7 @@ impl Notifier {
         response
     }
 
-    /// Does what a message asks for; gives it back if it is to come again, put off until then.
+    /// Handles a message; gives it back, postponed, if it is to be retried.
     async fn tell(&self, message: ReceivedMessage) -> Result<(), ReceivedMessage> {
         let request: NotificationRequest = match serde_json::from_str(&message.body) {
             Ok(request) => request,
@@ -231,7 +230,7 @@ impl Notifier {
         Err(message)
     }
 
-    /// Tells a listener of an entry; `None` when there is no such listener, or no such entry any more.
+    /// Notifies a listener of an entry; `None` if the listener or the entry no longer exists.
     async fn notify(&self, listener: &str, entry: &EntryId) -> Result<Option<()>, Failure> {
         let Some(events) = self.events(entry).await? else {
             return Ok(None);
@@ -239,8 +238,8 @@ impl Notifier {
         Ok(self.listeners.notify(listener, &events).await.transpose()?)
     }
 
-    /// The events of an entry, which is waited for a second if its transaction is still being committed; `None` when it
-    /// has expired.
+    /// The events of an entry, after waiting up to 1.3 seconds if its transaction is still being committed; `None` if
+    /// it has expired.
     async fn events(&self, entry: &EntryId) -> Result<Option<Vec<ResourceChanged>>, Failure> {
         let mut pauses = COMMIT_PAUSES.into_iter();
         loop {
@@ -253,7 +252,7 @@ impl Notifier {
         }
     }
 
-    /// Moves a message to the dead letters, where it can be looked at: it would hold up its group. Gives it back if that
+    /// Moves a message, which would hold up its group, to the dead-letter queue for inspection. Gives it back if that
     /// fails.
     async fn dead_letter(&self, message: ReceivedMessage) -> Result<(), ReceivedMessage> {
         self.consumer.dead_letter(&message).await.map_err(|error| {
@@ -263,10 +262,10 @@ impl Notifier {
     }
 }
 
-/// The entry that a record of the stream tells of; `None` for any other record.
+/// The entry that a record of the stream is about; `None` for any other record.
 ///
-/// That is the change of a head that names an entry which it did not name before. It is also the first part of an entry
-/// itself, of which the mapping's filter lets through those that earlier versions of the API write, which no head names.
+/// The record is either the change of a head that names a new entry, or the first part of an entry itself: of these the
+/// mapping's filter lets through only those of earlier versions of the API, which no head names.
 fn entry_of(record: &EventRecord) -> Option<EntryId> {
     use serde_dynamo::AttributeValue::S;
     let change = &record.change;
@@ -277,7 +276,7 @@ fn entry_of(record: &EventRecord) -> Option<EntryId> {
         let is_written = !change.new_image.is_empty();
         return EntryId::of_first_part(pk, sk).filter(|_| is_written);
     }
-    // Earlier versions of the API leave it as it is.
+    // Earlier versions of the API leave the attribute as it is.
     let named = change.new_image.get(outbox::ENTRY);
     match named.filter(|named| change.old_image.get(outbox::ENTRY) != Some(named)) {
         Some(S(id)) => EntryId::named_by(pk, id),
@@ -285,7 +284,7 @@ fn entry_of(record: &EventRecord) -> Option<EntryId> {
     }
 }
 
-/// Whether some of `listeners` hears of an event after the commit, so that it goes into the outbox.
+/// Returns `true` if any of `listeners` is notified of an event after the commit, so that it goes into the outbox.
 pub fn waits_for(listeners: &[ListenerSettings], event: &ResourceChanged) -> bool {
     let mut later = listeners.iter().filter(|listener| !listener.synchronous);
     later.any(|listener| listener.hears(event).is_some())

@@ -1,4 +1,4 @@
-//! Who may do what: the permissions of an object and how those of its ancestors add to them.
+//! Permissions: those of an object, and how those of its ancestors extend them.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::resource::{Kind, ObjectUri};
 
 /// Everybody, authenticated or not.
 pub const EVERYONE: &str = "system.Everyone";
-/// Everybody who gave valid credentials.
+/// Every user with valid credentials.
 pub const AUTHENTICATED: &str = "system.Authenticated";
 
 /// The permissions granted on one object: for each permission the principals that have it.
@@ -17,12 +17,12 @@ pub const AUTHENTICATED: &str = "system.Authenticated";
 pub struct Permissions(BTreeMap<String, Vec<String>>);
 
 impl Permissions {
-    /// The principals that were granted `permission`.
+    /// The principals that have `permission`.
     pub fn granted(&self, permission: &str) -> &[String] {
         self.0.get(permission).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether one of `principals` was granted `permission` on this very object.
+    /// Returns `true` if one of `principals` has `permission` on this very object.
     pub fn grants(&self, permission: &str, principals: &[String]) -> bool {
         self.granted(permission)
             .iter()
@@ -37,7 +37,7 @@ impl Permissions {
         }
     }
 
-    /// Replaces the principals of `permission`; none takes the permission away.
+    /// Replaces the principals of `permission`; an empty list removes the permission.
     pub fn set(&mut self, permission: &str, mut principals: Vec<String>) {
         principals.sort_unstable();
         principals.dedup();
@@ -48,14 +48,14 @@ impl Permissions {
         }
     }
 
-    /// The groups that something is granted to.
+    /// The groups that have a permission.
     pub fn groups(&self) -> impl Iterator<Item = ObjectUri> {
         let principals = self.0.values().flatten();
         let named = principals.filter(|principal| principal.starts_with("/buckets/"));
         named.filter_map(|name| ObjectUri::parse(name).filter(|uri| uri.kind() == Kind::Group))
     }
 
-    /// Whether nothing is granted.
+    /// Returns `true` if there are no permissions.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -66,7 +66,7 @@ impl Permissions {
     }
 }
 
-/// What a request wants to do.
+/// The access that a request needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// See the object.
@@ -78,11 +78,11 @@ pub enum Access {
 }
 
 impl Access {
-    /// The grants, on the object named first or on an ancestor, that each suffice for this access to `kind`.
+    /// The permissions, each on the given kind (`kind` or an ancestor's), any one of which suffices for this access.
     ///
-    /// For [`Access::Create`] `kind` is the parent's. The rule is Kinto's inheritance tree: `write`
-    /// includes all, a parent's `read` and `write` extend to its children, and who may create children
-    /// may see the parent (but not its siblings).
+    /// For [`Access::Create`] `kind` is the parent's. The rule is Kinto's inheritance tree: `write` includes
+    /// everything, a parent's `read` and `write` extend to its children, and principals that may create children may
+    /// see the parent (but not its siblings).
     pub fn granted_by(self, kind: Kind) -> &'static [(Kind, &'static str)] {
         use Kind::{Account, Bucket, Collection, Group, Record};
         match (self, kind) {
@@ -133,8 +133,8 @@ impl Access {
     }
 }
 
-/// All that a permission granted on an object of `kind` lets do with that object, itself included. `read:attributes`
-/// is to see the object, not what is under it (Kinto 26.5, the permissions endpoint).
+/// All permissions that one on an object of `kind` implies on that object, itself included. `read:attributes` allows to
+/// see the object, not its children (Kinto 26.5, the permissions endpoint).
 pub fn implied(kind: Kind, permission: &str) -> &'static [&'static str] {
     match (kind, permission) {
         (Kind::Bucket, "write") => &[
@@ -155,10 +155,10 @@ pub fn implied(kind: Kind, permission: &str) -> &'static [&'static str] {
     }
 }
 
-/// Whether one of `principals` has `access` to the object `uri`.
+/// Returns `true` if one of `principals` has `access` to the object `uri`.
 ///
-/// `granted` tells the permissions of an object, `None` for one that does not exist; it is asked for
-/// `uri` and its ancestors only.
+/// `granted` returns the permissions of an object, `None` for one that does not exist; it is called for `uri` and its
+/// ancestors only.
 pub fn allows<'a>(
     access: Access,
     uri: &ObjectUri,
@@ -186,7 +186,7 @@ mod tests {
         permissions
     }
 
-    /// Whether alice, granted `permission` on `on` alone, has `access` to `uri`.
+    /// Returns `true` if alice, with only `permission` on `on`, has `access` to `uri`.
     fn allowed(on: &ObjectUri, permission: &str, access: Access, uri: &ObjectUri) -> bool {
         let granted = permissions(permission);
         allows(access, uri, &["alice".to_owned()], |object| {

@@ -1,7 +1,7 @@
 //! The SQS FIFO queues: between the aggregator and the broadcaster, and between the notifier's two halves.
 //!
-//! A message is a trigger, no more: it names the listener, and what is to be sent stands in the table.
-//! A broadcast's that comes late, twice, or back from the dead-letter queue is harmless therefore.
+//! A message is only a trigger: it names the listener, and the version or entry to send is in the table. So a
+//! broadcast's message is harmless when it is late, repeated, or moved back from the dead-letter queue.
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ use uuid::Uuid;
 use crate::store::outbox::EntryId;
 use crate::timestamp::Timestamp;
 
-/// The longest time for which a message is put off. SQS allows 12 hours since it was received.
+/// The longest time for which a message is postponed. SQS allows 12 hours from its reception.
 const MAX_BACKOFF: Duration = Duration::from_secs(11 * 3600);
 
 /// The body of a message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BroadcastRequest {
-    /// The name of the listener whose Megaphone is to be told.
+    /// The name of the listener whose Megaphone is to be notified.
     pub listener: String,
 }
 
@@ -60,9 +60,9 @@ impl BroadcastQueue {
         }
     }
 
-    /// Asks for `listener`'s Megaphone to be told of `version`, which must be due in the table already.
+    /// Requests a broadcast of `version` by `listener`'s Megaphone; it must be due in the table already.
     ///
-    /// Messages of one listener are one group: they wait for each other, and no other listener's for them. SQS drops a
+    /// Messages of one listener are one group: they wait for each other, and not for other listeners'. SQS drops a
     /// second request for the same version within five minutes.
     pub async fn request(&self, listener: &str, version: Timestamp) -> Result<(), QueueError> {
         let body = BroadcastRequest {
@@ -85,9 +85,9 @@ impl BroadcastQueue {
 /// The body of a message between the notifier's halves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotificationRequest {
-    /// The name of the listener that is to be told.
+    /// The name of the listener to notify.
     pub listener: String,
-    /// The outbox's entry that it is to be told of.
+    /// The outbox's entry to notify it of.
     pub entry: EntryId,
 }
 
@@ -107,10 +107,10 @@ impl NotificationQueue {
         }
     }
 
-    /// Asks for `listener` to be told of `entry`.
+    /// Requests a notification of `listener` of `entry`.
     ///
-    /// What one listener is told of under one parent is one group. SQS drops a second request for the same within five
-    /// minutes.
+    /// The notifications of one listener under one parent are one group. SQS drops a second request for the same one
+    /// within five minutes.
     pub async fn request(&self, listener: &str, entry: &EntryId) -> Result<(), QueueError> {
         let request = NotificationRequest {
             listener: listener.to_owned(),
@@ -130,7 +130,7 @@ impl NotificationQueue {
     }
 }
 
-/// The id of the group of messages about `uri`, which may be longer than the 128 characters that SQS takes.
+/// The id of the group of messages about `uri`, which may be longer than the 128 characters that SQS allows.
 pub fn group_id(prefix: &str, uri: &str) -> String {
     let digest = Sha256::digest(uri.as_bytes());
     let half = digest.iter().take(16).map(|byte| format!("{byte:02x}"));
@@ -144,13 +144,13 @@ pub struct ReceivedMessage {
     pub message_id: String,
     /// Its body.
     pub body: String,
-    /// How often it was received, this time included.
+    /// The number of receptions, this one included.
     pub receive_count: u32,
-    /// What names this reception of it to SQS.
+    /// Identifies this reception to SQS.
     receipt_handle: String,
     /// Its group.
     pub group: String,
-    /// When it was sent.
+    /// The time when it was sent.
     pub sent: Option<Timestamp>,
 }
 
@@ -175,7 +175,7 @@ impl From<SqsMessage> for ReceivedMessage {
     }
 }
 
-/// A queue and its dead-letter queue, as who does what the messages ask for sees them.
+/// A queue and its dead-letter queue, as the consumer of the messages sees them.
 #[derive(Clone, Debug)]
 pub struct QueueConsumer {
     client: Client,
@@ -184,7 +184,7 @@ pub struct QueueConsumer {
 }
 
 impl QueueConsumer {
-    /// The FIFO queue at `url`, and the one at `dead_letter_url` for what is given up.
+    /// The FIFO queue at `url`, and its dead-letter queue at `dead_letter_url`.
     pub fn new(client: Client, url: impl Into<String>, dead_letter_url: impl Into<String>) -> Self {
         Self {
             client,
@@ -193,15 +193,15 @@ impl QueueConsumer {
         }
     }
 
-    /// Has a message, which must be reported as failed besides, come again after `pause`, up to 11 hours.
+    /// Postpones the retry of a message by `pause`, up to 11 hours. The message must also be reported as failed.
     ///
-    /// Its group waits with it. Without this it comes again after the queue's visibility timeout.
+    /// Its group waits with it. Otherwise it is retried after the queue's visibility timeout.
     pub async fn postpone(
         &self,
         message: &ReceivedMessage,
         pause: Duration,
     ) -> Result<(), QueueError> {
-        // Rounded up: to come a moment too early would be to come twice.
+        // Rounded up: a moment too early would mean a second retry.
         let seconds = pause.min(MAX_BACKOFF).as_millis().div_ceil(1000);
         self.client
             .change_message_visibility()
@@ -214,15 +214,15 @@ impl QueueConsumer {
         Ok(())
     }
 
-    /// Puts a copy of a message, which is to be reported as handled then, among the dead letters.
+    /// Copies a message to the dead-letter queue; it must then be reported as handled.
     ///
-    /// SQS does that itself after many receptions; this is for what is known to be hopeless sooner.
+    /// SQS does this itself after many receptions; this is for messages known to be hopeless sooner.
     pub async fn dead_letter(&self, message: &ReceivedMessage) -> Result<(), QueueError> {
         self.client
             .send_message()
             .queue_url(&self.dead_letter_url)
             .message_group_id(&message.group)
-            // Never the same: a message that was moved back and fails again must be seen again.
+            // Unique, so that a message that was moved back and fails again is not dropped.
             .message_deduplication_id(Uuid::new_v4().to_string())
             .message_body(&message.body)
             .send()

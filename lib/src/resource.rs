@@ -1,4 +1,4 @@
-//! What there is to store: buckets, groups, collections, records and accounts, and how their URIs are built.
+//! The stored resources: buckets, groups, collections, records and accounts, and their URIs.
 //!
 //! The kinds differ by data only ([`Kind`]); an [`ObjectUri`] names one object and knows its
 //! ancestors, a [`ListUri`] names the objects of one kind under one parent.
@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-/// Length of an id in bytes at most. Kinto sets none; DynamoDB's keys (1,024 and 2,048 bytes) must hold a path of three.
+/// The greatest length of an id in bytes. Kinto sets none; DynamoDB's keys (1,024 and 2,048 bytes) must hold a path of
+/// three.
 pub const MAX_ID_LENGTH: usize = 255;
 
-/// Whether `id` may name an object: letters, digits, `-` and `_`, the first neither `-` nor `_`.
+/// Returns `true` if `id` may name an object: letters, digits, `-` and `_`, the first neither `-` nor `_`.
 pub fn is_valid_id(id: &str) -> bool {
     let bytes = id.as_bytes();
     bytes.len() <= MAX_ID_LENGTH
@@ -32,7 +33,7 @@ pub enum Kind {
     Collection,
     /// A JSON object, in a collection.
     Record,
-    /// A user with a password. Beside the buckets, not in one.
+    /// A user with a password. Not in a bucket.
     Account,
 }
 
@@ -68,7 +69,7 @@ impl Kind {
         }
     }
 
-    /// The kind called `name`, `None` when there is none.
+    /// The kind called `name`; `None` if there is none.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
@@ -82,7 +83,7 @@ impl Kind {
         }
     }
 
-    /// Whether `id` may name an object of this kind: [`is_valid_id`], and for accounts `+`, `.` and `@` as well.
+    /// Returns `true` if `id` may name an object of this kind: [`is_valid_id`], and for accounts also `+`, `.` and `@`.
     pub fn is_valid_id(self, id: &str) -> bool {
         match self {
             Self::Account => is_valid_id(&id.replace(['+', '.', '@'], "-")),
@@ -90,14 +91,14 @@ impl Kind {
         }
     }
 
-    /// A new id that nobody could guess: a UUID for a record, a short name for the others (Kinto 26.5).
+    /// A new, unguessable id: a UUID for a record, a short name for the others (Kinto 26.5).
     pub fn new_id(self) -> String {
         const LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
         let uuid = Uuid::new_v4();
         if self == Self::Record {
             return uuid.to_string();
         }
-        // Of these bytes all but six bits are random; the first letter is neither `-` nor `_`.
+        // All but six bits of these bytes are random; the first letter is neither `-` nor `_`.
         let [rest @ .., first] = &uuid.into_bytes()[8..] else {
             return uuid.to_string();
         };
@@ -108,7 +109,7 @@ impl Kind {
             .collect()
     }
 
-    /// The kinds that live under an object of this kind.
+    /// The kinds of an object's children.
     pub const fn children(self) -> &'static [Kind] {
         match self {
             Self::Bucket => &[Self::Group, Self::Collection],
@@ -118,7 +119,7 @@ impl Kind {
     }
 }
 
-/// Names one object: its kind, its id and the object that it lives under.
+/// Identifies one object by its kind, its id and its parent.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectUri {
     list: ListUri,
@@ -146,9 +147,9 @@ impl ObjectUri {
         Self::bucket(bucket).children(Kind::Group).object(id)
     }
 
-    /// Reads a URI of the form that objects of its kind have, e.g. `/buckets/a/collections/b`.
+    /// Parses a URI of the form for an object's kind, e.g. `/buckets/a/collections/b`.
     ///
-    /// `None` when it has another form or an id is not valid.
+    /// `None` if it has another form or an id is not valid.
     pub fn parse(uri: &str) -> Option<Self> {
         let segments: Vec<&str> = uri.strip_prefix('/')?.split('/').collect();
         let parsed = match segments.as_slice() {
@@ -174,12 +175,12 @@ impl ObjectUri {
         parsed.is_valid().then_some(parsed)
     }
 
-    /// Whether an object can be there: its id and those of all that it lives under are valid.
+    /// Returns `true` if its id and those of its ancestors are valid, so that it may exist.
     pub fn is_valid(&self) -> bool {
         self.lineage().all(Self::has_valid_id)
     }
 
-    /// Whether its own id is valid.
+    /// Returns `true` if its own id is valid.
     pub fn has_valid_id(&self) -> bool {
         self.kind().is_valid_id(&self.id)
     }
@@ -199,17 +200,17 @@ impl ObjectUri {
         &self.list
     }
 
-    /// The object that this one lives under; `None` for a bucket or an account.
+    /// The object's parent; `None` for a bucket or an account.
     pub fn parent(&self) -> Option<&ObjectUri> {
         self.list.parent()
     }
 
-    /// This object, its parent, and so on up to the one without a parent.
+    /// This object, its parent, and so on up to the root.
     pub fn lineage(&self) -> impl Iterator<Item = &ObjectUri> {
         std::iter::successors(Some(self), |uri| uri.parent())
     }
 
-    /// The list of objects of `kind` under this object.
+    /// The list of children of `kind`.
     pub fn children(&self, kind: Kind) -> ListUri {
         ListUri {
             parent: Some(Arc::new(self.clone())),
@@ -217,7 +218,7 @@ impl ObjectUri {
         }
     }
 
-    /// The lists under this object: none for a group or a record.
+    /// The child lists: none for a group or a record.
     pub fn child_lists(&self) -> impl Iterator<Item = ListUri> + '_ {
         self.kind()
             .children()
@@ -225,7 +226,7 @@ impl ObjectUri {
             .map(|kind| self.children(*kind))
     }
 
-    /// The object of the same ids in another bucket; for a bucket, that bucket.
+    /// The object with the same ids in another bucket; for a bucket, that bucket.
     pub fn in_bucket(&self, bucket: &str) -> Self {
         match self.parent() {
             Some(_) => self.list.in_bucket(bucket).object(&*self.id),
@@ -233,12 +234,12 @@ impl ObjectUri {
         }
     }
 
-    /// The bucket that holds this object, or is it; an account is in none and gives itself.
+    /// The bucket that contains this object, or the object itself if it is a bucket or an account.
     pub fn bucket_uri(&self) -> &ObjectUri {
         self.lineage().last().unwrap_or(self)
     }
 
-    /// The id of the bucket that holds this object, or is it.
+    /// The id of the bucket that contains this object, or of the object itself if it is a bucket or an account.
     pub fn bucket_id(&self) -> &str {
         &self.bucket_uri().id
     }
@@ -250,7 +251,7 @@ impl fmt::Display for ObjectUri {
     }
 }
 
-/// Names the list of objects of one kind under one parent.
+/// Identifies the list of objects of one kind under one parent.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListUri {
     /// Shared by the objects of the list.
@@ -280,12 +281,12 @@ impl ListUri {
         self.kind
     }
 
-    /// The object that the list is under; `None` for the lists of buckets and of accounts.
+    /// The list's parent; `None` for the lists of buckets and of accounts.
     pub fn parent(&self) -> Option<&ObjectUri> {
         self.parent.as_deref()
     }
 
-    /// The list under the same ids in another bucket; the list of buckets itself is in none.
+    /// The list with the same ids in another bucket; the list of buckets itself is in none.
     pub fn in_bucket(&self, bucket: &str) -> Self {
         match self.parent() {
             Some(parent) => parent.in_bucket(bucket).children(self.kind),
@@ -316,9 +317,9 @@ impl fmt::Display for ListUri {
 #[error("`{0}` is no URI of a bucket or collection")]
 pub struct NotACollection(String);
 
-/// A set of collections given by URIs: single collections, and all the collections of a bucket.
+/// A set of collections, given by their URIs or by those of whole buckets.
 ///
-/// Ids are compared whole: `/buckets/main` does not take in `/buckets/main-preview`.
+/// Ids are compared whole: `/buckets/main` does not contain `/buckets/main-preview`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CollectionSet(Vec<ObjectUri>);
 
@@ -326,12 +327,12 @@ impl CollectionSet {
     /// Reads URIs separated by white space.
     ///
     /// # Errors
-    /// Names the first word that is none.
+    /// Names the first word that is not valid.
     pub fn parse(words: &str) -> Result<Self, NotACollection> {
         words
             .split_whitespace()
             .map(|word| {
-                // Remote Settings' own files have a slash at the end.
+                // Remote Settings' own files have trailing slashes.
                 ObjectUri::parse(word.strip_suffix('/').unwrap_or(word))
                     .filter(|uri| matches!(uri.kind(), Kind::Bucket | Kind::Collection))
                     .ok_or_else(|| NotACollection(word.to_owned()))
@@ -340,24 +341,24 @@ impl CollectionSet {
             .map(Self)
     }
 
-    /// Whether the set takes in the collection `collection` of the bucket `bucket`.
+    /// Returns `true` if the set contains the collection `collection` of the bucket `bucket`.
     pub fn contains(&self, bucket: &str, collection: &str) -> bool {
         self.0.iter().any(|uri| {
             uri.bucket_id() == bucket && (uri.kind() == Kind::Bucket || uri.id() == collection)
         })
     }
 
-    /// Whether the object at `uri` is one of those, or lives under one.
+    /// Returns `true` if the object at `uri` is one of the set, or a descendant of one.
     pub fn holds(&self, uri: &ObjectUri) -> bool {
         uri.lineage().any(|uri| self.0.contains(uri))
     }
 
-    /// Whether there is none in it.
+    /// Returns `true` if the set is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The URIs as they were given.
+    /// The given URIs.
     pub fn uris(&self) -> &[ObjectUri] {
         &self.0
     }

@@ -1,9 +1,8 @@
-//! Configuration: Kinto's own settings, in Kinto's own environment convention.
+//! Configuration: Kinto's own settings, in Kinto's own convention for environment variables.
 //!
-//! The setting `changes.resources` is the variable `KINTO_CHANGES_RESOURCES`;
-//! `event_listeners.mp.url` is `KINTO_EVENT_LISTENERS_MP_URL`. Each concern has a struct of its own,
-//! built from [`Vars`] once at start; a value that cannot be used stops the start with a
-//! [`SettingError`] that names the variable.
+//! The setting `changes.resources` is the variable `KINTO_CHANGES_RESOURCES`; `event_listeners.mp.url` is
+//! `KINTO_EVENT_LISTENERS_MP_URL`. Each concern has a struct of its own, built from [`Vars`] once at start; an invalid
+//! value stops the start with a [`SettingError`] that names the variable.
 
 mod admin;
 mod authentication;
@@ -41,18 +40,18 @@ use crate::hmac;
 use crate::permission::{AUTHENTICATED, EVERYONE};
 use crate::resource::{CollectionSet, Kind, ObjectUri};
 
-/// A setting that is missing or cannot be used.
+/// A missing or invalid setting.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{variable}: {problem}")]
 pub struct SettingError {
     /// The environment variable.
     pub variable: String,
-    /// What is wrong with it; never its value, which may be a secret.
+    /// The problem; never includes the value, which may be a secret.
     pub problem: String,
 }
 
 impl SettingError {
-    /// `variable` is wrong because of `problem`.
+    /// An error for `variable` because of `problem`.
     pub fn new(variable: impl Into<String>, problem: impl Into<String>) -> Self {
         Self {
             variable: variable.into(),
@@ -66,7 +65,7 @@ impl SettingError {
 pub struct Secret(String);
 
 impl Secret {
-    /// Keeps `value` out of sight.
+    /// Hides `value`.
     pub fn new(value: impl Into<String>) -> Self {
         Self(value.into())
     }
@@ -81,8 +80,8 @@ impl Secret {
         self.0.as_bytes()
     }
 
-    /// Another secret, that this one makes for a purpose: HMAC-SHA256 of its name, in hexadecimal. Nobody can have it
-    /// made as a user id, whose message has a colon.
+    /// Derives another secret for a purpose: HMAC-SHA256 of the purpose's name, in hexadecimal. It never equals a user
+    /// id, whose message has a colon.
     fn derive(&self, purpose: &str) -> Self {
         Self(hmac::hex(&hmac::sign(self.as_bytes(), purpose)))
     }
@@ -94,35 +93,35 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The environment variables that settings are read from, and those that a `kinto.ini` stands for.
+/// The environment variables that settings are read from, and those derived from a `kinto.ini`.
 ///
-/// The text of a setting is tried as JSON, as Kinto does: `"x"` is `x`, `["a", "b"]` two words.
+/// The text of a setting is first parsed as JSON, as in Kinto: `"x"` is `x`, `["a", "b"]` two words.
 ///
-/// A variable that is absent stands for the setting's default. One that is empty stands for an empty value: no words, no
-/// text, an empty key; it is an error where a number, a flag or a token is asked for, and where the setting is required.
+/// An absent variable means the setting's default. An empty one means an empty value: no words, no text, an empty key;
+/// it is an error for a number, a flag or a token, and for a required setting.
 #[derive(Clone, Default)]
 pub struct Vars(BTreeMap<String, String>, file::FromFile);
 
 impl Vars {
     /// The environment of this process.
     pub fn from_env() -> Self {
-        // Variables that are not UTF-8 cannot be settings of ours; `std::env::vars` would panic on them.
+        // Variables that are not UTF-8 cannot be our settings; `std::env::vars` would panic on them.
         std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect()
     }
 
-    /// The value of `name`, without white space around it; `None` when it is not set.
+    /// The value of `name`, trimmed; `None` if it is not set.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
 
-    /// A text whose default is none: an empty one says the same.
+    /// A text without a default; an empty one counts as not set.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.get(name).filter(|value| !value.is_empty())
     }
 
-    /// A text that must not be empty, `default` when it is not set.
+    /// A text that must not be empty; `default` if it is not set.
     fn text_or<'v>(&'v self, name: &str, default: &'v str) -> Result<&'v str, SettingError> {
         match self.get(name) {
             Some("") => Err(SettingError::new(name, "must not be empty")),
@@ -130,13 +129,13 @@ impl Vars {
         }
     }
 
-    /// The value of `name`, or an error that says that it is required.
+    /// The value of `name`, or an error that it is required.
     pub fn require(&self, name: &str) -> Result<&str, SettingError> {
         self.text(name)
             .ok_or_else(|| SettingError::new(name, "is required"))
     }
 
-    /// The key of an HMAC, which may be empty, as Kinto's may: then everybody knows it, and the log says so.
+    /// The key of an HMAC. It may be empty, as in Kinto: then everybody knows it, and a warning is logged.
     fn hmac_key(&self, name: &str) -> Option<Secret> {
         match self.get(name)? {
             "" => Some(empty_key(name)),
@@ -144,14 +143,14 @@ impl Vars {
         }
     }
 
-    /// Sets `name` unless it is set already.
+    /// Sets `name` unless it is already set.
     pub fn set_default(&mut self, name: &str, value: impl Into<String>) {
         if self.get(name).is_none() {
             self.0.insert(name.to_owned(), value.into());
         }
     }
 
-    /// Every value, to be replaced by what it refers to.
+    /// Every value, so that references can be replaced by what they refer to.
     pub fn values_mut(&mut self) -> impl Iterator<Item = (&String, &mut String)> {
         self.0.iter_mut()
     }
@@ -175,7 +174,7 @@ impl Vars {
             .transpose()
     }
 
-    /// A time in seconds, of a year at most: what is longer is a mistake, and the clock cannot add any time.
+    /// A time in seconds, of a year at most: a longer one is a mistake, and would overflow the clock.
     fn seconds(&self, name: &str, default: u64) -> Result<Duration, SettingError> {
         let seconds = self.number(name)?.unwrap_or(default);
         if seconds > 365 * 24 * 3600 {
@@ -230,18 +229,18 @@ impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Vars {
     }
 }
 
-/// All the settings of a stack.
+/// All settings of a stack.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The HTTP API.
     pub api: ApiSettings,
-    /// What monitor/changes shows.
+    /// The monitor/changes endpoint and changesets.
     pub changes: ChangesSettings,
-    /// What is told to who asks for broadcasts.
+    /// The broadcasts that clients poll.
     pub broadcasts: BroadcastsSettings,
-    /// The Megaphones to tell.
+    /// The Megaphones to notify.
     pub megaphones: Vec<MegaphoneSettings>,
-    /// The listeners to tell.
+    /// The listeners to notify.
     pub listeners: Vec<ListenerSettings>,
 }
 
@@ -249,7 +248,7 @@ impl Settings {
     /// Reads every concern's settings.
     ///
     /// # Errors
-    /// The first setting that is missing or cannot be used.
+    /// The first setting that is missing or invalid.
     pub fn from_vars(vars: &Vars) -> Result<Self, SettingError> {
         let checked = vars.check_supported();
         let read = checked.and_then(|()| Self::read(vars));
@@ -272,52 +271,51 @@ impl Settings {
 pub struct ApiSettings {
     /// `includes`: the plugins that are on.
     pub includes: Includes,
-    /// `multiauth.policies`: how users can prove who they are, in order of precedence.
+    /// `multiauth.policies`: the ways to authenticate, in order of precedence.
     pub policies: Vec<Policy>,
-    /// `account_cache_ttl_seconds`: for how long a password that was checked need not be checked again.
+    /// `account_cache_ttl_seconds`: how long the outcome of a password check is cached.
     pub account_cache_ttl: Duration,
-    /// `userid_hmac_secret`: key of the user ids of Basic auth. Another key gives every user another id.
+    /// `userid_hmac_secret`: the key of the user ids of Basic auth. Another key gives every user another id.
     pub userid_hmac_secret: Secret,
-    /// `default_bucket_hmac_secret`: key of the ids of the users' own buckets. Another key gives them other buckets. When
-    /// it is not set it comes from `userid_hmac_secret`: under a key that anybody knows (Kinto's default is the empty one)
-    /// anybody can compute the ids of others' buckets, and create these first.
+    /// `default_bucket_hmac_secret`: the key of the ids of default buckets. Another key gives users other buckets.
+    /// Derived from `userid_hmac_secret` if not set, unless there is a `kinto.ini`: with a key that anybody knows
+    /// (Kinto's default is the empty one) anybody can compute the ids of others' buckets, and create these first.
     pub default_bucket_hmac_secret: Secret,
-    /// `http_scheme`: scheme of absolute URLs; the request's when not set.
+    /// `http_scheme`: the scheme of absolute URLs; the request's if not set.
     pub http_scheme: Option<String>,
-    /// `http_host`: host of absolute URLs; the request's when not set.
+    /// `http_host`: the host of absolute URLs; the request's if not set.
     pub http_host: Option<String>,
-    /// `origin_secret`: what a CDN in front shows with every request; `None` takes requests from anywhere.
+    /// `origin_secret`: the secret that a CDN in front sends with every request; `None` accepts requests from anywhere.
     pub origin_secret: Option<Secret>,
     /// `readonly`: whether writes are refused (405).
     pub readonly: bool,
-    /// `explicit_permissions`: whether who creates or changes an object is granted `write` on it.
+    /// `explicit_permissions`: whether users who create or change an object are granted `write` on it.
     pub explicit_permissions: bool,
-    /// `experimental_collection_schema_validation`: whether what is written must match the schemas of its collection
-    /// and bucket.
+    /// `experimental_collection_schema_validation`: whether data must match the schemas of their collection and bucket.
     pub schema_validation: bool,
-    /// `experimental_permissions_endpoint`: whether there is `/permissions`.
+    /// `experimental_permissions_endpoint`: whether `/permissions` is served.
     pub permissions_endpoint: bool,
-    /// Whether there is `/broadcasts`: when a reader's token is set.
+    /// Whether `/broadcasts` is served: if a reader's token is set.
     pub broadcasts_endpoint: bool,
-    /// `permissions_read_principals`: who may ask it; everyone when not set.
+    /// `permissions_read_principals`: the principals that may read `/permissions`; everyone if not set.
     pub permissions_read_principals: Vec<String>,
-    /// `user-data_delete_principals`: who may delete a user with all that is theirs; nobody when not set.
+    /// `user-data_delete_principals`: the principals that may delete a user with all their data; nobody if not set.
     pub user_data_delete_principals: Vec<String>,
-    /// `retry_after_seconds`: value of `Retry-After` with 503.
+    /// `retry_after_seconds`: the value of `Retry-After` with 503.
     pub retry_after_seconds: u64,
-    /// `backoff`: value of `Backoff` on every response, in seconds.
+    /// `backoff`: the value of `Backoff` on every response, in seconds.
     pub backoff: Option<u64>,
-    /// `paginate_by`: objects in a page at most; no limit but `storage_max_fetch_size` when not set.
+    /// `paginate_by`: the most objects in a page; only `storage_max_fetch_size` limits it if not set.
     pub paginate_by: Option<usize>,
-    /// `storage_max_fetch_size`: objects in a page at most, whatever is asked for.
+    /// `storage_max_fetch_size`: the most objects in a page, whatever the client asks for.
     pub storage_max_fetch_size: usize,
-    /// `batch_max_requests`: requests in a batch at most.
+    /// `batch_max_requests`: the most requests in a batch.
     pub batch_max_requests: usize,
-    /// `project_docs`, as the hello view shows it.
+    /// `project_docs`, shown in the hello view.
     pub project_docs: String,
-    /// How long answers may be kept.
+    /// The max-age of responses.
     pub caching: CacheSettings,
-    /// `admin_assets_path`: the build of Kinto Admin that is served; `None` where the plugin is off.
+    /// `admin_assets_path`: the build of Kinto Admin to serve; `None` if the plugin is off.
     pub admin: Option<AdminAssets>,
     /// What histories leave out, and how much they keep; `None` where the plugin is off.
     pub history: Option<HistorySettings>,
@@ -328,11 +326,11 @@ pub struct ApiSettings {
 }
 
 impl ApiSettings {
-    /// Reads the settings of the HTTP API; Kinto 26.5's defaults.
+    /// Reads the settings of the HTTP API, with Kinto 26.5's defaults.
     ///
     /// # Errors
-    /// A number or flag that is none, a plugin or policy that is not known, and `KINTO_USERID_HMAC_SECRET` missing where
-    /// there is no `kinto.ini`.
+    /// An invalid number or flag, an unknown plugin or policy, and a missing `KINTO_USERID_HMAC_SECRET` without a
+    /// `kinto.ini`.
     pub fn from_vars(vars: &Vars) -> Result<Self, SettingError> {
         let mut grants = BTreeMap::new();
         for kind in Kind::ALL {
@@ -367,13 +365,13 @@ impl ApiSettings {
         let named_groups = groups.filter(|uri| uri.kind() == Kind::Group).collect();
         let userid_hmac_secret = match vars.hmac_key("KINTO_USERID_HMAC_SECRET") {
             Some(key) => key,
-            // The default of Kinto, whose users would be others under any other key.
+            // Kinto's default; any other key would give its users other ids.
             None if vars.has_file() => empty_key("KINTO_USERID_HMAC_SECRET"),
             None => return Err(SettingError::new("KINTO_USERID_HMAC_SECRET", "is required")),
         };
         let default_bucket_hmac_secret = match vars.hmac_key("KINTO_DEFAULT_BUCKET_HMAC_SECRET") {
             Some(key) => key,
-            // Users of a Kinto that is moved with its file keep the buckets that they have.
+            // Users of a Kinto that is moved with its file keep their buckets.
             None if vars.has_file() => Secret::new(""),
             None => userid_hmac_secret.derive("default_bucket_hmac_secret"),
         };
@@ -389,7 +387,7 @@ impl ApiSettings {
             explicit_permissions: vars.flag("KINTO_EXPLICIT_PERMISSIONS", true)?,
             schema_validation: vars
                 .flag("KINTO_EXPERIMENTAL_COLLECTION_SCHEMA_VALIDATION", false)?,
-            // Kinto Admin shows users what they may see by it.
+            // Kinto Admin uses it to show users what they may see.
             permissions_endpoint: includes.has(PluginName::Admin)
                 || vars.flag("KINTO_EXPERIMENTAL_PERMISSIONS_ENDPOINT", false)?,
             admin: match includes.has(PluginName::Admin) {
@@ -417,25 +415,25 @@ impl ApiSettings {
         })
     }
 
-    /// The groups that settings grant something to.
+    /// The groups that the settings grant permissions to.
     pub fn named_groups(&self) -> &BTreeSet<ObjectUri> {
         &self.named_groups
     }
 
-    /// How many objects a page holds for a client that asks for `limit`.
+    /// The number of objects in a page for a client that asks for `limit`.
     pub fn page_size(&self, limit: Option<usize>) -> usize {
         let sizes = [limit, self.paginate_by].into_iter().flatten();
         sizes.fold(self.storage_max_fetch_size, usize::min)
     }
 
-    /// The principals to whom the settings themselves grant `permission` (`create`, `read`, `write`) on every
-    /// object of `kind`: `KINTO_BUCKET_CREATE_PRINCIPALS` and its like.
+    /// The principals to whom the settings grant `permission` (`create`, `read`, `write`) on every object of `kind`:
+    /// `KINTO_BUCKET_CREATE_PRINCIPALS` and the like.
     pub fn granted(&self, kind: Kind, permission: &'static str) -> &[String] {
         let principals = self.grants.get(&(kind, permission));
         principals.map_or(&[], Vec::as_slice)
     }
 
-    /// Whether the settings themselves grant `permission` on every object of `kind` to one of `principals`.
+    /// Returns `true` if the settings grant `permission` on every object of `kind` to one of `principals`.
     pub fn grants(&self, kind: Kind, permission: &'static str, principals: &[String]) -> bool {
         let granted = self.granted(kind, permission);
         granted
@@ -444,13 +442,13 @@ impl ApiSettings {
     }
 }
 
-/// The empty key of an HMAC; the log warns of it.
+/// An empty HMAC key, with a warning in the log.
 fn empty_key(name: &str) -> Secret {
     tracing::warn!("{name} is empty: whatever is made with this key, anybody can compute");
     Secret::new("")
 }
 
-/// Whether `value` is 1 to `max` characters that Megaphone takes in an id, and variables can be named by.
+/// Returns `true` if `value` is 1 to `max` characters that are valid in Megaphone's ids and in names of variables.
 fn is_token(value: &str, max: usize) -> bool {
     (1..=max).contains(&value.len())
         && value

@@ -1,4 +1,4 @@
-//! The one measure of time: milliseconds since the epoch.
+//! The one unit of time: milliseconds since the epoch.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -29,40 +29,40 @@ impl Timestamp {
         Self(self.0 + 1)
     }
 
-    /// This long after.
+    /// This time plus `duration`.
     pub fn after(self, duration: Duration) -> Self {
         let milliseconds = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         Self(self.0.saturating_add(milliseconds))
     }
 
-    /// How long after `earlier` this is; nothing when it is before.
+    /// The time since `earlier`; zero if that is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
-    /// As an entity tag: the milliseconds between double quotes.
+    /// The entity tag: the milliseconds in double quotes.
     pub fn etag(self) -> String {
         format!("\"{}\"", self.0)
     }
 
-    /// As an HTTP date, which has a resolution of seconds.
+    /// The HTTP date, which has a resolution of seconds.
     pub fn http_date(self) -> String {
         httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(self.0.min(Self::MAX.0)))
     }
 
-    /// Reads `"123"`, the form of entity tags. `None` for anything else.
+    /// Parses `"123"`, the form of entity tags. `None` for anything else.
     pub fn from_etag(value: &str) -> Option<Self> {
         let digits = value.strip_prefix('"')?.strip_suffix('"')?;
         Self::from_digits(digits)
     }
 
-    /// Reads `W/"123"`, which a CDN makes of an entity tag when it compresses. `None` for anything else.
+    /// Parses `W/"123"`, a CDN's form of an entity tag when it compresses. `None` for anything else.
     pub fn from_weak_etag(value: &str) -> Option<Self> {
         Self::from_etag(value.strip_prefix("W/")?)
     }
 
-    /// Reads `123`, `"123"` or `W/"123"`, the forms of times in a query string, and what clients make of the last when
-    /// they take off the quotes or put some around it: `W/123` (kinto-http.js), `W/"123` (kinto-http.py), `"W/123"`.
+    /// Parses `123`, `"123"` or `W/"123"`, the forms of times in a query string, and the variants of the last by
+    /// clients that remove the quotes or add some: `W/123` (kinto-http.js), `W/"123"` (kinto-http.py), `"W/123"`.
     /// `None` for anything else.
     pub fn from_query(value: &str) -> Option<Self> {
         Self::from_etag(value)
@@ -73,7 +73,7 @@ impl Timestamp {
             })
     }
 
-    /// Reads `123`: ASCII digits only, no sign. `None` for anything else.
+    /// Parses `123`: ASCII digits only, no sign. `None` for anything else.
     pub fn from_digits(digits: &str) -> Option<Self> {
         let all_digits = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
         all_digits.then(|| digits.parse().ok().map(Self)).flatten()

@@ -1,6 +1,6 @@
-//! Patterns in which `*` stands for anything: CORS origins, callback URLs, `like_` filters.
+//! Patterns in which `*` matches anything: CORS origins, callback URLs, `like_` filters.
 
-/// Whether `text` is `pattern` with any text, or none, in place of each `*`.
+/// Returns `true` if `text` matches `pattern`, in which each `*` matches any text, also an empty one.
 pub fn matches(text: &str, pattern: &str) -> bool {
     let Some((first, rest)) = pattern.split_once('*') else {
         return text == pattern;

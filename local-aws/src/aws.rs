@@ -1,8 +1,8 @@
-//! The AWS of this process: one dispatcher of DynamoDB and SQS requests, for SDK clients in the process (no socket
-//! between) and for others over loopback HTTP.
+//! The AWS of this process: one dispatcher of DynamoDB and SQS requests, for SDK clients in the process (without a
+//! socket) and for others over loopback HTTP.
 //!
-//! It counts requests by operation, because a budget of round trips is part of the design, and lets a test answer
-//! any of them with a fault, because the design's invariants are about what happens then.
+//! It counts requests by operation, because the design has a budget of round trips, and lets a test answer any of them
+//! with a fault, because the design's invariants are about failures.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,7 +17,7 @@ use crate::connector::InProcess;
 use crate::dynamodb::{DynamoDb, DynamoDbError, TableDefinition};
 use crate::sqs::{self, Queues};
 
-/// The region that all is in.
+/// The region of everything.
 pub const REGION: Region = Region::from_static("us-east-1");
 
 /// Operations that leave records on the stream.
@@ -41,17 +41,17 @@ pub struct LocalAws {
 
 type Hook = Arc<dyn Fn(&str, &[u8]) -> Option<Fault> + Send + Sync>;
 
-/// What happens to a request instead of a plain answer.
+/// A fault of a request, instead of its regular answer.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// Not executed, answered with this status and JSON.
+    /// Not executed, and answered with this status and JSON.
     Refused {
         /// HTTP status
         status: u16,
         /// an AWS error: `{"__type", "message", …}`
         body: String,
     },
-    /// Not executed, and no answer: the connection broke on the way there.
+    /// Not executed, and no answer: the connection broke on the way to the server.
     Unreached,
     /// Executed, but no answer: the connection broke on the way back.
     AnswerLost,
@@ -93,7 +93,7 @@ pub struct Answer {
     pub body: String,
 }
 
-/// The connection broke; whether the request was executed is not known to the client.
+/// The connection broke; the client does not know whether the request was executed.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection broke before the answer")]
 pub struct ConnectionBroken;
@@ -110,13 +110,13 @@ impl LocalAws {
         }
     }
 
-    /// Creates a table, unless it is there.
+    /// Creates a table, unless it exists.
     pub fn create_table(&self, table: &TableDefinition) -> Result<(), DynamoDbError> {
         self.dynamodb.create_table(table)
     }
 
-    /// An SDK client without a socket, and without signatures, which nobody checks here, and a watch for streams that
-    /// stall, which none does.
+    /// An SDK client without a socket, without signatures, which are not checked here, and without a watch for stalled
+    /// streams, which do not occur.
     pub fn dynamodb(&self) -> aws_sdk_dynamodb::Client {
         aws_sdk_dynamodb::Client::from_conf(
             aws_sdk_dynamodb::Config::builder()
@@ -142,7 +142,7 @@ impl LocalAws {
         )
     }
 
-    /// What makes any SDK client one without a socket.
+    /// The HTTP client that connects any SDK client without a socket.
     pub fn http_client(&self) -> SharedHttpClient {
         SharedHttpClient::new(InProcess::new(self.clone()))
     }
@@ -152,28 +152,29 @@ impl LocalAws {
         &self.queues
     }
 
-    /// The database itself; what is asked of it directly is neither counted nor faulted.
+    /// The database itself; direct requests to it are neither counted nor faulted.
     pub fn database(&self) -> &DynamoDb {
         &self.dynamodb
     }
 
-    /// Every request so far, by operation.
+    /// All requests so far, by operation.
     pub fn requests(&self) -> RequestCounter {
         self.requests.clone()
     }
 
-    /// From now on asks `hook` for a fault before each request, given its target (`DynamoDB_20120810.PutItem`) and
-    /// body. The hook may itself write to the database: that is how a test lets a rival in between two requests.
+    /// Calls `hook` before each request from now on, with its target (`DynamoDB_20120810.PutItem`) and body; it may
+    /// return a fault. The hook may itself write to the database: that is how a test lets another writer in between two
+    /// requests.
     pub fn inject(&self, hook: impl Fn(&str, &[u8]) -> Option<Fault> + Send + Sync + 'static) {
         *self.hook.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(hook));
     }
 
-    /// No faults any more.
+    /// Removes the fault hook.
     pub fn clear_faults(&self) {
         *self.hook.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Executes the request that `X-Amz-Target` and the JSON body make.
+    /// Executes the request given by `X-Amz-Target` and the JSON body.
     pub fn call(&self, target: &str, body: &[u8]) -> Result<Answer, ConnectionBroken> {
         let (service, operation) = target.split_once('.').unwrap_or((target, ""));
         self.requests.count(operation);
@@ -193,7 +194,7 @@ impl LocalAws {
         }
     }
 
-    /// Waits until a write may have left a record on the stream; one that did so since the last wait counts.
+    /// Waits until a write may have left a record on the stream; one since the last wait counts.
     pub async fn written(&self) {
         self.written.notified().await;
     }
@@ -231,17 +232,17 @@ impl fmt::Debug for LocalAws {
     }
 }
 
-/// How many requests were made, by operation; clones count together.
+/// The number of requests by operation; clones count together.
 #[derive(Clone, Debug, Default)]
 pub struct RequestCounter(Arc<Mutex<BTreeMap<String, u64>>>);
 
 impl RequestCounter {
-    /// How many requests of `operation`, e.g. `GetItem`.
+    /// The number of requests of `operation`, e.g. `GetItem`.
     pub fn of(&self, operation: &str) -> u64 {
         self.lock().get(operation).copied().unwrap_or_default()
     }
 
-    /// How many requests of any operation.
+    /// The number of requests of all operations.
     pub fn total(&self) -> u64 {
         self.lock().values().sum()
     }

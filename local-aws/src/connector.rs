@@ -1,4 +1,5 @@
-//! The SDK's HTTP client without a socket: a request goes to [`LocalAws::call`] as bytes and comes back as bytes.
+//! The SDK's HTTP client without a socket: passes a request to [`LocalAws::call`] as bytes and returns the response's
+//! bytes.
 
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,

@@ -1,4 +1,4 @@
-//! The AWS port: the same DynamoDB and SQS for processes that take `AWS_ENDPOINT_URL`, such as `cargo lambda`.
+//! The AWS port: the same DynamoDB and SQS for processes that use `AWS_ENDPOINT_URL`, such as `cargo lambda`.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use crate::aws::{ConnectionBroken, LocalAws};
 use crate::server;
 
-/// The answer to a `ReceiveMessage` that finds none.
+/// The answer to a `ReceiveMessage` without messages.
 const NO_MESSAGES: &str = r#"{"Messages":[]}"#;
 
 /// Serves `aws` until `stop` turns true.
@@ -55,7 +55,7 @@ async fn answer(
     Ok(response)
 }
 
-/// How long a `ReceiveMessage` waits for a message.
+/// The time that a `ReceiveMessage` waits for a message.
 fn wait_time(body: &[u8]) -> Duration {
     let request: Value = serde_json::from_slice(body).unwrap_or_default();
     let seconds = request["WaitTimeSeconds"].as_u64().unwrap_or_default();

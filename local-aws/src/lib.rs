@@ -1,17 +1,17 @@
-//! DynamoDB and SQS in this process, for programs that are written for AWS: for SDK clients in the process, without a
-//! socket between, and for others over loopback HTTP.
+//! DynamoDB and SQS in this process, for programs written for AWS: for SDK clients in the process without a socket, and
+//! for others over loopback HTTP.
 //!
 //! | module | what it is |
 //! | --- | --- |
-//! | [`aws`] | one dispatcher of all requests, which counts them and answers them with faults where a test says so |
+//! | [`aws`] | one dispatcher of all requests, which counts them and injects faults for tests |
 //! | [`dynamodb`] | DynamoDB, in memory or a file, with its stream |
 //! | [`sqs`] | SQS for senders, and for consumers that poll |
 //! | [`queue`] | a FIFO queue, and the event source mapping that empties it |
 //! | [`connector`] | the SDK's way to [`aws`] in this process |
-//! | [`endpoint`] | the way for other processes, over [`server`] |
+//! | [`endpoint`] | the port for other processes, over [`server`] |
 //!
-//! Which table there is, and which queues, its user says ([`dynamodb::TableDefinition`], [`sqs::Queues`]): nothing here
-//! is made for one program.
+//! The user defines the table and the queues ([`dynamodb::TableDefinition`], [`sqs::Queues`]): nothing here is specific
+//! to one program.
 
 pub mod aws;
 pub mod connector;

@@ -1,8 +1,8 @@
-//! A FIFO queue in memory, and its consumer: what SQS and its event source mapping are on AWS.
+//! A FIFO queue in memory, and its consumer: the local counterparts of SQS and its event source mapping.
 //!
-//! Messages of one group are delivered in order and never two batches at once; groups do not wait for each other.
-//! What the consumer reports as failed comes back at the head of its group, after a delay that the consumer may have
-//! changed, and after too many deliveries goes to the dead letters, from which it can be moved back.
+//! Messages of one group are delivered in order, and never in two batches at once; groups do not wait for each other. A
+//! message that the consumer reports as failed returns to the head of its group, after a delay that the consumer may
+//! have changed; after too many deliveries it goes to the dead letters, from which it can be moved back.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -15,18 +15,19 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
-/// How long SQS remembers a deduplication id.
+/// The time for which SQS remembers a deduplication id.
 const DEDUPLICATION_WINDOW: Duration = Duration::from_secs(300);
 
 /// The batch size of the event source mapping.
 const BATCH: usize = 10;
 
-/// What happens to messages that the consumer fails.
+/// The treatment of messages that the consumer fails.
 #[derive(Clone, Copy, Debug)]
 pub struct Redrive {
-    /// How long a failed message and its group wait unless the consumer said otherwise: the visibility timeout.
+    /// The pause before a failed message and its group are retried, unless the consumer sets one: the visibility
+    /// timeout.
     pub delay: Duration,
-    /// How often a message is delivered before it goes to the dead letters.
+    /// The number of deliveries of a message before it goes to the dead letters.
     pub max_receive_count: u32,
 }
 
@@ -39,10 +40,10 @@ impl Default for Redrive {
     }
 }
 
-/// A message as it waits in its group.
+/// A message of a group.
 #[derive(Clone, Debug)]
 pub struct Message {
-    /// The id that `SendMessage` answered.
+    /// The id that `SendMessage` returned.
     pub id: String,
     /// `MessageGroupId`
     pub group: String,
@@ -50,12 +51,12 @@ pub struct Message {
     pub body: String,
     /// `MessageDeduplicationId`
     pub deduplication_id: String,
-    /// How often it was delivered.
+    /// The number of its deliveries.
     pub receive_count: u32,
 }
 
 impl Message {
-    /// One that nobody has received yet.
+    /// A message that was not received yet.
     fn new(group: &str, deduplication_id: &str, body: &str) -> Self {
         Self {
             id: Uuid::new_v4().to_string(),
@@ -68,12 +69,12 @@ impl Message {
 }
 
 impl Message {
-    /// What names its latest delivery.
+    /// The receipt of its latest delivery.
     pub fn receipt(&self) -> String {
         format!("{}#{}", self.id, self.receive_count)
     }
 
-    /// The attributes that whoever receives it is shown.
+    /// The attributes that its receiver gets.
     pub fn attributes(&self) -> HashMap<String, String> {
         [
             ("MessageGroupId", self.group.clone()),
@@ -89,7 +90,7 @@ impl Message {
 #[derive(Clone)]
 pub struct Queue {
     redrive: Redrive,
-    // A std mutex: it is held for moves between collections, never across an await.
+    // A std mutex: it is held while messages move between collections, never across an await.
     state: Arc<Mutex<State>>,
     changed: Arc<Notify>,
 }
@@ -100,7 +101,7 @@ struct State {
     sent: HashMap<String, String>,
     sent_by_age: VecDeque<(Instant, String)>,
     dead: Vec<Message>,
-    /// What was received and is not deleted.
+    /// Messages that were received and not deleted.
     taken: Vec<Message>,
 }
 
@@ -108,13 +109,13 @@ struct State {
 #[derive(Default)]
 struct Group {
     waiting: VecDeque<Message>,
-    /// The receipts of what is in flight, with the time at which it is to come again if the consumer set one.
+    /// The receipts of messages in flight, each with the time of its retry if the consumer set one.
     in_flight: HashMap<String, Option<Instant>>,
     blocked_until: Option<Instant>,
 }
 
 impl Group {
-    /// Its next messages, `most` of them, in flight from now on until `visible_at`.
+    /// At most `most` next messages, in flight from now on until `visible_at`.
     fn hand_out(&mut self, most: usize, visible_at: Option<Instant>) -> Vec<Message> {
         let count = self.waiting.len().min(most);
         let mut messages: Vec<_> = self.waiting.drain(..count).collect();
@@ -127,7 +128,7 @@ impl Group {
 }
 
 impl State {
-    /// Lets messages that were taken and not deleted in time wait again, at the head of their groups.
+    /// Returns messages that were taken and not deleted in time to the head of their groups.
     fn give_back(&mut self, now: Instant) {
         let Self { groups, taken, .. } = self;
         let is_hidden = |message: &Message| {
@@ -162,8 +163,8 @@ impl Queue {
         }
     }
 
-    /// Adds a message to its group and returns its id; one with a deduplication id seen in the last five minutes
-    /// is accepted, under the first one's id, and not delivered again.
+    /// Adds a message to its group and returns its id; one with a deduplication id of the last five minutes is
+    /// accepted, under the first one's id, and not delivered again.
     pub fn send(&self, group: &str, deduplication_id: &str, body: &str) -> String {
         let mut state = self.lock();
         let now = Instant::now();
@@ -193,8 +194,8 @@ impl Queue {
         id
     }
 
-    /// Has the message with that receipt come again after `pause` once it is reported as failed. False when no such
-    /// message is in flight.
+    /// Sets the pause before the message with that receipt is retried, once it is reported as failed. Returns `false`
+    /// if no such message is in flight.
     pub fn change_visibility(&self, receipt: &str, pause: Duration) -> bool {
         let mut state = self.lock();
         let mut groups = state.groups.values_mut();
@@ -207,7 +208,7 @@ impl Queue {
         }
     }
 
-    /// Gives up to `most` messages to a consumer that asks for them itself. Each hides its group, and comes again after
+    /// Returns at most `most` messages to a consumer that polls. Each blocks its group, and is redelivered after
     /// `hidden` unless it is deleted.
     pub fn take(&self, most: usize, hidden: Duration) -> Vec<Message> {
         let now = Instant::now();
@@ -222,7 +223,7 @@ impl Queue {
         taken
     }
 
-    /// Forgets the message with that receipt. False when no such message is in flight.
+    /// Deletes the message with that receipt. Returns `false` if no such message is in flight.
     pub fn delete(&self, receipt: &str) -> bool {
         let mut state = self.lock();
         let State { groups, taken, .. } = &mut *state;
@@ -250,7 +251,7 @@ impl Queue {
         id
     }
 
-    /// Moves all dead letters back to the end of their groups, as new as on their first day.
+    /// Moves all dead letters back to the end of their groups, as new messages.
     pub fn redrive(&self) {
         let mut state = self.lock();
         let State { groups, dead, .. } = &mut *state;
@@ -268,7 +269,7 @@ impl Queue {
         self.lock().dead.clone()
     }
 
-    /// The messages that wait, those of one group in their order.
+    /// The waiting messages, those of one group in order.
     pub fn waiting(&self) -> Vec<Message> {
         let state = self.lock();
         let groups = state.groups.values();
@@ -277,12 +278,12 @@ impl Queue {
             .collect()
     }
 
-    /// True when no message waits or is in flight.
+    /// Returns `true` if no message waits or is in flight.
     pub fn is_empty(&self) -> bool {
         self.lock().groups.is_empty()
     }
 
-    /// Delivers messages to `handler` for ever: one batch at a time for a group, all groups side by side.
+    /// Delivers messages to `handler` for ever: one batch at a time for a group, groups concurrently.
     pub async fn consume<H, F>(self, handler: H)
     where
         H: Fn(SqsEvent) -> F + Clone + Send + 'static,
@@ -319,7 +320,7 @@ impl Queue {
         };
         let mut event = SqsEvent::default();
         event.records = batch.iter().map(record).collect();
-        // In a task of its own, a panic of the handler is a failed batch and not the end of the queue.
+        // In a task of its own, a panic of the handler fails the batch instead of ending the queue.
         let failed = match tokio::spawn(handler(event)).await {
             Ok(response) => failed(batch, &response),
             Err(panic) => {
@@ -330,7 +331,7 @@ impl Queue {
         self.settle(&group, failed, Instant::now());
     }
 
-    /// The next batch of every group that may have one, and when the next blocked group may.
+    /// The next batch of every group that may have one, and the time when the next blocked group may.
     fn receive(&self, now: Instant) -> (Vec<Vec<Message>>, Option<Instant>) {
         let mut batches = Vec::new();
         let mut next: Option<Instant> = None;
@@ -385,7 +386,7 @@ impl Queue {
     }
 }
 
-/// The messages of `batch` that `response` names; all of them when it names one that is not in the batch, as Lambda
+/// The messages of `batch` that `response` names; all of them if it names one that is not in the batch, as Lambda
 /// treats an empty or unknown identifier.
 fn failed(batch: Vec<Message>, response: &SqsBatchResponse) -> Vec<Message> {
     let named = |id: &str| {
@@ -422,7 +423,7 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    /// A consumer that notes what it gets and fails the bodies that `fails` picks.
+    /// A consumer that records its messages and fails the bodies that `fails` picks.
     fn consumer(
         queue: &Queue,
         fails: impl Fn(&str, u32) -> bool + Clone + Send + Sync + 'static,

@@ -1,5 +1,5 @@
-//! A connection whose requests may have characters in their URLs that hyper refuses and API Gateway takes:
-//! `curl 'http://localhost:8888/v1/…?_since="123"'`.
+//! A connection whose requests may have characters in their URLs that hyper refuses and API Gateway accepts: `curl
+//! 'http://localhost:8888/v1/…?_since="123"'`.
 
 use std::io;
 use std::pin::Pin;
@@ -9,8 +9,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Whether what comes next on a connection is the first line of a request. Whoever has answered one says so: no client
-/// here sends the next request before it has the answer.
+/// Whether the next bytes on a connection are the first line of a request. The server sets it after each response: no
+/// client here sends the next request before it has the response.
 #[derive(Clone, Debug)]
 pub struct AtRequestLine(Arc<AtomicBool>);
 
@@ -21,17 +21,17 @@ impl AtRequestLine {
     }
 }
 
-/// The connection, in the first lines of whose requests these characters are escaped as they are read.
+/// A connection that escapes these characters in the first line of each request as it is read.
 #[derive(Debug)]
 pub struct Escaping<S> {
     stream: S,
     at_request_line: AtRequestLine,
-    /// What was read and did not fit.
+    /// Bytes that were read and did not fit into the reader's buffer.
     pending: Vec<u8>,
 }
 
 impl<S> Escaping<S> {
-    /// A connection on which nothing was read yet.
+    /// A connection from which nothing was read yet.
     pub fn new(stream: S) -> (Self, AtRequestLine) {
         let at_request_line = AtRequestLine(Arc::new(AtomicBool::new(true)));
         let escaping = Self {

@@ -1,4 +1,5 @@
-//! The HTTP/1.1 server under every port of the stack: accept, keep alive, and end without cutting a request off.
+//! The HTTP/1.1 server under every port of the stack: accepts, keeps connections alive, and ends without cutting a
+//! request off.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -17,14 +18,14 @@ use tokio::task::JoinSet;
 
 use crate::request_line::Escaping;
 
-/// Listens on loopback; port 0 is any free one.
+/// Listens on loopback; port 0 picks any free one.
 pub async fn bind(port: u16) -> std::io::Result<TcpListener> {
     TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, port)).await
 }
 
 /// Answers requests with `service` until `stop` turns true, then finishes those in flight.
 ///
-/// An error of the service closes the connection without an answer.
+/// An error of the service closes the connection without a response.
 pub async fn serve<S, F, E>(listener: TcpListener, mut stop: watch::Receiver<bool>, service: S)
 where
     S: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static,
@@ -59,7 +60,7 @@ async fn connection<S, F, E>(
     F: Future<Output = Result<Response<Full<Bytes>>, E>> + Send + 'static,
     E: Error + Send + Sync + 'static,
 {
-    // Answers are written whole: waiting to fill a segment only adds latency.
+    // Responses are written whole: waiting to fill a segment only adds latency.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "no TCP_NODELAY");
     }
@@ -93,5 +94,5 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     drop(stop.wait_for(|stop| *stop).await);
 }
 
-/// For services that always have an answer.
+/// The result of services that always respond.
 pub type Answered = Result<Response<Full<Bytes>>, Infallible>;

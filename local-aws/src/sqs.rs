@@ -1,4 +1,4 @@
-//! SQS on the wire, as far as senders and consumers use it: AWS JSON 1.0 in front of the queues in memory.
+//! SQS's wire protocol, as far as senders and consumers use it: AWS JSON 1.0 in front of the queues in memory.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::queue::{Message, Queue};
 
-/// What a queue's name ends with, and that of the queue of its dead letters.
+/// The suffix of a queue's name, and of its dead-letter queue's.
 const FIFO: &str = ".fifo";
 const DEAD_FIFO: &str = "-dead.fifo";
 
@@ -19,13 +19,13 @@ pub fn url(name: &str) -> String {
     format!("http://sqs.us-east-1.localhost/000000000000/{name}")
 }
 
-/// The URL of the queue of a queue's dead letters.
+/// The URL of a queue's dead-letter queue.
 pub fn dead_letter_url(name: &str) -> String {
     url(&name.replace(FIFO, DEAD_FIFO))
 }
 
-/// FIFO queues by their names, which end with `.fifo`; each has one for its dead letters besides ([`dead_letter_url`]).
-/// Clones share them.
+/// FIFO queues by name, with the suffix `.fifo`; each also has a dead-letter queue ([`dead_letter_url`]). Clones share
+/// them.
 #[derive(Clone)]
 pub struct Queues(Arc<BTreeMap<String, Queue>>);
 
@@ -44,7 +44,7 @@ impl Queues {
         })
     }
 
-    /// The queue whose dead letters are in the one at that URL.
+    /// The queue whose dead-letter queue has that URL.
     fn of_dead_letters(&self, url: &str) -> Option<&Queue> {
         let name = last_segment(url).strip_suffix(DEAD_FIFO)?;
         self.get(&format!("{name}{FIFO}"))
@@ -66,19 +66,19 @@ fn last_segment(url: &str) -> &str {
 /// The longest time in seconds for which SQS hides a message.
 const MAX_VISIBILITY_TIMEOUT: u64 = 43_200;
 
-/// How long a message that was received is hidden, unless the request says otherwise.
+/// The default visibility timeout of a received message.
 const USUAL_VISIBILITY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// SQS refuses a batch of more entries.
+/// The most entries in a batch.
 const MAX_ENTRIES: usize = 10;
 
-/// An answer that is not a success: SQS's error code and message.
+/// An SQS error: its code and message.
 #[derive(Debug, thiserror::Error)]
 #[error("{code}: {message}")]
 pub struct SqsError {
-    /// The `__type` on the wire: the SDK goes by the code of the older query protocol.
+    /// The `__type` on the wire: the SDK uses the code of the older query protocol.
     pub code: &'static str,
-    /// For people.
+    /// The message for people.
     pub message: String,
 }
 
@@ -216,7 +216,7 @@ pub fn execute(queues: &Queues, operation: &str, body: &[u8]) -> Result<String, 
         }
         "DeleteMessage" => {
             let request: DeleteMessage = read(body)?;
-            // SQS too takes the receipt of what is gone.
+            // SQS also accepts the receipt of a message that no longer exists.
             queues
                 .known(&request.queue_url)?
                 .delete(&request.receipt_handle);
@@ -251,7 +251,7 @@ fn send_batch(queue: &Queue, entries: &[Entry]) -> Value {
     json!({"Successful": successful, "Failed": failed})
 }
 
-/// Has `accept` take the entry's group, deduplication id and body and give it its id.
+/// Passes the entry's group, deduplication id and body to `accept`, which returns its id.
 fn send(entry: &Entry, accept: impl FnOnce(&str, &str, &str) -> String) -> Result<Value, SqsError> {
     let required = |value: &Option<String>, name| {
         value
@@ -264,7 +264,7 @@ fn send(entry: &Entry, accept: impl FnOnce(&str, &str, &str) -> String) -> Resul
     Ok(json!({"MessageId": id, "MD5OfMessageBody": md5(&entry.message_body)}))
 }
 
-/// A message as `ReceiveMessage` answers it.
+/// A message in the form of `ReceiveMessage`.
 fn received(message: &Message) -> Value {
     json!({
         "MessageId": message.id, "ReceiptHandle": message.receipt(), "Body": message.body,

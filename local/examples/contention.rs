@@ -1,5 +1,5 @@
-//! How writers of one collection get along: as on Lambda each has an API of its own, and DynamoDB is some
-//! milliseconds away and refuses a transaction while another one has an item of it in hand.
+//! Measures contention between writers of one collection: as on Lambda each has an API of its own, and DynamoDB is some
+//! milliseconds away and refuses a transaction while another one holds an item of it.
 //!
 //! `cargo run --release -p kinto-local --example contention [WRITERS] [WRITES]`
 
@@ -30,12 +30,12 @@ use tokio::task::JoinSet;
 const TABLE: &str = "kinto";
 const COLLECTION: &str = "/v1/buckets/main/collections/news";
 
-/// One way to DynamoDB, and back, in microseconds.
+/// The one-way latency to DynamoDB, in microseconds.
 const WAY: std::ops::Range<u64> = 700..2_000;
-/// How long a transaction has its items in hand.
+/// The time for which a transaction holds its items.
 const COMMIT: Duration = Duration::from_millis(5);
 
-/// DynamoDB at a distance.
+/// A remote DynamoDB.
 #[derive(Clone, Debug)]
 struct Remote {
     here: InProcess,
@@ -61,7 +61,7 @@ impl HttpConnector for Remote {
             way().await;
             let target = request.headers().get("x-amz-target").unwrap_or_default();
             let answer = if target.ends_with("TransactWriteItems") {
-                // All writers write the same list, so one transaction is in hand at a time.
+                // All writers write the same list, so that only one transaction at a time can hold its items.
                 let rivals = remote.in_hand.fetch_add(1, Ordering::SeqCst);
                 let answer = if rivals == 0 {
                     let answer = remote.here.call(request).await;

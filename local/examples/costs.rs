@@ -1,5 +1,5 @@
-//! Measures what docs/limits.md bounds: requests of a few bytes that would be dear, each with the time that it takes on one
-//! processor and the memory that it takes besides, over a table in the same process.
+//! Measures the costs that docs/limits.md bounds: small requests that would be expensive, each with its time on one
+//! processor and its additional memory, over a table in the same process.
 //!
 //! `cargo run --release -p kinto-local --example costs [RECORDS]`, on Linux; 20,000 records of 300 bytes unless told otherwise.
 
@@ -114,7 +114,7 @@ fn check(answer: &ApiGatewayV2httpResponse, what: &str) -> Outcome<()> {
     }
 }
 
-/// A schema that two branches lead back to.
+/// A schema with two branches that recurse.
 fn tree() -> Value {
     let twice = json!({"$ref": "#/definitions/a"});
     json!({
@@ -303,7 +303,7 @@ async fn measure(api: &Api, attack: Attack) -> Outcome<()> {
         &attack.body,
     )?;
     drop(attack.body);
-    // Has the kernel forget the highest mark.
+    // Resets the kernel's peak of this process's memory.
     fs::write("/proc/self/clear_refs", "5")?;
     let (before, begin) = (memory("VmRSS:")?, Instant::now());
     let answer = api.handle(event).await;
@@ -320,7 +320,7 @@ async fn measure(api: &Api, attack: Attack) -> Outcome<()> {
     Ok(())
 }
 
-/// A mark of this process's memory, in KB.
+/// A figure of this process's memory, in KB.
 fn memory(mark: &str) -> Outcome<u64> {
     let status = fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find(|line| line.starts_with(mark));

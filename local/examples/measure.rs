@@ -1,4 +1,4 @@
-//! Measures what docs/performance.md shows: `cargo run --release -p kinto-local --example measure [ZIPS…]`.
+//! Takes the measurements of docs/performance.md: `cargo run --release -p kinto-local --example measure [ZIPS…]`.
 //!
 //! Without arguments: from a PUT to its broadcast, 200 in a row, over HTTP on loopback. With paths of
 //! `bootstrap.zip` files that `cargo lambda build --release --output-format zip` made: their sizes, and the time
@@ -38,7 +38,7 @@ async fn main() -> Outcome {
     Ok(())
 }
 
-/// From sending a PUT to Megaphone having its timestamp.
+/// The time from sending a PUT until Megaphone has its timestamp.
 async fn broadcasts(stack: &Stack) -> Outcome {
     let client = reqwest::Client::new();
     let put = async |path: &str| -> Result<Value, Box<dyn Error>> {
@@ -79,7 +79,7 @@ async fn broadcasts(stack: &Stack) -> Outcome {
     Ok(())
 }
 
-/// From the start of a function's process to its asking for the first event.
+/// The time from the start of a function's process to its request for the first event.
 fn cold_start(zip: &Path, aws_url: &str) -> Outcome {
     let directory = std::env::temp_dir().join(format!("measure-{}", std::process::id()));
     std::fs::create_dir_all(&directory)?;

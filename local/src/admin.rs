@@ -1,4 +1,4 @@
-//! Kinto Admin in the local stack: on by itself where a build of it is found.
+//! Kinto Admin in the local stack: on by default if a build of it is found.
 
 use std::path::{Path, PathBuf};
 
@@ -7,9 +7,9 @@ use kinto_serverless::settings::Vars;
 const PATH: &str = "KINTO_ADMIN_ASSETS_PATH";
 const INCLUDES: &str = "KINTO_INCLUDES";
 
-/// Names the build that is found below `directories`, in a clone or in the folder of a release.
+/// Sets the path of the build found below `directories`, in a clone or in the folder of a release.
 ///
-/// The settings may name another. Where neither a `kinto.ini` nor a variable says which plugins there are, includes Kinto Admin.
+/// The settings may set another. If neither a `kinto.ini` nor a variable sets `includes`, includes Kinto Admin.
 pub fn set_defaults(vars: &mut Vars, directories: &[PathBuf]) {
     if let Some(build) = find(directories) {
         vars.set_default(PATH, build);
@@ -19,7 +19,7 @@ pub fn set_defaults(vars: &mut Vars, directories: &[PathBuf]) {
     }
 }
 
-/// Where a build may be: below the working directory, or beside the program.
+/// The directories that may contain a build: the working directory's, and those beside the program.
 pub fn directories() -> Vec<PathBuf> {
     let program = std::env::current_exe().ok();
     let beside = program

@@ -1,4 +1,4 @@
-//! The AWS that Kinto's functions need: its table and its queues, over `local_aws`.
+//! The AWS resources of Kinto's functions: its table and its queues, over `local_aws`.
 
 use std::ops::Deref;
 
@@ -42,12 +42,12 @@ pub struct Queues {
 }
 
 impl LocalAws {
-    /// Everything in memory, DynamoDB as far as the functions use it.
+    /// Everything in memory, with the part of DynamoDB that the functions use.
     pub fn memory() -> Self {
         Self::over(DynamoDb::memory(), Redrive::default())
     }
 
-    /// Everything in memory, DynamoDB as a whole.
+    /// Everything in memory, with all of DynamoDB.
     pub fn sqlite() -> Result<Self, DynamoDbError> {
         Ok(Self::over(DynamoDb::sqlite()?, Redrive::default()))
     }
@@ -73,7 +73,7 @@ impl LocalAws {
         }
     }
 
-    /// Creates the table of template.yaml under `name`, unless it is there.
+    /// Creates the table of template.yaml under `name`, unless it exists.
     pub fn create_table(&self, name: &str) -> Result<(), DynamoDbError> {
         self.aws.create_table(&table(name))
     }
@@ -83,7 +83,7 @@ impl LocalAws {
         sqs::url(BROADCASTS)
     }
 
-    /// The URL of the queue of its dead letters.
+    /// The URL of its dead-letter queue.
     pub fn dead_letter_url(&self) -> String {
         sqs::dead_letter_url(BROADCASTS)
     }
@@ -98,7 +98,7 @@ impl LocalAws {
         &self.queues
     }
 
-    /// The AWS clients of listeners: of the queues here, and of the AWS that the environment names for everything else.
+    /// The AWS clients of listeners: the queues here, and otherwise the AWS of the environment.
     pub async fn of_listeners(&self) -> Aws {
         let config = aws_config::defaults(BehaviorVersion::v2026_01_12());
         let config = match std::env::var_os("AWS_REGION") {

@@ -1,5 +1,5 @@
-//! What API Gateway is on AWS: an HTTP request becomes an event of the HTTP API (payload format 2.0), the function's
-//! answer becomes an HTTP response.
+//! The local counterpart of API Gateway: turns an HTTP request into an event of the HTTP API (payload format 2.0), and
+//! the function's answer into an HTTP response.
 
 use std::net::SocketAddr;
 
@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use local_aws::server::{self, Answered};
 
-/// API Gateway refuses a longer payload.
+/// The most bytes in a payload that API Gateway accepts.
 const MAX_BODY: usize = 10 * 1024 * 1024;
 
 const ROUTE: &str = "$default";
@@ -54,7 +54,7 @@ where
     Ok(response(handler(event(parts, body, peer)).await))
 }
 
-/// The event that API Gateway would send for this request.
+/// The event that API Gateway sends for this request.
 fn event(parts: Parts, body: Bytes, peer: SocketAddr) -> ApiGatewayV2httpRequest {
     let path = percent_decode_str(parts.uri.path())
         .decode_utf8_lossy()
@@ -126,7 +126,7 @@ fn joined(headers: HeaderMap) -> HeaderMap {
     joined
 }
 
-/// The response that API Gateway would make of this answer.
+/// The response that API Gateway makes from this answer.
 fn response(answer: ApiGatewayV2httpResponse) -> Response<Full<Bytes>> {
     let status = u16::try_from(answer.status_code)
         .ok()
@@ -159,7 +159,7 @@ fn response(answer: ApiGatewayV2httpResponse) -> Response<Full<Bytes>> {
     response
 }
 
-/// An answer of API Gateway itself.
+/// A response of API Gateway itself.
 fn refusal(status: StatusCode, message: &str) -> Response<Full<Bytes>> {
     let body = serde_json::json!({ "message": message }).to_string();
     let mut response = Response::new(Full::from(body));
@@ -180,7 +180,7 @@ mod tests {
 
     type Events = Arc<Mutex<Vec<ApiGatewayV2httpRequest>>>;
 
-    /// A server with a handler that notes its events and echoes their body.
+    /// A server with a handler that records its events and echoes their body.
     async fn echo() -> (String, Events, watch::Sender<bool>) {
         let listener = server::bind(0).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());

@@ -7,9 +7,9 @@
 //! | the stream's event source mapping | [`stream`] |
 //! | Megaphone, which is not AWS | [`megaphone`] |
 //!
-//! [`Stack`] starts all of it around the functions of `kinto-serverless`; [`options`] says where, [`watch`] shows what happens. A test that needs
-//! no HTTP takes [`LocalAws`] alone: its clients speak to the functions' own code, it counts their requests and
-//! answers them with faults.
+//! [`Stack`] starts all of it around the functions of `kinto-serverless`; [`options`] configures it, [`watch`] shows
+//! its progress. A test that needs no HTTP uses [`LocalAws`] alone: its clients connect the functions' own code, and it
+//! counts their requests and injects faults.
 
 pub mod admin;
 pub mod aws;

@@ -1,5 +1,4 @@
-//! `cargo run`: starts the stack, says where it listens, and ends with a signal; or has a running one rebuild its
-//! monitor.
+//! `cargo run`: starts the stack, prints its addresses, and ends on a signal; or rebuilds the monitor of a running one.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -14,11 +13,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, timeout};
 use tracing_subscriber::EnvFilter;
 
-/// A fifth of the instructions were those of the allocator: the SDK and the emulator make many small values.
+/// The default allocator took a fifth of the instructions: the SDK and the emulator make many small values.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// How often a long command says that it goes on.
+/// The interval of a long command's progress messages.
 const PROGRESS: Duration = Duration::from_secs(2);
 
 #[tokio::main(flavor = "current_thread")]
@@ -32,7 +31,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Says every few seconds that something goes on, and for how long.
+/// Prints every few seconds that the work goes on, and for how long.
 async fn with_progress<T>(what: &str, work: impl Future<Output = T>) -> T {
     let begin = Instant::now();
     let mut work = pin!(work);

@@ -1,7 +1,7 @@
 //! A Megaphone for one machine: keeps the latest version of each channel and, in the stack, prints every broadcast.
 //!
-//! Like the real one it does not look at the order of versions: an older one overwrites a newer one. A test can have
-//! it fail in every way in which a server far away does.
+//! Like the real one it ignores the order of versions: an older one overwrites a newer one. A test can make it fail in
+//! every way in which a remote server does.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -46,24 +46,24 @@ pub struct Arrival {
     pub channel: String,
     /// The version, with its quotes.
     pub version: String,
-    /// When it took effect.
+    /// The time when it took effect.
     pub at: Instant,
 }
 
-/// What becomes of a broadcast.
+/// The treatment of a broadcast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Behaviour {
-    /// It is taken and answered.
+    /// Taken and answered.
     Taken,
-    /// It is taken, and answered after this time.
+    /// Taken, and answered after this time.
     Slow(Duration),
-    /// It is taken, and the connection ends without an answer.
+    /// Taken, and the connection ends without an answer.
     Unanswered,
-    /// The connection ends without an answer, and it is taken this much later.
+    /// The connection ends without an answer, and the broadcast is taken this much later.
     Late(Duration),
-    /// The connection ends without an answer, and it is not taken.
+    /// The connection ends without an answer, and the broadcast is not taken.
     Lost,
-    /// It is not taken, and answered with this status and this `Retry-After` in seconds.
+    /// Not taken, and answered with this status and this `Retry-After` in seconds.
     Refused(u16, Option<u64>),
 }
 
@@ -106,7 +106,7 @@ impl Refusal {
 }
 
 impl Megaphone {
-    /// A Megaphone without broadcasts, for whoever has `api_key`.
+    /// A Megaphone without broadcasts, for clients with `api_key`.
     pub fn new(api_key: &str) -> Self {
         Self {
             api_key: api_key.into(),
@@ -118,7 +118,7 @@ impl Megaphone {
         }
     }
 
-    /// The same, and it prints every broadcast.
+    /// The same Megaphone, which also prints every broadcast.
     pub fn printing(self) -> Self {
         Self {
             prints: true,
@@ -126,12 +126,12 @@ impl Megaphone {
         }
     }
 
-    /// The same, and who watches sees every broadcast.
+    /// The same Megaphone, whose broadcasts `watch` shows.
     pub fn watched_by(self, watch: Watch) -> Self {
         Self { watch, ..self }
     }
 
-    /// From now on asks `mood` what becomes of each broadcast.
+    /// Calls `mood` for the treatment of each broadcast from now on.
     pub fn behave(&self, mood: impl Fn() -> Behaviour + Send + Sync + 'static) {
         *self.mood.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(mood));
     }
@@ -148,7 +148,7 @@ impl Megaphone {
         broadcasts.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Serves it until `stop` turns true.
+    /// Serves requests until `stop` turns true.
     pub async fn serve(self, listener: TcpListener, stop: watch::Receiver<bool>) {
         server::serve(listener, stop, move |request, _peer| {
             self.clone().answer(request)
@@ -206,7 +206,7 @@ impl Megaphone {
         mood.as_ref().map_or(Behaviour::Taken, |mood| mood())
     }
 
-    /// A body that is `None` is longer than any version.
+    /// Routes a request; `body` is `None` if it is longer than any version.
     fn route(
         &self,
         method: &Method,

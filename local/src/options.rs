@@ -1,8 +1,8 @@
-//! What the command line and the environment say about the stack itself; Kinto's settings are the library's.
+//! The options of the stack itself, from the command line and the environment; Kinto's settings are the library's.
 
 use std::ffi::OsString;
 
-/// The answer to `--help`.
+/// The text of `--help`.
 pub const HELP: &str = "\
 Kinto, its functions and the AWS they need, in one process on loopback.
 
@@ -27,36 +27,36 @@ Environment:
 Without KINTO_EVENT_LISTENERS a built-in Megaphone receives the changes of
 KINTO_EVENT_LISTENERS_MP_MATCH_KINTO_CHANGES [/buckets/main] and prints each broadcast.";
 
-/// Where the stack listens and keeps its table.
+/// The addresses and the table's file of the stack.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// Port of the HTTP API; 0 is any.
     pub port: u16,
     /// Port of DynamoDB and SQS; 0 is any.
     pub aws_port: u16,
-    /// The table's file; in memory when `None`.
+    /// The table's file; `None` keeps it in memory.
     pub data: Option<String>,
     /// The `kinto.ini`.
     pub ini: Option<String>,
-    /// Whether not to start a stack, but to have the one that runs rebuild its monitor.
+    /// Whether to rebuild the monitor of the running stack instead of starting one.
     pub rebuild_monitor: bool,
     /// `--watch`: show the pipeline live.
     pub watch: bool,
 }
 
-/// An option or a port that cannot be used.
+/// An invalid option or port.
 #[derive(Debug, thiserror::Error)]
 pub enum OptionsError {
     /// The command line.
     #[error("{0}; see --help")]
     Arguments(#[from] lexopt::Error),
-    /// A variable that is no port.
+    /// A variable that is not a port.
     #[error("{0} must be a port, 0 to 65535")]
     Port(&'static str),
 }
 
 impl Options {
-    /// Reads the arguments (without the program's name) and the variables that `var` knows; `None` is `--help`.
+    /// Parses the arguments (without the program's name) and the variables that `var` returns; `None` for `--help`.
     pub fn parse(
         arguments: impl IntoIterator<Item = OsString>,
         var: impl Fn(&str) -> Option<String>,

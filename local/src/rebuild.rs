@@ -1,4 +1,4 @@
-//! `rebuild-monitor`: has monitor/changes rebuilt in the stack that is running, over its AWS port.
+//! `rebuild-monitor`: rebuilds monitor/changes in the running stack, over its AWS port.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -13,18 +13,18 @@ use crate::sqs;
 use crate::stack::{TABLE, set_defaults};
 use local_aws::aws::REGION;
 
-/// Why the monitor was not rebuilt.
+/// The reason why the monitor was not rebuilt.
 #[derive(Debug, thiserror::Error)]
 pub enum RebuildMonitorError {
-    /// The settings cannot be used.
+    /// The settings are invalid.
     #[error(transparent)]
     Settings(#[from] StartError),
-    /// The stack does not answer, or fails.
+    /// The stack does not respond, or fails.
     #[error("the stack on AWS_PORT {port} did not do it: {source}")]
     Stack {
         /// The port.
         port: u16,
-        /// What failed.
+        /// The failure.
         source: RebuildError,
     },
 }
@@ -32,10 +32,10 @@ pub enum RebuildMonitorError {
 /// Rebuilds the monitor of the stack whose DynamoDB and SQS are on `port` of loopback.
 ///
 /// # Errors
-/// Nothing answers there, or a setting cannot be used.
+/// Nothing responds there, or a setting is invalid.
 pub async fn rebuild_monitor(port: u16, mut vars: Vars) -> Result<Rebuilt, RebuildMonitorError> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    // Which Megaphone it is does not matter here: what is due goes to the queue.
+    // The Megaphone's address does not matter here: what is due goes to the queue.
     set_defaults(&mut vars, address);
     let endpoint = format!("http://{address}");
     let dynamodb = aws_sdk_dynamodb::Config::builder()

@@ -1,4 +1,4 @@
-//! The stack as a whole: what is started, with which settings, and how it ends.
+//! The whole stack: its start, its settings, and its end.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,21 +34,21 @@ pub const TABLE: &str = "kinto";
 
 const MEGAPHONE_API_KEY: &str = "local";
 
-/// How long requests in flight may take once the stack is to end.
+/// The time limit for requests in flight when the stack ends.
 const LAST_REQUESTS: Duration = Duration::from_secs(10);
 
-/// Why the stack did not start.
+/// The reason why the stack did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StackError {
-    /// A port is taken.
+    /// A port is in use.
     #[error("port {port}: {source}")]
     Port {
-        /// The port asked for.
+        /// The requested port.
         port: u16,
-        /// What the system says.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The table's file cannot be used.
+    /// The table's file is unusable.
     #[error("the table cannot be opened: {0}")]
     Table(#[from] DynamoDbError),
     /// A function cannot start.
@@ -56,7 +56,7 @@ pub enum StackError {
     Function(#[from] StartError),
 }
 
-/// Everything of the local stack, running. Dropping it ends it at once, [`Stack::stop`] answers requests first.
+/// The running local stack. Dropping it ends it at once, [`Stack::stop`] answers requests first.
 pub struct Stack {
     address: SocketAddr,
     aws_address: SocketAddr,
@@ -71,7 +71,7 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Starts everything, with the settings that `vars` hold and local defaults for what is required.
+    /// Starts everything, with the settings in `vars` and local defaults for required ones.
     pub async fn start(options: &Options, vars: Vars) -> Result<Self, StackError> {
         let aws = match &options.data {
             Some(path) => LocalAws::open(path)?,
@@ -186,12 +186,12 @@ impl Stack {
         })
     }
 
-    /// Where the HTTP API is: `http://127.0.0.1:PORT/v1/`.
+    /// The URL of the HTTP API: `http://127.0.0.1:PORT/v1/`.
     pub fn url(&self) -> String {
         format!("http://{}/v1/", self.address)
     }
 
-    /// Where DynamoDB and SQS are, for `AWS_ENDPOINT_URL`.
+    /// The URL of DynamoDB and SQS, for `AWS_ENDPOINT_URL`.
     pub fn aws_url(&self) -> String {
         format!("http://{}", self.aws_address)
     }
@@ -206,17 +206,17 @@ impl Stack {
         matches!(self.watch, Watch::View(_))
     }
 
-    /// DynamoDB and SQS, to count and to fault their requests.
+    /// DynamoDB and SQS, for counting requests and injecting faults.
     pub fn aws(&self) -> &LocalAws {
         &self.aws
     }
 
-    /// The built-in Megaphone, which hears nothing when the settings name another one.
+    /// The built-in Megaphone, which gets nothing if the settings name another one.
     pub fn megaphone(&self) -> &Megaphone {
         &self.megaphone
     }
 
-    /// Ends the stack: no new requests, those in flight are answered, the consumers stop where they are.
+    /// Ends the stack: accepts no new requests, answers those in flight, and stops the consumers where they are.
     pub async fn stop(mut self) {
         self.watch.end();
         self.stop.send_replace(true);
@@ -227,12 +227,12 @@ impl Stack {
     }
 }
 
-/// The functions, each with what its deployed one has.
+/// The functions, each with the settings of its deployed counterpart.
 struct Functions {
     api: Arc<Api>,
     aggregator: Arc<Aggregator>,
     broadcaster: Arc<Broadcaster>,
-    /// Deployed only where there is a listener that is told after the commit.
+    /// Deployed only if a listener is notified after the commit.
     notifier: Option<Arc<Notifier>>,
 }
 
@@ -295,7 +295,7 @@ async fn listen(port: u16) -> Result<(TcpListener, SocketAddr), StackError> {
         .map_err(|source| StackError::Port { port, source })
 }
 
-/// Messages of a batch that were handled.
+/// The messages of a batch that were handled.
 fn done(mut messages: Vec<SqsMessage>, response: &SqsBatchResponse) -> Vec<SqsMessage> {
     let failed = &response.batch_item_failures;
     messages.retain(|message| {
@@ -353,7 +353,7 @@ fn banner(
     banner
 }
 
-/// Settings that the functions require and a first `cargo run` does not have. A `kinto.ini` says what it says.
+/// Sets the settings that the functions require and that a first `cargo run` lacks. A `kinto.ini` takes precedence.
 pub(crate) fn set_defaults(vars: &mut Vars, megaphone: SocketAddr) {
     if vars.has_file() {
         return;
@@ -378,7 +378,7 @@ pub(crate) fn set_defaults(vars: &mut Vars, megaphone: SocketAddr) {
             "KINTO_EVENT_LISTENERS_MP_MATCH_KINTO_CHANGES",
             "/buckets/main",
         ),
-        // A listener is told only of what monitor/changes shows.
+        // A listener is notified only of what monitor/changes shows.
         ("KINTO_CHANGES_RESOURCES", "/buckets/main"),
     ] {
         vars.set_default(name, value);

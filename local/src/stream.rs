@@ -1,10 +1,10 @@
-//! The event source mappings of the table's stream: reads records and hands each function those of its filter in
-//! template.yaml, and again what it reports as failed.
+//! The event source mappings of the table's stream: reads records and passes to each function those that match its
+//! filter in template.yaml, and retries what it reports as failed.
 //!
-//! Both functions go through the stream in step; on AWS each goes at its own pace.
+//! Both functions read the stream in step; on AWS each has its own pace.
 //!
-//! A restart begins at the oldest record that is kept (a day): the aggregator is safe against redelivery, and this
-//! way nothing is lost that a stopped process had read but not finished.
+//! A restart begins at the oldest retained record (a day): the aggregator tolerates redelivery, and so nothing is lost
+//! that a stopped process had read but not finished.
 
 use std::time::Duration;
 
@@ -20,24 +20,24 @@ use crate::aws::LocalAws;
 /// The batch size of the event source mapping.
 const BATCH: usize = 100;
 
-/// Writes wake the reader at once; under load this lets them gather into a batch. Longer would save some CPU, and cost the
-/// next change its time.
+/// Writes wake the reader at once; under load this pause lets them gather into a batch. A longer one would save some
+/// CPU, and delay the next change.
 const BATCH_WINDOW: Duration = Duration::from_millis(3);
 
-/// Expired items and records are swept this often.
+/// The interval for sweeping expired items and records.
 const SWEEP: Duration = Duration::from_secs(60);
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(10);
 
-/// A function that is called with records of the stream.
+/// A function that receives records of the stream.
 pub struct Mapping {
     filter: fn(&EventRecord) -> bool,
     handler: Box<dyn Fn(Event) -> BoxFuture<'static, DynamoDbEventResponse> + Send + Sync>,
 }
 
 impl Mapping {
-    /// Of the aggregator: a list of records moved on, or a bucket was deleted.
+    /// The aggregator's mapping: a list of records has a new timestamp, or a bucket was deleted.
     pub fn of_aggregator<F>(handler: impl Fn(Event) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = DynamoDbEventResponse> + Send + 'static,
@@ -48,7 +48,7 @@ impl Mapping {
         }
     }
 
-    /// Of the notifier: a list names an entry of the outbox.
+    /// The notifier's mapping: a list names an entry of the outbox.
     pub fn of_notifier<F>(handler: impl Fn(Event) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = DynamoDbEventResponse> + Send + 'static,
@@ -65,7 +65,7 @@ impl Mapping {
     }
 }
 
-/// Delivers the stream of `table` to the functions for ever, in order; a failed batch is repeated until it succeeds.
+/// Delivers the stream of `table` to the functions for ever, in order; a failed batch is retried until it succeeds.
 pub async fn consume(aws: LocalAws, table: String, mappings: Vec<Mapping>) {
     let mut iterator = aws.database().oldest(&table);
     let mut sweep_at = Instant::now();
@@ -81,7 +81,7 @@ pub async fn consume(aws: LocalAws, table: String, mappings: Vec<Mapping>) {
                 continue;
             }
         };
-        // Between the read and the first await, all that is on the stream is in `records`.
+        // Between the read and the first await, `records` holds everything on the stream.
         if records.len() < BATCH && sweep_at <= Instant::now() {
             sweep_at = Instant::now() + SWEEP;
             if let Err(error) = aws.database().sweep() {
@@ -109,7 +109,7 @@ where
     while !records.is_empty() {
         let mut batch = Event::default();
         batch.records = records.clone();
-        // In a task of its own, a panic of the handler is a failed batch and not the end of the stream.
+        // In a task of its own, a panic of the handler fails the batch instead of ending the stream.
         match tokio::spawn(handler(batch)).await {
             Ok(response) => {
                 let done = succeeded(&records, &response);
@@ -125,8 +125,8 @@ where
     }
 }
 
-/// How many records from the first on need no repetition: those before the lowest one that is reported as failed,
-/// none when a report names no record, as Lambda treats an empty or unknown identifier.
+/// The number of records from the first on that need no retry: those before the lowest one that is reported as failed;
+/// none if a report names no record, as Lambda treats an empty or unknown identifier.
 fn succeeded(records: &[EventRecord], response: &DynamoDbEventResponse) -> usize {
     let position = |failed: &str| {
         records
@@ -191,7 +191,7 @@ mod tests {
             .unwrap();
     }
 
-    /// Starts the reader with a handler that reports what `answer(n, batch)` says in its n-th call.
+    /// Starts the reader with a handler that reports the result of `answer(n, batch)` in its n-th call.
     fn start(
         aws: &LocalAws,
         answer: impl Fn(usize, &Event) -> Option<String> + Clone + Send + Sync + 'static,

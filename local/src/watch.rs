@@ -1,8 +1,9 @@
-//! `--watch`: what happens in the stack as it happens, each with its lag: a view that fills the terminal, or a log where
-//! standard output is none.
+//! `--watch`: shows the stack's work live, each step with its lag: as a view that fills the terminal, or as a log if
+//! standard output is not one.
 //!
-//! Writes are seen where they are answered, the monitor where the aggregator has taken a change, broadcasts where
-//! the built-in Megaphone takes them (another one is not seen), listeners where the notifier has told them. Nothing waits for this.
+//! Writes are shown when they are answered, the monitor when the aggregator has handled a change, broadcasts when the
+//! built-in Megaphone takes them (another one is not watched), listeners when the notifier has notified them. Nothing
+//! waits for this.
 
 use std::collections::VecDeque;
 use std::io::{IsTerminal as _, Write as _, stdout};
@@ -15,23 +16,23 @@ use kinto_serverless::queue::NotificationRequest;
 use kinto_serverless::timestamp::Timestamp;
 use serde_dynamo::AttributeValue;
 
-/// Lines of the view that show what happened last: with the rest it fits into 24.
+/// The lines of the view for the latest events: with the rest it fits into 24.
 const LAST: usize = 10;
-/// Lags that the median and the greatest are taken of.
+/// The number of lags for the median and the greatest.
 const LAGS: usize = 100;
-/// The view is drawn so often at most.
+/// The shortest time between two drawings of the view.
 const FRAME: Duration = Duration::from_millis(100);
 
-/// A stage of a change's way.
+/// A stage of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// A request that changes something was answered.
     Write,
     /// A change is in monitor/changes.
     Monitor,
-    /// A Megaphone was told.
+    /// A Megaphone was notified.
     Broadcast,
-    /// A listener was told.
+    /// A listener was notified.
     Listener,
 }
 
@@ -51,24 +52,24 @@ impl Stage {
 /// The view of the pipeline, on or off; clones share it.
 #[derive(Clone)]
 pub enum Watch {
-    /// Nobody.
+    /// Off.
     Off,
-    /// A log, a line for each thing that happens.
+    /// A log, with a line for each event.
     Log,
-    /// A view of the terminal.
+    /// A view in the terminal.
     View(Arc<Mutex<View>>),
 }
 
 impl Watch {
-    /// A view under these lines where standard output is a terminal, else a log. Needs a runtime: the view is drawn by a
-    /// task, until the last clone is dropped.
+    /// A view below these lines if standard output is a terminal, else a log. Needs a runtime: a task draws the view,
+    /// until the last clone is dropped.
     pub fn start(banner: Vec<String>) -> Self {
         if !stdout().is_terminal() {
             return Self::Log;
         }
         let view = Arc::new(Mutex::new(View::new(banner)));
         let drawn = Arc::downgrade(&view);
-        // Another screen without a cursor, whose lines are cut off and not wrapped.
+        // The alternate screen without a cursor, whose lines are truncated and not wrapped.
         write("\x1b[?1049h\x1b[?25l\x1b[?7l");
         tokio::spawn(async move {
             while let Some(view) = drawn.upgrade() {
@@ -85,7 +86,7 @@ impl Watch {
         !matches!(self, Self::Off)
     }
 
-    /// Notes that something happened, so long after the write, or its request, began.
+    /// Records an event, and its lag since the write, or its request, began.
     pub fn note(&self, stage: Stage, what: &str, lag: Duration) {
         let line = || line(Timestamp::now(), stage, what, lag);
         match self {
@@ -98,7 +99,7 @@ impl Watch {
         }
     }
 
-    /// Notes what the aggregator has taken out of the stream.
+    /// Records the changes that the aggregator has taken from the stream.
     pub fn note_monitored(&self, records: &[EventRecord], now: Timestamp) {
         for record in records {
             let (keys, item) = (&record.change.keys, &record.change.new_image);
@@ -116,14 +117,14 @@ impl Watch {
         }
     }
 
-    /// Notes a version that Megaphone has taken.
+    /// Records a version that Megaphone has taken.
     pub fn note_broadcast(&self, channel: &str, version: &str, now: Timestamp) {
         let time = version.trim_matches('"').parse().unwrap_or(now.0);
         let what = format!("{channel} {version}");
         self.note(Stage::Broadcast, &what, since(time, now));
     }
 
-    /// Notes which listeners the notifier has told.
+    /// Records the listeners that the notifier has notified.
     pub fn note_told(&self, messages: &[SqsMessage], now: Timestamp) {
         for message in messages {
             let body = message.body.as_deref().unwrap_or_default();
@@ -140,7 +141,7 @@ impl Watch {
         }
     }
 
-    /// Gives the terminal back.
+    /// Restores the terminal.
     pub fn end(&self) {
         if let Self::View(_) = self {
             write("\x1b[?7h\x1b[?25h\x1b[?1049l");
@@ -179,7 +180,7 @@ impl View {
         self.last.truncate(LAST);
     }
 
-    /// The whole screen, written over the one before.
+    /// The whole screen, drawn over the previous one.
     fn draw(&self) -> String {
         let mut screen = "\x1b[H".to_owned();
         let mut row = |text: &str| screen.push_str(&format!(" {text}\x1b[K\r\n"));
@@ -213,7 +214,7 @@ impl View {
         if self.last.is_empty() {
             row("Nothing was written yet. Ctrl-C ends it.");
         }
-        // What an earlier, longer screen left below.
+        // Clears the rest of an earlier, longer screen.
         screen.push_str("\x1b[J");
         screen
     }
@@ -223,7 +224,7 @@ fn lock(view: &Mutex<View>) -> MutexGuard<'_, View> {
     view.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Not `print`: who closed the pipe must not end the stack.
+/// Not `print`: a closed pipe must not end the stack.
 fn write(text: &str) {
     let mut out = stdout().lock();
     drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
@@ -237,7 +238,7 @@ fn millis(lag: Duration) -> String {
     format!("{:.1} ms", lag.as_secs_f64() * 1000.0)
 }
 
-/// One thing that happened, with the time of day (UTC). What clients send cannot move the cursor.
+/// One event, with the time of day (UTC). Text from clients cannot move the cursor.
 fn line(now: Timestamp, stage: Stage, what: &str, lag: Duration) -> String {
     let (seconds, millis_of) = (now.0 / 1000, now.0 % 1000);
     let (hours, minutes) = (seconds / 3600 % 24, seconds / 60 % 60);

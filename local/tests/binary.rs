@@ -1,4 +1,4 @@
-//! `kinto-local` as a newcomer meets it: started, written to, told to end, started again.
+//! `kinto-local` as a new user runs it: started, written to, stopped, started again.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
 
@@ -70,7 +70,7 @@ impl Program {
         serde_json::from_slice(&request.send().await.unwrap().bytes().await.unwrap()).unwrap()
     }
 
-    /// Ends it as an operator would.
+    /// Stops it as an operator would.
     fn terminate(mut self) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").arg(pid).status().unwrap().success());
@@ -96,7 +96,7 @@ async fn a_record_is_broadcast_and_survives_a_restart() {
         .await;
     let version = record["data"]["last_modified"].to_string();
     let told = format!("broadcast remote-settings/monitor_changes \"{version}\"");
-    // The creation of the collection may be told before.
+    // The creation of the collection may be broadcast before.
     assert!(
         program
             .lines

@@ -186,11 +186,12 @@ impl Emulator {
         self.python(&["tests/e2e/restore.py", table, restored])
     }
 
-    /// Stores an object in a bucket of the emulator's S3, and returns its ARN.
+    /// Stores an object, without what its lines are indented by, in a bucket of the emulator's S3, and returns its ARN.
     pub fn put_object(&self, key: &str, body: &str) -> String {
         const PUT: &str = "import boto3, sys; s3 = boto3.client('s3'); s3.create_bucket(Bucket='settings'); \
              s3.put_object(Bucket='settings', Key=sys.argv[1], Body=sys.argv[2].encode())";
-        self.python(&["-c", PUT, key, body]);
+        let lines: Vec<_> = body.lines().map(str::trim_start).collect();
+        self.python(&["-c", PUT, key, &lines.join("\n")]);
         format!("arn:aws:s3:::settings/{key}")
     }
 

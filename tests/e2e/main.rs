@@ -82,6 +82,7 @@ async fn the_deployed_stack_announces_writes_whatever_happens_to_megaphone() {
         "kinto.ini",
         &format!(
             "[app:main]
+            use = egg:kinto
             kinto.userid_hmac_secret = {hmac_arn}
             multiauth.policies = basicauth
             kinto.bucket_create_principals = system.Authenticated
@@ -181,9 +182,10 @@ async fn the_deployed_stack_announces_writes_whatever_happens_to_megaphone() {
         [],
     );
     let rebuilt: Value = serde_json::from_slice(&rebuilt).expect("sam prints what it answers");
+    // That of the bucket of before, which was deleted, is known.
     assert_eq!(
         rebuilt,
-        json!({"collections": 1, "raised": 0, "removed": 0})
+        json!({"collections": 2, "raised": 0, "removed": 0})
     );
 
     // A record that brings its own time from the past moves nothing.
@@ -307,7 +309,10 @@ async fn the_deployed_stack_announces_writes_whatever_happens_to_megaphone() {
     assert_eq!(alarms["rung_without_cause"], json!([]), "{alarms}");
 
     // A setting that no function starts with fails the deployment, which names it; what is there goes on.
-    let wrong = emulator.put_object("wrong.ini", "[app:main]\nkinto.eos = tomorrow\n");
+    let wrong = emulator.put_object(
+        "wrong.ini",
+        "[app:main]\nuse = egg:kinto\nkinto.eos = tomorrow\n",
+    );
     let refusal = emulator.deploy_is_refused(&parameters(&wrong));
     assert!(refusal.to_lowercase().contains("eos"), "{refusal}");
     let (status, heartbeat) = api.call(Method::GET, "/__heartbeat__", Value::Null).await;
@@ -370,13 +375,13 @@ fn release() -> PathBuf {
 
 /// What README writes with its third command.
 fn first_write() -> Value {
-    let put =
-        |path: &str| json!({"method": "PUT", "path": path, "body": {"data": {"title": "Hello"}}});
-    json!({"requests": [
-        put("/buckets/main"),
-        put("/buckets/main/collections/news"),
-        put("/buckets/main/collections/news/records/first"),
-    ]})
+    let readme = std::fs::read_to_string(workspace().join("README.md"));
+    let readme = readme.expect("README.md is there");
+    let body = readme
+        .split_once("${api}batch\" -d '")
+        .and_then(|(_, rest)| rest.split_once('\''));
+    let (body, _) = body.expect("README writes a batch");
+    serde_json::from_str(body).expect("it is JSON")
 }
 
 fn workspace() -> &'static Path {

@@ -1,4 +1,4 @@
-//! What the tests share: the API over an embedded DynamoDB, called through the same events as on Lambda.
+//! The common parts of the tests: the API over an embedded DynamoDB, called through the same events as on Lambda.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
 
@@ -27,7 +27,7 @@ pub const TABLE: &str = "kinto";
 pub const ALICE: &str = "Basic YWxpY2U6";
 /// `Authorization` of a second user, `bob:`.
 pub const BOB: &str = "Basic Ym9iOg==";
-/// `Authorization` of nobody.
+/// `Authorization` of an anonymous user.
 pub const NOBODY: &str = "";
 
 /// The bucket of [`Kinto::with_collection`].
@@ -42,26 +42,26 @@ pub const RECORD: &str = "/buckets/main/collections/one/records/r1";
 /// The API over a table of its own, called as one user.
 #[derive(Clone)]
 pub struct Kinto {
-    /// The embedded AWS, to count and to fault its requests.
+    /// The embedded AWS, for counting requests and injecting faults.
     pub aws: LocalAws,
     /// The API.
     pub api: Api,
     authorization: &'static str,
 }
 
-/// What the API answered.
+/// A response of the API.
 #[derive(Debug)]
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
-    /// The JSON body; `null` when there is none.
+    /// The JSON body; `null` if there is none.
     pub body: Value,
     /// The headers.
     pub headers: http::HeaderMap,
 }
 
-/// Whether a webhook's request is signed with the key as
-/// <https://github.com/standard-webhooks/standard-webhooks> has it.
+/// Returns `true` if a webhook's request is signed with the key according to
+/// <https://github.com/standard-webhooks/standard-webhooks>.
 pub fn is_signed(request: &wiremock::Request, key: &[u8]) -> bool {
     let header = |name| request.headers.get(name).and_then(|it| it.to_str().ok());
     let (Some(id), Some(seconds), Some(signature)) = (
@@ -111,7 +111,7 @@ pub async fn sorted_ids(kinto: &Kinto) -> Vec<String> {
     ids(&list).into_iter().map(str::to_owned).collect()
 }
 
-/// The settings of one Megaphone, `mp`, which is told of `/buckets/main`.
+/// The settings of one Megaphone, `mp`, which is notified of `/buckets/main`.
 pub fn megaphone(url: &str) -> [(&'static str, &str); 6] {
     [
         ("KINTO_EVENT_LISTENERS", "mp"),
@@ -133,25 +133,25 @@ pub fn statuses(batch: &Answer) -> Vec<u64> {
     responses.map(|it| it["status"].as_u64().unwrap()).collect()
 }
 
-/// The names in a header that lists some.
+/// The names in a header that contains a list of them.
 pub fn names(answer: &Answer, header: &str) -> BTreeSet<String> {
     let value = answer.header(header);
     let names = value.split(',').map(|name| name.trim().to_owned());
     names.filter(|name| !name.is_empty()).collect()
 }
 
-/// Data of that many levels, itself the first.
+/// Data with that many levels, the outermost included.
 pub fn nested(levels: usize) -> Value {
     (1..levels).fold(json!({}), |inner, _| json!({"a": inner}))
 }
 
-/// How many cases a property is tried with: `KINTO_TEST_CASES`, else so many.
+/// The number of cases of a property test: `KINTO_TEST_CASES`, or else `few`.
 pub fn cases(few: u32) -> u32 {
     let asked = std::env::var("KINTO_TEST_CASES").ok();
     asked.and_then(|cases| cases.parse().ok()).unwrap_or(few)
 }
 
-/// The settings of the tests, with `more` besides.
+/// The settings of the tests, with `more` added.
 pub fn settings(more: &[(&str, &str)]) -> Settings {
     let vars: Vars = [
         ("KINTO_USERID_HMAC_SECRET", "s3cret"),
@@ -174,12 +174,12 @@ pub fn execute(aws: &LocalAws, operation: &str, mut request: Value) -> Value {
     serde_json::from_str(&answer.unwrap()).unwrap()
 }
 
-/// Puts an item of strings, numbers, flags, lists and maps into the table.
+/// Puts an item of strings, numbers, booleans, lists and maps into the table.
 pub fn put_item(aws: &LocalAws, item: &Value) {
     execute(aws, "PutItem", json!({"Item": attributes(item)}));
 }
 
-/// The members of an object as DynamoDB has them.
+/// The members of an object as DynamoDB attributes.
 pub fn attributes(members: &Value) -> Value {
     let members = members.as_object().unwrap().iter();
     let members = members.map(|(name, value)| (name.clone(), attribute(value)));
@@ -222,17 +222,17 @@ pub fn changed(sequence_number: u64, collection: &str, timestamp: u64) -> Value 
 }
 
 impl Kinto {
-    /// An empty one, called as alice.
+    /// An empty table, called as alice.
     pub fn new() -> Self {
         Self::with(&[])
     }
 
-    /// An empty one with these settings besides, called as alice.
+    /// An empty table, with these settings added, called as alice.
     pub fn with(vars: &[(&str, &str)]) -> Self {
         Self::with_listeners(vars, Listeners::default())
     }
 
-    /// The same with listeners that are told before the commit; `vars` have their settings too.
+    /// The same with listeners that are notified before the commit; `vars` contains their settings too.
     pub fn with_listeners(vars: &[(&str, &str)], listeners: Listeners) -> Self {
         let aws = LocalAws::sqlite().unwrap();
         aws.create_table(TABLE).unwrap();
@@ -252,7 +252,7 @@ impl Kinto {
         }
     }
 
-    /// The API with these settings besides, over the table of another.
+    /// The API with these settings added, over another one's table.
     pub fn over(aws: &LocalAws, vars: &[(&str, &str)]) -> Self {
         let store = Store::new(aws.dynamodb(), TABLE);
         Self {
@@ -262,7 +262,7 @@ impl Kinto {
         }
     }
 
-    /// With a bucket `main`, a collection `one` in it and the requests so far not counted.
+    /// A bucket `main` with a collection `one`; the requests for these are not counted.
     pub async fn with_collection() -> Self {
         let kinto = Self::new();
         assert_eq!(kinto.put("/buckets/main", json!({})).await.status, 201);
@@ -303,7 +303,7 @@ impl Kinto {
         }
     }
 
-    /// The item at a key of the table, taken out of it.
+    /// Removes the item at a key from the table and returns it.
     pub async fn take_item(&self, pk: &str, sk: &str) -> Item {
         let delete = self.aws.dynamodb().delete_item().table_name(TABLE);
         let key = [("pk", pk), ("sk", sk)];
@@ -413,7 +413,7 @@ impl Answer {
             .unwrap_or_else(|| panic!("no last_modified: {self:?}"))
     }
 
-    /// A header; empty when there is none.
+    /// A header; empty if there is none.
     pub fn header(&self, name: &str) -> &str {
         self.headers
             .get(name)

@@ -1,7 +1,7 @@
-//! Clients that were written for Kinto against the local stack, and the stack against Kinto itself.
+//! Clients written for Kinto against the local stack, and the stack against Kinto itself.
 //!
-//! The clients' scripts are in `tests/clients`, the comparison is `tests/differential`; both are run by what
-//! `tests/run` installs in `target/`. For more sequences than usual set `DIFFERENTIAL_SEQUENCES`.
+//! The clients' scripts are in `tests/clients`, the comparison is `tests/differential`; `tests/run` installs the
+//! programs that run both in `target/`. For more sequences set `DIFFERENTIAL_SEQUENCES`.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -11,15 +11,15 @@ use kinto_local::{Options, Stack};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
-/// How long a client may take. It takes seconds; this is for machines that are busy.
+/// The time limit of a client. It takes seconds; this allows for busy machines.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Enough for a build to find what is broken at all; a release takes 5,000.
+/// Enough for a build to find outright breakage; a release takes 5,000.
 const SEQUENCES: &str = "200";
-/// The same of events: 15 seconds.
+/// The same for events: 15 seconds.
 const EVENT_SEQUENCES: &str = "40";
 
-/// A build does not fail by chance: only a long run has a seed of its own each time.
+/// A build must not fail by chance: only a long run has a new seed each time.
 const SEED: &str = "build";
 
 #[tokio::test]
@@ -73,7 +73,7 @@ async fn random_requests_are_answered_as_by_kinto() {
 #[tokio::test]
 #[ignore = "needs Kinto: tests/run"]
 async fn a_listener_hears_of_random_requests_what_kintos_hears() {
-    // Let go at once, for the script to listen there.
+    // Released at once, so that the script can listen there.
     let webhook = TcpListener::bind("127.0.0.1:0").await;
     let port = webhook.and_then(|webhook| webhook.local_addr());
     let port = port.expect("there is a port").port().to_string();
@@ -83,7 +83,7 @@ async fn a_listener_hears_of_random_requests_what_kintos_hears() {
             "KINTO_INCLUDES",
             "kinto.plugins.default_bucket kinto.plugins.accounts",
         ),
-        // As the local stack's other secret, and as the script's.
+        // The same as the local stack's other secret, and as the script's.
         ("KINTO_DEFAULT_BUCKET_HMAC_SECRET", "local"),
         ("KINTO_ACCOUNT_CREATE_PRINCIPALS", "system.Everyone"),
         ("KINTO_MULTIAUTH_POLICIES", "account basicauth"),
@@ -105,7 +105,7 @@ async fn a_listener_hears_of_random_requests_what_kintos_hears() {
     stack.stop().await;
 }
 
-/// What must be there for `tests/openapi/schemathesis.toml` to ask for more than what is not.
+/// The objects that `tests/openapi/schemathesis.toml` needs in order to request more than missing ones.
 const THERE: [&str; 4] = [
     "buckets/main",
     "buckets/main/collections/one",
@@ -149,12 +149,12 @@ async fn the_openapi_document_tells_what_is_taken_and_what_is_answered() {
     stack.stop().await;
 }
 
-/// Compares the stack with Kinto under so many sequences of requests, or as many as the environment wants.
+/// Compares the stack with Kinto under `usual_sequences` sequences of requests, or the environment's number.
 async fn compare(stack: &Stack, usual_sequences: &str, arguments: &[&str]) {
     let sequences = std::env::var("DIFFERENTIAL_SEQUENCES");
     let mut python = installed("python");
     python
-        // Kinto's own imports warn of what they are to become.
+        // Kinto's own imports cause deprecation warnings.
         .args(["-W", "ignore"])
         .arg(workspace().join("tests/differential"))
         .arg(stack.url())
@@ -166,18 +166,18 @@ async fn compare(stack: &Stack, usual_sequences: &str, arguments: &[&str]) {
     if sequences.is_err() {
         python.args(["--seed", SEED]);
     }
-    // The comparison ends by itself: each request that it sends is answered or fails within a minute.
+    // The comparison ends by itself: each request that it sends succeeds or fails within a minute.
     assert!(succeeds(python).await, "a difference from Kinto, see above");
 }
 
-/// Runs a client's script, which prints what it checks and fails at the first check that does not hold.
+/// Runs a client's script, which prints its checks and fails at the first one that does not hold.
 async fn client(interpreter: &str, script: &str) {
     let stack = stack(&[]).await;
     client_of(&stack, interpreter, script).await;
     stack.stop().await;
 }
 
-/// The same against a stack that is there.
+/// The same against a running stack.
 async fn client_of(stack: &Stack, interpreter: &str, script: &str) {
     let url = stack.url();
     let mut command = installed(interpreter);
@@ -189,7 +189,7 @@ async fn client_of(stack: &Stack, interpreter: &str, script: &str) {
     assert_eq!(succeeded, Ok(true), "{script} failed, see above");
 }
 
-/// A stack on ports of its own with what real Kinto has to be told to have too, and more.
+/// A stack on free ports with the settings that real Kinto needs too, and more.
 async fn stack(more: &[(&str, &str)]) -> Stack {
     let any_port = Options::default();
     let vars = [
@@ -207,7 +207,7 @@ fn installed(program: &str) -> Command {
     Command::new(workspace().join("target/venv/bin").join(program))
 }
 
-/// Whether the command succeeds; what it prints is this test's output.
+/// Returns `true` if the command succeeds; its output becomes this test's.
 async fn succeeds(mut command: Command) -> bool {
     let output = command
         .stdin(Stdio::null())

@@ -1,4 +1,4 @@
-//! What the whole must do.
+//! The guarantees of the whole.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
 

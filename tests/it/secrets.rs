@@ -1,4 +1,4 @@
-//! Settings that refer to secrets kept elsewhere.
+//! Settings that refer to secrets stored elsewhere.
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_ssm::config::Credentials;
@@ -10,7 +10,7 @@ use wiremock::{Mock, MockServer, ResponseTemplate, matchers};
 const SECRET: &str = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:key-AbCdEf";
 const PARAMETER: &str = "arn:aws:ssm:eu-central-1:123456789012:parameter/kinto/key";
 
-/// AWS, which answers these operations.
+/// An AWS that answers these operations.
 async fn aws(answers: &[(&str, Value, u16, Value)]) -> (MockServer, SdkConfig) {
     let server = MockServer::start().await;
     for (target, request, status, answer) in answers {

@@ -1,4 +1,4 @@
-//! The notifier: entries of the outbox in, from the table's stream and by way of a queue, listeners told.
+//! The notifier: entries of the outbox in, from the table's stream and through a queue, notifications of listeners out.
 
 use std::convert::Infallible;
 

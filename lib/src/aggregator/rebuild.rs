@@ -1,7 +1,7 @@
-//! Rebuilding monitor/changes from the collections themselves, for the day on which it is not to be trusted.
+//! Rebuilds monitor/changes from the collections themselves, in case it can no longer be trusted.
 //!
-//! Nothing stops for it: an entry is only ever raised, to a timestamp that its collection had, and a change that
-//! comes meanwhile raises it further by the usual way.
+//! Nothing stops meanwhile: an entry is only ever raised, to a timestamp that its collection had, and changes during
+//! the rebuild raise it further as usual.
 
 use std::collections::HashMap;
 
@@ -17,39 +17,39 @@ use crate::store::StoreError;
 use crate::store::monitor::CollectionChange;
 use crate::timestamp::Timestamp;
 
-/// What the function is called with: a batch of the stream, or `{"rebuild-monitor": true}` by an operator.
+/// The function's input: a batch of the stream, or `{"rebuild-monitor": true}` by an operator.
 #[derive(Debug, Deserialize)]
 pub struct Input {
     /// The records of the stream.
     #[serde(rename = "Records")]
     records: Option<Vec<EventRecord>>,
-    /// Whether every entry is to be computed anew.
+    /// Whether to rebuild every entry.
     #[serde(rename = "rebuild-monitor", default)]
     rebuild_monitor: bool,
 }
 
-/// What the function answers.
+/// The function's output.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub enum Output {
-    /// Which records are to come again.
+    /// The records to retry.
     Batch(DynamoDbEventResponse),
-    /// What was rebuilt.
+    /// The result of a rebuild.
     Rebuilt(Rebuilt),
 }
 
-/// What a rebuilding found and did.
+/// The result of a rebuild.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Rebuilt {
-    /// Collections that ever were, deleted ones among them.
+    /// All collections that ever existed, deleted ones included.
     pub collections: usize,
     /// Entries that were missing or behind.
     pub raised: usize,
-    /// Entries of what never was a collection of this table, removed.
+    /// Entries, now tombstones, that belonged to no collection of this table.
     pub removed: usize,
 }
 
-/// A call that did not come to its end. What it did is right; do it again for the rest.
+/// An interrupted call. What it has done is right; call again for the rest.
 #[derive(Debug, thiserror::Error)]
 pub enum RebuildError {
     /// The table failed.
@@ -73,10 +73,10 @@ impl From<Failure> for RebuildError {
 }
 
 impl Aggregator {
-    /// Does what it is called for.
+    /// Handles a batch of the stream, or rebuilds the monitor.
     ///
     /// # Errors
-    /// Those of [`Self::rebuild_monitor`], and an input that is neither; a batch of the stream tells its failures in the answer.
+    /// Those of [`Self::rebuild_monitor`], and an input that is neither; failures of a batch are part of its output.
     pub async fn answer(&self, input: Input) -> Result<Output, RebuildError> {
         if input.rebuild_monitor {
             return Ok(Output::Rebuilt(self.rebuild_monitor().await?));
@@ -86,11 +86,12 @@ impl Aggregator {
         Ok(Output::Batch(self.handle(event).await))
     }
 
-    /// Computes every entry of monitor/changes anew from the timestamps of the collections' records, and has
-    /// what was raised broadcast.
+    /// Rebuilds every entry of monitor/changes from the timestamps of the collections' records, and requests broadcasts
+    /// for those that were raised.
     ///
-    /// The state and a `Query` of the entries, one of the buckets, one for each bucket with a `BatchGetItem` of itself and one
-    /// for each 100 collections; then changes are recorded as those of the stream. Safe to repeat and while writes go on.
+    /// Reads the state and, by one `Query` each, the entries and the buckets; for each bucket one `Query`, a
+    /// `BatchGetItem` of the bucket and one for each 100 collections; then records the changes like those of the
+    /// stream. Safe to repeat, and during writes.
     ///
     /// # Errors
     /// The table or the queue failed.

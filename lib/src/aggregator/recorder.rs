@@ -1,8 +1,8 @@
-//! Recording changes in the monitor: new ones get positions of its clock, all in one conditional update of its state
+//! Records changes in the monitor: new ones get positions of its clock, all in one conditional update of its state
 //! ([decision 13](../../../docs/decisions/013-monitor-clock.md)).
 //!
-//! A process remembers the state that it wrote last, so usually it reads nothing. Where others write too, the update is
-//! refused, and answers with the present state, to which the changes are applied again.
+//! A process remembers the state that it wrote last, so usually it reads nothing. If another process has written in
+//! between, the update fails and returns the present state, to which the changes are applied again.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +17,7 @@ use crate::store::monitor::{
 use crate::store::{Store, StoreError};
 use crate::timestamp::Timestamp;
 
-/// How often an update is tried, which takes about ten seconds.
+/// The most attempts at an update, which take about ten seconds.
 const MAX_ATTEMPTS: u32 = 30;
 /// The longest pause before the second attempt. It doubles with each …
 const INITIAL_BACKOFF: Duration = Duration::from_millis(8);
@@ -27,7 +27,7 @@ const MAX_BACKOFF: Duration = Duration::from_millis(500);
 /// The entries of collections that are in items of their own.
 type Stored = HashMap<ObjectUri, StoredMonitorEntry>;
 
-/// What records changes.
+/// Records changes in the monitor's state.
 #[derive(Clone, Debug)]
 pub(super) struct Recorder {
     store: Store,
@@ -39,12 +39,12 @@ pub(super) struct Recorder {
 #[derive(Clone, Debug)]
 struct Remembered {
     state: MonitorState,
-    /// Whether nobody else wrote between the last two updates. If somebody did, reading the state is cheaper than an
-    /// update that is refused.
+    /// Whether nobody else wrote between the last two updates. Otherwise reading the state first is cheaper than a
+    /// failed update.
     was_undisturbed: bool,
 }
 
-/// A state, and whether it was read or answered since the changes at hand came.
+/// A state, and whether it was read or returned since the present changes arrived.
 pub(super) struct Held {
     pub(super) state: MonitorState,
     is_fresh: bool,
@@ -59,8 +59,8 @@ impl Recorder {
         }
     }
 
-    /// The state to record changes in: the one that this process remembers if it is likely to be the present one, else that
-    /// of the table, by one `GetItem`.
+    /// The state to record changes in: the remembered one if it is likely to be current, else that of the table, by one
+    /// `GetItem`.
     pub(super) async fn held(&self) -> Result<Held, StoreError> {
         let is_trusted = |remembered: &Remembered| {
             remembered.was_undisturbed && !remembered.state.needs_adoption()
@@ -75,14 +75,14 @@ impl Recorder {
         }
     }
 
-    /// Records changes, no more than one update takes. The state in which all of them are known.
+    /// Records changes, no more than fit into one update. Returns a state in which all of them are known.
     ///
-    /// One `UpdateItem` if any is new, and one `BatchGetItem` if a change is not after the clock and its collection has not
-    /// changed lately. Each time that others write at the same moment, the update is repeated. What the state has no
-    /// room for any more is a `PutItem` for each entry before it.
+    /// One `UpdateItem` if any is new, and one `BatchGetItem` if a change is not after the clock and its collection has
+    /// not changed lately. The update is retried each time that another process writes at the same moment. Before it
+    /// comes one `PutItem` for each entry that no longer fits into the state.
     ///
     /// # Errors
-    /// The table failed, or others wrote before each attempt.
+    /// The table failed, or others wrote before every attempt.
     pub(super) async fn record(
         &self,
         held: Held,
@@ -97,7 +97,7 @@ impl Recorder {
         self.update(held, changes, record).await
     }
 
-    /// Has everybody told of an entry whom it concerns.
+    /// Makes an entry's position due for everybody who is notified of it.
     fn tell(&self, state: &mut MonitorState, entry: &StoredMonitorEntry) {
         let StoredMonitorEntry { position, change } = entry;
         for listener in &self.audience.megaphones {
@@ -111,7 +111,7 @@ impl Recorder {
         }
     }
 
-    /// Starts the clock, after all that an earlier version wrote.
+    /// Starts the clock, after all entries of an earlier version.
     pub(super) async fn start(&self, read: MonitorState) -> Result<MonitorState, StoreError> {
         let stored = self.store.stored_monitor_entries().await?;
         let pull = self.store.pull_state_of_earlier_version().await?;
@@ -126,8 +126,8 @@ impl Recorder {
     /// Gives the next positions to all entries that functions of an earlier version wrote
     /// ([decision 14](../../../docs/decisions/014-update-in-place.md)).
     ///
-    /// These do not tell which of them they wrote before the clock was started, so it may be that somebody hears twice of
-    /// a change.
+    /// It cannot be known which of them were written before the clock was started, so that a change may be broadcast
+    /// twice.
     pub(super) async fn adopt(&self, read: MonitorState) -> Result<MonitorState, StoreError> {
         let stored = self.store.stored_monitor_entries().await?.into_iter();
         let stored = stored.filter(|stored| stored.is_of_earlier_version);
@@ -145,7 +145,7 @@ impl Recorder {
             let record = |state: &mut MonitorState, _: &Stored| {
                 for change in part {
                     if !state.knows(change) {
-                        // Megaphone may have been told of each at its timestamp.
+                        // Megaphone may have got each one's timestamp as its version.
                         state.advance(highest);
                         let entry = state.record(change, None);
                         self.tell(state, &entry);
@@ -158,7 +158,7 @@ impl Recorder {
         Ok(state)
     }
 
-    /// Notes that the entries of an earlier version are adopted, up to that `version`.
+    /// Records that the entries of an earlier version are adopted, up to this `version`.
     pub(super) async fn end_adoption(
         &self,
         state: MonitorState,
@@ -170,8 +170,8 @@ impl Recorder {
         self.update(Held::fresh(state), &[], adopt).await
     }
 
-    /// Has `apply` change the state, given the items of these collections of which the state does not know enough. What
-    /// leaves the state is in an item of its own before.
+    /// Changes the state by `apply`, which gets the items of those of these collections that the state does not know
+    /// enough about. Entries that leave the state are put into items of their own first.
     async fn update(
         &self,
         mut held: Held,
@@ -189,7 +189,7 @@ impl Recorder {
                 if held.is_fresh {
                     return Ok(next);
                 }
-                // Nothing to write, so nothing would tell that the state is another by now.
+                // With nothing to write, no failed update would show that the state has changed.
                 held = Held::fresh(self.store.monitor_state().await?);
                 continue;
             }

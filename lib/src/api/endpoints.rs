@@ -1,6 +1,6 @@
-//! The table of endpoints: one row says all of an endpoint. A new one that reads is one row and one handler.
+//! The table of endpoints: one row says everything about one. A new read-only endpoint is one row and one handler.
 //!
-//! The first row that a path leads to is the one that answers. Each plugin has rows of its own ([`plugins`]).
+//! The first row that matches a path answers. Each plugin has rows of its own ([`plugins`]).
 
 use crate::api::changes::{broadcasts, changeset, monitor, monitor_entry};
 use crate::api::dispatch::endpoint::{ACTION, About, Audience, Endpoint, Handler, Served};
@@ -105,7 +105,7 @@ static ENDPOINTS: &[Endpoint] = &[
         is_served: has_changes,
         exposes: Exposes::Page,
         operation: |_, now| Operation {
-            // The id that kinto-changes 4.1 ends up with.
+            // The id that kinto-changes 4.1 generates.
             id: "get_changess".to_owned(),
             tag: "Changes".to_owned(),
             is_secured: false,
@@ -179,7 +179,7 @@ fn has_changes(settings: &ApiSettings) -> bool {
     settings.includes.changes()
 }
 
-/// The endpoints that these settings serve, in the order in which a path is compared with them.
+/// The endpoints that these settings serve, in the order in which a path is matched with them.
 pub fn served(settings: &ApiSettings) -> Vec<Served> {
     let plugins = plugins::enabled(settings);
     let endpoints = plugins.flat_map(|plugin| plugin.endpoints).chain(ENDPOINTS);

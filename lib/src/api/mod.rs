@@ -1,9 +1,9 @@
 //! The Kinto HTTP API v1, from API Gateway's event to its response.
 //!
-//! A request goes: [`web::gateway`] (out of the event) → [`dispatch`] ([`dispatch::router`]: which endpoint;
-//! [`auth::credentials`]: which user; [`dispatch::call`]: what it must know) → the endpoint → [`web::gateway`] (into the
-//! event). [`dispatch::retry`] repeats that while other writes come between. Every refusal is a
-//! [`web::error::ApiError`], turned into Kinto's JSON at one place.
+//! The way of a request: [`web::gateway`] (out of the event) → [`dispatch`] ([`dispatch::router`]: the endpoint;
+//! [`auth::credentials`]: the user; [`dispatch::call`]: its reads) → the endpoint → [`web::gateway`] (into the event).
+//! [`dispatch::retry`] repeats that while other writes come between. Every refusal is a [`web::error::ApiError`],
+//! turned into Kinto's JSON in one place.
 //!
 //! No file imports one that imports it.
 //!
@@ -12,18 +12,18 @@
 //! | [`endpoints`] | the table: paths, methods, users, headers, handlers |
 //! | [`dispatch`] | one request, or batch, from event to event |
 //! | [`dispatch::router`] | method and path in, endpoint out |
-//! | [`dispatch::call`] | one request on its way: what it must know, what it is answered |
-//! | [`dispatch::batch`] | the requests in a batch, and their answers |
-//! | [`dispatch::context`] | all that a handler works with |
-//! | [`dispatch::endpoint`] | what a row of the table of endpoints says |
-//! | [`dispatch::target`] | what a request is about |
-//! | [`dispatch::retry`] | read, decide, commit; again while other writes come between |
+//! | [`dispatch::call`] | one request on its way: its reads and its response |
+//! | [`dispatch::batch`] | the requests in a batch, and their responses |
+//! | [`dispatch::context`] | everything that a handler works with |
+//! | [`dispatch::endpoint`] | a row of the table of endpoints |
+//! | [`dispatch::target`] | the target of a request |
+//! | [`dispatch::retry`] | read, decide, commit; retried while other writes come between |
 //! | [`service`] | endpoints of the server itself |
 //! | [`service::hello`] | the root, heartbeats, version |
-//! | [`service::openapi`] | `__api__`, the endpoints for machines |
+//! | [`service::openapi`] | `__api__`, the endpoints described for machines |
 //! | [`service::user_data`] | `__user_data__`, which deletes a user |
-//! | [`service::operation`] | how `__api__` describes the methods of an endpoint |
-//! | [`plugins`] | what each of Kinto's plugins adds |
+//! | [`service::operation`] | the descriptions of endpoints' methods in `__api__` |
+//! | [`plugins`] | Kinto's plugins |
 //! | [`plugins::accounts`] | accounts with passwords |
 //! | [`plugins::admin`] | Kinto Admin, a web page |
 //! | [`plugins::default_bucket`] | each user's own bucket |
@@ -36,20 +36,20 @@
 //! | [`plugins::openid`] | log in with OpenID Connect |
 //! | [`plugins::openid::login`] | its endpoints |
 //! | [`plugins::openid::provider`] | an identity provider, and its tokens |
-//! | [`plugins::permissions_endpoint`] | `/permissions`, all that a user may do |
-//! | [`changes`] | what changed |
+//! | [`plugins::permissions_endpoint`] | `/permissions`, all permissions of a user |
+//! | [`changes`] | changes of collections |
 //! | [`changes::monitor`] | monitor/changes, its list and changeset |
 //! | [`changes::monitor_entry`] | one entry: its id and fields |
-//! | [`changes::monitor_cache`] | what this process has read of the monitor |
+//! | [`changes::monitor_cache`] | the entries that this process has cached |
 //! | [`changes::changeset`] | changesets of collections |
-//! | [`changes::changeset_cache`] | changesets that this process has read |
+//! | [`changes::changeset_cache`] | the records that this process has cached |
 //! | [`changes::broadcasts`] | the latest broadcast, for clients that ask |
 //! | [`lists`] | the endpoints of lists |
 //! | [`lists::query`] | a list's query string as a whole |
 //! | [`lists::parameters`] | values of the query string |
 //! | [`lists::filter`] | filters: field, operator, value |
 //! | [`lists::sort`] | `_sort`, and the order of values |
-//! | [`lists::walk`] | all objects that there are |
+//! | [`lists::walk`] | all objects except accounts |
 //! | [`lists::page_token`] | the token in `Next-Page` |
 //! | [`lists::projection`] | fields named by paths with dots |
 //! | [`lists::selection`] | the objects of one page, chosen from many |
@@ -63,12 +63,12 @@
 //! | [`objects::schema::failure`] | why data do not match a schema |
 //! | [`objects::schema::pattern`] | a schema's regular expressions |
 //! | [`objects::schema::references`] | a schema's `$ref` |
-//! | [`auth`] | which user, and what this user may do |
+//! | [`auth`] | authentication and authorization |
 //! | [`auth::authorization`] | one request against the permissions of its objects |
 //! | [`auth::credentials`] | credentials, and the user that they prove |
 //! | [`auth::principals`] | the principals of a user |
 //! | [`auth::account_id`] | accounts as users |
-//! | [`auth::passwords`] | passwords of accounts: hashed, checked, remembered for a while |
+//! | [`auth::passwords`] | passwords of accounts: hashed, checked, cached for a while |
 //! | [`web`] | HTTP |
 //! | [`web::gateway`] | a request out of API Gateway's event, a response into one |
 //! | [`web::request`] | the request |
@@ -77,9 +77,9 @@
 //! | [`web::media_type`] | `Content-Type`, `Accept`: 415, 406 |
 //! | [`web::response`] | the response |
 //! | [`web::error`] | every refusal and failure, with its status and body |
-//! | [`web::cors`] | preflights, and what scripts of other origins may read |
-//! | [`web::compression`] | gzip, and how large an answer may be |
-//! | [`web::cache_control`] | how long clients and caches may keep an answer |
+//! | [`web::cors`] | preflights, and the headers that scripts of other origins may read |
+//! | [`web::compression`] | gzip, and the largest body |
+//! | [`web::cache_control`] | the time for which clients and caches may keep a response |
 //! | [`web::end_of_service`] | the `Alert` header, and 410 |
 //! | [`web::origin`] | the secret that a CDN in front shows |
 
@@ -93,7 +93,7 @@ mod plugins;
 mod service;
 mod web;
 
-// What an import has to keep to as well.
+// Limits that an import must keep too.
 pub use self::objects::body::{MAX_DEPTH, depth};
 
 use std::sync::Arc;
@@ -116,23 +116,23 @@ pub struct Api {
     store: Store,
     settings: Settings,
     megaphones: Vec<Megaphone>,
-    /// Those that are told before the commit.
+    /// Those that must agree before the commit.
     listeners: Listeners,
     passwords: Arc<Passwords>,
-    /// What is remembered of what was answered; shared by clones.
+    /// The caches of changes and changesets; shared by clones.
     monitor: Arc<MonitorCache>,
     changesets: Arc<ChangesetCache>,
     providers: Arc<[Provider]>,
     /// The endpoints that the settings serve, and their methods.
     endpoints: Arc<[Served]>,
-    /// What plugins do when something was written.
+    /// The code that plugins run after writes.
     on_write: Arc<[OnWrite]>,
-    /// What keeps requests that met contention from meeting it again; shared by clones.
+    /// Keeps requests that met contention from meeting it again; shared by clones.
     contention: Arc<retry::Contention>,
 }
 
 impl Api {
-    /// The API with its dependencies; `listeners` are those that are told before the commit.
+    /// The API with its dependencies; `listeners` are those that must agree before the commit.
     pub fn new(
         store: Store,
         settings: Settings,

@@ -1,22 +1,22 @@
-//! One field of a JSON text, without the rest in memory.
+//! Reads one field of a JSON text without keeping the rest in memory.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// What a text has at a path.
+/// The field of a text at a path.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Field {
-    /// Nothing, or the text is no JSON.
+    /// There is none, or the text is no JSON.
     Missing,
     /// A string.
     Text(String),
-    /// Another value.
+    /// Any other value.
     Other,
 }
 
-/// Looks for the field at `path`, one key for each object on the way. As elsewhere the last of several of one name counts.
+/// Finds the field at `path`, one key for each object on the way. As elsewhere, the last one of duplicate keys counts.
 pub fn at(path: &[&str], json: &[u8]) -> Field {
     let mut json = serde_json::Deserializer::from_slice(json);
     let found = At(path).deserialize(&mut json);
@@ -27,7 +27,7 @@ pub fn at(path: &[&str], json: &[u8]) -> Field {
 struct At<'p>(&'p [&'p str]);
 
 impl At<'_> {
-    /// What a value that is no string is here.
+    /// The field for a value that is no string.
     fn other(&self) -> Field {
         match self.0 {
             [] => Field::Other,

@@ -1,16 +1,16 @@
-//! The length of JSON's text, without the text.
+//! The length of a value's JSON, without building the text.
 
 use std::io::{self, Write};
 
 use serde::Serialize;
 
-/// Bytes of the value's compact JSON; [`usize::MAX`] of a value that JSON cannot hold.
+/// The bytes of the value's compact JSON; [`usize::MAX`] for a value that JSON cannot represent.
 pub fn of(value: &impl Serialize) -> usize {
     let mut counter = Counter(0);
     serde_json::to_writer(&mut counter, value).map_or(usize::MAX, |()| counter.0)
 }
 
-/// Counts what is written to it.
+/// Counts the bytes written to it.
 struct Counter(usize);
 
 impl Write for Counter {

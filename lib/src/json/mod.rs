@@ -1,4 +1,4 @@
-//! JSON: how values compare, and what a text or value takes, told without building the other.
+//! JSON: comparison of values, and the size of texts and values, computed without building the other.
 
 pub mod field;
 pub mod length;

@@ -1,10 +1,11 @@
-//! JSON values compared: numbers by what they count, `1` being `1.0`, and nothing with what is of another type.
+//! Comparison of JSON values: numbers by value, so that `1` equals `1.0`; values of different types are never equal.
 
 use std::cmp::Ordering;
 
 use serde_json::{Number, Value};
 
-/// Whether the values are the same, in lists and objects too; the order of an object's fields does not count.
+/// Returns `true` if the values are equal, also within lists and objects; the order of an object's fields does not
+/// matter.
 pub fn equal(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Number(a), Value::Number(b)) => compare_numbers(a, b).is_eq(),
@@ -21,7 +22,7 @@ pub fn equal(a: &Value, b: &Value) -> bool {
     }
 }
 
-/// Numbers in their order, whether they are written as integers or as decimals.
+/// Compares numbers by value, whether they are written as integers or as decimals.
 pub fn compare_numbers(a: &Number, b: &Number) -> Ordering {
     match (a.as_i128(), b.as_i128()) {
         (Some(a), Some(b)) => a.cmp(&b),
@@ -32,7 +33,7 @@ pub fn compare_numbers(a: &Number, b: &Number) -> Ordering {
     }
 }
 
-/// A text that equal values have in common, and others have not.
+/// A text that is the same for equal values, and differs for others.
 pub fn canonical(value: &Value) -> String {
     let mut text = String::new();
     write_canonical(value, &mut text);
@@ -43,7 +44,7 @@ fn write_canonical(value: &Value, text: &mut String) {
     match value {
         Value::Number(number) => match (number.as_i128(), number.as_f64()) {
             (Some(integer), _) => text.push_str(&integer.to_string()),
-            // Beyond this a decimal is no other number's.
+            // A greater decimal equals no integer.
             (None, Some(decimal)) if decimal.fract() == 0.0 && decimal.abs() < 1e19 => {
                 text.push_str(&(decimal as i128).to_string());
             }

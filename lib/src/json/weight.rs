@@ -1,14 +1,14 @@
-//! What JSON takes of memory once it is read, told before it is read.
+//! The memory that JSON takes once parsed, computed before it is parsed.
 //!
-//! A value is 72 bytes however short its text, and an object has a table of its fields besides: 6 MB of text can take half a
-//! gigabyte. The unit here is a value that is no object.
+//! A value is 72 bytes however short its text, and an object also has a table of its fields: 6 MB of text can take half
+//! a gigabyte. The unit is a value that is no object.
 
 use serde_json::Value;
 
-/// What an object weighs beside its fields.
+/// The weight of an object beside its fields.
 const OBJECT: usize = 7;
 
-/// What a value weighs with all that is in it.
+/// The weight of a value with its contents.
 pub fn of(value: &Value) -> usize {
     match value {
         Value::Array(values) => 1 + values.iter().map(of).sum::<usize>(),
@@ -17,7 +17,7 @@ pub fn of(value: &Value) -> usize {
     }
 }
 
-/// The same of its text, or a little more.
+/// The weight of a text's value, or slightly more.
 pub fn of_text(json: &[u8]) -> usize {
     let (mut weight, mut in_text, mut is_escaped) = (1, false, false);
     for byte in json {

@@ -1,22 +1,22 @@
-//! `email`: an event is a mail.
+//! `email`: sends a mail for each event.
 //!
 //! | setting | |
 //! | --- | --- |
 //! | `…smtp_host` | the server, e.g. `email-smtp.eu-central-1.amazonaws.com` (SES); required |
 //! | `…smtp_port` | its port: 587, or 465 when TLS is implicit; Lambda blocks 25 |
 //! | `…smtp_tls` | `starttls`; or `implicit`, or `none` |
-//! | `…smtp_ca_certificate` | PEM: who may sign the server's certificate, instead of the public authorities |
-//! | `…username`, `…password` | as the server knows us; both or neither, and not without TLS |
+//! | `…smtp_ca_certificate` | PEM: the authority that signs the server's certificate, instead of the public ones |
+//! | `…username`, `…password` | the credentials at the server; both or neither, and not without TLS |
 //! | `…sender` | an address, e.g. `Kinto <kinto@example.org>`; required |
 //! | `…recipients` | addresses between commas, or between spaces when they have no names; required |
 //! | `…subject`, `…body` | templates; [`SUBJECT`] and [`BODY`] |
 //!
-//! A template is text with fields of the event between braces, e.g. `{action}`: [`FIELDS`], and the ids of what the
-//! request was sent to: `{bucket_id}`, `{group_id}`, `{collection_id}`, `{record_id}`, `{account_id}`. What the event
-//! does not have is empty. `{{` and `}}` stand for braces.
+//! A template is text with fields of the event in braces, e.g. `{action}`: [`FIELDS`], and the ids in the request's
+//! path: `{bucket_id}`, `{group_id}`, `{collection_id}`, `{record_id}`, `{account_id}`. A field that the event lacks is
+//! empty. `{{` and `}}` stand for braces.
 //!
-//! All recipients are sent one mail; one that the server does not take makes it fail for all. A mail that is sent twice
-//! has the same `Message-ID`.
+//! One mail goes to all recipients; if the server refuses one of them, it fails for all. A mail that is sent again has
+//! the same `Message-ID`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,11 +35,11 @@ use crate::event::ResourceChanged;
 use crate::resource::Kind;
 use crate::settings::SettingError;
 
-/// `…subject`, unless it is set.
+/// The default of `…subject`.
 pub const SUBJECT: &str = "{resource_name} {action}d: {uri}";
-/// `…body`, unless it is set. Who may read a mail is not asked for permission, so it holds no data of objects.
+/// The default of `…body`. Readers of a mail are not checked for permission, so it holds no data of objects.
 pub const BODY: &str = "User id: {user_id}\nDate: {date}\n\n{impacted_uris}\n";
-/// The fields of an event that a template may name. `impacted_uris` is a line for each object, `impacted_records` the
+/// The fields of an event that a template may name. `impacted_uris` is one line for each object, `impacted_records` the
 /// objects before and after, as JSON.
 pub const FIELDS: [&str; 9] = [
     "id",
@@ -53,12 +53,12 @@ pub const FIELDS: [&str; 9] = [
     "impacted_uris",
 ];
 
-/// Bytes of a subject at most; a longer one is cut. A line of a mail has 998 (RFC 5322).
+/// The most bytes in a subject; a longer one is truncated. A line of a mail has 998 (RFC 5322).
 const MAX_SUBJECT: usize = 250;
-/// Bytes of a body at most; a longer one is cut. Servers take far more, but nobody reads it.
+/// The most bytes in a body; a longer one is truncated. Servers accept far more, but nobody reads it.
 const MAX_BODY: usize = 100 * 1024;
 
-/// People to tell.
+/// A listener that sends mails.
 #[derive(Debug)]
 struct Email {
     mailer: Mailer,
@@ -66,10 +66,10 @@ struct Email {
     body: Template,
 }
 
-/// Makes the listener.
+/// Builds the listener.
 ///
 /// # Errors
-/// As [`Mailer::new`]; a template with a placeholder that is none.
+/// Those of [`Mailer::new`]; a template with an unknown placeholder.
 pub fn build(context: ListenerContext<'_>) -> Result<Arc<dyn Listener>, SettingError> {
     let template = |setting, usual| {
         let template = Template::parse(context.get(setting).unwrap_or(usual));
@@ -92,8 +92,8 @@ impl Listener for Email {
     }
 }
 
-/// Sends mails from the sender to the recipients of a listener's settings, each on a connection of its own: one that
-/// slept with the function may be dead.
+/// Sends mails from the sender to the recipients of a listener's settings, each on a new connection: one that was idle
+/// while the function slept may be dead.
 #[derive(Debug)]
 pub struct Mailer {
     transport: AsyncSmtpTransport<Tokio1Executor>,
@@ -103,10 +103,10 @@ pub struct Mailer {
 }
 
 impl Mailer {
-    /// The mailer with the settings of the module's table, but for the templates. Connects to nothing yet.
+    /// A mailer with the settings of the module's table, except the templates. Does not connect yet.
     ///
     /// # Errors
-    /// Names the setting that is missing or wrong.
+    /// Names the missing or invalid setting.
     pub fn new(context: ListenerContext<'_>) -> Result<Self, SettingError> {
         let host = context.require("SMTP_HOST")?;
         let (tls, usual_port) = match context.get("SMTP_TLS").unwrap_or("starttls") {
@@ -147,22 +147,22 @@ impl Mailer {
         })
     }
 
-    /// Sends a mail about an event. What is too long of it is cut.
+    /// Sends a mail about an event. Truncates what is too long.
     ///
     /// # Errors
-    /// [`NotifyError::Permanent`] when the server will not take it (5xx); [`NotifyError::Failed`] when it cannot take it now
-    /// (4xx), or could not be asked.
+    /// [`NotifyError::Permanent`] if the server will never accept it (5xx); [`NotifyError::Failed`] if it cannot accept
+    /// it now (4xx), or could not be reached.
     pub async fn send(
         &self,
         event: &ResourceChanged,
         subject: &str,
         body: &str,
     ) -> Result<(), NotifyError> {
-        // What clients chose shall begin no other header, and end no line but as lines of mails end.
+        // Text chosen by clients must not begin another header, nor end a line other than as lines of mails end.
         let subject = subject.replace(char::is_control, " ");
         let body = body.replace('\r', "");
         let domain = self.sender.email.domain();
-        // Listeners that are told of the same event send different mails.
+        // Listeners that are notified of the same event send different mails.
         let id = format!("<{}.{}@{domain}>", event.id, self.listener);
         let automatic = HeaderName::new_from_ascii_str("Auto-Submitted");
         let mut message = Message::builder()
@@ -170,7 +170,7 @@ impl Mailer {
             .subject(cut(&subject, MAX_SUBJECT))
             .message_id(Some(id))
             .header(ContentType::TEXT_PLAIN)
-            // Nobody is to answer that they are away (RFC 3834).
+            // Suppresses out-of-office replies (RFC 3834).
             .raw_header(HeaderValue::new(automatic, "auto-generated".to_owned()));
         for recipient in &self.recipients {
             message = message.to(recipient.clone());
@@ -194,7 +194,7 @@ fn tls(context: ListenerContext<'_>, host: &str) -> Result<TlsParameters, Settin
     };
     let wrong = || context.wrong("SMTP_CA_CERTIFICATE", "must be a certificate, as PEM");
     let certificate = Certificate::from_pem(pem.as_bytes()).ok();
-    // PEM without a certificate in it is read as none, which is no error there.
+    // PEM without a certificate is parsed as no certificate, without an error.
     let certificate = certificate.filter(|_| pem.contains("-----BEGIN CERTIFICATE-----"));
     tls.certificate_store(CertificateStore::None)
         .add_root_certificate(certificate.ok_or_else(wrong)?)
@@ -202,7 +202,7 @@ fn tls(context: ListenerContext<'_>, host: &str) -> Result<TlsParameters, Settin
         .map_err(|_| wrong())
 }
 
-/// One address or more, between commas; between spaces too, when they have no names.
+/// One address or more, between commas; also between spaces, if they have no names.
 fn mailboxes(text: &str) -> Option<Vec<Mailbox>> {
     let between_commas = text.split(',').filter(|part| !part.trim().is_empty());
     let addresses = between_commas.flat_map(|part| match part.contains('<') {
@@ -234,7 +234,7 @@ enum Piece {
 }
 
 impl Template {
-    /// Reads a template, or says what is wrong with it.
+    /// Parses a template, or says what is wrong with it.
     fn parse(template: &str) -> Result<Self, String> {
         let mut pieces = vec![];
         let mut rest = template;
@@ -259,7 +259,7 @@ impl Template {
         Ok(Self(pieces))
     }
 
-    /// The text with the fields of an event.
+    /// The text, with the fields of an event filled in.
     fn fill(&self, event: &Value) -> String {
         let pieces = self.0.iter().map(|piece| match piece {
             Piece::Text(text) => text.clone(),
@@ -274,7 +274,7 @@ fn is_field(name: &str) -> bool {
     FIELDS.contains(&name) || Kind::ALL.iter().any(is_id)
 }
 
-/// A field as text: strings as they are, several one below the other, anything else as JSON.
+/// A field as text: a string as it is, several strings on lines of their own, anything else as JSON.
 fn text_of(field: &Value) -> String {
     match field {
         Value::Null => String::new(),

@@ -1,11 +1,11 @@
-//! `eventbridge`: an event goes to an event bus, and from there, by rules, to anything on AWS.
+//! `eventbridge`: puts events on an event bus, from which rules route them to anything on AWS.
 //!
 //! | setting | |
 //! | --- | --- |
 //! | `…bus` | the event bus: its name, or its ARN; required |
 //!
-//! Rules match it by `source` (`kinto`), `detail-type` (`ResourceChanged`), `resources` (what the request was sent to)
-//! and anything in the event itself, which is `detail`.
+//! Rules match `source` (`kinto`), `detail-type` (`ResourceChanged`), `resources` (the URI of the request) and anything
+//! in the event itself, which is `detail`.
 
 use std::sync::Arc;
 
@@ -18,20 +18,20 @@ use super::{Listener, ListenerContext, NotifyError, aws_failed, is_throttling};
 use crate::event::ResourceChanged;
 use crate::settings::SettingError;
 
-/// What rules match the events by, `source` and `detail-type`.
+/// The `source` of the events, for rules; `detail-type` follows.
 const SOURCE: &str = "kinto";
 const DETAIL_TYPE: &str = "ResourceChanged";
-/// Bytes of a detail at most. Since 2026 an entry may have 1 MiB with all that is around the detail.
+/// The most bytes in a detail. Since 2026 an entry may have 1 MiB, its other fields included.
 const MAX_DETAIL: usize = 1_000_000;
 
-/// An event bus to tell.
+/// A listener that puts events on an event bus.
 #[derive(Debug)]
 struct Bus {
     client: Client,
     name: String,
 }
 
-/// Makes the listener.
+/// Builds the listener.
 ///
 /// # Errors
 /// `…bus` is missing.
@@ -45,7 +45,7 @@ pub fn build(context: ListenerContext<'_>) -> Result<Arc<dyn Listener>, SettingE
 impl Listener for Bus {
     fn notify<'a>(&'a self, event: &'a ResourceChanged) -> BoxFuture<'a, Result<(), NotifyError>> {
         Box::pin(async {
-            // When it was done: it may be told much later.
+            // The time of the write: the notification may be much later.
             let time = DateTime::from_str(&event.date, DateTimeFormat::DateTime).ok();
             for (_, detail) in event.to_json_within(MAX_DETAIL) {
                 let entry = PutEventsRequestEntry::builder()
@@ -58,7 +58,7 @@ impl Listener for Bus {
                     .build();
                 let answer = self.client.put_events().entries(entry).send().await;
                 let answer = answer.map_err(aws_failed)?;
-                // An entry can fail in an answer that succeeds.
+                // An entry can fail although the request succeeds.
                 for entry in answer.entries() {
                     let Some(code) = entry.error_code() else {
                         continue;

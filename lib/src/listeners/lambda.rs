@@ -1,12 +1,11 @@
-//! `lambda`: an event is the input of a function of Lambda, which is waited for: its failure is known, and the next
+//! `lambda`: invokes a Lambda function with each event and waits for it, so that its failure is known, and the next
 //! event of the list comes after it.
 //!
 //! | setting | |
 //! | --- | --- |
 //! | `…function` | its name or ARN, in the stack's region; it may name an alias or version; required |
 //!
-//! To refuse what is not to be written (`…synchronous`), it returns
-//! `{"refused": {"status": 403, "message": "…"}}`.
+//! To refuse a write (`…synchronous`), it returns `{"refused": {"status": 403, "message": "…"}}`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,17 +19,17 @@ use super::{Listener, ListenerContext, NotifyError, aws_failed, read_answer};
 use crate::event::ResourceChanged;
 use crate::settings::SettingError;
 
-/// Bytes of an input at most (Lambda: 6 MB).
+/// The most bytes in an input (Lambda: 6 MB).
 const MAX_INPUT: usize = 6_000_000;
 
-/// A function to tell.
+/// A listener that invokes a function.
 #[derive(Debug)]
 struct Function {
     client: Client,
     name: String,
 }
 
-/// A client that gives a function all the time that the listener has. It repeats a call that was throttled, or whose
+/// A client that allows a function all the time that the listener has. It retries a call that was throttled, or whose
 /// connection had died while we slept; never one that is slow.
 pub fn client(config: &aws_config::SdkConfig) -> Client {
     let timeouts = TimeoutConfig::builder()
@@ -44,7 +43,7 @@ pub fn client(config: &aws_config::SdkConfig) -> Client {
     Client::from_conf(config)
 }
 
-/// Makes the listener.
+/// Builds the listener.
 ///
 /// # Errors
 /// `…function` is missing.

@@ -1,6 +1,6 @@
-//! Listeners: code that is told of every write, before the commit, when it may refuse it, or after.
+//! Listeners: code that is notified of every write, either before the commit, when it may refuse the write, or after.
 //!
-//! | `use` | module | tells |
+//! | `use` | module | notifies |
 //! | --- | --- | --- |
 //! | `sqs` | [`sqs`] | a queue |
 //! | `eventbridge` | [`eventbridge`] | an event bus |
@@ -31,47 +31,47 @@ use crate::event::ResourceChanged;
 use crate::http_client::parse_retry_after;
 use crate::settings::{ListenerSettings, SettingError, Vars};
 
-/// Characters of a refusal's message that the client is told at most.
+/// The most characters of a refusal's message that the client gets.
 const MAX_MESSAGE: usize = 1000;
 
-/// Code that is told of writes.
+/// Code that is notified of writes.
 ///
-/// It may be told of the same again: after the commit, under the same `id`, until it has said once that it was told;
-/// before the commit, under another one, whenever the request has to be done again.
+/// The same write may be notified repeatedly: after the commit, under the same `id`, until one notification succeeds;
+/// before the commit, under another one, whenever the request is retried.
 pub trait Listener: Debug + Send + Sync {
-    /// Is told of what it hears of an event ([`ListenerSettings::hears`]). Has [`ListenerSettings::timeout`] for it, as
-    /// long as it does not block its thread; to panic is to fail.
+    /// Notifies the listener of the part of an event that it subscribes to ([`ListenerSettings::hears`]). Must finish
+    /// within [`ListenerSettings::timeout`], which is enforced unless it blocks its thread; a panic is a failure.
     fn notify<'a>(&'a self, event: &'a ResourceChanged) -> BoxFuture<'a, Result<(), NotifyError>>;
 }
 
-/// What a listener says that was not told, or does not agree.
+/// A failed or refused notification.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotifyError {
-    /// Before the commit: this is not to be written, and the client is answered so. After it, when it is too late for
-    /// that, as [`NotifyError::Permanent`].
+    /// Before the commit: refuses the write, with this response to the client. After it, when it is too late to refuse,
+    /// the same as [`NotifyError::Permanent`].
     #[error("refused with {status}: {message}")]
     Refused {
-        /// The HTTP status of the answer, 400 to 599.
+        /// The HTTP status of the response, 400 to 599.
         status: u16,
         /// Its message.
         message: String,
     },
-    /// It cannot be told, now or later. Before the commit, nothing is written; after it, the event is given up when it
-    /// stays so.
+    /// The notification can never succeed. Before the commit, nothing is written; after it, the event is given up if
+    /// the failure persists.
     #[error("{0}")]
     Permanent(String),
-    /// It could not be told, or did not answer. Before the commit, nothing is written; after it, it is told again.
+    /// The notification failed, or got no answer. Before the commit, nothing is written; after it, it is retried.
     #[error("{message}")]
     Failed {
-        /// What happened, for the log.
+        /// The failure, for the log.
         message: String,
-        /// How long it wants to be left alone.
+        /// The pause that the receiver asks for.
         retry_after: Option<Duration>,
     },
 }
 
 impl NotifyError {
-    /// It could not be told because of `error`.
+    /// A failed notification because of `error`.
     pub fn failed(error: impl ToString) -> Self {
         Self::Failed {
             message: error.to_string(),
@@ -92,7 +92,7 @@ pub struct Aws {
 }
 
 impl Aws {
-    /// Clients of one configuration. None is connected before it is used.
+    /// Clients of one configuration. None connects before its first use.
     pub fn new(config: &aws_config::SdkConfig) -> Self {
         Self {
             sqs: aws_sdk_sqs::Client::new(config),
@@ -102,12 +102,12 @@ impl Aws {
     }
 }
 
-/// What a listener is made of.
+/// What a factory builds a listener from.
 #[derive(Clone, Copy)]
 pub struct ListenerContext<'a> {
-    /// The settings that all listeners have.
+    /// The settings common to all listeners.
     pub settings: &'a ListenerSettings,
-    /// All variables: [`ListenerSettings::variable`] names those of this listener.
+    /// All variables: [`ListenerSettings::variable`] returns the names of this listener's.
     pub vars: &'a Vars,
     /// The AWS clients.
     pub aws: &'a Aws,
@@ -119,32 +119,32 @@ impl<'a> ListenerContext<'a> {
         self.vars.get(&self.settings.variable(setting))
     }
 
-    /// A setting of the listener whose default is none: an empty one says the same.
+    /// A setting of the listener without a default; an empty one counts as not set.
     pub fn text(&self, setting: &str) -> Option<&'a str> {
         self.vars.text(&self.settings.variable(setting))
     }
 
-    /// A setting that the listener needs.
+    /// A required setting of the listener.
     ///
     /// # Errors
-    /// Names the variable that is missing.
+    /// Names the missing variable.
     pub fn require(&self, setting: &str) -> Result<&'a str, SettingError> {
         self.vars.require(&self.settings.variable(setting))
     }
 
-    /// That the value of a setting cannot be.
+    /// An error that the value of a setting is invalid.
     pub fn wrong(&self, setting: &str, problem: impl Into<String>) -> SettingError {
         SettingError::new(self.settings.variable(setting), problem)
     }
 }
 
-/// Makes a listener.
+/// Builds a listener.
 ///
 /// # Errors
-/// Names the setting that is missing or wrong.
+/// Names the missing or invalid setting.
 pub type ListenerFactory = fn(ListenerContext<'_>) -> Result<Arc<dyn Listener>, SettingError>;
 
-/// The listeners that are there without a line of code.
+/// The built-in listeners.
 const BUILT_IN: [(&str, ListenerFactory); 5] = [
     ("sqs", sqs::build),
     ("eventbridge", eventbridge::build),
@@ -158,10 +158,10 @@ const BUILT_IN: [(&str, ListenerFactory); 5] = [
 pub struct Listeners(Arc<[(ListenerSettings, Arc<dyn Listener>)]>);
 
 impl Listeners {
-    /// Makes the listeners, by [`custom`] code or by what is built in.
+    /// Builds the listeners, from [`custom`] code or built-in.
     ///
     /// # Errors
-    /// Names the setting that is missing or wrong; `use` when it names no code.
+    /// Names the missing or invalid setting; `use` if it names no code.
     pub fn new(
         settings: impl IntoIterator<Item = ListenerSettings>,
         vars: &Vars,
@@ -188,20 +188,20 @@ impl Listeners {
             .map(|all| Self(all.into()))
     }
 
-    /// Whether there is none.
+    /// Returns `true` if there are no listeners.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The settings of each.
+    /// The settings of each listener.
     pub fn settings(&self) -> impl Iterator<Item = &ListenerSettings> {
         self.0.iter().map(|(settings, _)| settings)
     }
 
-    /// Tells each of them of what it hears of the events, one after the other, as Kinto does.
+    /// Notifies each listener of its part of the events, one after the other, as Kinto does.
     ///
     /// # Errors
-    /// The first that refuses, or cannot be told, with its name.
+    /// The first failure or refusal, with the listener's name.
     pub async fn notify_all(
         &self,
         events: &[ResourceChanged],
@@ -217,10 +217,10 @@ impl Listeners {
         Ok(())
     }
 
-    /// Tells the one called `name` of what it hears of the events, in their order. `None` when there is no such one.
+    /// Notifies the listener `name` of its part of the events, in order. `None` if there is no such listener.
     ///
     /// # Errors
-    /// The first event that it could not be told of; of those behind it it was not told.
+    /// The failure of the first event that failed; the later ones are not notified.
     pub async fn notify(
         &self,
         name: &str,
@@ -248,7 +248,7 @@ async fn told_in_time(
     listener: &dyn Listener,
     event: &ResourceChanged,
 ) -> Result<(), NotifyError> {
-    // A function that panics starts anew, with it whatever else it was doing.
+    // A panic would restart the function, and with it all else that it was doing.
     let told = AssertUnwindSafe(async { listener.notify(event).await }).catch_unwind();
     match tokio::time::timeout(settings.timeout, told).await {
         Ok(Ok(told)) => told,
@@ -260,8 +260,8 @@ async fn told_in_time(
     }
 }
 
-/// What the failure of a call of AWS means. A 4xx is about the request, which stays as it is; but for those that are
-/// about how many there are, or about a function that is just being changed (409).
+/// The meaning of a failed AWS call. A 4xx is about the request, which will not change, except for too many requests,
+/// or a function that is being updated (409).
 fn aws_failed<E>(error: SdkError<E>) -> NotifyError
 where
     E: Error + ProvideErrorMetadata + Send + Sync + 'static,
@@ -281,15 +281,14 @@ where
     }
 }
 
-/// Whether an error's code says that there are too many requests, as most services do with a 400.
+/// Returns `true` if an error's code means too many requests, for which most services use status 400.
 fn is_throttling(code: Option<&str>) -> bool {
     let said = ["Throttl", "TooManyRequests", "LimitExceeded"];
     code.is_some_and(|code| said.iter().any(|said| code.contains(said)))
 }
 
-/// What a function or webhook answers: nothing in particular, or a refusal, e.g.
-/// `{"refused": {"status": 403, "message": "…"}}`. Anything there but `null` and `false` refuses; what is no JSON
-/// object says nothing.
+/// Reads the answer of a function or webhook: anything, or a refusal, e.g. `{"refused": {"status": 403, "message":
+/// "…"}}`. Any `refused` but `null` and `false` refuses; an answer that is no JSON object does not.
 fn read_answer(body: &[u8]) -> Result<(), NotifyError> {
     let answer: Value = serde_json::from_slice(body).unwrap_or_default();
     let refused = match answer.get("refused") {

@@ -1,12 +1,12 @@
-//! `sqs`: an event is a message of a queue, from which a program in any language takes it. What Kinto's Redis list was,
-//! but for that it neither announces what was not committed nor loses what was.
+//! `sqs`: sends each event to a queue, from which a program in any language takes it. It replaces Kinto's Redis list,
+//! but neither announces writes that were not committed nor loses any that were.
 //!
 //! | setting | |
 //! | --- | --- |
 //! | `…queue_url` | the queue, in the stack's region; required |
 //!
-//! A queue of your own must take messages of 1 MiB (its `MaximumMessageSize`, unless it was changed). In a FIFO queue
-//! the messages about one list are one group, and what is told twice within five minutes comes once.
+//! Your own queue must accept messages of 1 MiB (its `MaximumMessageSize`, by default). In a FIFO queue the messages
+//! about one list are one group, and duplicates within five minutes are dropped.
 
 use std::sync::Arc;
 
@@ -18,17 +18,17 @@ use crate::event::ResourceChanged;
 use crate::queue::group_id;
 use crate::settings::SettingError;
 
-/// Bytes of a message at most (SQS).
+/// The most bytes in a message (SQS).
 const MAX_MESSAGE: usize = 1024 * 1024;
 
-/// A queue to tell.
+/// A listener that sends events to a queue.
 #[derive(Debug)]
 struct Queue {
     client: Client,
     url: String,
 }
 
-/// Makes the listener.
+/// Builds the listener.
 ///
 /// # Errors
 /// `…queue_url` is missing.

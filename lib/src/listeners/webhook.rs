@@ -1,14 +1,15 @@
-//! `webhook`: an event is the body of a `POST`, signed as the Standard Webhooks specification has it, for whose
-//! signatures there is a library in any language (<https://www.standardwebhooks.com>).
+//! `webhook`: sends each event as the body of a `POST`, signed as the Standard Webhooks specification says.
+//!
+//! There are libraries for verification in any language (<https://www.standardwebhooks.com>).
 //!
 //! | setting | |
 //! | --- | --- |
-//! | `…url` | where it goes to, http or https; required |
+//! | `…url` | the target, http or https; required |
 //! | `…secret` | the signature's key: `whsec_` and base64, or the key itself; 24 bytes or more; required |
 //!
-//! A 2xx response acknowledges the event. With the body `{"refused": {"status": 403, "message": "…"}}` it refuses the write
-//! (`…synchronous`). After 5xx, 429 or 408 the event is sent again, after `Retry-After` where that is given. Any other response is a
-//! permanent failure; redirects are not followed.
+//! A 2xx response acknowledges the event. With the body `{"refused": {"status": 403, "message": "…"}}` it refuses the
+//! write (`…synchronous`). After 5xx, 429 or 408 the event is retried, after `Retry-After` if given. Any other response
+//! is a permanent failure; redirects are not followed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,14 +27,14 @@ use crate::http_client;
 use crate::settings::{Secret, SettingError};
 use crate::timestamp::Timestamp;
 
-/// Bytes of a body at most: what nginx takes unless it is told otherwise.
+/// The most bytes in a body: nginx's default limit.
 const MAX_BODY: usize = 1024 * 1024;
-/// How long it may take to reach the webhook.
+/// The time limit for connecting to the webhook.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Bytes of an answer at most.
+/// The most bytes in an answer.
 const MAX_ANSWER: usize = 64 * 1024;
 
-/// A URL to tell.
+/// A listener that posts events to a URL.
 #[derive(Debug)]
 struct Webhook {
     client: reqwest::Client,
@@ -41,10 +42,10 @@ struct Webhook {
     secret: Secret,
 }
 
-/// Makes the listener.
+/// Builds the listener.
 ///
 /// # Errors
-/// A URL that is none, a secret of less than 24 bytes (the specification's), either of them missing.
+/// An invalid URL, a secret of less than 24 bytes (the specification's), either of them missing.
 pub fn build(context: ListenerContext<'_>) -> Result<Arc<dyn Listener>, SettingError> {
     let url = context.require("URL")?.parse::<reqwest::Url>();
     let is_http = |url: &reqwest::Url| matches!(url.scheme(), "http" | "https");
@@ -127,7 +128,7 @@ fn failed(error: reqwest::Error) -> NotifyError {
     NotifyError::failed(format!("{error} ({:?})", error.source()))
 }
 
-/// The key that a secret stands for; `None` for base64 that is none.
+/// The key that a secret encodes; `None` for invalid base64.
 fn key(secret: &Secret) -> Option<Vec<u8>> {
     match secret.reveal().strip_prefix("whsec_") {
         Some(encoded) => BASE64_STANDARD.decode(encoded).ok(),

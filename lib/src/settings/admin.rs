@@ -1,4 +1,4 @@
-//! `kinto.plugins.admin`: the build of Kinto Admin that is served.
+//! `kinto.plugins.admin`: the build of Kinto Admin to serve.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use super::{SettingError, Vars};
 
-/// Where a Lambda layer puts the build (template.yaml).
+/// The directory of a Lambda layer with the build (template.yaml).
 const LAYER: &str = "/opt/admin";
 /// The build of Kinto Admin 6.2 has five files.
 const MAX_FILES: usize = 1000;
 const MAX_DEPTH: usize = 8;
 
-/// The files of a build, found once at the start: a request can name one of these and nothing else.
+/// The files of a build, found once at start: a request can name one of these and nothing else.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AdminAssets {
     version: String,
@@ -20,13 +20,13 @@ pub struct AdminAssets {
 }
 
 impl AdminAssets {
-    /// Finds the build in the directory that `KINTO_ADMIN_ASSETS_PATH` names, else in that of a layer.
+    /// Finds the build in the directory `KINTO_ADMIN_ASSETS_PATH`, or else in that of a layer.
     ///
-    /// Without a layer the page is missing and a warning is logged, as a Kinto starts whose package has no build: a
-    /// `kinto.ini` that includes the plugin is no reason to have none of the API.
+    /// Without a layer the page is missing and a warning is logged; a Kinto whose package has no build starts too. A
+    /// `kinto.ini` that includes the plugin is no reason to refuse to serve the API.
     ///
     /// # Errors
-    /// The directory that is named has no build: no `VERSION` and `index.html`.
+    /// The named directory has no build: no `VERSION` and `index.html`.
     pub(super) fn from_vars(vars: &Vars) -> Result<Option<Self>, SettingError> {
         let variable = "KINTO_ADMIN_ASSETS_PATH";
         let named = vars.text(variable);
@@ -65,13 +65,13 @@ impl AdminAssets {
         &self.version
     }
 
-    /// The file at a path below the build's directory; `None` where the build has none.
+    /// The file at a path below the build's directory; `None` if there is none.
     pub fn file(&self, path: &str) -> Option<&Path> {
         self.files.get(path).map(PathBuf::as_path)
     }
 }
 
-/// Adds the files below `directory` under their paths with `/`. Symbolic links are left out: they may lead elsewhere.
+/// Adds the files below `directory` under their paths with `/`. Skips symbolic links, which may lead elsewhere.
 fn walk(
     directory: &Path,
     prefix: &str,

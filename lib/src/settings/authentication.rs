@@ -1,14 +1,14 @@
-//! `multiauth`: the ways in which users can prove who they are, in the order in which they are tried.
+//! `multiauth`: the authentication policies, in the order in which they are tried.
 
 use super::{Includes, OpenIdSettings, PluginName, SettingError, Vars, is_token};
 use crate::permission::EVERYONE;
 
-/// One way to prove who one is, an entry of `multiauth.policies`.
+/// An authentication policy, an entry of `multiauth.policies`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Policy {
-    /// Any user name and password make a user (`kinto.core.authentication.BasicAuthAuthenticationPolicy`).
+    /// Any user name and password form a user (`kinto.core.authentication.BasicAuthAuthenticationPolicy`).
     Basic {
-        /// What the user ids begin with.
+        /// The prefix of the user ids.
         name: String,
     },
     /// The id and password of an account (`kinto.plugins.accounts.AccountsPolicy`).
@@ -17,25 +17,25 @@ pub enum Policy {
     OpenId(Box<OpenIdSettings>),
 }
 
-/// The name that the policy of accounts must have: the accounts' principals begin with it, whatever the settings say.
+/// The required name of the accounts policy: the accounts' principals begin with it, whatever the settings say.
 pub const ACCOUNT_POLICY: &str = "account";
-/// The last word of each `use` that stands for [`Policy::Basic`].
+/// The last word of each `use` for [`Policy::Basic`].
 const BASIC_POLICY: &str = "BasicAuthAuthenticationPolicy";
-/// The last words of each `use` that stands for [`Policy::Account`].
+/// The last words of each `use` for [`Policy::Account`].
 const ACCOUNT_POLICIES: [&str; 2] = ["AccountsPolicy", "AccountsAuthenticationPolicy"];
 
-/// The last word of each `use` that stands for [`Policy::OpenId`].
+/// The last word of each `use` for [`Policy::OpenId`].
 const OPENID_POLICY: &str = "OpenIDConnectPolicy";
 
 impl Policy {
-    /// Reads `multiauth.policies`, none when it is not set: then nobody is known (Kinto 26.5); and the settings of each
-    /// policy.
+    /// Reads `multiauth.policies` and the settings of each policy; none if it is not set, so that no user can
+    /// authenticate (Kinto 26.5).
     ///
     /// As in Kinto the variables may begin with `KINTO_MULTIAUTH_` or with `MULTIAUTH_`.
     ///
     /// # Errors
-    /// A policy whose `use` is missing or not known, or is of a plugin that is not included; accounts that nobody
-    /// could use, or that `basicauth`, which takes any password, would hide (Kinto 26.5, accounts).
+    /// A policy whose `use` is missing or unknown, or whose plugin is not included; accounts that nobody could use, or
+    /// that `basicauth`, which accepts any password, would hide (Kinto 26.5, accounts).
     pub fn from_vars(vars: &Vars, includes: &Includes) -> Result<Vec<Self>, SettingError> {
         let names = variable(vars, "POLICIES");
         let listed = vars.words(&names).unwrap_or_default();
@@ -63,7 +63,7 @@ impl Policy {
         Ok(policies)
     }
 
-    /// The scheme of `Authorization` that it takes.
+    /// The scheme of `Authorization` that the policy accepts.
     pub fn scheme(&self) -> &str {
         match self {
             Self::Basic { .. } | Self::Account => "Basic",
@@ -118,7 +118,7 @@ impl Policy {
     }
 }
 
-/// The name of a policy as it stands in variables.
+/// The name of a policy in variables.
 fn upper(name: &str) -> String {
     name.to_ascii_uppercase().replace('-', "_")
 }
@@ -131,7 +131,7 @@ fn variable(vars: &Vars, setting: &str) -> String {
     if is_plain { plain } else { prefixed }
 }
 
-/// Checks that whoever may create accounts may create them for others, as they will expect to.
+/// Checks that all principals that may create accounts may also create them for others, as they expect to.
 fn check_principals(vars: &Vars) -> Result<(), SettingError> {
     let creators = "KINTO_ACCOUNT_CREATE_PRINCIPALS";
     let principals = |variable| vars.words(variable).unwrap_or_default();

@@ -1,10 +1,10 @@
-//! Settings of what is told to who asks: `__broadcasts__`, and `broadcasts` in Megaphone's place.
+//! Settings of the broadcasts that clients poll: `__broadcasts__`, and `broadcasts` in Megaphone's place.
 
 use std::time::Duration;
 
 use super::{Secret, SettingError, Vars, megaphone};
 
-/// How long a change is held back, so that few come in a row (Remote Settings).
+/// The time for which changes are held back, so that few broadcasts follow each other closely (Remote Settings).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Debounce {
     /// A version is shown once nothing has changed for this long …
@@ -13,23 +13,23 @@ pub struct Debounce {
     pub max: Duration,
 }
 
-/// Settings of the broadcasts that are asked for.
+/// Settings of the broadcasts that clients poll.
 #[derive(Clone, Debug)]
 pub struct BroadcastsSettings {
     /// `push_broadcast_min_debounce_interval_seconds` (300) and `push_broadcast_max_debounce_interval_seconds`
     /// (1200), as in Remote Settings.
     pub debounce: Debounce,
-    /// `broadcasts.broadcaster_id`: what the channel is listed under; `remote-settings` as in Remote Settings.
+    /// `broadcasts.broadcaster_id`: the id under which the channel is listed; `remote-settings` as in Remote Settings.
     pub broadcaster_id: String,
-    /// `broadcasts.reader_token`: who shows it may ask for `broadcasts`, as of Megaphone. Nobody when not set.
+    /// `broadcasts.reader_token`: the token for reading `broadcasts`, as of Megaphone. Nobody may read it if not set.
     pub reader_token: Option<Secret>,
 }
 
 impl BroadcastsSettings {
-    /// Reads the settings of the broadcasts that are asked for.
+    /// Reads the settings of the broadcasts that clients poll.
     ///
     /// # Errors
-    /// A number that is none, a maximum below the minimum, an id or a token that Megaphone would refuse.
+    /// An invalid number, a maximum below the minimum, an id or a token that Megaphone would refuse.
     pub fn from_vars(vars: &Vars) -> Result<Self, SettingError> {
         const MAX: &str = "KINTO_PUSH_BROADCAST_MAX_DEBOUNCE_INTERVAL_SECONDS";
         const BROADCASTER_ID: &str = "KINTO_BROADCASTS_BROADCASTER_ID";
@@ -63,7 +63,7 @@ mod tests {
         const MAX: &str = "KINTO_PUSH_BROADCAST_MAX_DEBOUNCE_INTERVAL_SECONDS";
         assert_eq!(seconds(&[]), (300, 1200));
         assert_eq!(seconds(&[(MIN, "0"), (MAX, "60")]), (0, 60));
-        // A long minimum alone is no contradiction.
+        // A long minimum on its own is no contradiction.
         assert_eq!(seconds(&[(MIN, "3600")]), (3600, 3600));
         let vars = [(MIN, "61"), (MAX, "60")].into_iter().collect();
         let error = BroadcastsSettings::from_vars(&vars).unwrap_err();

@@ -1,22 +1,22 @@
-//! Settings that say how long answers may be kept.
+//! Settings of the max-age of responses.
 
 use std::collections::BTreeMap;
 
 use super::{ChangesDialect, SettingError, Vars};
 use crate::resource::Kind;
 
-/// Every setting of the form `…cache_expires_seconds`, with `maximum_` or `minimum_` or neither in it.
+/// Every setting of the form `…cache_expires_seconds`, optionally with `maximum_` or `minimum_` in it.
 ///
-/// They name buckets and collections, so they are kept by the variable, in which `-` and `.` are `_` and all is
-/// upper case: ids that differ in these alone share their settings, as in Kinto.
+/// They name buckets and collections, so they are stored by the variable, in which `-` and `.` are `_` and all is upper
+/// case: ids that differ only in these share their settings, as in Kinto.
 #[derive(Clone, Debug, Default)]
 pub struct CacheSettings {
-    /// By the variable.
+    /// Seconds by variable.
     seconds: BTreeMap<String, u64>,
     dialect: ChangesDialect,
 }
 
-/// Which of the times that a collection may have.
+/// One of the times that a collection may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expiry {
     /// `record_cache_expires_seconds`.
@@ -31,7 +31,7 @@ impl CacheSettings {
     /// Reads the settings of caching.
     ///
     /// # Errors
-    /// A number that is none.
+    /// An invalid number.
     pub fn from_vars(vars: &Vars) -> Result<Self, SettingError> {
         const ENDS: [&str; 3] = [
             "_CACHE_EXPIRES_SECONDS",
@@ -48,11 +48,11 @@ impl CacheSettings {
         Ok(Self { seconds, dialect })
     }
 
-    /// `cache_expires_seconds`, which is for all that anonymous users read where nothing narrower is set: within so many
-    /// seconds a change shows through caches that keep what they are told.
+    /// `cache_expires_seconds`, for everything that anonymous users read, unless a narrower setting applies: within
+    /// this time a change shows through caches that respect max-age.
     ///
-    /// `cache_maximum_expires_seconds` beside it, else ten times as long, is for the changesets of a state, which clients
-    /// ask for when they have seen that there is one: long enough for those that poll every few minutes.
+    /// `cache_maximum_expires_seconds`, or else ten times as long, applies to the changesets of a given state, which
+    /// clients request once they know that it exists: long enough for those that poll every few minutes.
     pub fn of_all(&self, expiry: Expiry) -> Option<u64> {
         let seconds = self.get(&["cache_expires_seconds"]);
         match expiry {
@@ -74,7 +74,7 @@ impl CacheSettings {
             .or_else(|| self.of_kind(Kind::Record))
     }
 
-    /// `{bucket}.{collection}.record_cache_expires_seconds`, or the longer or shorter time beside it.
+    /// `{bucket}.{collection}.record_cache_expires_seconds`, or the setting for the longer or shorter time.
     pub fn of_collection(&self, bucket: &str, collection: &str, expiry: Expiry) -> Option<u64> {
         let special = match expiry {
             Expiry::Default => None,
@@ -86,9 +86,8 @@ impl CacheSettings {
             .or_else(|| self.get(&[bucket, collection, "record_cache_expires_seconds"]))
     }
 
-    /// What is set for the changesets of a collection, and for the list of monitor/changes: by the collection's own
-    /// settings (kinto-changes 4.1), in its successor else by those of its bucket and of all records; else by
-    /// [`Self::of_all`].
+    /// The setting for the changesets of a collection, and for the list of monitor/changes: the collection's own
+    /// (kinto-changes 4.1), in its successor else that of its bucket or of all records; else [`Self::of_all`].
     pub fn of_changes(&self, bucket: &str, collection: &str, expiry: Expiry) -> Option<u64> {
         let as_records = || {
             let is_kept = self.dialect.keeps_changesets_as_records();
@@ -101,7 +100,7 @@ impl CacheSettings {
     }
 
     fn get(&self, words: &[&str]) -> Option<u64> {
-        // Most have none: then no name needs to be made.
+        // Usually there are none; then no name is built.
         if self.seconds.is_empty() {
             return None;
         }

@@ -3,13 +3,13 @@
 use super::{SettingError, Vars};
 use crate::resource::CollectionSet;
 
-/// The answers in which kinto-changes 4.1 and its successor differ. This is the only place that knows the difference.
+/// The dialects of kinto-changes 4.1 and of its successor. This is the only place that knows how they differ.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ChangesDialect {
     /// kinto-changes 4.1.
     #[default]
     KintoChanges,
-    /// `kinto_remote_settings.changes`, when `includes` names it: made for a CDN in front.
+    /// `kinto_remote_settings.changes`, if `includes` names it: made for a CDN in front.
     RemoteSettings,
 }
 
@@ -26,28 +26,30 @@ impl ChangesDialect {
         }
     }
 
-    /// Whether the metadata of monitor/changes names its bucket, as that of every other changeset does.
+    /// Returns `true` if the metadata of monitor/changes names its bucket, as that of every other changeset does.
     pub fn names_monitors_bucket(self) -> bool {
         self == Self::RemoteSettings
     }
 
-    /// Whether a changeset may be kept as the lists of its bucket or of all records may, where nothing is set for its
-    /// collection.
+    /// Returns `true` if the max-age of its bucket's lists or of all records applies to a changeset whose collection
+    /// has none.
     pub fn keeps_changesets_as_records(self) -> bool {
         self == Self::RemoteSettings
     }
 
-    /// Whether who knows the current list already is answered 304; else 200 with an empty list, which CDNs keep.
+    /// Returns `true` if a client that already has the current list gets 304; else it gets 200 with an empty list,
+    /// which CDNs cache.
     pub fn answers_not_modified(self) -> bool {
         self == Self::KintoChanges
     }
 
-    /// Whether who expects less than it has (`0 < _expected < _since`) is answered 204.
+    /// Returns `true` if a request that expects less than it has (`0 < _expected < _since`) gets 204.
     pub fn refuses_stale_expected(self) -> bool {
         self == Self::RemoteSettings
     }
 
-    /// Whether `_expected="1"` is redirected to `_expected=1`, so that a CDN keeps one answer and not two.
+    /// Returns `true` if `_expected="1"` is redirected to `_expected=1`, so that a CDN caches one response instead of
+    /// two.
     pub fn redirects_quoted_expected(self) -> bool {
         self == Self::RemoteSettings
     }
@@ -56,27 +58,27 @@ impl ChangesDialect {
 /// Settings of monitor/changes and of changesets.
 #[derive(Clone, Debug, Default)]
 pub struct ChangesSettings {
-    /// `changes.resources`: the collections to show. None is shown when not set, as in kinto-changes.
+    /// `changes.resources`: the collections to show. None if not set, as in kinto-changes.
     pub resources: CollectionSet,
-    /// `changes.excluded_collections`: collections not to show all the same.
+    /// `changes.excluded_collections`: collections to hide although `changes.resources` contains them.
     pub excluded_collections: CollectionSet,
-    /// `changes.http_host`, else `http_host`, else nothing: `host` of the entries, part of their ids, and where
-    /// redirects lead.
+    /// `changes.http_host`, else `http_host`, else empty: the `host` of the entries, which is part of their ids, and
+    /// the target of redirects.
     pub http_host: String,
-    /// `changes.since_max_age_days`: who asks for what changed since an older time is sent to the whole list;
-    /// `None` (a negative number) sends nobody.
+    /// `changes.since_max_age_days`: requests for changes since an older time are redirected to the whole list; `None`
+    /// (a negative number) redirects none.
     pub since_max_age_days: Option<u64>,
-    /// `changes.since_max_age_redirect_ttl_seconds`: how long that redirect may be kept; `None` says nothing of it.
+    /// `changes.since_max_age_redirect_ttl_seconds`: the max-age of that redirect; `None` sets none.
     pub since_max_age_redirect_ttl_seconds: Option<u64>,
-    /// Whose answers are given where the two differ.
+    /// The dialect where the two differ.
     pub dialect: ChangesDialect,
 }
 
 impl ChangesSettings {
-    /// Reads the settings of monitor/changes; kinto-changes 4.1's defaults.
+    /// Reads the settings of monitor/changes, with kinto-changes 4.1's defaults.
     ///
     /// # Errors
-    /// A word that is no URI of a bucket or collection, and a number that is none.
+    /// A word that is no URI of a bucket or collection, and an invalid number.
     pub fn from_vars(vars: &Vars) -> Result<Self, SettingError> {
         let http_host = vars
             .get("KINTO_CHANGES_HTTP_HOST")
@@ -95,14 +97,14 @@ impl ChangesSettings {
         })
     }
 
-    /// Whether monitor/changes shows the collection.
+    /// Returns `true` if monitor/changes shows the collection.
     pub fn shows(&self, bucket: &str, collection: &str) -> bool {
         self.resources.contains(bucket, collection)
             && !self.excluded_collections.contains(bucket, collection)
     }
 }
 
-/// A number; `None` when it is negative, which stands for *never*.
+/// A number; `None` if it is negative, which means *never*.
 fn unless_negative(vars: &Vars, name: &str, default: u64) -> Result<Option<u64>, SettingError> {
     let Some(value) = vars.get(name) else {
         return Ok(Some(default));

@@ -1,5 +1,5 @@
-//! `event_listeners`: the names of all listeners, those that notify a Megaphone included, and what the variables of each
-//! begin with.
+//! `event_listeners`: the names of all listeners, those that notify a Megaphone included, and the prefix of each one's
+//! variables.
 
 use std::collections::BTreeSet;
 
@@ -10,28 +10,27 @@ const EVENT_LISTENERS: &str = "KINTO_EVENT_LISTENERS";
 /// The `use` of the listeners that notify a Megaphone (kinto-megaphone 0.5).
 const MEGAPHONE: &str = "kinto_megaphone.listeners";
 
-/// A listener that `event_listeners` names.
+/// A listener named in `event_listeners`.
 pub(super) struct EventListener<'v> {
     /// Its name.
     pub name: String,
-    /// What its variables begin with; in it, Kinto writes `-` as `_`.
+    /// The prefix of its variables; in it, Kinto writes `-` as `_`.
     pub prefix: String,
     /// `…use`: the code that it runs.
     pub code: &'v str,
 }
 
 impl EventListener<'_> {
-    /// Whether it notifies a Megaphone: then its settings are kinto-megaphone's.
+    /// Returns `true` if it notifies a Megaphone: then its settings are kinto-megaphone's.
     pub fn is_megaphone(&self) -> bool {
         self.code == MEGAPHONE
     }
 }
 
-/// The listeners that `event_listeners` names, in their order.
+/// The listeners that `event_listeners` names, in order.
 ///
 /// # Errors
-/// A name with characters that a variable cannot have, two names that stand for the same variables, and a listener
-/// without `use`.
+/// A name with characters that a variable cannot have, two names for the same variables, and a listener without `use`.
 pub(super) fn all(vars: &Vars) -> Result<Vec<EventListener<'_>>, SettingError> {
     let names = vars.words(EVENT_LISTENERS).unwrap_or_default();
     let mut prefixes = BTreeSet::new();

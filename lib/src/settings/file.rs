@@ -1,14 +1,15 @@
-//! A `kinto.ini` among the settings: what each of its names stands for here, and what is refused or of no matter.
+//! A `kinto.ini` as a source of settings: the variables that its names stand for, and the settings that are refused or
+//! ignored.
 //!
-//! Variables win over the file. A setting that would change what the API does, but is not known here, stops the start; one
-//! that is about what a server needs (backends, statsd, sentry), or that nobody knows, is named in the log.
+//! Variables take precedence over the file. A setting that would change what the API does, but is not supported here,
+//! stops the start; one that only a server needs (backends, statsd, sentry), or that is unknown, is named in the log.
 
 use std::collections::BTreeMap;
 
 use super::ini::{self, Entry};
 use super::{SettingError, Vars, native};
 
-/// What becomes of a setting.
+/// The treatment of a setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Known,
@@ -18,7 +19,7 @@ enum Fate {
     Ignored(&'static str),
 }
 
-/// Settings that are known by their whole name.
+/// Settings that are known by their full name.
 const KNOWN: &[&str] = &[
     "admin_assets_path",
     "includes",
@@ -73,7 +74,7 @@ const KNOWN: &[&str] = &[
     "broadcasts_reader_token",
 ];
 
-/// What settings of a kind begin with, and what becomes of them.
+/// Prefixes of settings, with their treatment.
 const BY_PREFIX: &[(&str, Fate)] = &[
     ("multiauth_policy_", Fate::Known),
     ("event_listeners_", Fate::Known),
@@ -115,7 +116,7 @@ const BY_PREFIX: &[(&str, Fate)] = &[
 const BACKEND: &str = "everything is kept in DynamoDB";
 const OPERATION: &str = "AWS measures and logs the functions";
 
-/// What names buckets, collections, kinds and methods ends with.
+/// The endings of settings whose names include buckets, collections, kinds and methods.
 const KNOWN_ENDS: [&str; 6] = [
     "_cache_expires_seconds",
     "_cache_minimum_expires_seconds",
@@ -125,7 +126,7 @@ const KNOWN_ENDS: [&str; 6] = [
     "_write_principals",
 ];
 
-/// Settings whose value a file may leave empty, which says as much as to leave them out.
+/// Settings that may be empty in a file, which is the same as leaving them out.
 const MAY_BE_EMPTY: [&str; 4] = [
     "paginate_by",
     "backoff",
@@ -133,7 +134,7 @@ const MAY_BE_EMPTY: [&str; 4] = [
     "project_version",
 ];
 
-/// Settings that say which code to use, with the only code that there is here.
+/// Settings that select code, with the only code available here.
 const GENERATORS: [(&str, &str); 6] = [
     ("id_generator", "kinto.core.storage.generators.UUID4"),
     ("bucket_id_generator", "kinto.views.NameGenerator"),
@@ -146,7 +147,7 @@ const GENERATORS: [(&str, &str); 6] = [
     ),
 ];
 
-/// What becomes of a setting, by its name in which all is lower case and `.` and `-` are `_`, and its value.
+/// The treatment of a setting, by its value and by its name, in lower case and with `_` for `.` and `-`.
 fn fate(name: &str, value: &str) -> Fate {
     if KNOWN.contains(&name) {
         return Fate::Known;
@@ -175,7 +176,7 @@ fn fate(name: &str, value: &str) -> Fate {
     Fate::Ignored("it is not known")
 }
 
-/// `Some` of what a flag may be.
+/// The boolean that a flag's text stands for; `None` if it is no flag.
 pub(super) fn is_flag(value: &str) -> Option<bool> {
     match &*value.to_ascii_lowercase() {
         "true" | "yes" | "on" | "1" | "t" | "y" => Some(true),
@@ -184,7 +185,7 @@ pub(super) fn is_flag(value: &str) -> Option<bool> {
     }
 }
 
-/// The settings that are true or false.
+/// Returns `true` for the names of settings that are flags.
 fn is_named_as_flag(name: &str) -> bool {
     name == "readonly"
         || name == "explicit_permissions"
@@ -199,7 +200,7 @@ fn plain(key: &str) -> String {
     name.replace(['.', '-'], "_").to_ascii_lowercase()
 }
 
-/// Whether Kinto would know the name as it is written: those with the ids of others in them may have capitals.
+/// Returns `true` if Kinto would recognise the name as it is written: names that contain ids may have capitals.
 fn is_written_as_known(key: &str, name: &str) -> bool {
     let has_ids = name.starts_with("multiauth_policy_")
         || name.starts_with("event_listeners_")
@@ -208,10 +209,10 @@ fn is_written_as_known(key: &str, name: &str) -> bool {
 }
 
 impl Vars {
-    /// Takes over what a `kinto.ini` in the directory `here` sets and no variable does; answers what to warn of.
+    /// Takes over the settings of a `kinto.ini` in the directory `here` that no variable sets; returns warnings.
     ///
     /// # Errors
-    /// Names the line and the key that cannot be read, or the setting that is not supported; never shows a value.
+    /// Names the line and the key that cannot be read, or the unsupported setting; never shows a value.
     pub fn add_ini(&mut self, bytes: &[u8], here: &str) -> Result<Vec<String>, SettingError> {
         let refuse = |error: ini::IniError| SettingError::new("kinto.ini", error.to_string());
         let entries = ini::parse(bytes, here).map_err(refuse)?;
@@ -255,7 +256,7 @@ impl Vars {
             }
             let upper = name.to_ascii_uppercase();
             let variable = format!("KINTO_{upper}");
-            // Those of pyramid_multiauth have no prefix of Kinto's.
+            // pyramid_multiauth's settings lack Kinto's prefix.
             let is_set = self.get(&variable).is_some()
                 || upper.starts_with("MULTIAUTH_") && self.get(&upper).is_some();
             let is_left_out = value.is_empty() && MAY_BE_EMPTY.contains(&&*name);
@@ -271,15 +272,15 @@ impl Vars {
         Ok(warnings)
     }
 
-    /// Whether a `kinto.ini` was taken over.
+    /// Returns `true` if a `kinto.ini` was taken over.
     pub fn has_file(&self) -> bool {
         self.1.is_given
     }
 
-    /// Checks that no variable asks for what is not supported.
+    /// Checks that no variable sets an unsupported setting.
     ///
     /// # Errors
-    /// Names the first that does.
+    /// Names the first one.
     pub(super) fn check_supported(&self) -> Result<(), SettingError> {
         for (variable, value) in &self.0 {
             let Some(name) = variable.strip_prefix("KINTO_") else {
@@ -295,7 +296,7 @@ impl Vars {
         Ok(())
     }
 
-    /// The same error, which says where in the file the setting is, if it comes from there.
+    /// The same error, with the line of the file if the setting comes from there.
     pub(super) fn locate(&self, error: SettingError) -> SettingError {
         match self.1.lines.get(&error.variable) {
             Some((line, key)) => SettingError::new(
@@ -310,12 +311,12 @@ impl Vars {
     }
 }
 
-/// What of the settings comes from a file.
+/// The part of the settings that comes from a file.
 #[derive(Clone, Default)]
 pub(super) struct FromFile {
-    /// Whether there is a file at all.
+    /// Whether there is a file.
     pub(super) is_given: bool,
-    /// The line and the key of each variable that it stands for.
+    /// The line and the key for each variable set by the file.
     lines: BTreeMap<String, (usize, String)>,
 }
 

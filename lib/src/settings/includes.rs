@@ -1,4 +1,4 @@
-//! `includes`: the parts of Kinto that are switched on, under the names that Kinto gives them.
+//! `includes`: the parts of Kinto that are on, by Kinto's names.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use super::{SettingError, Vars};
 pub enum PluginName {
     /// `kinto.plugins.default_bucket`: `/buckets/default` is each user's own bucket.
     DefaultBucket,
-    /// `kinto.plugins.flush`: anybody may remove everything.
+    /// `kinto.plugins.flush`: anybody may remove all objects.
     Flush,
     /// `kinto.plugins.accounts`: users have accounts, with passwords.
     Accounts,
@@ -31,7 +31,7 @@ impl PluginName {
         Self::History,
     ];
 
-    /// The name that `includes` gives it.
+    /// The name in `includes`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::DefaultBucket => "kinto.plugins.default_bucket",
@@ -44,16 +44,17 @@ impl PluginName {
     }
 }
 
-/// What is always there: to include it changes nothing, and the settings of a Kinto that does so can be taken over.
+/// Parts that are always on; including them has no effect, so that the settings of a Kinto that does so can be taken
+/// over.
 const BUILT_IN: [&str; 1] = ["kinto_megaphone"];
-/// What turns monitor/changes and changesets on.
+/// The names that turn monitor/changes and changesets on.
 const CHANGES: [&str; 3] = [
     "kinto_changes",
     "kinto_remote_settings",
     "kinto_remote_settings.changes",
 ];
 
-/// What `includes` names.
+/// The parts that `includes` names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Includes {
     plugins: BTreeSet<PluginName>,
@@ -63,11 +64,11 @@ pub struct Includes {
 impl Includes {
     /// Reads `KINTO_INCLUDES`: names separated by white space.
     ///
-    /// Without a `kinto.ini` monitor/changes is there, whatever is named: it is what this server is for. A Kinto that is
-    /// moved with its file has it where its file includes it.
+    /// Without a `kinto.ini` monitor/changes is always on: it is the purpose of this server. A Kinto that is moved with
+    /// its file has it if the file includes it.
     ///
     /// # Errors
-    /// A name that is not known: what is configured must not be silently off.
+    /// An unknown name: a configured part must not be silently off.
     pub fn from_vars(vars: &Vars) -> Result<Self, SettingError> {
         let variable = "KINTO_INCLUDES";
         let mut includes = Self {
@@ -91,12 +92,12 @@ impl Includes {
         Ok(includes)
     }
 
-    /// Whether the plugin is on.
+    /// Returns `true` if the plugin is on.
     pub fn has(&self, plugin: PluginName) -> bool {
         self.plugins.contains(&plugin)
     }
 
-    /// Whether there are monitor/changes, changesets and broadcasts.
+    /// Returns `true` if monitor/changes, changesets and broadcasts are on.
     pub fn changes(&self) -> bool {
         self.changes
     }

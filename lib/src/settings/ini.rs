@@ -1,21 +1,21 @@
-//! The syntax of a `kinto.ini`: text in, the settings of its application out.
+//! The syntax of a `kinto.ini`: parses its text into the settings of its application.
 //!
-//! The rules are those of `PasteDeploy` 3.1, with which Kinto reads the file, and of Python's `configparser` below it. What
-//! they refuse is refused, and so is what would be read as something else than it looks. What a setting means is no
-//! matter here (`file.rs`).
+//! The rules are those of `PasteDeploy` 3.1, with which Kinto reads the file, and of Python's `configparser` below it.
+//! Whatever they refuse is refused, and so is text that would be read as something else than it seems. The meaning of
+//! settings is left to `file.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A file larger than this is no settings file.
 pub const MAX_BYTES: usize = 256 * 1024;
-/// The application's section, under each of its names.
+/// The names of the application's section.
 const MAIN: [&str; 4] = ["app:main", "application:main", "app", "application"];
-/// The section whose values serve the others.
+/// The section whose values are available to the others.
 const DEFAULT: &str = "DEFAULT";
-/// How deep `%(x)s` may lead, and how many sections may inherit from each other.
+/// The greatest depth of `%(x)s` references, and of inheritance between sections.
 const MAX_DEPTH: usize = 10;
 
-/// What is wrong with a file, where. It never shows a value, which may be a secret.
+/// An error in a file, with its place. It never shows a value, which may be a secret.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IniError {
     /// More than [`MAX_BYTES`].
@@ -24,25 +24,25 @@ pub enum IniError {
     /// UTF-16, a byte-order mark, or no text at all.
     #[error("the file must be UTF-8 without a byte-order mark")]
     Encoding,
-    /// There is no section to read.
+    /// There is no application section.
     #[error("the file has no section [app:main]")]
     NoApplication,
-    /// A line is wrong.
+    /// An invalid line.
     #[error("line {line}: {problem}")]
     Line {
         /// Counted from 1.
         line: usize,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
-    /// The value of a key is wrong.
+    /// An invalid value.
     #[error("line {line}, `{key}`: {problem}")]
     Value {
-        /// Where the key is, counted from 1.
+        /// The line of the key, counted from 1.
         line: usize,
         /// The key as the file has it.
         key: String,
-        /// What is wrong with its value.
+        /// The problem with its value.
         problem: String,
     },
 }
@@ -52,14 +52,14 @@ pub enum IniError {
 pub struct Entry {
     /// Its name, with or without `kinto.`.
     pub key: String,
-    /// Its value, in which every `%(x)s` is replaced.
+    /// Its value, with every `%(x)s` replaced.
     pub value: String,
-    /// The line that it begins on, counted from 1.
+    /// The line on which it begins, counted from 1.
     pub line: usize,
 }
 
 impl Entry {
-    /// What is wrong with its value.
+    /// An error about its value.
     pub fn refuse(&self, problem: impl Into<String>) -> IniError {
         refuse(&self.key, self.line, problem)
     }
@@ -73,10 +73,10 @@ fn refuse(key: &str, line: usize, problem: impl Into<String>) -> IniError {
     }
 }
 
-/// The settings of `[app:main]`, in the order of their keys. `here` is the directory of the file.
+/// The settings of `[app:main]`, in order of their keys. `here` is the directory of the file.
 ///
 /// # Errors
-/// The first thing that is wrong with the file.
+/// The first error in the file.
 pub fn parse(bytes: &[u8], here: &str) -> Result<Vec<Entry>, IniError> {
     if bytes.len() > MAX_BYTES {
         return Err(IniError::TooLarge);
@@ -87,7 +87,7 @@ pub fn parse(bytes: &[u8], here: &str) -> Result<Vec<Entry>, IniError> {
     }
     let mut file = File::read(text)?;
     for (key, value) in [("here", here), ("__file__", &*format!("{here}/kinto.ini"))] {
-        // The file's own wins, as in PasteDeploy.
+        // The file's own value takes precedence, as in PasteDeploy.
         let raw = Raw {
             value: value.replace('%', "%%"),
             line: 0,
@@ -120,7 +120,7 @@ impl File {
         let mut file = Self::default();
         let mut given = BTreeSet::new();
         let mut section: Option<String> = None;
-        // The key whose value may go on.
+        // The key whose value may continue on the next line.
         let mut open: Option<String> = None;
         let mut indent = 0;
         for (index, whole) in text.split('\n').enumerate() {
@@ -203,7 +203,7 @@ impl File {
         self.defaults.values_mut().chain(sections)
     }
 
-    /// The settings of a section, over those that it inherits.
+    /// The settings of a section, merged over those that it inherits.
     fn settings(&self, name: &str, depth: usize) -> Result<BTreeMap<String, Entry>, IniError> {
         let section = &self.sections[name];
         for (key, raw) in &self.defaults {
@@ -212,7 +212,7 @@ impl File {
         let mut own = BTreeMap::new();
         for (key, raw) in section {
             let value = self.interpolate(key, raw, section, 0, &mut 0)?;
-            // PasteDeploy: what [DEFAULT] has too is no setting of the application.
+            // PasteDeploy: a key that [DEFAULT] has too is no setting of the application.
             if self.defaults.contains_key(key) && !key.starts_with("set ") {
                 let problem = "is in [DEFAULT] as well, and then no setting: remove it there";
                 return Err(refuse(key, raw.line, problem));
@@ -256,7 +256,7 @@ impl File {
         }
     }
 
-    /// The value with what every `%(x)s` stands for, and `%` for every `%%`.
+    /// Replaces every `%(x)s` in the value by its target, and `%%` by `%`.
     fn interpolate(
         &self,
         key: &str,
@@ -286,7 +286,7 @@ impl File {
                 return wrong(&format!("%({name})s is nowhere in the file"));
             };
             value.push_str(&self.interpolate(key, other, section, depth + 1, replaced)?);
-            // What one value may grow to, or take, by repetition.
+            // Limits the size of a value, and the time, that repetition may take.
             *replaced += 1;
             if value.len() > MAX_BYTES || *replaced > 10_000 {
                 return wrong("is too long");
@@ -298,7 +298,7 @@ impl File {
     }
 }
 
-/// The name in a line that begins a section.
+/// The name in the line of a section's header.
 fn header(line: &str) -> Option<&str> {
     let (name, _) = line.strip_prefix('[')?.rsplit_once(']')?;
     (!name.is_empty()).then_some(name)

@@ -1,5 +1,5 @@
-//! Settings that all listeners have: which code, of which events, before or after the commit (Kinto 26.5,
-//! `event_listeners`; `uris`, `synchronous` and `timeout_seconds` are ours).
+//! Settings common to all listeners: their code, their events, and whether they run before or after the commit (Kinto
+//! 26.5, `event_listeners`; `uris`, `synchronous` and `timeout_seconds` are ours).
 
 use std::time::Duration;
 
@@ -13,26 +13,26 @@ use crate::resource::{CollectionSet, Kind};
 pub struct ListenerSettings {
     /// Its name, from `event_listeners`.
     pub name: String,
-    /// `…use`: which code it is.
+    /// `…use`: the code that it runs.
     pub code: String,
-    /// `…synchronous`: whether it is told before the commit, and may refuse it; else after, when it can.
+    /// `…synchronous`: whether it is notified before the commit, and may refuse it; otherwise after the commit.
     pub synchronous: bool,
-    /// `…actions`: of what is done it hears of these alone.
+    /// `…actions`: the only actions that it is notified of.
     pub actions: Vec<Action>,
-    /// `…resources`: it hears of objects of these kinds alone; of all when there is none.
+    /// `…resources`: the only kinds of objects that it is notified of; all if empty.
     pub resources: Vec<Kind>,
-    /// `…uris`: it hears of these buckets and collections, and what is in them, alone; of all when there is none.
+    /// `…uris`: the only buckets and collections, with their contents, that it is notified of; all if empty.
     pub uris: CollectionSet,
-    /// `…timeout_seconds`: how long it has for an event: 1 to 10 seconds before the commit (5), else 1 to 20 (10).
+    /// `…timeout_seconds`: the time limit for an event: 1 to 10 seconds before the commit (5), else 1 to 20 (10).
     pub timeout: Duration,
     prefix: String,
 }
 
 impl ListenerSettings {
-    /// Reads the listeners named in `KINTO_EVENT_LISTENERS` but for those that tell a Megaphone.
+    /// Reads the listeners named in `KINTO_EVENT_LISTENERS` except those that notify a Megaphone.
     ///
     /// # Errors
-    /// A listener without `use`, a name that cannot be one or is there twice, an action, kind or URI that is none.
+    /// A listener without `use`, an invalid or repeated name, an invalid action, kind or URI.
     pub fn from_vars(vars: &Vars) -> Result<Vec<Self>, SettingError> {
         let mut listeners = vec![];
         for listener in event_listeners::all(vars)? {
@@ -54,7 +54,7 @@ impl ListenerSettings {
             actions = Action::ALL.into();
         }
         let synchronous = vars.flag(&variable("SYNCHRONOUS"), false)?;
-        // The client waits; the gateway gives it 30 seconds, with the commit and what may have to be repeated.
+        // The client waits; the gateway allows it 30 seconds, commit and retries included.
         let (usual, most) = if synchronous { (5, 10) } else { (10, 20) };
         let timeout = vars.seconds(&variable("TIMEOUT_SECONDS"), usual)?;
         if timeout.is_zero() || timeout.as_secs() > most {
@@ -78,8 +78,8 @@ impl ListenerSettings {
         format!("{}_{setting}", self.prefix)
     }
 
-    /// What of an event the listener is to hear; `None` when it is nothing. A part has an id of its own: where several
-    /// listeners tell the same, parts that another hears are no repetitions.
+    /// The part of an event that the listener subscribes to; `None` if there is none. A part has an id of its own: if
+    /// several listeners forward to one receiver, parts for different listeners are no duplicates.
     pub fn hears(&self, event: &ResourceChanged) -> Option<ResourceChanged> {
         let of_kind = |kind: &Kind| kind.name() == event.resource_name;
         let is_heard = self.actions.contains(&event.action)
@@ -95,7 +95,7 @@ impl ListenerSettings {
     }
 }
 
-/// The words of a setting, each as what it names.
+/// The words of a setting, each converted.
 fn words<T>(
     vars: &Vars,
     variable: &str,

@@ -1,45 +1,45 @@
-//! Settings of the listeners that tell a Megaphone, kinto-megaphone's and a few more.
+//! Settings of the listeners that notify a Megaphone: kinto-megaphone's and a few more.
 
 use std::time::Duration;
 
 use super::{Secret, SettingError, Vars, event_listeners, is_token};
 use crate::resource::CollectionSet;
 
-/// Characters in a broadcaster's id at most (Megaphone).
+/// The most characters in a broadcaster's id (Megaphone).
 const MAX_BROADCASTER_ID: usize = 64;
-/// The longest time for one request: the claim of a broadcast (`broadcaster::LEASE`) and the function's timeout in
-/// the template are made for it.
+/// The longest timeout for one request: the lease of a broadcast (`broadcaster::LEASE`) and the function's timeout in
+/// the template depend on it.
 const MAX_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// One Megaphone to tell: a listener whose `use` is `kinto_megaphone.listeners`.
+/// One Megaphone to notify: a listener whose `use` is `kinto_megaphone.listeners`.
 #[derive(Clone, Debug)]
 pub struct MegaphoneSettings {
     /// The listener's name, from `event_listeners`.
     pub name: String,
     /// `…api_key`: the broadcaster's Bearer token.
     pub api_key: Secret,
-    /// `…url`: root of the Megaphone server, without `/v1`.
+    /// `…url`: the root of the Megaphone server, without `/v1`.
     pub url: String,
     /// `…broadcaster_id`: 1 to 64 of `[A-Za-z0-9_-]`.
     pub broadcaster_id: String,
-    /// `…match_kinto_changes`: the collections whose changes are told.
+    /// `…match_kinto_changes`: the collections whose changes are broadcast.
     pub match_kinto_changes: CollectionSet,
-    /// `…except_kinto_changes`: collections whose changes are not told all the same.
+    /// `…except_kinto_changes`: collections whose changes are not broadcast although `…match_kinto_changes` contains
+    /// them.
     pub except_kinto_changes: CollectionSet,
-    /// `…debounce_seconds`: after a broadcast the next one leaves no sooner than this. 0: at once.
+    /// `…debounce_seconds`: the shortest time between two broadcasts. 0: none.
     pub debounce: Duration,
-    /// `…connect_timeout_seconds`: to reach the Megaphone.
+    /// `…connect_timeout_seconds`: the time limit for connecting to Megaphone.
     pub connect_timeout: Duration,
-    /// `…timeout_seconds`: for a whole request, at most 20.
+    /// `…timeout_seconds`: the time limit for a whole request, at most 20.
     pub timeout: Duration,
 }
 
 impl MegaphoneSettings {
-    /// Reads those of the listeners named in `KINTO_EVENT_LISTENERS` that tell a Megaphone.
+    /// Reads the listeners named in `KINTO_EVENT_LISTENERS` that notify a Megaphone.
     ///
     /// # Errors
-    /// A required setting of a listener that is missing, an id or URL that Megaphone would refuse, a name that cannot be
-    /// one.
+    /// A missing required setting of a listener, an id or URL that Megaphone would refuse, an invalid name.
     pub fn from_vars(vars: &Vars) -> Result<Vec<Self>, SettingError> {
         let mut listeners = vec![];
         for listener in event_listeners::all(vars)? {
@@ -75,7 +75,7 @@ impl MegaphoneSettings {
         Ok(listener)
     }
 
-    /// Whether a change of the collection is to be told.
+    /// Returns `true` if changes of the collection are broadcast.
     pub fn matches(&self, bucket: &str, collection: &str) -> bool {
         self.match_kinto_changes.contains(bucket, collection)
             && !self.except_kinto_changes.contains(bucket, collection)
@@ -91,7 +91,7 @@ fn timeout(vars: &Vars, variable: &str, default: u64) -> Result<Duration, Settin
     Ok(timeout)
 }
 
-/// The id of a broadcaster, as Megaphone takes it.
+/// Checks the id of a broadcaster by Megaphone's rules.
 pub(super) fn broadcaster(id: &str, variable: &str) -> Result<String, SettingError> {
     if is_token(id, MAX_BROADCASTER_ID) {
         return Ok(id.to_owned());

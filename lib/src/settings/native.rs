@@ -1,12 +1,13 @@
-//! What the text of a setting stands for: Kinto tries every one as JSON (26.5, `kinto.core.utils.native_value`).
+//! The values that the texts of settings stand for: Kinto parses every one as JSON (26.5,
+//! `kinto.core.utils.native_value`).
 
 use serde_json::Value;
 
-/// The text that `text` stands for: `"x"` is `x`, `["a", "b"]` the words `a` and `b`, `1.10` is `1.1`, `null` nothing;
-/// what is no JSON, and an object, is itself. White space around it is none of it.
+/// The text that `text` stands for: `"x"` is `x`, `["a", "b"]` the words `a` and `b`, `1.10` is `1.1`, `null` is empty;
+/// objects and invalid JSON are kept as they are. White space around it is removed.
 pub fn text_of(text: &str) -> String {
     let text = text.trim();
-    // A word is what most are.
+    // Most texts are a plain word.
     let may_be_json = text.starts_with(|c: char| "\"[ntf-".contains(c) || c.is_ascii_digit());
     if !may_be_json {
         return text.to_owned();
@@ -21,7 +22,7 @@ pub fn text_of(text: &str) -> String {
             });
             words.collect::<Vec<_>>().join(" ")
         }
-        // A whole number of any length stays as it is.
+        // An integer of any length stays as it is.
         Ok(Value::Number(number)) if text.contains(['.', 'e', 'E']) => number.to_string(),
         _ => text.to_owned(),
     }

@@ -7,46 +7,46 @@ use reqwest::Url;
 use super::{Secret, SettingError, Vars};
 use crate::wildcard;
 
-/// The callbacks that are trusted when none are named: those of clients on the user's own machine (Kinto 26.5).
+/// The callbacks that are trusted by default: those of clients on the user's own machine (Kinto 26.5).
 const LOCAL_CALLBACKS: [&str; 2] = ["http://localhost:*/*", "http://127.0.0.1:*/*"];
 
-/// What clients may ask for when the settings do not say (Kinto 26.5).
+/// The scopes that clients may request by default (Kinto 26.5).
 const SCOPES: [&str; 3] = ["openid", "email", "profile"];
 
 /// One provider: a policy whose `use` is `OpenIDConnectPolicy`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenIdSettings {
-    /// The policy's name, which its user ids begin with.
+    /// The policy's name, the prefix of its user ids.
     pub name: String,
-    /// `…issuer`: its URL, as its tokens give it.
+    /// `…issuer`: its URL, as in its tokens.
     pub issuer: String,
-    /// `…client_id`: under which it knows this server.
+    /// `…client_id`: the id of this server at the provider.
     pub client_id: String,
-    /// `…client_secret`: with which this server trades codes for tokens.
+    /// `…client_secret`: the secret with which this server exchanges codes for tokens.
     pub client_secret: Secret,
-    /// `…audience`: whom its tokens must be for; the client when not set.
+    /// `…audience`: the required audience of its tokens; the client id if not set.
     pub audience: Option<String>,
     /// `…header_type`: the scheme of `Authorization`.
     pub header_type: String,
     /// `…userid_field`: the claim, or field of the user's profile, that becomes the user id.
     pub userid_field: String,
-    /// `…verification_ttl_seconds`: for how long a profile that it answered need not be asked for again.
+    /// `…verification_ttl_seconds`: how long a user's profile is cached.
     pub verification_ttl: Duration,
     /// `…state_ttl_seconds`: how long a login may take.
     pub state_ttl: Duration,
-    /// `…allowed_scopes`: what clients may ask for.
+    /// `…allowed_scopes`: the scopes that clients may request.
     pub allowed_scopes: Vec<String>,
-    /// `…trusted_callback_urls`: where tokens may be sent.
+    /// `…trusted_callback_urls`: the URLs to which tokens may be sent.
     pub trusted_callbacks: Vec<UrlPattern>,
-    /// `true` if the settings do not say where tokens may be sent. Then the Kinto Admin that is served is trusted too.
+    /// `true` if the settings name no trusted callback. Then the Kinto Admin that is served is trusted too.
     pub trusts_admin: bool,
 }
 
 impl OpenIdSettings {
-    /// Reads the settings of the policy `name`; `variable` tells the variable of each of them.
+    /// Reads the settings of the policy `name`; `variable` returns the variable of each setting.
     ///
     /// # Errors
-    /// A required setting that is missing, a number that is none, a URL that is none.
+    /// A missing required setting, an invalid number or URL.
     pub fn from_vars(
         vars: &Vars,
         name: &str,
@@ -89,31 +89,31 @@ impl OpenIdSettings {
         })
     }
 
-    /// Whether tokens may be sent to `callback`.
+    /// Returns `true` if tokens may be sent to `callback`.
     pub fn trusts(&self, callback: &Url) -> bool {
         let mut trusted = self.trusted_callbacks.iter();
         trusted.any(|pattern| pattern.matches(callback))
     }
 }
 
-/// URLs of one form: `*` in the host, in the port, or in what follows stands for anything there.
+/// A pattern of URLs: `*` in the host, in the port, or in the rest matches anything there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UrlPattern {
     scheme: String,
     host: String,
-    /// The scheme's own when none is given.
+    /// The scheme's default if none is given.
     port: String,
     /// Path, query and fragment.
     rest: String,
 }
 
 impl UrlPattern {
-    /// Reads a pattern; `None` when it is none of http or https URLs.
+    /// Parses a pattern; `None` unless it is one of http or https URLs.
     pub fn parse(pattern: &str) -> Option<Self> {
         let (scheme, after) = pattern.split_once("://")?;
         let split = after.find('/').unwrap_or(after.len());
         let (authority, rest) = after.split_at(split);
-        // What is left of a colon within the brackets of an IPv6 address is no host.
+        // A colon within the brackets of an IPv6 address begins no port.
         let (host, port) = match authority.rsplit_once(':') {
             Some((host, port)) if !port.ends_with(']') => (host, port),
             _ => (authority, default_port(scheme)?),
@@ -128,7 +128,7 @@ impl UrlPattern {
         })
     }
 
-    /// Whether the URL, taken apart as browsers do, is of this form. One with a user in it is of none.
+    /// Returns `true` if the URL, parsed as browsers do, matches. A URL with a user in it never does.
     pub fn matches(&self, url: &Url) -> bool {
         let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
             return false;

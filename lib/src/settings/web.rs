@@ -1,4 +1,4 @@
-//! What operators set about the API as a web service, rather than about its objects.
+//! Settings of the API as a web service, rather than of its objects.
 
 use aws_smithy_types::DateTime;
 use aws_smithy_types::date_time::Format;
@@ -11,40 +11,40 @@ use crate::timestamp::Timestamp;
 /// Settings of the API as a web service; the defaults are Kinto 26.5's.
 #[derive(Clone, Debug)]
 pub struct WebSettings {
-    /// `project_name`: in the hello view and in `__api__`.
+    /// `project_name`: shown in the hello view and in `__api__`.
     pub project_name: String,
-    /// `project_version`: in the hello view.
+    /// `project_version`: shown in the hello view.
     pub project_version: String,
-    /// `cors_origins`: from where browsers may ask; `*` stands for anything, alone for everywhere.
+    /// `cors_origins`: the origins that browsers may send requests from; `*` matches anything, and alone allows all.
     pub cors_origins: Vec<String>,
-    /// `cors_max_age_seconds`: how long browsers may keep the answer to a preflight; 0 says nothing of keeping.
+    /// `cors_max_age_seconds`: the max-age of preflights; 0 sets none.
     pub cors_max_age_seconds: Option<u64>,
-    /// `backoff_percentage`: share of the responses with a `Backoff`; all when not set.
+    /// `backoff_percentage`: the share of the responses with a `Backoff`; all if not set.
     pub backoff_percentage: Option<u64>,
-    /// `eos`, `eos_message`, `eos_url`: the end of the service, when there is to be one.
+    /// `eos`, `eos_message`, `eos_url`: the end of the service, if one is planned.
     pub end_of_service: Option<EndOfService>,
-    /// `heartbeat_timeout_seconds`: what takes longer counts as failed.
+    /// `heartbeat_timeout_seconds`: a check that takes longer counts as failed.
     pub heartbeat_timeout_seconds: u64,
-    /// `root_cache_expires_seconds`: how long the hello view of a server that is `readonly` may be kept.
+    /// `root_cache_expires_seconds`: the max-age of the hello view of a server that is `readonly`.
     pub root_cache_expires_seconds: u64,
     /// Redirects of paths that lack the version.
     pub version_prefix_redirect: Redirects,
-    /// Redirects of paths with a slash too many.
+    /// Redirects of paths with a trailing slash.
     pub trailing_slash_redirect: Redirects,
-    /// `{object,plural}_{kind}_{method}` of each method that was turned off.
+    /// `{object,plural}_{kind}_{method}` of each disabled method.
     disabled: Vec<(EndpointType, Kind, Method)>,
 }
 
 /// `{…}_redirect_enabled` and `{…}_redirect_ttl_seconds`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Redirects {
-    /// Whether to redirect, rather than to answer 404.
+    /// Whether to redirect rather than answer 404.
     pub enabled: bool,
-    /// How long clients may keep the redirect, in seconds; `None` says nothing of keeping.
+    /// The max-age of the redirect, in seconds; `None` sets none.
     pub ttl_seconds: Option<u64>,
 }
 
-/// When the service ends, and what to tell of it.
+/// The end of the service, with the message about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndOfService {
     /// `eos` as it was written.
@@ -53,11 +53,11 @@ pub struct EndOfService {
     pub at: Timestamp,
     /// `eos_message`.
     pub message: Option<String>,
-    /// `eos_url`; the project's documentation when not set.
+    /// `eos_url`; the project's documentation if not set.
     pub url: Option<String>,
 }
 
-/// What of a kind's endpoints a setting is about.
+/// The type of a kind's endpoint that a setting is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndpointType {
     /// A single object.
@@ -79,7 +79,7 @@ impl WebSettings {
     /// Reads the settings.
     ///
     /// # Errors
-    /// A number, flag or date that is none.
+    /// An invalid number, flag or date.
     pub fn from_vars(vars: &Vars) -> Result<Self, SettingError> {
         let text = |name: &str| vars.get(name).map(str::to_owned);
         Ok(Self {
@@ -106,7 +106,7 @@ impl WebSettings {
         })
     }
 
-    /// Whether the endpoint takes the method, as far as settings go.
+    /// Returns `true` if the settings allow the method on the endpoint.
     ///
     /// `HEAD` needs no setting of its own where `GET` is served (Kinto 26.5: Cornice answers it with `GET`).
     pub fn is_enabled(&self, endpoint: EndpointType, kind: Kind, method: &Method) -> bool {
@@ -146,7 +146,7 @@ fn disabled(vars: &Vars) -> Result<Vec<(EndpointType, Kind, Method)>, SettingErr
     Ok(disabled)
 }
 
-/// Seconds for which something may be kept; a negative number says nothing of keeping.
+/// A max-age in seconds; `None` for a negative number.
 fn ttl(vars: &Vars, name: &str, default: Option<u64>) -> Result<Option<u64>, SettingError> {
     match vars.get(name) {
         None => Ok(default),
@@ -193,12 +193,12 @@ impl EndOfService {
     }
 }
 
-/// Reads a date of ISO 8601, with a time or without one. No offset is UTC.
+/// Parses an ISO 8601 date, with or without a time. UTC if no offset is given.
 fn parse_date(text: &str) -> Option<Timestamp> {
     let mut text = text.replacen(' ', "T", 1).replace('/', "-");
     match text.split_once('T') {
         None => text.push_str("T00:00:00"),
-        // Hours and minutes alone: `10:00`.
+        // Hours and minutes only: `10:00`.
         Some((_, time)) if time.len() == 5 => text.push_str(":00"),
         Some(_) => {}
     }

@@ -1,15 +1,15 @@
-//! What each Megaphone was told, and who may tell it now: the state behind the queue's messages. The version that it is to
-//! be told is in the monitor's state ([`super::monitor::MonitorState::due`]).
+//! The version of each Megaphone, and the right to send the next one: the state behind the queue's messages. The
+//! version that is due is in the monitor's state ([`super::monitor::MonitorState::due`]).
 //!
-//! | attribute | what it is |
+//! | attribute | meaning |
 //! | --- | --- |
-//! | `due` | the version to be told, as functions of an earlier version raise it; honoured if it is the higher |
-//! | `sent` | the latest version that Megaphone said it took |
+//! | `due` | the version to be sent, as functions of an earlier version raise it; honoured if it is the higher |
+//! | `sent` | the latest version that Megaphone acknowledged |
 //! | `not_before` | no request leaves before this time |
-//! | `holder` | who set `not_before`, so that only they move it back |
+//! | `holder` | the claim that set `not_before`; only its holder moves it back |
 //!
-//! `not_before` is three things in one, and the same for all functions: the lease of the one that is telling now,
-//! the end of the debounce window, and the pause after a failure.
+//! `not_before` serves, alike for all functions, as the lease of the present sender, as the end of the debounce window,
+//! and as the pause after a failure.
 
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
@@ -20,14 +20,14 @@ use crate::timestamp::Timestamp;
 /// The partition of all states.
 pub(super) const PARTITION: &str = "#broadcast";
 
-/// What came of asking for the right to tell a Megaphone.
+/// The outcome of a claim to send to a Megaphone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// Nobody else will tell it before the time given; this is the version to tell.
+    /// Granted: nobody else sends before the claim ends. Holds the version to send.
     Granted(Timestamp),
-    /// Something is to be told, but not before this time.
+    /// A version is due, but must not be sent before this time.
     NotBefore(Timestamp),
-    /// Megaphone took the latest version already.
+    /// Megaphone has the latest version already.
     NothingDue,
 }
 
@@ -39,11 +39,11 @@ fn key(listener: &str) -> Key {
 }
 
 impl Store {
-    /// Asks for `holder`, a name that nobody else has, to be the only one to tell `listener`'s Megaphone until `until`.
+    /// Claims for `holder`, a unique name, the exclusive right to send to `listener`'s Megaphone until `until`.
     ///
-    /// Granted only if something is due and `not_before` has come. `due` is the monitor's version for that listener, read
-    /// since `now`. Repeating it after a lost answer grants it again.
-    /// One `UpdateItem`, 1 WCU, whatever comes of it.
+    /// Granted only if a version is due and `not_before` has passed. `due` is the monitor's version for that listener,
+    /// read since `now`. A claim that is repeated after a lost response is granted again. One `UpdateItem`, 1 WCU,
+    /// whatever the outcome.
     pub async fn claim_broadcast(
         &self,
         listener: &str,
@@ -90,10 +90,10 @@ impl Store {
         }
     }
 
-    /// Records what came of a claim: the version that Megaphone took, if it did, and when the next may be told.
+    /// Records the outcome of a claim: the version that Megaphone took, if it did, and the earliest time of the next
+    /// request.
     ///
-    /// Changes nothing when another holds the claim by now, whose version is as late or later.
-    /// One `UpdateItem`, 1 WCU.
+    /// Changes nothing if another holds the claim by now, whose version is as late or later. One `UpdateItem`, 1 WCU.
     pub async fn settle_broadcast(
         &self,
         listener: &str,
@@ -121,14 +121,14 @@ impl Store {
     }
 }
 
-/// A time attribute that an item may lack.
+/// A time attribute that may be absent.
 fn optional(item: &Item, attribute: &'static str) -> Result<Option<Timestamp>, StoreError> {
     item.contains_key(attribute)
         .then(|| time(item, attribute))
         .transpose()
 }
 
-/// Why a claim was not granted, from the state that it met.
+/// The reason why a claim was not granted, from the item that failed its condition.
 fn refusal(item: &Item, due: Option<Timestamp>) -> Result<Claim, StoreError> {
     if due.max(optional(item, "due")?) <= optional(item, "sent")? {
         return Ok(Claim::NothingDue);
@@ -154,7 +154,7 @@ mod tests {
             (Some(5), &[("sent", 5)], Claim::NothingDue),
             (Some(5), &[("not_before", 9)], waiting),
             (Some(5), &[("sent", 4), ("not_before", 9)], waiting),
-            // As an earlier version has it.
+            // As an earlier version writes it.
             (None, &[("due", 5), ("sent", 5)], Claim::NothingDue),
             (Some(4), &[("due", 5), ("sent", 5)], Claim::NothingDue),
             (

@@ -1,5 +1,5 @@
-//! Commits: transactions whose outcome is known before anybody goes on
-//! ([decision 15](../../../docs/decisions/015-outcome-of-a-commit.md)).
+//! Commits: transactions that are retried until their outcome is known ([decision
+//! 15](../../../docs/decisions/015-outcome-of-a-commit.md)).
 
 use std::time::Duration;
 
@@ -14,72 +14,72 @@ use super::item::key_of;
 use super::{Key, Store, StoreError, TIMESTAMP_KEY, Write, retries};
 use crate::backoff::Backoff;
 
-/// The pause before the first repetition of an attempt whose outcome is not known, at most; it doubles each time.
+/// The longest pause before the first retry of an attempt with an unknown outcome; it doubles each time.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(50);
-/// The longest of these pauses. DynamoDB recovers a transaction that its coordinator left after 5 seconds.
+/// The limit of these pauses. DynamoDB recovers a transaction that its coordinator abandoned after 5 seconds.
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
-/// A transaction that was not committed, or of which that is not known.
+/// A transaction that was not committed, or whose outcome is not known.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
-    /// Another write came between reading and committing. Nothing was written; read again and repeat.
+    /// Another write came between reading and committing. Nothing was written; read again and retry.
     #[error("another write came between")]
     Conflict,
-    /// Another transaction has an item in hand, or DynamoDB throttles. Nothing was written; repeat, later and with a
-    /// later time.
+    /// Another transaction holds an item, or DynamoDB throttles. Nothing was written; retry, later and with a later
+    /// time.
     #[error("another transaction is in progress, or DynamoDB throttles")]
     Contended {
-        /// The lists whose items another transaction has in hand.
+        /// The lists whose items another transaction holds.
         lists: Vec<Key>,
     },
-    /// A part of it is committed and the rest is not, or not known to be.
+    /// One part is committed, and the rest is not, or not known to be.
     #[error("only a part of a large write was committed")]
     Partial,
-    /// A principal would be in more groups of one bucket than it can be. Nothing was written.
+    /// A principal would be in more groups of one bucket than fit into an item. Nothing was written.
     #[error("too many groups of a bucket for one of their members")]
     TooManyGroups {
         /// The principal.
         principal: String,
     },
-    /// It is more than a transaction can hold. Nothing was written.
+    /// The writes exceed one transaction. Nothing was written.
     #[error("more than a transaction can hold")]
     TooLarge,
-    /// A partition holds as much as DynamoDB lets one hold that has an index: 10 GB. Nothing was written, nor will be
-    /// unless it shrinks.
+    /// A partition has reached the 10 GB that DynamoDB allows to one with a local index. Nothing was written, nor will
+    /// be unless it shrinks.
     #[error("a partition of the table is full")]
     Full,
-    /// Time is over, and an attempt was not answered: it may have been committed, or may yet be.
+    /// The deadline has passed, and an attempt was not answered: it may have been committed, or may yet be.
     #[error("the outcome is not known: {0}")]
     Unknown(#[source] StoreError),
-    /// It failed for good. Nothing was written.
+    /// A permanent failure. Nothing was written.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// What came of one attempt that was not answered with success.
+/// The outcome of one attempt that did not succeed.
 enum Failure {
     /// A condition does not hold.
     ///
-    /// That is final for all attempts under the same token, those too that were not answered. DynamoDB answers with
-    /// success, for 10 minutes, once one of them was committed; so none was. And none can be: what a condition of ours
-    /// says is either still so since it was read, or never again. Times of a list and of a generation of an object only
-    /// rise, a generation never returns, no object and no list's item ever goes.
+    /// This is final for all attempts under the same token, unanswered ones included. For 10 minutes DynamoDB answers
+    /// with success if one of them was committed; so none was. And none can be: our conditions require that what was
+    /// read still holds, and once it does not, it never does again. Times of a list and of a generation of an object
+    /// only rise, a generation never returns, and neither objects nor items of lists are ever removed.
     Conflict,
-    /// Refused for another reason: this attempt wrote nothing, which says nothing of earlier ones.
+    /// Refused for another reason: this attempt wrote nothing, but an earlier one may have.
     Refused(CommitError),
-    /// No answer, or one that leaves it open: it may have been committed, or may yet be.
+    /// No answer, or an inconclusive one: the attempt may have been committed, or may yet be.
     InDoubt(StoreError),
 }
 
 impl Store {
     /// Commits `writes` in one transaction, all or none. Each item costs 2 WCU for each KB.
     ///
-    /// Each attempt carries the same `ClientRequestToken` and the same items. One that is not answered is repeated, with
-    /// pauses, until DynamoDB says what became of it, or until the deadline. So a transaction is written once, and
-    /// never meets itself.
+    /// Each attempt carries the same `ClientRequestToken` and the same items. One that is not answered is retried, with
+    /// pauses, until DynamoDB tells its outcome, or until the deadline. So a transaction is written once, and never
+    /// conflicts with itself.
     ///
     /// # Errors
-    /// [`CommitError::Unknown`] alone leaves open whether it was committed.
+    /// Only [`CommitError::Unknown`] leaves open whether the transaction was committed.
     pub async fn commit(&self, writes: Vec<Write>, deadline: Instant) -> Result<(), CommitError> {
         let items = writes
             .into_iter()
@@ -93,7 +93,7 @@ impl Store {
         let mut backoff = Backoff::new(INITIAL_BACKOFF, MAX_BACKOFF);
         let mut doubt = None;
         while Instant::now() < deadline {
-            // Not by the SDK, which tells of the last of its attempts alone.
+            // The SDK must not retry: it would report only its last attempt.
             let attempt = request.clone().customize();
             let attempt = attempt.config_override(retries::disabled()).send();
             let failure = match timeout_at(deadline, attempt).await {
@@ -151,7 +151,7 @@ impl Failure {
                 return Self::Refused(CommitError::Contended { lists });
             }
         }
-        // A status from 500 on leaves it open, as does no answer.
+        // A status of 500 or above leaves the outcome open, as does no answer.
         let is_refusal = match &error {
             SdkError::ConstructionFailure(_) => true,
             SdkError::ServiceError(answer) => answer.raw().status().as_u16() < 500,
@@ -159,7 +159,7 @@ impl Failure {
         };
         let code = error.as_service_error().and_then(|error| error.code());
         match code {
-            // It is this very transaction, sent before.
+            // An earlier attempt of this very transaction.
             Some("TransactionInProgressException") => {}
             Some("ItemCollectionSizeLimitExceededException") => {
                 return Self::Refused(CommitError::Full);
@@ -176,8 +176,8 @@ impl Failure {
     }
 }
 
-/// Whether a transaction was cancelled only because another one has items in hand or DynamoDB throttles, so that the same may
-/// succeed later.
+/// Returns `true` if a transaction was cancelled only because another one holds items or DynamoDB throttles, so that it
+/// may succeed when retried.
 pub(super) fn is_contention(reasons: &[CancellationReason]) -> bool {
     reasons.iter().all(|reason| {
         matches!(
@@ -193,7 +193,7 @@ pub(super) fn is_contention(reasons: &[CancellationReason]) -> bool {
     })
 }
 
-/// Whether a code of a whole request says that DynamoDB throttles, and that nothing of it was done.
+/// Returns `true` if the error code of a whole request means that DynamoDB throttled it, and did none of it.
 fn is_throttling(code: &str) -> bool {
     matches!(
         code,
@@ -201,7 +201,7 @@ fn is_throttling(code: &str) -> bool {
     )
 }
 
-/// The lists whose items another transaction has in hand.
+/// The lists whose items another transaction holds.
 fn lists_in_hand(reasons: &[CancellationReason], items: &[TransactWriteItem]) -> Vec<Key> {
     let in_hand = reasons
         .iter()

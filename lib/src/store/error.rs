@@ -1,4 +1,4 @@
-//! Requests to the table that fail.
+//! Errors of requests to the table.
 
 use std::error::Error;
 
@@ -6,41 +6,41 @@ use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkErro
 
 use crate::resource::ListUri;
 
-/// A request to the table that failed.
+/// A failed request to the table.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// DynamoDB refused, did not answer, or did not answer in time, after all retries.
+    /// DynamoDB refused the request, or did not answer in time, after all retries.
     #[error("{operation} failed: {}", DisplayErrorContext(&**source))]
     Request {
         /// The DynamoDB operation.
         operation: &'static str,
-        /// What the SDK says.
+        /// The SDK's error.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// What is read together would take more memory than a function has.
+    /// The objects read together would take more memory than a function has.
     #[error("more than a request may hold at once")]
     TooMuch,
-    /// DynamoDB finds the request itself wrong: a fault of this code, which repeating does not mend.
+    /// DynamoDB rejects the request itself: a bug in this code, which retrying does not mend.
     #[error("{operation} is invalid: {}", DisplayErrorContext(&**source))]
     Invalid {
         /// The DynamoDB operation.
         operation: &'static str,
-        /// What the SDK says.
+        /// The SDK's error.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// The time of the request was over before DynamoDB answered.
+    /// The request's time ran out before DynamoDB answered.
     #[error("{0} was not answered in time")]
     Late(&'static str),
-    /// DynamoDB left keys unread each time that it was asked.
+    /// DynamoDB left keys unread at each attempt.
     #[error("BatchGetItem left {0} keys unread")]
     Unread(usize),
-    /// What a transaction wrote to a list that says so does not show, each time that it was read.
+    /// The list names a transaction whose writes did not show at any attempt to read them.
     #[error("a transaction with {0} is being committed for a second")]
     Unsettled(ListUri),
-    /// Others changed the monitor each time that it was read or written.
+    /// The monitor changed at each attempt to read or write it.
     #[error("others changed the monitor at each of {0} attempts")]
     MonitorContended(u32),
-    /// An item that is not as we write it.
+    /// An item in another format than the one we write.
     #[error("item {pk} {sk}: {attribute} is missing or malformed")]
     Malformed {
         /// Its partition key.

@@ -1,11 +1,11 @@
-//! Writing what another server holds, with its times, permissions and tombstones, and reading the table back in the order
-//! of ids to compare.
+//! Writes the contents of another server, with their times, permissions and tombstones, and reads the table back in
+//! order of ids for comparison.
 //!
-//! An import has the table for itself but for the aggregator: nobody writes through the API meanwhile. So its writes have
-//! no conditions, come 25 at a time, and may be repeated. What [`crate::unit_of_work`] writes in one transaction is
-//! written in an order here: first whom a list is shared with and who is in which groups, then objects, parents before
-//! what is under them, then the monitor's entries, and the timestamps of lists last. Whoever stops in between begins
-//! again, and finds what is missing by comparing.
+//! During an import only the aggregator also uses the table: nobody writes through the API. So the writes have no
+//! conditions, go in batches of 25, and may be repeated. What [`crate::unit_of_work`] writes in one transaction is
+//! written here in order: first the shares of lists and the memberships, then objects, parents before children, then
+//! the monitor's entries, and last the timestamps of lists. After an interruption the import starts again, and finds
+//! what is missing by comparison.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -26,33 +26,33 @@ use crate::backoff::Backoff;
 use crate::resource::{ListUri, ObjectUri};
 use crate::timestamp::Timestamp;
 
-/// Items in one `BatchWriteItem` at most (DynamoDB).
+/// The most items in one `BatchWriteItem` (DynamoDB).
 pub const MAX_BATCH: usize = 25;
-/// Bytes of an item at most (DynamoDB).
+/// The most bytes in an item (DynamoDB).
 pub const MAX_ITEM: usize = 400 * 1024;
-/// The first pause before items that DynamoDB left unwritten are sent again, and the longest; it doubles each time.
+/// The first pause before items that DynamoDB left unwritten are sent again, which doubles each time, and its limit.
 const UNWRITTEN_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-/// How often the monitor's state is written again because the aggregator wrote between.
+/// The most attempts to write the monitor's state, since the aggregator may write in between.
 const MAX_ATTEMPTS: u32 = 100;
 
-/// One write of an import. It replaces what is at its key, whatever that is.
+/// One write of an import. It replaces whatever is at its key.
 #[derive(Clone, Debug)]
 pub struct ImportWrite {
     request: WriteRequest,
     size: usize,
 }
 
-/// A list as it is stored, and who wrote it.
+/// A list as it is stored, and its writer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredList {
     /// The list.
     pub list: List,
-    /// Whether the API wrote to it since it was imported, or it never was.
+    /// Whether the API has written to the list since its import, or the list was never imported.
     pub is_written_by_api: bool,
 }
 
 impl ImportWrite {
-    /// Puts an object in its place.
+    /// Puts an object.
     ///
     /// # Errors
     /// [`StoreError::Request`] if the SDK refuses to build it.
@@ -60,7 +60,7 @@ impl ImportWrite {
         Self::put(object.into_item(key))
     }
 
-    /// Puts the item of a list in its place, as nothing had been written to the list lately.
+    /// Puts the item of a list, with no recent writes.
     ///
     /// # Errors
     /// As [`Self::object`].
@@ -85,7 +85,7 @@ impl ImportWrite {
         Self::put(item)
     }
 
-    /// Puts what a principal's groups in a bucket are.
+    /// Puts the groups of a principal in a bucket.
     ///
     /// # Errors
     /// As [`Self::object`].
@@ -106,7 +106,7 @@ impl ImportWrite {
         Self::put(key.into_item())
     }
 
-    /// Removes an item without trace.
+    /// Removes an item; no tombstone remains.
     ///
     /// # Errors
     /// As [`Self::object`].
@@ -127,12 +127,12 @@ impl ImportWrite {
         Ok(Self { request, size })
     }
 
-    /// Bytes of its item, as DynamoDB counts them, about.
+    /// The approximate size of its item in bytes, as DynamoDB counts them.
     pub fn size(&self) -> usize {
         self.size
     }
 
-    /// Write capacity units that it takes of the table: one for each KB, and as much again in the index.
+    /// The write capacity units that it consumes: one for each KB in the table, and as many in the index.
     pub fn capacity(&self) -> u64 {
         2 * self.size.div_ceil(1024).max(1) as u64
     }
@@ -164,14 +164,14 @@ fn value_size(value: &AttributeValue) -> usize {
     }
 }
 
-/// The objects of a list in the order of their ids, page by page: every item, of whatever generation of the parent.
+/// The objects of a list in order of ids, page by page: every item, of any generation of the parent.
 #[derive(Debug)]
 pub struct ById {
     next: Option<QueryFluentBuilder>,
 }
 
 impl ById {
-    /// The next objects with their ids; `None` when there are no more. One `Query` of a MB at most, strongly consistent.
+    /// The next objects with their ids; `None` at the end. One `Query` of at most 1 MB, strongly consistent.
     ///
     /// # Errors
     /// Failures of the table.
@@ -195,7 +195,7 @@ impl ById {
 }
 
 impl Store {
-    /// The objects of a list by their ids.
+    /// The objects of a list in order of ids.
     pub fn objects_by_id(&self, list: &ListUri) -> ById {
         let query = self
             .client
@@ -207,7 +207,7 @@ impl Store {
         ById { next: Some(query) }
     }
 
-    /// The lists that are there, of these.
+    /// Those of the lists that have an item.
     ///
     /// One `BatchGetItem` for each 100.
     ///
@@ -248,7 +248,7 @@ impl Store {
             .await
     }
 
-    /// What these members' groups are, where there is an item of it.
+    /// The groups of these members, for those that have an item.
     ///
     /// # Errors
     /// Failures of the table.
@@ -265,9 +265,9 @@ impl Store {
         stored.collect()
     }
 
-    /// Makes all of these writes, no more than [`MAX_BATCH`] and none of them twice at one key.
+    /// Makes these writes, at most [`MAX_BATCH`], with distinct keys.
     ///
-    /// One `BatchWriteItem`, repeated with what DynamoDB leaves unwritten.
+    /// One `BatchWriteItem`, repeated for the writes that DynamoDB leaves undone.
     ///
     /// # Errors
     /// Failures of the table, and throttling for [`RETRY_TIME`] without any progress.
@@ -293,12 +293,12 @@ impl Store {
         Ok(())
     }
 
-    /// Brings the timestamps of collections to the monitor, those with the earliest first: where no two of them have the
-    /// same and all are later than what it knows, their positions are the timestamps themselves, so that who polled the
-    /// other server goes on from there. Tells how many were new.
+    /// Records the timestamps of collections in the monitor, the earliest first. If they are distinct and later than
+    /// all that the monitor knows, their positions are the timestamps themselves, so that clients that polled the other
+    /// server can continue. Returns how many were new.
     ///
-    /// To be done before the lists get these timestamps: then the aggregator, to which the stream brings those, finds
-    /// that it knows them. Nobody is told: who listens was told by the other server.
+    /// Must be done before the lists get these timestamps: then the aggregator, which receives them through the stream,
+    /// knows them already. No broadcast is requested: the other server has notified its clients.
     ///
     /// # Errors
     /// Failures of the table.
@@ -348,7 +348,7 @@ impl Store {
     }
 }
 
-/// A list of an import, as nothing was written to it lately.
+/// A list of an import, with no recent writes.
 pub fn imported_list(
     timestamp: Timestamp,
     generation: Generation,

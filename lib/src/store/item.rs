@@ -1,4 +1,4 @@
-//! Items: their keys, and the attributes that all kinds of them have.
+//! Items: their keys, and the attributes common to all kinds.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use crate::json::weight;
 use crate::resource::{ListUri, ObjectUri};
 use crate::timestamp::Timestamp;
 
-/// An item as the SDK gives it.
+/// An item as the SDK returns it.
 pub type Item = HashMap<String, AttributeValue>;
 
 /// The key of an item.
@@ -54,7 +54,7 @@ pub(super) fn partition(list: &ListUri) -> String {
     }
 }
 
-/// What the data of an item weighs once it is read.
+/// The weight of an item's data once parsed.
 pub fn weight_of(item: &Item) -> usize {
     let data = item.get("data").and_then(|data| data.as_s().ok());
     data.map_or(0, |data| weight::of_text(data.as_bytes()))
@@ -65,7 +65,7 @@ pub(crate) fn number(timestamp: Timestamp) -> AttributeValue {
     AttributeValue::N(timestamp.to_string())
 }
 
-/// The key of an item that was read.
+/// The key of an item.
 pub(super) fn key_of(item: &Item) -> Result<Key, StoreError> {
     Ok(Key {
         pk: string(item, "pk")?,
@@ -73,7 +73,7 @@ pub(super) fn key_of(item: &Item) -> Result<Key, StoreError> {
     })
 }
 
-/// A string attribute of an item that was read.
+/// A string attribute of an item.
 pub(super) fn string(item: &Item, attribute: &'static str) -> Result<String, StoreError> {
     item.get(attribute)
         .and_then(|value| value.as_s().ok())
@@ -81,7 +81,7 @@ pub(super) fn string(item: &Item, attribute: &'static str) -> Result<String, Sto
         .ok_or_else(|| malformed(item, attribute))
 }
 
-/// A time attribute of an item that was read.
+/// A time attribute of an item.
 pub(super) fn time(item: &Item, attribute: &'static str) -> Result<Timestamp, StoreError> {
     let value = item.get(attribute).and_then(|value| value.as_n().ok());
     value
@@ -89,7 +89,7 @@ pub(super) fn time(item: &Item, attribute: &'static str) -> Result<Timestamp, St
         .ok_or_else(|| malformed(item, attribute))
 }
 
-/// Whether a flag of an item that was read is set.
+/// Returns `true` if a flag of an item is set.
 pub(super) fn flag(item: &Item, attribute: &str) -> bool {
     item.get(attribute)
         .and_then(|value| value.as_bool().ok())
@@ -97,7 +97,7 @@ pub(super) fn flag(item: &Item, attribute: &str) -> bool {
         .unwrap_or(false)
 }
 
-/// The item is not as we write it.
+/// The error for an item in another format than the one we write.
 pub(super) fn malformed(item: &Item, attribute: &'static str) -> StoreError {
     let shown = |name: &str| {
         item.get(name)

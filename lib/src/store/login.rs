@@ -1,4 +1,4 @@
-//! Logins under way: where each is to lead back to. Forgotten some time after they expired, by the table itself.
+//! Logins in progress, each with its callback. The table's TTL removes them some time after they expire.
 
 use std::time::Duration;
 
@@ -19,13 +19,13 @@ fn key(state: &str) -> Key {
     }
 }
 
-/// The second that a time is in: what DynamoDB's time to live counts in.
+/// A time in whole seconds, the unit of DynamoDB's TTL.
 fn seconds(time: Timestamp) -> AttributeValue {
     number(Timestamp(time.0 / 1000))
 }
 
 impl Store {
-    /// Records that the login with `provider` under `state` is to lead to `callback`, for `ttl` from `now` on. One
+    /// Records that the login with `provider` under `state` leads back to `callback`, for `ttl` from `now` on. One
     /// `PutItem`, 1 WCU.
     pub async fn begin_login(
         &self,
@@ -51,8 +51,8 @@ impl Store {
         Ok(())
     }
 
-    /// Where the login is to lead to, once; `None` when there is none under that state with that provider, or no more.
-    /// One `UpdateItem`, 1 WCU, which knows itself when it is repeated after a lost answer.
+    /// Returns the callback of a login, once; `None` if there is no such login with that provider, or no longer. One
+    /// `UpdateItem`, 1 WCU, which recognises itself when it is retried after a lost response.
     pub async fn end_login(
         &self,
         state: &str,

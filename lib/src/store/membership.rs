@@ -1,12 +1,12 @@
-//! Which groups a principal is in: an item for each principal and bucket, kept by the transactions that write groups.
+//! Memberships: the groups of each principal, one item for each principal and bucket, written by the transactions that
+//! write groups.
 //!
-//! A group's own object lists its members; this is the same the other way round, so that a request reads the groups
-//! that its user is in, of the buckets that it is about, together with everything else
-//! ([decision 8](../../../docs/decisions/008-groups.md)). Memberships carry the generation of the bucket: when that is
-//! deleted they hold no more, whatever the table still has.
+//! A group's object lists its members; this is the inverse, so that a request reads its user's groups in the buckets
+//! concerned together with everything else ([decision 8](../../../docs/decisions/008-groups.md)). Memberships carry the
+//! generation of the bucket: once that is deleted they are void, whatever the table still holds.
 //!
-//! Until generations were marked (see [`Generation::unique`]) a principal had one item for all buckets. Where such a
-//! bucket is still there, these are read as well, and who leaves a group leaves it there too.
+//! Before generations were marked (see [`Generation::unique`]) a principal had one item for all buckets. As long as
+//! such a bucket exists, that item is read as well, and a member who leaves a group leaves it there too.
 
 use std::collections::BTreeSet;
 
@@ -19,10 +19,10 @@ use crate::resource::{Kind, ObjectUri};
 /// The sort key of the one item that a principal had for all buckets.
 const OLD_KEY: &str = "#groups";
 
-/// A principal's length in bytes at most: a key of DynamoDB must hold it.
+/// The greatest length of a principal in bytes: it must fit into a DynamoDB key.
 pub const MAX_PRINCIPAL_LENGTH: usize = 1024;
-/// Bytes that the ids of the groups of one bucket may have that one principal is in: each request in the bucket reads
-/// them, 1 RCU for 4 KB.
+/// The most bytes of ids of groups of one bucket that one principal may be in: each request in the bucket reads them, 1
+/// RCU for 4 KB.
 pub const MAX_IDS: usize = 16 * 1024;
 
 /// A principal among the members of a bucket's groups.
@@ -37,13 +37,13 @@ pub struct Member {
 /// The groups of one bucket that a principal is in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Memberships {
-    /// The generation of the bucket under which they hold; the root's when there are none.
+    /// The generation of the bucket under which they hold; the root's if there are none.
     pub bucket: Generation,
     /// The groups' ids.
     pub groups: BTreeSet<String>,
 }
 
-/// What becomes of a principal's memberships in one bucket in one transaction.
+/// The changes to a principal's memberships in one bucket in one transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MembershipChanges {
     /// The bucket's generation.
@@ -52,12 +52,12 @@ pub struct MembershipChanges {
     pub joins: BTreeSet<String>,
     /// The ids of the groups that it leaves.
     pub leaves: BTreeSet<String>,
-    /// The generation whose memberships, which hold no more, are there still, and go.
+    /// The earlier generation whose void memberships are still stored, and are replaced.
     pub replaces: Option<Generation>,
 }
 
 impl Key {
-    /// The key of the item that tells a member's groups.
+    /// The key of the item with a member's groups.
     pub fn memberships(member: &Member) -> Self {
         Self {
             pk: partition(&member.principal),
@@ -65,7 +65,7 @@ impl Key {
         }
     }
 
-    /// The key of the item that told `principal`'s groups in all buckets.
+    /// The key of the item with `principal`'s groups in all buckets.
     pub fn old_memberships(principal: &str) -> Self {
         Self {
             pk: partition(principal),
@@ -82,7 +82,7 @@ impl Memberships {
     /// Reads an item back: each group is an attribute.
     ///
     /// # Errors
-    /// [`StoreError::Malformed`] when it is not as we write it.
+    /// [`StoreError::Malformed`] if it is not in the format that we write.
     pub fn from_item(item: &Item) -> Result<Self, StoreError> {
         if !item.contains_key("generation") {
             return Ok(Self::default());
@@ -95,10 +95,10 @@ impl Memberships {
     }
 }
 
-/// Reads the memberships in all buckets back, each group with the generation of its bucket.
+/// Reads back the memberships in all buckets, each group with the generation of its bucket.
 ///
 /// # Errors
-/// [`StoreError::Malformed`] when they are not as they were written.
+/// [`StoreError::Malformed`] if they are not in the format in which they were written.
 pub fn from_old_item(item: &Item) -> Result<Vec<(ObjectUri, Generation)>, StoreError> {
     let attributes = item.iter().filter(|(name, _)| name.starts_with('/'));
     let memberships = attributes.map(|(name, value)| {
@@ -112,8 +112,8 @@ pub fn from_old_item(item: &Item) -> Result<Vec<(ObjectUri, Generation)>, StoreE
 }
 
 impl Store {
-    /// The memberships of a principal in no more than so many buckets, the first by their ids, and those in the item
-    /// for all buckets.
+    /// The memberships of a principal in at most `limit` buckets, the first by id, and those in the item for all
+    /// buckets.
     ///
     /// One `Query` of one page.
     pub async fn memberships(
@@ -193,7 +193,7 @@ impl Store {
         Ok(TransactWriteItem::builder().update(update.build()?).build())
     }
 
-    /// The write that takes groups out of the item that a principal had for all buckets.
+    /// The write that removes groups from the item that a principal had for all buckets.
     pub(super) fn leave_old_groups(
         &self,
         principal: &str,

@@ -1,4 +1,4 @@
-//! The one DynamoDB table: what it holds and the requests that read and write it.
+//! The one DynamoDB table: its items, and the requests that read and write it.
 //!
 //! | item | `pk` | `sk` | see |
 //! | --- | --- | --- | --- |
@@ -7,15 +7,15 @@
 //! | monitor entry | `#monitor` | the collection's URI | [`monitor`] |
 //! | monitor's clock and latest changes | `#monitor` | `#state` | [`monitor`] |
 //! | broadcast state | `#broadcast` | the listener's name | [`broadcast_claim`] |
-//! | that something of a list is shared | `#shared#`, the parent's generation, `#` and the principal | the list's partition | [`shares`] |
-//! | a login under way | `#login#` and its state | `#login` | [`login`] |
+//! | share of a list | `#shared#`, the parent's generation, `#` and the principal | the list's partition | [`shares`] |
+//! | login in progress | `#login#` and its state | `#login` | [`login`] |
 //! | a principal's groups in a bucket | `#principal#` and the principal | the bucket's URI | [`membership`] |
-//! | what listeners are to be told of | `#outbox##` and a parent's URI | see there | [`outbox`] |
+//! | events for listeners | `#outbox##` and a parent's URI | see there | [`outbox`] |
 //! | an entry of a bucket's history | `#history#`, the bucket's generation, `#` and a shard | a time, `#` and its id | [`history`] |
-//! | turns at an item that is contended | `#turn#` and the item's key | `#turn` | [`Store::reserve_turn`] |
+//! | turns at a contended item | `#turn#` and the item's key | `#turn` | [`Store::reserve_turn`] |
 //!
-//! No id may begin with `#`, so the reserved keys never meet an object's. The local secondary index
-//! `by_last_modified` takes in what has a `last_modified`: objects, and monitor entries by their positions.
+//! No id may begin with `#`, so the reserved keys never collide with an object's. The local secondary index
+//! `by_last_modified` holds every item with a `last_modified`: objects, and monitor entries by their positions.
 
 pub mod broadcast_claim;
 pub mod changeset;
@@ -62,7 +62,7 @@ use self::read::all_pages;
 pub const TIMESTAMP_KEY: &str = "#timestamp";
 /// The local secondary index by `last_modified`.
 pub const BY_LAST_MODIFIED: &str = "by_last_modified";
-/// Items in one transaction at most (DynamoDB).
+/// The most items in one transaction (DynamoDB).
 pub const MAX_TRANSACTION_ITEMS: usize = 100;
 
 /// The table.
@@ -70,14 +70,14 @@ pub const MAX_TRANSACTION_ITEMS: usize = 100;
 pub struct Store {
     client: Client,
     table: String,
-    /// Whether items that are read together are read at one moment, as a snapshot.
+    /// Whether items that are read together are read as a snapshot.
     reads_snapshots: bool,
-    /// Shares that this process knows to be noted apart; shared by clones.
+    /// Shares that this process knows to be stored in items of their own; shared by clones.
     known_shares: Arc<Mutex<HashSet<Key>>>,
 }
 
 impl Store {
-    /// The table called `table`. What the client says of retries does not count: the store has its own rules.
+    /// The table called `table`. The client's retry settings are replaced by the store's own.
     pub fn new(client: Client, table: impl Into<String>) -> Self {
         Self {
             client: retries::client(&client),
@@ -87,9 +87,9 @@ impl Store {
         }
     }
 
-    /// The same table, which reads items together at one moment: a transaction shows in all of them or in none.
+    /// The same table, with reads of several items as snapshots: a transaction shows in all of them or in none.
     ///
-    /// Costs twice as much, and is refused while a transaction has one of the items in hand; then it is done again.
+    /// Costs twice as much, and fails while a transaction holds one of the items; then it is retried.
     pub fn with_snapshot_reads(&self) -> Self {
         Self {
             reads_snapshots: true,

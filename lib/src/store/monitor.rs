@@ -1,7 +1,7 @@
-//! The monitor: one entry for every collection, in the order in which the aggregator heard of their changes, whatever is
-//! shown of them ([decision 13](../../../docs/decisions/013-monitor-clock.md)).
+//! The monitor: one entry for every collection, in the order in which the aggregator received their changes, shown to
+//! clients or not ([decision 13](../../../docs/decisions/013-monitor-clock.md)).
 //!
-//! The latest changes are in the monitor's state alone ([`MonitorState`]); older ones are items of their own, which the
+//! The latest changes are only in the monitor's state ([`MonitorState`]); older ones have items of their own, which the
 //! index holds by their positions.
 
 mod state;
@@ -26,14 +26,14 @@ pub use state::{MonitorState, Replaced, split_update};
 /// The partition of all entries, and of their state.
 const PARTITION: &str = "#monitor";
 
-/// The collection's own timestamp in an entry's item. An item without it was written by a function of an earlier version,
-/// for which the position was the same.
+/// The collection's own timestamp in an entry's item. An item without it was written by a function of an earlier
+/// version, whose position was the timestamp.
 const COLLECTION_TIMESTAMP: &str = "collection_timestamp";
 
-/// Requests to the table that are under way at once.
+/// The most concurrent requests to the table.
 const CONCURRENCY: usize = 16;
 
-/// How often the state and the entries are read again because changes moved on from one to the other meanwhile.
+/// The most times that the state and the entries are read, since changes may move from one to the other in between.
 const MAX_READS: u32 = 8;
 
 /// A collection's records have a new timestamp, or the collection is gone.
@@ -69,7 +69,7 @@ pub struct StoredEntry {
 }
 
 impl CollectionChange {
-    /// Whether the other is a change of the same collection.
+    /// Returns `true` if the other is a change of the same collection.
     pub fn is_of_same(&self, other: &Self) -> bool {
         self.collection == other.collection && self.bucket == other.bucket
     }
@@ -130,7 +130,7 @@ impl StoredEntry {
     }
 }
 
-/// Of each collection the entry with the highest position, in the order of the positions.
+/// The entry with the highest position of each collection, in order of positions.
 fn latest_of_each(mut entries: Vec<StoredMonitorEntry>) -> Vec<StoredMonitorEntry> {
     entries.sort_by_key(|entry| entry.position);
     let mut seen = HashSet::with_capacity(entries.len());
@@ -147,26 +147,25 @@ fn sort_key(item: &Item) -> Option<&String> {
     item.get("sk").and_then(|sk| sk.as_s().ok())
 }
 
-/// Whether an item is the timestamp of a list, which lies among the list's objects.
+/// Returns `true` for the item of a list's timestamp, which is among the list's objects.
 fn is_list(item: &Item) -> bool {
     sort_key(item).is_some_and(|sk| sk == TIMESTAMP_KEY)
 }
 
-/// Whether an item is the state of the entries, which lies among them.
+/// Returns `true` for the item of the monitor's state, which is among the entries.
 fn is_state(item: &Item) -> bool {
     sort_key(item).is_some_and(|sk| sk == STATE_KEY)
 }
 
 impl Store {
-    /// Every entry from the position `from` on, tombstones among them, in the order of their positions, as they were in
-    /// the state that is given back: `state`, or a later one if changes moved from it to items of their own meanwhile.
+    /// Every entry from the position `from` on, tombstones included, in order of positions, as of the returned state:
+    /// `state`, or a later one if changes moved from it to items of their own in between.
     ///
-    /// One `Query` of the index for each MB of items (about 4,000), strongly consistent, each time that it reads. It reads
-    /// the lowest position first: an entry only ever moves on, so one that does so meanwhile is found twice and never
-    /// missed.
+    /// Each attempt is one `Query` of the index for each MB of items (about 4,000), strongly consistent. It reads the
+    /// lowest position first: positions only rise, so an entry that moves meanwhile is found twice and never missed.
     ///
     /// # Errors
-    /// Also when changes moved each time that it read.
+    /// Failures of the table, and changes that moved at every attempt.
     pub async fn monitor_entries(
         &self,
         mut state: MonitorState,
@@ -183,7 +182,7 @@ impl Store {
             let items = items.iter().filter(|item| !is_state(item));
             let stored = items.map(StoredEntry::from_item);
             let stored = stored.collect::<Result<Vec<_>, _>>()?;
-            // Where one came after the state was read, another may have come that was not seen.
+            // If one entry came after the state was read, another may have been missed.
             let is_after_state = |stored: &StoredEntry| {
                 stored.entry.position > state.clock() && !stored.is_of_earlier_version
             };
@@ -198,7 +197,7 @@ impl Store {
         Err(StoreError::MonitorContended(MAX_READS))
     }
 
-    /// The state, and every entry in no order, read from the table itself.
+    /// The state, and every entry in no particular order, read from the table itself.
     pub async fn monitor(&self) -> Result<(MonitorState, Vec<StoredMonitorEntry>), StoreError> {
         let state = self.monitor_state().await?;
         let stored = self.stored_monitor_entries().await?.into_iter();
@@ -207,14 +206,14 @@ impl Store {
         Ok((state, latest_of_each(entries)))
     }
 
-    /// Every item of an entry, read from the table itself. One `Query` for each MB of them.
+    /// All entries that have an item of their own, read from the table itself. One `Query` for each MB of them.
     pub async fn stored_monitor_entries(&self) -> Result<Vec<StoredEntry>, StoreError> {
         let items = self.partition_items(PARTITION, None).await?;
         let entries = items.iter().filter(|item| !is_state(item));
         entries.map(StoredEntry::from_item).collect()
     }
 
-    /// The entries of the collections of these changes that are in items of their own, by the collection.
+    /// The entries of these changes' collections that have items of their own, by collection.
     ///
     /// One `BatchGetItem` for each 100.
     pub async fn monitor_entries_of(
@@ -243,7 +242,7 @@ impl Store {
                 .client
                 .put_item()
                 .table_name(&self.table)
-                // What a function of an earlier version wrote has its timestamp for a position.
+                // In an item of an earlier version the position is the timestamp.
                 .condition_expression(
                     "attribute_not_exists(pk) OR \
                      (attribute_exists(collection_timestamp) AND last_modified < :position) OR \
@@ -260,7 +259,7 @@ impl Store {
         .await
     }
 
-    /// The ids of every bucket that ever was.
+    /// The ids of all buckets that ever existed.
     pub async fn every_bucket(&self) -> Result<Vec<String>, StoreError> {
         let pk = super::partition(&ListUri::buckets());
         let items = self.partition_items(&pk, Some("sk")).await?;
@@ -268,10 +267,10 @@ impl Store {
         buckets.map(|item| string(item, "sk")).collect()
     }
 
-    /// The latest changes of a bucket's collections, deleted ones among them, from the timestamps of their records.
+    /// The latest changes of a bucket's collections, deleted ones included, from the timestamps of their records.
     ///
-    /// A list that is open in a collection of an earlier life of the bucket is closed: the bucket's deletion ought
-    /// to have done so.
+    /// Closes a list that is still open in a collection of an earlier generation of the bucket: the bucket's deletion
+    /// should have closed it.
     pub async fn collection_changes(
         &self,
         bucket: &str,
@@ -284,7 +283,7 @@ impl Store {
                 Some("sk, generation, parent, deleted"),
             )
             .await?;
-        // Read after its collections: a life that it does not have now, but had when they were made, never returns.
+        // Read after its collections: a generation that has ended by now never returns.
         let key = Key::object(&ObjectUri::bucket(bucket));
         let found = self.read(std::slice::from_ref(&key)).await?;
         let life = match found.get(&key).filter(|item| !flag(item, "deleted")) {
@@ -322,7 +321,7 @@ impl Store {
         entries.collect()
     }
 
-    /// All items of a partition, with these attributes of them.
+    /// All items of a partition, with only these attributes.
     ///
     /// One `Query` for each MB, strongly consistent.
     async fn partition_items(
@@ -344,11 +343,11 @@ impl Store {
             .consistent_read(true)
     }
 
-    /// Closes the lists of records of every collection that a deleted bucket held in that generation.
+    /// Closes the lists of records of every collection of a deleted bucket in that generation.
     ///
-    /// The stream then tells the monitor of each, so that its entry goes. Safe to repeat: a list that was
-    /// closed, or opened again by a new collection, is left alone. One `Query`, then one `UpdateItem` for
-    /// each collection.
+    /// The stream then passes each to the monitor, whose entry becomes a tombstone. Safe to repeat: a list that was
+    /// closed, or opened again by a new collection, is left alone. One `Query`, then one `UpdateItem` for each
+    /// collection.
     pub async fn close_collections(
         &self,
         bucket: &str,
@@ -401,7 +400,7 @@ impl Store {
             .expression_attribute_values(":closing", number(now.max(list.timestamp.next())))
             .expression_attribute_values(":read", number(list.timestamp))
             .expression_attribute_values(":generation", AttributeValue::S(generation.0));
-        // A condition that fails is a write that came between: the caller repeats, and reads again.
+        // A failed condition means that a write came between: the caller retries, and reads again.
         update
             .send()
             .await

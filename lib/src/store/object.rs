@@ -1,4 +1,4 @@
-//! Objects and the timestamps of their lists, and how they look as items.
+//! Objects and the timestamps of their lists, and their form as items.
 
 use std::collections::BTreeSet;
 
@@ -17,36 +17,36 @@ use crate::timestamp::Timestamp;
 /// An object, live or a tombstone.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Object {
-    /// When it was last written, in its list's time.
+    /// The time of its last write, in its list's time.
     pub last_modified: Timestamp,
     /// Its own generation.
     pub generation: Generation,
     /// The generation of the parent that it was written under.
     pub parent: Generation,
-    /// What it holds.
+    /// Its content.
     pub content: Content,
 }
 
-/// What no two states of what is at one URI have in common.
+/// Identifies one state of an object: no two states at one URI are equal in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {
     /// The generation of the object.
     pub generation: Generation,
-    /// When it was last written.
+    /// The time of its last write.
     pub last_modified: Timestamp,
 }
 
-/// What an object holds.
+/// The content of an object.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Content {
-    /// It exists.
+    /// The object exists.
     Live {
-        /// Its fields but for `id` and `last_modified`.
+        /// Its fields except `id` and `last_modified`.
         data: Map<String, Value>,
-        /// What is granted on it.
+        /// The permissions on it.
         permissions: Permissions,
     },
-    /// It was deleted.
+    /// The object was deleted.
     Deleted,
 }
 
@@ -88,7 +88,7 @@ impl Object {
     /// Reads an item back.
     ///
     /// # Errors
-    /// [`StoreError::Malformed`] when it is not as [`Object`]s are written.
+    /// [`StoreError::Malformed`] if it is not in the format of [`Object`]s.
     pub fn from_item(item: &Item) -> Result<Self, StoreError> {
         let mut object = Self::without_data(item)?;
         if let Content::Live { data, .. } = &mut object.content {
@@ -98,7 +98,7 @@ impl Object {
         Ok(object)
     }
 
-    /// The same object with no data.
+    /// The same object without its data.
     pub fn without_its_data(&self) -> Self {
         Self {
             last_modified: self.last_modified,
@@ -114,7 +114,7 @@ impl Object {
         }
     }
 
-    /// Reads an item back with no data, which is not parsed.
+    /// Reads an item back without its data, which is not parsed.
     pub(super) fn without_data(item: &Item) -> Result<Self, StoreError> {
         let content = if flag(item, "deleted") {
             Content::Deleted
@@ -132,7 +132,7 @@ impl Object {
         })
     }
 
-    /// Bytes that its item takes, about: what keys, times and generations add is less than 2 KB.
+    /// The approximate size of its item in bytes: keys, times and generations add less than 2 KB.
     pub fn size(&self) -> usize {
         match &self.content {
             Content::Live { data, permissions } => {
@@ -142,7 +142,7 @@ impl Object {
         }
     }
 
-    /// It as listeners are told of it: the data that the API shows, but for an account's hash of its password.
+    /// The object as events show it: the data that the API shows, without an account's password hash.
     pub fn told(&self, uri: &ObjectUri) -> Map<String, Value> {
         let mut told = match &self.content {
             Content::Live { data, .. } => data.clone(),
@@ -156,7 +156,7 @@ impl Object {
         told
     }
 
-    /// What is granted on it; nothing on a tombstone.
+    /// The permissions on it; `None` for a tombstone.
     pub fn permissions(&self) -> Option<&Permissions> {
         match &self.content {
             Content::Live { permissions, .. } => Some(permissions),
@@ -164,14 +164,14 @@ impl Object {
         }
     }
 
-    /// The principals that it grants something to; none once it is deleted.
+    /// The principals that have a permission on it; none once it is deleted.
     pub fn principals(&self) -> BTreeSet<&str> {
         let granted = self.permissions().into_iter().flat_map(Permissions::iter);
         let principals = granted.flat_map(|(_, granted)| granted);
         principals.map(String::as_str).collect()
     }
 
-    /// Which state of what is at its URI this is.
+    /// Identifies this state of the object.
     pub fn version(&self) -> Version {
         Version {
             generation: self.generation.clone(),
@@ -180,7 +180,7 @@ impl Object {
     }
 }
 
-/// What is granted on the object that an item holds.
+/// The permissions on the object in an item.
 pub(super) fn permissions_of(item: &Item) -> Result<Permissions, StoreError> {
     let mut permissions = Permissions::default();
     if let Some(granted) = item.get("permissions") {
@@ -198,7 +198,7 @@ pub(super) fn permissions_of(item: &Item) -> Result<Permissions, StoreError> {
     Ok(permissions)
 }
 
-/// The state of a list: its timestamp, and whose children it lists.
+/// The state of a list: its timestamp, and the generation of its parent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct List {
     /// The highest `last_modified` that the list ever had. Survives deletion of the parent.
@@ -207,11 +207,11 @@ pub struct List {
     pub generation: Generation,
     /// Whether the parent was deleted.
     pub closed: bool,
-    /// How many transactions wrote under past times, which the timestamp does not tell of. Only ever raised.
+    /// The number of transactions with backdated writes, which the timestamp does not reflect. Only ever rises.
     pub past: u64,
-    /// With whom objects of the list are shared.
+    /// The principals that objects of the list are shared with.
     pub shares: Shares,
-    /// What its last transactions wrote.
+    /// The writes of its last transactions.
     pub recent: Recent,
 }
 
@@ -219,14 +219,14 @@ impl List {
     /// Reads an item back.
     ///
     /// # Errors
-    /// [`StoreError::Malformed`] when it is not as [`List`]s are written.
+    /// [`StoreError::Malformed`] if it is not in the format of [`List`]s.
     pub fn from_item(item: &Item) -> Result<Self, StoreError> {
         Ok(Self {
             timestamp: time(item, "timestamp")?,
             recent: Recent::from_item(item),
             generation: Generation(string(item, "generation")?),
             closed: flag(item, "closed"),
-            // Of a list that has seen none there is no such attribute.
+            // Absent until the first backdated write.
             past: match item.get("past") {
                 None => 0,
                 Some(AttributeValue::N(count)) => {

@@ -1,17 +1,16 @@
-//! The outbox: what listeners are to be told of, written in the very transaction that it tells of.
+//! The outbox: events for listeners, written in the very transaction that they describe.
 //!
 //! | `pk` | `sk` | holds |
 //! | --- | --- | --- |
 //! | `#outbox##` and the URI that the lists are under | the entry's id, `#`, the number of the part | `events`, `parts`, `expires` |
 //!
-//! An entry is all that one transaction did under one parent, in order, as compressed JSON, in parts that are small
-//! enough for an item. The same transaction names the entry in the item of one list under that parent, its [`head`]: the
-//! stream gives the changes of one item in the order of their commits, and promises no order between items, so that the
-//! records of the head tell the order of a parent's entries
-//! ([decision 10](../../../docs/decisions/010-events.md)).
-//! Entries go by themselves, [`KEPT`] after they were written: as long as SQS keeps what asks for them.
+//! An entry holds the events of one transaction under one parent, in order, as compressed JSON, in parts that each fit
+//! into an item. The same transaction names the entry in the item of one list under that parent, its [`head`]: the
+//! stream orders the changes of one item as they were committed, but not those of different items, so that the records
+//! of the head give the order of a parent's entries ([decision 10](../../../docs/decisions/010-events.md)). The TTL
+//! removes entries [`KEPT`] after they were written: as long as SQS keeps the messages that refer to them.
 //!
-//! Earlier versions wrote entries under `#outbox#` and the URI, with a random id, and named them nowhere.
+//! Earlier versions wrote entries under `#outbox#` and the URI, with a random id, and named them in no head.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -30,34 +29,34 @@ use crate::event::ResourceChanged;
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::timestamp::Timestamp;
 
-/// What the partition keys of entries begin with.
+/// The prefix of the partition keys of entries.
 pub const PARTITION: &str = "#outbox#";
-/// What stands behind [`PARTITION`] where the entry is named in its [`head`].
+/// Follows [`PARTITION`] if the entry is named in its [`head`].
 const NAMED: &str = "#";
 /// The attribute of a [`head`] that names the entry of its last transaction. The stream's filter for the notifier asks
 /// for it.
 pub const ENTRY: &str = "entry";
-/// What the id of an entry begins with that a head names; its time in milliseconds, `-` and random digits follow.
+/// The first character of the id of an entry that a head names; the time in milliseconds, `-` and random digits follow.
 const ID_PREFIX: char = 't';
-/// How long an entry is kept: 14 days, the longest that SQS keeps a message.
+/// The retention of an entry: 14 days, the longest that SQS keeps a message.
 pub const KEPT: Duration = Duration::from_secs(14 * 24 * 3600);
-/// Bytes of a part at most; an item may have 400 KB.
+/// The most bytes in a part; an item may have 400 KB.
 const MAX_PART: usize = 380 * 1024;
-/// Bytes of a transaction's entries at most: it may have 4 MB, the objects included.
+/// The most bytes in a transaction's entries: it may have 4 MB, the objects included.
 const MAX_ENTRIES: usize = 1536 * 1024;
-/// Parts of a transaction's entries that are full, at most; each entry has one more, which need not be.
+/// The most full parts of a transaction's entries; each entry has one more, which need not be full.
 pub const MAX_FULL_PARTS: usize = MAX_ENTRIES / MAX_PART;
-/// Bytes of an entry once decompressed at most, so that no item makes the memory run out. Lambda takes requests of
-/// 6 MB; what they replace can be 400 KB for each of 100 items.
+/// The most bytes of an entry once decompressed, so that no item exhausts the memory. Lambda takes requests of 6 MB;
+/// the objects that they replace can have 400 KB in each of 100 items.
 const MAX_UNPACKED: u64 = 64 * 1024 * 1024;
 
-/// Names an entry.
+/// Identifies an entry.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct EntryId {
-    /// `#` and the URI of what the lists are under, which is empty for buckets and accounts; without the `#` where an
-    /// earlier version wrote it.
+    /// `#` and the URI of the lists' parent, which is empty for buckets and accounts; without the `#` if an earlier
+    /// version wrote it.
     pub parent: String,
-    /// Which of its entries.
+    /// Its id among the parent's entries.
     pub id: String,
 }
 
@@ -77,7 +76,7 @@ impl EntryId {
         }
     }
 
-    /// The entry that an item with these keys begins; `None` for any other item.
+    /// The entry whose first part is the item with these keys; `None` for any other item.
     pub fn of_first_part(pk: &str, sk: &str) -> Option<Self> {
         Some(Self {
             parent: pk.strip_prefix(PARTITION)?.to_owned(),
@@ -94,14 +93,14 @@ impl EntryId {
         })
     }
 
-    /// The URI of what the lists are under; empty for buckets and accounts.
+    /// The URI of the lists' parent; empty for buckets and accounts.
     pub fn parent_uri(&self) -> &str {
         self.parent.strip_prefix(NAMED).unwrap_or(&self.parent)
     }
 
-    /// Whether an entry that is not there may still come: the transaction that wrote it may commit one item after the
-    /// other, its head before the entry. Once it has expired it has gone. Of an entry that no head names the item itself
-    /// was seen, so it cannot be on its way.
+    /// Returns `true` if an entry that is not there may still appear: its transaction may commit one item after the
+    /// other, the head before the entry. Returns `false` once it has expired, and for an entry that no head names: its
+    /// own item was seen, so it cannot still be coming.
     pub fn may_come(&self, now: Timestamp) -> bool {
         let id = self.id.strip_prefix(ID_PREFIX);
         let written_at = id.and_then(|id| Timestamp::from_digits(id.split('-').next()?));
@@ -109,7 +108,8 @@ impl EntryId {
     }
 }
 
-/// The list under `parent` whose item names the entries under it, so that every transaction that has one writes it.
+/// The list under `parent` whose item names the entries under it; every transaction with such an entry writes that
+/// item.
 pub fn head(parent: Option<&ObjectUri>) -> ListUri {
     match parent {
         None => ListUri::buckets(),
@@ -118,7 +118,7 @@ pub fn head(parent: Option<&ObjectUri>) -> ListUri {
     }
 }
 
-/// All that one transaction tells of under one parent.
+/// The events of one transaction under one parent.
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// The list whose item names it.
@@ -140,7 +140,7 @@ pub struct Part {
 }
 
 impl Part {
-    /// Bytes that it takes, but for keys and the like.
+    /// Its size in bytes, without keys and the like.
     pub fn size(&self) -> usize {
         self.events.len()
     }
@@ -160,9 +160,9 @@ impl Part {
     }
 }
 
-/// The entries of one transaction: its events, each with what its list is under.
+/// The entries of one transaction, from its events, each with the parent of its list.
 ///
-/// Events that are too large together lose the fields of their objects ([`ResourceChanged::truncated`]).
+/// If the events are too large together, they lose the fields of their objects ([`ResourceChanged::truncated`]).
 pub fn entries(events: Vec<(Option<&ObjectUri>, ResourceChanged)>, now: Timestamp) -> Vec<Entry> {
     let mut by_parent = BTreeMap::<_, Vec<ResourceChanged>>::new();
     for (parent, event) in events {
@@ -208,12 +208,12 @@ pub fn entries(events: Vec<(Option<&ObjectUri>, ResourceChanged)>, now: Timestam
 fn compress(events: &[ResourceChanged]) -> Vec<u8> {
     let json = serde_json::to_vec(events).unwrap_or_default();
     let mut encoder = GzEncoder::new(Vec::with_capacity(json.len() / 2), Compression::fast());
-    // The memory of a `Vec` never fails.
+    // Writing to a `Vec` never fails.
     let _ = encoder.write_all(&json);
     encoder.finish().unwrap_or_default()
 }
 
-/// The events of an entry; `None` when the bytes are not one.
+/// The events of an entry; `None` if the bytes are not one.
 pub fn decompress(bytes: &[u8]) -> Option<Vec<ResourceChanged>> {
     let mut json = vec![];
     let mut decoder = GzDecoder::new(bytes).take(MAX_UNPACKED);
@@ -222,8 +222,8 @@ pub fn decompress(bytes: &[u8]) -> Option<Vec<ResourceChanged>> {
 }
 
 impl Store {
-    /// The events of an entry; `None` when it is not there, or not all of it: it has expired, or its transaction is
-    /// still being committed ([`EntryId::may_come`]).
+    /// The events of an entry; `None` if it is missing or incomplete: it has expired, or its transaction is still being
+    /// committed ([`EntryId::may_come`]).
     ///
     /// One `Query`, strongly consistent: 1 RCU for each 4 KB.
     pub async fn outbox_entry(
@@ -253,7 +253,7 @@ impl Store {
         }
         match decompress(&bytes).filter(|_| is_whole) {
             Some(events) => Ok(Some(events)),
-            // The TTL takes one part after the other, and they may come so.
+            // The TTL removes one part after the other, and a commit may write them so.
             None if !is_whole => Ok(None),
             None => Err(StoreError::Malformed {
                 pk: string(first, "pk")?,

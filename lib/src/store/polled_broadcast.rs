@@ -1,7 +1,7 @@
-//! The versions shown to readers of `__broadcasts__`: the latest, and the one shown while it is held back.
+//! The versions for readers of `__broadcasts__`: the latest, and the one shown while that is held back.
 //!
-//! The aggregator raises the version and notes the times; the version to be shown at any later time follows from that
-//! alone. So a read writes nothing, every function shows the same, and frequent readers change nothing. The versions are
+//! The aggregator raises the version and records the times; these determine the version to show at any later time. So a
+//! read writes nothing, all functions show the same version, and frequent readers change nothing. The versions are
 //! positions of the monitor's clock, and part of the monitor's state ([`super::monitor::MonitorState`]).
 
 use super::broadcast_claim::PARTITION;
@@ -12,19 +12,19 @@ use crate::timestamp::Timestamp;
 /// The item in which an earlier version keeps them. No listener has this name.
 const SORT_KEY: &str = "#pull";
 
-/// The latest version, and what was shown before it.
+/// The latest version, and the version shown before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PolledBroadcast {
     /// The latest version.
     due: Timestamp,
-    /// When it became the latest.
+    /// The time when it became the latest.
     due_at: Timestamp,
-    /// The version shown before, and since when; `None` when there was none.
+    /// The version shown before, and the time from which it was shown; `None` if there was none.
     shown: Option<(Timestamp, Timestamp)>,
 }
 
 impl PolledBroadcast {
-    /// With `due` as the latest version from `now` on, unless a later one is known.
+    /// Raises the latest version to `due` from `now` on, unless a later one is known.
     pub fn raised(read: Option<Self>, due: Timestamp, now: Timestamp, debounce: Debounce) -> Self {
         match read {
             None => Self::first(due, now),
@@ -33,7 +33,7 @@ impl PolledBroadcast {
         }
     }
 
-    /// With a first version.
+    /// The state with a first version.
     fn first(due: Timestamp, now: Timestamp) -> Self {
         Self {
             due,
@@ -42,7 +42,7 @@ impl PolledBroadcast {
         }
     }
 
-    /// With `due`, a later version, as the latest from `now` on.
+    /// The state with `due`, a later version, as the latest from `now` on.
     fn with(self, due: Timestamp, now: Timestamp, debounce: Debounce) -> Self {
         let now = now.max(self.due_at);
         let since = self.due_shown_from(debounce);
@@ -57,7 +57,7 @@ impl PolledBroadcast {
         }
     }
 
-    /// From when on the latest version is shown, if no later one comes.
+    /// The time from which the latest version is shown, unless a later one comes.
     fn due_shown_from(self, debounce: Debounce) -> Timestamp {
         let Some((_, shown_at)) = self.shown else {
             return self.due_at;
@@ -99,7 +99,8 @@ impl PolledBroadcast {
 }
 
 impl Store {
-    /// Reads the versions where an earlier version of the functions keeps them; `None` when there are none.
+    /// Reads the versions from the item in which an earlier version of the functions keeps them; `None` if there is
+    /// none.
     ///
     /// One `GetItem`, strongly consistent, 1 RCU.
     pub async fn pull_state_of_earlier_version(
@@ -169,7 +170,7 @@ mod tests {
             state = raised(state, seconds, seconds);
             let expected = match seconds {
                 ..1200 => 1,
-                // The one before: this one came when that was shown.
+                // The version before it: this one came when that was shown.
                 1200..2400 => 1140,
                 _ => 2340,
             };

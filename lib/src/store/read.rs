@@ -15,15 +15,15 @@ use super::{MAX_TRANSACTION_ITEMS, Store};
 use crate::backoff::Backoff;
 use crate::resource::ListUri;
 
-/// Keys in one `BatchGetItem` at most (DynamoDB).
+/// The most keys in one `BatchGetItem` (DynamoDB).
 const MAX_BATCH_GET_KEYS: usize = 100;
-/// The longest pause before keys that DynamoDB left unread are asked for again; it doubles each time.
+/// The longest pause before the first retry of keys that DynamoDB left unread; it doubles each time.
 const FIRST_UNREAD_PAUSE: Duration = Duration::from_millis(10);
-/// The longest of these pauses.
+/// The limit of these pauses.
 const MAX_UNREAD_PAUSE: Duration = Duration::from_millis(500);
 
 impl Store {
-    /// Opens the connection with the cheapest read there is, and tells whether the table answers.
+    /// Opens the connection with the cheapest read there is, and fails if the table does not answer.
     ///
     /// One `GetItem`, 0.5 RCU.
     pub async fn ping(&self) -> Result<(), StoreError> {
@@ -38,10 +38,10 @@ impl Store {
         Ok(())
     }
 
-    /// Reads the items with these keys, strongly consistent, those that exist.
+    /// Reads those of the items with these keys that exist, strongly consistent.
     ///
-    /// One `BatchGetItem` for each 100 keys, 1 RCU for each item and 4 KB of it. It is no snapshot: whoever
-    /// writes on the strength of it repeats what it relied on as conditions of the transaction.
+    /// One `BatchGetItem` for each 100 keys, 1 RCU for each item and 4 KB of it. This is no snapshot: a write that
+    /// relies on it must repeat what it relied on as conditions of the transaction.
     pub async fn read(&self, keys: &[Key]) -> Result<HashMap<Key, Item>, StoreError> {
         if self.reads_snapshots && (1..=MAX_TRANSACTION_ITEMS).contains(&keys.len()) {
             return self.read_snapshot(keys).await;
@@ -88,7 +88,7 @@ impl Store {
                 if wanted.is_empty() {
                     break;
                 }
-                // DynamoDB throttles some of what was asked for.
+                // DynamoDB throttled some of the keys.
                 if !backoff.wait_until(deadline).await {
                     return Err(StoreError::Unread(wanted.len()));
                 }

@@ -1,19 +1,20 @@
-//! What the last transactions wrote to a list, named in its item, so that a reading shows whether it has seen all of it.
+//! The writes of a list's last transactions, named in its item, so that a reader can tell whether it has seen all of
+//! them.
 //!
 //! A transaction may commit one item after the other, the list's new timestamp before an object that it was raised for.
-//! A reader in between would take the timestamp for that of what it read, and never ask for the object again
+//! A reader in between would take that timestamp for the one of what it read, and never ask for the object again
 //! ([decision 17](../../../docs/decisions/017-reading-what-is-being-committed.md)).
 //!
 //! | attribute of a list's item | holds |
 //! | --- | --- |
-//! | `wrote` | what the last transaction wrote to the list |
-//! | `wrote_1`, `wrote_2` | what the one and the two before it wrote |
-//! | `before_1`, `before_2` | the list's timestamp before the last one, and before the one before it |
+//! | `wrote` | the last transaction's writes to the list |
+//! | `wrote_1`, `wrote_2` | the writes of the transactions one and two before it |
+//! | `before_1`, `before_2` | the list's timestamp before the last transaction, and before the one preceding it |
 //!
-//! What a transaction wrote is bytes: when, and the timestamp that it gave the list (0 if none), 6 bytes each; of each
-//! object 5 bytes of a hash of its id, the highest bit set for a tombstone, and how much its time is later than that of the
-//! object before, as LEB128. So an object takes 6 bytes, and the item of a list stays below the 1 KB that is charged
-//! anyway.
+//! A transaction's writes are encoded as bytes: its time, and the timestamp that it gave the list (0 if none), 6 bytes
+//! each; then for each object 5 bytes of a hash of its id, the highest bit set for a tombstone, and the difference of
+//! its time to that of the object before, as zigzag LEB128. So an object usually takes 6 bytes, and the item of a list
+//! stays below the 1 KB that is charged anyway.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -25,66 +26,66 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use super::Item;
 use crate::timestamp::Timestamp;
 
-/// How long a transaction is taken to be unfinished, if need be: DynamoDB finishes what its coordinator left after some
-/// seconds. It also bounds what comes of a name that nothing answers to any more.
+/// The longest time for which a transaction may be unfinished: DynamoDB finishes one that its coordinator abandoned
+/// after some seconds. It also limits the effect of a name whose object can no longer be found.
 const UNFINISHED: Duration = Duration::from_secs(60);
-/// The pauses after which what is being committed is read again, in milliseconds: 1.3 seconds together. Usually it takes a
-/// few milliseconds.
+/// The pauses before a commit in progress is read again, in milliseconds: 1.3 seconds together. A commit usually takes
+/// a few milliseconds.
 pub const COMMIT_PAUSES: [u64; 7] = [10, 20, 40, 80, 160, 320, 640];
 
-/// What names transactions in a list's item, the last one first.
+/// The attributes of a list's item that name transactions, the last one first.
 const WROTE: [&str; 3] = ["wrote", "wrote_1", "wrote_2"];
-/// The timestamp that the list has from each.
+/// The attributes of the timestamps that these gave to the list.
 const REACHED: [&str; 3] = ["timestamp", "before_1", "before_2"];
-/// What makes the last transaction the one before, and names `:wrote` as the last. What is not there yet becomes a name
-/// that counts for nothing, since it reached another timestamp.
+/// Shifts the named transactions by one, and names `:wrote` as the last. A missing one is filled with a name that does
+/// not count, since it reached another timestamp.
 pub(super) const SHIFT: &str = "wrote = :wrote, wrote_1 = if_not_exists(wrote, :wrote), \
     wrote_2 = if_not_exists(wrote_1, :wrote), before_1 = #timestamp, before_2 = if_not_exists(before_1, #timestamp)";
-/// What removes those before the last one.
+/// Removes the transactions before the last one.
 pub(super) const FORGET: &str = "wrote_1, wrote_2, before_1, before_2";
 
-/// Bytes of a time.
+/// Bytes of an encoded time.
 const TIME: usize = 6;
-/// Bytes of a hash.
+/// Bytes of an encoded hash.
 const HASH: usize = 5;
-/// The bit of a hash that tells tombstones.
+/// The bit of a hash that marks tombstones.
 const DELETED: u64 = 1 << (8 * HASH - 1);
 
 /// An object that a transaction wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Named {
-    /// Of its id.
+    /// The hash of its id.
     hash: u64,
     last_modified: Timestamp,
     is_deleted: bool,
 }
 
-/// What a transaction writes to a list.
+/// The writes of a transaction to a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wrote {
-    /// When.
+    /// The time of the transaction.
     pub at: Timestamp,
     objects: Vec<Named>,
 }
 
-/// What the last transactions wrote to a list, as far as they may be unfinished.
+/// The writes of the last transactions to a list, which may be unfinished.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recent {
-    /// When each was written, with what it wrote; the last one first.
+    /// The time of each transaction with its writes; the last one first.
     transactions: Vec<(Timestamp, Vec<Named>)>,
 }
 
-/// What a reading of a list covers.
+/// The part of a list that a read covers.
 #[derive(Clone, Debug)]
 pub struct Covered {
-    /// The times.
+    /// The covered times.
     pub times: RangeInclusive<Timestamp>,
-    /// Whether tombstones are among it.
+    /// Whether tombstones are covered.
     pub tombstones: bool,
 }
 
 impl Wrote {
-    /// With one more object.
+    /// Adds an object.
     pub fn add(&mut self, id: &str, last_modified: Timestamp, is_deleted: bool) {
         self.objects.push(Named {
             hash: hash(id),
@@ -93,7 +94,7 @@ impl Wrote {
         });
     }
 
-    /// As an attribute. `reached` is the timestamp that the list has then; `None` when it stays as it is.
+    /// Encodes the writes as an attribute. `reached` is the timestamp that the list gets; `None` if it keeps its own.
     pub(super) fn into_value(self, reached: Option<Timestamp>) -> AttributeValue {
         let mut time = reached.unwrap_or_default().0;
         let mut bytes = vec![];
@@ -102,7 +103,7 @@ impl Wrote {
         for object in self.objects {
             let deleted = if object.is_deleted { DELETED } else { 0 };
             push(&mut bytes, object.hash | deleted, HASH);
-            // The difference may be negative, which wraps; to the left of it stands its sign then.
+            // A negative difference wraps here, and the cast restores its sign.
             let later = object.last_modified.0.wrapping_sub(time).cast_signed();
             let mut zigzag = (later << 1 ^ later >> 63).cast_unsigned();
             while zigzag >= 0x80 {
@@ -117,7 +118,7 @@ impl Wrote {
 }
 
 impl Recent {
-    /// What the item of a list names.
+    /// Reads the transactions that the item of a list names.
     ///
     /// A name counts only if the list got its timestamp from that transaction: an earlier version of the API, which names
     /// nothing, may have written since.
@@ -128,12 +129,12 @@ impl Recent {
             counts.then_some((at, objects))
         });
         Self {
-            // Where the last one does not count, nor does what came before it.
+            // If one does not count, neither do those before it.
             transactions: named.map_while(|named| named).collect(),
         }
     }
 
-    /// Whether an object of that id may be among what it names.
+    /// Returns `true` if an object with that id may be among the writes.
     pub fn names(&self, id: &str) -> bool {
         let mut named = self.transactions.iter().flat_map(|(_, objects)| objects);
         !self.transactions.is_empty() && {
@@ -142,7 +143,7 @@ impl Recent {
         }
     }
 
-    /// The earliest time of what it names, as far as that may be unfinished.
+    /// The earliest time of the writes that may be unfinished.
     pub fn earliest(&self, now: Timestamp) -> Option<Timestamp> {
         let transactions = self.transactions.iter();
         let unfinished = transactions.filter(|(at, _)| now.since(*at) < UNFINISHED);
@@ -150,10 +151,11 @@ impl Recent {
         objects.map(|object| object.last_modified).min()
     }
 
-    /// Whether a reading that was begun after this was read shows all that it names. `read` are the objects.
+    /// Returns `true` if a read of the list that began after this was read shows all named writes. `read` are its
+    /// objects.
     ///
-    /// An object may have been written again meanwhile; then it has a later time. One that was deleted meanwhile, or moved
-    /// out of what the reading covers, is missed for nothing: read this again, and then the list.
+    /// An object may have been written again meanwhile; then it has a later time. One that was deleted meanwhile, or
+    /// moved out of what the read covers, is missed in vain: read this again, and then the list.
     pub fn is_seen<'a>(
         &self,
         covered: &Covered,
@@ -188,12 +190,12 @@ impl Recent {
     }
 }
 
-/// Appends the last bytes of a number.
+/// Appends the lowest bytes of a number.
 fn push(bytes: &mut Vec<u8>, number: u64, width: usize) {
     bytes.extend(number.to_be_bytes().into_iter().skip(8 - width));
 }
 
-/// Takes a number off the beginning of `bytes`; `None` when they are too few.
+/// Takes a number off the front of `bytes`; `None` if they are too few.
 fn take(bytes: &mut &[u8], width: usize) -> Option<u64> {
     let (first, rest) = bytes.split_at_checked(width)?;
     *bytes = rest;
@@ -204,8 +206,7 @@ fn take(bytes: &mut &[u8], width: usize) -> Option<u64> {
     )
 }
 
-/// When a transaction was written, the timestamp that it gave the list, and what it wrote; `None` when the bytes do not
-/// tell it.
+/// The time of a transaction, the timestamp that it gave the list, and its writes; `None` if the bytes are malformed.
 fn named(mut bytes: &[u8]) -> Option<(Timestamp, Timestamp, Vec<Named>)> {
     let (at, reached) = (take(&mut bytes, TIME)?, take(&mut bytes, TIME)?);
     let (mut time, mut objects) = (reached, vec![]);
@@ -230,7 +231,7 @@ fn named(mut bytes: &[u8]) -> Option<(Timestamp, Timestamp, Vec<Named>)> {
     Some((Timestamp(at), Timestamp(reached), objects))
 }
 
-/// FNV-1a, as far as it fits: with one of a list of a thousand objects an id shares it once in half a billion times.
+/// FNV-1a, truncated: an id has the same hash as one of a thousand others once in half a billion times.
 fn hash(id: &str) -> u64 {
     let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -249,8 +250,8 @@ mod tests {
         }
     }
 
-    /// A transaction: the timestamp that it gave the list, 0 for none, and of what it wrote id, time and whether that is a
-    /// tombstone.
+    /// A transaction: the timestamp that it gave the list, 0 for none, and the id, time and tombstone flag of each
+    /// object.
     type Transaction<'a> = (u64, &'a [(&'a str, u64, bool)]);
 
     /// A list's item after transactions at the time 1000.
@@ -406,7 +407,7 @@ mod tests {
             wrote.add(&n.to_string(), Timestamp(1_700_000_000_000 + n), true);
         }
         let value = wrote.into_value(Some(Timestamp(1_700_000_000_024)));
-        // Three times, and 400 bytes for its keys and everything else.
+        // Three transactions, and 400 bytes for keys and everything else.
         assert!(3 * value.as_b().unwrap().as_ref().len() + 400 < 1024);
     }
 }

@@ -1,8 +1,8 @@
-//! How the SDK repeats requests to the table by itself.
+//! The SDK's automatic retries of requests to the table.
 //!
-//! Reads and single writes are repeated here, for seconds: throttling, conflicts with a transaction and lost answers
-//! pass. Whoever adds a single write makes sure that it may meet itself, since its answer may have been lost.
-//! A transaction that writes is repeated by [`Store::commit`](super::Store::commit) alone, which must know of every attempt.
+//! Reads and single writes are retried here, for seconds: throttling, conflicts with a transaction and lost responses
+//! pass. Every single write must tolerate its own repetition, since its response may have been lost. A transaction that
+//! writes is retried by [`Store::commit`](super::Store::commit) alone, which must know of every attempt.
 
 use std::time::Duration;
 
@@ -19,19 +19,20 @@ use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 
 use super::is_contention;
 
-/// How long a request to the table is repeated at most, each attempt included. See `startup` for that of one attempt.
+/// The longest time for which a request to the table is retried, all attempts included. See `startup` for that of one
+/// attempt.
 pub const RETRY_TIME: Duration = Duration::from_secs(10);
-/// The longest pause before the first repetition; it doubles each time, with full jitter. A transaction has its items
-/// in hand for some milliseconds.
+/// The longest pause before the first retry; it doubles each time, with full jitter. A transaction holds its items for
+/// some milliseconds.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(10);
-/// The longest pause.
+/// The limit of these pauses.
 const MAX_BACKOFF: Duration = Duration::from_millis(500);
-/// More than fit into [`RETRY_TIME`] where each attempt is refused at once.
+/// More attempts than fit into [`RETRY_TIME`], even if each is refused at once.
 const MAX_ATTEMPTS: u32 = 40;
 
 /// The same client, with these rules.
 pub(super) fn client(client: &Client) -> Client {
-    // The SDK's default is a budget for the whole process, so that a long time of throttling ends in no retries at all.
+    // The SDK's default is one retry budget for the whole process, so that long throttling would end all retries.
     let unlimited = RetryPartition::custom("table")
         .token_bucket(TokenBucket::unlimited())
         .build();
@@ -47,12 +48,12 @@ pub(super) fn client(client: &Client) -> Client {
     Client::from_conf(config.build())
 }
 
-/// What makes an operation one that the SDK does not repeat.
+/// Turns the SDK's retries off for an operation.
 pub(super) fn disabled() -> Builder {
     Builder::new().retry_config(RetryConfig::disabled())
 }
 
-/// Tells the SDK of the failures that pass and that it does not know: another transaction has an item in hand, or a
+/// Marks as transient the failures that the SDK does not know to be so: another transaction holds an item, or a
 /// transactional read was throttled.
 #[derive(Debug)]
 struct ContentionClassifier;

@@ -1,9 +1,9 @@
-//! With whom the objects of a list are shared, so that nobody else need read it.
+//! Shares: the principals that objects of a list are shared with, so that a list is read for no others.
 //!
-//! The list's item names the first few principals that some object of the list grants something to; for each further
-//! one there is an item of its own, whose key says it all. Neither is ever taken back before the list gets another
-//! parent: that a principal is named means that there may be something, that it is not named that there is nothing. See
-//! [decision 18](../../../docs/decisions/018-shares.md).
+//! The list's item names the first few principals that have a permission on some object of the list; each further one
+//! has an item of its own, whose key is all its content. Neither is ever removed before the list gets another parent:
+//! for a principal that is named there may be an object; for one that is not, there is none. See [decision
+//! 18](../../../docs/decisions/018-shares.md).
 
 use std::collections::BTreeSet;
 use std::sync::PoisonError;
@@ -14,43 +14,42 @@ use super::{Generation, Item, Key, Store, StoreError, malformed, partition};
 use crate::permission::{AUTHENTICATED, EVERYONE};
 use crate::resource::{ListUri, ObjectUri};
 
-/// In a list's item: that all that is shared is named. A list that an earlier version made lacks it, until it is made anew.
+/// In a list's item: all shares are noted. A list that an earlier version made lacks it until it is made anew.
 const ALL: &str = "#";
-/// In a list's item: that some have items of their own.
+/// In a list's item: some shares have items of their own.
 const MORE: &str = "*";
-/// In a list's item: that groups are among those that have items of their own.
+/// In a list's item: some of the shares with items of their own are groups'.
 const MORE_GROUPS: &str = "/";
-/// Principals that a list's item names at most, of [`MAX_LENGTH`] at most: it stays below 1 KB, which is what a write of
-/// it costs by.
+/// The most principals that a list's item names, each of at most [`MAX_LENGTH`]: the item stays below 1 KB, the unit of
+/// the cost of a write.
 const MAX_NAMED: usize = 8;
-/// Bytes of a principal that a list's item names.
+/// The most bytes of a principal that a list's item names.
 const MAX_LENGTH: usize = 80;
-/// Bytes of a principal that a key of DynamoDB has room for. No user has a longer one.
+/// The most bytes of a principal that fit into a DynamoDB key. No user has a longer one.
 const MAX_IN_KEY: usize = 2000;
 
-/// Shares that a process keeps in mind, of 200 bytes each.
+/// The most shares that a process remembers, of 200 bytes each.
 const MAX_KNOWN_SHARES: usize = 10_000;
 
 /// The principals that objects of a list are shared with, as its item names them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shares(BTreeSet<String>);
 
-/// What a write does to the shares that a list's item names.
+/// The change of a write to the shares that a list's item names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SharesChange {
-    /// It begins anew with these.
+    /// Replaces them by these.
     Set(Shares),
-    /// Objects are shared with these as well from now on, whatever others add meanwhile. Refused where the shares are not
-    /// known any more.
+    /// Adds these, whatever others add meanwhile. Fails if the shares are no longer known.
     Add(BTreeSet<String>),
-    /// They are not known.
+    /// Marks them as not known.
     Forget,
 }
 
-/// Where it is to be noted that something is shared with a principal.
+/// The place to note that something is shared with a principal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Note {
-    /// Nowhere: it is known, or the list does not know with whom it shares.
+    /// Nowhere: it is noted already, or the list's shares are not known.
     No,
     /// In the list's item.
     InList,
@@ -59,15 +58,15 @@ pub enum Note {
 }
 
 impl Shares {
-    /// Those of a list that is new.
+    /// The shares of a new list.
     pub fn none() -> Self {
         Self([ALL.to_owned()].into())
     }
 
-    /// What the item of a list names.
+    /// Reads the shares that the item of a list names.
     ///
-    /// Where the list has a timestamp that no writer who notes shares gave it, an earlier version wrote to it: then
-    /// something may be shared that is not named, and nothing is known.
+    /// If the list has a timestamp that no writer of shares gave it, an earlier version wrote to it: then something may
+    /// be shared that is not noted, and nothing is known.
     pub(super) fn from_item(item: &Item) -> Result<Self, StoreError> {
         let Some(names) = item.get("shared_with") else {
             return Ok(Self::default());
@@ -85,12 +84,12 @@ impl Shares {
         (!names.is_empty()).then_some(AttributeValue::Ss(names))
     }
 
-    /// Whether nothing is shared but with those that are named, here or apart.
+    /// Returns `true` if all shares are noted, here or in items of their own.
     pub fn are_known(&self) -> bool {
         self.0.contains(ALL)
     }
 
-    /// Whether all groups that something may be granted to are named here.
+    /// Returns `true` if all groups that something is shared with are named here.
     ///
     /// A user's membership is looked up only for groups that the list's item names. A group that is stored in an item of its own would
     /// be missed.
@@ -104,26 +103,26 @@ impl Shares {
         named.filter_map(|name| ObjectUri::parse(name))
     }
 
-    /// Whether one of the principals is named here.
+    /// Returns `true` if one of the principals is named here.
     pub fn name_one_of(&self, principals: &[String]) -> bool {
         principals
             .iter()
             .any(|principal| self.0.contains(principal))
     }
 
-    /// Whether others are named apart.
+    /// Returns `true` if others have items of their own.
     pub fn are_more(&self) -> bool {
         self.0.contains(MORE)
     }
 
-    /// Takes in that something is shared with a principal; `added` gets what the list's item lacks. Tells where else it is
-    /// to be noted.
+    /// Records that something is shared with a principal; adds to `added` what the list's item lacks. Returns where
+    /// else to note it.
     pub fn add(&mut self, principal: &str, added: &mut BTreeSet<String>) -> Note {
         if !self.are_known() || self.0.contains(principal) || principal.is_empty() {
             return Note::No;
         }
         let is_of_system = matches!(principal, EVERYONE | AUTHENTICATED);
-        // Beside `ALL`, and `MORE` and the two of the system where they are there.
+        // Beside `ALL`, and `MORE` and the two of the system if they are there.
         let is_named = is_of_system || principal.len() <= MAX_LENGTH && self.0.len() <= MAX_NAMED;
         let (names, note) = match is_named {
             true => (vec![principal], Note::InList),
@@ -153,8 +152,8 @@ impl From<BTreeSet<String>> for Shares {
 }
 
 impl Key {
-    /// The key of the item that says that objects of a list, under a parent of that generation, are shared with a
-    /// principal. `None` of one that no key can hold.
+    /// The key of the item that notes that objects of a list, under a parent of that generation, are shared with a
+    /// principal. `None` if the principal does not fit into a key.
     pub fn share(list: &ListUri, parent: &Generation, principal: &str) -> Option<Self> {
         (principal.len() <= MAX_IN_KEY).then(|| Self {
             pk: format!("#shared#{}#{principal}", parent.0),
@@ -164,7 +163,7 @@ impl Key {
 }
 
 impl Store {
-    /// Whether the share is noted for sure, so that it need not be written.
+    /// Returns `true` if this process knows that the share is noted, so that it need not be written.
     pub fn knows_share(&self, share: &Key) -> bool {
         let known = self.known_shares.lock();
         known
@@ -172,7 +171,7 @@ impl Store {
             .contains(share)
     }
 
-    /// Keeps in mind that these are noted. Nothing takes a share back, so that this stays true.
+    /// Remembers that these are noted. No share is ever taken back, so that this stays true.
     pub fn remember_shares(&self, shares: impl IntoIterator<Item = Key>) {
         let mut known = self
             .known_shares

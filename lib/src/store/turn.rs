@@ -1,13 +1,12 @@
-//! Turns at an item that many transactions want at once
-//! ([decision 16](../../../docs/decisions/016-turns.md)).
+//! Turns at an item that many transactions contend for ([decision 16](../../../docs/decisions/016-turns.md)).
 //!
 //! | `pk` | `sk` | holds |
 //! | --- | --- | --- |
 //! | `#turn#`, the partition key of the item, `#`, its sort key | `#turn` | `free_from`, `expires` |
 //!
-//! `free_from` is the end of the last turn that was given, in milliseconds. The item is another one than that which is
-//! contended, so that no transaction ever has it in hand. Turns bind nobody: whoever comes out of turn, or whose clock is
-//! wrong, collides with another and is refused by DynamoDB as ever.
+//! `free_from` is the end of the last turn that was given, in milliseconds. This item is not the contended one, so that
+//! no transaction ever holds it. Turns are advisory: a writer that is out of turn, or whose clock is wrong, conflicts
+//! with another and is refused by DynamoDB as usual.
 
 use std::time::Duration;
 
@@ -18,13 +17,13 @@ use crate::timestamp::Timestamp;
 
 /// The sort key of all of them.
 const SORT_KEY: &str = "#turn";
-/// How long the item is kept after the last turn was given.
+/// The retention of the item after the last turn was given.
 const KEPT: Duration = Duration::from_secs(3600);
-/// Times that the next turn is asked for at most. Two are enough, unless others ask for one at the same moment.
+/// The most attempts to reserve a turn. Two are enough, unless others reserve one at the same moment.
 const MAX_ATTEMPTS: u32 = 4;
 
 impl Key {
-    /// The key of the item that holds the turns at this one.
+    /// The key of the item with the turns at this one.
     fn turns(&self) -> Self {
         Self {
             pk: format!("#turn#{}#{}", self.pk, self.sk),
@@ -34,10 +33,10 @@ impl Key {
 }
 
 impl Store {
-    /// Reserves the next turn of that `length` at `item` that is not before `earliest`, and tells when it begins; `None`
-    /// where too many ask at once.
+    /// Reserves the next turn of this `length` at `item`, not before `earliest`, and returns when it begins; `None` if
+    /// too many writers ask at once.
     ///
-    /// One `UpdateItem`, 1 WCU; two where nobody waits. One that is repeated after a lost answer leaves a turn unused.
+    /// One `UpdateItem`, 1 WCU; two if nobody waits. One that is retried after a lost response leaves a turn unused.
     pub async fn reserve_turn(
         &self,
         item: &Key,
@@ -62,7 +61,7 @@ impl Store {
         };
         for attempt in 0..MAX_ATTEMPTS {
             let update = if attempt % 2 == 0 {
-                // Behind those who wait.
+                // Behind the writers that wait.
                 request(
                     "SET expires = :expires ADD free_from :value",
                     "free_from > :earliest",

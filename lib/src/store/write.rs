@@ -1,4 +1,4 @@
-//! The parts of a transaction: what is written, and the conditions under which it is.
+//! The parts of a transaction: the writes, and their conditions.
 
 use aws_sdk_dynamodb::error::BuildError;
 use aws_sdk_dynamodb::types::{AttributeValue, Put, TransactWriteItem, Update};
@@ -19,52 +19,52 @@ use crate::timestamp::Timestamp;
 pub enum Write {
     /// Replaces the object at `uri`, which must still be as it was read.
     Object {
-        /// Where.
+        /// The object's URI.
         uri: ObjectUri,
-        /// What to write.
+        /// The object to write.
         object: Object,
-        /// What was read there; `None` when nothing was.
+        /// The version that was read; `None` if there was none.
         replaces: Option<Version>,
     },
     /// Changes the list item at `uri`, under a condition.
     List {
-        /// Where.
+        /// The list's URI.
         uri: ListUri,
-        /// What becomes of it, but for the writes under past times and its shares; `None` when nothing does.
+        /// Its new state, apart from backdated writes and its shares; `None` if it does not change.
         list: Option<List>,
-        /// Whether objects are written under past times, which is counted whatever others write meanwhile.
+        /// Whether the transaction has backdated writes, which are counted whatever others write meanwhile.
         past: bool,
-        /// What becomes of its shares.
+        /// The change to its shares.
         shares: SharesChange,
-        /// What must still hold.
+        /// The condition on the list.
         condition: ListCondition,
         /// The name of the outbox's entry that the transaction has, where this is its [`outbox::head`].
         entry: Option<String>,
-        /// What the transaction writes to the list.
+        /// The transaction's writes to the list.
         wrote: Wrote,
-        /// Whether it is as new: what was written to it before is of no account.
+        /// Whether the list starts anew: earlier writes to it no longer count.
         replaced: bool,
     },
-    /// Names the outbox's entry that the transaction has in the item of its [`outbox::head`], of which it writes nothing
+    /// Names the transaction's entry of the outbox in the item of its [`outbox::head`], to which it writes nothing
     /// else.
     Head {
-        /// Which list's.
+        /// The list that is the head.
         uri: ListUri,
         /// The entry's name.
         entry: String,
     },
     /// Changes the groups of a principal in a bucket.
     Memberships {
-        /// Whose and where.
+        /// The principal and the bucket.
         member: Member,
-        /// How.
+        /// The changes.
         changes: MembershipChanges,
     },
-    /// Takes groups out of the item that a principal had for all buckets.
+    /// Removes groups from the item that a principal had for all buckets.
     OldMemberships {
-        /// Whose.
+        /// The principal.
         principal: String,
-        /// Which.
+        /// The groups.
         leaves: Vec<ObjectUri>,
     },
     /// Notes that objects of a list are shared with a principal.
@@ -79,12 +79,12 @@ pub enum Write {
     Forgotten(history::Removal),
 }
 
-/// What must hold of a list when a transaction commits.
+/// A condition on a list when a transaction commits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListCondition {
-    /// There is no such item yet.
+    /// The list has no item yet.
     Absent,
-    /// Its timestamp is what was read: nothing was written to the list meanwhile, unless under a past time.
+    /// Its timestamp is the one that was read: nothing was written to the list meanwhile, except backdated.
     Unchanged(Timestamp),
     /// It is open under the same parent, and every write so far came before this time.
     OpenBefore(Generation, Timestamp),
@@ -178,7 +178,7 @@ impl Store {
         }
         let expression = update.expression();
         values.extend(update.values);
-        // A reserved word of DynamoDB, which takes no name either that stands nowhere.
+        // `timestamp` is a reserved word of DynamoDB, which also rejects a name that no expression uses.
         let is_named = [&condition, &expression]
             .iter()
             .any(|text| text.contains("#timestamp"));
@@ -193,7 +193,7 @@ impl Store {
             .build()
     }
 
-    /// Of the list of buckets there may be no item yet; then this makes one as of a list that nothing was written to.
+    /// The list of buckets may have no item yet; then this creates one as for a list without writes.
     fn update_head(&self, uri: &ListUri, entry: String) -> Result<Update, BuildError> {
         let expression = "SET entry = :entry, #timestamp = if_not_exists(#timestamp, :never), \
             generation = if_not_exists(generation, :root), kind = if_not_exists(kind, :kind)";
@@ -211,7 +211,7 @@ impl Store {
     }
 }
 
-/// What an update does to a list's item.
+/// The update of a list's item.
 #[derive(Default)]
 struct ListUpdate {
     set: Vec<&'static str>,
@@ -225,11 +225,11 @@ impl ListUpdate {
         self.values.insert(name.to_owned(), value);
     }
 
-    /// What becomes of the list; counts a write under `past` times.
+    /// Sets the list's new state; counts a backdated write if `past`.
     fn move_to(&mut self, uri: &ListUri, list: Option<&List>, past: bool) {
         if let Some(list) = list {
-            // Not called `last_modified`, so that the index leaves it out. The stream's filter tells the lists of records
-            // by their kind.
+            // Not called `last_modified`, so that the index leaves it out. The stream's filter recognises lists of
+            // records by their kind.
             self.set
                 .push("#timestamp = :reached, shared_at = :reached, generation = :generation, kind = :kind");
             self.value(":reached", number(list.timestamp));
@@ -248,7 +248,7 @@ impl ListUpdate {
         }
     }
 
-    /// Names with whom objects of the list are shared.
+    /// Names the principals that objects of the list are shared with.
     fn share_with(&mut self, change: SharesChange) {
         let (names, is_new) = match change {
             SharesChange::Set(shares) => (shares, true),
@@ -268,7 +268,8 @@ impl ListUpdate {
         }
     }
 
-    /// Names the outbox's entry. Where there is none, the stream's filter for the notifier is to let nothing through.
+    /// Names the outbox's entry. Without one, the attribute is removed, so that the stream's filter for the notifier
+    /// lets nothing through.
     fn name_entry(&mut self, entry: Option<String>) {
         match entry {
             Some(entry) => {
@@ -279,7 +280,8 @@ impl ListUpdate {
         }
     }
 
-    /// Names what is written to the list ([`recent`]). All that is read is read from the item as it was.
+    /// Names the writes to the list ([`recent`]). DynamoDB evaluates all operands on the item as it was before the
+    /// update.
     fn name_writes(&mut self, wrote: Wrote, reached: Option<Timestamp>, is_new: bool) {
         self.value(":wrote", wrote.into_value(reached));
         if is_new {

@@ -1,21 +1,22 @@
-//! What a request may cost beyond what it reads and writes by key. All requests of a batch share it.
+//! What a request may cost beyond the items that it reads and writes by key. All requests of a batch share one
+//! allowance.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Bytes of lists that one request may have read.
+/// The bytes of lists that one request may read.
 const MAX_READ: usize = 256 * 1024 * 1024;
-/// The same of a batch, whose requests together take no longer than one.
+/// The same for a batch, whose requests together may take no longer than a single one.
 const MAX_READ_IN_BATCH: usize = 32 * 1024 * 1024;
-/// Steps of the evaluation of schemas for one request: a fraction of a second.
+/// The steps that one request may spend on evaluating schemas: a fraction of a second.
 const MAX_STEPS: usize = 2_000_000;
-/// Hashes of passwords that are computed for one request, each of which takes a quarter of a second.
+/// The password hashes that one request may compute; each takes a quarter of a second.
 const MAX_HASHES: usize = 4;
 
-/// That a request has used up what it may cost.
+/// The request has used up its allowance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Exhausted {
-    /// It has read as much of lists as it may.
+    /// It has read as many bytes of lists as it may.
     #[error("too much to read")]
     Reading,
     /// It has had as many passwords checked and hashed as it may.
@@ -23,7 +24,7 @@ pub enum Exhausted {
     Passwords,
 }
 
-/// What is left of what a request may cost.
+/// What remains of a request's allowance.
 #[derive(Debug)]
 pub struct Allowance(Mutex<Left>);
 
@@ -32,7 +33,7 @@ struct Left {
     bytes: usize,
     steps: usize,
     hashes: usize,
-    /// What was found of the password of each account that was checked.
+    /// The outcome of each account's password check.
     passwords: HashMap<String, Checked>,
 }
 
@@ -43,7 +44,7 @@ struct Checked {
 }
 
 impl Default for Allowance {
-    /// That of a single request.
+    /// The allowance of a single request.
     fn default() -> Self {
         Self(Mutex::new(Left {
             bytes: MAX_READ,
@@ -55,14 +56,14 @@ impl Default for Allowance {
 }
 
 impl Clone for Allowance {
-    /// With as much left: what is done again begins with what it had.
+    /// Copies what is left: a retried request starts from the allowance that it had.
     fn clone(&self) -> Self {
         Self(Mutex::new(self.left().clone()))
     }
 }
 
 impl Allowance {
-    /// That of a batch.
+    /// The allowance of a batch.
     pub fn of_batch() -> Self {
         let allowance = Self::default();
         allowance.left().bytes = MAX_READ_IN_BATCH;
@@ -73,17 +74,18 @@ impl Allowance {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes so many bytes of a list.
+    /// Takes `bytes` of lists from the allowance.
     ///
     /// # Errors
-    /// There are not so many left.
+    /// Fewer bytes are left.
     pub fn read(&self, bytes: usize) -> Result<(), Exhausted> {
         let mut left = self.left();
         left.bytes = left.bytes.checked_sub(bytes).ok_or(Exhausted::Reading)?;
         Ok(())
     }
 
-    /// Has a schema evaluated in the steps that are left; `evaluate` is given these, and gives back those that it took.
+    /// Evaluates a schema within the steps that are left: `evaluate` receives their number, and returns how many it
+    /// took.
     pub fn evaluate<T>(&self, evaluate: impl FnOnce(usize) -> (T, usize)) -> T {
         let left = self.left().steps;
         let (outcome, taken) = evaluate(left);
@@ -91,20 +93,20 @@ impl Allowance {
         outcome
     }
 
-    /// Takes the hash of one password.
+    /// Takes one password hash from the allowance.
     ///
     /// # Errors
-    /// There is none left.
+    /// None is left.
     pub fn hash(&self) -> Result<(), Exhausted> {
         let mut left = self.left();
         left.hashes = left.hashes.checked_sub(1).ok_or(Exhausted::Passwords)?;
         Ok(())
     }
 
-    /// Checks the password of an account, once in a request: another one for the same account is not looked at.
+    /// Checks the password of an account once per request; a different password for the same account is not checked.
     ///
     /// # Errors
-    /// It is another one, or no hash is left.
+    /// The password differs from the one checked before, or no hash is left.
     pub fn check_password(
         &self,
         account: &str,

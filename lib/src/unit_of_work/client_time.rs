@@ -1,17 +1,17 @@
-//! The times that clients may give: how far ahead of now they may lie (Kinto 26.5, of times in queries).
+//! The limit for times that clients give: how far they may lie in the future (Kinto 26.5, for times in queries).
 
 use crate::timestamp::Timestamp;
 
-/// How far ahead of now a time that a client gives may lie: one day, in milliseconds (Kinto 26.5, of those in queries).
+/// How far in the future a time given by a client may lie: one day, in milliseconds (Kinto 26.5, for times in queries).
 pub const MAX_AHEAD: u64 = 24 * 60 * 60 * 1000;
 
-/// What takes the place of now where times of a list are looked at: the list's own `timestamp` may lie further ahead, and
-/// what it answered is always taken back.
+/// The time that stands for now when the times of a list are checked. The list's own `timestamp` may lie further ahead,
+/// and a timestamp that the list has returned is always accepted.
 pub fn reference_time(now: Timestamp, timestamp: Timestamp) -> Timestamp {
     now.max(Timestamp(timestamp.0.saturating_sub(MAX_AHEAD)))
 }
 
-/// The latest time that a client may give to what it writes to a list with this timestamp.
+/// The latest time that a client may give to an object in a list with this timestamp.
 pub fn latest_time(now: Timestamp, timestamp: Timestamp) -> Timestamp {
     Timestamp(reference_time(now, timestamp).0.saturating_add(MAX_AHEAD))
 }

@@ -1,4 +1,4 @@
-//! The time of the next write of a list, and what a unit of work holds of the list.
+//! The time of the next write to a list, and the unit of work's state of that list.
 
 use std::collections::BTreeSet;
 
@@ -8,26 +8,26 @@ use crate::store::shares::{Note, Shares, SharesChange};
 use crate::store::{Generation, List, ListCondition, Write};
 use crate::timestamp::Timestamp;
 
-/// What was read of one list and what is to be written.
+/// One list as it was read, and what is to be written to it.
 #[derive(Clone, Debug)]
 pub(super) struct ListSlot {
     pub(super) read: Option<List>,
     pub(super) now: List,
     pub(super) change: ListChange,
-    /// Whether objects were written under past times that their client gave.
+    /// Whether objects were written with backdated times given by the client.
     past: bool,
-    /// Whether an answer depends on the exact timestamp that was read.
+    /// Whether a response depends on the exact timestamp that was read.
     pub(super) relied_on: bool,
-    /// With whom else objects of the list are shared.
+    /// The principals that objects of the list are newly shared with.
     shared: BTreeSet<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ListChange {
     None,
-    /// Objects were written under past times alone: the parent must exist, no more.
+    /// All writes were backdated: only the parent must still exist.
     Checked,
-    /// Objects were written; the first of the times that they were given.
+    /// Objects were written; holds the first of the times that they were given.
     Advanced(Timestamp),
     /// The parent was created or deleted.
     Replaced,
@@ -53,12 +53,12 @@ impl ListSlot {
         }
     }
 
-    /// Takes in that an object of the list is shared with a principal. Tells where else this is to be noted.
+    /// Records that an object of the list is shared with a principal. Returns where else to note it.
     pub(super) fn share(&mut self, principal: &str) -> Note {
         self.now.shares.add(principal, &mut self.shared)
     }
 
-    /// Gives the time of a write to the list.
+    /// Returns the time of a write to the list.
     pub(super) fn next_timestamp(&mut self, now: Timestamp, at: Option<Timestamp>) -> Timestamp {
         let previous = self.now.timestamp;
         let given = match at {
@@ -80,8 +80,8 @@ impl ListSlot {
         time
     }
 
-    /// Opens the list for a new parent, or closes it. Its timestamp goes on from where it was, so that
-    /// clients who knew the old list see that it was replaced.
+    /// Opens the list for a new parent, or closes it. Its timestamp continues from the old one, so that clients that
+    /// knew the old list see that it was replaced.
     pub(super) fn replace(&mut self, now: Timestamp, generation: Generation, closed: bool) {
         self.now = List {
             timestamp: now.max(self.now.timestamp.next()),
@@ -93,8 +93,8 @@ impl ListSlot {
         self.change = ListChange::Replaced;
     }
 
-    /// Splits off the list's update for one of several transactions; `self` keeps the updates that remain. `times` are those of
-    /// the list's objects in the part, the earliest first; `last` says whether no other part follows.
+    /// Splits off the list's update for one of several transactions; `self` keeps the updates that remain. `times` are
+    /// those of the list's objects in this part, earliest first; `last` is set if no other part follows.
     pub(super) fn take_share(
         &mut self,
         uri: ListUri,
@@ -123,12 +123,12 @@ impl ListSlot {
                 change => change,
             },
             past: match self.change {
-                // Between the parts the list may be read up to just before it.
+                // Between two parts, readers may have read the list up to just before `first`.
                 ListChange::Advanced(first) => times.first().is_some_and(|time| *time < first),
                 _ => self.past,
             },
             relied_on: std::mem::take(&mut self.relied_on),
-            // Each part names them, since any of them may be the last one that is committed.
+            // Each part names them, since any part may be the last that is committed.
             shared: self.shared.clone(),
             now,
         };
@@ -154,7 +154,7 @@ impl ListSlot {
             ListChange::Checked => ListCondition::Open(generation()),
             ListChange::Advanced(first) => ListCondition::OpenBefore(generation(), first),
         };
-        // What is not there yet is written as a whole.
+        // An item that does not exist yet is written as a whole.
         let moves = self.change != ListChange::Checked || self.read.is_none();
         let is_new = self.change == ListChange::Replaced || self.read.is_none();
         Some(Write::List {
@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(slot.change, ListChange::Checked);
     }
 
-    /// What becomes of a list: its timestamp, and whether a write under a past time is counted.
+    /// The list's timestamp after a write, and whether the write counts as backdated.
     fn told(write: Option<Write>) -> (Option<u64>, bool) {
         match write {
             Some(Write::List { list, past, .. }) => (list.map(|list| list.timestamp.0), past),
@@ -226,7 +226,7 @@ mod tests {
         let mut none = slot(100);
         none.next_timestamp(Timestamp(500), None);
         assert_eq!(told(none.clone().into_write(list())), (Some(500), false));
-        // Later than what was read, and yet another may have moved the list there.
+        // Later than the timestamp that was read, but another write may have moved the list past it.
         none.next_timestamp(Timestamp(500), Some(Timestamp(300)));
         assert_eq!(told(none.into_write(list())), (Some(500), true));
     }

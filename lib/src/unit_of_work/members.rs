@@ -1,9 +1,9 @@
-//! Groups and their members: which groups a principal is in, and what is written when members come and go.
+//! Groups and their members: the groups of each principal, and the writes for members who join or leave.
 //!
-//! A group is written together with what changes for its members, so that each moment shows a member in the groups
-//! that list it and in no others ([decision 8](../../../docs/decisions/008-groups.md)). Where a transaction cannot
-//! hold that, the group is written in [`steps`]: less and less of who leaves, then more and more of who joins. Each step
-//! is a group like any other; what fails between two of them leaves one, and the request may be sent again.
+//! A group is written together with the changes for its members, so that at any moment a member is in exactly the
+//! groups that list it ([decision 8](../../../docs/decisions/008-groups.md)). If one transaction cannot hold all of
+//! them, the group is written in [`steps`]: first members leave, some at each step, then others join. Each step is a
+//! valid group; a failure between two steps leaves one, and the request may be sent again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,17 +17,17 @@ use crate::store::{
     CommitError, Content, Generation, MAX_TRANSACTION_ITEMS, Object, Store, Write, outbox,
 };
 
-/// Items that the members of a group take in one transaction at most, beside the group, its list and the outbox.
+/// The most items in one transaction for the members of a group, beside the group, its list and the outbox.
 const MAX_STEP: usize = MAX_TRANSACTION_ITEMS - outbox::MAX_FULL_PARTS - 10;
 
-/// Members who join or leave in one request at most: each is an item to be written, and those that are more than a
-/// transaction holds a copy of their group.
+/// The most members who may join or leave in one request: each is an item to write, and each further transaction also
+/// writes a copy of the group.
 pub(super) const MAX_TURNOVER: usize = 5000;
 
 /// The field of a group that lists its members.
 const MEMBERS: &str = "members";
 
-/// Who joins and who leaves when a group is written.
+/// The members who join and who leave when a group is written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Turnover<'a> {
     leaves: Vec<&'a str>,
@@ -35,9 +35,9 @@ struct Turnover<'a> {
 }
 
 impl<'a> Turnover<'a> {
-    /// From what was there to what is written.
+    /// The difference between the group that was read and the one to be written.
     fn between(read: Option<&'a Object>, written: &'a Object) -> Self {
-        // Of an earlier life of the bucket nothing holds any more.
+        // Memberships of an earlier generation of the bucket are void.
         let read = read.filter(|read| written.parent.owns(&read.parent));
         let (before, after) = (members(read), members(Some(written)));
         Self {
@@ -47,7 +47,7 @@ impl<'a> Turnover<'a> {
     }
 }
 
-/// The members of a group; none of what is no group, or is there no more.
+/// The members of a group; none if the object is deleted or is no group.
 fn members(object: Option<&Object>) -> BTreeSet<&str> {
     let members = match object.map(|object| &object.content) {
         Some(Content::Live { data, .. }) => data.get(MEMBERS).and_then(Value::as_array),
@@ -60,17 +60,17 @@ fn members(object: Option<&Object>) -> BTreeSet<&str> {
         .collect()
 }
 
-/// How many members join or leave a group.
+/// The number of members who join or leave a group.
 pub(super) fn turnover(read: Option<&Object>, written: &Object) -> usize {
     let Turnover { leaves, joins } = Turnover::between(read, written);
     leaves.len() + joins.len()
 }
 
-/// What a group is to be between what was read and what is written, so that no transaction changes it for too many
-/// members: none where one transaction holds it. Their times are to be given.
+/// The intermediate states of a group between the one that was read and the one to be written, so that no transaction
+/// changes it for too many members; none if one transaction holds all changes. The caller assigns their times.
 pub(super) fn steps(read: Option<&Object>, written: &Object) -> Vec<Object> {
     let Turnover { leaves, joins } = Turnover::between(read, written);
-    // Who leaves a bucket of an earlier version leaves two items.
+    // In a bucket of an earlier version, each member who leaves is removed from two items.
     let items = match written.parent.has_old_memberships() {
         true => 2 * leaves.len() + joins.len(),
         false => leaves.len() + joins.len(),
@@ -89,7 +89,7 @@ pub(super) fn steps(read: Option<&Object>, written: &Object) -> Vec<Object> {
             .map(|chunk| chunk.iter().map(|member| (*member).to_owned()).collect())
             .collect()
     };
-    // The last step is what is written.
+    // The last step is `written` itself.
     let mut leaving = chunks(&leaves);
     let mut joining = chunks(&joins);
     match joining.is_empty() {
@@ -110,7 +110,7 @@ pub(super) fn steps(read: Option<&Object>, written: &Object) -> Vec<Object> {
     steps
 }
 
-/// A group with those of its members alone that are `kept`.
+/// The group with only those of its members that are `kept`.
 fn with_members(group: &Object, kept: impl Fn(&str) -> bool) -> Option<Object> {
     let mut group = group.clone();
     let Content::Live { data, .. } = &mut group.content else {
@@ -126,7 +126,7 @@ fn retain_members(data: &mut Map<String, Value>, kept: impl Fn(&str) -> bool) {
     }
 }
 
-/// What changes for the members of groups that one transaction writes.
+/// The changes for the members of all groups that one transaction writes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct MemberWrites {
     changes: BTreeMap<Member, MembershipChanges>,
@@ -134,7 +134,7 @@ pub(super) struct MemberWrites {
 }
 
 impl MemberWrites {
-    /// Takes in what is written at `uri`, if that is a group.
+    /// Adds the changes of the object at `uri`, if it is a group.
     pub(super) fn add_slot(&mut self, uri: &ObjectUri, slot: &ObjectSlot) {
         if let Some(written) = &slot.written {
             self.add(uri, slot.read.as_ref(), written);
@@ -169,14 +169,14 @@ impl MemberWrites {
         }
     }
 
-    /// How many items that is.
+    /// The number of items to write.
     pub(super) fn len(&self) -> usize {
         self.changes.len() + self.old.len()
     }
 }
 
 impl UnitOfWork {
-    /// The URIs of the groups that `principal` is in, in their order, as far as its memberships were read.
+    /// The sorted URIs of the groups of `principal`, as far as its memberships were read.
     pub fn groups_of(&self, principal: &str) -> Vec<String> {
         let memberships = self.memberships.iter();
         let of_principal = memberships.filter(|(member, _)| member.principal == principal);
@@ -192,17 +192,17 @@ impl UnitOfWork {
         groups.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    /// The groups that something is granted to on the object at `uri` and on what it lives under.
+    /// The groups that have a permission on the object at `uri` or on one of its ancestors.
     pub fn groups_named_on(&self, uri: &ObjectUri) -> BTreeSet<ObjectUri> {
         let live = uri.lineage().filter_map(|uri| self.get(uri));
         live.flat_map(|live| live.permissions.groups()).collect()
     }
 
-    /// What must be read to know whether one of the `principals` is in one of these groups, of no more than so many
-    /// `buckets` beside those that were read; nothing if all is known.
+    /// What must be read to know whether one of the `principals` is in one of these groups, in at most `buckets`
+    /// buckets beside those that were read; nothing if all is known.
     ///
-    /// Of another bucket than those that the request is about the generation is read from its list of groups: a bucket
-    /// itself may be large. Where that is of an earlier version, there is more to be read afterwards.
+    /// For a bucket that the request is not about, the generation is read from its list of groups, since the bucket
+    /// itself may be large. If that generation is of an earlier version, more must be read afterwards.
     pub fn needs_of_groups<'a>(
         &self,
         principals: impl Iterator<Item = &'a str> + Clone,
@@ -242,7 +242,7 @@ impl UnitOfWork {
         needs
     }
 
-    /// Reads the groups of principals, those of no more than so many buckets for each.
+    /// Reads the groups of principals, in at most `buckets` buckets for each.
     ///
     /// One `Query` for each principal, and one round trip for the buckets.
     ///
@@ -273,8 +273,8 @@ impl UnitOfWork {
         self.read_more(store, needs).await
     }
 
-    /// The generation of a bucket, as the bucket itself or its list of groups has it; `None` of one that is not there, or
-    /// was not read.
+    /// The generation of a bucket, from the bucket itself or its list of groups; `None` if it does not exist or was not
+    /// read.
     fn generation_of_bucket(&self, bucket: &ObjectUri) -> Option<&Generation> {
         if self.objects.contains_key(bucket) {
             return self.get(bucket).map(|live| live.generation);
@@ -283,16 +283,17 @@ impl UnitOfWork {
         Some(&groups.now.generation).filter(|_| !groups.now.closed)
     }
 
-    /// Whether what carries the generation `carried` is of the bucket as it is now.
+    /// Returns `true` if `carried` is the present generation of the bucket.
     fn is_of_bucket(&self, bucket: &ObjectUri, carried: &Generation) -> bool {
         let generation = self.generation_of_bucket(bucket);
         generation.is_some_and(|generation| generation.owns(carried))
     }
 
-    /// Reads which groups they are in already who join groups, and checks that there is room for more.
+    /// Reads the present groups of all principals who join groups, and checks that each may join more.
     ///
     /// # Errors
-    /// [`CommitError::TooManyGroups`], [`CommitError::TooLarge`] when there are too many of them, failures of the table.
+    /// [`CommitError::TooManyGroups`], [`CommitError::TooLarge`] if too many members join or leave, failures of the
+    /// table.
     pub(super) async fn check_members(&mut self, store: &Store) -> Result<(), CommitError> {
         let mut writes = MemberWrites::default();
         if self.turnover > MAX_TURNOVER {
@@ -324,8 +325,8 @@ impl UnitOfWork {
         Ok(())
     }
 
-    /// The writes of memberships in one transaction; the first after what a bucket's earlier life has left there takes
-    /// that away.
+    /// The writes of memberships in one transaction. The first write after the bucket was created again also removes
+    /// the memberships of its earlier generation.
     pub(super) fn write_members(&mut self, writes: MemberWrites) -> Vec<Write> {
         let changes = writes.changes.into_iter();
         let changes = changes.filter_map(|(member, mut changes)| {
@@ -367,7 +368,7 @@ mod tests {
         }
     }
 
-    /// How many join and leave at each step from `read` to `written`.
+    /// The numbers of members who leave and who join at each step from `read` to `written`.
     fn turnovers(read: Option<&Object>, written: &Object) -> Vec<(usize, usize)> {
         let steps = steps(read, written);
         let mut before = read;

@@ -1,10 +1,9 @@
-//! What one request read and wants to write.
+//! What one request has read and is about to write.
 //!
-//! A request, a single one or a batch, reads all that it must know in one round trip
-//! ([`UnitOfWork::read`]), decides on the strength of it without waiting for anything, sees its own
-//! writes while it goes on, and commits them at its end in one transaction ([`UnitOfWork::commit`]) whose
-//! conditions say that what it relied on still holds. When they do not, nothing was written, and the
-//! whole request is done again.
+//! A request, single or batch, reads everything that it needs in one round trip ([`UnitOfWork::read`]), decides without
+//! waiting, sees its own writes as it goes, and finally commits them in one transaction ([`UnitOfWork::commit`]), whose
+//! conditions require that what it relied on still holds. If a condition fails, nothing was written, and the whole
+//! request is retried.
 
 mod allowance;
 pub mod client_time;
@@ -33,24 +32,24 @@ use crate::store::shares::Note;
 use crate::store::{self, CommitError, Content, Generation, Key, List, Object, Store, StoreError};
 use crate::timestamp::Timestamp;
 
-/// What the objects that are read together may weigh: three of the heaviest, which take about 100 MB of memory.
+/// The greatest weight of the objects that are read together: three of the heaviest, which take about 100 MB of memory.
 const MAX_WEIGHT: usize = 1_200_000;
 
-/// What a request must know before it can be answered.
+/// What a request must read before it can be answered.
 #[derive(Clone, Debug, Default)]
 pub struct Needs {
-    /// Objects, those that they live under included.
+    /// Objects, including their parents.
     pub objects: BTreeSet<ObjectUri>,
-    /// Lists whose timestamps are to be known, or written.
+    /// Lists whose timestamps are read or written.
     pub lists: BTreeSet<ListUri>,
-    /// Principals, each with a bucket whose groups that it is in are to be known.
+    /// Principals, each with a bucket in which to look up its groups.
     pub members: BTreeSet<Member>,
-    /// Principals whose item for the groups of all buckets is to be known.
+    /// Principals whose item for the groups of all buckets is read.
     pub old_members: BTreeSet<String>,
 }
 
 impl Needs {
-    /// Whether there are none.
+    /// Returns `true` if nothing is needed.
     pub fn is_empty(&self) -> bool {
         self.objects.is_empty()
             && self.lists.is_empty()
@@ -58,7 +57,7 @@ impl Needs {
             && self.old_members.is_empty()
     }
 
-    /// The needs of both.
+    /// The union of both.
     pub fn and(mut self, other: Self) -> Self {
         self.objects.extend(other.objects);
         self.lists.extend(other.lists);
@@ -68,14 +67,14 @@ impl Needs {
     }
 }
 
-/// An object that exists, as the unit sees it.
+/// An object that exists, as the unit of work sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Live<'a> {
-    /// When it was last written.
+    /// The time of its last write.
     pub last_modified: Timestamp,
-    /// Its fields but for `id` and `last_modified`.
+    /// Its fields except `id` and `last_modified`.
     pub data: &'a Map<String, Value>,
-    /// What is granted on it.
+    /// The permissions on it.
     pub permissions: &'a Permissions,
     generation: &'a Generation,
 }
@@ -87,7 +86,7 @@ impl Live<'_> {
     }
 }
 
-/// What one request read and wants to write.
+/// What one request has read and is about to write.
 #[derive(Clone, Debug)]
 pub struct UnitOfWork {
     now: Timestamp,
@@ -95,10 +94,10 @@ pub struct UnitOfWork {
     lists: HashMap<ListUri, ListSlot>,
     memberships: HashMap<Member, Memberships>,
     old_memberships: HashMap<String, Vec<(ObjectUri, Generation)>>,
-    /// How many members have joined and left groups.
+    /// The number of members who have joined or left groups.
     turnover: usize,
     events: Events,
-    /// Shares that are to be noted in items of their own.
+    /// Shares to be noted in items of their own.
     shares: BTreeSet<Key>,
     /// The entries of histories that tell of what is written, by its URI.
     entries: BTreeMap<ObjectUri, Vec<Entry>>,
@@ -108,12 +107,12 @@ pub struct UnitOfWork {
     trims: Vec<Removal>,
     /// Lists that were read whole, without the data of their objects.
     walked: HashMap<ListUri, Arc<Vec<(String, Object)>>>,
-    /// What the request may still cost.
+    /// What remains of the request's allowance.
     pub allowance: Allowance,
 }
 
 impl UnitOfWork {
-    /// Reads what is needed, in one round trip. What is asked for later must be among it.
+    /// Reads what is needed, in one round trip. Whatever is asked for later must be included.
     pub async fn read(store: &Store, now: Timestamp, needs: Needs) -> Result<Self, StoreError> {
         let mut unit = Self {
             now,
@@ -134,17 +133,17 @@ impl UnitOfWork {
         Ok(unit)
     }
 
-    /// The time at which it writes.
+    /// The time of the writes.
     pub fn now(&self) -> Timestamp {
         self.now
     }
 
-    /// The same at another time. Its clock must not go back.
+    /// The same unit at another time. The time must not go back.
     pub fn at(self, now: Timestamp) -> Self {
         Self { now, ..self }
     }
 
-    /// Reads what is needed besides and not known yet, in one round trip; in none if all is known.
+    /// Reads what is needed and not known yet, in one round trip; in none if all is known.
     pub async fn read_more(&mut self, store: &Store, needs: Needs) -> Result<(), StoreError> {
         let objects = needs.objects.into_iter();
         let objects: Vec<_> = objects
@@ -199,7 +198,7 @@ impl UnitOfWork {
         Ok(())
     }
 
-    /// Takes in an object that was read otherwise, unless it is known already.
+    /// Adds an object that was read by other means, unless it is known already.
     pub fn insert_read(&mut self, uri: &ObjectUri, object: &Object) {
         if !self.objects.contains_key(uri) {
             let slot = ObjectSlot::new(Some(object.clone()));
@@ -207,18 +206,18 @@ impl UnitOfWork {
         }
     }
 
-    /// What was read of a whole list before, without the data of its objects; what the unit wrote is not in it.
+    /// The objects of a list that was read whole, without their data and without the unit's own writes.
     pub fn walked(&self, list: &ListUri) -> Option<Arc<Vec<(String, Object)>>> {
         self.walked.get(list).cloned()
     }
 
-    /// Keeps what was read of a whole list for others of the same batch.
+    /// Keeps the objects of a list that was read whole for other requests of the same batch.
     pub fn remember_walk(&mut self, list: ListUri, objects: Arc<Vec<(String, Object)>>) {
         self.walked.insert(list, objects);
     }
 
-    /// The groups that something in the list may be granted to, of the list's own bucket only some; `None` where the
-    /// list does not know.
+    /// The groups that may have a permission on something in the list; of the list's own bucket, only some of them.
+    /// `None` if the list does not know.
     pub fn sharing_groups(&self, list: &ListUri) -> Option<BTreeSet<ObjectUri>> {
         let shares = &self.lists.get(list)?.now.shares;
         let written = self.written_in(list).flat_map(|(_, object)| {
@@ -230,10 +229,10 @@ impl UnitOfWork {
             .then(|| shares.groups().chain(written).collect())
     }
 
-    /// Whether an object of the list may be shared with one of these principals. `false` is certain: nothing is.
+    /// Returns `true` if an object of the list may be shared with one of these principals; `false` is certain.
     ///
-    /// No round trip, unless more share something of the list than its item names; then one `BatchGetItem`, 1 RCU for
-    /// each principal.
+    /// No round trip, unless more principals share something of the list than its item names; then one `BatchGetItem`,
+    /// 1 RCU for each principal.
     pub async fn may_share(
         &self,
         store: &Store,
@@ -265,7 +264,7 @@ impl UnitOfWork {
         Ok(!found.is_empty())
     }
 
-    /// The objects of a list that were written, by id: what was read of the list by a query is as it was before.
+    /// The objects of a list that the unit wrote, by id: a query of the list returns them as they were before.
     pub fn written_in<'a>(
         &'a self,
         list: &'a ListUri,
@@ -276,7 +275,7 @@ impl UnitOfWork {
             .filter_map(|(uri, slot)| Some((uri.id(), slot.written.as_ref()?)))
     }
 
-    /// The object at `uri`, if it and everything that it lives under exist.
+    /// The object at `uri`, if it and all its ancestors exist.
     pub fn get(&self, uri: &ObjectUri) -> Option<Live<'_>> {
         let slot = self.objects.get(uri)?;
         let object = slot.written.as_ref().or(slot.read.as_ref())?;
@@ -300,15 +299,14 @@ impl UnitOfWork {
         })
     }
 
-    /// The object at `uri` as it is stored, if it exists.
+    /// The object at `uri` in its stored form, if it exists.
     pub fn stored(&self, uri: &ObjectUri) -> Option<&Object> {
         self.get(uri)?;
         let slot = self.objects.get(uri)?;
         slot.written.as_ref().or(slot.read.as_ref())
     }
 
-    /// The generation that the objects of a list were written under if they are there still; `None` when what they
-    /// live under does not exist.
+    /// The generation that the existing objects of a list carry as their parent's; `None` if the parent does not exist.
     pub fn generation_of(&self, list: &ListUri) -> Option<Generation> {
         match list.parent() {
             Some(parent) => self.get(parent).map(|live| live.generation.clone()),
@@ -323,12 +321,12 @@ impl UnitOfWork {
             .map_or(Timestamp(0), |slot| slot.now.timestamp)
     }
 
-    /// How many transactions wrote to a list under past times, which its timestamp does not tell of.
+    /// The number of transactions with backdated writes to a list, which its timestamp does not reflect.
     pub fn past_of(&self, list: &ListUri) -> u64 {
         self.lists.get(list).map_or(0, |slot| slot.now.past)
     }
 
-    /// What the last transactions wrote to a list before it was read, under the parent that the unit sees.
+    /// The last transactions' writes to a list before it was read, under the parent that the unit sees.
     pub fn recent_in(&self, list: &ListUri) -> Recent {
         let read = self.lists.get(list).and_then(|slot| slot.read.as_ref());
         let generation = self.generation_of(list);
@@ -336,17 +334,18 @@ impl UnitOfWork {
             .map_or_else(Recent::default, |list| list.recent.clone())
     }
 
-    /// The timestamp of a list. The commit will fail if it is another by then, so that an answer may rest on it.
+    /// The timestamp of a list, for a response that relies on it. The commit fails if the timestamp has changed by
+    /// then.
     pub fn rely_on_timestamp(&mut self, list: &ListUri) -> Timestamp {
         let slot = self.list(list);
         slot.relied_on = true;
         slot.now.timestamp
     }
 
-    /// Creates the object at `uri`, in place of whatever was there, and opens the lists under it.
+    /// Creates the object at `uri`, replacing whatever was there, and opens its child lists.
     ///
-    /// `at` is the time that the client wants. A past one is kept and does not move the list's timestamp;
-    /// the list's own timestamp becomes the next millisecond (Kinto 26.5, storage). Gives the object's time.
+    /// `at` is the time that the client asks for. A backdated one is kept and does not move the list's timestamp; the
+    /// list's own timestamp becomes the next millisecond (Kinto 26.5, storage). Returns the object's time.
     pub fn create(
         &mut self,
         uri: &ObjectUri,
@@ -360,7 +359,7 @@ impl UnitOfWork {
         self.write(uri, Action::Create, generation, content, at)
     }
 
-    /// Replaces the data and permissions of the object at `uri`, which exists. `at` as for [`Self::create`].
+    /// Replaces the data and permissions of the existing object at `uri`. `at` as for [`Self::create`].
     pub fn update(
         &mut self,
         uri: &ObjectUri,
@@ -373,14 +372,14 @@ impl UnitOfWork {
         self.write(uri, Action::Update, generation, content, at)
     }
 
-    /// Makes the object at `uri`, which exists, a tombstone and closes the lists under it. `at` as for [`Self::create`].
+    /// Replaces the existing object at `uri` by a tombstone and closes its child lists. `at` as for [`Self::create`].
     pub fn delete(&mut self, uri: &ObjectUri, at: Option<Timestamp>) -> Timestamp {
         let generation = self.generation(uri);
         self.replace_child_lists(uri, &generation, true);
         self.write(uri, Action::Delete, generation, Content::Deleted, at)
     }
 
-    /// The same, which gathers events if somebody is to be told of them.
+    /// The same unit, which gathers events if there are listeners.
     pub fn with_events(self, somebody: bool) -> Self {
         Self {
             events: Events::new(somebody),
@@ -388,27 +387,27 @@ impl UnitOfWork {
         }
     }
 
-    /// The same with another allowance.
+    /// The same unit with another allowance.
     pub fn allowed(self, allowance: Allowance) -> Self {
         Self { allowance, ..self }
     }
 
-    /// What is written from now on is told of as this request's; nobody is told when there is none.
+    /// Sets the origin of the events of all writes to come; with none, these writes publish no events.
     pub fn set_origin(&mut self, origin: impl FnOnce() -> Option<Origin>) {
         self.events.begin(origin);
     }
 
-    /// Whether somebody is to be told of what is written.
+    /// Returns `true` if the writes publish events.
     pub fn tells(&self) -> bool {
         self.events.are_gathered()
     }
 
-    /// What was written, as listeners are told of it.
+    /// The events of the writes, for listeners.
     pub fn events(&self) -> Vec<ResourceChanged> {
         self.events.all(self.now)
     }
 
-    /// Whether there is something to commit.
+    /// Returns `true` if there is something to commit.
     pub fn has_writes(&self) -> bool {
         let mut objects = self.objects.values();
         objects.any(|slot| slot.written.is_some()) || !self.removals.is_empty()
@@ -441,7 +440,7 @@ impl UnitOfWork {
         generation.owns(&read.parent).then_some(read)
     }
 
-    /// The lists whose items are to be written.
+    /// The lists whose items are about to be written.
     pub fn written_lists(&self) -> impl Iterator<Item = &ListUri> {
         let written = self.lists.iter();
         written
@@ -449,23 +448,22 @@ impl UnitOfWork {
             .map(|(uri, _)| uri)
     }
 
-    /// Commits what was written, all or none, in one round trip, if its outcome is known at once; it is known by the
-    /// deadline otherwise.
+    /// Commits all writes or none, in one round trip if the outcome is known at once, otherwise by the deadline.
     ///
-    /// More than a transaction can hold (a long list that is deleted, a large group) is committed in parts, each
-    /// of them all or none, so that whoever reads meanwhile sees times in their order, and each principal in the groups
-    /// alone that list it.
+    /// Writes that exceed one transaction (deletion of a long list, a large group) are committed in parts, each of them
+    /// all or none, so that readers in between see times in order, and each principal in exactly the groups that list
+    /// it.
     ///
-    /// Who joins a group costs a round trip before it, for the groups that they are in.
+    /// If members join a group, one more round trip before the commit reads the groups that they are in.
     ///
-    /// Those of the events that somebody `waits_for` go into the outbox with what they tell of: there is one for each
-    /// transaction therefore.
+    /// Events that a listener `waits_for` go into the outbox in the transaction of their writes; each transaction has
+    /// entries of its own.
     ///
     /// # Errors
-    /// [`CommitError::Conflict`] when something that the unit relied on has changed: read and decide again.
-    /// [`CommitError::Contended`] when that may be so. [`CommitError::TooLarge`] when it cannot be one transaction,
-    /// [`CommitError::TooManyGroups`]. [`CommitError::Partial`] when a part was committed and another was not by the
-    /// deadline.
+    /// [`CommitError::Conflict`] if something that the unit relied on has changed: read and decide again.
+    /// [`CommitError::Contended`] if it may have changed. [`CommitError::TooLarge`] if the writes exceed one
+    /// transaction and cannot be split, [`CommitError::TooManyGroups`]. [`CommitError::Partial`] if one part was
+    /// committed and another was not by the deadline.
     pub async fn commit(
         mut self,
         store: &Store,
@@ -497,7 +495,7 @@ impl UnitOfWork {
         Ok(())
     }
 
-    /// Opens the lists under an object that is created, or closes those under one that is deleted.
+    /// Opens the child lists of an object that is created, or closes those of one that is deleted.
     fn replace_child_lists(&mut self, uri: &ObjectUri, generation: &Generation, closed: bool) {
         let now = self.now;
         for list in uri.child_lists() {
@@ -527,7 +525,7 @@ impl UnitOfWork {
                 let read = self.objects.get(uri).and_then(|slot| slot.read.as_ref());
                 self.turnover += members::turnover(read, &object);
                 match self.turnover > members::MAX_TURNOVER {
-                    // The commit refuses it.
+                    // The commit fails for too many members.
                     true => vec![],
                     false => members::steps(read, &object),
                 }
@@ -555,7 +553,7 @@ impl UnitOfWork {
         last_modified
     }
 
-    /// Gives the time of a write to the list, and those of the steps before it.
+    /// Assigns the time of a write to the list, and the times of the steps before it.
     fn assign_times(
         &mut self,
         list: &ListUri,
@@ -566,7 +564,7 @@ impl UnitOfWork {
         let list = self.list(list);
         for step in steps {
             let reached = list.now.timestamp;
-            // Under a past time none of them moves the list; a later one is only reached by the last.
+            // A backdated write's steps do not move the list; a time in the future is reached only by the last step.
             let of_step = at.map(|at| at.min(reached.next()));
             step.last_modified = list.next_timestamp(now, of_step);
             at = at.map(|at| match at < reached {
@@ -577,7 +575,7 @@ impl UnitOfWork {
         list.next_timestamp(now, at)
     }
 
-    /// Notes with whom an object that is to be written is shared, but for those that it was shared with before.
+    /// Notes the principals that an object to be written is newly shared with.
     fn note_shares(&mut self, uri: &ObjectUri, object: &Object) {
         let before = self.objects.get(uri).and_then(|slot| {
             let before = slot.written.as_ref().or(slot.read.as_ref());
@@ -597,7 +595,7 @@ impl UnitOfWork {
         }
     }
 
-    /// The generation of an object that exists. One that does not has the root's, which no list is open in.
+    /// The generation of an existing object. For a missing one, the root's, under which no list is open.
     fn generation(&self, uri: &ObjectUri) -> Generation {
         self.get(uri)
             .map_or(Generation::ROOT, |live| live.generation.clone())
@@ -610,7 +608,7 @@ impl UnitOfWork {
     }
 }
 
-/// Whether a principal stands for many users, and is named by a list itself.
+/// Returns `true` if a principal stands for many users, and is named by the list itself.
 fn is_of_system(principal: &str) -> bool {
     matches!(principal, EVERYONE | AUTHENTICATED)
 }

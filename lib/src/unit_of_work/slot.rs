@@ -1,14 +1,14 @@
-//! What a unit of work holds of one object: as it was read, and as it is to be.
+//! The unit of work's state of one object: as it was read, and as it is to be written.
 
 use crate::resource::ObjectUri;
 use crate::store::{Object, Write};
 
-/// What was read of one object and what is to be written.
+/// One object as it was read, and as it is to be written.
 #[derive(Clone, Debug)]
 pub(super) struct ObjectSlot {
     pub(super) read: Option<Object>,
     pub(super) written: Option<Object>,
-    /// What a large group is on its way to what is to be written, one transaction each ([`super::members`]).
+    /// The intermediate states of a large group, one transaction each ([`super::members`]).
     pub(super) steps: Vec<Object>,
 }
 
@@ -21,7 +21,7 @@ impl ObjectSlot {
         }
     }
 
-    /// Each of its steps as a slot of its own, the last one to what is to be written.
+    /// Each step as a slot of its own; the last one leads to the object to be written.
     pub(super) fn into_steps(self) -> impl Iterator<Item = Self> {
         let mut read = self.read;
         self.steps

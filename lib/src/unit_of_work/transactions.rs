@@ -1,4 +1,4 @@
-//! What was written in a unit of work, as transactions.
+//! Turns the writes of a unit of work into transactions.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -17,20 +17,20 @@ use crate::store::recent::Wrote;
 use crate::store::{CommitError, Content, MAX_TRANSACTION_ITEMS, Object, Store, Write, outbox};
 use crate::timestamp::Timestamp;
 
-/// Bytes of a transaction at most: DynamoDB's 4 MB, less what keys and lists take.
+/// The most bytes in a transaction: DynamoDB's 4 MB, less the keys and lists.
 const MAX_SIZE: usize = 4 * 1024 * 1024 - 256 * 1024;
-/// So many objects of 400 KB fit into a transaction beside the outbox's entries; they need not be measured.
+/// The number of 400 KB objects that fit into a transaction beside the outbox's entries and need not be measured.
 const FEW_OBJECTS: usize = 5;
 
-/// The longest pause before a later part of a large commit is repeated, and its limit: it doubles each time.
+/// The longest pause before a later part of a large commit is retried, which doubles each time, and its limit.
 const PART_PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(400));
 
 impl UnitOfWork {
-    /// What was written as transactions, in the order in which they are to be committed: one, unless it holds too much.
-    /// With the events that somebody `waits_for`.
+    /// The writes as transactions, in the order of their commits: one, unless it would be too large. Includes the
+    /// events that a listener `waits_for`.
     ///
     /// # Errors
-    /// [`CommitError::TooLarge`]
+    /// [`CommitError::TooLarge`].
     pub(super) fn into_transactions(
         mut self,
         waits_for: &impl Fn(&ResourceChanged) -> bool,
@@ -90,7 +90,7 @@ impl UnitOfWork {
         Ok(vec![writes])
     }
 
-    /// What the outbox is to hold with each of so many transactions, where `part_of` tells in which one an object is written.
+    /// The outbox's entries for each of `parts` transactions; `part_of` returns the one in which an object is written.
     fn entries(
         &self,
         parts: usize,
@@ -105,9 +105,9 @@ impl UnitOfWork {
         entries.collect()
     }
 
-    /// The same in several transactions, in the order in which they are to be committed: with whom something is shared;
-    /// the objects of each list by time, with the list's timestamp; a group with what changes for its members, each of
-    /// its steps in a transaction of its own.
+    /// The writes as several transactions, in the order of their commits: first the shares; then the objects of each
+    /// list by time, with the list's timestamp; a group with the changes for its members, and each of its steps in a
+    /// transaction of its own.
     fn into_parts(mut self, waits_for: &impl Fn(&ResourceChanged) -> bool) -> Vec<Vec<Write>> {
         let mut objects = vec![];
         for (uri, slot) in std::mem::take(&mut self.objects) {
@@ -126,7 +126,7 @@ impl UnitOfWork {
         }
         let shared = std::mem::take(&mut self.shares).into_iter();
         let mut parts = in_chunks(shared.map(Write::Share).collect());
-        // Of those of one time, which are steps under a past one, none goes before another.
+        // The steps of a backdated write have the same time, and a stable sort keeps them in order.
         objects.sort_by_key(|object| {
             let written = object.slot.written.as_ref();
             (object.uri.list().clone(), written.map(|o| o.last_modified))
@@ -134,7 +134,7 @@ impl UnitOfWork {
         let tells = !self.events.is_empty();
         let mut shares = vec![Part::default()];
         for object in objects {
-            // Alone it always fits: its step is made for that.
+            // An object always fits into an empty part: large groups are split into steps for that.
             if shares
                 .last()
                 .is_none_or(|share| !share.has_room(&object, tells))
@@ -169,24 +169,25 @@ impl UnitOfWork {
 struct PartObject {
     uri: ObjectUri,
     slot: ObjectSlot,
-    /// Whether it is so what it is to be, not a step to that.
+    /// Whether this is the object's final state, not a step to it.
     is_last: bool,
     /// The entries of its bucket's history that tell of it.
     told: Vec<Entry>,
 }
 
-/// What one of several transactions writes.
+/// The writes of one of several transactions.
 #[derive(Default)]
 struct Part {
     objects: Vec<PartObject>,
     lists: BTreeSet<ListUri>,
-    /// The heads of the outbox's entries that tell of the objects.
+    /// The heads of the outbox's entries for the objects.
     heads: BTreeSet<ListUri>,
     members: MemberWrites,
 }
 
 impl Part {
-    /// Whether a transaction holds one more object, which is not there already, with what `tells` of it in the outbox.
+    /// Returns `true` if there is room for one more object that the part does not contain yet, and, if `tells` is set,
+    /// for its events in the outbox.
     fn has_room(&self, object: &PartObject, tells: bool) -> bool {
         let uri = &object.uri;
         let members = match uri.kind() {
@@ -200,7 +201,7 @@ impl Part {
         let lists = std::iter::once(uri.list().clone()).chain(uri.child_lists());
         let lists = lists.filter(|list| !self.lists.contains(list)).count();
         let outbox = if tells {
-            // The last part of each parent's entry, and its head where nothing else writes that.
+            // The last part of each parent's entry, and its head unless it is written anyway.
             let head = outbox::head(uri.parent());
             let heads = self
                 .heads
@@ -232,7 +233,7 @@ impl Part {
         self.objects.push(object);
     }
 
-    /// Takes the part's share out of what becomes of the lists.
+    /// Takes the part's share of the lists' updates.
     fn into_writes(self, lists: &mut HashMap<ListUri, ListSlot>, last: bool) -> Vec<Write> {
         let mut writes = vec![];
         for uri in self.lists {
@@ -240,7 +241,7 @@ impl Part {
             let objects = objects.filter(|object| *object.uri.list() == uri);
             let times =
                 objects.filter_map(|object| Some(object.slot.written.as_ref()?.last_modified));
-            // In their order, which is that of the objects.
+            // In the order of the objects, which is that of their times.
             let times: Vec<_> = times.collect();
             let Some(slot) = lists.get_mut(&uri) else {
                 continue;
@@ -255,8 +256,8 @@ impl Part {
     }
 }
 
-/// Names in each list what a transaction writes to it, but for what it leaves of an earlier life of the list: that
-/// nobody is shown, and whoever looked for it would not find it.
+/// Names in each list what a transaction writes to it, except objects of an earlier generation of the list: no reader
+/// is shown those, so one that looked for them would not find them.
 fn name_writes(writes: &mut [Write], now: Timestamp) {
     let mut by_list = HashMap::<_, Wrote>::new();
     let mut anew = HashMap::new();
@@ -290,7 +291,7 @@ fn name_writes(writes: &mut [Write], now: Timestamp) {
     }
 }
 
-/// Adds entries of the outbox to a transaction, each named in its head.
+/// Adds the outbox's entries to a transaction, each named in its head.
 fn add_entries(writes: &mut Vec<Write>, entries: Vec<outbox::Entry>) {
     for outbox::Entry { head, name, parts } in entries {
         let list = writes.iter_mut().find_map(|write| match write {
@@ -325,10 +326,10 @@ fn in_chunks(writes: Vec<Write>) -> Vec<Vec<Write>> {
     chunks
 }
 
-/// Commits a part that is not the first one.
+/// Commits a part other than the first.
 ///
 /// # Errors
-/// [`CommitError::Partial`] alone: an earlier part is committed, whatever became of this one.
+/// Only [`CommitError::Partial`]: an earlier part is committed, whatever the outcome of this one.
 pub(super) async fn commit_part(
     store: &Store,
     part: Vec<Write>,
@@ -339,7 +340,7 @@ pub(super) async fn commit_part(
         match store.commit(part.clone(), deadline).await {
             Ok(()) => return Ok(()),
             Err(CommitError::Contended { .. }) if backoff.wait_until(deadline).await => {}
-            // A condition that does not hold will not hold again.
+            // A failed condition never holds again.
             Err(error) => {
                 tracing::error!(%error, "a part of a large write was committed, the next one was not");
                 return Err(CommitError::Partial);

@@ -10,11 +10,11 @@ pub struct TableDefinition {
     pub partition_key: &'static str,
     /// The attribute that is its sort key.
     pub sort_key: &'static str,
-    /// The name of the index; it takes in all attributes of the items that have [`Self::index_key`].
+    /// The name of the index; it holds all attributes of the items that have [`Self::index_key`].
     pub index: &'static str,
     /// The number by which the index sorts.
     pub index_key: &'static str,
-    /// The attribute that says when an item expires, in seconds.
+    /// The attribute with an item's expiry time, in seconds.
     pub expiry: &'static str,
 }
 

@@ -1,5 +1,5 @@
-//! The expressions of DynamoDB, as far as the store's requests go: conditions over attributes at the top of an item,
-//! and updates of such. What lies beyond is refused, never guessed.
+//! DynamoDB's expressions, as far as the store uses them: conditions on top-level attributes, and updates of these.
+//! Anything else is refused, never guessed.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap};
@@ -14,7 +14,7 @@ use winnow::token::take_while;
 
 use super::DynamoDbError;
 
-/// What the placeholders of a request's expressions stand for: `#name` for an attribute, `:value` for a value.
+/// The values of the placeholders in a request's expressions: `#name` for an attribute, `:value` for a value.
 #[derive(Clone, Copy)]
 pub struct Placeholders<'a> {
     /// `ExpressionAttributeNames`
@@ -24,7 +24,7 @@ pub struct Placeholders<'a> {
 }
 
 impl<'a> Placeholders<'a> {
-    /// The attribute that `path` means.
+    /// The attribute that `path` refers to.
     pub fn attribute(self, path: &'a str) -> Result<&'a str, DynamoDbError> {
         if !path.starts_with('#') {
             return Ok(path);
@@ -33,13 +33,13 @@ impl<'a> Placeholders<'a> {
         name.ok_or_else(|| DynamoDbError::invalid(format!("{path} stands for no name")))
     }
 
-    /// The value that a placeholder means.
+    /// The value of a placeholder.
     pub fn constant(self, placeholder: &'a str) -> Result<&'a AttributeValue, DynamoDbError> {
         let value = self.values.get(placeholder);
         value.ok_or_else(|| DynamoDbError::invalid(format!("{placeholder} stands for no value")))
     }
 
-    /// The value that `operand` means, a placeholder or an attribute of `item`; `None` if the item lacks it.
+    /// The value of `operand`, a placeholder or an attribute of `item`; `None` if the item lacks it.
     fn value(
         self,
         operand: &'a str,
@@ -53,26 +53,26 @@ impl<'a> Placeholders<'a> {
     }
 }
 
-/// A condition, a filter, or the condition of a key.
+/// A condition, a filter, or a key condition.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Condition<'a> {
-    /// One of them holds.
+    /// At least one of them holds.
     Any(Vec<Self>),
     /// Each of them holds.
     All(Vec<Self>),
     /// The item has the attribute.
     Exists(&'a str),
-    /// The item does not have it, or there is no item.
+    /// The item lacks the attribute, or there is no item.
     Absent(&'a str),
     /// A string that begins with another.
     BeginsWith(&'a str, &'a str),
     /// A value between two others, both included.
     Between(&'a str, [&'a str; 2]),
-    /// A value beside another.
+    /// A comparison of two values.
     Compare(&'a str, Comparison, &'a str),
 }
 
-/// How two values of one type compare.
+/// A comparison of two values of one type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Comparison {
     /// `=`
@@ -90,12 +90,12 @@ pub enum Comparison {
 }
 
 impl<'a> Condition<'a> {
-    /// Reads an expression.
+    /// Parses an expression.
     pub fn parse(expression: &'a str) -> Result<Self, DynamoDbError> {
         whole(any, expression)
     }
 
-    /// Whether it holds of the item, or of its absence.
+    /// Returns `true` if it holds for the item, or for its absence.
     pub fn holds(
         &self,
         item: Option<&Item>,
@@ -144,7 +144,7 @@ impl<'a> Condition<'a> {
 }
 
 impl Comparison {
-    /// Values of two types are unequal and have no order, nor has one that is missing.
+    /// Values of different types are unequal and unordered, as is a missing one.
     fn holds(
         self,
         left: Option<&AttributeValue>,
@@ -171,26 +171,26 @@ impl Comparison {
     }
 }
 
-/// What an update does to an item.
+/// The changes of an update to an item.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Update<'a>(Vec<Change<'a>>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Change<'a> {
     Set(&'a str, &'a str),
-    /// The attribute that keeps its value if it is the second and there; else it becomes the third.
+    /// Sets the attribute to the second one's value if it exists, else to the third.
     SetIfMissing(&'a str, &'a str, &'a str),
     Remove(&'a str),
     Add(&'a str, &'a str),
 }
 
 impl<'a> Update<'a> {
-    /// Reads an expression.
+    /// Parses an expression.
     pub fn parse(expression: &'a str) -> Result<Self, DynamoDbError> {
         whole(update, expression)
     }
 
-    /// The item as it is afterwards; all that is read is read from it as it was.
+    /// The item after the update; all operands are read from it as it was before.
     pub fn apply(
         &self,
         item: &Item,
@@ -243,7 +243,7 @@ impl<'a> Update<'a> {
     }
 }
 
-/// A whole number of up to 37 digits, of which two can be added; DynamoDB has 38, and fractions.
+/// An integer of up to 37 digits, of which two can be added; DynamoDB has 38, and fractions.
 pub fn number(text: &str) -> Result<i128, DynamoDbError> {
     let number = text.parse::<i128>().ok();
     let number = number.filter(|number| number.unsigned_abs() < 10_u128.pow(37));

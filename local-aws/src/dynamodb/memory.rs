@@ -1,7 +1,7 @@
-//! DynamoDB's operations over the [`Table`] in memory, as many of them as the store uses.
+//! DynamoDB's operations over the [`Table`] in memory, as far as the store uses them.
 //!
-//! It trusts who calls it where that changes no answer: that an expression uses all its placeholders and no reserved
-//! word is checked by dynoxide, over which the tests run the store.
+//! It trusts its caller where that changes no answer: dynoxide, over which the tests run the store, checks that an
+//! expression uses all its placeholders and no reserved word.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use super::requests::{
 use super::table::{Key, Row, Table};
 use super::{DynamoDbError, TableDefinition, query, read};
 
-/// What a transaction writes at most, in items and bytes.
+/// The limits of a transaction, in items and bytes.
 const MAX_TRANSACTION: (usize, usize) = (100, 4 * 1024 * 1024);
 
 /// At most one table in memory.
@@ -42,14 +42,14 @@ struct Batch<'a> {
     unprocessed_keys: HashMap<String, Value>,
 }
 
-/// The condition of a write does not hold; of what, if that was asked for.
+/// The condition of a write failed; holds the existing item, if that was asked for.
 struct Unmet(Option<Arc<Row>>);
 
-/// What a write would come to.
+/// The outcome of a write that is being checked.
 type Outcome = Result<Row, Unmet>;
 
 impl Memory {
-    /// Creates the table, unless it is there.
+    /// Creates the table, unless it exists.
     pub fn create_table(&mut self, table: &TableDefinition) -> Result<(), DynamoDbError> {
         let made = self.table.get_or_insert_with(|| Table::new(table.clone()));
         if **made.definition() == *table {
@@ -77,8 +77,8 @@ impl Memory {
         }
     }
 
-    /// At most `limit` records of the stream after the sequence number `after`, and the number of the last; those
-    /// before are forgotten.
+    /// At most `limit` records of the stream after the sequence number `after`, and the number of the last; those up to
+    /// `after` are forgotten.
     pub fn records(&mut self, after: u64, limit: usize) -> (Vec<EventRecord>, u64) {
         match &mut self.table {
             Some(table) => table.records(after, limit),
@@ -229,7 +229,7 @@ impl Memory {
             })
     }
 
-    /// Writes an item that was checked against the table.
+    /// Writes an item that was checked against the table's definition.
     fn put(&mut self, row: Row) {
         if let Some(table) = &mut self.table {
             table.put(row);
@@ -247,7 +247,7 @@ fn found<'t>(table: &'t Table, key: &Key) -> Found<'t> {
 const CONDITION_FAILED: &str = "The conditional request failed";
 
 impl Unmet {
-    /// Adds what the condition does not hold of to an error.
+    /// Adds the item that failed the condition to an error.
     fn add_to(&self, error: &mut Value) {
         if let Some(row) = &self.0 {
             error["Item"] = json!(row.item());
@@ -263,7 +263,7 @@ impl From<Unmet> for DynamoDbError {
     }
 }
 
-/// Why a transaction failed, as far as this item goes.
+/// The reason of this item in a transaction that failed.
 fn reason(outcome: &Outcome) -> Value {
     let Err(unmet) = outcome else {
         return json!({"Code": "None"});
@@ -277,7 +277,7 @@ fn json(answer: &impl Serialize) -> String {
     serde_json::to_string(answer).expect("maps of strings are JSON")
 }
 
-/// Whether the condition holds of what is there.
+/// Checks a condition on the existing item.
 fn check(
     condition: Option<&str>,
     old: Option<&Arc<Row>>,
@@ -295,7 +295,7 @@ fn check(
     Ok(Err(Unmet(asked_for.cloned())))
 }
 
-/// The keys, if no item has two of them.
+/// The keys; an error if two are the same.
 fn distinct<'a>(
     keys: impl Iterator<Item = &'a Item>,
     table: &TableDefinition,

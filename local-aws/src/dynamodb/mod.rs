@@ -1,13 +1,13 @@
-//! DynamoDB, called with what an SDK sends and answering what it expects.
+//! DynamoDB, called with the SDK's requests and returning the answers that it expects.
 //!
-//! There are two of them: one is quick, one is strict.
+//! There are two implementations: a fast one and a strict one.
 //!
-//! | | what | for |
+//! | | implements | for |
 //! | --- | --- | --- |
-//! | `memory` | one table, with the requests that a program which knows its keys makes: they are in `requests`, of which `query` answers one, expressions in `expression`, items and the stream in `table` | to be quick |
+//! | `memory` | one table, with the requests of a program that knows its keys: they are in `requests`, of which `query` answers one, expressions in `expression`, items and the stream in `table` | speed |
 //! | `sqlite` | all of DynamoDB, by dynoxide, which is checked against AWS | files, and strict tests |
 //!
-//! Both know a transaction that comes again by `tokens`.
+//! Both recognise a repeated transaction by `tokens`.
 
 mod definition;
 mod expression;
@@ -32,7 +32,7 @@ use tokens::Tokens;
 /// An embedded DynamoDB.
 #[derive(Debug)]
 pub struct DynamoDb {
-    // A std mutex: neither of them ever waits for anything but the disk, and no await happens under the lock.
+    // A std mutex: both implementations only ever wait for the disk, and no await happens under the lock.
     state: Mutex<State>,
 }
 
@@ -59,7 +59,7 @@ pub struct DynamoDbError {
 }
 
 impl DynamoDbError {
-    /// With a code of DynamoDB's, e.g. `ValidationException`.
+    /// An error with a DynamoDB code, e.g. `ValidationException`.
     pub fn new(code: &str, message: &str) -> Self {
         let code = format!("com.amazonaws.dynamodb.v20120810#{code}");
         Self {
@@ -68,12 +68,12 @@ impl DynamoDbError {
         }
     }
 
-    /// A request that is wrong in itself.
+    /// An error for an invalid request.
     pub fn invalid(message: impl AsRef<str>) -> Self {
         Self::new("ValidationException", message.as_ref())
     }
 
-    /// A transaction, with a reason for each of its items: `{"Code", "Message", "Item"}`.
+    /// A cancelled transaction, with a reason for each of its items: `{"Code", "Message", "Item"}`.
     pub fn transaction_canceled(reasons: Vec<Value>) -> Self {
         let codes: Vec<_> = reasons
             .iter()
@@ -90,17 +90,17 @@ impl DynamoDbError {
 }
 
 impl DynamoDb {
-    /// One table of it, in memory.
+    /// One table in memory, fast.
     pub fn memory() -> Self {
         Self::over(Engine::Memory(Memory::default()))
     }
 
-    /// All of it, in memory.
+    /// All of DynamoDB, in memory.
     pub fn sqlite() -> Result<Self, DynamoDbError> {
         Ok(Self::over(Engine::Sqlite(Sqlite::memory()?)))
     }
 
-    /// All of it, in the file at `path`, created if missing.
+    /// All of DynamoDB, in the file at `path`, created if missing.
     pub fn open(path: &str) -> Result<Self, DynamoDbError> {
         Ok(Self::over(Engine::Sqlite(Sqlite::open(path)?)))
     }
@@ -112,7 +112,7 @@ impl DynamoDb {
         }
     }
 
-    /// Creates a table, unless it is there. In memory there is one.
+    /// Creates a table, unless it exists. The implementation in memory has one.
     pub fn create_table(&self, table: &TableDefinition) -> Result<(), DynamoDbError> {
         match &mut self.lock().engine {
             Engine::Memory(memory) => memory.create_table(table),
@@ -141,8 +141,8 @@ impl DynamoDb {
         }
     }
 
-    /// At most `limit` stream records from `iterator` on, and the iterator behind them. In memory those before it are
-    /// forgotten.
+    /// At most `limit` stream records from `iterator` on, and the iterator after them. The table in memory forgets
+    /// those before it.
     pub fn records(
         &self,
         iterator: &str,
@@ -159,8 +159,8 @@ impl DynamoDb {
         }
     }
 
-    /// Deletes what expired: items by their TTL (which reach the stream), and stream records of a file after a day, of
-    /// `SQLite` in memory at once. Only for who has read the stream to its end.
+    /// Deletes expired items (by TTL, which the stream shows), and expired stream records: after a day in a file, at
+    /// once for `SQLite` in memory. Only for callers that have read the stream to its end.
     pub fn sweep(&self) -> Result<(), DynamoDbError> {
         match &mut self.lock().engine {
             Engine::Memory(memory) => memory.sweep(),
@@ -170,8 +170,8 @@ impl DynamoDb {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic under the lock rolls SQLite's transaction back, and the table in memory changes in the last step of
-        // a request alone, so the state is as good as before it.
+        // A panic under the lock rolls SQLite's transaction back, and the table in memory changes only in the last step
+        // of a request, so the state stays valid.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -12,14 +12,14 @@ use super::requests::Query;
 use super::table::{Order, Position, Row, Table};
 use super::{DynamoDbError, TableDefinition};
 
-/// What a query reads at most, in bytes, beyond its first item.
+/// The most bytes that a query reads beyond its first item.
 const MAX_PAGE: usize = 1024 * 1024;
 
 /// The answer, as JSON.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Page<'a> {
-    /// `None` when they are only counted.
+    /// `None` if they are only counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     items: Option<Vec<Cow<'a, Item>>>,
     count: usize,
@@ -28,7 +28,7 @@ pub struct Page<'a> {
     last_evaluated_key: Option<Item>,
 }
 
-/// Reads a page of the items that the query asks for.
+/// Reads a page of the query's items.
 pub fn run<'a>(table: &'a Table, query: &Query) -> Result<Page<'a>, DynamoDbError> {
     let definition = table.definition();
     let order = match query.index_name.as_deref() {
@@ -51,7 +51,7 @@ pub fn run<'a>(table: &'a Table, query: &Query) -> Result<Page<'a>, DynamoDbErro
         let (at, sk) =
             place.ok_or_else(|| DynamoDbError::invalid("a start that is not in the index"))?;
         match forward {
-            // The next string there is.
+            // The next possible string.
             true => range.start = (at, sk + "\0"),
             false => range.end = (at, sk),
         }
@@ -98,8 +98,7 @@ pub fn run<'a>(table: &'a Table, query: &Query) -> Result<Page<'a>, DynamoDbErro
     Ok(page)
 }
 
-/// The partition, and the positions in it, that the condition of a key means: `pk = :pk`, alone or with one of the sort
-/// key.
+/// The partition, and the range of positions in it, of a key condition: `pk = :pk`, alone or with one on the sort key.
 fn range<'a>(
     expression: &'a str,
     placeholders: Placeholders<'a>,
@@ -111,7 +110,7 @@ fn range<'a>(
         AttributeValue::S(text) => Ok(text.as_str()),
         _ => Err(unknown()),
     };
-    // No sort key is empty, so this is before all that are as late.
+    // No sort key is empty, so this precedes all items with the same number.
     let at = |operand, later| match placeholders.constant(operand)? {
         AttributeValue::N(at) => Ok((number(at)? + later, String::new())),
         _ => Err(unknown()),
@@ -130,7 +129,7 @@ fn range<'a>(
     };
     let range = match sort {
         None => first..last,
-        // No id has that character in it.
+        // No id contains that character.
         Some(Condition::BeginsWith(key, prefix)) if key == table.sort_key => {
             let prefix = text(prefix)?;
             (0, prefix.to_owned())..(0, format!("{prefix}{}", char::MAX))
@@ -165,7 +164,7 @@ fn range<'a>(
     Ok((text(pk)?, range))
 }
 
-/// The attributes that are asked for.
+/// The requested attributes.
 struct Projection<'a>(HashSet<&'a str>);
 
 impl<'a> Projection<'a> {

@@ -1,7 +1,6 @@
 //! The JSON of the requests that the table in memory answers.
 //!
-//! A member that is not here is refused, so that none is overlooked; what says how to read or write makes no difference
-//! here.
+//! An unknown member is refused, so that none is overlooked; options on how to read or write have no effect here.
 
 use std::collections::HashMap;
 
@@ -25,7 +24,7 @@ pub struct BatchGet {
     pub request_items: HashMap<String, Keys>,
 }
 
-/// What a `BatchGetItem` gets of one table.
+/// The keys that a `BatchGetItem` reads from one table.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 pub struct Keys {
@@ -69,7 +68,7 @@ pub struct Query {
     _consistent_read: Option<bool>,
 }
 
-/// What a `Query` shows instead of items.
+/// What a `Query` returns instead of items.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Select {
@@ -125,7 +124,7 @@ pub enum TransactWriteItem {
     Update(Update),
 }
 
-/// What an update that succeeds is answered with.
+/// What a successful update returns.
 #[derive(Clone, Copy, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum OnSuccess {
@@ -134,7 +133,7 @@ pub enum OnSuccess {
     AllNew,
 }
 
-/// What a write whose condition fails is answered with.
+/// What a write whose condition fails returns.
 #[derive(Clone, Copy, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum OnFailure {

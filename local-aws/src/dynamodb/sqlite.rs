@@ -1,8 +1,8 @@
-//! DynamoDB as a whole by dynoxide, over `SQLite` in memory or in a file.
+//! All of DynamoDB, by dynoxide over `SQLite`, in memory or in a file.
 //!
-//! dynoxide's own `Database` hides two things we need, so its `Storage` is used directly: an index on the stream
-//! (without it every write reads the whole history of the stream to find its last number) and the trimming of that
-//! history. What `Database` adds for transactions is [`super::tokens`].
+//! dynoxide's own `Database` hides two things that we need, so its `Storage` is used directly: an index on the stream
+//! (without it every write reads the stream's whole history to find its last number) and the trimming of that history.
+//! [`super::tokens`] replaces what `Database` adds for transactions.
 
 use std::fmt;
 use std::pin::pin;
@@ -19,14 +19,14 @@ use serde_json::json;
 
 use super::{DynamoDbError, TableDefinition};
 
-/// How long DynamoDB keeps a stream record, and how long a file does.
+/// The retention of stream records, in DynamoDB and in a file.
 const STREAM_RETENTION_HOURS: u32 = 24;
 
-/// What dynoxide looks up by number in a text column: the last record, and those behind an iterator.
+/// The index for dynoxide's searches by number in a text column: for the last record, and for those after an iterator.
 const STREAM_INDEX: &str = "
     CREATE INDEX IF NOT EXISTS stream_by_sequence ON _stream_records (CAST(sequence_number AS INTEGER));";
 
-/// A database of dynoxide's.
+/// A dynoxide database.
 pub struct Sqlite {
     storage: Storage,
     lifecycle: VectorIndexLifecycle,
@@ -36,15 +36,15 @@ pub struct Sqlite {
 impl Sqlite {
     /// A database that ends with the process.
     pub fn memory() -> Result<Self> {
-        // Nobody comes back for the stream after a restart.
+        // No reader of the stream survives a restart.
         Self::over(Storage::memory()?, 0)
     }
 
     /// The database in the file at `path`, created if missing.
     pub fn open(path: &str) -> Result<Self> {
         let storage = Storage::new(path)?;
-        // A crash of the process loses nothing; a crash of the machine may lose the last writes. An import writes to the index
-        // in no order: 64 MB of it are kept at hand.
+        // A crash of the process loses nothing; a crash of the machine may lose the last writes. An import writes to
+        // the index in random order: a cache of 64 MB serves it.
         storage
             .conn()
             .execute_batch("PRAGMA synchronous = NORMAL; PRAGMA cache_size = -64000")?;
@@ -100,7 +100,7 @@ impl Sqlite {
         }
     }
 
-    /// Creates the table, unless it is there.
+    /// Creates the table, unless it exists.
     pub fn create_table(&self, table: &TableDefinition) -> Result<()> {
         let definition = json!({
             "TableName": table.name,
@@ -142,7 +142,7 @@ impl Sqlite {
         get_shard_iterator::encode_shard_iterator(table, &streams::shard_id(table), 0)
     }
 
-    /// At most `limit` stream records from `iterator` on, and the iterator behind them.
+    /// At most `limit` stream records from `iterator` on, and the iterator after them.
     pub fn records(&self, iterator: &str, limit: usize) -> Result<(Vec<EventRecord>, String)> {
         let request = get_records::GetRecordsRequest {
             shard_iterator: iterator.to_owned(),
@@ -154,8 +154,8 @@ impl Sqlite {
         Ok((records, next.unwrap_or_else(|| iterator.to_owned())))
     }
 
-    /// Deletes what expired: items by their TTL (which reach the stream), and stream records after a day, in memory
-    /// at once. Only for who has read the stream to its end.
+    /// Deletes expired items (by TTL, which the stream shows), and stream records after a day, or at once in memory.
+    /// Only for callers that have read the stream to its end.
     pub fn sweep(&self) -> Result<()> {
         self.storage.conn().execute_batch(&format!(
             "DELETE FROM _stream_records WHERE created_at < unixepoch('now', '-{} hours')",
@@ -181,7 +181,7 @@ impl From<DynoxideError> for DynamoDbError {
     }
 }
 
-/// The record as Lambda writes it, which is also how dynoxide serializes it.
+/// The record in Lambda's format, which is also how dynoxide serializes it.
 fn event(record: &get_records::Record) -> Result<EventRecord> {
     let json = serde_json::to_value(record).and_then(serde_json::from_value);
     json.map_err(|error| DynoxideError::InternalServerError(error.to_string()))
@@ -189,7 +189,7 @@ fn event(record: &get_records::Record) -> Result<EventRecord> {
 
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
     serde_json::from_slice(body).map_err(|error| {
-        // dynoxide's deserializers put a marker of the error's class before the message.
+        // dynoxide's deserializers prefix the message with a marker of the error's class.
         let message = error.to_string();
         let message = message
             .strip_prefix("VALIDATION_REQUEST:")

@@ -1,4 +1,4 @@
-//! A table in memory: its items by key and by time, and its stream.
+//! A table in memory: its items by key and by the index's number, and its stream.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
@@ -11,7 +11,7 @@ use serde_dynamo::{AttributeValue, Item};
 use super::expression::number;
 use super::{DynamoDbError, TableDefinition};
 
-/// What DynamoDB stores as one item at most, in bytes.
+/// The most bytes in an item.
 const MAX_ITEM: usize = 400 * 1024;
 
 /// The items of the table.
@@ -34,13 +34,13 @@ struct Partition {
 /// An order of the items of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Of the table: by sort key.
+    /// The table's order: by sort key.
     Key,
-    /// Of the index, which has only the items with its attribute.
+    /// The index's order, which only has the items with its attribute.
     Index,
 }
 
-/// Where an item is within its partition: by its time (0 in the table itself), then by its sort key.
+/// The position of an item within its partition: by the index's number (0 in the table itself), then by its sort key.
 pub type Position = (i128, String);
 
 /// The primary key of an item.
@@ -52,18 +52,18 @@ pub struct Key {
     pub sk: String,
 }
 
-/// An item that the table takes.
+/// An item that is valid for the table.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Row {
     key: Key,
     /// The number by which the index sorts it.
     index_key: Option<i128>,
     item: Item,
-    /// In bytes, as DynamoDB counts.
+    /// Its size in bytes, as DynamoDB counts them.
     size: usize,
 }
 
-/// What happened to one item.
+/// A change of one item.
 #[derive(Debug)]
 struct Change {
     sequence: u64,
@@ -87,7 +87,7 @@ impl Key {
         })
     }
 
-    /// The attributes that it consists of.
+    /// The attributes of the key.
     pub fn to_item(&self, table: &TableDefinition) -> Item {
         let part = |name: &str, part: &String| (name.to_owned(), AttributeValue::S(part.clone()));
         HashMap::from([
@@ -133,12 +133,12 @@ impl Row {
         &self.key
     }
 
-    /// Its bytes, as DynamoDB counts them.
+    /// Its size in bytes, as DynamoDB counts them.
     pub fn size(&self) -> usize {
         self.size
     }
 
-    /// The attributes that say where it is in an order.
+    /// The attributes that determine its position in an order.
     pub fn position(&self, order: Order, table: &TableDefinition) -> Item {
         let mut position = self.key.to_item(table);
         if order == Order::Index
@@ -152,7 +152,7 @@ impl Row {
         position
     }
 
-    /// Where it is in an order, if it is in it.
+    /// Its position in an order, if it is in it.
     pub fn place(&self, order: Order) -> Option<Position> {
         let at = match order {
             Order::Key => 0,
@@ -180,7 +180,7 @@ impl Table {
         }
     }
 
-    /// What it is; clones of the pointer outlive changes of the table.
+    /// The table's definition; clones of the pointer outlive changes of the table.
     pub fn definition(&self) -> &Arc<TableDefinition> {
         &self.definition
     }
@@ -202,13 +202,13 @@ impl Table {
             Order::Key => &partition.by_key,
             Order::Index => &partition.by_index,
         });
-        // A map panics when a range ends before it starts.
+        // A map panics if a range ends before it starts.
         let rows = partition.filter(|_| !range.is_empty());
         let rows = rows.map(|rows| rows.range(range));
         rows.into_iter().flatten().map(|(_, row)| row)
     }
 
-    /// Writes an item, in place of the one with the same key.
+    /// Writes an item, replacing the one with the same key.
     pub fn put(&mut self, row: Row) {
         let old = self.get(&row.key).cloned();
         if old.as_ref().is_some_and(|old| **old == row) {
@@ -228,7 +228,7 @@ impl Table {
         self.tell(old, Some(row));
     }
 
-    /// Removes the items that expired.
+    /// Removes expired items.
     pub fn sweep(&mut self) {
         let now = UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
         let expiry = self.definition.expiry;
@@ -252,7 +252,7 @@ impl Table {
 
     /// At most `limit` records of the stream after the sequence number `after`, and the number of the last.
     ///
-    /// Those up to `after` are forgotten: who asks has read them, and it is the only one who does.
+    /// Those up to `after` are forgotten: the caller is the only reader, and has read them.
     pub fn records(&mut self, after: u64, limit: usize) -> (Vec<EventRecord>, u64) {
         let read = self
             .stream
@@ -277,7 +277,7 @@ impl Table {
 }
 
 impl Change {
-    /// What a function is given.
+    /// The record as a function receives it.
     fn record(&self, table: &TableDefinition) -> EventRecord {
         let image = |row: &Option<Arc<Row>>| row.as_ref().map(|row| row.item.clone());
         let images = [&self.old, &self.new].into_iter().flatten();
@@ -294,7 +294,7 @@ impl Change {
         record.event_source = Some("aws:dynamodb".to_owned());
         record.aws_region = crate::aws::REGION.to_string();
         if self.new.is_none() {
-            // Nothing but its expiry removes an item here.
+            // Items are only removed by expiry here.
             let mut expiry = UserIdentity::default();
             expiry.type_ = "Service".to_owned();
             expiry.principal_id = "dynamodb.amazonaws.com".to_owned();

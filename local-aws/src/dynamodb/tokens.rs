@@ -1,4 +1,4 @@
-//! What makes a transaction that is sent twice be written once.
+//! Idempotency of transactions: one that is sent twice is written once.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::{DynamoDbError, read};
 
-/// How long DynamoDB remembers a `ClientRequestToken`.
+/// The time for which DynamoDB remembers a `ClientRequestToken`.
 const TOKEN_WINDOW: Duration = Duration::from_secs(600);
 
 /// The answers of committed transactions, by their `ClientRequestToken`.
@@ -20,7 +20,7 @@ pub struct Tokens {
     by_age: VecDeque<(Instant, String)>,
 }
 
-/// What makes two transactions the same one.
+/// The identity of a transaction.
 #[derive(Deserialize)]
 struct Identity {
     #[serde(rename = "ClientRequestToken")]
@@ -30,7 +30,7 @@ struct Identity {
 }
 
 impl Tokens {
-    /// Answers a `TransactWriteItems` by what was answered to the same one before, else by what `execute` does.
+    /// Returns the earlier answer to the same `TransactWriteItems` if there was one, else that of `execute`.
     pub fn once(
         &mut self,
         body: &[u8],
@@ -68,7 +68,7 @@ impl Tokens {
 }
 
 /// A hash of DynamoDB's JSON (which has no numbers) that does not depend on the order of keys: the SDK writes its maps
-/// in whatever order they iterate.
+/// in iteration order.
 struct Digest(u64);
 
 impl<'de> Deserialize<'de> for Digest {

@@ -1,8 +1,8 @@
-//! A listener of your own: administrators get a mail when a bucket is created, as in Kinto's tutorial "How to run
-//! custom code on notifications?".
+//! A custom listener: administrators get a mail when a bucket is created, as in Kinto's tutorial "How to run custom
+//! code on notifications?".
 //!
-//! That it hears of new buckets alone, settings say: `KINTO_EVENT_LISTENERS_<NAME>_ACTIONS=create` and
-//! `…_RESOURCES=bucket`. The other settings are those of `email`, but for the templates.
+//! The settings select new buckets: `KINTO_EVENT_LISTENERS_<NAME>_ACTIONS=create` and `…_RESOURCES=bucket`. The other
+//! settings are those of `email`, except the templates.
 
 use std::sync::Arc;
 
@@ -17,10 +17,10 @@ struct BucketMail {
     mailer: Mailer,
 }
 
-/// Makes the listener.
+/// Builds the listener.
 ///
 /// # Errors
-/// Names the setting that is missing or wrong.
+/// Names the missing or invalid setting.
 pub fn build(context: ListenerContext<'_>) -> Result<Arc<dyn Listener>, SettingError> {
     Ok(Arc::new(BucketMail {
         mailer: Mailer::new(context)?,

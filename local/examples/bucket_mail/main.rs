@@ -1,4 +1,4 @@
-//! Kinto's tutorial "How to run custom code on notifications?": a stack with a listener of one's own, which mails about
+//! Kinto's tutorial "How to run custom code on notifications?": a stack with a custom listener, which sends mails about
 //! new buckets.
 //!
 //! ```sh
@@ -14,7 +14,7 @@ use std::error::Error;
 use kinto_local::{LocalAws, Options, Stack};
 use kinto_serverless::settings::Vars;
 
-/// The listener's settings, as in the tutorial; variables of the environment go before them.
+/// The listener's settings, as in the tutorial; environment variables take precedence.
 const SETTINGS: [(&str, &str); 9] = [
     ("KINTO_EVENT_LISTENERS", "send_email"),
     ("KINTO_EVENT_LISTENERS_SEND_EMAIL_USE", "bucket_mail"),

@@ -55,7 +55,7 @@ async fn a_megaphone_that_fails_holds_up_no_other() {
     assert_eq!(versions(&world.receivers[2].arrivals()), [4]);
 }
 
-/// Has the receiver answer what `answer` says to its n-th request, and notes when each came.
+/// Makes the receiver answer its n-th request by `answer`, and records the time of each.
 fn answering(
     receiver: &Receiver,
     answer: impl Fn(usize) -> Behaviour + Send + Sync + 'static,
@@ -70,7 +70,7 @@ fn answering(
     times
 }
 
-/// The whole seconds between one and the next.
+/// The whole seconds between consecutive times.
 fn pauses(times: &Mutex<Vec<Instant>>) -> Vec<u64> {
     let times = times.lock().unwrap();
     let pause = |pair: &[Instant]| pair[1].duration_since(pair[0]).as_secs();
@@ -96,7 +96,7 @@ async fn a_refusal_is_tried_three_times_and_a_redrive_at_any_later_time_is_harml
         world.settled().await;
         assert_eq!(versions(&world.receiver().arrivals()), [2]);
 
-        // One that was not told since is told by the redrive.
+        // The redrive also sends a version that was not sent since.
         world
             .receiver()
             .behave(move || Behaviour::Refused(status, None));
@@ -180,7 +180,7 @@ async fn with_collection(listener: Listener<'_>) -> (World, Kinto) {
 
 #[tokio::test(start_paused = true)]
 async fn a_megaphone_down_for_ten_minutes_and_1000_writes_gets_one_broadcast_afterwards() {
-    // Beside each other, so that what else this machine does concerns both.
+    // Side by side, so that other load on this machine affects both.
     let (_healthy, beside) = with_collection(("mp", &[])).await;
     let (world, kinto) = with_collection(("mp", &[])).await;
     world.settled().await;

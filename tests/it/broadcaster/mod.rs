@@ -1,5 +1,5 @@
-//! What is promised of broadcasts: the version at the receiver never goes back, ends at the latest and keeps to the
-//! debounce window, and the failure of a Megaphone concerns neither a write nor another Megaphone.
+//! The guarantees of broadcasts: the receiver's version never goes back, ends at the latest and keeps to the debounce
+//! window, and a failing Megaphone affects neither writes nor another Megaphone.
 //!
 //! The clock is tokio's paused one: hours pass in no time, and queue, functions and Megaphone share it.
 
@@ -42,7 +42,7 @@ const REDRIVE: Redrive = Redrive {
     max_receive_count: 1000,
 };
 
-/// What a listener is set to, besides what all have in common.
+/// The name of a listener, and its settings beside the common ones.
 type Listener<'a> = (&'a str, &'a [(&'a str, &'a str)]);
 
 /// The functions, their table and queue, and a Megaphone for each listener.
@@ -53,13 +53,13 @@ struct World {
     settings: Settings,
     receivers: Vec<Receiver>,
     begin: Instant,
-    /// What runs beside the test; it ends with this.
+    /// Background tasks; they end with this.
     tasks: JoinSet<()>,
     _stop: watch::Sender<bool>,
 }
 
 impl World {
-    /// With these listeners, each of which has a Megaphone of its own and is told of the bucket `main`.
+    /// With these listeners, each of which has a Megaphone of its own and is notified of the bucket `main`.
     async fn new(listeners: &[Listener<'_>]) -> Self {
         let (stop, stopped) = watch::channel(false);
         let (mut tasks, mut receivers) = (JoinSet::new(), vec![]);
@@ -114,7 +114,7 @@ impl World {
         }
     }
 
-    /// The same with the queue's messages handled as they come.
+    /// The same with the queue's messages handled as they arrive.
     fn consuming(mut self) -> Self {
         let (broadcaster, begin) = (self.broadcaster.clone(), self.begin);
         let consumed = self.aws.queue().clone().consume(move |event| {
@@ -130,20 +130,20 @@ impl World {
         &self.receivers[0]
     }
 
-    /// The first failure's sequence number.
+    /// Returns the sequence number of the first failure.
     async fn aggregate(&self, records: &[Value]) -> Option<String> {
         let event: Event = serde_json::from_value(json!({"Records": records})).unwrap();
         let failures = self.aggregator.handle(event).await.batch_item_failures;
         failures.into_iter().find_map(|f| f.item_identifier)
     }
 
-    /// A change of a collection that matches, at once brought to the queue.
+    /// A change of a collection that matches, passed to the queue at once.
     async fn change(&self, timestamp: u64) {
         let record = changed(timestamp, "one", timestamp);
         assert_eq!(self.aggregate(&[record]).await, None);
     }
 
-    /// Waits until no message is left in the queue; a day at most.
+    /// Waits until the queue is empty; a day at most.
     async fn settled(&self) {
         let empty = async {
             while !self.aws.queue().is_empty() {
@@ -165,13 +165,13 @@ fn versions(arrivals: &[Arrival]) -> Vec<u64> {
     arrivals.iter().map(version).collect()
 }
 
-/// Of each arrival, whole seconds since `begin`.
+/// The whole seconds of each arrival since `begin`.
 fn seconds(arrivals: &[Arrival], begin: Instant) -> Vec<u64> {
     let seconds = |arrival: &Arrival| arrival.at.duration_since(begin).as_secs();
     arrivals.iter().map(seconds).collect()
 }
 
-/// Drops `future` when it has waited `waits` times, as a function is stopped; `None` then.
+/// Drops `future` once it has waited `waits` times, as when a function is stopped, and returns `None` then.
 async fn killed_after<F: Future>(waits: usize, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut left = waits;
@@ -186,14 +186,14 @@ async fn killed_after<F: Future>(waits: usize, future: F) -> Option<F::Output> {
     .await
 }
 
-/// The answer of a function that was stopped: every message comes again.
+/// The response of a function that was stopped: every message is retried.
 fn stopped() -> SqsBatchResponse {
     let mut response = SqsBatchResponse::default();
     response.add_failure("");
     response
 }
 
-/// A batch with one message, as someone sends it by hand.
+/// A batch with one message, sent by hand.
 fn by_hand() -> SqsEvent {
     let message = json!({"messageId": "1", "body": r#"{"listener": "mp"}"#});
     serde_json::from_value(json!({"Records": [message]})).unwrap()

@@ -54,7 +54,7 @@ async fn who_asks_gets_the_latest_change_by_one_request_to_the_table() {
             "/buckets/main-preview/collections/one#record".into();
     }
     aggregate(preview).await;
-    // The second change in five minutes is held back.
+    // The second change within five minutes is held back.
     aggregate(changed(3, "one", 30)).await;
 
     let shown = json!({"code": 200, "broadcasts": {"remote-settings/monitor_changes": "\"10\""}});

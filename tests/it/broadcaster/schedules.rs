@@ -12,14 +12,14 @@ use serde_json::Value;
 use tests::changed;
 use tokio::time::{sleep, timeout};
 
-/// How many random schedules are tried, and the seed of the first.
+/// The number of random schedules, and the seed of the first.
 fn schedules() -> (u64, u64) {
     let var = |name: &str| std::env::var(name).ok()?.parse().ok();
     let seed = var("SCHEDULES_SEED").unwrap_or_else(|| fastrand::u64(..1 << 32));
     (var("SCHEDULES").unwrap_or(50), seed)
 }
 
-/// `SCHEDULES=10000 cargo test -p tests --test broadcasts random_schedules -- --nocapture`
+/// `SCHEDULES=10000 cargo test -p tests --test it random_schedules -- --nocapture`
 #[test]
 fn whatever_happens_the_version_never_goes_back_ends_at_the_latest_and_keeps_to_the_window_in_random_schedules()
  {
@@ -42,8 +42,8 @@ fn whatever_happens_the_version_never_goes_back_ends_at_the_latest_and_keeps_to_
     assert!(told > 0);
 }
 
-/// One random schedule of writes, of what fails meanwhile, and of the end, when nothing fails any more. How many
-/// broadcasts there were.
+/// One random schedule of writes and failures, and of the end, when nothing fails any more. Returns the number of
+/// broadcasts.
 async fn schedule(seed: u64) -> usize {
     let mut rng = Rng::with_seed(seed);
     let window = *rng.choice(&[0, 0, 5, 60, 300, 600]).unwrap();
@@ -81,7 +81,7 @@ async fn schedule(seed: u64) -> usize {
             latest_told = Some(latest);
         }
         records.push(changed(records.len() as u64 + 1, collection, latest));
-        // Sometimes a batch begins with what came before, in whatever order.
+        // Some batches begin with earlier records, in any order.
         let from = records.len() - rng.usize(1..=records.len().min(4));
         let mut batch = records[from..].to_vec();
         if rng.bool() {
@@ -96,7 +96,7 @@ async fn schedule(seed: u64) -> usize {
             };
             match killed_after(waits, aggregated).await {
                 Some(None) => break,
-                // All before it by number, wherever they stood, are done.
+                // All records before it by number, in any position, are done.
                 Some(Some(failed)) => {
                     batch.retain(|record| number(record) >= failed.parse().unwrap())
                 }
@@ -109,7 +109,7 @@ async fn schedule(seed: u64) -> usize {
     world.settled().await;
     world.aws.queue().redrive();
     world.settled().await;
-    // For what is still on its way.
+    // For messages in transit.
     sleep(Duration::from_secs(90)).await;
 
     let arrivals = world.receiver().arrivals();
@@ -129,7 +129,7 @@ fn number(record: &Value) -> u64 {
     number.as_str().unwrap().parse().unwrap()
 }
 
-/// While it storms, requests to the table and the queue fail now and then, and Megaphone often.
+/// During the storm, requests to the table and the queue fail now and then, and Megaphone often.
 fn fail_at_random(world: &World, mut rng: Rng, storm: &Arc<AtomicBool>) {
     let (aws_rng, storms) = (Mutex::new(rng.fork()), Arc::clone(storm));
     world.aws.inject(move |_, _| {
@@ -163,7 +163,7 @@ fn fail_at_random(world: &World, mut rng: Rng, storm: &Arc<AtomicBool>) {
     });
 }
 
-/// Handles the queue's messages; while it storms, functions are stopped now and then.
+/// Handles the queue's messages; during the storm, functions are stopped now and then.
 fn consume_at_random(
     world: &World,
     rng: Rng,

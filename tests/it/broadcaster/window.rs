@@ -1,4 +1,4 @@
-//! The debounce window, and that a function may be stopped at any point.
+//! The debounce window, and functions that are stopped at any point.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ async fn the_first_change_is_told_at_once_and_the_latest_at_the_end_of_each_wind
     let arrivals = world.receiver().arrivals();
     assert_eq!(versions(&arrivals), [1, 6, 10]);
     assert_eq!(seconds(&arrivals, world.begin), [0, 300, 600]);
-    // After a quiet time the next is told at once again.
+    // After a quiet time the next broadcast is sent at once again.
     sleep(Duration::from_secs(1000)).await;
     let begin = Instant::now();
     world.change(11).await;

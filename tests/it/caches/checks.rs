@@ -1,4 +1,4 @@
-//! What holds through any cache: each check is written once.
+//! Guarantees through any cache: each check is written once.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -14,7 +14,7 @@ use kinto_local::Fault;
 use serde_json::{Value, json};
 use tests::{ALICE, BOB, NOBODY};
 
-/// Settings with which browsers are let in from two origins alone, and hello may be kept.
+/// Settings that allow browsers from two origins only, and let hello be cached.
 pub const CLOSED: [(&str, &str); 3] = [
     ("KINTO_CORS_ORIGINS", "https://a.test https://b.test"),
     ("KINTO_READONLY", "true"),
@@ -41,14 +41,14 @@ pub async fn checks_of_a_closed_one(origin: &Origin, cache: &impl Cache) {
     hello_names_the_user_to_the_user_alone(origin, cache).await;
 }
 
-/// Every read, whoever asks and whatever was asked before, is answered as without a cache.
+/// Every read by any user, after any other requests, gets the same response as without a cache.
 async fn every_answer_is_what_the_origin_would_give(origin: &Origin, cache: &impl Cache) {
     let public = origin.public("mixed").await;
     origin.put("/buckets/secret", &json!({})).await;
     let secret = "/buckets/secret/collections/c";
     origin.put(secret, &json!({})).await;
     let secret = format!("{secret}/records");
-    // From 1,000 bytes on CloudFront compresses, from 4 KB the API.
+    // CloudFront compresses from 1,000 bytes on, the API from 4 KB.
     for (id, length) in [("a", 10), ("b", 1_500), ("c", 6_000)] {
         let data = json!({"data": {"text": "text ".repeat(length / 5)}});
         origin.put(&format!("{public}/records/{id}"), &data).await;
@@ -85,7 +85,7 @@ async fn every_answer_is_what_the_origin_would_give(origin: &Origin, cache: &imp
         format!("{MONITOR}/changeset?_expected=0"),
         format!("{MONITOR}/changeset?_expected=%220%22"),
     ];
-    // Random, and the same in each run.
+    // Random, but the same in each run.
     let mut random = fastrand::Rng::with_seed(7);
     let mut one_of = |values: &[&str]| values[random.usize(..values.len())].to_owned();
     let all: Vec<_> = paths.iter().map(String::as_str).collect();
@@ -115,8 +115,8 @@ async fn every_answer_is_what_the_origin_would_give(origin: &Origin, cache: &imp
     }
 }
 
-/// Checks that what came through a cache is the `whole` that the origin gives to the plain request, or says that the
-/// client has it, where the origin `confirmed` that.
+/// Checks that a response through a cache is the `whole` that the origin gives to the plain request, or says that the
+/// client has it, if the origin `confirmed` that.
 fn assert_same(request: &Request, through: &Answer, whole: &Answer, confirmed: bool) {
     let shown = format!("{request:#?}\nthrough: {through:#?}\nfrom the origin: {whole:#?}");
     if through.status == 304 {
@@ -133,7 +133,7 @@ fn assert_same(request: &Request, through: &Answer, whole: &Answer, confirmed: b
         }
     }
     let tag = |answer: &Answer| strong(answer.header(ETAG)).to_owned();
-    // Squid leaves it out of a 304 that it makes itself.
+    // Squid omits it from a 304 that it creates itself.
     if through.status != 304 || !tag(through).is_empty() {
         assert_eq!(tag(through), tag(whole), "{shown}");
     }
@@ -144,7 +144,7 @@ fn assert_same(request: &Request, through: &Answer, whole: &Answer, confirmed: b
     }
 }
 
-/// The JSON of an answer, less what names the host that was asked, which is another through a cache.
+/// The JSON of a response, without the host of the request, which differs through a cache.
 fn without_host(answer: &Answer) -> Value {
     let mut body = answer.json();
     if let Some(body) = body.as_object_mut() {
@@ -166,7 +166,7 @@ async fn writers_read_their_own_writes(origin: &Origin, cache: &impl Cache) {
     ];
     for n in 1..4 {
         for path in &paths {
-            // So that there is a copy.
+            // Creates a copy.
             cache.send(get(path)).await;
         }
         let put = request(Method::PUT, &record).json(&json!({"data": {"n": n}}));
@@ -179,7 +179,7 @@ async fn writers_read_their_own_writes(origin: &Origin, cache: &impl Cache) {
                 let shown = body.get("data").unwrap_or(&body["changes"]);
                 let shown = shown.get(0).unwrap_or(shown);
                 assert_eq!(shown["n"], n, "{path} {read:?}");
-                // Who may write sees the permissions.
+                // Users who may write see the permissions.
                 let is_owners = user == ALICE && *path == record;
                 let writers = &body["permissions"]["write"];
                 assert_eq!(writers.is_array(), is_owners, "{path} {read:?}");
@@ -201,7 +201,7 @@ async fn what_was_refused_is_answered_once_its_cause_is_gone(origin: &Origin, ca
     let list = format!("{collection}/records?_sort=id");
     let changed = get(&list).with(IF_MATCH, "\"1\"");
     for user in [NOBODY, ALICE] {
-        // Varnish and nginx do not hand on a condition of what they may keep.
+        // Varnish and nginx do not forward a condition on what they may cache.
         let answer = cache.send(changed.clone().with(AUTHORIZATION, user)).await;
         assert!([412, 200].contains(&answer.status), "{answer:?}");
         let plain = cache.send(get(&list).with(AUTHORIZATION, user)).await;
@@ -220,7 +220,7 @@ async fn what_was_refused_is_answered_once_its_cause_is_gone(origin: &Origin, ca
     assert_eq!(cache.send(get(hidden)).await.status, 200);
     assert_eq!(cache.send(bob).await.status, 200);
 
-    // What was public is private again for users at once, for others in time.
+    // What was public is private again: for users at once, for others in time.
     origin
         .put(hidden, &json!({"permissions": {"read": []}}))
         .await;
@@ -239,7 +239,7 @@ async fn a_failure_does_not_outlive_its_cause(origin: &Origin, cache: &impl Cach
     ];
     origin.stack.aws().inject(|target, _| {
         let is_read = ["Get", "Query"].iter().any(|read| target.contains(read));
-        // Not one that the SDK would repeat.
+        // A fault that the SDK does not retry.
         is_read.then(|| Fault::error("ResourceNotFoundException"))
     });
     for path in &paths {
@@ -278,11 +278,11 @@ async fn a_change_shows_in_time_however_often_a_copy_was_confirmed(
             assert_eq!(cache.send(get(path)).await.json(), *before, "{path}");
         }
     }
-    // So that copies that were confirmed meanwhile are in use.
+    // Copies that were confirmed meanwhile are then in use.
     cache.pass(Duration::from_millis(300)).await;
     origin.put(&record, &json!({"data": {"n": 1}})).await;
     origin.settle(&collection).await;
-    // It is a cache: else there is nothing to see here.
+    // It does cache: otherwise the check would prove nothing.
     assert_eq!(cache.send(get(&paths[1])).await.json(), before[1]);
     cache.pass(LIFETIME).await;
     for (path, before) in paths.iter().zip(&before) {
@@ -290,7 +290,7 @@ async fn a_change_shows_in_time_however_often_a_copy_was_confirmed(
     }
 }
 
-/// Clients that ask whether something changed do not empty the answer of those that ask what there is.
+/// Conditional requests do not empty the copy that plain requests get.
 async fn a_copy_that_is_confirmed_stays_whole(origin: &Origin, cache: &impl Cache) {
     let collection = origin.public("whole").await;
     for id in ["a", "b"] {
@@ -327,7 +327,7 @@ async fn a_copy_that_is_confirmed_stays_whole(origin: &Origin, cache: &impl Cach
     }
 }
 
-/// Checks that a client is told that it has the `whole`. A cache that has no copy yet may send it again.
+/// Checks that a client is told that it has the `whole`. A cache without a copy may send it again.
 fn assert_confirmed(answer: &Answer, whole: &Answer) {
     if answer.status != 304 {
         assert_eq!((answer.status, answer.json()), (200, whole.json()));
@@ -345,7 +345,7 @@ async fn only_the_state_that_was_expected_is_kept_long(origin: &Origin, cache: &
     let first = first.json()["timestamp"].as_u64().unwrap();
     let known = cache.send(changeset(first)).await;
     assert_eq!(known.directive("max-age"), Some("3600"));
-    // Nobody can block the next state by asking for it before it is there.
+    // Nobody can block the next state by requesting it before it exists.
     let to_come = 4_000_000_000_000;
     let early = cache.send(changeset(to_come)).await.json();
     assert_eq!(early["timestamp"], first);
@@ -378,7 +378,7 @@ async fn a_browser_is_let_in_whoever_asked_before(origin: &Origin, cache: &impl 
     }
 }
 
-/// Nor does any other header of a request that is in no key.
+/// Nor does any other header that is in no cache key.
 async fn no_host_gets_into_what_others_are_answered(origin: &Origin, cache: &impl Cache) {
     let collection = origin.public("hosts").await;
     for id in ["a", "b"] {
@@ -472,7 +472,7 @@ async fn hello_names_the_user_to_the_user_alone(origin: &Origin, cache: &impl Ca
     }
 }
 
-/// Repeats a request until its answer is as it must be.
+/// Repeats a request until its response is right.
 async fn until(cache: &impl Cache, request: &Request, is_right: impl Fn(&Answer) -> bool) {
     let begin = Instant::now();
     loop {

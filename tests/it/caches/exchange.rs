@@ -1,4 +1,4 @@
-//! One request and its answer, as caches see them.
+//! One request and its response, as caches see them.
 
 use std::fmt;
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub struct Request {
     pub body: String,
 }
 
-/// What came back.
+/// The response.
 #[derive(Clone, Default)]
 pub struct Answer {
     pub status: u16,
@@ -25,12 +25,12 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-/// Anything that clients poll through.
+/// A cache through which clients poll.
 pub trait Cache {
-    /// The answer to a request.
+    /// The response to a request.
     async fn send(&self, request: Request) -> Answer;
 
-    /// Lets that time pass.
+    /// Lets this time pass.
     async fn pass(&self, time: Duration);
 }
 
@@ -50,7 +50,7 @@ pub fn request(method: Method, path: &str) -> Request {
 }
 
 impl Request {
-    /// With a header; none when the value is empty.
+    /// Adds a header, unless the value is empty.
     pub fn with(mut self, name: HeaderName, value: &str) -> Self {
         if !value.is_empty() {
             self.headers
@@ -59,13 +59,13 @@ impl Request {
         self
     }
 
-    /// With a JSON body.
+    /// Adds a JSON body.
     pub fn json(mut self, body: &Value) -> Self {
         self.body = body.to_string();
         self.with(http::header::CONTENT_TYPE, "application/json")
     }
 
-    /// A header; empty when there is none.
+    /// A header; empty if there is none.
     pub fn header(&self, name: HeaderName) -> &str {
         text(&self.headers, &name)
     }
@@ -80,7 +80,7 @@ impl fmt::Debug for Answer {
 }
 
 impl Answer {
-    /// A header; empty when there is none.
+    /// A header; empty if there is none.
     pub fn header(&self, name: HeaderName) -> &str {
         text(&self.headers, &name)
     }
@@ -93,10 +93,10 @@ impl Answer {
         })
     }
 
-    /// The body as it was before it was compressed.
+    /// The body before compression.
     pub fn decoded(&self) -> Vec<u8> {
         use std::io::Read as _;
-        // What has no body may tell how it would have come.
+        // A response without a body may still name its encoding.
         if self.body.is_empty() || self.header(CONTENT_ENCODING) != "gzip" {
             return self.body.clone();
         }
@@ -107,7 +107,7 @@ impl Answer {
         body
     }
 
-    /// The body's JSON; `null` when it is none.
+    /// The body's JSON; `null` if it is none.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.decoded()).unwrap_or_default()
     }

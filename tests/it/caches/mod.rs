@@ -1,7 +1,7 @@
 //! The API through caches: Debian's Varnish, nginx and Squid as they ship, and models of RFC 9111 and of CloudFront.
 //!
 //! Every check is written once, for any cache. The origin is the local stack, in the dialect of Remote Settings, whose
-//! answers caches can spoil most easily. `tests/run` installs the caches.
+//! responses caches can spoil most easily. `tests/run` installs the caches.
 
 mod checks;
 mod exchange;
@@ -23,14 +23,14 @@ use kinto_serverless::settings::Vars;
 use serde_json::{Value, json};
 use tests::ALICE;
 
-/// How long caches may keep what anonymous users read.
+/// The max-age of responses to anonymous users.
 const LIFETIME: Duration = Duration::from_secs(2);
 
-/// The same and a little, so that it is over.
+/// A little longer, so that they have expired.
 const AFTER: Duration = Duration::from_millis(2_100);
 
-/// How long a change may take to come through after that: as shipped, Varnish answers once more with what it has
-/// while it asks, and the machine may be busy.
+/// The additional delay of a change: as shipped, Varnish serves its copy once more while it revalidates, and the
+/// machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 const MONITOR: &str = "/buckets/monitor/collections/changes";
@@ -63,8 +63,8 @@ async fn the_api_is_right_through_cloudfront() {
     through_model(Rules::CloudFront).await;
 }
 
-/// A change reaches those that poll behind Varnish within the lifetime. Its grace, in which it answers once more with
-/// what it has, is scaled as the lifetime is: 10 seconds to 60.
+/// A change reaches clients that poll behind Varnish within the max-age. Its grace, during which it serves its copy
+/// once more, is scaled like the max-age: 10 seconds to 60.
 #[tokio::test]
 #[ignore = "needs varnish: tests/run"]
 async fn what_clients_see_behind_varnish_is_never_older_than_the_bound() {
@@ -92,7 +92,7 @@ async fn what_clients_see_behind_varnish_is_never_older_than_the_bound() {
     assert!(p99 <= LIFETIME, "{p99:?}");
 }
 
-/// A day of 10,000 clients that poll every 5 minutes, or the first hour of it.
+/// A day of 10,000 clients that poll every 5 minutes, or its first hour.
 #[tokio::test]
 async fn few_of_the_requests_of_many_clients_reach_the_origin() {
     let hours = std::env::var("SIMULATED_HOURS").unwrap_or_default();
@@ -151,14 +151,14 @@ async fn through_model(rules: Rules) {
     checks_of_a_closed_one(&closed, &cache).await;
 }
 
-/// The stack, asked without a cache.
+/// The stack without a cache.
 struct Origin {
     stack: Stack,
     way: Way,
 }
 
 impl Origin {
-    /// With these settings besides.
+    /// Starts it with these settings added.
     async fn start(vars: &[(&str, &str)]) -> Self {
         let lifetime = LIFETIME.as_secs().to_string();
         let buckets = "/buckets/mixed /buckets/timely /buckets/whole";
@@ -194,7 +194,7 @@ impl Origin {
         assert!(answer.status < 300, "{path} {answer:?}");
     }
 
-    /// Makes a bucket that everybody may read, with a collection in it.
+    /// Creates a bucket that everybody may read, with a collection in it.
     async fn public(&self, bucket: &str) -> String {
         let everyone = json!({"permissions": {"read": ["system.Everyone"]}});
         self.put(&format!("/buckets/{bucket}"), &everyone).await;

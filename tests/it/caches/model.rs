@@ -1,4 +1,4 @@
-//! Caches as documents describe them, with a clock of their own: the most eager one that RFC 9111 allows, and CloudFront.
+//! Caches as specified, with a clock of their own: the most eager one that RFC 9111 allows, and CloudFront.
 //!
 //! CloudFront is modelled after its Developer Guide (docs/decisions/020-cdn.md names the pages) with the policies of
 //! template.yaml, except that it compresses: other people's distributions do.
@@ -20,14 +20,14 @@ use http::header::{
 };
 use http::{HeaderValue, Method};
 
-/// `DefaultTTL` of the cache policy: what says nothing of keeping.
+/// `DefaultTTL` of the cache policy, for responses without directives.
 const DEFAULT_TTL: Duration = Duration::from_secs(1);
 /// `ErrorCachingMinTTL` of the distribution.
 const ERROR_TTL: Duration = Duration::ZERO;
 /// Sizes of bodies that CloudFront compresses.
 const COMPRESSED: std::ops::RangeInclusive<usize> = 1_000..=10_000_000;
 
-/// Which cache it is.
+/// The kind of cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rules {
     Rfc9111,
@@ -43,7 +43,7 @@ pub struct Model<O> {
     forwarded: Cell<usize>,
 }
 
-/// An answer that is kept.
+/// A cached response.
 struct Copy {
     request: Request,
     answer: Answer,
@@ -68,12 +68,12 @@ impl<O: AsyncFn(&Request) -> Answer> Model<O> {
         self.now.set(now);
     }
 
-    /// How many requests the origin got.
+    /// The number of requests that the origin got.
     pub fn forwarded(&self) -> usize {
         self.forwarded.get()
     }
 
-    /// What is in the key of everything that is kept.
+    /// The cache key of a request.
     fn key(&self, request: &Request) -> String {
         match self.rules {
             Rules::Rfc9111 => request.target.clone(),
@@ -87,7 +87,7 @@ impl<O: AsyncFn(&Request) -> Answer> Model<O> {
         }
     }
 
-    /// Whether a copy may answer a request with the same key.
+    /// Returns `true` if a copy may answer a request with the same key.
     fn matches(&self, copy: &Copy, request: &Request) -> bool {
         let vary = copy.answer.header(VARY).to_owned();
         self.rules == Rules::CloudFront
@@ -118,7 +118,7 @@ impl<O: AsyncFn(&Request) -> Answer> Model<O> {
         }
     }
 
-    /// How long an answer is kept; `None` when it is not.
+    /// The lifetime of a copy of a response; `None` if it is not cached.
     fn lifetime(&self, request: &Request, answer: &Answer) -> Option<Duration> {
         let seconds = |name| {
             let value = answer.directive(name)?;
@@ -148,7 +148,7 @@ impl<O: AsyncFn(&Request) -> Answer> Model<O> {
                     .contains(&answer.status);
                 let is_dated = !answer.header(EXPIRES).is_empty();
                 assert!(!is_dated || explicit.is_some(), "Expires alone: {answer:?}");
-                // A tenth of the time since its last change, say; whatever, when there is none.
+                // A tenth of the time since its last change, for instance; anything if that is unknown.
                 let heuristic = is_heuristic.then_some(Duration::from_secs(600));
                 explicit.or(heuristic)
             }
@@ -161,7 +161,7 @@ impl<O: AsyncFn(&Request) -> Answer> Model<O> {
         let copies = copies.entry(key).or_default();
         copies.retain(|copy| !self.matches(copy, request));
         if let Some(lifetime) = self.lifetime(request, answer) {
-            // It may come from another cache.
+            // The response may come from another cache.
             let age = answer.header(AGE).parse().map(Duration::from_secs);
             copies.push(Rc::new(Copy {
                 request: request.clone(),
@@ -178,7 +178,7 @@ impl<O: AsyncFn(&Request) -> Answer> Model<O> {
         copies.find(|copy| self.matches(copy, request)).cloned()
     }
 
-    /// The answer that the API gives to a read, from a copy where one serves.
+    /// The response to a read, from a copy if possible.
     async fn read(&self, request: &Request) -> Answer {
         let copy = self.copy_for(request);
         if let Some(copy) = &copy
@@ -186,7 +186,7 @@ impl<O: AsyncFn(&Request) -> Answer> Model<O> {
         {
             return served(request, &copy.answer, self.now.get() - copy.stored);
         }
-        // It is the cache that is asked whether what the client has still holds, and for a part.
+        // The cache itself evaluates the client's conditions and ranges.
         let mut plain = request.clone();
         plain.headers.remove(IF_NONE_MATCH);
         plain.headers.remove(RANGE);
@@ -195,7 +195,7 @@ impl<O: AsyncFn(&Request) -> Answer> Model<O> {
                 return self.forward(request).await;
             }
             if self.rules == Rules::Rfc9111 && request.headers.contains_key(IF_NONE_MATCH) {
-                // A 304 goes through. It belongs to a copy of the client's.
+                // A 304 is passed on. It belongs to the client's copy.
                 let answer = self.forward(request).await;
                 if answer.status != 304 {
                     self.keep(&plain, &answer);
@@ -212,7 +212,7 @@ impl<O: AsyncFn(&Request) -> Answer> Model<O> {
         let fresh = self.forward(&question).await;
         let answer = if fresh.status == 304 {
             let mut answer = copy.answer.clone();
-            // A weak tag stays the one of the compressed copy.
+            // The compressed copy keeps its weak tag.
             for (name, value) in fresh.headers.iter().filter(|(name, _)| **name != ETAG) {
                 answer.headers.insert(name.clone(), value.clone());
             }
@@ -247,7 +247,7 @@ impl<O: AsyncFn(&Request) -> Answer> Cache for Model<O> {
     }
 }
 
-/// What a client gets of an answer to the plain request.
+/// A client's response, made from the one to the plain request.
 fn served(request: &Request, whole: &Answer, age: Duration) -> Answer {
     let mut answer = Answer {
         status: whole.status,
@@ -277,7 +277,7 @@ fn served(request: &Request, whole: &Answer, age: Duration) -> Answer {
     answer
 }
 
-/// What CloudFront makes of an answer that the origin has not compressed.
+/// CloudFront's compression of a response that the origin has not compressed.
 fn compressed(request: &Request, mut answer: Answer) -> Answer {
     let is_wanted = request.header(ACCEPT_ENCODING) == "gzip"
         && answer.header(CONTENT_ENCODING).is_empty()
@@ -299,7 +299,7 @@ fn compressed(request: &Request, mut answer: Answer) -> Answer {
     answer
 }
 
-/// Headers of an answer that a cache must hand on as they are.
+/// Headers of a response that a cache must pass on unchanged.
 pub const HANDED_ON: [HeaderName; 4] = [
     LOCATION,
     LAST_MODIFIED,

@@ -1,7 +1,7 @@
-//! Clients that poll through caches: how many requests reach the origin, and how old what they see is.
+//! Clients that poll through caches: the share of requests that reach the origin, and the age of what clients see.
 //!
-//! Each polls monitor/changes and, where a collection changed, asks for what changed in it since the state that it has.
-//! docs/performance.md shows what a whole day gives (`SIMULATED_HOURS=24`).
+//! Each polls monitor/changes and, for each changed collection, requests the changes since the state that it has.
+//! docs/performance.md shows the results of a whole day (`SIMULATED_HOURS=24`).
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -17,34 +17,34 @@ use kinto_serverless::timestamp::Timestamp;
 use serde_json::{Value, json};
 
 const CLIENTS: usize = 10_000;
-/// How often each polls.
+/// The polling interval.
 const INTERVAL: Duration = Duration::from_secs(300);
 const CHANGES_A_DAY: u32 = 100;
 const COLLECTIONS: usize = 20;
-/// Within which a change must show.
+/// The longest time until a change shows.
 pub const BOUND: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 3600);
-/// Bytes that the headers of an answer take, about.
+/// The approximate bytes of a response's headers.
 const HEADERS: usize = 600;
 
-/// What stands between the clients and the API.
+/// The caches between the clients and the API.
 #[derive(Clone, Copy, Debug)]
 pub struct Front {
     pub edges: usize,
-    /// Whether they ask one cache more, which asks the API.
+    /// Whether they ask a second cache, which asks the API.
     pub has_origin_shield: bool,
-    /// Whether clients say in the URL what they have, so that each state has a URL of its own.
+    /// Whether clients name their state in the URL, so that each state has a URL of its own.
     pub polls_since: bool,
 }
 
-/// What came of it.
+/// The result.
 #[derive(Debug)]
 pub struct Outcome {
     pub requests: usize,
     pub reached_the_origin: usize,
     pub reached_the_shield: usize,
     pub bytes: usize,
-    /// For how long what a poll showed had not been so any more, of the polls of which that is true.
+    /// For each poll that showed an outdated state: for how long that had been outdated.
     pub outdated: Vec<Duration>,
 }
 
@@ -55,7 +55,7 @@ impl Outcome {
     }
 }
 
-/// The API, whose answers are those of the last time while nothing changes: so a day takes a minute.
+/// The API, with its last responses cached while nothing changes, so that a day takes a minute.
 struct Api {
     origin: Origin,
     answers: RefCell<HashMap<(String, String), Answer>>,
@@ -71,14 +71,14 @@ struct Change {
     timestamp: u64,
 }
 
-/// What a client has: the timestamp of monitor/changes, and of each collection.
+/// A client's state: the timestamp of monitor/changes, and of each collection.
 #[derive(Clone)]
 struct Client {
     etag: String,
     collections: [u64; COLLECTIONS],
 }
 
-/// Has clients poll through CloudFront for so long on a clock of its own.
+/// Simulates clients that poll through CloudFront for `time` on a clock of its own.
 pub async fn poll(front: Front, time: Duration) -> Outcome {
     let origin = Api::new().await;
     let shield = Model::new(Rules::CloudFront, async |request: &Request| {
@@ -101,7 +101,7 @@ pub async fn poll(front: Front, time: Duration) -> Outcome {
         bytes: 0,
         outdated: vec![],
     };
-    // Many get the same: it is read once.
+    // Many clients get the same response: it is parsed once.
     let mut read: HashMap<Vec<u8>, Rc<Value>> = HashMap::new();
     let mut json = |answer: Answer| match read.get(&answer.body) {
         Some(json) => Rc::clone(json),
@@ -150,7 +150,7 @@ pub async fn poll(front: Front, time: Duration) -> Outcome {
                         let query = format!("_expected={changed}&_since={own}");
                         let path = format!("{}/changeset?{query}", path_of(collection));
                         let body = json(send(get(&path)).await);
-                        // What it got is that state, and the record's content of then.
+                        // The response is that state, with the record's content at that time.
                         assert_eq!(body["timestamp"], changed);
                         assert_eq!(body["changes"][0]["last_modified"], changed);
                         *own = changed;
@@ -176,7 +176,7 @@ fn path_of(collection: usize) -> String {
     format!("/buckets/polled/collections/c{collection}")
 }
 
-/// The timestamp that an answer names, a 304 too.
+/// The timestamp of a response, also of a 304.
 fn timestamp_of(answer: &Answer) -> u64 {
     Timestamp::from_query(answer.header(ETAG)).unwrap().0
 }
@@ -186,7 +186,7 @@ impl Api {
         let bound = BOUND.as_secs().to_string();
         let vars = [
             ("KINTO_CACHE_EXPIRES_SECONDS", &*bound),
-            // As the default has it.
+            // The default.
             ("KINTO_CACHE_MAXIMUM_EXPIRES_SECONDS", "600"),
             ("KINTO_CHANGES_RESOURCES", "/buckets/polled"),
         ];
@@ -205,7 +205,7 @@ impl Api {
         api
     }
 
-    /// A client that has everything.
+    /// A client with the present state.
     fn client(&self) -> Client {
         let mut client = Client {
             etag: String::new(),
@@ -231,7 +231,7 @@ impl Api {
         self.origin.settle(&path).await;
         let timestamp = timestamp_of(&self.origin.get(&format!("{path}/records")).await);
         let before = self.changes.borrow().last().copied();
-        // Else one of them could not be told from the other.
+        // Otherwise they could not be distinguished.
         assert!(before.is_none_or(|before| before.timestamp < timestamp));
         self.answers.borrow_mut().clear();
         self.changes.borrow_mut().push(Change {
@@ -255,8 +255,8 @@ impl Api {
     }
 }
 
-/// How old what clients behind a real cache see is, with a lifetime that is scaled down: each of 40 polls three times a
-/// second while something changes every second. Returns for how long each answer had not been so any more.
+/// Measures the age of what clients see behind a real cache, with a scaled-down max-age: each of 40 polls three times a
+/// second while something changes every second. Returns for how long each response had been outdated.
 pub async fn poll_in_real_time(
     cache: &impl Cache,
     time: Duration,
@@ -280,7 +280,7 @@ pub async fn poll_in_real_time(
             let begin = Instant::now();
             let answer = cache.send(get(&format!("{MONITOR}/records"))).await;
             let seen = timestamp_of(&answer);
-            // Content is always that of its timestamp.
+            // Content always matches its timestamp.
             assert_eq!(answer.json()["data"][0]["last_modified"], seen);
             let age = {
                 let changes = changes.borrow();

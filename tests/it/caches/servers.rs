@@ -1,4 +1,4 @@
-//! Caches of Debian's packages, each a child process on a loopback port of its own, configured as they ship.
+//! Caches of Debian's packages, each a child process on a loopback port of its own, configured as shipped.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use reqwest::redirect::Policy;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 
-/// How long a cache may take to listen. Varnish compiles its configuration.
+/// The time limit for a cache to listen. Varnish compiles its configuration.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Which cache it is.
+/// The kind of cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Program {
     Varnish,
@@ -25,19 +25,19 @@ pub enum Program {
 /// A cache that runs until it is dropped.
 pub struct Server {
     way: Way,
-    // In this order: the process ends before its folder goes.
+    // In this order: the process ends before its folder is removed.
     _child: Child,
     _folder: Folder,
 }
 
-/// HTTP to one port.
+/// An HTTP client for one port.
 #[derive(Clone)]
 pub struct Way {
     client: Client,
     url: String,
 }
 
-/// A folder that goes with its owner.
+/// A folder that is removed with its owner.
 struct Folder(PathBuf);
 
 impl Drop for Folder {
@@ -47,7 +47,7 @@ impl Drop for Folder {
 }
 
 impl Server {
-    /// Starts a cache in front of `origin`, a port. `arguments` are more than it ships with.
+    /// Starts a cache in front of `origin`, a port. `arguments` are added to those it ships with.
     pub async fn start(program: Program, origin: u16, arguments: &[&str]) -> Self {
         let port = free_port().await;
         let folder = folder(program, port);
@@ -90,14 +90,14 @@ impl Cache for Server {
 }
 
 impl Way {
-    /// To a port of this machine. What comes is handed on as it is.
+    /// A client for a port of this machine. Responses are passed on unchanged.
     pub fn to(port: u16) -> Self {
         let client = Client::builder().redirect(Policy::none()).build().unwrap();
         let url = format!("http://127.0.0.1:{port}");
         Self { client, url }
     }
 
-    /// The answer to a request.
+    /// The response to a request.
     pub async fn send(&self, request: &Request) -> Answer {
         let url = format!("{}{}", self.url, request.target);
         let sent = self
@@ -116,7 +116,7 @@ impl Way {
 }
 
 impl Program {
-    /// How it is started, in the foreground and as one process where it can be, so that it ends with us.
+    /// The command that starts it, in the foreground and if possible as one process, so that it ends with us.
     fn command(self, folder: &Path, port: u16, origin: u16) -> Command {
         let name = folder.to_str().unwrap();
         match self {
@@ -179,7 +179,7 @@ fn write(folder: &Path, config: &str) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-/// An empty folder that the users too may write to whom these programs change.
+/// An empty folder, writable also for the users that these programs switch to.
 fn folder(program: Program, port: u16) -> Folder {
     use std::os::unix::fs::PermissionsExt as _;
     let path = std::env::temp_dir().join(format!("kinto-{program:?}-{port}").to_lowercase());

@@ -1,4 +1,4 @@
-//! Changesets as kinto-changes answers them: content, permissions, `304`, and what they cost.
+//! Changesets as in kinto-changes: content, permissions, `304`, and costs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -95,7 +95,7 @@ async fn tombstones_come_with_since_which_costs_what_changed() {
 
     let read = count_items(&kinto);
     for since in [format!("%22{known}%22"), known.to_string()] {
-        // In a process that remembers nothing.
+        // In a process with empty caches.
         let kinto = Kinto::over(&kinto.aws, &[]);
         read.store(0, Ordering::SeqCst);
         let changeset = kinto
@@ -138,7 +138,7 @@ async fn what_did_not_change_is_not_read_again() {
     }
     kinto.delete(&format!("{COLLECTION}/records/r3")).await;
     let items = count_items(&kinto);
-    // The answer, how many requests were sent and how many items were read by queries.
+    // The response, the number of requests, and the number of items read by queries.
     let get = async |kinto: &Kinto, query: &str| {
         kinto.aws.requests().take();
         items.store(0, Ordering::SeqCst);
@@ -148,10 +148,10 @@ async fn what_did_not_change_is_not_read_again() {
         let requests = kinto.aws.requests().total();
         (answer.body, requests, items.load(Ordering::SeqCst))
     };
-    // The same from a process that remembers nothing.
+    // The same from a process with empty caches.
     let afresh = async |query: &str| get(&Kinto::over(&kinto.aws, &[]), query).await.0;
 
-    // Who asks for a part has that read, and nothing is remembered.
+    // A request for a part reads that part, and nothing is cached.
     for _ in 0..2 {
         let (_, requests, read) = get(&kinto, "&_limit=3").await;
         assert!(requests > 1 && read <= 6, "{requests} {read}");
@@ -171,7 +171,7 @@ async fn what_did_not_change_is_not_read_again() {
         let unchanged = get(&kinto, query).await;
         assert_eq!(unchanged, (afresh(query).await, 1, 0), "{query}");
     }
-    // Others share it, once they may read the collection at all.
+    // Others share the cache, once they may read the collection at all.
     assert_eq!(get(&kinto.as_user(ALICE), "").await, (whole, 1, 0));
     assert_eq!(
         kinto
@@ -189,7 +189,7 @@ async fn what_did_not_change_is_not_read_again() {
         (&json!("new"), 1)
     );
 
-    // What changed under later times is read alone: one written, one new, one gone; and whether nothing went back.
+    // Only changes under later times are read, one written, one new, one deleted; and whether anything was backdated.
     for (n, query) in all_queries.into_iter().enumerate() {
         put(&kinto, "r5", json!({"again": n})).await;
         put(&kinto, &format!("new{n}"), json!({})).await;
@@ -201,7 +201,7 @@ async fn what_did_not_change_is_not_read_again() {
         assert_eq!(answer, afresh(query).await, "{query}");
         assert_eq!(get(&kinto, query).await, (answer, 1, 0), "{query}");
     }
-    // Who has seen more than is remembered has what is later read, no more.
+    // For a client that has seen more than is cached, only later changes are read.
     put(&kinto, "a", json!({})).await;
     let known = put(&kinto, "b", json!({})).await;
     put(&kinto, "c", json!({})).await;
@@ -224,7 +224,7 @@ async fn what_is_written_under_a_past_time_is_read() {
     assert_eq!(ids(&kinto.get(&path).await), ["a"]);
     put(&kinto, "b", json!({"last_modified": 20})).await;
     assert_eq!(ids(&kinto.get(&path).await), ["a", "b"]);
-    // Alone, or together with a later time, in whichever order.
+    // Alone, or together with a later time, in either order.
     let past = record("c", json!({"last_modified": 10}));
     let requests = json!({"requests": [record("d", json!({})), past]});
     assert_eq!(kinto.post("/batch", requests).await.status, 200);
@@ -246,7 +246,7 @@ async fn what_is_written_under_a_past_time_is_read() {
     assert_eq!(kinto.post("/batch", requests).await.status, 200);
     assert!(kinto.aws.requests().of("TransactWriteItems") > 1);
     assert_eq!(ids(&kinto.get(&path).await), ["f"]);
-    // A collection that is made anew has nothing of what was remembered.
+    // A collection that is created again has none of the cached records.
     kinto.delete(COLLECTION).await;
     assert_eq!(kinto.get(&path).await.error(), (404, 111));
     kinto.put(COLLECTION, json!({})).await;
@@ -265,7 +265,7 @@ async fn a_changeset_is_for_who_may_read_the_collection() {
     let of_one = format!("{CHANGESET}?_expected=1");
     assert_eq!(status(NOBODY, &of_one).await, (401, Some(104)));
     assert_eq!(status(BOB, &of_one).await, (403, Some(121)));
-    // Permissions go before parameters.
+    // Permissions are checked before parameters.
     assert_eq!(status(NOBODY, CHANGESET).await, (401, Some(104)));
     let unknown = "/buckets/main/collections/two/changeset?_expected=1";
     assert_eq!(kinto.get(unknown).await.error(), (404, 111));
@@ -375,7 +375,7 @@ async fn an_answer_that_lambda_could_not_give_is_refused_and_not_cut() {
         .get(&format!("{CHANGESET}?_expected=1&_limit=5"))
         .await;
     assert_eq!(ids(&limited), ["r20", "r19", "r18", "r17", "r16"]);
-    // What is left in the table of an earlier life does not count.
+    // What an earlier generation left in the table does not count.
     kinto.delete(COLLECTION).await;
     kinto.put(COLLECTION, json!({})).await;
     let empty = kinto.get(&format!("{CHANGESET}?_expected=1")).await;

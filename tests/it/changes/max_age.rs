@@ -1,4 +1,4 @@
-//! How long caches may keep changesets, monitor/changes and records.
+//! The max-age of changesets, monitor/changes and records.
 
 use super::{CHANGESET, MONITOR, monitor, put};
 use serde_json::{Value, json};
@@ -42,8 +42,7 @@ async fn changes_are_kept_for_as_long_as_the_settings_say() {
         ("changeset?_expected=0".to_owned(), 5),
         ("changeset?_expected=9999123".to_owned(), 5),
         ("changeset?_expected=abc".to_owned(), 5),
-        // The very state will never be another; one that is past is answered with a newer one, one to come with an
-        // older one.
+        // This very state never changes; a request for an earlier one gets a newer one, for a future one an older one.
         (format!("records?_expected={at}"), 3600),
         (format!("changeset?_expected={at}"), 3600),
         (format!("changeset?_expected=%22{at}%22"), 3600),
@@ -85,7 +84,7 @@ async fn changes_are_kept_for_as_long_as_the_settings_say() {
     let records = anonymous.get(&format!("{COLLECTION}/records")).await;
     assert_eq!(records.header("cache-control"), "max-age=10");
 
-    // Where anonymous users write they are to see what they wrote.
+    // Where anonymous users may write, they must see what they wrote.
     let open =
         json!({"permissions": {"read": ["system.Everyone"], "record:create": ["system.Everyone"]}});
     kinto.put(COLLECTION, open).await;

@@ -1,4 +1,4 @@
-//! Changesets and monitor/changes, as kinto-changes answers them.
+//! Changesets and monitor/changes, as in kinto-changes.
 
 mod changeset;
 mod max_age;
@@ -18,8 +18,8 @@ async fn put(kinto: &Kinto, id: &str, data: Value) -> u64 {
     answer.last_modified()
 }
 
-/// Puts entries into the monitor's state: bucket, collection, timestamp, and whether it is of a deleted collection. Each
-/// has its timestamp as its position, or the next one that is free.
+/// Puts entries into the monitor's state: bucket, collection, timestamp, and whether the collection is deleted. Each
+/// has its timestamp as its position, or the next free one.
 fn monitor(kinto: &Kinto, entries: &[(&str, &str, u64, bool)]) {
     let (mut latest, mut clock) = (json!({}), 0);
     for (bucket, collection, last_modified, deleted) in entries {

@@ -8,36 +8,36 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tests::{Answer, COLLECTION, Kinto, cases, now};
 
-/// What another does to the collection while its changeset is read.
+/// A concurrent write to the collection while its changeset is read.
 #[derive(Clone, Debug)]
 enum Write {
-    /// A record is written, under a time of its list or under this one.
+    /// A record is written, with a time of its list's or with this one.
     Put(u8, Option<u64>),
-    /// Two are written at once, the second one under a past time.
+    /// Two are written at once, the second one backdated.
     Both(u8, u8, u64),
     Delete(u8),
     /// All records are deleted.
     Clear,
     Metadata,
-    /// The collection is deleted and made anew.
+    /// The collection is deleted and created again.
     Anew,
 }
 
 /// One request for the changeset.
 #[derive(Clone, Debug)]
 struct Ask {
-    /// To which of two processes.
+    /// The process, of two, that gets it.
     process: usize,
     since: Option<usize>,
     limit: Option<usize>,
-    /// What happens before each of its requests to the table.
+    /// The concurrent writes before each of its requests to the table.
     schedule: Vec<Vec<Write>>,
 }
 
 /// A state that the collection had: timestamp, metadata, records and tombstones, the latest first.
 type State = (Value, Value, Vec<Value>);
 
-/// The collection as its other endpoints tell it while nobody writes; `None` when it is not there.
+/// The collection as its other endpoints show it without concurrent writes; `None` if it does not exist.
 async fn state(kinto: &Kinto) -> Option<State> {
     let collection = kinto.get(COLLECTION).await;
     let listed = kinto.get(&format!("{COLLECTION}/records?_since=0")).await;
@@ -86,7 +86,7 @@ async fn write(kinto: &Kinto, write: &Write, states: &Mutex<Vec<State>>) {
 fn ask() -> impl Strategy<Value = Ask> {
     let write = prop_oneof![
         6 => (0..8_u8).prop_map(|n| Write::Put(n, None)),
-        // Records of which some are there, some were deleted, and some never were.
+        // Records that exist, that were deleted, and that never existed.
         3 => (0..16_u8, 1..1_000_u64).prop_map(|(n, at)| Write::Put(n, Some(at))),
         1 => (0..8_u8, 8..16_u8, 1..1_000_u64).prop_map(|(n, m, at)| Write::Both(n, m, at)),
         4 => (0..8_u8).prop_map(Write::Delete),
@@ -111,8 +111,8 @@ fn ask() -> impl Strategy<Value = Ask> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(24), ..ProptestConfig::default() })]
 
-    /// Invariant 5: whatever is written between any two requests of changesets, whatever was asked for before, each
-    /// is a state that there was while it was asked for.
+    /// Invariant 5: whatever is written between any two requests of changesets, and whatever was requested before, each
+    /// response is a state that existed during its request.
     #[test]
     fn a_changeset_is_one_moments_state(
         has_pages in prop::bool::weighted(0.3),
@@ -138,13 +138,13 @@ async fn a_changeset_is_one_moments_state_where_it_once_was_not() {
         ask(None, None, [&[], &[], &[past.clone(), new.clone()], &[]]),
         ask(Some(0), Some(2), [&[], &[new], &[past], &[Write::Metadata]]),
         ask(None, Some(3), [&[], &[], &[], &[Write::Delete(4)]]),
-        // Left of decision 11: what is read is partly of another life, and nothing in it is later.
+        // A case left open by decision 11: some of what is read is of another generation, and nothing in it is later.
         ask(None, None, [&[], &[Write::Anew, past_of_anew], &[], &[]]),
     ] {
         play(true, vec![ask]).await;
     }
-    // Deleted since it was remembered, and written again behind all that is read of the changes.
-    // The writes after the deletion have the list's item forget what that wrote.
+    // Deleted since it was cached, and written again with a time outside the changes that are read. After the deletion
+    // there are so many writes that the list's item no longer names it.
     let mut gone = vec![Write::Delete(2)];
     gone.extend([6, 0, 6, 0, 6, 0].map(|n| Write::Put(n, None)));
     let back = Write::Put(2, Some(1));
@@ -155,10 +155,10 @@ async fn a_changeset_is_one_moments_state_where_it_once_was_not() {
     play(false, asks.to_vec()).await;
 }
 
-/// Asks for changesets while others write, and finds each answer among the states that there were.
+/// Requests changesets while others write, and looks each response up among the states that existed.
 async fn play(has_pages: bool, asks: Vec<Ask>) {
     let kinto = Kinto::with_collection().await;
-    // Large records among the small ones make it two pages.
+    // Large records among the small ones spread the list over two pages.
     let mut times = vec![1];
     for n in 0..8 {
         let is_large = has_pages && n < 6 && n % 2 == 0;
@@ -183,7 +183,7 @@ async fn play(has_pages: bool, asks: Vec<Ask>) {
         path.extend(ask.limit.map(|limit| format!("&_limit={limit}")));
         let changeset = processes[ask.process].get(&path).await;
         kinto.aws.clear_faults();
-        // With a collection that changes each time that it is looked at, it may be given up.
+        // The request may give up on a collection that changes each time that it is read.
         if changeset.status == 503 {
             continue;
         }
@@ -199,8 +199,8 @@ async fn play(has_pages: bool, asks: Vec<Ask>) {
     }
 }
 
-/// Has others write before each of the next requests to the table, and notes the states that come of it. What is
-/// returned becomes true when one of these requests is a query.
+/// Makes others write before each of the next requests to the table, and records the resulting states. The returned
+/// flag becomes true when one of these requests is a query.
 fn interfere(
     kinto: &Kinto,
     schedule: Vec<Vec<Write>>,
@@ -217,7 +217,7 @@ fn interfere(
         reads.fetch_or(target.ends_with("Query"), Ordering::SeqCst);
         let writes = left.lock().unwrap().next().unwrap_or_default();
         let (rival, seen) = (rival.clone(), Arc::clone(&seen));
-        // In a thread of its own: this one is in the middle of the request that the rival is to come before.
+        // In a thread of its own: this one is in the middle of the request that the other write must precede.
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -236,10 +236,10 @@ fn interfere(
     has_read
 }
 
-/// Finds a changeset among the states that there were, in their order.
+/// Looks a changeset up among the states that existed, in order.
 ///
-/// When records were read (`has_read`), what was written under past times alone while they were may show in them, or
-/// some of it, with the metadata from just before (decision 11).
+/// If records were read (`has_read`), backdated writes during the read may show in them, or some of them, with the
+/// metadata from just before (decision 11).
 fn check(
     changeset: &Answer,
     states: &[State],

@@ -1,4 +1,4 @@
-//! monitor/changes as kinto-changes answers it, and redirects of an old `_since`.
+//! monitor/changes as in kinto-changes, and redirects of an old `_since`.
 
 use super::{MONITOR, monitor};
 use serde_json::{Value, json};
@@ -60,7 +60,7 @@ async fn the_monitors_changeset_is_public_and_has_the_highest_timestamp() {
 async fn filters_and_sorts_by_last_modified_go_by_the_collections_timestamp_and_paging_by_the_position()
  {
     let kinto = Kinto::with(&[("KINTO_CHANGES_SINCE_MAX_AGE_DAYS", "-1")]).as_user(NOBODY);
-    // Seven collections that changed at the same time, and one earlier of which the monitor heard last.
+    // Seven collections that changed at the same time, and one with an earlier change that the monitor received last.
     let names: Vec<_> = (0..7).map(|n| format!("c{n}")).collect();
     let mut entries: Vec<_> = names
         .iter()
@@ -184,10 +184,10 @@ async fn a_first_poll_reads_the_state_and_those_entries_alone_that_it_needs_besi
     ] {
         assert_eq!(queries(path, "\"30\"").await, 1, "{path}");
     }
-    // A change that the settings hide does not tell the highest position of what they show.
+    // A change that the settings hide does not raise the highest visible position.
     state(json!({"other/hidden": [40, 40]}));
     assert_eq!(queries("records?_since=31", "\"30\"").await, 1);
-    // One that is shown is the highest.
+    // A visible one does.
     state(json!({"main/d": [39, 35], "other/hidden": [40, 40]}));
     assert_eq!(queries("records?_since=30", "\"39\"").await, 0);
     assert_eq!(queries("records?_since=40", "\"39\"").await, 0);
@@ -315,8 +315,8 @@ async fn the_successor_differs_in_four_answers() {
     assert_eq!(a.body["metadata"], json!({}));
     assert_eq!(b.body["metadata"], json!({"bucket": "monitor"}));
 
-    // An empty list answers only who says by `_since` what it has. Of the plain URL a cache would take it for all
-    // there is.
+    // An empty list is only for a client that tells its state by `_since`. For the plain URL a cache would take it for
+    // the whole list.
     let known = [("if-none-match", &*etag)];
     for (plain, since) in [
         ("records".to_owned(), format!("records?_since={at}")),

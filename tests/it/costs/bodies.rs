@@ -1,4 +1,4 @@
-//! What the body of a request may cost: batches, JSON patches, schemas.
+//! The costs of a request's body: batches, JSON patches, schemas.
 
 use super::private;
 use base64::Engine;
@@ -96,7 +96,7 @@ async fn a_body_of_too_many_values_is_refused_whoever_sends_it() {
             assert_eq!(batch.error(), (413, 113));
         }
     }
-    // What a record can hold is taken.
+    // The most that fits into a record is accepted.
     let most = json!({"data": {"a": vec![1; 190_000]}});
     assert_eq!(kinto.post(RECORDS, most).await.status, 201);
 }
@@ -151,7 +151,7 @@ async fn a_json_patch_of_too_many_operations_is_refused() {
     );
 }
 
-/// A collection with that schema, or its refusal.
+/// A collection with that schema, and the response to it.
 async fn with_schema(schema: Value) -> (Kinto, Answer) {
     let kinto = Kinto::with(&[("KINTO_EXPERIMENTAL_COLLECTION_SCHEMA_VALIDATION", "true")]);
     kinto.put("/buckets/main", json!({})).await;

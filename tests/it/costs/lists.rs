@@ -1,4 +1,4 @@
-//! What reading, counting and deleting a list may cost.
+//! The costs of reading, counting and deleting a list.
 
 use std::sync::{Arc, Mutex};
 
@@ -24,7 +24,7 @@ async fn who_is_denied_a_list_has_none_of_it_read() {
         let batch = denied.post("/batch", batch).await;
         assert_eq!(statuses(&batch), [u64::from(status); 25]);
     }
-    // Each time who asks, the parents and the list's own item.
+    // Each time the user's groups, the parents and the list's own item.
     assert_eq!((requests.of("BatchGetItem"), requests.total()), (12, 12));
 }
 
@@ -95,7 +95,7 @@ async fn with_large_records(count: usize) -> Kinto {
 async fn a_list_is_read_no_further_than_to_what_is_asked_for() {
     let kinto = with_large_records(12).await;
     let requests = kinto.aws.requests();
-    // Another order takes all of it, page by page.
+    // Another order reads all of it, page by page.
     let sorted = kinto.get(&format!("{RECORDS}?_sort=n&_limit=2")).await;
     assert_eq!(ids(&sorted), ["r0", "r1"]);
     let all = requests.take()["Query"];
@@ -137,7 +137,7 @@ async fn a_count_is_made_by_the_table() {
     assert_eq!(count("").await, "3");
     let later = format!("?_since={since}").leak();
     assert_eq!(count(later).await, "2");
-    // Beside what was written a moment ago, which must be there (decision 17), nothing is read but the count.
+    // Apart from the writes of a moment ago, which must be included (decision 17), only the count is read.
     let queries = std::mem::take(&mut *queries.lock().unwrap());
     let (counts, others): (Vec<_>, Vec<_>) = queries
         .into_iter()

@@ -1,5 +1,5 @@
-//! What one request may cost: each test is an attack, a request of a few bytes that would be dear, or what clients really
-//! send.
+//! The costs of one request: each test is an attack, a small request that would be expensive, or a request as real
+//! clients send it.
 
 mod bodies;
 mod history;
@@ -12,13 +12,13 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::json;
 use tests::{Kinto, RECORDS};
 
-/// A user of that name.
+/// A user with that name.
 fn user(kinto: &Kinto, name: &str) -> Kinto {
     let authorization = format!("Basic {}", BASE64_STANDARD.encode(format!("{name}:")));
     kinto.as_user(authorization.leak())
 }
 
-/// A collection with ten records that nobody but alice may read.
+/// A collection with ten records that only alice may read.
 async fn private() -> Kinto {
     let kinto = Kinto::with_collection().await;
     for n in 0..10 {

@@ -1,4 +1,4 @@
-//! How many round trips each request takes.
+//! The number of round trips of each request.
 
 use tests::{Kinto, NOBODY, RECORD, RECORDS};
 
@@ -34,10 +34,11 @@ async fn a_request_costs_as_many_round_trips_as_the_design_allows() {
             .status,
         200
     );
-    // Before the first batch of the stream, which makes the monitor's state, there may be entries of an earlier version.
+    // Before the first batch of the stream, which creates the monitor's state, there may be entries of an earlier
+    // version.
     assert_eq!((requests.of("Query"), requests.total()), (1, 2));
     requests.take();
-    // Which groups one is in: those of one's own and those of everybody with credentials, at once.
+    // The groups of the user, and those of all authenticated users, at once.
     kinto.get("/").await;
     assert_eq!((requests.of("Query"), requests.total()), (2, 2));
     requests.take();

@@ -1,4 +1,4 @@
-//! What is shared with a user is found without reading the list.
+//! Objects that are shared with a user are found without reading the list.
 
 use std::sync::{Arc, Mutex};
 
@@ -18,7 +18,7 @@ async fn open() -> Kinto {
     kinto
 }
 
-/// What is shared with the user, and how many pages of the list were read for it.
+/// The objects that are shared with the user, and the number of pages of the list read for them.
 async fn shared_with(kinto: &Kinto) -> (Vec<String>, u64) {
     kinto.aws.requests().take();
     let listed = kinto.get(RECORDS).await;
@@ -65,7 +65,7 @@ async fn of_many_who_share_a_list_each_finds_their_own_and_others_have_none_of_i
         assert_eq!(shared_with(user).await.0, [format!("r{n}")]);
     }
     assert_eq!(shared_with(&user(&kinto, "other")).await, (vec![], 0));
-    // Another process knows no more than the table.
+    // Another process only knows the table.
     let other = Kinto::over(&kinto.aws, &[]);
     assert_eq!(shared_with(&user(&other, "user19")).await.0, ["r19"]);
     assert_eq!(shared_with(&user(&other, "other")).await, (vec![], 0));
@@ -173,14 +173,14 @@ async fn a_list_from_before_there_were_shares_is_read_as_it_was_then() {
         .unwrap();
     assert_eq!(shared_with(&bob).await.0, ["r3"]);
     assert_eq!(user(&kinto, "carol").get(RECORDS).await.status, 403);
-    // What is shared from now on does not make it known with whom else.
+    // A new share does not reveal the earlier ones.
     let grant = json!({"permissions": {"read": [user(&kinto, "carol").user_id().await]}});
     kinto.patch(&format!("{RECORDS}/r4"), grant).await;
     assert_eq!(shared_with(&bob).await.0, ["r3"]);
     assert_eq!(shared_with(&user(&kinto, "carol")).await.0, ["r4"]);
 }
 
-/// Grants `principal` a record as a version would that knows nothing of shares: the list only gets another timestamp.
+/// Grants `principal` a record as a version that does not know shares would: the list only gets another timestamp.
 fn share_as_an_earlier_version(aws: &LocalAws, principal: &str) {
     let update = |sk: &str, expression: &str, name: &str, value: Value| {
         let request = json!({
@@ -216,7 +216,7 @@ async fn what_an_earlier_version_shares_meanwhile_is_found_by_this_one_from_then
         assert_eq!(written.status, 201);
         assert_eq!(shared_with(&bob).await.0, ["r3"]);
     }
-    // A collection made anew knows again.
+    // A collection that is created again knows its shares.
     kinto.delete(COLLECTION).await;
     kinto.put(COLLECTION, json!({})).await;
     kinto.aws.requests().take();

@@ -1,8 +1,8 @@
 //! The functions' own binaries as they are deployed: many processes, one request at a time each, between stand-ins of AWS
 //! that are as unkind as its documentation allows.
 //!
-//! The stand-ins and the checks are Python, in `tests/deployed`, whose README tells what they rest on and how to run them
-//! for longer. Needs python3 and the binaries that `tests/run` builds.
+//! The stand-ins and the checks are Python, in `tests/deployed`, whose README explains their assumptions, and how to
+//! run them for longer. Needs python3 and the binaries that `tests/run` builds.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -13,10 +13,10 @@ use tokio::process::Command;
 /// The functions that the scripts run.
 const FUNCTIONS: [&str; 4] = ["api", "changes-aggregator", "broadcaster", "notifier"];
 
-/// How long a script may take. The longest takes a minute; this is for machines that are busy.
+/// The time limit of a script. The longest takes a minute; this allows for busy machines.
 const PATIENCE: Duration = Duration::from_secs(400);
 
-/// How long the clients of a history write, in seconds.
+/// The duration of the clients' writes in a history, in seconds.
 const SECONDS: &str = "6";
 
 #[tokio::test]
@@ -96,7 +96,8 @@ async fn scenario(name: &str) {
     run("scenarios.py", name, &[name]).await;
 }
 
-/// Runs a history that is drawn from a seed, with faults, on a table whose transactions show as `isolation` says.
+/// Runs a history generated from a seed, with faults, on a table whose transactions become visible according to
+/// `isolation`.
 async fn history(faults: &str, isolation: &str, seed: &str) {
     let arguments = [
         "--faults",
@@ -111,7 +112,7 @@ async fn history(faults: &str, isolation: &str, seed: &str) {
     run("histories.py", &format!("{faults}-{isolation}"), &arguments).await;
 }
 
-/// Runs a script, which prints what it checks and fails if something does not hold.
+/// Runs a script, which prints its checks and fails if one does.
 async fn run(script: &str, name: &str, arguments: &[&str]) {
     let logs = workspace().join("target/deployed").join(name);
     let mut command = Command::new("python3");
@@ -136,7 +137,7 @@ async fn run(script: &str, name: &str, arguments: &[&str]) {
     );
 }
 
-/// The folder with `NAME/bootstrap` of each function: the release builds, where `cargo lambda build` has made them, else
+/// The folder with `NAME/bootstrap` of each function: the release builds if `cargo lambda build` has made them, else
 /// links to the debug builds.
 fn functions() -> PathBuf {
     let released = workspace().join("target/lambda");
@@ -156,7 +157,7 @@ fn functions() -> PathBuf {
         );
         let link = bootstrap(&linked, name);
         std::fs::create_dir_all(linked.join(name)).expect("target is ours");
-        // Another test may have made it.
+        // Another test may have created it.
         if !link.is_file() {
             let _ = std::os::unix::fs::symlink(built, &link);
         }

@@ -1,4 +1,5 @@
-//! Every sample event in `events/` is understood and does what its name says; `cargo lambda invoke` sends the same.
+//! Every sample event in `events/` is understood and has the effect that its name says; `cargo lambda invoke` sends the
+//! same.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -27,7 +28,7 @@ const API: [(&str, i64); 8] = [
     ("api-get-broadcasts", 200),
     ("api-broken-json", 400),
 ];
-/// With what monitor/changes shows afterwards: collections and how many milliseconds after the first change.
+/// With the entries of monitor/changes afterwards: collections and their milliseconds after the first change.
 const STREAM: [(&str, &[(&str, u64)]); 6] = [
     ("stream-batch", &[("one", 20), ("two", 10)]),
     ("stream-duplicated", &[("one", 20)]),
@@ -36,15 +37,15 @@ const STREAM: [(&str, &[(&str, u64)]); 6] = [
     ("stream-collection-deleted", &[]),
     ("stream-bucket-deleted", &[]),
 ];
-/// With the number of messages that end among the dead letters.
+/// With the number of messages that end as dead letters.
 const QUEUE: [(&str, usize); 3] = [
     ("queue-batch", 0),
     ("queue-duplicated", 0),
     ("queue-poison", 1),
 ];
-/// What the notifier is called with by the stream, and then by the queue.
+/// The notifier's inputs, from the stream and then from the queue.
 const NOTIFIER: [&str; 2] = ["notifier-stream", "notifier-queue"];
-/// What an operator calls the aggregator with.
+/// The input of an operator to the aggregator.
 const REBUILD: &str = "rebuild-monitor";
 const FIRST_CHANGE: u64 = 1_795_289_972_422;
 
@@ -157,7 +158,7 @@ async fn queue_events_reach_megaphone_once() {
         let aws = Kinto::new().aws;
         let store = Store::new(aws.dynamodb(), TABLE);
         let consumer = QueueConsumer::new(aws.sqs(), aws.queue_url(), aws.dead_letter_url());
-        // As a function of an earlier version has it; those of the monitor's state are the aggregator's test.
+        // In the format of an earlier version; the monitor's state of earlier versions is the aggregator's test.
         let due = json!({"pk": "#broadcast", "sk": "mp", "due": FIRST_CHANGE});
         put_item(&aws, &due);
         let megaphones = settings(&tests::megaphone(&megaphone.uri())).megaphones;
@@ -209,7 +210,7 @@ async fn notifier_events_tell_a_webhook_of_a_record() {
     );
     let [stream, queue]: [Value; 2] = NOTIFIER.map(event);
 
-    // The message that the entry is asked for by is that of the other event. The second entry is an earlier version's.
+    // The message for the entry is that of the other event. The second entry is an earlier version's.
     notifier.answer(input(&stream)).await;
     let messages = aws.queues().notifications.waiting();
     let (body, group) = ("/Records/0/body", "/Records/0/attributes/MessageGroupId");

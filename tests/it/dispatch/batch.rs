@@ -234,7 +234,7 @@ async fn eight_clients_sending_batches_at_once_lose_nothing() {
     );
 }
 
-/// A request on one of few objects, so that those of a batch meet.
+/// A request for one of a few objects, so that those of a batch meet.
 fn request() -> impl Strategy<Value = Value> {
     let id = prop::sample::select(vec!["a", "b", "c"]);
     let path = prop_oneof![
@@ -262,7 +262,7 @@ fn request() -> impl Strategy<Value = Value> {
     })
 }
 
-/// An answer without what differs between two servers: times.
+/// A response without times, which differ between two servers.
 fn timeless(mut value: Value) -> Value {
     match &mut value {
         Value::Object(fields) => {

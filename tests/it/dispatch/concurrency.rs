@@ -1,4 +1,4 @@
-//! What holds whatever runs at once and whatever fails: no write is lost, done twice, or given another's time.
+//! Guarantees under concurrency and failures: no write is lost, applied twice, or given another's time.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tests::{Answer, COLLECTION, Kinto, RECORD, RECORDS, TABLE};
 use tokio::time::Instant;
 
-/// Has the first `times` requests of `operation` meet `fault`; the rest goes through.
+/// Makes the first `times` requests of `operation` meet `fault`; the rest succeed.
 fn fail_first(kinto: &Kinto, times: u32, operation: &'static str, fault: Fault) {
     let met = Arc::new(AtomicU32::new(0));
     kinto.aws.inject(move |target, _| {
@@ -27,8 +27,8 @@ fn fail_first(kinto: &Kinto, times: u32, operation: &'static str, fault: Fault) 
 /// The transactions that were sent.
 type Sent = Arc<Mutex<Vec<Value>>>;
 
-/// Has the `n`-th transaction from now on, 1 the first, meet the fault that `fault` gives for it. It may execute those
-/// that were sent before.
+/// Makes the `n`-th transaction from now on, starting with 1, meet the result of `fault`, which may execute
+/// transactions that were sent before.
 fn on_transactions(
     kinto: &Kinto,
     fault: impl Fn(usize, &dyn Fn(usize)) -> Option<Fault> + Send + Sync + 'static,
@@ -55,8 +55,8 @@ fn execute(aws: &LocalAws, transaction: &Value) {
     executed.unwrap();
 }
 
-/// Has the first transaction be committed by a coordinator that takes over from the one that it was sent to: the
-/// connection breaks, its repetitions hear that it is in progress, and then that it is committed.
+/// Commits the first transaction by a coordinator that takes over from the original one: the connection breaks, its
+/// retries are told that it is in progress, and then that it is committed.
 fn stall(kinto: &Kinto) -> Sent {
     on_transactions(kinto, |n, execute| match n {
         1 => Some(Fault::Unreached),
@@ -70,20 +70,20 @@ fn stall(kinto: &Kinto) -> Sent {
     })
 }
 
-/// Whether all that was sent is the same transaction under the same token.
+/// Returns `true` if all were sent as the same transaction under the same token.
 fn are_one(sent: &Sent) -> bool {
     let sent = sent.lock().unwrap();
     sent[0]["ClientRequestToken"].is_string() && sent.iter().all(|other| *other == sent[0])
 }
 
-/// What a request that was answered with 503 says that it has written.
+/// The statement of a 503 about its writes.
 fn written(answer: &Answer) -> &str {
     assert_eq!(answer.error(), (503, 201), "{answer:?}");
     assert_eq!(answer.header("retry-after"), "3");
     answer.body["details"]["written"].as_str().unwrap()
 }
 
-/// Has `rival` come between what the next request reads and what it commits.
+/// Executes `rival` between the reads of the next request and its commit.
 fn before_first_commit(
     kinto: &Kinto,
     rival: impl AsyncFn(Kinto) -> Answer + Copy + Send + Sync + 'static,
@@ -93,7 +93,7 @@ fn before_first_commit(
         if target.ends_with("TransactWriteItems") {
             aws.clear_faults();
             let kinto = kinto.clone();
-            // In a thread of its own: this one is in the middle of the request that the rival is to come before.
+            // In a thread of its own: this one is in the middle of the request that the other write must precede.
             let rival = std::thread::spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
@@ -226,7 +226,7 @@ async fn while_an_attempt_is_not_answered_a_refusal_of_its_repetition_decides_no
             1 => Some(Fault::Unreached),
             2..5 => Some(refusal.clone()),
             5 => {
-                // The first was on its way all the time.
+                // The first was in transit all the time.
                 execute(1);
                 Some(refusal.clone())
             }
@@ -482,9 +482,9 @@ async fn writers_of_a_list_that_is_contended_take_turns_until_it_is_not() {
         let requests = kinto.aws.requests();
         ["BatchGetItem", "UpdateItem", "TransactWriteItems"].map(|of| requests.of(of))
     };
-    // That somebody waits is asked first, then that nobody does.
+    // First the condition that somebody waits is tried, then that nobody does.
     assert_eq!(requests(RECORD).await, [2, 2, 2]);
-    // The clock of the turns goes on in this test, and has passed the last one by now or has not.
+    // The clock of the turns runs on during this test, and may or may not have passed the last one by now.
     let [reads, turns, commits] = requests(RECORD).await;
     assert!((reads, commits) == (1, 1) && (1..=2).contains(&turns));
     let other = "/buckets/main/collections/two/records/r1";

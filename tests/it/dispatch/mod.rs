@@ -1,4 +1,4 @@
-//! From a request to its answer: batches, attempts, and what runs at once.
+//! From a request to its response: batches, retries, and concurrency.
 
 mod batch;
 mod concurrency;

@@ -188,7 +188,7 @@ async fn a_function_that_fails_is_not_told_and_one_that_refuses_says_so() {
     );
 }
 
-/// Each kind that is a call of AWS, with what it needs.
+/// The listeners that call AWS, with their required settings.
 const OF_AWS: [(&str, (&str, &str)); 3] = [
     ("sqs", ("QUEUE_URL", QUEUE)),
     ("eventbridge", ("BUS", "kinto")),
@@ -259,7 +259,7 @@ async fn who_does_not_answer_in_time_is_not_told() {
         };
         assert_eq!(message, "no answer within 3s", "{code}");
     }
-    // Nobody waits for a slow function twice.
+    // A slow function is called only once.
     let calls = requests(&server).await;
     let calls = calls
         .iter()

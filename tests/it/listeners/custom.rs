@@ -1,4 +1,4 @@
-//! Listeners that are code of one's own.
+//! Listeners with code of their own.
 
 use std::sync::{Arc, Mutex};
 
@@ -8,7 +8,7 @@ use kinto_serverless::event::ResourceChanged;
 use kinto_serverless::listeners::{Aws, Listener, ListenerContext, NotifyError};
 use kinto_serverless::settings::SettingError;
 
-/// What a listener is told, where one was made.
+/// The events of the listener that was built.
 static TOLD: Mutex<Vec<String>> = Mutex::new(vec![]);
 
 #[derive(Debug)]

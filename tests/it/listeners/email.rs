@@ -7,7 +7,7 @@ use base64::prelude::BASE64_STANDARD;
 use kinto_serverless::event::ResourceChanged;
 use kinto_serverless::listeners::{Aws, NotifyError};
 
-/// That a listener `email` is told, with these settings besides.
+/// The result of notifying a listener `email` with these settings added.
 async fn mail(
     smtp: &Smtp,
     more: &[(&str, &str)],
@@ -74,7 +74,7 @@ async fn an_email_is_sent_by_tls_from_the_start_or_without_tls() {
 
 #[tokio::test]
 async fn a_mail_server_that_cannot_be_trusted_hears_no_password() {
-    // Signed by nobody that the system trusts; and by somebody else than it should be.
+    // Signed by an authority that the system does not trust; and by another than the settings name.
     let smtp = Smtp::start(false, &[]).await;
     let other = Smtp::start(false, &[]).await;
     for certificate in ["", &other.certificate] {
@@ -91,7 +91,7 @@ async fn a_mail_server_that_cannot_be_trusted_hears_no_password() {
     let told = mail(&smtp, &[("SMTP_HOST", "127.0.0.1")], &event(&[""])).await;
     assert!(is_failed(&told), "{told:?}");
     assert!(smtp.heard().ends_with(&["STARTTLS".to_owned()]));
-    // Somebody between us cut STARTTLS out.
+    // STARTTLS was removed in transit.
     let smtp = Smtp::start(false, &[("EHLO", "250-localhost\r\n250 AUTH PLAIN LOGIN")]).await;
     let told = mail(&smtp, &[], &event(&[""])).await;
     assert!(is_failed(&told), "{told:?}");

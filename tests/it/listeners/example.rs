@@ -1,4 +1,4 @@
-//! The example of a listener of one's own: a mail about each new bucket.
+//! The example of a custom listener: a mail about each new bucket.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ async fn the_example_sends_an_email_about_new_buckets() {
     );
 }
 
-/// A local stack whose listener is the example's, told before the commit or after it.
+/// A local stack with the example's listener, notified before or after the commit.
 async fn stack_with_example(smtp: &Smtp, synchronous: &str) -> Stack {
     let port = smtp.port.to_string();
     let mut settings = mailing(smtp, &port);
@@ -55,7 +55,7 @@ async fn stack_with_example(smtp: &Smtp, synchronous: &str) -> Stack {
     Stack::over(aws, &options, vars, custom).await.unwrap()
 }
 
-/// Creates a bucket; gives the status.
+/// Creates a bucket; returns the status.
 async fn create_bucket(stack: &Stack, id: &str) -> u16 {
     let url = format!("{}buckets/{id}", stack.url());
     let request = reqwest::Client::new().put(url).basic_auth("ada", Some(""));

@@ -1,5 +1,5 @@
-//! Listeners: what each kind sends, and what it makes of the answers. AWS, webhooks and mail servers are played by
-//! servers that take down what they hear.
+//! Listeners: the requests of each kind, and its treatment of the responses. Servers that record what they get stand
+//! for AWS, webhooks and mail servers.
 
 mod aws;
 #[path = "../../../local/examples/bucket_mail/listener.rs"]
@@ -48,7 +48,7 @@ fn with_custom(
     Listeners::new(ListenerSettings::from_vars(&vars)?, &vars, aws, custom)
 }
 
-/// The creation of records with such a text.
+/// An event of creating records with these texts.
 fn event(texts: &[&str]) -> ResourceChanged {
     let uri = "/buckets/a/collections/b/records";
     let record = |(n, text): (usize, &&str)| json!({"new": {"id": format!("r{n}"), "last_modified": n, "text": text}});
@@ -67,7 +67,7 @@ async fn tell(listeners: &Listeners, event: &ResourceChanged) -> Result<(), Noti
     told.unwrap()
 }
 
-/// AWS, or a webhook, that answers everything so.
+/// AWS, or a webhook, that answers everything with this response.
 async fn answering(answer: ResponseTemplate) -> (MockServer, Aws) {
     let server = MockServer::start().await;
     Mock::given(any()).respond_with(answer).mount(&server).await;
@@ -113,8 +113,8 @@ fn large() -> ResourceChanged {
     event(&[&text, &text, &longer])
 }
 
-/// That these tell of all that is large, each with an id of its own and in at most so many bytes, of what is too large
-/// what names it.
+/// Asserts that these contain all of the large event, each with an id of its own and in at most `most` bytes, and that
+/// an object that is too large is reduced to the fields that identify it.
 fn assert_tell_of_large(bodies: &[&str], most: usize) {
     assert!(bodies.iter().all(|body| body.len() <= most));
     let parts: Vec<ResourceChanged> = bodies
@@ -136,7 +136,7 @@ fn assert_tell_of_large(bodies: &[&str], most: usize) {
     }
 }
 
-/// The settings of a listener that mails by this server.
+/// The settings of a listener that mails through this server.
 fn mailing<'a>(smtp: &'a Smtp, port: &'a str) -> Vec<(&'a str, &'a str)> {
     vec![
         ("SMTP_HOST", "localhost"),
@@ -149,7 +149,7 @@ fn mailing<'a>(smtp: &'a Smtp, port: &'a str) -> Vec<(&'a str, &'a str)> {
     ]
 }
 
-/// What stands between `DATA` and the dot.
+/// The lines between `DATA` and the dot.
 fn mails(heard: &[String]) -> Vec<Vec<String>> {
     let mut mails: Vec<Vec<String>> = vec![];
     let mut in_mail = false;

@@ -1,4 +1,4 @@
-//! Listeners whose settings are missing or wrong.
+//! Listeners with missing or invalid settings.
 
 use super::{WEBHOOK_SECRET, config, listeners};
 use kinto_serverless::listeners::Aws;

@@ -1,4 +1,4 @@
-//! An SMTP server that takes down what it hears.
+//! An SMTP server that records what it gets.
 
 use std::sync::{Arc, Mutex};
 
@@ -11,17 +11,17 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// Takes every mail, unless it is told to answer otherwise.
+/// Accepts every mail, unless it has other answers.
 pub struct Smtp {
     pub port: u16,
-    /// Its certificate, which signs itself, as PEM. It is for `localhost`.
+    /// Its self-signed certificate, as PEM. It is for `localhost`.
     pub certificate: String,
     heard: Arc<Mutex<Vec<String>>>,
 }
 
 impl Smtp {
-    /// With TLS from the first byte, or else by STARTTLS. What begins like the first of `answers` is answered with the
-    /// second.
+    /// With TLS from the first byte, or else by STARTTLS. A line that begins with the first of one of `answers` is
+    /// answered by the second.
     pub async fn start(implicit_tls: bool, answers: &'static [(&str, &str)]) -> Self {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
@@ -36,7 +36,7 @@ impl Smtp {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (tls, heard) = (tls.clone(), Arc::clone(&taken_down));
-                // A client may hang up at any time.
+                // A client may disconnect at any time.
                 tokio::spawn(async move {
                     let _ = converse(stream, implicit_tls, tls, answers, &heard).await;
                 });
@@ -49,7 +49,7 @@ impl Smtp {
         }
     }
 
-    /// The lines that clients sent since it was asked last.
+    /// The lines that clients sent since the last call.
     pub fn heard(&self) -> Vec<String> {
         std::mem::take(&mut self.heard.lock().unwrap())
     }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tests::is_signed;
 use wiremock::{MockServer, Request, ResponseTemplate};
 
-/// Checks a request as <https://github.com/standard-webhooks/standard-webhooks> has it.
+/// Checks a request according to <https://github.com/standard-webhooks/standard-webhooks>.
 fn verify(request: &Request, secret: &str) {
     let seconds = header(request, "webhook-timestamp");
     let sent = Duration::from_secs(seconds.parse().unwrap());

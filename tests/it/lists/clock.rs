@@ -74,7 +74,7 @@ async fn no_client_moves_a_list_further_ahead_than_a_day() {
 async fn a_list_that_is_far_ahead_takes_back_what_it_answered() {
     let kinto = Kinto::with_collection().await;
     kinto.put(RECORD, json!({})).await;
-    // As an earlier version let a client do it.
+    // As an earlier version allowed clients to do.
     let (far, list) = (
         4_102_444_800_000_u64,
         "/buckets/main/collections/one#record",
@@ -114,7 +114,7 @@ async fn a_list_that_is_far_ahead_takes_back_what_it_answered() {
     assert_eq!((answer.status, &answer.body["changes"]), (200, &json!([])));
     let refused = kinto.get(&format!("{changeset}&_since={beyond}")).await;
     assert_eq!(refused.error(), (400, 107));
-    // So does what tells of all collections.
+    // So does the list of all collections' changes.
     let entry = [
         ("pk", AttributeValue::S("#monitor".to_owned())),
         (
@@ -140,7 +140,7 @@ async fn a_list_that_is_far_ahead_takes_back_what_it_answered() {
         let refused = kinto.get(&format!("{path}_since={beyond}")).await;
         assert_eq!(refused.error(), (400, 107), "{path}");
     }
-    // And the object itself, as it was answered.
+    // And the object itself, as in the response.
     let back = json!({"data": written.body["data"]});
     assert_eq!(kinto.put(RECORD, back.clone()).await.status, 200);
     assert_eq!(kinto.patch(RECORD, back).await.status, 200);

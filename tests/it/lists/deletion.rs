@@ -1,4 +1,4 @@
-//! Lists are deleted: all of it, or what a query asks for. Statuses and error numbers are those of Kinto 26.5.0.
+//! Deleting lists, whole or by a query. Statuses and error numbers are those of Kinto 26.5.0.
 
 use kinto_local::Fault;
 use serde_json::json;
@@ -51,7 +51,7 @@ async fn only_what_the_query_asks_for_is_deleted() {
     let rest = kinto.delete(&path).await;
     assert_eq!((rest.status, rest.header("next-page")), (200, ""));
     assert_eq!(sorted_ids(&kinto).await, ["r1", "r3", "r5"]);
-    // The token of a page that was read does not delete the next.
+    // The token of a page that was read does not delete the next one.
     let read = kinto.get(&format!("{RECORDS}?_limit=1")).await;
     let next = read.header("next-page").replace("http://kinto.test/v1", "");
     assert_eq!(kinto.delete(&next).await.error(), (400, 107));
@@ -131,7 +131,7 @@ async fn a_list_longer_than_a_transaction_is_deleted_in_parts_whose_times_go_on(
     assert_eq!(listed, tombstones);
     let latest = &tombstones[249]["last_modified"];
     assert_eq!(list.header("etag"), format!("\"{latest}\""));
-    // What comes after goes on from there.
+    // Later writes continue from there.
     let next = kinto.put(&record("next"), json!({})).await;
     assert!(next.last_modified() > latest.as_u64().unwrap());
 }

@@ -1,4 +1,4 @@
-//! Lists of objects: filters, order, fields, pages, tombstones, and who sees what of them.
+//! Lists of objects: filters, order, fields, pages, tombstones, and their visibility.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tests::{BOB, Kinto, NOBODY, RECORDS, ids};
 use tokio::time::sleep;
 
-/// A collection with the records r0 to r4; `n` counts up, `even` is there for the even ones.
+/// A collection with the records r0 to r4; `n` counts up, `even` is set for the even ones.
 async fn with_records() -> Kinto {
     let kinto = Kinto::with_collection().await;
     for n in 0..5 {
@@ -319,7 +319,7 @@ async fn whoever_asks_with_the_old_name_of_before_is_warned() {
     }
 }
 
-/// Where the records are in the table.
+/// The partition of the records.
 const PARTITION: &str = "/buckets/main/collections/one#record";
 
 #[tokio::test(start_paused = true)]
@@ -327,7 +327,7 @@ async fn a_list_is_read_again_until_what_its_last_transactions_wrote_is_there() 
     let kinto = with_records().await;
     let latest = kinto.get(RECORDS).await.header("etag").to_owned();
     for missing in ["r4", "r3", "r2"] {
-        // As if its list had been committed, and it had not yet.
+        // As if its list had been committed, and the record had not yet.
         let item = kinto.take_item(PARTITION, missing).await;
         let there = kinto.clone();
         let committed = tokio::spawn(async move {
@@ -398,7 +398,7 @@ async fn who_asks_for_what_is_later_waits_for_nothing_earlier() {
 #[tokio::test(start_paused = true)]
 async fn what_an_earlier_version_of_the_api_writes_is_waited_for_by_nobody() {
     let kinto = with_records().await;
-    // It knew no names, and left them as they were: r4 is deleted, and r3 not there.
+    // That version did not know the names, and left them as they were: r4 is deleted, and r3 missing.
     kinto.take_item(PARTITION, "r4").await;
     let mut list = kinto.take_item(PARTITION, "#timestamp").await;
     let named = ["wrote", "wrote_1", "wrote_2", "before_1", "before_2"];
@@ -410,7 +410,7 @@ async fn what_an_earlier_version_of_the_api_writes_is_waited_for_by_nobody() {
     list.insert("timestamp".to_owned(), later);
     kinto.put_item(list.clone()).await;
     assert_eq!(ids(&kinto.get(RECORDS).await), ["r3", "r2", "r1", "r0"]);
-    // This version writes again, and what was named before counts no more.
+    // This version writes again, and the earlier names no longer count.
     assert_eq!(
         kinto.put(&format!("{RECORDS}/r5"), json!({})).await.status,
         201

@@ -1,5 +1,5 @@
-//! The table in memory of `cargo run` beside dynoxide, over which all other tests run: the same requests, the same
-//! answers and the same stream.
+//! Compares the table in memory of `cargo run` with dynoxide, over which all other tests run: the same requests, the
+//! same responses and the same stream.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use tests::{TABLE, cases};
 #[derive(Clone, Debug)]
 struct Sent(&'static str, Value);
 
-/// An answer, or the code of a refusal and its reasons.
+/// An answer, or the code of an error and its reasons.
 type Received = Result<Value, (String, Value)>;
 
 /// One DynamoDB with its table.
@@ -36,7 +36,7 @@ impl Side {
             Err(refused) => return Err(reasons(&refused)),
         };
         if let Some(items) = answer.pointer_mut("/Responses/kinto") {
-            // In no order that DynamoDB promises.
+            // DynamoDB promises no order.
             items
                 .as_array_mut()
                 .unwrap()
@@ -64,8 +64,8 @@ impl Side {
         }
     }
 
-    /// What the stream tells of each change, in its order. A write that changes nothing is none, as on AWS; dynoxide
-    /// tells it.
+    /// The changes in the stream, in order. A write that changes nothing leaves no record, as on AWS; dynoxide writes
+    /// one.
     fn stream(&self) -> Vec<Value> {
         let (records, _) = self.0.records(&self.0.oldest(TABLE), 1000).unwrap();
         let record = |record| {
@@ -84,7 +84,7 @@ impl Side {
     }
 }
 
-/// What a caller acts on: not the message. A request that is wrong in itself is the same alone and in a transaction.
+/// The parts that a caller acts on: not the message. An invalid request is the same alone and in a transaction.
 fn reasons(refused: &DynamoDbError) -> (String, Value) {
     let code = refused.body["__type"].as_str().unwrap();
     let code = code.rsplit('#').next().unwrap().to_owned();
@@ -100,7 +100,7 @@ fn reasons(refused: &DynamoDbError) -> (String, Value) {
     (code, json!([reasons, sorted(&refused.body["Item"])]))
 }
 
-/// The same JSON with its members in the order of their names.
+/// The same JSON with its members sorted by name.
 fn sorted(value: &Value) -> Value {
     match value {
         Value::Object(members) => {
@@ -170,7 +170,7 @@ fn item() -> impl Strategy<Value = Value> {
     )
 }
 
-/// An attribute as expressions write it.
+/// An attribute in expressions.
 fn path() -> impl Strategy<Value = &'static str> {
     select(vec!["x", "y", "#timestamp", "deleted", "last_modified"])
 }
@@ -240,7 +240,7 @@ fn update() -> impl Strategy<Value = String> {
     })
 }
 
-/// Adds the placeholders that the expressions of the request use: DynamoDB takes no others.
+/// Adds the placeholders that the expressions of the request use: DynamoDB accepts no others.
 fn with_placeholders(mut request: Value) -> Value {
     let values = json!({
         ":one": {"N": "1"}, ":two": {"N": "2"}, ":text": {"S": "a"}, ":bool": {"BOOL": true},
@@ -276,7 +276,7 @@ fn with_placeholders(mut request: Value) -> Value {
     request
 }
 
-/// The request without the members that are null.
+/// The request without members that are null.
 fn request(members: Value) -> Value {
     let Value::Object(mut members) = members else {
         panic!("{members}");
@@ -338,7 +338,7 @@ fn query() -> impl Strategy<Value = Value> {
     let counts = prop::option::weighted(0.1, Just("COUNT"));
     (condition_of, filter, projection, limit, forward, counts).prop_map(
         |((index, condition), filter, projection, limit, forward, counts)| {
-            // What is counted has no attributes to choose.
+            // A count has no attributes to choose.
             let projection = projection.filter(|_| counts.is_none());
             request(json!({
                 "TableName": TABLE, "IndexName": index, "KeyConditionExpression": condition,

@@ -1,4 +1,4 @@
-//! The local stack under a row of writes.
+//! The local stack under a series of writes.
 
 use std::time::Duration;
 

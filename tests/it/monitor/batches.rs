@@ -1,4 +1,4 @@
-//! What one batch of the stream writes, and what it costs.
+//! The writes and the costs of one batch of the stream.
 
 use super::{ENTRIES, RECORDS, STATE, Stack, changed, heard, size};
 use kinto_local::Fault;
@@ -28,7 +28,7 @@ async fn a_burst_of_writes_becomes_one_update_for_each_collection_and_batch() {
             (requests.of("UpdateItem"), requests.of("SendMessage")),
             (updates, 1)
         );
-        // What the state has no room for any more: no collection more than once.
+        // Entries that no longer fit into the state: each collection at most once.
         puts += requests.of("PutItem");
     }
     assert!((400..500).contains(&puts), "{puts}");
@@ -53,7 +53,7 @@ async fn a_batch_is_one_update_of_a_kilobyte_however_many_came_before() {
         assert!(stack.aggregate(&[changed(n, begin + n as u64)]).await);
         let asked = requests.take();
         assert_eq!((asked["UpdateItem"], asked["SendMessage"]), (1, 1));
-        // One that the state has no room for moves to an item of its own.
+        // An entry that no longer fits into the state moves to an item of its own.
         assert!(asked.get("PutItem").is_none_or(|puts| n > 12 && *puts == 1));
         assert!(asked.values().sum::<u64>() <= 3, "{asked:?}");
         let size = size(&stack.state_item());
@@ -61,7 +61,7 @@ async fn a_batch_is_one_update_of_a_kilobyte_however_many_came_before() {
     }
     assert!(stack.state().await.floor() > Timestamp(0));
 
-    // Who remembers entries up to the floor, or asks for none before it, needs no more than the state.
+    // A process that has cached the entries up to the floor, or needs none before it, only needs the state.
     let late = begin + 58;
     stack
         .poll(&stack.process(), &format!("{RECORDS}?_since={late}"), STATE)
@@ -94,7 +94,7 @@ async fn a_batch_of_many_collections_at_once_leaves_a_state_that_is_one_read_uni
     let (etag, all) = heard(&process, begin).await;
     assert_eq!((etag, all.len()), (begin + 300, 300));
     stack.poll(&process, RECORDS, STATE).await;
-    // Names as long as they may be.
+    // Names of the greatest length.
     let name = |n: u64| format!("{n:0>255}");
     let batch: Vec<_> = (0..40)
         .map(|n| tests::changed(n, &name(n), begin + 500 + n))
@@ -118,12 +118,12 @@ async fn a_batch_that_comes_again_changes_nothing_and_asks_for_the_broadcast_aga
             requests.take();
             assert!(other.aggregate(batch).await);
             assert_eq!(requests.of("SendMessage"), 1);
-            // Whether an older change is known its own item says.
+            // Only its own item tells whether an older change is known.
             assert_eq!(requests.of("BatchGetItem").min(1), of_items);
             assert_eq!((requests.of("UpdateItem"), requests.of("PutItem")), (0, 0));
         }
     }
-    // An older change of a collection, whether its entry is in the state or in an item.
+    // An older change of a collection, with its entry in the state or in an item.
     assert!(
         stack
             .aggregate(&[changed(39, begin - 1), changed(0, begin - 1)])
@@ -145,9 +145,9 @@ async fn aggregators_that_write_in_turns_read_the_state_instead_of_being_refused
         assert!(turn.aggregate(&[changed(n as usize, begin + n)]).await);
         costs.push((requests.of("GetItem"), requests.of("UpdateItem")));
     }
-    // The first start the clock, and are refused once.
+    // The first ones start the clock, and fail once.
     assert_eq!(costs[4..], [(1, 1); 4], "{costs:?}");
-    // Alone again, each goes on without reading.
+    // Alone again, each continues without reading.
     for n in 8..11 {
         requests.take();
         assert!(one.aggregate(&[changed(n as usize, begin + n)]).await);
@@ -180,7 +180,7 @@ async fn whatever_fails_on_the_way_to_the_state_comes_again() {
         .into_iter()
         .enumerate()
     {
-        // A collection for which something has to leave the state.
+        // A collection whose entry displaces another one from the state.
         let record = changed(100 + n, begin + 100 + n as u64);
         stack.kinto.aws.inject(move |target, _| {
             target

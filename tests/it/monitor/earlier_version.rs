@@ -8,7 +8,7 @@ use kinto_serverless::timestamp::Timestamp;
 use serde_json::json;
 use tests::{execute, put_item};
 
-/// A table of an earlier version: two collections, of which everybody was told.
+/// A table of an earlier version: two collections, whose changes were broadcast.
 fn earlier_table(begin: u64) -> Stack {
     let stack = Stack::new();
     let batch = EarlierBatch::begin(&stack, "1", begin);
@@ -32,7 +32,7 @@ async fn a_table_of_an_earlier_version_goes_on() {
     execute(&without_state.kinto.aws, "DeleteItem", key);
     for stack in [earlier_table(begin), without_state] {
         let process = stack.process();
-        // Nobody knows whether a function of that version is writing: the entries are read each time.
+        // A function of that version may be writing: the entries are read each time.
         for _ in 0..2 {
             stack.poll(&process, RECORDS, ENTRIES).await;
         }
@@ -42,7 +42,7 @@ async fn a_table_of_an_earlier_version_goes_on() {
         assert_eq!(stack.pulled().await, begin + 10);
         assert_eq!(stack.claimed().await, Claim::NothingDue);
 
-        // Of a change that comes late, too, everybody hears; of what they know already nobody.
+        // A late change is broadcast too; a known one is not.
         assert!(stack.aggregate(&[tests::changed(1, "c", begin + 5)]).await);
         assert_eq!(
             heard(&process, begin + 10).await,
@@ -87,7 +87,7 @@ async fn an_aggregator_of_an_earlier_version_may_go_on_beside_one_of_this() {
     batch.put("a", begin + 15);
     batch.put("b", begin + 30);
     for _ in 0..2 {
-        // It shows at once, in every process; nobody goes on from a position that is none yet.
+        // It shows at once, in every process; nobody continues from a timestamp that is not yet a position.
         let shown = pairs(&[("b", begin + 30), ("c", begin + 20), ("a", begin + 15)]);
         assert_eq!(heard(&process, 0).await, (known, shown));
         stack.poll(&process, RECORDS, ENTRIES).await;
@@ -110,7 +110,7 @@ async fn an_aggregator_of_an_earlier_version_may_go_on_beside_one_of_this() {
     let heard_between: BTreeMap<_, _> = heard(&process, between).await.1.into_iter().collect();
     assert!(heard_between.contains_key("e") && heard_between.contains_key("f"));
     stack.poll(&process, RECORDS, STATE).await;
-    // Megaphone was told of `b` at its timestamp; it hears of what came beside it all the same.
+    // Megaphone got `b` at its timestamp; it still gets the changes beside it.
     assert!(stack.state().await.due("mp") >= Some(Timestamp(begin + 40)));
 }
 
@@ -146,7 +146,7 @@ async fn a_batch_of_an_earlier_version_that_never_ended_costs_reads_for_an_hour(
     assert!(stack.aggregate(&[tests::changed(1, "c", now - HOUR)]).await);
     let process = stack.process();
     for (began, cost) in [(now - HOUR, STATE), (now - HOUR + 60_000, ENTRIES)] {
-        // It died before its end.
+        // It was killed before its end.
         EarlierBatch::begin(&stack, "dead", began).put("a", began);
         let (known, _) = heard(&process, 0).await;
         assert!(stack.aggregate(&[tests::changed(2, "c", began + 1)]).await);

@@ -1,6 +1,6 @@
-//! What monitor/changes holds, whatever happens to the stream on the way: faults in random schedules, bursts, ten
-//! thousand collections, tables of an earlier version, and a rebuilding from nothing; and that whoever polls by the last
-//! `ETag`, or waits for broadcasts, hears of every change.
+//! The contents of monitor/changes under any fault of the stream: faults in random schedules, bursts, ten thousand
+//! collections, tables of an earlier version, and a rebuild from nothing; and that clients which poll by the last
+//! `ETag`, or wait for broadcasts, receive every change.
 
 mod batches;
 mod earlier_version;
@@ -25,7 +25,7 @@ use tests::{Answer, Kinto, TABLE, execute, megaphone, settings};
 
 const RECORDS: &str = "/buckets/monitor/collections/changes/records";
 
-/// Kinto with its aggregator, and the stream between them in the hand of the test.
+/// Kinto with its aggregator; the test controls the stream between them.
 #[derive(Clone)]
 struct Stack {
     kinto: Kinto,
@@ -53,7 +53,7 @@ impl Stack {
         }
     }
 
-    /// The same table with another process of the aggregator, which remembers nothing yet.
+    /// The same table with another process of the aggregator, whose cache is empty.
     fn with_new_aggregator(&self) -> Self {
         let aws = &self.kinto.aws;
         let settings = settings(&megaphone("http://megaphone.test"));
@@ -70,7 +70,7 @@ impl Stack {
         self.store.monitor_state().await.unwrap()
     }
 
-    /// The stream so far, as Lambda would give it.
+    /// The stream so far, as Lambda delivers it.
     fn stream(&self) -> Vec<Value> {
         let database = self.kinto.aws.database();
         let mut iterator = database.oldest(TABLE);
@@ -89,7 +89,7 @@ impl Stack {
         }
     }
 
-    /// Whether the batch is done with.
+    /// Returns `true` if the batch is done.
     async fn aggregate(&self, records: &[Value]) -> bool {
         let event: Event = serde_json::from_value(json!({"Records": records})).unwrap();
         self.aggregator
@@ -99,7 +99,7 @@ impl Stack {
             .is_empty()
     }
 
-    /// Aggregates the stream to its end, with what the aggregator itself adds to it.
+    /// Aggregates the stream to its end, including the aggregator's own changes.
     async fn drain(&self) {
         let mut done = 0;
         loop {
@@ -121,7 +121,7 @@ impl Stack {
         changes.map(keyed).collect()
     }
 
-    /// What monitor/changes shows: the timestamp of each collection.
+    /// The contents of monitor/changes: the timestamp of each collection.
     async fn shown(&self) -> BTreeMap<String, u64> {
         let answer = self.kinto.get(RECORDS).await;
         let entries = answer.body["data"].as_array().unwrap().clone();
@@ -134,7 +134,7 @@ impl Stack {
         entries.iter().map(pair).collect()
     }
 
-    /// The timestamps of the collections themselves, of those that exist.
+    /// The timestamps of the existing ones of these collections.
     async fn timestamps(&self, collections: &[&str]) -> BTreeMap<String, u64> {
         let mut timestamps = BTreeMap::new();
         for collection in collections {
@@ -188,7 +188,7 @@ impl Stack {
     }
 }
 
-/// Does something before a request goes on, which waits for it.
+/// Runs `what` before a request goes on, which waits for it.
 fn between_requests(what: impl Future<Output = ()> + Send + 'static) {
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -227,13 +227,13 @@ fn changed(collection: usize, timestamp: u64) -> Value {
 
 const CHANGESET: &str = "/buckets/monitor/collections/changes/changeset?_expected=1";
 
-/// The requests of a poll to which the monitor's state says it all.
+/// The requests of a poll that only needs the monitor's state.
 const STATE: &[(&str, u64)] = &[("GetItem", 1)];
 
-/// Those of one that needs changes which are in items of their own.
+/// The requests of a poll that also needs changes in items of their own.
 const ENTRIES: &[(&str, u64)] = &[("GetItem", 1), ("Query", 1)];
 
-/// The size of an item as DynamoDB counts it: names, texts, and numbers by two digits a byte.
+/// The size of an item as DynamoDB counts it: names, texts, and numbers at two digits a byte.
 fn size(item: &Value) -> usize {
     let members = item.as_object().unwrap().iter();
     members
@@ -256,7 +256,7 @@ fn value_size(attribute: &Value) -> usize {
 }
 
 impl Stack {
-    /// Another process of the API, which remembers nothing yet.
+    /// Another process of the API, with empty caches.
     fn process(&self) -> Kinto {
         Kinto::over(
             &self.kinto.aws,
@@ -264,7 +264,7 @@ impl Stack {
         )
     }
 
-    /// Polls at the cost of these requests. The answer is that of a process which remembers nothing.
+    /// Polls, and checks the cost. The response equals that of a process with empty caches.
     async fn poll(&self, process: &Kinto, path: &str, cost: &[(&str, u64)]) {
         let requests = self.kinto.aws.requests();
         requests.take();
@@ -282,8 +282,8 @@ impl Stack {
         execute(&self.kinto.aws, "GetItem", key)["Item"].clone()
     }
 
-    /// What a process of the API without memory answers who goes on from `since`: the `ETag`, and the collections with
-    /// their timestamps, the latest change first.
+    /// The response of a process with empty caches to a client that continues from `since`: the `ETag`, and the
+    /// collections with their timestamps, the latest change first.
     async fn heard_since(&self, since: u64) -> (u64, Vec<(String, u64)>) {
         heard(&self.process(), since).await
     }
@@ -311,7 +311,7 @@ fn pairs(pairs: &[(&str, u64)]) -> Vec<(String, u64)> {
     pairs.map(|(name, at)| ((*name).to_owned(), *at)).collect()
 }
 
-/// A batch as an aggregator of an earlier version writes it: its entries between a begin and an end in the state.
+/// A batch of an aggregator of an earlier version: entries between a beginning and an end in the state.
 struct EarlierBatch<'a> {
     stack: &'a Stack,
     name: &'a str,
@@ -339,7 +339,7 @@ impl<'a> EarlierBatch<'a> {
             "ConditionExpression": "attribute_not_exists(pk) OR last_modified < :last_modified",
             "ExpressionAttributeValues": tests::attributes(&values),
         });
-        // It may be refused by its condition.
+        // Its condition may fail.
         let database = self.stack.kinto.aws.database();
         let _ = database.execute("PutItem", put.to_string().as_bytes());
     }
@@ -359,7 +359,7 @@ impl<'a> EarlierBatch<'a> {
     }
 }
 
-/// An entry's item of an earlier version.
+/// The item of an entry of an earlier version.
 fn earlier_entry(collection: &str, last_modified: u64) -> Value {
     json!({
         "pk": "#monitor", "sk": format!("/buckets/main/collections/{collection}"), "bucket": "main",
@@ -368,7 +368,7 @@ fn earlier_entry(collection: &str, last_modified: u64) -> Value {
 }
 
 impl Stack {
-    /// The version shown to readers of `__broadcasts__`.
+    /// The version for readers of `__broadcasts__`.
     async fn pulled(&self) -> u64 {
         let answer = self.process().get("/__broadcasts__").await.body;
         let version = &answer["broadcasts"]["remote-settings/monitor_changes"];

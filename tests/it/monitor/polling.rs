@@ -1,4 +1,4 @@
-//! What a client that polls reads, and what that costs.
+//! The reads and the costs of a client's polls.
 
 use super::{CHANGESET, RECORDS, STATE, Stack, changed, pairs};
 use kinto_serverless::timestamp::Timestamp;
@@ -9,7 +9,7 @@ use tests::{TABLE, put_item};
 async fn ten_thousand_collections_are_polled_by_what_changed() {
     let stack = Stack::new();
     let begin = Timestamp::now().0;
-    // As the aggregator writes them, without its 10,000 requests.
+    // As the aggregator writes them, but without its 10,000 requests.
     for batch in (0..10_000).collect::<Vec<u64>>().chunks(25) {
         let entry = |n: &u64| {
             let item = json!({
@@ -48,7 +48,7 @@ async fn ten_thousand_collections_are_polled_by_what_changed() {
     let etag = all.header("etag");
     assert_eq!(etag, format!("\"{}\"", begin + 9_999));
 
-    // It is read in pages of one MB, once.
+    // It is read in pages of 1 MB, once.
     assert!(requests.take()["Query"] <= 5);
     let known = stack
         .kinto
@@ -102,7 +102,7 @@ async fn a_change_that_comes_late_is_heard_by_who_goes_on_from_a_later_one() {
     assert_eq!(stack.heard_since(known).await, (begin + 6, heard));
     assert_eq!(stack.state().await.due("mp"), Some(Timestamp(begin + 6)));
     let broadcasts = stack.process().get("/__broadcasts__").await.body;
-    // The first is shown until the others have rested.
+    // The first is shown until the others have been quiet.
     assert_eq!(
         broadcasts["broadcasts"]["remote-settings/monitor_changes"],
         format!("\"{}\"", begin + 4)

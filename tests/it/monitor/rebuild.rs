@@ -1,4 +1,4 @@
-//! The monitor is rebuilt from the collections themselves.
+//! Rebuilding the monitor from the collections themselves.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -18,7 +18,7 @@ async fn the_monitor_is_rebuilt_from_nothing() {
         .kinto
         .put("/buckets/lost/collections/c", json!({}))
         .await;
-    // Nobody heard of this deletion: its list stays open.
+    // This deletion did not reach the monitor: its list stays open.
     stack.kinto.delete("/buckets/lost").await;
     assert!(stack.aggregate(&[tests::changed(1, "ghost", 5)]).await);
 
@@ -42,8 +42,8 @@ async fn the_monitor_is_rebuilt_from_nothing() {
     let again = stack.aggregator.rebuild_monitor().await.unwrap();
     assert_eq!((again.raised, again.removed), (0, 0));
     assert_eq!((requests.of("PutItem"), requests.of("UpdateItem")), (0, 0));
-    // One of entries, one of buckets, one of each bucket's collections; the two buckets, and their lists; the state, before
-    // and after functions of an earlier version are looked for.
+    // One query of entries, one of buckets, one of each bucket's collections; the two buckets, and their lists; the
+    // state, before and after the search for functions of an earlier version.
     assert_eq!((requests.of("Query"), requests.of("BatchGetItem")), (4, 4));
     assert_eq!((requests.of("GetItem"), requests.total()), (2, 10));
 
@@ -76,7 +76,7 @@ async fn an_operator_rebuilds_by_calling_the_function_that_takes_the_stream() {
 
 #[tokio::test]
 async fn a_rebuilding_goes_on_beside_writes_and_closes_nothing_that_lives() {
-    // Before each of its requests in turn, others write, delete the bucket, or make all of it anew.
+    // Before each of its requests in turn, others write, delete the bucket, or create all of it again.
     for (at, rival) in (0..14).flat_map(|at| ["write", "delete", "anew"].map(|rival| (at, rival))) {
         let stack = Stack::new();
         stack.create(&["one", "two"]).await;
@@ -100,7 +100,7 @@ async fn a_rebuilding_goes_on_beside_writes_and_closes_nothing_that_lives() {
             busy.store(false, Ordering::SeqCst);
             None
         });
-        // It may fail where a list was closed under its hand; then it is done again.
+        // It may fail if a list was closed meanwhile; then it is called again.
         let rebuilt = stack.aggregator.rebuild_monitor().await;
         stack.kinto.aws.clear_faults();
         if rebuilt.is_err() {

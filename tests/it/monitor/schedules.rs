@@ -17,14 +17,14 @@ use kinto_serverless::timestamp::Timestamp;
 use serde_json::{Value, json};
 use tests::Kinto;
 
-/// How many random schedules are tried, and the seed of the first.
+/// The number of random schedules, and the seed of the first.
 fn schedules() -> (u64, u64) {
     let var = |name: &str| std::env::var(name).ok()?.parse().ok();
     let seed = var("SCHEDULES_SEED").unwrap_or_else(|| fastrand::u64(..1 << 32));
     (var("SCHEDULES").unwrap_or(60), seed)
 }
 
-/// `SCHEDULES=3000 cargo test -p tests --test monitor hears_of_every_change -- --nocapture`
+/// `SCHEDULES=3000 cargo test -p tests --test it hears_of_every_change -- --nocapture`
 #[test]
 fn whoever_polls_by_the_last_etag_or_waits_for_broadcasts_hears_of_every_change() {
     explore(false);
@@ -55,7 +55,7 @@ fn explore(with_earlier_version: bool) {
     }
 }
 
-/// The records of one shard of the stream; the first ones are done with.
+/// The records of one shard of the stream; the first ones are done.
 #[derive(Default)]
 struct Shard {
     records: Vec<Value>,
@@ -63,22 +63,22 @@ struct Shard {
     is_busy: bool,
 }
 
-/// Somebody who polls by the last `ETag`.
+/// A client that polls by the last `ETag`.
 #[derive(Clone, Default)]
 struct Poller {
     since: u64,
     known: BTreeMap<String, u64>,
 }
 
-/// What became known to anybody so far.
+/// Everything that clients have seen so far.
 #[derive(Clone, Default)]
 struct Seen {
     etag: u64,
-    /// The timestamps of collections in answers that had all of them.
+    /// The timestamps of collections in responses that contained all of them.
     entries: BTreeMap<String, u64>,
 }
 
-/// Everything that runs at once: each is polled in its turn, which takes it to its next request at most.
+/// Everything that runs concurrently: each is polled in its turn, which takes it at most to its next request.
 type Actor = (Option<usize>, Pin<Box<dyn Future<Output = ()>>>);
 
 /// One random schedule of changes on two shards, aggregators that are killed, requests that fail or arrive late, and
@@ -91,14 +91,14 @@ struct Schedule {
     shards: Rc<RefCell<[Shard; 2]>>,
     pollers: Rc<RefCell<Vec<Option<Poller>>>>,
     seen: Rc<RefCell<Seen>>,
-    /// The latest change of each collection, and whether that is its deletion.
+    /// The latest change of each collection, and whether it is a deletion.
     written: Rc<RefCell<BTreeMap<String, (u64, bool)>>>,
     actors: Vec<Actor>,
     now: u64,
     has_earlier_version: bool,
-    /// Whether its functions still run.
+    /// Whether functions of an earlier version still run.
     with_earlier_version: bool,
-    /// Requests that are on their way although nobody waits for them.
+    /// Requests in transit for which nobody waits any more.
     late: Late,
 }
 
@@ -145,7 +145,7 @@ impl Schedule {
         }
     }
 
-    /// Long names, so that few collections fill the state; short ones where what an earlier version writes would be refused
+    /// Long names, so that few collections fill the state; short ones where writes of an earlier version would fail
     /// because a collection's entry was folded at a later position (decision 14).
     fn collection(&self, n: usize) -> String {
         collection(n, self.has_earlier_version)
@@ -167,7 +167,7 @@ impl Schedule {
             }
         }
         self.stack.kinto.aws.clear_faults();
-        // Everybody comes to an end, all that is left is delivered, and something changes once more.
+        // Everything finishes, the rest is delivered, and something changes once more.
         self.write();
         for _ in 0..3 {
             while !self.actors.is_empty() {
@@ -184,7 +184,7 @@ impl Schedule {
         self.check().await;
     }
 
-    /// A collection changes. Each is on a shard of its own; clocks of two need not agree.
+    /// Changes a collection. Each is on one shard; the clocks of two need not agree.
     fn write(&mut self) {
         let n = self.rng.usize(..14);
         let name = self.collection(n);
@@ -217,7 +217,7 @@ impl Schedule {
         self.deliver_from(shard, again, count);
     }
 
-    /// An aggregator gets the next `count` records of a shard, and `again` before them.
+    /// Delivers the next `count` records of a shard to an aggregator, and `again` earlier ones before them.
     fn deliver_from(&mut self, n: usize, again: usize, count: usize) {
         let shards = Rc::clone(&self.shards);
         let (from, batch) = {
@@ -257,7 +257,7 @@ impl Schedule {
         self.actors.push((Some(n), Box::pin(aggregated)));
     }
 
-    /// A function is killed. What it did is done; the batch comes again.
+    /// Kills a function. What it did is done; the batch is retried.
     fn kill(&mut self) {
         if self.actors.is_empty() {
             return;
@@ -269,14 +269,14 @@ impl Schedule {
         }
     }
 
-    /// Something that was on its way arrives; its condition may refuse it.
+    /// Delivers a late request; its condition may fail.
     fn arrive(&mut self) {
         for (operation, body) in std::mem::take(&mut *self.late.lock().unwrap()) {
             let _ = self.stack.kinto.aws.database().execute(&operation, &body);
         }
     }
 
-    /// Takes somebody one step on.
+    /// Advances one of the actors.
     async fn step(&mut self) {
         tokio::time::advance(Duration::from_millis(20)).await;
         if self.actors.is_empty() {
@@ -291,7 +291,7 @@ impl Schedule {
         }
     }
 
-    /// One of the processes, or one that remembers nothing.
+    /// One of the processes, or one with empty caches.
     fn process(&mut self) -> Kinto {
         let process = self.rng.choice(&self.processes).unwrap().clone();
         if self.rng.u8(..4) == 0 {
@@ -302,7 +302,7 @@ impl Schedule {
 
     fn poll(&mut self) {
         if self.stack.state_item().get("clock").is_none() && self.has_earlier_version {
-            // Whoever polls a table that aggregators of an earlier version alone write is promised nothing.
+            // There is no guarantee for polls of a table that only aggregators of an earlier version write.
             return;
         }
         let (n, process) = (self.rng.usize(..4), self.process());
@@ -319,7 +319,7 @@ impl Schedule {
         self.actors.push((None, Box::pin(polled)));
     }
 
-    /// Somebody is told the version that is due, and finds what it stands for.
+    /// A client gets the version that is due, and must find its changes.
     fn poll_when_told(&mut self) {
         let (stack, process) = (Rc::clone(&self.stack), self.process());
         let polled = async move {
@@ -331,7 +331,7 @@ impl Schedule {
         self.actors.push((None, Box::pin(polled)));
     }
 
-    /// In the end everybody knows everything, and is told of it.
+    /// In the end all clients have all changes, and were notified of them.
     async fn check(self) {
         let written = self.written.borrow().clone();
         let live = written.iter().filter(|(_, (_, is_gone))| !is_gone);
@@ -354,7 +354,7 @@ impl Schedule {
                 assert_eq!(known, live, "by {}", poller.since);
             }
         }
-        // Of what was written before the clock was started, the earlier version has told.
+        // The earlier version has broadcast what was written before the clock was started.
         let recorded = if self.has_earlier_version {
             state.latest()
         } else {
@@ -372,7 +372,7 @@ impl Schedule {
     }
 }
 
-/// Polls as somebody who knows what `poller` does. No answer is older than one that was there before it was asked for.
+/// Polls with the state of `poller`. No response is older than one given before its request.
 async fn poll(
     process: &Kinto,
     mut poller: Poller,
@@ -383,7 +383,7 @@ async fn poll(
     let before = seen.borrow().clone();
     let since = format!("\"{}\"", poller.since);
     let answer = match kind {
-        // All, unless it is what is known.
+        // All, unless the client has them.
         3 => {
             process
                 .send("GET", RECORDS, &[("if-none-match", &since)], "")
@@ -412,7 +412,7 @@ async fn poll(
     seen.etag = etag.max(seen.etag);
     if answer.status == 200 && kind == 3 {
         for (name, at) in &before.entries {
-            // One that is not shown any more was deleted.
+            // One that is no longer shown was deleted.
             assert!(
                 shown.get(name).is_none_or(|shown| at <= shown),
                 "back: {name}"
@@ -424,8 +424,8 @@ async fn poll(
         }
     }
     poller.known.extend(shown);
-    // Where the clock is started behind what an aggregator of an earlier version has just written, it comes after that in a
-    // moment; who goes on from there misses nothing.
+    // If the clock is started below an entry that an aggregator of an earlier version has just written, it passes that
+    // in a moment; a client that continues from there misses nothing.
     poller.since = etag.max(poller.since);
     poller
 }
@@ -453,7 +453,7 @@ async fn aggregate_as_earlier(stack: &Stack, name: &str, batch: &[Value]) {
     began.end();
 }
 
-/// Some requests that write fail, lose their answer, or arrive later than anybody waits for them.
+/// Some requests that write fail, lose their response, or arrive when nobody waits for them any more.
 fn fail_at_random(stack: &Stack, rng: Rng, late: Late) {
     let rng = Mutex::new(rng);
     stack.kinto.aws.inject(move |target, body| {

@@ -1,4 +1,4 @@
-//! Random writes, batches, faults and rebuildings.
+//! Random writes, batches, faults and rebuilds.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -12,17 +12,17 @@ use proptest::prelude::*;
 use serde_json::json;
 use tests::cases;
 
-/// What happens next in a random schedule.
+/// A step of a random schedule.
 #[derive(Clone, Debug)]
 enum Step {
-    /// A record of this collection is written, under a past time if so said.
+    /// A record of this collection is written, backdated if set.
     Put(usize, bool),
     DeleteRecord(usize),
     Create(usize),
     Delete(usize),
     DeleteBucket,
     CreateBucket,
-    /// So many records of the stream come from there on, for the first time or again, reversed if so said; after
+    /// This many records of the stream are delivered from there on, for the first time or again, reversed if set; after
     /// this many requests to the table and the queue the function is killed.
     Deliver {
         from: prop::sample::Index,
@@ -100,7 +100,7 @@ async fn take(stack: &Stack, step: Step) {
             kinto.aws.inject(move |_, _| {
                 let mut left = left.lock().unwrap();
                 match left.as_mut()? {
-                    // Nothing that a dead function would ask for is done.
+                    // Requests of a killed function are not executed.
                     0 => Some(Fault::error("ValidationException")),
                     more => {
                         *more -= 1;
@@ -108,7 +108,7 @@ async fn take(stack: &Stack, step: Step) {
                     }
                 }
             });
-            // Whatever it reports: who was killed reports nothing.
+            // The result is ignored: a killed function has none.
             stack.aggregate(&batch).await;
             kinto.aws.clear_faults();
         }
@@ -118,8 +118,8 @@ async fn take(stack: &Stack, step: Step) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(32), ..ProptestConfig::default() })]
 
-    /// Invariants 1 and 3: whatever the stream does and wherever a function is killed, an entry never goes back and
-    /// is never above its collection's timestamp; in the end every write that was answered 2xx shows and was told.
+    /// Invariants 1 and 3: whatever the stream does and wherever a function is killed, an entry never goes back and is
+    /// never above its collection's timestamp; in the end every write that was answered 2xx shows and was broadcast.
     #[test]
     fn the_monitor_never_goes_back_nor_ahead_and_converges(steps in steps()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -139,11 +139,11 @@ proptest! {
                 assert!(before.keys().all(|key| entries.contains_key(key)), "lost");
                 before = entries;
             }
-            // What was dropped comes again.
+            // What was dropped is retried.
             stack.drain().await;
             let shown = stack.shown().await;
             assert_eq!(shown, stack.timestamps(&COLLECTIONS).await);
-            // It is due in the table, and a message says so: what the broadcaster makes of it is the pipeline's test.
+            // It is due in the table, and a message names it; the broadcaster's part is the pipeline's test.
             if let Some(latest) = shown.values().max() {
                 let now = Timestamp::now();
                 let due = stack.state().await.due("mp");

@@ -1,4 +1,4 @@
-//! Listeners that are told after the commit: in order, each of all.
+//! Listeners that are notified after the commit: each of everything, in order.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -100,10 +100,10 @@ async fn a_write_that_nobody_waits_for_costs_what_it_cost_without_listeners() {
     assert_eq!((without.0.values().sum::<u64>(), without.1), (2, 2));
 
     let world = World::new().await;
-    // Nobody waits for buckets.
+    // No listener subscribes to buckets.
     let requests = counted(&world.kinto, "/buckets/other").await;
     assert_eq!(requests, counted(&plain, "/buckets/other").await);
-    // One item more, in the same transaction.
+    // One more item, in the same transaction.
     let (requests, items) = counted(&world.kinto, &uri).await;
     assert_eq!((requests, items), (without.0, without.1 + 1));
 }

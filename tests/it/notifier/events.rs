@@ -1,4 +1,4 @@
-//! What an event says of a write.
+//! The contents of events.
 
 use super::{asked_before, with_collection};
 use kinto_local::Fault;
@@ -53,7 +53,7 @@ async fn a_request_to_a_list_has_the_lists_uri_and_no_id_of_a_record() {
     assert_eq!(posted.status, 201);
     kinto.post(&records, json!({"data": {"id": "b"}})).await;
     recorder.take();
-    // There is nothing new to tell of.
+    // Nothing new was written.
     assert_eq!(
         kinto
             .post(&records, json!({"data": {"id": "a"}}))
@@ -115,7 +115,7 @@ async fn a_batch_is_one_event_for_each_list_and_action_in_the_order_in_which_the
             ("delete", &*a, 1),
         ]
     );
-    // Each saw what the ones before it had written.
+    // Each saw the writes of the ones before it.
     assert_eq!(told[2]["impacted_records"][0]["old"]["n"], 1);
     assert_eq!(told[4]["impacted_records"][0]["old"]["n"], 2);
 }
@@ -206,6 +206,6 @@ async fn what_is_refused_and_what_is_read_is_not_told() {
     });
     assert_eq!(kinto.put(&uri, json!({})).await.status, 500);
     kinto.aws.clear_faults();
-    // The last one was asked for before it failed; after a commit that fails, nobody is told.
+    // The listener was asked about the last one before it failed; after a commit that fails, nobody is notified.
     assert_eq!(recorder.take().len(), 1);
 }

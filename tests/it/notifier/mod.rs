@@ -1,4 +1,4 @@
-//! `ResourceChanged`: what is told of a write, before the commit and after it, and what of it survives any failure.
+//! `ResourceChanged`: notifications of a write, before and after the commit, under any failure.
 
 mod delivery;
 mod events;
@@ -30,12 +30,12 @@ use tests::{COLLECTION, Kinto, TABLE};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-/// A listener that writes down what it hears, and answers what it is to answer.
+/// A listener that records its events, and answers as it is set.
 #[derive(Clone, Default)]
 struct Recorder {
     heard: Arc<Mutex<Vec<ResourceChanged>>>,
     answer: Arc<Mutex<Option<NotifyError>>>,
-    /// How many times more it answers so; for ever when it is `usize::MAX`.
+    /// How many more times it gives that answer; for ever if it is `usize::MAX`.
     times: Arc<AtomicUsize>,
     hangs: Arc<AtomicBool>,
 }
@@ -72,7 +72,7 @@ impl Recorder {
         self.heard.lock().unwrap().clone()
     }
 
-    /// What it heard since the last time, as JSON without what is never the same.
+    /// The events since the last call, as JSON without the parts that always differ.
     fn take(&self) -> Vec<Value> {
         let heard = std::mem::take(&mut *self.heard.lock().unwrap());
         let plain = heard.into_iter().map(|event| {
@@ -98,7 +98,7 @@ fn refused() -> NotifyError {
     }
 }
 
-/// The settings of a listener `a`, and of others that come after it.
+/// The settings of a listener `a`, and those of others.
 fn listeners(more: &[(&'static str, &'static str)]) -> Vec<(&'static str, &'static str)> {
     let mut vars = vec![
         ("KINTO_EVENT_LISTENERS", "a"),
@@ -113,7 +113,7 @@ fn settings_of(vars: &[(&str, &str)]) -> Vec<ListenerSettings> {
     ListenerSettings::from_vars(&vars).unwrap()
 }
 
-/// An API with a listener that is told before the commit.
+/// An API with a listener that is notified before the commit.
 fn asked_before(more: &[(&'static str, &'static str)]) -> (Kinto, Recorder) {
     let mut vars = listeners(&[("KINTO_EVENT_LISTENERS_A_SYNCHRONOUS", "true")]);
     vars.extend(more);
@@ -124,7 +124,7 @@ fn asked_before(more: &[(&'static str, &'static str)]) -> (Kinto, Recorder) {
     (Kinto::with_listeners(&vars, listeners.collect()), recorder)
 }
 
-/// The same with the bucket `main` and its collection `one`, of which nothing is told any more.
+/// The same with the bucket `main` and its collection `one`, whose events are taken already.
 async fn with_collection(more: &[(&'static str, &'static str)]) -> (Kinto, Recorder) {
     let (kinto, recorder) = asked_before(more);
     assert_eq!(kinto.put("/buckets/main", json!({})).await.status, 201);
@@ -134,7 +134,7 @@ async fn with_collection(more: &[(&'static str, &'static str)]) -> (Kinto, Recor
     (kinto, recorder)
 }
 
-/// The local parts of a stack with listeners that are told after the commit.
+/// The local parts of a stack with listeners that are notified after the commit.
 struct World {
     kinto: Kinto,
     recorders: BTreeMap<&'static str, Recorder>,
@@ -198,7 +198,7 @@ impl World {
         }
     }
 
-    /// Has stream and queue delivered to the notifier from now on; where `kills` says so, it is killed in the end.
+    /// Delivers stream and queue to the notifier from now on; if `kills` returns `true`, it is killed at the end.
     fn consuming(mut self, kills: impl Fn() -> bool + Clone + Send + Sync + 'static) -> Self {
         let (notifier, dies) = (self.notifier.clone(), kills.clone());
         let mapping = Mapping::of_notifier(move |event| {
@@ -218,7 +218,7 @@ impl World {
         self.delivering(kills)
     }
 
-    /// Has the queue alone delivered.
+    /// Delivers only the queue.
     fn delivering(mut self, kills: impl Fn() -> bool + Clone + Send + Sync + 'static) -> Self {
         let notifier = self.notifier.clone();
         let queue = self.kinto.aws.queues().notifications.clone();
@@ -241,7 +241,7 @@ impl World {
         );
     }
 
-    /// Waits until a listener heard of that many events that are not the same.
+    /// Waits until a listener has received that many distinct events.
     async fn until(&self, listener: &str, count: usize) {
         let heard = async {
             loop {
@@ -261,7 +261,7 @@ impl World {
             .unwrap();
     }
 
-    /// What the stream brings to the notifier of all that was written.
+    /// The records of the stream for the notifier.
     async fn stream(&self) -> Vec<EventRecord> {
         let records: Arc<Mutex<Vec<EventRecord>>> = Arc::default();
         let brought = Arc::clone(&records);
@@ -290,7 +290,7 @@ impl World {
         query.send().await.unwrap().items.unwrap()
     }
 
-    /// What a listener heard of under each parent, in the order in which it first did.
+    /// A listener's events under each parent, in the order of their first notification.
     fn order_by_parent(&self, listener: &str) -> BTreeMap<String, Vec<String>> {
         let mut seen = BTreeSet::new();
         let mut order = BTreeMap::<_, Vec<_>>::new();
@@ -304,7 +304,7 @@ impl World {
         order
     }
 
-    /// The records that a listener heard of in a collection, in the order in which it first did.
+    /// A listener's records of a collection, in the order of their first notification.
     fn order(&self, listener: &str, collection: &str) -> Vec<String> {
         let mut seen = BTreeSet::new();
         let heard = self.recorders[listener].heard().into_iter();

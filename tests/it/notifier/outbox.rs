@@ -1,4 +1,4 @@
-//! Entries of the outbox that come late, have expired, or are of an earlier version.
+//! Entries of the outbox that are late, have expired, or are of an earlier version.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use serde_json::json;
 use tests::{COLLECTION, NOBODY, TABLE};
 use tokio::time::sleep;
 
-/// Where the entries of the collection `one` are.
+/// The partition of the entries under the collection `one`.
 const OUTBOX: &str = "#outbox##/buckets/main/collections/one";
 
 #[tokio::test(start_paused = true)]
@@ -59,7 +59,7 @@ async fn an_entry_that_has_expired_holds_nothing_up() {
 async fn what_an_earlier_version_of_the_api_writes_is_told_too() {
     let world = World::new().await;
     world.write("one", 0).await;
-    // It named the entry nowhere, and kept it elsewhere.
+    // That version named the entry nowhere, and stored it elsewhere.
     let mut entry = world.entries(OUTBOX).await.remove(0);
     let pk = OUTBOX.replace("##", "#");
     let sk = "6f0c3b1e-8d55-4d4b-9a0e-0c6f2f0d1c5a#000";

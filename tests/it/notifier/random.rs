@@ -1,4 +1,4 @@
-//! Whatever order the stream takes and whatever fails, nothing is lost or out of order.
+//! In any order of the stream and under any failure, nothing is lost or out of order.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,8 +26,8 @@ fn path_of(kind: usize, n: usize) -> String {
     }
 }
 
-/// Writes, and has the stream bring them as it may: the changes of each item in their order, those of different items in
-/// any, in batches of which some come twice in a row.
+/// Writes, and delivers the stream as AWS may: the changes of each item in order, those of different items in any
+/// order, in batches of which some are repeated.
 async fn order_survives_the_stream(writes: Vec<Vec<usize>>, seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     let world = World::of("bucket group collection record");
@@ -73,7 +73,7 @@ async fn order_survives_the_stream(writes: Vec<Vec<usize>>, seed: u64) {
     while !stream.is_empty() {
         let size = random.usize(1..=stream.len());
         let batch: Vec<_> = stream.drain(..size).collect();
-        // A batch that fails at the end comes again, from anywhere on.
+        // A batch that fails at its end is retried from any of its records on.
         world.enqueue(&batch).await;
         if random.bool() {
             world.enqueue(&batch[random.usize(..size)..]).await;
@@ -91,15 +91,15 @@ async fn order_survives_the_stream(writes: Vec<Vec<usize>>, seed: u64) {
 enum Trouble {
     /// A write to one of the collections.
     Write(bool),
-    /// The next so many requests of these operations fail.
+    /// The given number of next requests of these operations fail.
     Fails(&'static str, usize),
-    /// The answer to the next so many requests is lost.
+    /// The answers to the given number of next requests are lost.
     AnswersLost(&'static str, usize),
-    /// The notifier is killed the next so many times that it is done.
+    /// The notifier is killed at the end of the given number of next batches.
     Killed(usize),
-    /// The first listener is down for so many attempts.
+    /// The first listener is down for the given number of attempts.
     Down(usize),
-    /// Time goes by, in seconds.
+    /// Time passes, in seconds.
     Wait(u64),
 }
 

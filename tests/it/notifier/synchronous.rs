@@ -1,4 +1,4 @@
-//! Listeners that are asked before the commit.
+//! Listeners that are notified before the commit.
 
 use std::sync::atomic::Ordering;
 
@@ -19,7 +19,7 @@ async fn a_listener_that_is_asked_before_can_refuse_and_then_nothing_is_written(
     assert_eq!(answer.body["message"], "Not on a Sunday");
     assert_eq!(kinto.get(&uri).await.status, 404);
 
-    // A batch as a whole: what its listener has nothing against, too.
+    // A batch is refused as a whole, including writes that its listener does not object to.
     let requests = json!([
         {"method": "PUT", "path": "/buckets/main/collections/two"},
         {"method": "PUT", "path": uri},
@@ -27,7 +27,7 @@ async fn a_listener_that_is_asked_before_can_refuse_and_then_nothing_is_written(
     let answer = kinto.post("/batch", json!({"requests": requests})).await;
     assert_eq!(answer.error(), (403, 121));
     assert_eq!(kinto.get("/buckets/main/collections/two").await.status, 404);
-    // Of what it does not hear of, it is not asked.
+    // It is not asked about writes that it does not subscribe to.
     assert_eq!(
         kinto
             .put("/buckets/main/collections/two", json!({}))

@@ -1,4 +1,4 @@
-//! What clients may send, and how the rest is refused. Statuses and error numbers are those of Kinto 26.5.0.
+//! Valid input of clients, and the refusal of all other. Statuses and error numbers are those of Kinto 26.5.0.
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -255,7 +255,7 @@ async fn data_may_be_a_hundred_levels_deep_and_is_then_read_again_anywhere() {
         assert_eq!(data["a"], nested(99));
     }
 
-    // Nor by a change of what is there.
+    // Nor by a patch of the existing object.
     let bottom = "/a".repeat(99);
     let operations = json!([{"op": "add", "path": format!("/data{bottom}/b"), "value": {}}]);
     for (content_type, body) in [
@@ -274,7 +274,7 @@ async fn data_may_be_a_hundred_levels_deep_and_is_then_read_again_anywhere() {
     }
 }
 
-/// Anything that a client may put where a word of a path, header, query or body stands.
+/// Any text that a client may put into a path, header, query or body.
 fn word() -> impl Strategy<Value = String> {
     let known = prop::sample::select(vec![
         "buckets",
@@ -362,7 +362,7 @@ proptest! {
             }
             let query: Vec<_> = query.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
             let path = format!("{}?{}", path.replace('?', ""), query.join("&"));
-            // What no HTTP client can send as a header does not reach us.
+            // A header that no HTTP client can send does not reach us.
             let sent = |value: &str| http::HeaderValue::from_str(value).is_ok_and(|value| value.to_str().is_ok());
             let headers: Vec<_> =
                 headers.iter().filter(|(_, value)| sent(value)).map(|(name, value)| (*name, value.as_str())).collect();

@@ -1,4 +1,4 @@
-//! Buckets, groups, collections and records: reading and writing one of them.
+//! Buckets, groups, collections and records: reading and writing a single one.
 
 mod input;
 mod preconditions;

@@ -1,4 +1,4 @@
-//! Objects are created, replaced, patched and deleted. Statuses and error numbers are those of Kinto 26.5.0.
+//! Creating, replacing, patching and deleting objects. Statuses and error numbers are those of Kinto 26.5.0.
 
 use std::time::Duration;
 

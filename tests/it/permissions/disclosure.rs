@@ -1,4 +1,4 @@
-//! Attacks: what a user may not learn (docs/limits.md).
+//! Attacks: facts that a user must not learn (docs/limits.md).
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use tests::{Answer, Kinto, NOBODY, RECORD, RECORDS};
 
-/// Anybody may make an account; `admin` may do all with all.
+/// Anybody may create an account; `admin` may do everything.
 const ACCOUNTS: [(&str, &str); 5] = [
     ("KINTO_INCLUDES", "kinto.plugins.accounts"),
     ("MULTIAUTH_POLICIES", "account basicauth"),
@@ -50,7 +50,7 @@ async fn who_may_only_create_learns_nothing_of_what_there_is() {
     for answer in [refused, batch, posted, bob.get(RECORD).await] {
         tells_nothing(&answer);
     }
-    // Buckets can be created by anybody.
+    // Anybody may create buckets.
     let data = json!({"data": {"secret": "42"}});
     assert_eq!(kinto.put("/buckets/mine", data).await.status, 201);
     let refused = bob.send("PUT", "/buckets/mine", &if_absent, "").await;
@@ -177,11 +177,11 @@ async fn an_account_keeps_its_password_through_what_does_not_name_it() {
 async fn a_changeset_is_for_those_who_may_read_the_records() {
     let (kinto, bob) = Kinto::with_creator().await;
     let changeset = "/buckets/main/collections/one/changeset?_expected=1";
-    // Bob may read the collection, none of its records.
+    // Bob may read the collection, but none of its records.
     assert_eq!(bob.get("/buckets/main/collections/one").await.status, 200);
     assert_eq!(bob.get(changeset).await.error(), (403, 121));
     let bob_id = bob.user_id().await;
-    // One that is shared with him is not all of them.
+    // One record that is shared with him is not all of them.
     let read = json!({"permissions": {"read": [bob_id]}});
     assert_eq!(kinto.patch(RECORD, read.clone()).await.status, 200);
     assert_eq!(bob.get(changeset).await.error(), (403, 121));
@@ -189,7 +189,7 @@ async fn a_changeset_is_for_those_who_may_read_the_records() {
     assert_eq!(bob.get(changeset).await.status, 200);
     let settings = [("KINTO_RECORD_READ_PRINCIPALS", "system.Everyone")];
     let open = Kinto::over(&kinto.aws, &settings).as_user(NOBODY);
-    // Its records may be read by all, the collection itself not.
+    // Everybody may read its records, but not the collection itself.
     assert_eq!(open.get(changeset).await.error(), (401, 104));
 }
 
@@ -199,12 +199,12 @@ async fn the_default_bucket_of_another_user_cannot_be_guessed() {
     let kinto = Kinto::with(&[include]);
     let user = kinto.get("/").await.body["user"].clone();
     let unsalted = Kinto::with(&[include, ("KINTO_DEFAULT_BUCKET_HMAC_SECRET", "")]);
-    // Under the empty key, which everybody knows; as Kinto's default is.
+    // Under the empty key, which everybody knows, and which is Kinto's default.
     assert_ne!(
         unsalted.get("/").await.body["user"]["bucket"],
         user["bucket"]
     );
-    // Nor as a user id: HMAC of `basicauth:…` is that of who logs in so.
+    // Nor by making it a user id: the id of these credentials is the HMAC of `basicauth:…`.
     let id = user["id"].as_str().unwrap();
     let credentials = BASE64_STANDARD.encode(id);
     let header = format!("Basic {credentials}");
@@ -254,7 +254,7 @@ async fn what_is_kept_of_an_answer_to_a_user_is_kept_for_that_user_alone() {
     kinto.put("/buckets/main/collections/one", json!({})).await;
     let monitor = "/buckets/monitor/collections/changes";
     let changeset = "/buckets/main/collections/one/changeset?_expected=1";
-    // Redirects are the same for everybody; what they lead to is not.
+    // Redirects are the same for everybody; their targets are not.
     for (path, seconds, is_redirect) in [
         (changeset, 60, false),
         (&*format!("{monitor}/records"), 60, false),
@@ -291,13 +291,13 @@ async fn the_time_of_an_answer_does_not_tell_which_accounts_there_are() {
             .await;
         begin.elapsed()
     };
-    // A check of a hash takes thousands of times as long as all the rest; any factor in between tells them apart.
+    // A hash check takes thousands of times as long as all the rest; any factor in between distinguishes them.
     let known = time("alice:wrong").await;
     for unknown in ["bob:wrong", "carol:wrong"] {
         let unknown = time(unknown).await;
         assert!(unknown > known / 10, "{unknown:?} {known:?}");
     }
-    // And what is remembered is so of both.
+    // The outcome is cached for both.
     assert!(time("alice:wrong").await < known / 10);
     assert!(time("bob:wrong").await < known / 10);
 }

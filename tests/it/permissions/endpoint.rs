@@ -1,4 +1,4 @@
-//! The list of all that a user has permissions on, and JSON patches of permissions.
+//! The list of everything that a user has permissions on, and JSON patches of permissions.
 
 use serde_json::{Value, json};
 use tests::{Answer, BOB, Kinto, NOBODY};

@@ -1,4 +1,4 @@
-//! Who may read, write and create what. Statuses and error numbers are those of Kinto 26.5.0.
+//! Permissions to read, write and create. Statuses and error numbers are those of Kinto 26.5.0.
 
 use serde_json::json;
 use tests::{BOB, Kinto, NOBODY, RECORD, RECORDS};

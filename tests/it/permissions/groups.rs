@@ -1,4 +1,4 @@
-//! Groups, and what is granted to their members.
+//! Groups, and the permissions of their members.
 
 use kinto_local::Fault;
 use serde_json::{Value, json};
@@ -71,7 +71,7 @@ async fn a_membership_ends_with_the_bucket_of_the_group_and_does_not_come_back()
         .as_str()
         .unwrap()
         .to_owned();
-    // The group is in another bucket than what it is granted.
+    // The group is in another bucket than the object that it may read.
     let group = "/buckets/people/groups/readers";
     kinto.put("/buckets/people", json!({})).await;
     kinto.put(group, members(&[&id])).await;
@@ -148,7 +148,7 @@ async fn joining_a_large_group_that_failed_midway_is_completed_by_repeating_it()
     let others: Vec<_> = (0..250).map(|n| format!("account:{n}")).collect();
     let mut all: Vec<&str> = others.iter().map(String::as_str).collect();
     all.push(&id);
-    // The group is written first, who joins after it.
+    // The group is written first, members join after it.
     let (written, transactions) = (kinto.aws.requests(), 3);
     written.take();
     kinto.aws.inject(move |target, _| {
@@ -177,7 +177,7 @@ async fn groups_cost_no_round_trip_but_of_those_of_other_buckets() {
     requests.take();
     assert_eq!(bob.get(RECORD).await.status, 200);
     assert_eq!(requests.total(), 1);
-    // Only those that are granted something.
+    // Only groups that have a permission.
     let shared = json!({"permissions": {"read": [GROUP, other]}});
     assert_eq!(kinto.patch(RECORD, shared).await.status, 200);
     requests.take();

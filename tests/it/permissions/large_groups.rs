@@ -1,4 +1,4 @@
-//! Large groups, and groups of strangers: what they cost, and that they stay whole (docs/limits.md).
+//! Large groups, and groups of strangers: their costs, and their consistency (docs/limits.md).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,7 +23,7 @@ fn many(n: usize) -> Vec<String> {
     (0..n).map(|n| format!("account:{n}")).collect()
 }
 
-/// Buckets of bob's that all have a group of everybody with credentials.
+/// Buckets of bob's, each with a group of all authenticated users.
 async fn poison(bob: &Kinto, buckets: usize) {
     for n in 0..buckets {
         let bucket = format!("/buckets/poison{n}");
@@ -47,7 +47,7 @@ async fn groups_of_strangers_cost_nobody_anything() {
         assert_eq!(kinto.get(path).await.status, 200);
         assert_eq!(requests.total(), round_trips, "{path}");
     }
-    // The groups hold all the same, where they matter.
+    // The groups are respected where they have permissions.
     let shared = json!({"permissions": {"read": ["/buckets/poison7/groups/g"]}});
     assert_eq!(
         bob.put("/buckets/poison7/collections/c", shared)
@@ -105,7 +105,7 @@ async fn permissions_name_groups_of_few_other_buckets() {
     let refused = kinto.put(RECORD, read(6)).await;
     assert_eq!(refused.error(), (400, 107));
     assert_eq!(kinto.patch(RECORD, read(6)).await.error(), (400, 107));
-    // Of its own bucket as many as it wants.
+    // In a bucket of its own, as many as the user wants.
     let own = (0..50).map(|n| format!("/buckets/main/groups/g{n}"));
     let own = json!({"permissions": {"read": own.collect::<Vec<_>>()}});
     assert_eq!(kinto.put(RECORD, own).await.status, 200);
@@ -130,19 +130,19 @@ async fn nobody_can_fill_up_what_is_kept_of_another() {
         }
         written += 1;
     };
-    // Who writes too many learns so; nothing of it is written.
+    // The writer of too many gets an error; nothing is written.
     assert_eq!(refused.error(), (400, 107), "{refused:?}");
     assert_eq!(refused.body["details"][0]["name"], "data.members");
     assert_eq!(written, 16 * 1024 / 255);
     assert_eq!(kinto.get(&name(written)).await.status, 404);
-    // Bob joins others' groups, and these too again when there is room.
+    // Bob joins others' groups, and these too again once there is room.
     assert_eq!(kinto.put(GROUP, members(&[&id])).await.status, 201);
     let shared = json!({"permissions": {"read": [GROUP]}});
     kinto.put(RECORD, shared).await;
     assert_eq!(bob.get(RECORD).await.status, 200);
     assert_eq!(kinto.delete(&name(0)).await.status, 200);
     assert_eq!(kinto.put(&name(written), members(&[&id])).await.status, 201);
-    // Nor does the next owner of the bucket's id find it full.
+    // Nor is it full for the next owner of the bucket's id.
     assert_eq!(kinto.delete("/buckets/evil").await.status, 200);
     assert_eq!(bob.put("/buckets/evil", json!({})).await.status, 201);
     assert_eq!(bob.put(&name(0), members(&[&id])).await.status, 201);
@@ -206,12 +206,12 @@ async fn members_who_stay_are_not_written_again() {
         written.store(0, Ordering::Relaxed);
         assert_eq!(kinto.put(GROUP, body).await.status, 200);
         assert_eq!(requests.of("TransactWriteItems"), 1);
-        // The group, its list, and one for each who joins or leaves.
+        // The group, its list, and one item for each member who joins or leaves.
         assert_eq!(written.load(Ordering::Relaxed), items);
     }
 }
 
-/// Whether each of those is in the group, by the items that requests read.
+/// Returns for each principal whether it is in the group, by the items that requests read.
 async fn are_in(kinto: &Kinto, principals: &[String]) -> Vec<bool> {
     let mut found = vec![];
     for principal in principals {
@@ -230,7 +230,7 @@ async fn are_in(kinto: &Kinto, principals: &[String]) -> Vec<bool> {
     found
 }
 
-/// The members that the group lists, whose items must say the same; and those that are not listed.
+/// The number of members that the group lists; checks that their items agree, and those of members that are not listed.
 async fn check_consistent(kinto: &Kinto, known: &[String]) -> usize {
     let group = kinto.get(GROUP).await;
     let listed: Vec<_> = group.body["data"]["members"]
@@ -322,7 +322,7 @@ async fn times_of_a_large_group_go_on_and_are_the_lists() {
     }
 }
 
-/// Makes the bucket `main` and its groups' memberships what an earlier version would have written.
+/// Turns the bucket `main` and its groups' memberships into those of an earlier version.
 async fn age(kinto: &Kinto, group: &str, member: &str) {
     let client = kinto.aws.dynamodb();
     let old = "0123456789abcdef";
@@ -380,7 +380,7 @@ async fn memberships_of_an_earlier_version_hold_until_their_members_leave() {
     }
     let principals = bob.get("/").await.body["user"]["principals"].clone();
     assert!(principals.as_array().unwrap().contains(&json!(GROUP)));
-    // Others join as they do now, and bob stays.
+    // Others join in the present way, and bob stays.
     let carol = kinto.as_user("Basic Y2Fyb2w6");
     assert_eq!(carol.get(RECORD).await.status, 403);
     let both = members(&[id, carol.user_id().await]);

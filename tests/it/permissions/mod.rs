@@ -1,4 +1,4 @@
-//! Who may do what, and who learns of what.
+//! Permissions, and what users must not learn without them.
 
 mod disclosure;
 mod endpoint;

@@ -1,4 +1,4 @@
-//! Batches of the stream: what they write and ask to be broadcast, and what comes again.
+//! Batches of the stream: their writes, their broadcast requests, and their retries.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ async fn a_batch_becomes_one_entry_and_one_broadcast_for_the_latest_of_each_coll
         changed(4, "quiet", 13),
     ];
     assert_eq!(pipeline.aggregate(&batch).await, None);
-    // All that three collections, one listener and readers of `__broadcasts__` are concerned with.
+    // Everything that concerns three collections, one listener and readers of `__broadcasts__`.
     assert_eq!(
         (requests.of("UpdateItem"), requests.of("SendMessage")),
         (1, 1)
@@ -40,7 +40,7 @@ async fn a_batch_becomes_one_entry_and_one_broadcast_for_the_latest_of_each_coll
     assert_eq!(pipeline.told().await, ["\"12\""]);
     assert_eq!((requests.of("GetItem"), requests.of("UpdateItem")), (1, 2));
     assert_eq!(requests.total(), 3);
-    // Once more, to see that there is nothing to do.
+    // Once more, when there is nothing to do.
     requests.take();
     assert_eq!(pipeline.broadcast(&[TRIGGER]).await, [""; 0]);
     assert_eq!((requests.of("GetItem"), requests.of("UpdateItem")), (1, 1));
@@ -74,7 +74,7 @@ async fn a_deleted_collection_leaves_the_monitor_whose_time_does_not_go_back() {
         BTreeMap::from([("two".to_owned(), 10)])
     );
     assert_eq!(pipeline.monitor_etag().await, "\"30\"");
-    // An older change that comes late does not bring the entry back; one of the collection made anew does.
+    // A late, older change does not bring the entry back; one of the collection that was created again does.
     pipeline.aggregate(&[changed(2, "one", 25)]).await;
     assert_eq!(pipeline.monitor().await.get("one"), None);
     pipeline.aggregate(&[changed(4, "one", 31)]).await;
@@ -168,7 +168,7 @@ async fn a_broadcast_that_could_not_be_asked_for_is_asked_for_again() {
         );
         pipeline.kinto.aws.clear_faults();
         assert!(pipeline.kinto.aws.queue().is_empty() || operation == "UpdateItem");
-        // The monitor knows the change already; the queue is asked all the same.
+        // The monitor knows the change already; the broadcast is requested nevertheless.
         assert_eq!(
             pipeline.aggregate(&[changed(1, "one", timestamp)]).await,
             None

@@ -1,4 +1,4 @@
-//! Messages of the queue: what Megaphone is sent, and what comes again.
+//! Messages of the queue: the requests to Megaphone, and the retries.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ async fn a_broadcast_that_is_not_answered_comes_again() {
         &format!("http://{}", silent.local_addr().unwrap()),
     );
     pipeline.aggregate(&[changed(1, "one", 10)]).await;
-    // The clock runs as soon as there is nothing to do but wait: the time limit is met at once.
+    // The clock advances as soon as all tasks wait: the time limit is reached at once.
     tokio::time::pause();
     assert_eq!(pipeline.broadcast(&[TRIGGER]).await, ["0"]);
     tokio::time::resume();
@@ -62,7 +62,7 @@ async fn poison_messages_become_dead_letters_and_hold_up_no_other() {
     pipeline.aggregate(&[changed(1, "one", 10)]).await;
     let poison = ["not json", r#"{"listener": "gone"}"#, "{}"];
     let messages = [poison[0], poison[1], TRIGGER, poison[2]];
-    // Where they cannot be put aside, they come again.
+    // If they cannot be moved to the dead-letter queue, they are retried.
     let send = |target: &str, _: &[u8]| {
         target
             .ends_with("SendMessage")

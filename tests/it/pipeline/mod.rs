@@ -1,5 +1,5 @@
-//! The way of a change behind the API: stream → monitor/changes → queue → Megaphone, whatever comes twice, late,
-//! out of order, or not at all.
+//! The way of a change behind the API: stream → monitor/changes → queue → Megaphone, also when something is repeated,
+//! late, out of order, or lost.
 
 mod aggregator;
 mod broadcaster;
@@ -23,7 +23,7 @@ use wiremock::{Mock, MockServer, ResponseTemplate};
 
 const BROADCASTS: &str = "/v1/broadcasts/remote-settings/monitor_changes";
 
-/// The functions behind the API, over its table, and a Megaphone that they speak to.
+/// The functions behind the API, over its table, and their Megaphone.
 struct Pipeline {
     kinto: Kinto,
     aggregator: Aggregator,
@@ -81,7 +81,7 @@ impl Pipeline {
         }
     }
 
-    /// Has Megaphone answer with `status` from now on, to whoever knows the key.
+    /// Makes Megaphone answer with `status` from now on, to clients with the key.
     async fn megaphone_answers(&self, status: u16) {
         self.megaphone.reset().await;
         Mock::given(method("PUT"))
@@ -92,7 +92,7 @@ impl Pipeline {
             .await;
     }
 
-    /// The versions that Megaphone was told, in order, whatever it answered.
+    /// The versions that Megaphone got, in order, whatever it answered.
     async fn told(&self) -> Vec<String> {
         let requests = self.megaphone.received_requests().await.unwrap();
         requests
@@ -101,7 +101,7 @@ impl Pipeline {
             .collect()
     }
 
-    /// The sequence number from which on the batch has to come again.
+    /// The sequence number from which the batch must be retried.
     async fn aggregate(&self, records: &[Value]) -> Option<String> {
         let event: Event = serde_json::from_value(json!({"Records": records})).unwrap();
         let failures = self.aggregator.handle(event).await.batch_item_failures;
@@ -112,7 +112,7 @@ impl Pipeline {
             .map(|failure| failure.item_identifier.unwrap())
     }
 
-    /// The ids of the messages that have to come again. They come an hour after those before: no claim holds them up.
+    /// The ids of the messages to retry. Each call is an hour after the one before: no claim delays it.
     async fn broadcast(&self, bodies: &[&str]) -> Vec<String> {
         let messages: Vec<_> = bodies
             .iter()
@@ -129,7 +129,7 @@ impl Pipeline {
             .collect()
     }
 
-    /// What monitor/changes shows: the timestamp of each collection.
+    /// The contents of monitor/changes: the timestamp of each collection.
     async fn monitor(&self) -> BTreeMap<String, u64> {
         let answer = self
             .kinto
@@ -156,7 +156,7 @@ impl Pipeline {
     }
 }
 
-/// A record of the stream: the collection is gone.
+/// A record of the stream: the collection was deleted.
 fn closed(sequence_number: u64, collection: &str, timestamp: u64) -> Value {
     let mut record = changed(sequence_number, collection, timestamp);
     record["dynamodb"]["NewImage"]["closed"] = json!({"BOOL": true});

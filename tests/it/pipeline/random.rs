@@ -9,17 +9,17 @@ use proptest::prelude::*;
 use serde_json::Value;
 use tests::changed;
 
-/// What happens next in a random schedule.
+/// A step of a random schedule.
 #[derive(Clone, Debug)]
 enum Step {
-    /// The records in this range of the stream come, backwards if so said, and `fails` requests fail meanwhile.
+    /// The records in this range of the stream are delivered, reversed if set, and `fails` requests fail meanwhile.
     Stream {
         from: usize,
         count: usize,
         reversed: bool,
         fails: u32,
     },
-    /// A message comes; Megaphone answers with this status.
+    /// A message is delivered; Megaphone answers with this status.
     Message { status: u16 },
 }
 
@@ -56,7 +56,7 @@ fn stream() -> impl Strategy<Value = Vec<Value>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-    /// Invariants 3 and 4: whatever schedule, nothing goes back, and in the end all have the latest.
+    /// Invariants 3 and 4: in any schedule, nothing goes back, and in the end all have the latest.
     #[test]
     fn monitor_and_megaphone_never_go_back_and_end_at_the_latest(stream in stream(), steps in steps()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -104,8 +104,8 @@ proptest! {
             let shown: BTreeMap<_, _> =
                 latest.into_iter().filter(|(_, (_, gone))| !gone).map(|(c, (t, _))| (c, t)).collect();
             assert_eq!(pipeline.monitor().await, shown);
-            // A change that was deleted in the same batch may never be told; one that is shown always is, at its position or a
-            // later one.
+            // A change whose collection was deleted in the same batch may never be broadcast; one that is shown always
+            // is, at its position or a later one.
             let shown_due = shown.iter().filter(|(c, _)| *c != "quiet").map(|(_, t)| *t).max();
             let etag = last_etag.trim_matches('"').parse::<u64>().ok();
             assert!(shown_due <= told.last().copied() && told.last().copied() <= etag, "{told:?} {shown_due:?} {etag:?}");

@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 use tests::{BOB, Kinto, NOBODY, ids};
 
-/// As a Kinto that does not set it.
+/// The default of Kinto.
 const EMPTY_KEY: (&str, &str) = ("KINTO_DEFAULT_BUCKET_HMAC_SECRET", "");
 
-/// Anybody may make an account; `admin` may do all with all.
+/// Anybody may create an account; `admin` may do everything.
 const ACCOUNTS: [(&str, &str); 5] = [
     (
         "KINTO_INCLUDES",
@@ -37,7 +37,7 @@ fn password(password: &str) -> Value {
     json!({"data": {"password": password}})
 }
 
-/// With accounts of these ids, each with the password `secret`; called as nobody.
+/// With accounts of these ids, each with the password `secret`; called anonymously.
 async fn with_accounts(ids: &[&str]) -> Kinto {
     let kinto = Kinto::with(&ACCOUNTS).as_user(NOBODY);
     for id in ids {
@@ -58,7 +58,7 @@ async fn who_signs_up_is_a_user_from_then_on() {
         hello["capabilities"]["accounts"]["validation_enabled"],
         false
     );
-    // Before there is the account, its name and password are those of another user.
+    // Before the account exists, its name and password are those of another user.
     let before = kinto.as_user(ALICES).user_id().await;
     assert!(before.starts_with("basicauth:"));
 
@@ -75,7 +75,7 @@ async fn who_signs_up_is_a_user_from_then_on() {
 
     let alice = kinto.as_user(ALICES);
     let user = alice.get("/").await.body["user"].clone();
-    // As Kinto 26.5 with the secrets of the tests.
+    // As in Kinto 26.5 with the secrets of the tests.
     assert_eq!(
         user,
         json!({
@@ -161,7 +161,7 @@ async fn what_is_wrong_with_an_account_is_said() {
         assert_eq!(answer.error(), (400, 107), "{id}");
         assert_eq!(answer.body["message"], "path: Invalid object id");
     }
-    // An id like any other among accounts.
+    // Ordinary ids for accounts.
     for id in ["monitor", "default"] {
         let answer = kinto.put(&format!("/accounts/{id}"), password("a")).await;
         assert_eq!(answer.status, 201, "{id}");
@@ -222,7 +222,7 @@ async fn a_user_has_their_own_account_alone() {
     assert_eq!(alice.delete("/accounts/carol").await.error(), (404, 110));
     assert_eq!(ids(&alice.get("/accounts").await), ["alice"]);
 
-    // Another user of the same name, whom the next policy knows.
+    // Another user with the same name, whom the next policy accepts.
     let basic = kinto.put("/accounts/bob", password("x")).await;
     assert_eq!(basic.status, 201);
     let bob = kinto.as_user(BOB);
@@ -271,7 +271,7 @@ async fn administrators_have_all_accounts() {
     );
     let posted = json!({"data": {"id": "dave", "password": "x"}});
     assert_eq!(admin.post("/accounts", posted).await.status, 201);
-    // To write all is not to list all (Kinto 26.5): account_read_principals would be.
+    // Permission to write all does not include listing all (Kinto 26.5): account_read_principals would.
     let listed = admin.get("/accounts?_sort=id").await;
     assert_eq!(ids(&listed), ["admin"]);
     let changed = admin.put("/accounts/alice", password("changed")).await;

@@ -7,7 +7,7 @@ use kinto_serverless::settings::{Settings, Vars};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, Response};
 
-/// A build as small as one can be, with something beside it that must not be served.
+/// A minimal build, with something beside it that must not be served.
 struct Build(PathBuf);
 
 impl Build {
@@ -82,7 +82,7 @@ async fn the_page_is_at_its_slash_with_a_policy_of_its_own() {
     assert_eq!(header(&page, "x-content-type-options"), "nosniff");
     assert_eq!(page.text().await.unwrap(), "<h1>Admin</h1>");
 
-    // One step at a time, as in Kinto; only this slash is none too many.
+    // One step at a time, as in Kinto; this slash alone is not removed.
     for (from, to) in [
         ("/v1/admin", "/v1/admin/"),
         ("/admin/", "/v1/admin/"),

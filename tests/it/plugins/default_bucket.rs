@@ -1,17 +1,17 @@
-//! The default bucket, one of each user's own.
+//! The default bucket: each user's own.
 
 use serde_json::{Value, json};
 use tests::{ALICE, BOB, Kinto, NOBODY, ids};
 
 const DEFAULT_BUCKET: (&str, &str) = ("KINTO_INCLUDES", "kinto.plugins.default_bucket");
 
-/// As a Kinto that does not set it.
+/// The default of Kinto.
 const EMPTY_KEY: (&str, &str) = ("KINTO_DEFAULT_BUCKET_HMAC_SECRET", "");
 
 /// `a:b`.
 const AB: &str = "Basic YTpi";
 
-/// The id of the own bucket of `a:b`, as Kinto 26.5 has it with the secrets of the tests and [`EMPTY_KEY`].
+/// The id of the default bucket of `a:b` in Kinto 26.5 with the secrets of the tests and [`EMPTY_KEY`].
 const BUCKET_OF_AB: &str = "e1256f60-790d-e248-c3a6-6cfcddb69adf";
 
 #[tokio::test]
@@ -24,7 +24,7 @@ async fn nothing_of_a_plugin_is_there_without_it() {
     }
     assert_eq!(kinto.post("/__flush__", json!({})).await.status, 404);
     assert_eq!(kinto.get("/accounts").await.error(), (404, 111));
-    // An id like any other.
+    // An ordinary id.
     assert_eq!(kinto.get("/buckets/default").await.status, 403);
     let created = kinto.put("/buckets/default", json!({})).await;
     assert_eq!(created.body["data"]["id"], "default");
@@ -102,7 +102,7 @@ async fn what_a_request_in_the_default_bucket_takes_for_granted_is_created() {
 async fn a_bucket_or_collection_that_is_put_is_created_by_that_alone() {
     let kinto = Kinto::with(&[DEFAULT_BUCKET, ("KINTO_BUCKET_CREATE_PRINCIPALS", "admin")]);
     assert_eq!(kinto.put("/buckets/default", json!({})).await.status, 403);
-    // To be asked for it needs no permission of its own.
+    // Reading it needs no permission.
     assert_eq!(kinto.get("/buckets/default").await.status, 200);
 
     let kinto = Kinto::with(&[DEFAULT_BUCKET]);

@@ -63,7 +63,7 @@ async fn a_flush_takes_time_by_the_number_of_buckets_alone() {
     }
     assert_eq!(kinto.post("/__flush__", json!({})).await.status, 202);
     assert_eq!(kinto.get("/buckets").await.body["data"], json!([]));
-    // Nothing is left to be removed.
+    // Nothing is left to remove.
     requests.take();
     assert_eq!(kinto.post("/__flush__", json!({})).await.status, 202);
     assert_eq!(requests.of("TransactWriteItems"), 0);

@@ -1,4 +1,4 @@
-//! Kinto's plugins: what they add when `includes` names them.
+//! Kinto's plugins, switched on by `includes`.
 
 mod accounts;
 mod admin;

@@ -1,4 +1,4 @@
-//! Which methods and paths there are: Kinto's, less those that settings turn off.
+//! The methods and paths: Kinto's, less those that settings disable.
 
 use serde_json::json;
 use tests::{BUCKET, Kinto, NOBODY, RECORD};

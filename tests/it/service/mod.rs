@@ -1,5 +1,5 @@
-//! The server itself rather than its objects. Statuses, headers and error numbers are those that Kinto 26.5.0 gave to
-//! the same requests.
+//! The server itself rather than its objects. Statuses, headers and error numbers are those of Kinto 26.5.0 for the
+//! same requests.
 
 mod availability;
 mod endpoints;

@@ -3,7 +3,7 @@
 use serde_json::json;
 use tests::{Kinto, NOBODY};
 
-/// Every method that Kinto's endpoints may take, without those that `__api__` leaves out.
+/// Every method that Kinto's endpoints may accept, without those that `__api__` omits.
 const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 
 #[tokio::test]
@@ -36,7 +36,7 @@ async fn the_openapi_document_lists_the_methods_that_each_endpoint_takes() {
         }
     }
     assert!(Kinto::new().get("/__api__").await.body["paths"]["/permissions"].is_null());
-    // As the real server names them, and clients call them.
+    // The real server's names, which clients call.
     for (path, method, id) in [
         ("/", "get", "server_info"),
         ("/__api__", "get", "get_openapi_spec"),

@@ -1,4 +1,4 @@
-//! `KINTO_INI`: settings in a file that is kept elsewhere.
+//! `KINTO_INI`: settings in a file stored elsewhere.
 
 use std::path::Path;
 use std::process::Command;
@@ -97,7 +97,7 @@ async fn nothing_is_asked_without_a_reference_and_a_wrong_one_is_named() {
     assert_eq!(server.received_requests().await.unwrap().len(), 0);
 }
 
-/// A program of `tests/settings`, which real Kinto is needed for; it counts what differs.
+/// Runs a program of `tests/settings`, which needs real Kinto; it counts the differences.
 fn nothing_differs(program: &str) {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let built = Command::new(env!("CARGO"))

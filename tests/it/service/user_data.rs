@@ -1,4 +1,5 @@
-//! `__user_data__`: a user is deleted, with what nobody else could write. The cases are those of Kinto 26.5's own tests.
+//! `__user_data__`: deletes a user, with everything that nobody else could write. The cases are those of Kinto 26.5's
+//! own tests.
 
 use serde_json::{Value, json};
 use tests::{ALICE, Answer, BOB, Kinto, NOBODY};
@@ -28,7 +29,7 @@ fn granted<'a>(answer: &'a Answer, permission: &str) -> &'a Value {
 async fn what_the_user_alone_may_write_is_deleted_and_the_rest_forgets_the_user() {
     let (kinto, alice, bob) = server(&[]).await;
     let bobs = kinto.as_user(BOB);
-    // Bob's, with a collection of Alice's in it.
+    // Bob's bucket, with a collection of Alice's in it.
     bobs.put("/buckets/bobs", json!({})).await;
     bobs.put("/buckets/bobs/collections/own", json!({})).await;
     let shared = json!({"permissions": {"collection:create": [alice]}});
@@ -36,7 +37,7 @@ async fn what_the_user_alone_may_write_is_deleted_and_the_rest_forgets_the_user(
     kinto
         .put("/buckets/bobs/collections/alices", json!({}))
         .await;
-    // Alice's, with things of Bob's in it, and with Bob in a group.
+    // Alice's bucket, with objects of Bob's in it, and with Bob in a group.
     let written = json!({"permissions": {"write": [bob]}});
     kinto.put("/buckets/alices", written.clone()).await;
     bobs.put("/buckets/alices/collections/bobs", json!({}))
@@ -76,7 +77,7 @@ async fn what_the_user_alone_may_write_is_deleted_and_the_rest_forgets_the_user(
     let both = kinto.get("/buckets/both").await;
     assert_eq!(granted(&both, "write"), &json!([alice]));
 
-    // Again, it changes nothing.
+    // A second time, it changes nothing.
     let before = kinto.get("/buckets").await.body;
     assert_eq!(kinto.delete(&format!("{PATH}/{bob}")).await.status, 200);
     assert_eq!(kinto.get("/buckets").await.body, before);
@@ -94,7 +95,7 @@ async fn who_is_not_named_deletes_nobody() {
     );
     assert_eq!(kinto.get(&path).await.error(), (405, 115));
     assert_eq!(kinto.as_user(BOB).get("/buckets/bobs").await.status, 200);
-    // Without the setting nobody does.
+    // Without the setting nobody may.
     let kinto = Kinto::with(&[]).as_user(ALICE);
     assert_eq!(kinto.delete(&path).await.error(), (403, 121));
 }

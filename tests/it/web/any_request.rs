@@ -1,4 +1,4 @@
-//! Any sequence of any requests: no answer is a 5xx, and nothing panics.
+//! Any sequence of any requests: no response is a 5xx, and nothing panics.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -216,7 +216,7 @@ fn batch() -> BoxedStrategy<Value> {
     batch.boxed()
 }
 
-/// What fits the method and the path, mostly.
+/// A body that usually fits the method and the path.
 fn body(method: &str, path: &str) -> BoxedStrategy<Vec<u8>> {
     let fitting = match method {
         "POST" if path.ends_with("/batch") => batch(),
@@ -330,7 +330,7 @@ fn request() -> BoxedStrategy<Sent> {
         "OPTIONS", "TRACE", "FOO",
     ]);
     let with_body = (method, path()).prop_flat_map(|(method, path)| {
-        // Batches take nothing else.
+        // Batches accept no other method.
         let method = if path.ends_with("/batch") {
             "POST"
         } else {
@@ -342,7 +342,7 @@ fn request() -> BoxedStrategy<Sent> {
     let request =
         (with_body, query(), headers()).prop_map(|((method, path, body), query, headers)| {
             let mut headers = headers;
-            // A patch of operations says so; what no client can send as a header does not reach us.
+            // A JSON patch needs its content type; a header that no client can send does not reach us.
             let is_typed = headers.iter().any(|(name, _)| name == "content-type");
             if method == "PATCH" && body.starts_with(b"[") && !is_typed {
                 headers.push((
@@ -362,13 +362,13 @@ fn request() -> BoxedStrategy<Sent> {
     request.boxed()
 }
 
-/// With all that is off by default.
+/// Turns on everything that is off by default.
 const SETTINGS: [(&str, &str); 2] = [
     ("KINTO_EXPERIMENTAL_COLLECTION_SCHEMA_VALIDATION", "true"),
     ("KINTO_EXPERIMENTAL_PERMISSIONS_ENDPOINT", "true"),
 ];
 
-/// `KINTO_FUZZ_SECONDS` makes it go on for that long.
+/// `KINTO_FUZZ_SECONDS` makes it go on for that many seconds.
 #[test]
 fn no_sequence_of_requests_is_ever_answered_with_a_500_or_makes_the_api_panic() {
     let seconds = std::env::var("KINTO_FUZZ_SECONDS").map_or(0, |value| value.parse().unwrap());

@@ -1,4 +1,4 @@
-//! How large bodies and answers are, and how they are compressed and encoded.
+//! The size of bodies and responses, their compression and encoding.
 
 use std::collections::BTreeSet;
 use std::io::Read as _;
@@ -62,7 +62,7 @@ async fn a_compressed_response_comes_through_the_local_stack() {
 #[tokio::test]
 async fn a_list_that_lambda_could_not_answer_comes_in_pages_whatever_it_holds() {
     let kinto = Kinto::with_collection().await;
-    // What doubles each time that it is written as JSON, and what does not.
+    // Text that doubles each time that it is written as JSON, and text that does not.
     const OBJECTS: usize = 16;
     for n in 0..OBJECTS {
         let text = if n % 2 == 0 {
@@ -74,7 +74,7 @@ async fn a_list_that_lambda_could_not_answer_comes_in_pages_whatever_it_holds() 
         let put = kinto.put(&path, json!({"data": {"text": text}})).await;
         assert_eq!(put.status, 201);
     }
-    // What is not shown takes no room.
+    // Fields that are not shown take no room.
     for (query, expected) in [("", 2), ("_sort=id", 2), ("_fields=none", 1)] {
         let (mut seen, mut pages) = (BTreeSet::new(), 0);
         let mut path = format!("/v1{RECORDS}?{query}");
@@ -103,7 +103,7 @@ async fn no_more_of_a_list_is_read_than_one_page_can_hold() {
     }
     kinto.aws.requests().take();
     answered(&kinto, event("GET", &format!("/v1{RECORDS}"), &[], b"")).await;
-    // The parents and the list's timestamp, then a `Query` for each MB of a page; all of it would take 9.
+    // The parents and the list's timestamp, then a `Query` for each MB of a page; the whole list would take 9.
     let requests = kinto.aws.requests().total();
     assert!((5..=7).contains(&requests), "{requests}");
 }

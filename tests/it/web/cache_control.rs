@@ -1,4 +1,4 @@
-//! What answers tell the caches between clients and the API: a CDN, a company's proxy, a browser.
+//! Directives to the caches between clients and the API: a CDN, a company's proxy, a browser.
 
 use kinto_local::Fault;
 use serde_json::json;
@@ -7,7 +7,7 @@ use tests::{ALICE, Answer, Kinto, NOBODY, RECORDS};
 const CHANGESET: &str = "/buckets/main/collections/one/changeset?_expected=0";
 const MONITOR: &str = "/buckets/monitor/collections/changes";
 
-/// A public collection with a record, whose answers to anonymous requests may be kept for a minute.
+/// A public collection with a record, whose responses to anonymous requests may be cached for a minute.
 async fn public() -> Kinto {
     let kinto = Kinto::with(&[
         ("KINTO_RECORD_CACHE_EXPIRES_SECONDS", "60"),
@@ -24,7 +24,7 @@ async fn public() -> Kinto {
     kinto
 }
 
-/// URLs of all that anonymous requests may keep.
+/// URLs of all responses to anonymous requests that may be cached.
 fn kept() -> Vec<String> {
     vec![
         "/buckets/main".to_owned(),
@@ -37,7 +37,7 @@ fn kept() -> Vec<String> {
     ]
 }
 
-/// Whether a shared cache may give an answer to others.
+/// Returns `true` if a shared cache may reuse a response for other clients.
 fn is_shared(answer: &Answer) -> bool {
     let lifetime = answer.header("cache-control");
     !["private", "no-store"]
@@ -66,7 +66,7 @@ async fn an_answer_to_credentials_is_never_shared() {
     ] {
         assert!(!is_shared(&kinto.get(path).await), "{path}");
     }
-    // Where it leads is no secret, yet what comes of it is theirs.
+    // The target of the redirect is no secret, but its response is the user's.
     for path in ["/buckets", "/v1/buckets/"] {
         assert!(
             !is_shared(&kinto.send_raw("GET", path, &[], "").await),
@@ -81,7 +81,7 @@ async fn what_anonymous_requests_share_is_not_for_those_with_credentials() {
     for path in kept() {
         let answer = anonymous.get(&path).await;
         assert_eq!(answer.header("cache-control"), "max-age=60", "{path}");
-        // Of Accept-Encoding too, whatever the length: a 304 must say the same and knows none.
+        // Also by Accept-Encoding, whatever the length: a 304 must have the same `Vary`, and does not know the length.
         let vary = answer.header("vary");
         assert_eq!(vary, "authorization, accept-encoding", "{path}");
     }
@@ -111,7 +111,7 @@ async fn what_shows_urls_of_the_server_depends_on_the_host_unless_the_settings_n
     let page = anonymous.get(&format!("{RECORDS}?_limit=1")).await;
     let vary = "authorization, accept-encoding, host, x-forwarded-proto";
     assert_eq!(page.header("vary"), vary);
-    // Where there is no credentials in the request a redirect is for all, and must not lead where somebody else says.
+    // Without credentials in the request a redirect is for everybody, and must not lead to a host that a client chose.
     let headers = [("Host", "evil.test"), ("X-Forwarded-Host", "evil.test")];
     for path in ["/v1/buckets/", "/buckets", "/v1"] {
         let moved = anonymous.send_raw("GET", path, &headers, "").await;
@@ -140,7 +140,7 @@ async fn where_a_cdn_has_a_secret_nothing_is_answered_without_it() {
     }
     let without = kinto.get("/buckets/main").await;
     assert_eq!(without.error(), (403, 121));
-    // The requests of a batch came with it.
+    // The requests of a batch came in that batch.
     let batch = json!({"requests": [{"path": "/v1/buckets/main"}]});
     let headers = [("X-Origin-Secret", "hush")];
     let answer = kinto
@@ -155,7 +155,7 @@ async fn a_304_says_what_the_200_would() {
     for path in kept() {
         let whole = anonymous.get(&path).await;
         let etag = whole.header("etag").to_owned();
-        // A CDN makes the tag weak when it compresses.
+        // A CDN weakens the tag when it compresses.
         for known in [etag.clone(), format!("W/{etag}")] {
             let headers = [("If-None-Match", &*known)];
             let confirmed = anonymous.send("GET", &path, &headers, "").await;
@@ -198,7 +198,7 @@ async fn no_error_outlives_its_cause() {
         );
         assert_eq!(refused.header("expires"), "");
     }
-    // Nor does what is too large to be sent, nor a failure of ours.
+    // Nor is a response that is too large to be sent, nor a server error.
     let large = json!({"data": {"x": "x".repeat(300_000)}}).to_string();
     for n in 0..25 {
         let id = format!("{RECORDS}/large{n}");

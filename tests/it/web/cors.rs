@@ -1,4 +1,4 @@
-//! CORS: what browsers are told.
+//! CORS: responses to browsers.
 
 use serde_json::Value;
 use tests::{BUCKET, Kinto, NOBODY, RECORD, names};
@@ -58,7 +58,7 @@ async fn each_endpoint_exposes_the_headers_that_kinto_exposes_there() {
                 "{method} {path}"
             );
             let allowed = answer.header("access-control-allow-origin");
-            // Sent unasked too: a cache that no browser asked first must not lock browsers out.
+            // Sent even without an origin: a cached response to another client must not lock browsers out.
             assert_eq!(allowed, "*");
         }
     }
@@ -112,7 +112,7 @@ async fn a_preflight_tells_what_may_be_sent_and_for_how_long() {
             "Access-Control-Request-Method"
         );
     }
-    // A browser follows no redirect of a preflight.
+    // A browser does not follow a redirect of a preflight.
     let unversioned = kinto.send_raw("OPTIONS", BUCKET, &[ORIGIN], "").await;
     assert_eq!(unversioned.status, 200);
     assert_eq!(unversioned.header("access-control-allow-origin"), "*");

@@ -14,10 +14,10 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use tests::{ALICE, Kinto};
 
-/// What Lambda takes as the answer of a function, in bytes.
+/// The most bytes in a function's response to Lambda.
 const LAMBDA_LIMIT: usize = 6_291_556;
 
-/// The event of a request of alice's, as API Gateway sends it.
+/// The event of a request by alice, as API Gateway sends it.
 fn event(method: &str, path: &str, headers: &[(String, String)], body: &[u8]) -> Value {
     let (raw_path, query) = path.split_once('?').unwrap_or((path, ""));
     let mut all = json!({"host": "kinto.test", "authorization": ALICE});
@@ -44,7 +44,7 @@ fn event(method: &str, path: &str, headers: &[(String, String)], body: &[u8]) ->
     event
 }
 
-/// Has the request answered; the answer is one that Lambda and API Gateway can send on.
+/// Sends the request; checks that Lambda and API Gateway can forward the response.
 async fn answered(kinto: &Kinto, event: Value) -> ApiGatewayV2httpResponse {
     let event: ApiGatewayV2httpRequest = serde_json::from_value(event).unwrap();
     let answer = kinto.api.handle(event).await;
@@ -59,7 +59,7 @@ async fn answered(kinto: &Kinto, event: Value) -> ApiGatewayV2httpResponse {
     answer
 }
 
-/// The JSON of an answer, compressed or not.
+/// The JSON of a response, compressed or not.
 fn json_of(answer: &ApiGatewayV2httpResponse) -> Value {
     let gzipped = answer.headers.get("content-encoding").is_some();
     match &answer.body {

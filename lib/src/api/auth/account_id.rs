@@ -11,7 +11,7 @@ pub fn principal(id: &str) -> String {
     format!("{ACCOUNT_POLICY}:{id}")
 }
 
-/// The account whose principal it is; `None` of another principal.
+/// The account that a principal stands for; `None` for any other principal.
 pub fn of_principal(principal: &str) -> Option<ObjectUri> {
     let id = principal.strip_prefix(ACCOUNT_POLICY)?.strip_prefix(':')?;
     Some(ObjectUri::account(id)).filter(ObjectUri::has_valid_id)

@@ -1,4 +1,4 @@
-//! Who may do what: one request against the permissions of the objects that it is about.
+//! Authorization: one request against the permissions of the objects that it is about.
 
 use http::Method;
 
@@ -16,30 +16,31 @@ use crate::unit_of_work::UnitOfWork;
 /// The bucket id under which the changes feed is served.
 pub const MONITOR: &str = "monitor";
 
-/// The refusal of a write to the bucket of the changes feed: in Kinto anyone may create it, and so hide the feed.
+/// The error of a write to the bucket of the changes feed: in Kinto anyone may create it, which hides the feed.
 pub const RESERVED: ApiError =
     ApiError::Reserved("The bucket id monitor is reserved for the changes feed.");
 
-/// Whether an object is the bucket of the changes feed, or in it: no path may name it, nor the id that is posted.
+/// Returns `true` if the object is the bucket of the changes feed, or in it: neither a path nor a posted id may name
+/// it.
 pub fn is_reserved(uri: &ObjectUri) -> bool {
     uri.kind() != Kind::Account && uri.bucket_id() == MONITOR
 }
 
-/// One request, with all that decides on it but the unit of work.
+/// A request and all that its authorization depends on, except the unit of work.
 #[derive(Clone, Copy)]
 pub struct ObjectRequest<'a> {
     /// The request.
     pub request: &'a Request,
-    /// Who sends it.
+    /// The user who sends it.
     pub user: &'a User,
     /// The settings, which grant permissions too.
     pub settings: &'a ApiSettings,
-    /// The object; of a list, any object in it.
+    /// The object; for a list, any object in it.
     pub uri: &'a ObjectUri,
 }
 
 impl ObjectRequest<'_> {
-    /// Checks that what the object lives under can exist, and that a record's collection does.
+    /// Checks that the ids of the object's parents are valid, and that a record's collection exists.
     ///
     /// # Errors
     /// 404.
@@ -55,15 +56,15 @@ impl ObjectRequest<'_> {
         {
             return Err(ApiError::unknown_parent(invalid));
         }
-        // A bucket that does not exist grants nothing, which the check of permissions sees.
+        // The check of permissions refuses a bucket that does not exist, since it grants nothing.
         if self.uri.kind() == Kind::Record && unit.get(parent).is_none() {
             return Err(ApiError::unknown_parent(parent));
         }
         Ok(())
     }
 
-    /// Checks that there is what the object is to be written under: settings grant permissions in any bucket, those
-    /// too that do not exist.
+    /// Checks that the object's parent exists, before a write: settings grant permissions in any bucket, even in one
+    /// that does not exist.
     ///
     /// # Errors
     /// 404.
@@ -74,19 +75,19 @@ impl ObjectRequest<'_> {
         }
     }
 
-    /// Checks that the user may do to the object what the request asks for.
+    /// Checks that the user has the permission that the request needs on the object.
     ///
     /// # Errors
-    /// 403, or 401 of nobody.
+    /// 403, or 401 for an anonymous user.
     pub fn check_permission(&self, unit: &UnitOfWork) -> Result<(), ApiError> {
         let exists = unit.get(self.uri).is_some();
         let safe_creation = is_safe_creation(self.request);
         let allowed = match self.request.method {
-            // Kinto#792: who may only create can say that nothing is to be overwritten.
+            // Kinto#792: a user who may only create can rule out overwriting (`If-None-Match: *`).
             Method::PUT if exists && !safe_creation => self.may(unit, Access::Write, self.uri),
             Method::POST if exists => self.may(unit, Access::Read, self.uri),
             Method::PUT | Method::POST => self.may_create(unit),
-            // Kinto#918: who may read the parent may learn that the object is not there.
+            // Kinto#918: a user who may read the parent may learn that the object does not exist.
             Method::PATCH | Method::DELETE if !exists => self.may_all(unit, Access::Read),
             Method::PATCH | Method::DELETE => self.may(unit, Access::Write, self.uri),
             _ => self.may(unit, Access::Read, self.uri),
@@ -113,12 +114,12 @@ impl ObjectRequest<'_> {
         }
     }
 
-    /// Whether the user may read the object.
+    /// Returns `true` if the user may read the object.
     pub fn may_read(&self, unit: &UnitOfWork) -> bool {
         self.may(unit, Access::Read, self.uri)
     }
 
-    /// Whether the user may create an object in the list that the object is in.
+    /// Returns `true` if the user may create an object in the list that the object is in.
     pub fn may_create(&self, unit: &UnitOfWork) -> bool {
         match self.uri.parent() {
             Some(parent) => self.may(unit, Access::Create(self.uri.kind()), parent),
@@ -126,9 +127,9 @@ impl ObjectRequest<'_> {
         }
     }
 
-    /// Whether the user has `access`, to read or to write, to whatever is in the list that the object is in.
+    /// Returns `true` if the user has `access`, to read or to write, to every object of the list that the object is in.
     pub fn may_all(&self, unit: &UnitOfWork, access: Access) -> bool {
-        // The object itself grants nothing here, whether it exists or not: only what it lives under is asked.
+        // Only the object's parents count here: the object itself grants nothing, whether it exists or not.
         let granted_above = |object: &ObjectUri| {
             let live = unit.get(object).filter(|_| object != self.uri);
             live.map(|live| live.permissions)
@@ -137,8 +138,8 @@ impl ObjectRequest<'_> {
             || permission::allows(access, self.uri, &self.user.principals, granted_above)
     }
 
-    /// Like [`Self::may_all`], for requests for the list. Of buckets and accounts, a setting that grants to write does not grant to
-    /// list all (Kinto 26.5).
+    /// Like [`Self::may_all`], for requests for the list. A setting that grants write on buckets or accounts does not
+    /// grant listing all of them (Kinto 26.5).
     pub fn may_list_all(&self, unit: &UnitOfWork, access: Access) -> bool {
         match (access, self.uri.parent()) {
             (Access::Read, None) => self.settings_grant("read"),
@@ -146,7 +147,7 @@ impl ObjectRequest<'_> {
         }
     }
 
-    /// Whether an object of the list grants `access` by its own permissions.
+    /// Returns `true` if an object of the list grants `access` by its own permissions.
     pub fn is_shared(
         &self,
         access: Access,
@@ -159,12 +160,13 @@ impl ObjectRequest<'_> {
         permission::allows(access, &uri, &self.user.principals, granted)
     }
 
-    /// Whether the user may write the object, or create one where it is.
+    /// Returns `true` if the user may write the object, or create one in its list.
     pub fn may_change(&self, unit: &UnitOfWork) -> bool {
         self.may(unit, Access::Write, self.uri) || self.may_create(unit)
     }
 
-    /// With how long the answer to a `GET` may be kept. Anonymous users who may write are to see what they wrote.
+    /// Says in the response to a `GET` how long it may be cached. Anonymous users who may write must see what they
+    /// wrote.
     pub fn kept(&self, unit: &UnitOfWork, response: Response) -> Response {
         if self.may_change(unit) {
             return response.uncached();
@@ -175,7 +177,7 @@ impl ObjectRequest<'_> {
         cache_control::keep_read(response, self.uri.list(), collection, self.user, caching)
     }
 
-    /// The refusal of who may not.
+    /// The error for a user without the permission.
     pub fn forbidden(&self) -> ApiError {
         self.user.forbidden()
     }

@@ -1,4 +1,4 @@
-//! Who asks: what a request says of it (`Authorization`), and what is true of that.
+//! Credentials: the users that a request claims to be from (`Authorization`), and the one that it proves.
 
 use std::collections::BTreeSet;
 
@@ -18,19 +18,19 @@ use crate::settings::{ApiSettings, Policy, Secret};
 use crate::store::membership::Member;
 use crate::unit_of_work::{Exhausted, Needs, UnitOfWork};
 
-/// What a request says of who sends it: the users that it may be from, the first that it can prove to be.
+/// The users that a request claims to be from; the first claim that proves true counts.
 #[derive(Clone, Debug, Default)]
 pub struct Credentials(Vec<Claim>);
 
-/// A user that a request says to be from.
+/// A user that a request claims to be from.
 #[derive(Clone, Debug)]
 struct Claim {
     user_id: String,
-    /// What is left to be checked; nothing when the request has proved it by itself.
+    /// The account whose password is still to be checked; `None` when the request alone proves the claim.
     account: Option<AccountClaim>,
 }
 
-/// An account and what is to be its password.
+/// An account and the password given for it.
 #[derive(Clone, Debug)]
 struct AccountClaim {
     uri: ObjectUri,
@@ -38,10 +38,10 @@ struct AccountClaim {
 }
 
 impl Credentials {
-    /// Those of a request. What is missing or cannot be read makes nobody, not an error.
+    /// Reads the credentials of a request. Missing or unreadable ones mean an anonymous user, not an error.
     ///
     /// # Errors
-    /// A provider that has to be asked cannot be.
+    /// A provider that has to be asked does not answer.
     pub async fn of(
         request: &Request,
         settings: &ApiSettings,
@@ -61,7 +61,7 @@ impl Credentials {
                     Claim::proved(format!("{name}:{}", hmac::hex(&digest)))
                 }),
                 Policy::Account => basic.as_ref().and_then(Claim::account),
-                // There is a provider for each of these, in the same order.
+                // Each of these policies has a provider, in the same order.
                 Policy::OpenId(_) => match providers.next() {
                     Some(provider) => provider.user_id(header).await?.map(Claim::proved),
                     None => None,
@@ -71,14 +71,14 @@ impl Credentials {
         Ok(Self(claims))
     }
 
-    /// The user ids that they may stand for.
+    /// The user ids that the request claims.
     pub fn user_ids(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|claim| &*claim.user_id)
     }
 
-    /// What the request `needs`, with what must be known to tell which of them it is, and the groups of that one: of the
-    /// buckets that the request is about, and those that the settings name. Groups of other buckets, which permissions may
-    /// name, are read when these are known ([`User::learn_groups`]).
+    /// Adds to `needs` what tells which claim is true, and the groups of that user: those in the buckets that the
+    /// request is about, and those that the settings name. Groups of other buckets, which permissions may name, are
+    /// read once these permissions are known ([`User::learn_groups`]).
     pub fn add_to(&self, mut needs: Needs, settings: &ApiSettings) -> Needs {
         if self.0.is_empty() {
             return needs;
@@ -102,17 +102,17 @@ impl Credentials {
         needs
     }
 
-    /// The reads that are still needed to decide which of `groups` have one of the possible users as a member.
+    /// The reads that are still needed to decide which of `groups` have one of the claimed users as a member.
     pub fn needs_of_groups(&self, unit: &UnitOfWork, groups: &BTreeSet<ObjectUri>) -> Needs {
         let principals: Vec<_> = self.user_ids().flat_map(principals_in_groups).collect();
         let principals = principals.iter().map(String::as_str);
         unit.needs_of_groups(principals, groups, MAX_OTHER_BUCKETS)
     }
 
-    /// The user that they prove to be, in the groups that `unit` has read.
+    /// The user that the credentials prove, with the groups that `unit` has read.
     ///
     /// # Errors
-    /// The request may have no other password checked.
+    /// The request may not check another password.
     pub fn user(&self, unit: &UnitOfWork, passwords: &Passwords) -> Result<User, Exhausted> {
         Ok(match self.user_id(unit, passwords)? {
             Some(id) => User::with_id(id, unit),
@@ -155,11 +155,11 @@ impl Claim {
 }
 
 impl AccountClaim {
-    /// Whether there is such an account with that password. This may take a quarter of a second, once in a request,
-    /// whether there is such an account or not: the time shall not tell.
+    /// Returns `true` if the account exists and has this password. This may take a quarter of a second, once in a
+    /// request, even when the account does not exist: the duration must not show that.
     ///
     /// # Errors
-    /// The request may have no other password checked.
+    /// The request may not check another password.
     fn is_proved(&self, unit: &UnitOfWork, passwords: &Passwords) -> Result<bool, Exhausted> {
         let account = unit.get(&self.uri);
         let hash = account.and_then(|account| account.data.get(account_id::PASSWORD)?.as_str());
@@ -176,14 +176,14 @@ impl AccountClaim {
     }
 }
 
-/// What a `Basic` header holds.
+/// The content of a `Basic` header.
 struct BasicCredentials {
     user: String,
     password: String,
 }
 
 impl BasicCredentials {
-    /// `None` when it is another scheme, malformed, or the user is empty.
+    /// Parses the header; `None` for another scheme, a malformed value or an empty user.
     fn parse(header: &str) -> Option<Self> {
         let (scheme, encoded) = header.split_once(' ')?;
         if !scheme.eq_ignore_ascii_case("basic") {

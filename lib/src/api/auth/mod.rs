@@ -1,4 +1,4 @@
-//! Which user a request is from, and what this user may do.
+//! Authentication and authorization: which user sends a request, and what this user may do.
 
 pub mod account_id;
 pub mod authorization;

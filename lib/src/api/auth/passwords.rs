@@ -1,7 +1,7 @@
 //! The passwords of accounts, as bcrypt hashes.
 //!
-//! To hash or check one takes a processor a quarter of a second; that is its point. What a check found is kept in the
-//! process for a while (`account_cache_ttl_seconds`).
+//! Hashing or checking a password takes a processor a quarter of a second, on purpose. The process caches the results
+//! of checks for a while (`account_cache_ttl_seconds`).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,34 +11,34 @@ use std::time::{Duration, Instant};
 use crate::hmac;
 use crate::settings::{ApiSettings, Secret};
 
-/// A password in bytes at most: bcrypt looks at no more, and Kinto 26.5 (bcrypt 5.0) fails on longer ones.
+/// The longest password, in bytes: bcrypt reads no more, and Kinto 26.5 (bcrypt 5.0) fails on longer ones.
 pub const MAX_LENGTH: usize = 72;
-/// Rounds are two to the power of this (Kinto 26.5: the default of Python's bcrypt).
+/// The cost: two to the power of this is the number of rounds (Kinto 26.5: the default of Python's bcrypt).
 const COST: u32 = 12;
-/// A hash like those of [`hash`], of a password that nobody knows.
+/// A hash like those of [`hash`], to compare with where an account has none: that takes as long, and never counts.
 const HASH_OF_NOTHING: &str = "$2b$12$nbAaguWasbdynd98C0VrGueDByS5NSzuDGZ1vpdNP7CW9KL3DeLHe";
-/// Findings that are kept at most.
+/// The most findings to keep.
 const MAX_FINDINGS: usize = 1000;
 
 /// Hashes a password that is no longer than [`MAX_LENGTH`].
 ///
 /// # Panics
-/// When the system gives no random bytes for the salt; without them nothing else goes on either.
+/// When the system gives no random bytes for the salt; without them nothing else works either.
 pub fn hash(password: &str) -> String {
     bcrypt::hash(password, COST).expect("random bytes and a valid cost")
 }
 
-/// What a password is checked against.
+/// The hash that a password must match, or its absence.
 #[derive(Clone, Copy, Debug)]
 pub enum Expected<'a> {
     /// The hash that an account has.
     Hash(&'a str),
-    /// Nothing, which no password matches: there is no account of that id, or it has no password.
+    /// No hash, which no password matches: the account with this id does not exist, or has no password.
     Nothing(&'a str),
 }
 
 impl<'a> Expected<'a> {
-    /// Tells it from all others. An id cannot be a hash, which has characters that no id has.
+    /// The hash or the id, as a unique name. An id cannot equal a hash, which has characters that no id has.
     pub fn name(self) -> &'a str {
         match self {
             Self::Hash(name) | Self::Nothing(name) => name,
@@ -46,7 +46,7 @@ impl<'a> Expected<'a> {
     }
 }
 
-/// What is known of passwords that were checked lately.
+/// The results of recent checks of passwords.
 pub struct Passwords {
     key: Secret,
     ttl: Duration,
@@ -59,7 +59,7 @@ struct Finding {
 }
 
 impl Passwords {
-    /// Nothing is known yet.
+    /// An empty cache.
     pub fn new(settings: &ApiSettings) -> Self {
         Self {
             key: settings.userid_hmac_secret.clone(),
@@ -68,9 +68,10 @@ impl Passwords {
         }
     }
 
-    /// Whether the hash is that of the password, as far as that is known without computing it anew.
+    /// The cached result of a check: `true` if the password has this hash; `None` if it would have to be computed.
     ///
-    /// A finding is about both: no two hashes are alike, so that a password that was changed is another one.
+    /// Findings are kept by hash and password. No two hashes are equal, so a changed password never meets an old
+    /// finding.
     pub fn finding(&self, password: &str, expected: Expected<'_>) -> Option<bool> {
         if password.len() > MAX_LENGTH {
             return Some(false);
@@ -78,8 +79,8 @@ impl Passwords {
         self.known(&self.key_of(password, expected), Instant::now())
     }
 
-    /// Whether the hash is that of the password. Computes it, unless a finding is kept; it takes as long where there is
-    /// none.
+    /// Returns `true` if the password has this hash. Computes it unless a finding is cached, and takes as long where
+    /// there is no hash.
     pub fn matches(&self, password: &str, expected: Expected<'_>) -> bool {
         self.finding(password, expected).unwrap_or_else(|| {
             let (hash, exists) = match expected {
@@ -99,7 +100,7 @@ impl Passwords {
         )
     }
 
-    /// What was found lately; of a password that matched this begins the time anew.
+    /// A finding that has not expired. The use of one that matched starts its lifetime anew.
     fn known(&self, key: &[u8; 32], now: Instant) -> Option<bool> {
         let mut findings = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
         let finding = findings
@@ -156,7 +157,7 @@ mod tests {
     fn nothing_matches_where_there_is_no_account_and_that_takes_as_long() {
         let passwords = passwords(Duration::from_secs(30));
         assert!(!passwords.matches("pw", Expected::Nothing("alice")));
-        // What is remembered of one id tells nothing of another: each is checked.
+        // The finding for one id does not count for another: each is checked.
         assert_eq!(passwords.findings.lock().unwrap().len(), 1);
         assert!(!passwords.matches("pw", Expected::Nothing("bob")));
         assert_eq!(passwords.findings.lock().unwrap().len(), 2);

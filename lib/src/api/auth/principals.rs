@@ -1,4 +1,4 @@
-//! From a user to the user's principals: the user id, the groups that it is in, and the system's.
+//! The principals of a user: the user id, the groups that it is a member of, and the system's.
 
 use std::collections::BTreeSet;
 
@@ -8,13 +8,13 @@ use crate::resource::ObjectUri;
 use crate::store::{Store, StoreError};
 use crate::unit_of_work::UnitOfWork;
 
-/// Buckets of which the root endpoint shows the groups that a user is in.
+/// The most buckets from which the root endpoint shows a user's groups.
 const MAX_SHOWN_BUCKETS: usize = 25;
 
-/// Buckets beside those that a request is about whose groups are looked at for it: what an object, its collection and
-/// its bucket may name ([`crate::api::objects`]).
+/// The most buckets, beside those that a request is about, whose groups are looked up for it: those that an object, its
+/// collection and its bucket may name ([`crate::api::objects`]).
 pub const MAX_OTHER_BUCKETS: usize = 3 * MAX_NAMED_BUCKETS;
-/// Buckets beside its own whose groups the permissions of an object may name.
+/// The most other buckets whose groups the permissions of an object may name.
 pub const MAX_NAMED_BUCKETS: usize = 5;
 
 /// The principals of a user that groups may have as members.
@@ -22,17 +22,17 @@ pub fn principals_in_groups(user_id: &str) -> [String; 2] {
     [user_id.to_owned(), AUTHENTICATED.to_owned()]
 }
 
-/// Who sends a request.
+/// The user who sends a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
-    /// The user id; `None` for who is not authenticated.
+    /// The user id; `None` for an anonymous user.
     pub id: Option<String>,
-    /// Everything that permissions can be granted to and that this user is.
+    /// All principals that the user has; permissions are granted to them.
     pub principals: Vec<String>,
 }
 
 impl User {
-    /// A user who proves nothing.
+    /// The anonymous user.
     pub fn anonymous() -> Self {
         Self {
             id: None,
@@ -53,8 +53,8 @@ impl User {
         }
     }
 
-    /// Reads which of these groups the user is in, of no more than so many `buckets` beside those that the request is
-    /// about: no round trip if all is known, one more where a bucket is of an earlier version.
+    /// Adds those of `groups` that the user is a member of, from at most `buckets` buckets beside those that the
+    /// request is about. Takes no round trip if all is known, and one more where a bucket is of an earlier version.
     ///
     /// # Errors
     /// Failures of the table.
@@ -82,7 +82,7 @@ impl User {
         Ok(())
     }
 
-    /// Reads the groups that the user is in, of the first buckets by their ids.
+    /// Adds the groups that the user is a member of, from the first buckets in the order of their ids.
     ///
     /// # Errors
     /// Failures of the table.
@@ -101,10 +101,10 @@ impl User {
         Ok(())
     }
 
-    /// Checks that the user is one of these principals.
+    /// Checks that the user has one of these principals.
     ///
     /// # Errors
-    /// 403, or 401 of nobody.
+    /// 403, or 401 for an anonymous user.
     pub fn require_one_of(&self, principals: &[String]) -> Result<(), ApiError> {
         let is_user = |principal| self.principals.contains(principal);
         match principals.iter().any(is_user) {
@@ -113,7 +113,7 @@ impl User {
         }
     }
 
-    /// The refusal of a user who may not: 403, or 401 of nobody.
+    /// The error for a user without the permission: 403, or 401 for an anonymous user.
     pub fn forbidden(&self) -> ApiError {
         ApiError::Forbidden {
             authenticated: self.id.is_some(),

@@ -1,4 +1,4 @@
-//! The latest change for who asks instead of being told: the push service, or any reader of Megaphone.
+//! The latest broadcast, for clients that ask instead of being notified: the push service, or any reader of Megaphone.
 //!
 //! Both endpoints read the monitor's state, which the aggregator keeps ([`crate::store::polled_broadcast`]), and write nothing.
 
@@ -13,9 +13,9 @@ use crate::api::web::response::Response;
 use crate::megaphone::CHANNEL;
 use crate::timestamp::Timestamp;
 
-/// `GET /v1/__broadcasts__`, for everyone: what the push service asks for (Remote Settings).
+/// `GET /v1/__broadcasts__`, for everyone: the endpoint that the push service polls (Remote Settings).
 ///
-/// One request to the table. Without any change so far there is no broadcast in it.
+/// One request to the table. Before the first change the response has no broadcast.
 ///
 /// # Errors
 /// Failures of the table.
@@ -37,10 +37,10 @@ pub async fn pull(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     Ok(Response::json(StatusCode::OK, &answer).uncached())
 }
 
-/// `GET /v1/broadcasts`, for who has the reader's token: the same in Megaphone's place, its errors included.
+/// `GET /v1/broadcasts`, for clients with the reader's token: the same, in Megaphone's place, its errors included.
 ///
 /// # Errors
-/// 404 when no token is configured; a wrong one is Megaphone's 401.
+/// 404 when no token is configured. A missing or wrong token is Megaphone's 401.
 pub async fn broadcasts(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let request = cx.request;
     let Some(token) = &cx.api.settings.broadcasts.reader_token else {
@@ -51,7 +51,7 @@ pub async fn broadcasts(cx: &mut Context<'_>) -> Result<Response, ApiError> {
         .and_then(|value| value.strip_prefix("Bearer "));
     match shown {
         None => Ok(unauthorized(120, "Missing Authorization")),
-        // In constant time, so that nobody finds out the token byte by byte.
+        // In constant time, so that the token cannot be found out byte by byte.
         Some(shown) if bool::from(shown.as_bytes().ct_eq(token.reveal().as_bytes())) => {
             pull(cx).await
         }

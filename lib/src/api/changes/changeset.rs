@@ -1,4 +1,4 @@
-//! Changesets: a collection's metadata, timestamp and what changed in it, as one moment had them.
+//! Changesets: a collection's metadata, timestamp and changes, as of one moment.
 
 use crate::api::dispatch::context::Context;
 use crate::api::dispatch::target::Target;
@@ -30,17 +30,17 @@ use crate::store::{Generation, Store, StoreError};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::{Needs, UnitOfWork};
 
-/// Times that the collection itself is read again because it was changed while its records were read.
+/// The most times that the collection is read again because it changed while its records were read.
 const MAX_ATTEMPTS: u32 = 5;
-/// Bytes of changes that are read at most: what compressed, as JSON of records is, could still be sent.
+/// The most bytes of changes to read: JSON of records of this size, compressed, could still be sent.
 const MAX_READ: usize = 24 * 1024 * 1024;
 
-/// What a changeset's query string asks for. What else stands in it is ignored.
+/// The query string of a changeset. Unknown parameters are ignored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangesetQuery {
-    /// `_since`: only what is later, tombstones among it.
+    /// `_since`: only later changes, tombstones included.
     pub since: Option<Timestamp>,
-    /// `_limit`: only so many of the latest.
+    /// `_limit`: only this many of the latest changes.
     pub limit: Option<usize>,
     /// `bucket`, in monitor/changes: only entries of this bucket.
     pub bucket: Option<String>,
@@ -49,10 +49,10 @@ pub struct ChangesetQuery {
 }
 
 impl ChangesetQuery {
-    /// Reads the query string. `_since` may stand between double quotes or not, `_limit` of 0 is none.
+    /// Reads the query string. `_since` may be quoted or not; a `_limit` of 0 is no limit.
     ///
     /// # Errors
-    /// 400 without `_expected`, and for a `_since` or `_limit` that cannot be one.
+    /// 400 without `_expected`, and for an invalid `_since` or `_limit`.
     pub fn parse(request: &Request) -> Result<Self, ApiError> {
         let mut query = Self {
             since: None,
@@ -67,7 +67,7 @@ impl ChangesetQuery {
                 wrong.push(Detail::new(Location::Querystring, &*name, description))
             };
             match &*name {
-                // Any value will do: it only tells one state's URL from another's.
+                // Any value will do: it only gives each state a URL of its own.
                 "_expected" => is_expected = true,
                 "_since" => {
                     query.since = Timestamp::from_query(&value);
@@ -94,8 +94,8 @@ impl ChangesetQuery {
         }
     }
 
-    /// Checks that `_since` is a time that there can be: none after the year 2099 (kinto-changes 4.1), unless it is one of
-    /// a list whose `timestamp` is as late.
+    /// Checks that `_since` is not later than the year 2099 (kinto-changes 4.1), unless the list's own `timestamp` is
+    /// as late.
     ///
     /// # Errors
     /// 400.
@@ -109,28 +109,28 @@ impl ChangesetQuery {
     }
 }
 
-/// A collection at the moment that it was read.
+/// A collection as of the moment that it was read.
 struct Collection {
     generation: Generation,
     last_modified: Timestamp,
     /// The timestamp of its records.
     timestamp: Timestamp,
-    /// How many transactions wrote records under past times.
+    /// The number of transactions that wrote backdated records.
     past: u64,
-    /// What the last transactions wrote to its records.
+    /// The writes of the last transactions to its records.
     recent: Recent,
-    /// Whether the user may write its records.
+    /// Whether the user may write or create its records.
     is_writable: bool,
     metadata: Map<String, Value>,
 }
 
 impl Collection {
-    /// Reads a collection with the timestamp of its records.
+    /// Reads a collection with the timestamp of its records, and the user.
     ///
-    /// One `TransactGetItems`: a transaction that wrote both shows in both. Tells who asks, too.
+    /// One `TransactGetItems`: a transaction that wrote both shows in both.
     ///
     /// # Errors
-    /// Who may not read the collection and all of its records, and that it is not there.
+    /// The user may not read the collection and all of its records, or it does not exist.
     async fn read(
         api: &Api,
         request: &Request,
@@ -155,7 +155,7 @@ impl Collection {
             settings: &api.settings.api,
             uri,
         };
-        // Who may only create records reads the collection, none of its records.
+        // A user who may only create records may read the collection, but none of its records.
         let record = records.clone().object("x");
         let of_records = ObjectRequest {
             uri: &record,
@@ -169,7 +169,7 @@ impl Collection {
         let generation = unit.generation_of(records).ok_or_else(unknown)?;
         let live = unit.get(uri).ok_or_else(unknown)?;
         let mut metadata = metadata::with_metadata(live.data.clone(), uri.id(), live.last_modified);
-        // As kinto-changes' successor, whose clients need it.
+        // As kinto-changes' successor does; its clients need it.
         metadata.insert("bucket".to_owned(), uri.bucket_id().into());
         let collection = Self {
             generation,
@@ -183,7 +183,7 @@ impl Collection {
         Ok((collection, user))
     }
 
-    /// Whether all that was written to its records since was written under later times.
+    /// Returns `true` if the records are of this generation and none was backdated since the count was `past`.
     fn continues(&self, generation: &Generation, past: u64) -> bool {
         self.generation.owns(generation) && self.past == past
     }
@@ -192,8 +192,8 @@ impl Collection {
         self.continues(&other.generation, other.past) && self.last_modified == other.last_modified
     }
 
-    /// Names the state of the collection with the records of that time. Neither time tells it alone, nor both where
-    /// records were written under past times.
+    /// The entity tag of the collection with its records as of `timestamp`. Neither time alone identifies that state;
+    /// where records were backdated, not even both do.
     fn etag(&self, timestamp: Timestamp) -> String {
         match self.past {
             0 => format!("\"{timestamp}-{}\"", self.last_modified),
@@ -202,16 +202,16 @@ impl Collection {
     }
 }
 
-/// Answers `GET` and `HEAD` of a collection's changeset, for who may read the collection and all of its records.
+/// Answers `GET` and `HEAD` of a collection's changeset, for users who may read the collection and all of its records.
 ///
 /// One round trip when nothing was written to the records since this process read all of them
-/// ([decision 11](../../../../docs/decisions/011-changeset-memory.md)). Else two: the collection with its records' timestamp,
-/// then the records. Where some are remembered it reads those that changed since, and then the list's item once more. Only when something
-/// was written meanwhile the collection is read once more, and so on while it itself changes
+/// ([decision 11](../../../../docs/decisions/011-changeset-memory.md)). Else two: the collection with its records' timestamp, then
+/// the records. Where some are cached, only those that changed since are read, and then the list's item once more. Only
+/// when something was written meanwhile is the collection read again, and so on while it keeps changing
 /// ([decision 7](../../../../docs/decisions/007-changesets.md)).
 ///
 /// # Errors
-/// Whatever the request is to be refused for; 503 when the collection changes each time that it is read.
+/// Any refusal of the request; 503 when the collection changes each time that it is read.
 pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let Target::Changeset(uri) = cx.target else {
         return Err(ApiError::UnknownPath);
@@ -222,7 +222,7 @@ pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let Api {
         store, settings, ..
     } = api;
-    // Before the collection is read, so that what this tells is later than what is remembered.
+    // Taken before the collection is read, so that the collection is not older than the cached state.
     let remembered = api.changesets.get(&records);
     let read_collection = || Collection::read(api, request, credentials, uri, &records);
     let (mut collection, user) = read_collection().await?;
@@ -234,7 +234,7 @@ pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let of = (uri.bucket_id(), uri.id());
     let is_shared = user.id.is_none() && !collection.is_writable;
     let caching = &settings.api.caching;
-    // Whatever is answered of this state says the same of it, whether it has a body or not.
+    // All responses about this state have the same headers, whether they have a body or not.
     let described = |response: Response, collection: &Collection, timestamp: Timestamp| {
         let response = response
             .last_modified(timestamp.max(collection.last_modified))
@@ -249,10 +249,10 @@ pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
         since: query.since.unwrap_or_default(),
         limit: query.limit,
         most_bytes: MAX_READ,
-        // What is remembered has them.
+        // A reading of everything is cached, with its tombstones.
         tombstones: query.since.is_some() || query.limit.is_none(),
     };
-    // A client that has seen more than this process is not made to wait for what it has seen.
+    // A client that is ahead of the cached state does not wait for this process to catch up.
     let mut remembered = remembered
         .filter(|state| collection.continues(&state.generation, state.past))
         .filter(|state| wanted.since <= state.timestamp);
@@ -278,8 +278,8 @@ pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
         if read.are_too_large() {
             return Err(ApiError::ResponseTooLarge);
         }
-        // Where nothing was written since the collection was read, they belong together. An update misses records that moved back
-        // behind it under past times, which the timestamp does not tell.
+        // If nothing was written since the collection was read, both belong together. An update misses records that
+        // were backdated to before it, which the timestamp does not tell.
         let is_one_moment = read.timestamp() == at
             && (!is_update || past_of(store, &records).await? == collection.past);
         let again = if is_one_moment {
@@ -288,7 +288,7 @@ pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
             Some(read_collection().await?.0)
         };
         if !read.show(&again.as_ref().unwrap_or(&collection).recent) {
-            // Something is still being committed: all is read anew in a moment.
+            // Something is still being committed: read everything again after a pause.
             let pause = pauses.next().ok_or(ApiError::Busy)?;
             tokio::time::sleep(Duration::from_millis(pause)).await;
             collection = read_collection().await?.0;
@@ -329,7 +329,7 @@ pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     Ok(described(response, &collection, timestamp))
 }
 
-/// How many transactions wrote records under past times, by now. One `BatchGetItem` of one item.
+/// The number of transactions that wrote backdated records, by now. One `BatchGetItem` of one item.
 async fn past_of(store: &Store, records: &ListUri) -> Result<u64, StoreError> {
     let mut needs = Needs::default();
     needs.lists.insert(records.clone());
@@ -337,10 +337,10 @@ async fn past_of(store: &Store, records: &ListUri) -> Result<u64, StoreError> {
     Ok(unit.past_of(records))
 }
 
-/// The JSON of a changeset: what is asked for of the records.
+/// The JSON of a changeset with the records that the query asks for.
 ///
 /// # Errors
-/// That there is more than could be sent.
+/// The changeset is too large to be sent.
 fn body_of(
     collection: &Collection,
     state: &Snapshot,
@@ -373,7 +373,7 @@ pub fn body(metadata: &Map<String, Value>, timestamp: Timestamp, changes: &str) 
 
 /// The JSON of a changeset up to its changes, with room for what follows.
 fn beginning(metadata: &Map<String, Value>, timestamp: Timestamp, rest: usize) -> String {
-    // What is made of JSON can always be written.
+    // A value of JSON can always be serialized.
     let metadata = serde_json::to_string(metadata).unwrap_or_default();
     let mut text = format!("{{\"metadata\":{metadata},\"timestamp\":{timestamp},\"changes\":");
     text.reserve_exact(rest);

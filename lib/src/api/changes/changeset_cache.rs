@@ -1,6 +1,6 @@
-//! What this process remembers of collections' records, so that what did not change is not read again.
+//! The cache of collections' records in this process, which spares reading again what did not change.
 //!
-//! What makes a remembered state true is the subject of
+//! Why a cached state is still true is the subject of
 //! [decision 11](../../../../docs/decisions/011-changeset-memory.md).
 
 use std::collections::{HashMap, HashSet};
@@ -12,12 +12,12 @@ use crate::store::Generation;
 use crate::store::changeset::{Change, Changes};
 use crate::timestamp::Timestamp;
 
-/// Bytes that all that is remembered may have: an eighth of the function's memory.
+/// The most bytes of all cached states: an eighth of the function's memory.
 const MAX_BYTES: usize = 32 * 1024 * 1024;
-/// Bytes that a state, or a record, takes besides its texts, about.
+/// The bytes that a state, or a record, takes besides its texts, approximately.
 const OVERHEAD: usize = 128;
 
-/// The states of lists that were read last. Shared by all requests of the process.
+/// The states of lists that were used last. Shared by all requests of the process.
 #[derive(Debug)]
 pub struct ChangesetCache {
     max_bytes: usize,
@@ -26,29 +26,29 @@ pub struct ChangesetCache {
 
 #[derive(Debug, Default)]
 struct Kept {
-    /// With when each was last asked for.
+    /// The states, each with the value of `now` at its last use.
     states: HashMap<ListUri, (u64, Arc<Snapshot>)>,
     bytes: usize,
-    /// How many times one was asked for or kept.
+    /// The number of uses so far, as a clock.
     now: u64,
 }
 
-/// The records of a list, all or only what was wanted of them, at one moment.
+/// The records of a list at one moment: all, or only those that were asked for.
 #[derive(Debug)]
 pub struct Snapshot {
     /// The generation of the collection.
     pub generation: Generation,
     /// The timestamp of the list.
     pub timestamp: Timestamp,
-    /// How many transactions had written to the list under past times before it was read.
+    /// The number of transactions that had written backdated records of the list before it was read.
     pub past: u64,
-    /// The latest first, tombstones among them.
+    /// The records, the latest first, tombstones included.
     records: Vec<Arc<Record>>,
-    /// How much it takes, about.
+    /// The approximate size in bytes.
     bytes: usize,
 }
 
-/// A record, or the tombstone of one, as a changeset shows it.
+/// A record, or its tombstone, as a changeset shows it.
 #[derive(Debug)]
 pub struct Record {
     id: String,
@@ -72,7 +72,7 @@ impl ChangesetCache {
         }
     }
 
-    /// What is remembered of a list.
+    /// The cached state of a list.
     pub fn get(&self, list: &ListUri) -> Option<Arc<Snapshot>> {
         let mut kept = self.lock();
         kept.now += 1;
@@ -82,7 +82,7 @@ impl ChangesetCache {
         Some(Arc::clone(state))
     }
 
-    /// Remembers a whole state of a list, unless it is too large, and forgets what was not asked for the longest.
+    /// Caches a complete state of a list, unless it is too large, and evicts the least recently used states.
     pub fn keep(&self, list: &ListUri, state: Arc<Snapshot>) {
         let mut kept = self.lock();
         kept.forget(list);
@@ -104,7 +104,7 @@ impl ChangesetCache {
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
-        // Nothing that is done while it is locked fails halfway.
+        // Nothing that is done under this lock fails halfway.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -118,14 +118,14 @@ impl Kept {
 }
 
 impl Snapshot {
-    /// What was read of a list in that generation, which so many had written to under past times before.
+    /// The state that was read of a list in `generation`, after `past` transactions had written backdated records.
     pub fn of(changes: &Changes, generation: Generation, past: u64) -> Self {
         let shown = changes.shown();
         let records = shown.into_iter().map(Record::of).map(Arc::new);
         Self::new(generation, changes.timestamp(), past, records.collect())
     }
 
-    /// The state of the same list to which all that changed since was written under later times.
+    /// The state after `changes`, none of which may be backdated.
     pub fn advanced(&self, changes: &Changes) -> Self {
         let shown = changes.shown();
         let moved: HashSet<_> = shown.iter().map(|change| &*change.id).collect();
@@ -159,8 +159,8 @@ impl Snapshot {
         }
     }
 
-    /// What is later than `since`, tombstones among it, or all that exists when that is `None`; no more than `limit`,
-    /// the latest first.
+    /// The records later than `since`, tombstones included, or all live ones when it is `None`; at most `limit`, the
+    /// latest first.
     pub fn shown(&self, since: Option<Timestamp>, limit: Option<usize>) -> Vec<&Record> {
         let records = self.records.iter().map(|record| &**record);
         let later = records.take_while(|record| since.is_none_or(|at| record.last_modified > at));
@@ -172,12 +172,12 @@ impl Snapshot {
 }
 
 impl Record {
-    /// A record as its list shows it: its stored text goes in as it is.
+    /// A record as its list shows it: its stored text is copied as it is.
     fn of(change: &Change) -> Self {
         let data = change.data.as_deref();
         let length = change.id.len() + data.map_or(0, str::len);
         let mut json = String::with_capacity(length + 64);
-        // An id has no character that JSON would escape. Writing to a string does not fail.
+        // An id has no character that JSON would escape. Writing to a string cannot fail.
         let _ = write!(
             json,
             "{{\"id\":\"{}\",\"last_modified\":{}",
@@ -209,7 +209,7 @@ mod tests {
         ObjectUri::collection("main", id).children(Kind::Record)
     }
 
-    /// A state that takes a bit more than so many bytes.
+    /// A state that takes slightly more than `bytes` bytes.
     fn state(bytes: usize) -> Arc<Snapshot> {
         let record = Record {
             id: "r".to_owned(),

@@ -1,4 +1,4 @@
-//! What changed: monitor/changes, changesets, broadcasts.
+//! Changes: monitor/changes, changesets, broadcasts.
 
 pub mod broadcasts;
 pub mod changeset;

@@ -1,9 +1,9 @@
-//! monitor/changes: which collections changed, and when. For everyone.
+//! monitor/changes: the collections that changed, and when. Everyone may read it.
 //!
-//! A change has two times. Its `last_modified` is its collection's timestamp. Its *position* is the monitor's clock when the
-//! change was recorded, strictly increasing, at least the timestamp and usually the same. Positions are what pollers go on
-//! from: `ETag`, `Last-Modified`, `timestamp`, `_since`, `_before`, Next-Page and the order are theirs. Filters and sorts by
-//! `last_modified` go by the timestamp.
+//! A change has two times. Its `last_modified` is its collection's timestamp. Its *position* is the monitor's clock
+//! when the change was recorded: strictly increasing, at least the timestamp and usually equal to it. Pollers go on
+//! from positions: `ETag`, `Last-Modified`, `timestamp`, `_since`, `_before`, Next-Page and the order use them. Filters
+//! and sorts by `last_modified` use the timestamp.
 
 use crate::api::dispatch::context::Context;
 use http::header::IF_NONE_MATCH;
@@ -26,16 +26,16 @@ use crate::settings::{ApiSettings, Settings};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::client_time;
 
-/// The bucket and the collection in whose name the changes are served; neither needs to exist.
+/// The bucket and the collection under whose names the changes are served; neither needs to exist.
 const MONITOR_CHANGES: (&str, &str) = ("monitor", "changes");
 
 /// Answers `GET` and `HEAD` of `/v1/buckets/monitor/collections/changes/records`: a list like any other, the
 /// latest change first, with the highest position as its `ETag`.
 ///
-/// One `GetItem`, and what [`super::monitor_cache::MonitorCache::read`] needs.
+/// One `GetItem`, and the requests of [`super::monitor_cache::MonitorCache::read`].
 ///
 /// # Errors
-/// Whatever the request is to be refused for.
+/// Any refusal of the request.
 pub async fn records(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let Api {
         store,
@@ -50,23 +50,23 @@ pub async fn records(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     }
     media_type::check(request)?;
     let parse = |now| ListQuery::parse_keyed(request, Some(&FIELDS), KEYS, api, now);
-    // Whatever time it asks for: which ones there can be is known when the latest is.
+    // Any time is allowed here: the latest valid one is known only when the state is read.
     let bounds = parse(Timestamp(u64::MAX / 2)).map(|query| query.bounds());
     let bounds = bounds.unwrap_or_default();
     let state = store.monitor_state().await?;
     let shown = monitor.read(store, changes, state, bounds.since).await?;
-    // The monitor's clock may be ahead of ours, and what it said must be taken back.
+    // The monitor's clock may be ahead of ours, and clients must be able to send the times that it gave them.
     let query = parse(client_time::reference_time(
         Timestamp::now(),
         shown.timestamp,
     ));
     let kept = |response| keep(response, request, shown.timestamp, api);
-    // As in Kinto, these go before a query string that cannot be read.
+    // As in Kinto, preconditions go before an invalid query string.
     match Preconditions::of(request)?.check(request, Some(shown.timestamp)) {
         Outcome::Met => {}
         Outcome::NotModified => {
-            // An empty list where the URL asks for nothing else. Of any other URL a cache that asks whether its copy still
-            // holds would take it for all there is.
+            // An empty list, where the URL asks for nothing more. A cache that revalidates its copy of any other URL
+            // would take the empty list for the whole.
             let is_empty = bounds.since.is_some_and(|since| since >= shown.timestamp);
             if changes.dialect.answers_not_modified() || !is_empty {
                 let response = Response::empty(StatusCode::NOT_MODIFIED);
@@ -94,7 +94,7 @@ pub async fn records(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     Ok(kept(response))
 }
 
-/// With how long the answer may be kept that shows the state of `timestamp`.
+/// Says how long the response that shows the state of `timestamp` may be cached.
 fn keep(
     response: Response,
     request: &Request,
@@ -112,17 +112,17 @@ fn keep(
     )
 }
 
-/// The whole of a list. `changes` is JSON already.
+/// The response with a whole list. `changes` is JSON already.
 fn listed(changes: &str, timestamp: Timestamp) -> Response {
     Response::json_text(StatusCode::OK, format!("{{\"data\":{changes}}}")).modified_at(timestamp)
 }
 
 /// Answers `GET` and `HEAD` of `/v1/buckets/monitor/collections/changes/changeset`.
 ///
-/// `timestamp` and `ETag` are the highest position, whatever is filtered. It costs what the list does.
+/// `timestamp` and `ETag` are the highest position, whatever the filters. It costs the same as the list.
 ///
 /// # Errors
-/// Whatever the request is to be refused for.
+/// Any refusal of the request.
 pub async fn changeset(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let Api {
         store,
@@ -147,7 +147,7 @@ pub async fn changeset(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     query.check_since(shown.timestamp)?;
     let etag = shown.timestamp.etag();
     let known = request.header(IF_NONE_MATCH);
-    // As above.
+    // As in the list above.
     let is_empty = query.since.is_some_and(|since| since >= shown.timestamp);
     let answers_not_modified = changes.dialect.answers_not_modified() || !is_empty;
     if answers_not_modified && known.is_some_and(|known| is_weakly(known, &etag)) {
@@ -172,10 +172,10 @@ pub async fn changeset(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     Ok(keep(response, request, shown.timestamp, api))
 }
 
-/// What is answered, without reading anything, to who asks with times that are too old.
+/// The response to a request whose times are too old; nothing is read for it.
 ///
-/// Who asks for what changed since long ago is redirected to the whole list (kinto-changes 4.1), so that caches
-/// keep one answer for all of them; who expects less than it has got is told that there is nothing (its successor).
+/// A `_since` of long ago is redirected to the whole list (kinto-changes 4.1), so that caches keep one response for all
+/// such requests; an `_expected` that is before `_since` gets a 204 (kinto-changes' successor).
 fn answer_to_age(request: &Request, settings: &Settings, now: Timestamp) -> Option<Response> {
     let changes = &settings.changes;
     let time = |name: &str| {
@@ -185,7 +185,7 @@ fn answer_to_age(request: &Request, settings: &Settings, now: Timestamp) -> Opti
             .parse::<i64>()
             .ok()
     };
-    // What cannot be read is refused later, with the other parameters.
+    // An invalid value is refused later, with the other parameters.
     let since = time("_since")?;
     let max_age = changes.since_max_age_redirect_ttl_seconds;
     if changes.dialect.refuses_stale_expected()
@@ -210,7 +210,7 @@ fn answer_to_age(request: &Request, settings: &Settings, now: Timestamp) -> Opti
     Some(Response::redirect(&url, now, max_age))
 }
 
-/// The URL of the request with `_expected` without its quotes; `None` when it has none.
+/// The URL of the request with `_expected` unquoted; `None` when it is not quoted.
 fn url_with_plain_expected(request: &Request, settings: &Settings) -> Option<String> {
     let expected = request.parameter("_expected")?;
     expected.contains('"').then(|| {
@@ -221,7 +221,7 @@ fn url_with_plain_expected(request: &Request, settings: &Settings) -> Option<Str
     })
 }
 
-/// The URL of the request on the host that the settings name, with the parameters that `keep` gives a value.
+/// The URL of the request on the host of the settings, with the parameters for which `keep` returns a value.
 fn url_with(
     request: &Request,
     settings: &Settings,
@@ -229,7 +229,7 @@ fn url_with(
 ) -> String {
     let host = &settings.changes.http_host;
     let origin = if host.is_empty() {
-        // Relative, as all redirects.
+        // Relative, as all redirects are.
         String::new()
     } else {
         let scheme = settings.api.http_scheme.as_deref().unwrap_or("https");

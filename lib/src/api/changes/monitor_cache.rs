@@ -1,4 +1,4 @@
-//! The part of the monitor that the settings show, as this process has read it.
+//! The cache of the monitor's entries that the settings show.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,22 +9,22 @@ use crate::store::monitor::{CollectionChange, MonitorState, StoredMonitorEntry};
 use crate::store::{Store, StoreError};
 use crate::timestamp::Timestamp;
 
-/// The part of the monitor that the settings show.
+/// The monitor's entries that the settings show.
 #[derive(Clone, Debug, Default)]
 pub struct VisibleChanges {
     /// The entries, the highest position first, without those of deleted collections.
     changes: Vec<Arc<MonitorEntry>>,
-    /// The highest position of all that is shown, that of a collection deleted since included: it never goes back.
+    /// The highest position of what is shown, including collections deleted since: it never goes back.
     pub timestamp: Timestamp,
-    /// The monitor's clock when all this was so.
+    /// The monitor's clock as of this state.
     clock: Timestamp,
 }
 
 impl VisibleChanges {
-    /// With later entries, in the order of their positions, as it is in `state`.
+    /// These changes with later entries, in the order of their positions, as they are in `state`.
     ///
-    /// What lies behind the clock was written by a function of an earlier version and gets a position yet: it shows, and
-    /// nobody goes on from there.
+    /// An entry beyond the clock was written by a function of an earlier version and has yet to get a position: it is
+    /// shown, but nobody goes on from there.
     fn with(
         &self,
         entries: Vec<StoredMonitorEntry>,
@@ -65,7 +65,7 @@ impl VisibleChanges {
         }
     }
 
-    /// What is shown and lies between these positions, both exclusive.
+    /// The changes between these positions, both exclusive.
     pub fn between(
         &self,
         since: Option<Timestamp>,
@@ -78,17 +78,17 @@ impl VisibleChanges {
     }
 }
 
-/// All that is shown, as it was read last ([decision 9](../../../../docs/decisions/009-monitor-memory.md)). About 250 bytes an
-/// entry.
+/// The visible changes as they were last read ([decision 9](../../../../docs/decisions/009-monitor-memory.md)). About
+/// 250 bytes an entry.
 #[derive(Debug, Default)]
 pub struct MonitorCache(Mutex<Option<Arc<VisibleChanges>>>);
 
 impl MonitorCache {
-    /// All that is shown in `state`, which was read for this request, or later; if `since` is given, maybe no more of it
-    /// than is later.
+    /// The visible changes as of `state`, which was read for this request, or later; with `since`, possibly only those
+    /// after it.
     ///
-    /// No request if this process remembers the entries up to the state's floor, or `since` is not before it; else one
-    /// `Query` for those that are missing. If nothing is remembered and no entry from `since` on is shown, a second one, for
+    /// No request if the entries up to the state's floor are cached, or `since` is not before the floor; else one
+    /// `Query` for the missing entries. If nothing is cached and no entry from `since` on is shown, a second one for
     /// the highest position.
     pub async fn read(
         &self,
@@ -104,7 +104,7 @@ impl MonitorCache {
         if let Some(kept) = kept.clone().filter(|kept| state.clock() <= kept.clock) {
             return Ok(kept);
         }
-        // Before anything is folded, the state has all there is.
+        // Until anything is folded, the state has all entries.
         let is_complete = is_settled(&state) && state.floor() == Timestamp(0);
         if kept.is_none()
             && !is_complete
@@ -130,7 +130,7 @@ impl MonitorCache {
     }
 }
 
-/// The entries from the position `from` on, in order, and the state in which they are these.
+/// The entries from the position `from` on, in order, and the state that they belong to.
 async fn read(
     store: &Store,
     state: MonitorState,

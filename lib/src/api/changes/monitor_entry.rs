@@ -18,14 +18,14 @@ pub struct MonitorEntry {
     pub bucket: String,
     /// The collection's id.
     pub collection: String,
-    /// All of it, with its id and host.
+    /// The whole entry as JSON, with its id and host.
     pub json: String,
 }
 
 /// The fields of an entry, in their order.
 #[derive(Serialize)]
 struct Fields<'a> {
-    /// UUID made of the md5 of host and collection URI (kinto-changes 4.1).
+    /// The UUID made of the MD5 of host and collection URI (kinto-changes 4.1).
     id: &'a str,
     last_modified: Timestamp,
     bucket: &'a str,
@@ -34,7 +34,7 @@ struct Fields<'a> {
 }
 
 impl MonitorEntry {
-    /// The entry of a change that was recorded at this position; `host` is the setting `changes.http_host`.
+    /// The entry of a change that was recorded at `position`; `host` is the setting `changes.http_host`.
     pub fn of(position: Timestamp, change: CollectionChange, host: &str) -> Self {
         let uri = change.uri();
         let CollectionChange {
@@ -59,7 +59,7 @@ impl MonitorEntry {
         }
     }
 
-    /// As [`ListQuery`](crate::api::lists::query::ListQuery) takes it: with its position.
+    /// The entry with its position, as an object for [`ListQuery`](crate::api::lists::query::ListQuery).
     pub fn to_object(&self) -> Map<String, Value> {
         let mut object: Map<_, _> = serde_json::from_str(&self.json).unwrap_or_default();
         object.insert(POSITION.to_owned(), self.position.0.into());
@@ -73,13 +73,13 @@ pub fn array(changes: &[&MonitorEntry]) -> String {
     format!("[{}]", texts.join(","))
 }
 
-/// The fields of an entry, all there are to filter and sort by.
+/// The fields of an entry: all that it can be filtered and sorted by.
 pub const FIELDS: [&str; 5] = ["id", "last_modified", "bucket", "collection", "host"];
 
-/// The field of the positions, which nobody is shown.
+/// The field of the position, which is never shown.
 pub const POSITION: &str = "position";
 
-/// Entries written by an earlier version may share a position.
+/// The keys of the list: the id too, since entries written by an earlier version may share a position.
 pub const KEYS: Keys = Keys {
     time: Some(POSITION),
     unique: "id",

@@ -1,6 +1,6 @@
-//! `POST /batch`: several requests in one, answered in their order and committed in one unit of work.
+//! `POST /batch`: several requests in one, answered in order and committed in one unit of work.
 //!
-//! A refusal (4xx) of one leaves the others standing; a failure of ours takes all of them back (Kinto 26.5).
+//! A refusal (4xx) of one request leaves the others standing; a server error undoes all of them (Kinto 26.5).
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -29,17 +29,16 @@ pub const METHODS: [Method; 7] = [
     Method::PATCH,
 ];
 
-/// The requests in a batch, each with what `defaults` and the batch's own headers add to it.
+/// The requests in a batch, each completed from `defaults` and the batch's own headers.
 ///
 /// # Errors
-/// 400 when the body is not as it must be, holds a batch itself or more than `batch_max_requests`, 415 and 406 as
-/// anywhere.
+/// 400 when the body is malformed, has a batch in it, or more than `batch_max_requests`; 415 and 406 as anywhere.
 pub fn requests(batch: &Request, settings: &ApiSettings) -> Result<Vec<Request>, ApiError> {
     media_type::check(batch)?;
     let mut fields = object("", Some(body::parse_json(&batch.body)?))?;
     let defaults = object("defaults", fields.shift_remove("defaults"))?;
     if !defaults.is_empty() {
-        // They must be as those of a request, even where none of the requests takes them.
+        // They must be valid in a request, even where no request takes them.
         let mut alone = defaults.clone();
         alone.entry("path").or_insert("/".into());
         read_request(batch, "defaults", alone)?;
@@ -102,13 +101,13 @@ fn read_request(
         };
         let header = HeaderName::try_from(header);
         let (Ok(header), Ok(value)) = (header, HeaderValue::try_from(value)) else {
-            return Err(invalid(&within("headers"), "Must be HTTP headers"));
+            return Err(invalid(&within("headers"), "Must be valid HTTP headers"));
         };
         headers.insert(header, value);
     }
     let body = match fields.shift_remove("body") {
         None => vec![],
-        // As Kinto: an empty one is none; another is JSON, whatever the headers say.
+        // As Kinto: an empty object is no body; any other is JSON, whatever the headers say.
         Some(Value::Object(body)) if body.is_empty() => vec![],
         Some(Value::Object(body)) => {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -138,8 +137,8 @@ fn read_request(
     })
 }
 
-/// The answer to a batch: those to its requests, each with the path that it was asked for. Their bodies are JSON already, which
-/// is not read again: it may take far more memory than its text.
+/// The response to a batch: those to its requests, each with the path that was asked for. Their bodies are JSON already
+/// and are not parsed: that may take far more memory than the text.
 pub fn response(answers: Vec<(Arc<Request>, Response)>) -> Response {
     let answers = answers.into_iter().map(|(request, response)| {
         let body = match request.method {
@@ -155,7 +154,7 @@ pub fn response(answers: Vec<(Arc<Request>, Response)>) -> Response {
     Response::json_text(StatusCode::OK, format!(r#"{{"responses":[{answers}]}}"#))
 }
 
-/// Headers as an object. JSON knows upper and lower case, so the names are those that Kinto's answers have.
+/// The headers as an object. Keys in JSON are case-sensitive, so the names are written as in Kinto's responses.
 fn named_as_kinto(headers: &HeaderMap) -> Map<String, Value> {
     let headers = headers.iter().map(|(name, value)| {
         let name = match name.as_str() {
@@ -179,7 +178,7 @@ fn capitalized(word: &str) -> String {
     first.into_iter().chain(letters).collect()
 }
 
-/// Adds what is only in `defaults`, within objects too.
+/// Adds the fields that only `defaults` has, in nested objects too.
 fn add_missing(fields: &mut Map<String, Value>, defaults: &Map<String, Value>) {
     for (field, default) in defaults {
         match (fields.get_mut(field), default) {
@@ -190,7 +189,7 @@ fn add_missing(fields: &mut Map<String, Value>, defaults: &Map<String, Value>) {
     }
 }
 
-/// What must be an object; none is an empty one.
+/// The value, which must be an object; a missing one is an empty object.
 fn object(name: &str, value: Option<Value>) -> Result<Map<String, Value>, ApiError> {
     match value {
         None => Ok(Map::new()),

@@ -1,6 +1,6 @@
-//! One request on its way through the API: what it must read, and what it is answered.
+//! One request on its way through the API: its reads and its response.
 //!
-//! A single request is one call, a batch is several; all that follows treats them alike.
+//! A single request is one call, a batch is several; everything after this treats them alike.
 
 use std::sync::Arc;
 
@@ -55,17 +55,17 @@ impl Call {
         }
     }
 
-    /// Whether this is a batch of other requests.
+    /// Returns `true` if this is a batch of other requests.
     pub fn is_batch(&self) -> bool {
         matches!(self.endpoint.handler, Handler::Batch)
     }
 
-    /// Whether its method is one that changes something.
+    /// Returns `true` if its method may change something.
     pub fn writes(&self) -> bool {
         !self.request.is_read()
     }
 
-    /// What it must read before it is answered.
+    /// The reads that it needs before it is answered.
     pub fn needs(&self, settings: &ApiSettings) -> Needs {
         let needs = if self.is_in_default_bucket {
             let buckets = self.credentials.user_ids();
@@ -77,7 +77,7 @@ impl Call {
             self.needs_of(&self.target)
         };
         match self.endpoint.audience {
-            // The id of a default bucket follows from the user.
+            // The id of a default bucket depends on the user.
             Audience::UsersAtOnce if !self.is_in_default_bucket => needs,
             _ => self.credentials.add_to(needs, settings),
         }
@@ -99,8 +99,8 @@ impl Call {
         }
     }
 
-    /// What it must read besides when `unit` has read what it [`Self::needs`]: which of the groups its user is in, maybe of
-    /// other buckets, that something is granted to.
+    /// The reads that it needs after its [`Self::needs`]: whether the user is a member of the groups, maybe of other
+    /// buckets, that permissions name.
     pub fn needs_of_groups(&self, unit: &UnitOfWork) -> Needs {
         match self.target.object() {
             Some(uri) if !self.is_in_default_bucket => {
@@ -111,11 +111,11 @@ impl Call {
         }
     }
 
-    /// Answers it, writing to `unit` what it changes.
+    /// Answers it and writes its changes to `unit`.
     ///
     /// # Errors
-    /// Whatever it is to be refused for; then nothing of it was written to `unit`, but for what is created because it
-    /// was asked for ([`default_bucket`]).
+    /// Any refusal of the request; then `unit` has none of its writes, except of objects that are created because they
+    /// were asked for ([`default_bucket`]).
     pub async fn answer(&self, api: &Api, unit: &mut UnitOfWork) -> Result<Response, ApiError> {
         let settings = &api.settings.api;
         let mut user = self.credentials.user(unit, &api.passwords)?;
@@ -154,7 +154,7 @@ impl Call {
     }
 }
 
-/// What listeners are told of a request that writes; `None` of one of whose writes nobody is notified (Kinto 26.5).
+/// The origin of a request's events; `None` for a request of whose writes nobody is notified (Kinto 26.5).
 fn origin(request: &Request, target: &Target, user: &User) -> Option<Origin> {
     let target = match target {
         Target::Object { uri, .. } if request.method == Method::POST => {

@@ -1,4 +1,4 @@
-//! All that a handler works with.
+//! Everything that a handler works with.
 
 use crate::api::Api;
 use crate::api::auth::credentials::Credentials;
@@ -8,18 +8,18 @@ use crate::api::web::request::Request;
 use crate::settings::ApiSettings;
 use crate::unit_of_work::UnitOfWork;
 
-/// One request, when its handler is called.
+/// One request, as its handler gets it.
 #[derive(Debug)]
 pub struct Context<'a> {
     /// The API: settings, table, caches.
     pub api: &'a Api,
-    /// What was read for the request, and what it writes; committed when all requests of a batch are answered.
+    /// The request's reads and writes; committed when all requests of a batch are answered.
     pub unit: &'a mut UnitOfWork,
     /// The request.
     pub request: &'a Request,
-    /// What it is about.
+    /// The target of the request.
     pub target: &'a Target,
-    /// What it says of its user, for handlers that read the user themselves.
+    /// The credentials of the request, for handlers that read the user themselves.
     pub credentials: &'a Credentials,
     /// The user.
     pub user: &'a User,

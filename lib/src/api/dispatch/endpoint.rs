@@ -1,4 +1,4 @@
-//! What a row of the table of endpoints says.
+//! A row of the table of endpoints.
 
 use futures::future::BoxFuture;
 use http::Method;
@@ -16,7 +16,7 @@ use crate::unit_of_work::Needs;
 
 /// The methods that read; a read-only server takes no others.
 pub const READ: &[Method] = &[Method::GET, Method::HEAD, Method::OPTIONS];
-/// Of endpoints that do something.
+/// The methods of endpoints that perform an action.
 pub const ACTION: &[Method] = &[Method::POST, Method::OPTIONS];
 const OBJECT: &[Method] = &[
     Method::GET,
@@ -34,37 +34,37 @@ const LIST: &[Method] = &[
     Method::OPTIONS,
 ];
 
-/// All that is said of an endpoint, said once: routing, 405s, CORS and `__api__` follow from it.
+/// All facts about an endpoint, stated once: routing, 405s, CORS and `__api__` follow from them.
 ///
-/// A row names what differs from [`Endpoint::READ_ONLY`], [`Endpoint::object`] or [`Endpoint::list`].
+/// A row states how it differs from [`Endpoint::READ_ONLY`], [`Endpoint::object`] or [`Endpoint::list`].
 #[derive(Clone, Copy)]
 pub struct Endpoint {
     /// Its path without the version; `{…}` stands for an id.
     pub path: &'static str,
-    /// The ids in the path, and what they make.
+    /// The thing that the ids in the path identify.
     pub about: About,
-    /// The methods that it takes where no setting turns one off.
+    /// The methods that it takes, unless a setting turns one off.
     pub methods: &'static [Method],
-    /// For whom it reads credentials.
+    /// The users whose credentials it reads.
     pub audience: Audience,
-    /// Whether these settings serve it; a plugin's endpoints are served where the plugin is on, besides.
+    /// Whether these settings serve it. An endpoint of a plugin also needs the plugin to be on.
     pub is_served: fn(&ApiSettings) -> bool,
     /// The headers that scripts of other origins may read.
     pub exposes: Exposes,
-    /// How `__api__` describes one of its methods.
+    /// The description of one of its methods in `__api__`.
     pub operation: fn(&Method, Timestamp) -> Operation,
-    /// What it reads before the handler is called, beside what the user's groups need.
+    /// The reads that it needs before the handler is called, beside those for the user's groups.
     pub needs: fn() -> Needs,
     /// The code that answers.
     pub handler: Handler,
 }
 
-/// What an endpoint is about.
+/// The thing that an endpoint is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum About {
-    /// The server, or all that it holds.
+    /// The server, or everything in it.
     Server,
-    /// Something else that the only id in the path names.
+    /// Something else, named by the only id in the path.
     Named,
     /// A single object.
     Object(Kind),
@@ -76,33 +76,33 @@ pub enum About {
     Within(Kind),
 }
 
-/// Whose credentials an endpoint looks at.
+/// The users whose credentials an endpoint reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audience {
-    /// Nobody's: it answers everyone the same, or checks a token of its own.
+    /// None: it answers everyone the same, or checks a token of its own.
     Everyone,
-    /// The user's, who is known with the groups when the handler is called.
+    /// Every user's: user and groups are known when the handler is called.
     Users,
-    /// The user's, whom the handler itself reads, at the same moment as what the user asks for.
+    /// Every user's: the handler itself reads the user, at the same moment as the data.
     UsersAtOnce,
 }
 
-/// The future of an answer.
+/// The future of a response.
 pub type Answer<'c> = BoxFuture<'c, Result<Response, ApiError>>;
 
-/// What answers.
+/// The code that answers a request.
 #[derive(Clone, Copy)]
 pub enum Handler {
     /// The rules of objects and lists, the same for all kinds.
     Resource,
     /// Several requests in one, each with an endpoint of its own.
     Batch,
-    /// Code of the endpoint's own.
+    /// A function of the endpoint's own.
     Call(for<'c> fn(&'c mut Context<'_>) -> Answer<'c>),
 }
 
 impl Endpoint {
-    /// An endpoint that reads, the same for everyone.
+    /// A read-only endpoint that answers everyone the same.
     pub const READ_ONLY: Self = Self {
         path: "",
         about: About::Server,
@@ -115,7 +115,7 @@ impl Endpoint {
         handler: Handler::Resource,
     };
 
-    /// Single objects of a kind.
+    /// The endpoint of single objects of a kind.
     pub const fn object(
         kind: Kind,
         path: &'static str,
@@ -132,7 +132,7 @@ impl Endpoint {
         }
     }
 
-    /// A list of objects of a kind.
+    /// The endpoint of lists of objects of a kind.
     pub const fn list(
         kind: Kind,
         path: &'static str,
@@ -149,7 +149,7 @@ impl Endpoint {
         }
     }
 
-    /// The methods that it takes with these settings.
+    /// The methods that it takes under these settings.
     pub fn methods(&self, settings: &ApiSettings) -> Vec<Method> {
         let switched = match self.about {
             About::Object(kind) => Some((EndpointType::Object, kind)),
@@ -164,7 +164,7 @@ impl Endpoint {
         self.methods.iter().filter(is_enabled).cloned().collect()
     }
 
-    /// The ids in a path, without its version, that leads here; `None` of another path.
+    /// The ids in a path, which is without its version; `None` if the path does not lead here.
     pub fn ids_in<'p>(&self, path: &'p str) -> Option<Vec<&'p str>> {
         let mut ids = vec![];
         let mut segments = path.split('/');
@@ -188,7 +188,7 @@ impl Endpoint {
         segments.next().is_none().then_some(ids)
     }
 
-    /// What a path with these ids names; each is as the client sent it, valid or not.
+    /// The target that these ids identify; each is as the client sent it, valid or not.
     pub fn target(&self, ids: &[&str]) -> Target {
         let id = |n: usize| ids.get(n).copied().unwrap_or_default();
         let list = |kind: Kind| match kind {
@@ -218,7 +218,7 @@ impl std::fmt::Debug for Endpoint {
     }
 }
 
-/// An endpoint that is served, with the methods that the settings leave.
+/// An endpoint that is served, with the methods that the settings leave it.
 #[derive(Clone, Debug)]
 pub struct Served {
     /// The endpoint.

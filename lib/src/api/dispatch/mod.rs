@@ -30,26 +30,26 @@ use crate::listeners::NotifyError;
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::UnitOfWork;
 
-/// How long the listeners may take together that are told before the commit.
+/// The longest time that the listeners that must agree before the commit may take together.
 const LISTENERS_TIMEOUT: Duration = Duration::from_secs(12);
 
-/// What becomes of a request at first sight.
+/// The result of the first look at a request.
 enum Dispatched {
     /// It has an endpoint.
     Call(Call),
-    /// It is answered already: refused, sent elsewhere, or needs nothing.
+    /// It is answered already: refused, redirected, or without any work.
     Answer(Response),
 }
 
 impl Api {
-    /// Answers one request. Whatever goes wrong becomes a response.
+    /// Answers one request; every error becomes a response.
     pub async fn handle(&self, event: ApiGatewayV2httpRequest) -> ApiGatewayV2httpResponse {
         let received = Instant::now();
         match gateway::request(event) {
             Ok(request) => {
                 let request = Arc::new(request);
                 let accept_encoding = request.header(ACCEPT_ENCODING).unwrap_or_default();
-                // In a box, since callers' futures would be nested deeper than the compiler takes.
+                // Boxed, since callers' futures would be nested deeper than the compiler allows.
                 let mut response = Box::pin(self.answer(&request, received)).await;
                 cache_control::complete(&request, &self.settings.api, &mut response);
                 gateway::event(response, request.method == Method::HEAD, accept_encoding)
@@ -80,10 +80,10 @@ impl Api {
         answer.unwrap_or_else(|error| self.error_response(request, error))
     }
 
-    /// Where a request goes and who sends it.
+    /// Finds the endpoint of a request, and its credentials.
     ///
     /// # Errors
-    /// What takes back all of a batch: a failure of ours. What is refused is an answer.
+    /// A server error, which undoes all of a batch. A refusal is a response.
     async fn find(&self, request: &Arc<Request>) -> Result<Dispatched, ApiError> {
         match self.find_call(request).await {
             Ok(Dispatched::Answer(response)) => Ok(Dispatched::Answer(
@@ -109,7 +109,7 @@ impl Api {
         }
         let (endpoint, target) = match router::route(request, settings, &self.endpoints)? {
             Routed::To(endpoint, target) => (endpoint, target),
-            // A browser follows no redirect of a preflight.
+            // Browsers do not follow the redirect of a preflight.
             Routed::Redirect { .. }
                 if request.method == Method::OPTIONS && !router::has_version(&request.path) =>
             {
@@ -138,7 +138,7 @@ impl Api {
 
     async fn batch(&self, batch: &Request, received: Instant) -> Result<Response, ApiError> {
         let mut calls = vec![];
-        // `None` in the place of each of the calls, else what the request is answered without one.
+        // `None` in the place of each call, else the response to a request that needs no call.
         let mut answers = vec![];
         for mut request in batch::requests(batch, &self.settings.api)? {
             let routed = router::route(&request, &self.settings.api, &self.endpoints);
@@ -163,10 +163,10 @@ impl Api {
         Ok(batch::response(answers.collect()))
     }
 
-    /// Has the listeners agree that are told before the commit.
+    /// Asks the listeners that must agree before the commit.
     ///
     /// # Errors
-    /// One refuses, or does not answer: nothing of it may be written.
+    /// A listener refuses or does not answer: nothing may be written.
     async fn ask_listeners(&self, unit: &UnitOfWork) -> Result<(), ApiError> {
         if self.listeners.is_empty() {
             return Ok(());
@@ -187,10 +187,11 @@ impl Api {
         })
     }
 
-    /// Answers calls in their order.
+    /// Answers calls in order.
     ///
     /// # Errors
-    /// As [`Self::run_with_retries`]; and that the answers cannot be sent together, so that what they tell of must not be done.
+    /// As [`Self::run_with_retries`]; and when the responses together are too large to be sent, so that nothing may be
+    /// committed.
     async fn answer_calls(
         &self,
         calls: &[Call],
@@ -217,7 +218,7 @@ impl Api {
         self.add_common_headers(request, error.into_response(&self.settings.api))
     }
 
-    /// Adds what every response has.
+    /// Adds the headers that every response has.
     fn add_common_headers(&self, request: &Request, mut response: Response) -> Response {
         let settings = &self.settings.api;
         let fixed = [

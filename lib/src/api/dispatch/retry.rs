@@ -1,6 +1,6 @@
-//! One request, or batch, until its outcome is known: read, decide, commit; again while other writes come between.
+//! One request, or batch, until its outcome is known: read, decide, commit; retried while other writes come between.
 //!
-//! What a commit that is not answered comes to is [`Store::commit`](crate::store::Store::commit)'s part. Writers that
+//! [`Store::commit`](crate::store::Store::commit) finds out the outcome of a commit that is not answered. Writers that
 //! meet at one item take turns ([decision 16](../../../../docs/decisions/016-turns.md)).
 
 use crate::api::plugins;
@@ -21,42 +21,42 @@ use crate::store::{CommitError, Key, StoreError};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::{Allowance, Needs, UnitOfWork};
 
-/// How long after it came a request is answered at the latest, whatever is known by then: the function is stopped after
-/// 29 seconds (template.yaml).
+/// A request is answered within this time of its arrival, whatever is known by then: the function is stopped after 29
+/// seconds (template.yaml).
 const REQUEST_TIME: Duration = Duration::from_secs(27);
-/// How long after it came a request is decided anew. What it has sent by then is followed to its outcome.
+/// A request is retried within this time of its arrival. The outcome of what it has sent is awaited beyond it.
 const RETRY_TIME: Duration = Duration::from_secs(10);
-/// The longest pause before a request is repeated; it doubles each time, with full jitter.
+/// The longest pause before the first retry; it doubles with each retry, and each pause has full jitter.
 ///
 /// Measured with 32 writers of one collection (docs/performance.md): shorter pauses collide more, and are slower.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(16);
-/// The longest of these pauses.
+/// The longest pause before any retry.
 const MAX_BACKOFF: Duration = Duration::from_millis(400);
-/// How long a retry may reuse what was read, where nothing tells that this has changed. The commit checks all of it but
-/// the permissions.
+/// The age up to which an attempt may reuse what an earlier one read, unless that is known to have changed. The commit
+/// checks all of it but the permissions.
 const MAX_STALENESS: Duration = Duration::from_secs(1);
-/// How long a list counts as contended after it was.
+/// The time for which a list counts as contended after contention was met there.
 const CONTENDED_FOR: Duration = Duration::from_secs(1);
-/// How long a turn is before this process has committed anything.
+/// The length of a turn before this process has committed anything.
 const FIRST_TURN: Duration = Duration::from_millis(10);
-/// How long a turn is at most.
+/// The longest turn.
 const MAX_TURN: Duration = Duration::from_millis(100);
 
-/// What a process knows of contention.
+/// The contention that this process has met.
 #[derive(Debug)]
 pub struct Contention {
-    /// Shared by requests that are tried the first time, held alone by one that is done again: requests of one
-    /// process that collide once would go on colliding with one another; alone, each meets but those of other
-    /// processes. A function of Lambda has one request at a time and never waits for this.
+    /// For the local server: a Lambda function has one request at a time and never waits for this. Shared by first
+    /// attempts, held exclusively by a retry: requests of one process that collide once would keep colliding with one
+    /// another; alone, a retry meets only those of other processes.
     retry_lock: RwLock<()>,
     state: Mutex<ContentionState>,
 }
 
 #[derive(Debug)]
 struct ContentionState {
-    /// Until when each list counts as contended, by the key of its item.
+    /// The time until which each list counts as contended, by the key of its item.
     lists: HashMap<Key, Instant>,
-    /// How long a commit takes.
+    /// The duration of a commit, as a moving average.
     turn: Duration,
 }
 
@@ -81,19 +81,19 @@ impl Contention {
         known.extend(lists.into_iter().map(|list| (list, now + CONTENDED_FOR)));
     }
 
-    /// Whether any list may be contended.
+    /// Returns `true` if any list may be contended.
     fn exists(&self) -> bool {
         !self.lock().lists.is_empty()
     }
 
-    /// Notes how long a commit took.
+    /// Notes the duration of a commit.
     fn took(&self, duration: Duration) {
         let turn = &mut self.lock().turn;
         *turn = (*turn * 3 + duration.min(MAX_TURN)) / 4;
     }
 
-    /// A list that the unit writes and that is contended, with the length of a turn there: the same list for all who
-    /// write the same.
+    /// A contended list that the unit writes, with the length of a turn there. Writers of the same lists get the same
+    /// one.
     fn turn_for(&self, unit: &UnitOfWork) -> Option<(Key, Duration)> {
         let state = self.lock();
         if state.lists.is_empty() {
@@ -104,7 +104,7 @@ impl Contention {
         let contended =
             lists.filter(|list| state.lists.get(list).is_some_and(|until| *until > now));
         let list = contended.min_by(|a, b| a.pk.cmp(&b.pk))?;
-        // Turns are told in milliseconds.
+        // Turns are reserved in milliseconds.
         Some((list, state.turn + Duration::from_millis(1)))
     }
 
@@ -114,10 +114,11 @@ impl Contention {
 }
 
 impl Api {
-    /// Reads, answers, commits; again from the start while other writes come between. `received` is when the request came.
+    /// Reads, answers, commits; starts again while other writes come between. `received` is when the request arrived.
     ///
     /// # Errors
-    /// What takes back all of it: a failure of ours. What is refused is a response.
+    /// What fails all of them together: a server error, the refusal of a listener, or a commit that is too large or adds
+    /// members to too many groups. Nothing was written unless the error says otherwise. Other refusals are responses.
     pub async fn run_with_retries(
         &self,
         calls: &[Call],
@@ -133,7 +134,7 @@ impl Api {
         let mut backoff = Backoff::new(INITIAL_BACKOFF, MAX_BACKOFF);
         let (mut has_turn, mut had_conflict) = (false, false);
         loop {
-            // A first attempt seldom takes another.
+            // A first attempt rarely needs another.
             let keeps = alone.is_some() || contention.exists();
             let decided = timeout_at(deadline, self.decide(calls, &mut last_read, keeps)).await;
             let (unit, responses) = decided.map_err(|_| late())??;
@@ -142,8 +143,8 @@ impl Api {
             }
             if !has_turn && let Some((list, length)) = contention.turn_for(&unit) {
                 self.wait_for_turn(list, length, retry_until).await;
-                // Each write of others makes what was read before the turn too old where times follow from the list's
-                // timestamp and not from the clock.
+                // Where times follow the list's timestamp and not the clock, each write of others outdates what was
+                // read before the turn.
                 let now = Timestamp::now();
                 let mut lists = unit.written_lists();
                 if had_conflict || lists.any(|list| unit.timestamp_of(list) > now) {
@@ -161,7 +162,7 @@ impl Api {
                     contention.took(sent.elapsed());
                     return Ok(responses);
                 }
-                // What was read is too old.
+                // What was read is out of date.
                 Err(CommitError::Conflict) => {
                     had_conflict = true;
                     last_read = None;
@@ -188,7 +189,7 @@ impl Api {
         }
     }
 
-    /// Reads, or takes what was read not long ago, and answers. `keeps` tells whether what is read is kept.
+    /// Reads, or reuses what was read recently, and answers. `keeps` says whether what is read is kept.
     async fn decide(
         &self,
         calls: &[Call],
@@ -203,7 +204,7 @@ impl Api {
                 let mut unit = UnitOfWork::read(&self.store, Timestamp::now(), needs).await?;
                 let is_batch = calls.len() > 1;
                 if is_batch {
-                    // A single one asks for that itself, when it is known who sends it.
+                    // A single request asks for that itself, once its user is known.
                     let groups = calls.iter().map(|call| call.needs_of_groups(&unit));
                     let groups = groups.fold(Needs::default(), Needs::and);
                     unit.read_more(&self.store, groups).await?;
@@ -221,14 +222,14 @@ impl Api {
         Ok((unit, responses))
     }
 
-    /// Waits for a turn at a list. Where none is given, or none in time since too many wait or somebody's clock is wrong,
-    /// it does not wait.
+    /// Waits for a turn at a list. Does not wait if it gets none, or none in time because too many wait or some clock
+    /// is wrong.
     async fn wait_for_turn(&self, list: Key, length: Duration, retry_until: Instant) {
         let (now, earliest) = (Instant::now(), Timestamp::now());
         let reserved = self.store.reserve_turn(&list, earliest, length);
         match timeout_at(retry_until, reserved).await {
             Ok(Ok(Some(turn))) if turn > earliest => {
-                // Others wait as well.
+                // Others are waiting as well.
                 self.contention.met([list]);
                 let turn = now + turn.since(earliest);
                 if turn < retry_until {
@@ -241,7 +242,7 @@ impl Api {
     }
 }
 
-/// The time of the request is over, and nothing was written.
+/// The error when the request's time is over and nothing was written.
 fn late() -> ApiError {
     StoreError::Late("the request").into()
 }

@@ -1,4 +1,4 @@
-//! Which endpoint a request is for: method and path in, a row of the table of endpoints out.
+//! Routing: method and path in, a row of the table of endpoints out.
 
 use crate::api::auth::authorization::{MONITOR, RESERVED};
 use crate::api::dispatch::endpoint::{Endpoint, READ, Served};
@@ -7,26 +7,26 @@ use crate::api::web::error::ApiError;
 use crate::api::web::request::{PREFIX, Request};
 use crate::settings::{ApiSettings, Redirects};
 
-/// Where a request goes.
+/// The destination of a request.
 #[derive(Debug)]
 pub enum Routed {
-    /// To an endpoint that takes its method.
+    /// An endpoint that takes its method.
     To(&'static Endpoint, Target),
-    /// Elsewhere.
+    /// Another path.
     Redirect {
-        /// The path to ask for.
+        /// The path to ask for instead.
         path: String,
-        /// Seconds for which clients may keep that; `None` says nothing of keeping.
+        /// The seconds for which clients may cache the redirect; `None` says nothing about caching.
         max_age: Option<u64>,
     },
 }
 
-/// The endpoint that a path with its version leads to, whatever the method.
+/// The endpoint of a path with its version, whatever the method.
 pub fn endpoint<'e>(path: &str, endpoints: &'e [Served]) -> Option<&'e Served> {
     Some(find(path.strip_prefix(PREFIX)?, endpoints)?.0)
 }
 
-/// The first endpoint that a path without its version leads to, and what the path names.
+/// The first endpoint that a path without its version leads to, and its target.
 fn find<'e>(path: &str, endpoints: &'e [Served]) -> Option<(&'e Served, Target)> {
     endpoints.iter().find_map(|served| {
         let ids = served.endpoint.ids_in(path)?;
@@ -79,13 +79,13 @@ pub fn route(
     Ok(Routed::To(served.endpoint, target))
 }
 
-/// Whether a path begins with the version of this API.
+/// Returns `true` if the path begins with the version of this API.
 pub fn has_version(path: &str) -> bool {
     let rest = path.strip_prefix(PREFIX);
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Whether a path begins with a version prefix: `/v` and digits.
+/// Returns `true` if the path begins with a version prefix: `/v` and digits.
 fn names_a_version(path: &str) -> bool {
     let first = path.split('/').nth(1).unwrap_or_default();
     first

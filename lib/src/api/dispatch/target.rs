@@ -1,19 +1,19 @@
-//! What a request is about, from the ids in its path.
+//! The target of a request, from the ids in its path.
 
 use crate::resource::{Kind, ListUri, ObjectUri};
 
-/// What a request is about.
+/// The target of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// The server, or all that it holds.
+    /// The server, or everything in it.
     Server,
-    /// Something else of this name.
+    /// Something else, with this name.
     Named(String),
     /// One object: its own path, or a `POST` to its list.
     Object {
         /// Its URI, as the client sent it.
         uri: ObjectUri,
-        /// Whether its id was made just now, so that there can be nothing there yet.
+        /// Whether its id was generated just now, so that it cannot exist yet.
         is_new: bool,
     },
     /// The objects of one kind under one parent.
@@ -25,7 +25,7 @@ pub enum Target {
 }
 
 impl Target {
-    /// The same ids in another bucket.
+    /// The target with the same ids in another bucket.
     pub fn in_bucket(&self, bucket: &str) -> Self {
         match self {
             Self::Object { uri, is_new } => Self::Object {
@@ -39,7 +39,7 @@ impl Target {
         }
     }
 
-    /// The id of the bucket that the object is, or that it or the list is in.
+    /// The id of the bucket that the object is or is in, or that the list is in.
     pub fn bucket_id(&self) -> Option<&str> {
         match self {
             Self::Object { uri, .. } if uri.kind() != Kind::Account => Some(uri.bucket_id()),

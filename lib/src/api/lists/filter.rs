@@ -18,13 +18,13 @@ use crate::wildcard;
 pub struct Filter {
     /// The field.
     pub field: Path,
-    /// How its value compares.
+    /// The comparison with its value.
     pub operator: Operator,
-    /// Of the operators that take a list, it is in order; of `like_`, in lower case.
+    /// The value: sorted for operators that take a list, in lower case for `like_`.
     pub value: Value,
 }
 
-/// How a filter compares, by the prefix of its name; `Eq` has none.
+/// The comparison that a filter makes, named by its prefix; `Eq` has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operator {
     Eq,
@@ -41,7 +41,7 @@ pub enum Operator {
     ContainsAny,
 }
 
-/// Prefixes of filters, a longer one before the one that it begins with.
+/// The prefixes of filters; one that begins with another stands before it.
 const PREFIXES: [(&str, Operator); 12] = [
     ("contains_any_", Operator::ContainsAny),
     ("contains_", Operator::Contains),
@@ -61,7 +61,7 @@ impl Filter {
     /// Reads a filter.
     ///
     /// # Errors
-    /// 400 for a field that is not known, and a value that the operator cannot have.
+    /// 400 for an unknown field, and for a value that the operator cannot have.
     pub fn parse(
         name: &str,
         text: &str,
@@ -85,7 +85,7 @@ impl Filter {
         let words = || parts(text).map(parse_value).collect::<Vec<_>>();
         let of_id = field == ID;
         let of_time = field == LAST_MODIFIED;
-        // An id is a text, between quotes or not.
+        // An id is a string, quoted or not.
         let id = || match parse_value(text) {
             Value::String(id) => id,
             _ => text.to_owned(),
@@ -132,7 +132,7 @@ impl Filter {
             Operator::In | Operator::Exclude | Operator::Contains | Operator::ContainsAny,
         ) = (&mut value, operator)
         {
-            // To be found by halves.
+            // Sorted for binary search.
             values.sort_by(|a, b| compare(Some(a), Some(b)));
             values.dedup_by(|a, b| compare(Some(a), Some(b)).is_eq());
         }
@@ -143,7 +143,7 @@ impl Filter {
         })
     }
 
-    /// A filter by a time as `_since` and `_before` name it. `null` is before all times.
+    /// A filter by time, as `_since` and `_before` give it. `null` is before all times.
     pub fn bound(
         name: &str,
         field: &str,
@@ -161,7 +161,7 @@ impl Filter {
         }
     }
 
-    /// A filter by a time, in milliseconds; `None` is refused, and what is far ahead.
+    /// A filter by a time in milliseconds. Refuses `None`, and a time that is too far ahead.
     fn time(
         name: &str,
         field: &str,
@@ -179,7 +179,7 @@ impl Filter {
         })
     }
 
-    /// Whether an object is one that it asks for.
+    /// Returns `true` if the object matches.
     pub fn matches(&self, object: &Map<String, Value>) -> bool {
         let found = self.field.of(object);
         let order = || compare(found, Some(&self.value));
@@ -228,7 +228,8 @@ fn is_truthy(value: &Value) -> bool {
     }
 }
 
-/// Whether `text` is like `pattern`, which is in lower case and in which `*` stands for anything; without one it may be anywhere. Case is ignored.
+/// Returns `true` if `text` matches `pattern`, ignoring case. The pattern is in lower case, and `*` in it stands for
+/// anything; one without `*` may match anywhere in the text.
 fn is_like(text: &str, pattern: &Value) -> bool {
     let pattern = pattern.as_str().unwrap_or_default();
     let text = text.to_lowercase();

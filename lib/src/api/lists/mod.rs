@@ -39,15 +39,15 @@ use crate::timestamp::Timestamp;
 use crate::unit_of_work::client_time;
 use crate::unit_of_work::{Needs, UnitOfWork};
 
-/// What is told to who sends `_to` (Kinto 26.5).
+/// The `Alert` for clients that send `_to` (Kinto 26.5).
 const TO_IS_DEPRECATED: &str = r#"{"code":"soft-eol","message":"_to is deprecated, use _before","url":"https://kinto.readthedocs.io/en/2.4.0/api/resource.html#list-of-available-url-parameters"}"#;
 
-/// Buckets beside the list's own whose groups are looked at to find what of a list is shared with a user.
+/// The most buckets, beside the list's own, whose groups are looked up to find the objects shared with a user.
 const MAX_SHARING_BUCKETS: usize = 100;
-/// Bytes that are read for one page of a list that is not filtered, where little of each object is shown.
+/// The most bytes to read for one page of a list that is not filtered, where little of each object is shown.
 const MAX_READ: usize = 24 * 1024 * 1024;
 
-/// What a request for a list must know before the list is read; what has no valid id cannot exist.
+/// The reads that a request for a list needs before the list is read. An object without a valid id cannot exist.
 pub fn needs(list: &ListUri) -> Needs {
     let lineage = list.parent().into_iter().flat_map(ObjectUri::lineage);
     let exists = list.parent().is_none_or(ObjectUri::is_valid);
@@ -60,18 +60,19 @@ pub fn needs(list: &ListUri) -> Needs {
 
 /// Answers `GET`, `HEAD` and `DELETE` of a list, in no more memory than a page takes.
 ///
-/// Two round trips and one more for each MB: the parents with the list's timestamp, which `unit` has read, then the objects. In this order
-/// a write that comes between shows as an object later than the `ETag`, which the client asks for again, never as
-/// one that it misses. To delete buckets or collections takes a third one, for the lists under them.
+/// Two round trips and one more for each MB: the parents with the list's timestamp, which `unit` has read, then the
+/// objects. In this order a write that comes between shows as an object later than the `ETag`, which the client asks
+/// for again, never as one that it misses. Deleting buckets or collections takes a third round trip, for the lists
+/// under them.
 ///
 /// # Errors
-/// Whatever the request is to be refused for.
+/// Any refusal of the request.
 pub async fn handle(cx: &mut Context<'_>, list: &ListUri) -> Result<Response, ApiError> {
     let settings = cx.settings();
     let (unit, store) = (&mut *cx.unit, &cx.api.store);
     let (request, user) = (cx.request, cx.user);
     media_type::check(request)?;
-    // Looked up as the id of a bucket at once (Kinto 26.5), which it cannot be.
+    // Kinto 26.5 looks this up as the id of a bucket at once, which it cannot be.
     if let Some(parent) = list
         .parent()
         .filter(|parent| parent.bucket_id().contains('*'))
@@ -80,7 +81,7 @@ pub async fn handle(cx: &mut Context<'_>, list: &ListUri) -> Result<Response, Ap
     }
     let deletes = request.method == Method::DELETE;
     let access = if deletes { Access::Write } else { Access::Read };
-    // Any object of the list stands for all: what they live under is the same.
+    // Any object of the list stands for all of them, since they have the same parents.
     let any = list.clone().object("x");
     let object_request = ObjectRequest {
         request,
@@ -89,7 +90,7 @@ pub async fn handle(cx: &mut Context<'_>, list: &ListUri) -> Result<Response, Ap
         uri: &any,
     };
 
-    // Who may not do it to all of the list does it to what of it is shared with them, or with a group that they are in.
+    // Without the permission on the whole list, the request is about the objects shared with the user or their groups.
     let in_groups;
     let may_all = object_request.may_list_all(unit, access);
     let is_of_accounts = list.kind() == Kind::Account;
@@ -160,7 +161,7 @@ pub async fn handle(cx: &mut Context<'_>, list: &ListUri) -> Result<Response, Ap
     Ok(response)
 }
 
-/// Which of the objects of a list the user may do to what the request is for.
+/// The objects of a list on which the user has the permission that the request needs.
 enum Scope {
     All,
     /// Those that grant it by their own permissions.
@@ -169,8 +170,8 @@ enum Scope {
     Only(Vec<(String, Object)>),
 }
 
-/// The user with those of their groups that something in the list is granted to. Where the list's item does not name
-/// these, the list is read for them.
+/// The user with those of their groups that something in the list is granted to. The list is read for these groups
+/// where its item does not name them.
 async fn in_sharing_groups(
     unit: &mut UnitOfWork,
     store: &Store,
@@ -198,8 +199,8 @@ async fn in_sharing_groups(
     Ok(user)
 }
 
-/// Whether one of the objects of a list is shared with the user, who may not do that to all of them. Seldom is the list
-/// read for it, and no further than to the first that is.
+/// Returns `true` if an object of the list is shared with the user, who lacks the permission on the whole list. Rarely
+/// reads the list, and only up to the first such object.
 async fn shares_some(
     unit: &UnitOfWork,
     store: &Store,
@@ -236,7 +237,7 @@ struct Chosen<'a> {
 }
 
 impl Chosen<'_> {
-    /// How many there are. What is bounded by times alone is counted by the table itself.
+    /// Counts the objects. The table itself counts those that are bounded by times alone.
     async fn count(&self, unit: &UnitOfWork, store: &Store) -> Result<usize, ApiError> {
         let Self { list, query, .. } = *self;
         if matches!(self.scope, Scope::All)
@@ -269,7 +270,7 @@ impl Chosen<'_> {
         }
     }
 
-    /// The page of them that is asked for.
+    /// The page of these objects that the request asks for.
     async fn page(&self, unit: &UnitOfWork, store: &Store) -> Result<Page, ApiError> {
         let query = self.query;
         let mut readings = Readings::of(unit, self.list);
@@ -307,12 +308,12 @@ impl Chosen<'_> {
         }
     }
 
-    /// Deletes those that are in the page that is asked for.
+    /// Deletes the objects in the page that the request asks for.
     async fn delete(&self, unit: &mut UnitOfWork, store: &Store) -> Result<Response, ApiError> {
         let query = self.query;
-        // Listeners are told what is deleted, and who leaves a group is in its data.
+        // Listeners are notified of the deleted data, and the data of a group has the members who leave it.
         let needs_data = unit.tells() || self.list.kind() == Kind::Group;
-        // Tombstones are not deleted, so that of those that are read there may be too few.
+        // Tombstones are not deleted, so a limit on what is read could leave too few objects.
         let enough = query.enough().filter(|_| !query.includes_tombstones());
         let mut readings = Readings::of(unit, self.list);
         let (objects, next) = loop {
@@ -369,8 +370,8 @@ impl Chosen<'_> {
         Ok(response)
     }
 
-    /// Shows `see` one after the other those that may be asked for, the latest first but for what the request itself has
-    /// written, until it has seen enough. With the fields that the query is about. `true` when it was not shown all.
+    /// Calls `see` for each object that the query may ask for, with the fields that the query is about, until `see`
+    /// stops it: the latest first, then what the request itself has written. Returns `true` if it was stopped.
     async fn each(
         &self,
         unit: &UnitOfWork,
@@ -417,11 +418,11 @@ impl Chosen<'_> {
     }
 }
 
-/// Readings of a list, one after the other until one shows all that the list's last transactions wrote: they may be
-/// committed item by item ([decision 17](../../../../docs/decisions/017-reading-what-is-being-committed.md)).
+/// Readings of a list, repeated until one shows all that the list's last transactions wrote: they may be committed item
+/// by item ([decision 17](../../../../docs/decisions/017-reading-what-is-being-committed.md)).
 struct Readings<'l> {
     list: &'l ListUri,
-    /// What those transactions wrote.
+    /// The writes of those transactions.
     recent: Recent,
     pauses: std::array::IntoIter<u64, { COMMIT_PAUSES.len() }>,
 }
@@ -435,7 +436,7 @@ impl<'l> Readings<'l> {
         }
     }
 
-    /// Whether to read again, after a pause and one more `BatchGetItem`, since a reading did not show all.
+    /// Returns `true` to read again since a reading did not show all, after a pause and one more `BatchGetItem`.
     async fn go_on<T>(
         &mut self,
         unit: &UnitOfWork,
@@ -451,7 +452,7 @@ impl<'l> Readings<'l> {
         let item = store.read(std::slice::from_ref(&key)).await?.remove(&key);
         let list = item.as_ref().map(List::from_item).transpose()?;
         let generation = unit.generation_of(self.list);
-        // Of another generation nothing is to be seen here.
+        // The writes of another generation never show here.
         self.recent = list
             .filter(|list| generation.is_some_and(|generation| generation.owns(&list.generation)))
             .map_or_else(Recent::default, |list| list.recent);
@@ -459,13 +460,13 @@ impl<'l> Readings<'l> {
     }
 }
 
-/// The times of objects that are read, the latest first. The index gives those of one time in no order, so that a page may
-/// end only before an earlier one.
+/// The times of objects as they are read, the latest first. The index does not order objects of the same time, so a
+/// page may end only before an earlier one.
 #[derive(Default)]
 struct Times(Option<Timestamp>);
 
 impl Times {
-    /// Whether the next object is earlier than the one before.
+    /// Returns `true` if the next object is earlier than the one before.
     fn next(&mut self, time: Timestamp) -> bool {
         let before = self.0.replace(time);
         before.is_some_and(|before| time < before)
@@ -479,7 +480,7 @@ fn stop_if(is_enough: bool) -> ControlFlow<()> {
     }
 }
 
-/// Deletes every object of a list, whoever asks.
+/// Deletes every object of a list, without a check of permissions.
 pub async fn clear(unit: &mut UnitOfWork, store: &Store, list: &ListUri) -> Result<(), ApiError> {
     let tells = unit.tells();
     let mut objects = vec![];
@@ -502,7 +503,7 @@ pub async fn clear(unit: &mut UnitOfWork, store: &Store, list: &ListUri) -> Resu
     Ok(())
 }
 
-/// Deletes objects that the unit knows; in a round trip of its own it reads the lists under them.
+/// Deletes objects that the unit has read; it takes one round trip to read the lists under them.
 async fn delete_all(
     unit: &mut UnitOfWork,
     store: &Store,
@@ -532,13 +533,14 @@ fn reading<'l>(list: &'l ListUri, generation: &'l Generation, query: &ListQuery)
     }
 }
 
-/// Calls `see` for each object of a list within the bounds of a query, the latest first, then for the objects that the unit has
-/// written; for none when the parent does not exist.
+/// Calls `see` for each object of a list within the bounds of a query, the latest first, then for the objects that the
+/// unit has written; for none when the parent does not exist.
 ///
-/// Reads a page at a time until `see` stops it, and everything where the unit has written to the list. Gives whether `see` stopped it.
+/// Reads a page at a time until `see` stops it, or everything where the unit has written to the list. Returns `true` if
+/// `see` stopped it.
 ///
 /// # Errors
-/// The request may not read so much.
+/// The request may not read that much.
 pub async fn scan(
     unit: &UnitOfWork,
     store: &Store,
@@ -550,10 +552,10 @@ pub async fn scan(
     scan_settled(unit, store, list, query, enough, &Recent::default(), see).await
 }
 
-/// The same of a list whose last transactions are known.
+/// Like [`scan`], for a list whose last transactions are known.
 ///
 /// # Errors
-/// [`StoreError::Unsettled`] too, where not all that these wrote was there; `see` was shown the rest.
+/// [`StoreError::Unsettled`] too, if some of what these wrote was missing; `see` has been called with the rest.
 async fn scan_settled(
     unit: &UnitOfWork,
     store: &Store,
@@ -566,7 +568,7 @@ async fn scan_settled(
     let Some(generation) = &unit.generation_of(list) else {
         return Ok(false);
     };
-    // What the request itself has written may take the place of any of them.
+    // The request's own writes may replace any of them.
     let written: HashMap<_, _> = unit.written_in(list).collect();
     let reading = Reading {
         enough: enough.filter(|_| written.is_empty()),
@@ -588,7 +590,7 @@ async fn scan_settled(
     }
     let (first, last) = reading.times();
     let covered = Covered {
-        // Others may have the time of the object that it stopped at.
+        // Other objects may have the time of the one where it stopped.
         times: stopped_at.map_or(first, Timestamp::next)..=last,
         tombstones: reading.tombstones,
     };
@@ -609,12 +611,12 @@ async fn scan_settled(
     Ok(false)
 }
 
-/// Waits until all is there that the list's last transactions wrote.
+/// Waits until all that the list's last transactions wrote is there.
 ///
 /// One `Query` of what was written since the first of them, if they may be unfinished.
 ///
 /// # Errors
-/// [`StoreError::Unsettled`] where that takes too long.
+/// [`StoreError::Unsettled`] if that takes too long.
 async fn settle(
     unit: &UnitOfWork,
     store: &Store,
@@ -654,12 +656,12 @@ async fn settle(
     Ok(())
 }
 
-/// The data that a tombstone is shown with.
+/// The data with which a tombstone is shown.
 fn tombstone() -> Map<String, Value> {
     Map::from_iter([("deleted".to_owned(), true.into())])
 }
 
-/// An object of a list, a tombstone or not, as the API shows it.
+/// An object of a list, or its tombstone, as the API shows it.
 fn text_of(object: &Listed) -> String {
     let data = object.data().unwrap_or("{\"deleted\":true}");
     metadata::with_metadata_text(data, &object.id, object.last_modified)

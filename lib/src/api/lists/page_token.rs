@@ -1,6 +1,6 @@
-//! The token of a page: the fields that its list is sorted by, of the last object of the page before.
+//! The token of a page: the fields that the list is sorted by, of the last object of the page before.
 //!
-//! A page begins behind the place of that object, whatever became of it since.
+//! A page begins after the place of that object, whatever has become of it since.
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -11,10 +11,10 @@ use crate::api::lists::sort::Keys;
 use crate::api::objects::metadata::ID;
 use crate::api::web::error::{ApiError, Location};
 
-/// What the tokens of deletions have.
+/// The field that marks the token of a deletion.
 const DELETES: &str = "deletes";
 
-/// Writes the token of the page behind an object with these fields.
+/// Encodes the token of the page after an object with these fields.
 pub fn encode(last: &Map<String, Value>, method: &Method) -> String {
     let mut token = json!({"last_object": last});
     if method == Method::DELETE {
@@ -23,10 +23,10 @@ pub fn encode(last: &Map<String, Value>, method: &Method) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(token.to_string())
 }
 
-/// The fields that a token carries, the keys among them. Only a deletion's token goes on deleting (Kinto 26.5).
+/// Decodes the fields in a token, the keys included. Only the token of a deletion goes on deleting (Kinto 26.5).
 ///
 /// # Errors
-/// 400 for a token that is none of this list and method.
+/// 400 for a token that does not belong to this list and method.
 pub fn decode(token: &str, keys: Keys, method: &Method) -> Result<Map<String, Value>, ApiError> {
     let bytes = BASE64_URL_SAFE_NO_PAD.decode(token).ok();
     let content: Option<Value> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
@@ -36,7 +36,7 @@ pub fn decode(token: &str, keys: Keys, method: &Method) -> Result<Map<String, Va
     let has_key = |last: &Map<String, Value>, key| match last.get(key) {
         Some(Value::Number(number)) => keys.time == Some(key) && number.is_u64(),
         Some(Value::String(_)) => keys.time != Some(key),
-        // Tokens of an earlier version have none; they are behind all of their time.
+        // Tokens of an earlier version have no id; their page begins after all objects of their time.
         None => key == ID,
         Some(_) => false,
     };

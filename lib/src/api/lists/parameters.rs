@@ -7,21 +7,21 @@ use crate::api::objects::metadata::{ID, LAST_MODIFIED};
 use crate::api::web::error::{ApiError, Location};
 use crate::timestamp::Timestamp;
 
-/// The largest whole number that a parameter may give (Kinto 26.5).
+/// The largest whole number that a parameter may have (Kinto 26.5).
 const MAX_WHOLE: u64 = 1 << 63;
 
-/// The refusal of a parameter.
+/// The error of an invalid parameter.
 pub fn invalid(name: &str, description: &str) -> ApiError {
     ApiError::invalid(Location::Querystring, name, description)
 }
 
-/// A value of the query string: JSON where it is JSON, else the text itself.
+/// A value of the query string: as JSON if it is JSON, else as the text itself.
 pub fn parse_value(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|_| text.into())
 }
 
-/// The whole number that a parameter gives (Kinto 26.5): one that is not negative, as an integer, a decimal, whose
-/// fraction is dropped, or the digits of a text. `None` of anything else.
+/// The whole number that a parameter gives (Kinto 26.5): a non-negative integer, a decimal without its fraction, or the
+/// digits of a string. `None` for anything else.
 pub fn whole(value: &Value) -> Option<u64> {
     let whole = match value {
         Value::Number(number) => match (number.as_u64(), number.as_f64()) {
@@ -45,7 +45,7 @@ pub fn whole(value: &Value) -> Option<u64> {
     (whole <= MAX_WHOLE).then_some(whole)
 }
 
-/// The time that a value stands for, with its fraction; `None` of what is none.
+/// The time that a value gives, with its fraction; `None` if it gives none.
 pub fn time_in(value: &Value) -> Option<Value> {
     whole(value)?;
     match value {
@@ -54,7 +54,7 @@ pub fn time_in(value: &Value) -> Option<Value> {
     }
 }
 
-/// Whether a text in the value has a character that Kinto on PostgreSQL could not look for.
+/// Returns `true` if a string in the value has a character that Kinto on PostgreSQL could not search for.
 pub fn has_nul(value: &Value) -> bool {
     match value {
         Value::String(text) => text.contains('\0'),
@@ -67,14 +67,14 @@ pub fn has_nul(value: &Value) -> bool {
     }
 }
 
-/// The fields that `_fields` names, if any, and those that are always shown.
+/// The fields that `_fields` names and those that are always shown; `None` if it names none.
 pub fn fields(list: &str) -> Option<Projection> {
     let always = [ID, LAST_MODIFIED];
     parts(list).next()?;
     Some(Projection::of(parts(list).chain(always)))
 }
 
-/// The parts of a list in the query string; Kinto passes over empty ones.
+/// The elements of a list in the query string, without empty ones, as in Kinto.
 pub fn parts(list: &str) -> impl Iterator<Item = &str> {
     list.split(',').filter(|part| !part.is_empty())
 }

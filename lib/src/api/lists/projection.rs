@@ -1,17 +1,17 @@
-//! The fields that a query names by paths with dots: read once, looked up in each object.
+//! The fields that a query names by paths with dots: parsed once, looked up in each object.
 
 use serde_json::{Map, Value};
 
-/// A field of an object, or of an object within it: `a.b`. A key that has dots itself goes before a nested one.
+/// A field of an object, or of a nested object: `a.b`. A key that itself has dots goes before a nested one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Path {
     text: String,
-    /// Where the dots are.
+    /// The positions of the dots.
     dots: Vec<usize>,
 }
 
 impl Path {
-    /// Reads a path; every text is one.
+    /// Parses a path; every text is one.
     pub fn new(text: impl Into<String>) -> Self {
         let text = text.into();
         let dots = text.match_indices('.').map(|(at, _)| at).collect();
@@ -23,12 +23,12 @@ impl Path {
         &self.text
     }
 
-    /// The value there.
+    /// The value at this path.
     pub fn of<'o>(&self, object: &'o Map<String, Value>) -> Option<&'o Value> {
         self.from(0, &self.dots, object)
     }
 
-    /// The value at what of the path begins at `start`, with these dots in it.
+    /// The value at the part of the path that begins at `start`, with these dots in it.
     fn from<'o>(
         &self,
         start: usize,
@@ -45,21 +45,21 @@ impl Path {
         self.from(end + 1, &dots[n + 1..], nested.as_object()?)
     }
 
-    /// Keys of about 32 bytes that are looked up at most to find it in an object.
+    /// The most keys of about 32 bytes that are looked up to find it in an object.
     pub fn lookups(&self) -> usize {
         let keys = (self.dots.len() + 1) * (self.dots.len() + 2) / 2;
         keys * (1 + self.text.len() / 32)
     }
 }
 
-/// Fields of an object that are shown, those of nested objects by paths with dots.
+/// The fields of an object that are shown; paths with dots name those of nested objects.
 ///
-/// Each is a field with what of it is shown, which is all if nothing is named.
+/// Each field has the projection of its value, which is all of it if nothing is named.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Projection(Vec<(String, Projection)>);
 
 impl Projection {
-    /// Fields with what is named of each, in their order.
+    /// The fields that these paths name, in their order.
     pub fn of<'p>(paths: impl IntoIterator<Item = &'p str>) -> Self {
         let mut projection = Self::default();
         for path in paths {
@@ -85,7 +85,7 @@ impl Projection {
         }
     }
 
-    /// The object with these fields only. What is named of a field that is no object shows all of it.
+    /// The object with these fields only. A field that is not an object is shown whole, whatever is named in it.
     pub fn pick(&self, object: &Map<String, Value>) -> Map<String, Value> {
         let mut picked = Map::new();
         for (field, nested) in &self.0 {
@@ -99,7 +99,7 @@ impl Projection {
         picked
     }
 
-    /// How many fields are looked up at most to pick them.
+    /// The most fields that are looked up to pick them.
     pub fn lookups(&self) -> usize {
         let nested = self.0.iter().map(|(_, nested)| 1 + nested.lookups());
         nested.sum()

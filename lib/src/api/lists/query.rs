@@ -1,8 +1,9 @@
-//! The query string of a list: read once, then applied to objects as JSON, one after the other ([`super::selection`]).
+//! The query string of a list: parsed once, then applied to objects as JSON, one after the other
+//! ([`super::selection`]).
 //!
 //! The order of a list is one in which no two objects have the same place: whatever else it is sorted by, [`ID`] is its
-//! last key. So a page can begin behind the place of the last object of the page before, and nothing that stays is missed
-//! or shown twice.
+//! last key. So a page can begin after the last object of the page before, and no object that stays is missed or shown
+//! twice.
 
 use std::cmp::Ordering;
 
@@ -21,31 +22,31 @@ use crate::api::web::request::{IN_QUERY, Request};
 use crate::settings::ApiSettings;
 use crate::timestamp::Timestamp;
 
-/// Keys that a query may have looked up in each object: those of 200 filters by a short field, or 14 by one of eleven parts.
+/// The most keys to look up in each object: those of 200 filters by a short field, or of 14 by a field of eleven parts.
 const MAX_LOOKUPS: usize = 1000;
-/// What a filter takes beside its look-up, as look-ups of keys.
+/// The cost of a filter beside its look-up, as look-ups of keys.
 const FILTER: usize = 4;
-/// The same of one that goes through a text or a list.
+/// The same of a filter that searches a text or a list.
 const SEARCHING_FILTER: usize = 16;
-/// The same of a key that a list is sorted by: an object is compared with others.
+/// The same of a sort key: each object is compared with others.
 const SORT_KEY: usize = 60;
 
-/// What a query string asks for.
+/// The query string of a list.
 #[derive(Clone, Debug)]
 pub struct ListQuery {
     filters: Vec<Filter>,
     sort: Vec<SortKey>,
     fields: Option<Projection>,
     pub(super) limit: usize,
-    /// Whether what is deleted is not asked for, whatever else is.
+    /// Whether tombstones are left out, whatever the filters.
     live_only: bool,
-    /// The sorting fields of the last object of the page before.
+    /// The sort fields of the last object of the page before.
     after: Option<Map<String, Value>>,
     keys: Keys,
 }
 
-/// Whether a query cannot even be read: then its preconditions do not matter, while they go before what is wrong with
-/// its filters (Kinto 26.5).
+/// Returns `true` if the query is malformed: such an error goes before the preconditions, which go before the errors of
+/// filters (Kinto 26.5).
 pub fn is_malformed(error: &ApiError) -> bool {
     let parameters = ["_limit", "_since", "_to", "_before", LAST_MODIFIED];
     let names = |detail: &Detail| {
@@ -55,21 +56,21 @@ pub fn is_malformed(error: &ApiError) -> bool {
     matches!(error, ApiError::Invalid(details) if details.iter().any(names))
 }
 
-/// The times between which objects are asked for, both exclusive: what an index can spare from being read.
+/// The times between which objects are asked for, both exclusive: an index need not read the others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bounds {
-    /// Only what is later.
+    /// Only later objects.
     pub since: Option<Timestamp>,
-    /// Only what is earlier.
+    /// Only earlier objects.
     pub before: Option<Timestamp>,
 }
 
 impl ListQuery {
-    /// Reads the query string of a request for a list whose objects have the fields `known`, or any, and the latest of
-    /// which come first where it does not say otherwise.
+    /// Parses the query string of a request for a list whose objects have the fields `known`, or any. The latest
+    /// objects come first unless it says otherwise.
     ///
     /// # Errors
-    /// 400 for a filter or sort on a field that is not known, and for values that the parameter cannot have.
+    /// 400 for a filter or sort on an unknown field, and for an invalid value of a parameter.
     pub fn parse(
         request: &Request,
         known: Option<&[&str]>,
@@ -79,7 +80,7 @@ impl ListQuery {
         Self::parse_keyed(request, known, Keys::BY_TIME, settings, now)
     }
 
-    /// The same of a list with other keys.
+    /// Like [`Self::parse`], for a list with other keys.
     ///
     /// # Errors
     /// As [`Self::parse`].
@@ -116,7 +117,7 @@ impl ListQuery {
                 }
                 "_limit" => {
                     let limit = match parse_value(value) {
-                        // Says nothing (Kinto 26.5).
+                        // The same as no limit (Kinto 26.5).
                         Value::Null => None,
                         Value::String(text) if text.is_empty() => None,
                         Value::Array(values) if values.is_empty() => None,
@@ -181,7 +182,7 @@ impl ListQuery {
         Ok(query)
     }
 
-    /// What it takes to apply it to one object, as look-ups of keys.
+    /// The cost of applying it to one object, as look-ups of keys.
     fn lookups(&self) -> usize {
         let filters = self.filters.iter().map(|filter| {
             let own = match filter.operator {
@@ -213,7 +214,7 @@ impl ListQuery {
         self
     }
 
-    /// Asks for everything that exists.
+    /// The query for everything that exists.
     pub fn all() -> Self {
         Self {
             filters: vec![],
@@ -226,13 +227,13 @@ impl ListQuery {
         }
     }
 
-    /// Whether tombstones are among what is asked for: when there is a filter by time, and it is not to be deleted.
+    /// Returns `true` if it asks for tombstones too: it has a filter by time, and does not delete.
     pub fn includes_tombstones(&self) -> bool {
         let mut filters = self.filters.iter();
         !self.live_only && filters.any(|filter| filter.field.text() == LAST_MODIFIED)
     }
 
-    /// The times between which all that is asked for lies.
+    /// The times between which all objects that it asks for lie.
     pub fn bounds(&self) -> Bounds {
         let mut bounds = Bounds::default();
         let times = self.filters.iter();
@@ -242,20 +243,20 @@ impl ListQuery {
             };
             match filter.operator {
                 Operator::Gt => bounds.since = bounds.since.max(Some(time)),
-                // Nothing is before a time's fraction that is not before the time that follows.
+                // A time before one with a fraction is also before the next whole one.
                 Operator::Lt if filter.value.is_f64() => bounds.be_before(time.next()),
                 Operator::Lt => bounds.be_before(time),
                 _ => {}
             }
         }
         if let Some(last) = self.after() {
-            // Others may have the same time.
+            // Other objects may have the same time.
             bounds.be_before(last.next());
         }
         bounds
     }
 
-    /// Whether it can be told of an object's id and time alone what becomes of it.
+    /// Returns `true` if an object's id and time are all that it needs.
     pub fn is_of_keys(&self) -> bool {
         let is_key = |path: &Path| matches!(path.text(), ID | LAST_MODIFIED);
         self.fields.is_none()
@@ -263,7 +264,7 @@ impl ListQuery {
             && self.sort.iter().all(|by| is_key(&by.field))
     }
 
-    /// Whether it asks for all that is within its bounds.
+    /// Returns `true` if it asks for everything within its bounds.
     pub fn is_of_bounds(&self) -> bool {
         let mut filters = self.filters.iter();
         filters.all(|filter| {
@@ -273,33 +274,33 @@ impl ListQuery {
         })
     }
 
-    /// The time of the last object of the page before, where the order is that of the index.
+    /// The time of the last object of the page before, if the order is that of the index.
     fn after(&self) -> Option<Timestamp> {
         let is_of_index = self.keys == Keys::BY_TIME && self.is_by_time();
         let after = self.after.as_ref().filter(|_| is_of_index)?;
         after.get(LAST_MODIFIED)?.as_u64().map(Timestamp)
     }
 
-    /// How many of the latest objects within the bounds are enough to make a page and to see that there is another one,
-    /// if no two have the same time; `None` when all are needed.
+    /// The number of the latest objects within the bounds that suffices to make a page and to see whether there is
+    /// another, if no two have the same time; `None` when all are needed.
     pub fn enough(&self) -> Option<usize> {
-        // Of a later page the first one that is read is the last one of the page before, most often.
+        // Of a later page, the first object read is usually the last one of the page before.
         let more = 1 + usize::from(self.after.is_some());
         (self.is_by_time() && self.is_of_bounds()).then_some(self.limit.saturating_add(more))
     }
 
-    /// How many objects a page holds at most, if it is of whole objects, the latest first, chosen by their time alone.
+    /// The most objects in a page of whole objects, the latest first, chosen by time alone; `None` for any other page.
     pub fn plain_page_size(&self) -> Option<usize> {
         let is_plain = self.enough().is_some() && self.fields.is_none() && self.after.is_none();
         is_plain.then_some(self.limit)
     }
 
-    /// Whether `_since` and `_before` go by that field.
+    /// Returns `true` if `_since` and `_before` go by this field.
     fn is_time(&self, field: &Path) -> bool {
         self.keys.time == Some(field.text())
     }
 
-    /// Whether the order is that of the index: the latest first.
+    /// Returns `true` if the order is that of the index: the latest first.
     pub fn is_by_time(&self) -> bool {
         let keys: Vec<_> = self.keys.order().collect();
         let is_key = |(by, (key, descending)): (&SortKey, &(&str, bool))| {
@@ -310,16 +311,16 @@ impl ListQuery {
             && self.sort.iter().zip(&keys).all(is_key)
     }
 
-    /// Whether the object is one of those that are asked for, and no tombstone.
+    /// Returns `true` if the object matches and is no tombstone.
     pub fn counts(&self, object: &Map<String, Value>) -> bool {
         object.get("deleted") != Some(&Value::Bool(true)) && self.matches(object)
     }
 
-    /// The fields of an object that are asked for, as JSON.
+    /// The fields of an object that the query asks for, as JSON.
     pub fn shown(&self, object: &Map<String, Value>) -> String {
         let shown;
         let object = match self.keys.time.filter(|time| *time != LAST_MODIFIED) {
-            // A time of the list's own is none of its objects' fields.
+            // A time of the list's own is no field of its objects.
             Some(time) => {
                 let fields = object.iter().filter(|(name, _)| *name != time);
                 shown = fields.map(|(n, v)| (n.clone(), v.clone())).collect();
@@ -331,11 +332,11 @@ impl ListQuery {
             Some(fields) => serde_json::to_string(&fields.pick(object)),
             None => serde_json::to_string(object),
         };
-        // What is made of JSON can always be written.
+        // A value of JSON can always be serialized.
         shown.unwrap_or_default()
     }
 
-    /// Whether all of an object is shown.
+    /// Returns `true` if objects are shown whole.
     pub fn shows_all(&self) -> bool {
         self.fields.is_none()
     }
@@ -349,13 +350,13 @@ impl ListQuery {
         keys.collect()
     }
 
-    /// Whether an object comes after the page before.
+    /// Returns `true` if the object comes after the page before.
     pub fn is_behind_token(&self, object: &Map<String, Value>) -> bool {
         let after = self.after.as_ref();
         after.is_none_or(|after| self.order(after, object) == Ordering::Less)
     }
 
-    /// Whether an object of which only some fields are known may be asked for.
+    /// Returns `true` if an object of which only some fields are known may match.
     pub fn may_match(&self, part: &Map<String, Value>) -> bool {
         let mut known = self.filters.iter();
         known.all(|filter| !part.contains_key(filter.field.text()) || filter.matches(part))
@@ -381,7 +382,7 @@ impl ListQuery {
             .unwrap_or(Ordering::Equal)
     }
 
-    /// The URL of the page behind an object with these fields.
+    /// The URL of the page after an object with these fields.
     pub fn next_page(
         &self,
         last: &Map<String, Value>,

@@ -1,4 +1,4 @@
-//! The best of many objects, one after the other, in no more memory than a page takes.
+//! The first objects in a query's order, out of many, in no more memory than a page takes.
 
 use http::{HeaderName, StatusCode};
 use serde_json::{Map, Value, json};
@@ -11,16 +11,16 @@ use crate::json::weight;
 use crate::settings::ApiSettings;
 use crate::timestamp::Timestamp;
 
-/// Bytes of JSON that the objects of one page have at most; what is left goes to the next page.
+/// The most bytes of JSON that the objects of one page have; the rest goes to the next page.
 pub const MAX_PAGE: usize = MAX_BODY - 100;
 
-/// What the values that the objects of one page are sorted by may weigh.
+/// The most that the sort values of one page's objects may weigh.
 const MAX_KEYS: usize = 200_000;
 
 /// One page of a list.
 #[derive(Debug)]
 pub struct Page {
-    /// The objects as JSON, with the fields that were asked for.
+    /// The objects as JSON, with the fields that the query asks for.
     pub objects: Vec<String>,
     /// The URL of the next page; `None` on the last one.
     pub next: Option<String>,
@@ -40,7 +40,7 @@ impl Page {
     }
 }
 
-/// The response to the `HEAD` of a list of so many objects.
+/// The response to the `HEAD` of a list of `count` objects.
 pub fn count_response(count: usize, timestamp: Timestamp) -> Response {
     let mut response = Response::json(StatusCode::OK, &json!({"data": []}))
         .modified_at(timestamp)
@@ -51,7 +51,7 @@ pub fn count_response(count: usize, timestamp: Timestamp) -> Response {
     response
 }
 
-/// The page that a query asks for, out of all the objects that may be in it.
+/// The page that a query asks for, out of all objects that may be in it.
 pub fn page_of(
     query: &ListQuery,
     objects: impl IntoIterator<Item = Map<String, Value>>,
@@ -75,7 +75,7 @@ pub fn page_of(
 pub struct Selection<'q, T> {
     query: &'q ListQuery,
     kept: Vec<Kept<T>>,
-    /// The bytes of those that are kept, and what their keys weigh.
+    /// The bytes of the objects that are kept, and the weight of their keys.
     size: Size,
     /// Whether there are more than the page holds.
     more: bool,
@@ -103,14 +103,14 @@ impl Size {
         }
     }
 
-    /// Whether `pages` pages may have that.
+    /// Returns `true` if this fits in `pages` pages.
     fn is_within(self, pages: usize) -> bool {
         self.bytes <= pages * MAX_PAGE && self.keys <= pages * MAX_KEYS
     }
 }
 
 impl<'q, T> Selection<'q, T> {
-    /// None yet of what the query asks for.
+    /// An empty selection for the query.
     pub fn of(query: &'q ListQuery) -> Self {
         Self {
             query,
@@ -120,8 +120,8 @@ impl<'q, T> Selection<'q, T> {
         }
     }
 
-    /// Takes in an object that has these fields, if it is asked for; `show` gives what is kept of it, and the bytes that
-    /// this takes in the page.
+    /// Takes in an object with these fields if the query asks for it; `show` returns the part of it to keep, and the
+    /// bytes that this takes in the page.
     pub fn offer(&mut self, fields: &Map<String, Value>, show: impl FnOnce() -> (T, usize)) {
         if !self.query.matches(fields) || !self.query.is_behind_token(fields) {
             return;
@@ -139,12 +139,12 @@ impl<'q, T> Selection<'q, T> {
         }
     }
 
-    /// Whether the page is full, so that what comes later in its order cannot be in it.
+    /// Returns `true` if the page is full, so that objects later in its order cannot be in it.
     pub fn is_full(&self) -> bool {
         self.kept.len() > self.query.limit || !self.size.is_within(1)
     }
 
-    /// Leaves the best, as many as the page holds.
+    /// Keeps the first objects, as many as the page holds.
     fn prune(&mut self) {
         let query = self.query;
         self.kept.sort_by(|a, b| query.order(&a.keys, &b.keys));
@@ -154,7 +154,7 @@ impl<'q, T> Selection<'q, T> {
             size.is_within(1)
         };
         let fitting = self.kept.iter().take(query.limit).take_while(fits).count();
-        // The first one always does: nothing that is stored is longer than a page.
+        // The first one always fits: nothing that is stored is longer than a page.
         let fitting = fitting.max(1).min(self.kept.len());
         self.more |= self.kept.len() > fitting;
         self.kept.truncate(fitting);
@@ -162,8 +162,8 @@ impl<'q, T> Selection<'q, T> {
         self.size = sizes.fold(Size::default(), Size::and);
     }
 
-    /// What is kept of the page's objects, in their order, and the URL of the next page, if there is one; `more` says
-    /// that not all were offered.
+    /// The parts kept of the page's objects, in their order, and the URL of the next page, if there is one; `more` says
+    /// that not all objects were offered.
     pub fn finish(
         mut self,
         more: bool,

@@ -22,21 +22,20 @@ pub struct SortKey {
 /// The fields by which the objects of a list are ordered and told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keys {
-    /// The time that `_since`, `_before` and the order go by where nothing else is asked for; without one, what is asked
-    /// of times is passed over.
+    /// The time that `_since`, `_before` and the default order go by; without one, parameters about times are ignored.
     pub time: Option<&'static str>,
-    /// No two objects have the same; the last field that they are sorted by.
+    /// The field that no two objects share; the last sort key.
     pub unique: &'static str,
 }
 
 impl Keys {
-    /// Of a list whose objects may have the same time: clients give those too.
+    /// The keys of a list whose objects may have the same time, since clients give times too.
     pub const BY_TIME: Self = Self {
         time: Some(LAST_MODIFIED),
         unique: ID,
     };
 
-    /// The fields that the order ends with, and whether the largest value of each comes first.
+    /// The fields that the order ends with, and whether each is descending.
     pub fn order(self) -> impl Iterator<Item = (&'static str, bool)> {
         let time = self.time.filter(|time| *time != self.unique);
         let time = time.map(|time| (time, true));
@@ -44,10 +43,10 @@ impl Keys {
     }
 }
 
-/// Reads `_sort`: the first place of a field counts, and what cannot name a field is passed over.
+/// Parses `_sort`: a field counts where it is named first, and what cannot name a field is ignored.
 ///
 /// # Errors
-/// 400 for a field that is not known.
+/// 400 for an unknown field.
 pub fn sort_keys(value: &str, is_known: impl Fn(&str) -> bool) -> Result<Vec<SortKey>, ApiError> {
     let mut keys = vec![];
     for word in value.split(',').map(str::trim) {
@@ -55,7 +54,7 @@ pub fn sort_keys(value: &str, is_known: impl Fn(&str) -> bool) -> Result<Vec<Sor
             Some(field) => (true, field),
             None => (false, word.strip_prefix('+').unwrap_or(word)),
         };
-        // As Kinto: what cannot name a field is passed over.
+        // As Kinto: what cannot name a field is ignored.
         if field.is_empty()
             || !field
                 .chars()
@@ -70,7 +69,7 @@ pub fn sort_keys(value: &str, is_known: impl Fn(&str) -> bool) -> Result<Vec<Sor
                 description,
             ));
         }
-        // A field decides where it stands first.
+        // A field counts where it is named first.
         if keys.iter().any(|key: &SortKey| key.field.text() == field) {
             continue;
         }
@@ -82,7 +81,7 @@ pub fn sort_keys(value: &str, is_known: impl Fn(&str) -> bool) -> Result<Vec<Sor
     Ok(keys)
 }
 
-/// Orders values as Kinto does; `None` is a field that is missing.
+/// Orders values as Kinto does; `None` is a missing field.
 pub fn compare(a: Option<&Value>, b: Option<&Value>) -> Ordering {
     let rank = |value: Option<&Value>| match value {
         Some(Value::Null) => 0,

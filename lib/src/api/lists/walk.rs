@@ -1,4 +1,4 @@
-//! All objects that there are, but for accounts: the lists of all buckets, one after the other.
+//! All objects except accounts: the lists of all buckets, one after the other.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use crate::store::list::Reading;
 use crate::store::{Content, Generation, Object, Store};
 use crate::unit_of_work::UnitOfWork;
 
-/// Lists that are read at once.
+/// The number of lists that are read at once.
 const CONCURRENCY: usize = 16;
 
-/// What it takes to look at an object once more that was read before, as bytes that are read.
+/// The cost of looking again at an object that was read before, as bytes read.
 const LOOK: usize = 256;
 
 /// A live object with its URI; it has no data.
@@ -24,7 +24,7 @@ pub type Found = (ObjectUri, Object);
 /// Objects of a list with their ids, without their data.
 type Walked = Arc<Vec<(String, Object)>>;
 
-/// All buckets, and all live objects that the query may be about, but for accounts.
+/// All buckets, and all live objects that the query may ask for, except accounts.
 ///
 /// Three round trips, and one `Query` for each list, which is read once for all requests of a batch.
 ///
@@ -47,7 +47,7 @@ pub async fn walk(
     Ok((uris, all))
 }
 
-/// The lists under objects that may hold what is asked for, each with the generation of its parent.
+/// The lists under objects that may hold matches, each with the generation of its parent.
 fn lists_under(parents: &[Found], query: &ListQuery) -> Vec<(ListUri, Generation)> {
     let lists = parents.iter().flat_map(|(uri, parent)| {
         let lists = uri
@@ -71,7 +71,7 @@ async fn live(
         .iter()
         .map(|(list, parent)| stored(unit, store, list, parent));
     let reads: Vec<_> = reads.collect();
-    // In their order, so that two requests of one batch find them in the same one.
+    // In their order, so that two requests of one batch get the same one.
     let read: Vec<Walked> = stream::iter(reads)
         .buffered(CONCURRENCY)
         .try_collect()
@@ -91,7 +91,7 @@ async fn live(
     Ok(found)
 }
 
-/// The live objects of a list as the table has them, read once for all that ask.
+/// The live objects of a list in the table, read once for all requests.
 async fn stored(
     unit: &UnitOfWork,
     store: &Store,
@@ -120,7 +120,7 @@ async fn stored(
     Ok(Arc::new(objects))
 }
 
-/// Whether the list, or one under its objects, may hold what is asked for.
+/// Returns `true` if the list, or one under its objects, may hold matches.
 fn holds_matches(list: &ListUri, query: &ListQuery) -> bool {
     let below = list.kind().children().iter();
     std::iter::once(&list.kind()).chain(below).any(|kind| {
@@ -130,7 +130,7 @@ fn holds_matches(list: &ListUri, query: &ListQuery) -> bool {
     })
 }
 
-/// The fields that name an object, which the filters of `/permissions` are about: `uri`, `id`, `resource_name`, `bucket_id`, …
+/// The fields that name an object and that `/permissions` filters by: `uri`, `id`, `resource_name`, `bucket_id`, …
 pub fn names(uri: &ObjectUri) -> Map<String, Value> {
     let mut names = names_in(uri.list());
     names.insert("uri".to_owned(), uri.to_string().into());
@@ -139,7 +139,7 @@ pub fn names(uri: &ObjectUri) -> Map<String, Value> {
     names
 }
 
-/// Those of them that all the objects of a list share.
+/// The fields of [`names`] that all objects of a list share.
 fn names_in(list: &ListUri) -> Map<String, Value> {
     let parents = list.parent().into_iter().flat_map(ObjectUri::lineage);
     let ids = parents.map(|uri| (format!("{}_id", uri.kind().name()), uri.id().into()));

@@ -1,4 +1,4 @@
-//! What a client sends: `data` and `permissions`, checked before anything is done with them.
+//! Bodies that clients send: `data` and `permissions`, checked before anything is done with them.
 
 use std::borrow::Cow;
 
@@ -14,18 +14,18 @@ use crate::resource::Kind;
 use crate::store::membership::MAX_PRINCIPAL_LENGTH;
 use crate::unit_of_work::Allowance;
 
-/// How many lists and objects the data of an object may be within one another, itself included: what wraps it up (a
-/// batch, an event, a message) can so be read again, as far as `serde_json` follows (127).
+/// The most lists and objects within one another in the data of an object, itself included. So whatever contains it (a
+/// batch, an event, a message) can be read within the limit of `serde_json` (127).
 pub const MAX_DEPTH: usize = 100;
 
-/// Members of a group at most: each is an item that is written when they join or leave.
+/// The most members of a group: each is an item that is written when they join or leave.
 pub const MAX_MEMBERS: usize = 1000;
 
-/// What the values of a body may weigh: 400,000 numbers, or 57,000 objects. In memory that is 32 MB, more than which a
-/// small function cannot hold twice.
+/// The most that the values of a body may weigh: 400,000 numbers, or 57,000 objects. In memory that is 32 MB; a small
+/// function cannot hold more than that twice.
 const MAX_WEIGHT: usize = 400_000;
 
-/// What a client says of permissions: for each the principals to have it, `None` for `null`.
+/// The permissions in a body: for each the principals to have it, `None` for `null`.
 pub type PermissionChanges = Vec<(String, Option<Vec<String>>)>;
 
 /// `data` and `permissions` of a body.
@@ -35,13 +35,13 @@ pub struct Body {
     pub data: Option<Map<String, Value>>,
     /// `permissions`.
     pub permissions: PermissionChanges,
-    /// Whether the body had a `permissions` at all.
+    /// Whether the body had `permissions` at all.
     has_permissions: bool,
 }
 
 impl Body {
-    /// Reads the body of a `PUT` or `POST` of an object of `kind`. No body reads as `{}`, a permission that is `null` as
-    /// none.
+    /// Reads the body of a `PUT` or `POST` of an object of `kind`. No body is read as `{}`, a permission that is `null`
+    /// as absent.
     ///
     /// # Errors
     /// 400 for broken JSON, other top-level keys, unknown permissions and wrong types.
@@ -62,15 +62,15 @@ impl Body {
         Ok(body.without_nulls())
     }
 
-    /// A permission that is `null` says nothing, but in a merge patch.
+    /// Drops permissions that are `null`; these have a meaning in a merge patch only.
     pub fn without_nulls(mut self) -> Self {
         self.permissions
             .retain(|(_, principals)| principals.is_some());
         self
     }
 
-    /// Reads the body of a plain or merge `PATCH`, whose `data` is a part of what is to be checked when it is
-    /// applied ([`check_data`]).
+    /// Reads the body of a plain or merge `PATCH`. Its `data` is a part of an object, which is checked when the patch
+    /// is applied ([`check_data`]).
     ///
     /// # Errors
     /// As [`Self::parse`].
@@ -117,7 +117,7 @@ impl Body {
         })
     }
 
-    /// Whether the body has neither `data` nor `permissions`.
+    /// Returns `true` if the body has neither `data` nor `permissions`.
     pub fn is_empty(&self) -> bool {
         self.data.is_none() && !self.has_permissions
     }
@@ -126,7 +126,7 @@ impl Body {
 /// Reads JSON.
 ///
 /// # Errors
-/// 400 for what is none, 413 for what would take too much memory.
+/// 400 for invalid JSON, 413 for JSON that would take too much memory.
 pub fn parse_json(bytes: &[u8]) -> Result<Value, ApiError> {
     if weight::of_text(bytes) > MAX_WEIGHT {
         return Err(ApiError::TooManyValues);
@@ -136,7 +136,7 @@ pub fn parse_json(bytes: &[u8]) -> Result<Value, ApiError> {
         .map_err(|e| ApiError::invalid(Location::Body, "", format!("Invalid JSON: {e}")))
 }
 
-/// JSON with 0 for the integer `-0`, which `serde_json` reads as a decimal.
+/// The JSON with 0 for the integer `-0`, which `serde_json` reads as a decimal.
 fn without_minus_zero(bytes: &[u8]) -> Cow<'_, [u8]> {
     if !bytes.windows(2).any(|pair| pair == b"-0") {
         return Cow::Borrowed(bytes);
@@ -161,8 +161,8 @@ fn without_minus_zero(bytes: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(bytes)
 }
 
-/// Checks the fields that mean something to the server (Kinto 26.5: schemas of bucket, group, collection and account), and adds
-/// those that must be there. `within` goes before their names in what is said of them.
+/// Checks the fields that the server interprets (Kinto 26.5: schemas of bucket, group, collection and account), and
+/// adds those that must be there. `within` goes before their names in error messages.
 ///
 /// # Errors
 /// 400 for a field of a wrong type.
@@ -219,7 +219,7 @@ pub fn check_data(
         };
         match seconds {
             Some(seconds) => _ = data.insert("cache_expires".to_owned(), seconds.into()),
-            // Says nothing (Kinto 26.5).
+            // The same as no value (Kinto 26.5).
             None if is_empty => {}
             None => return wrong("cache_expires", "Must be a number of seconds"),
         }
@@ -230,14 +230,14 @@ pub fn check_data(
             return wrong("members", "Must be a list of principals");
         };
         if members.len() > MAX_MEMBERS {
-            return wrong("members", &format!("Must be at most {MAX_MEMBERS}"));
+            return wrong("members", &format!("Must be at most {MAX_MEMBERS} members"));
         }
         for (n, member) in members.iter().enumerate() {
             let problem = match member {
                 Value::String(member) if member.is_empty() => "Required",
                 Value::String(member) if member.len() > MAX_PRINCIPAL_LENGTH => "Is too long",
                 Value::String(member) if member == EVERYONE || member.starts_with("/buckets/") => {
-                    "Is not a user id"
+                    "Must be a user id, not a group or everyone"
                 }
                 Value::String(_) => continue,
                 _ => "Must be a string",
@@ -251,7 +251,7 @@ pub fn check_data(
                 let problem = format!("Must be at most {} bytes long", passwords::MAX_LENGTH);
                 return wrong(PASSWORD, &problem);
             }
-            // A patch leaves it as it is; where it must be given, it is looked for before.
+            // A patch leaves it unchanged; where it is required, that was checked before.
             None => {}
             Some(Value::String(password)) if !password.is_empty() => {}
             Some(Value::Null | Value::String(_)) => return wrong(PASSWORD, "Required"),
@@ -310,7 +310,7 @@ fn check_permissions(kind: Kind, value: Value) -> Result<PermissionChanges, ApiE
     Ok(checked)
 }
 
-/// The refusal of a permission that objects of `kind` do not have.
+/// The error for a permission that objects of `kind` do not have.
 pub fn unknown_permission(kind: Kind, permission: &str) -> ApiError {
     let known = kind.permissions().join(", ");
     ApiError::invalid(
@@ -327,7 +327,7 @@ pub fn set_permissions(permissions: &mut Permissions, changes: PermissionChanges
     }
 }
 
-/// How many lists and objects are within one another, the value itself included.
+/// The number of lists and objects within one another, the value itself included.
 pub fn depth(value: &Value) -> usize {
     match value {
         Value::Array(values) => 1 + values.iter().map(depth).max().unwrap_or(0),

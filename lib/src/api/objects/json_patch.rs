@@ -14,17 +14,17 @@ use crate::permission::Permissions;
 use crate::resource::Kind;
 use crate::unit_of_work::Allowance;
 
-/// Operations of one patch at most.
+/// The most operations in one patch.
 const MAX_OPERATIONS: usize = 5_000;
-/// Values that the operations of one patch may go through or move in memory, beyond those that it gives: a fraction of a
-/// second.
+/// The most values that the operations of one patch may read or move in memory, beyond those that they give: a fraction
+/// of a second.
 const MAX_WORK: usize = 10_000_000;
 
-/// Reads the operations of a JSON patch. Whether each has the `value` or `from` that it needs is seen when they are
+/// Parses the operations of a JSON patch. Whether each has the `value` or `from` that it needs is checked when they are
 /// applied (Kinto 26.5).
 ///
 /// # Errors
-/// 400 for broken JSON and for what is no list of operations.
+/// 400 for invalid JSON, and for a body that is not a list of operations.
 pub fn parse(bytes: &[u8]) -> Result<Vec<Value>, ApiError> {
     let Value::Array(mut operations) = parse_json(bytes)? else {
         return Err(ApiError::invalid(
@@ -71,7 +71,7 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Value>, ApiError> {
         if let Some(unknown) = fields.keys().find(|field| !known.contains(&field.as_str())) {
             return wrong("", &format!("Unknown key {unknown}"));
         }
-        // A principal is its own value, which need not be given.
+        // A principal is its own value, so none need be given.
         let path = fields.get("path").and_then(Value::as_str);
         let principal = path.and_then(|path| path.strip_prefix("/permissions/")?.split_once('/'));
         if let Some(principal) = principal.map(|(_, principal)| principal.to_owned()) {
@@ -85,8 +85,8 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Value>, ApiError> {
 /// permissions).
 ///
 /// # Errors
-/// 400 when an operation cannot be applied, leaves what cannot be stored, or takes too much work, 413 when copies make too
-/// much of it.
+/// 400 when an operation cannot be applied, takes too much work, or makes something that cannot be stored; 413 when
+/// copies make the object too large.
 pub fn apply(
     kind: Kind,
     operations: Vec<Value>,
@@ -122,7 +122,7 @@ pub fn apply(
     for (n, operation) in patch.iter().enumerate() {
         growth.check(&document, operation)?;
         if let PatchOperation::Test(test) = operation {
-            // By ourselves: to json-patch 1 is not 1.0.
+            // Not by json-patch, for which 1 is not 1.0.
             let found = document.pointer(test.path.as_str());
             if !found.is_some_and(|found| values::equal(found, &test.value)) {
                 return Err(failed(format!(
@@ -132,7 +132,8 @@ pub fn apply(
             }
             continue;
         }
-        // One by one: json-patch 5.0 panics when it cannot undo what it did before one that fails, a move for one.
+        // One by one: json-patch 5.0 panics when it cannot undo the operations before one that fails, for example a
+        // move.
         json_patch::patch_unsafe(&mut document, slice::from_ref(operation)).map_err(
             |mut error| {
                 error.operation = n;
@@ -160,7 +161,7 @@ pub fn apply(
     Ok((data, patched))
 }
 
-/// The principals that a permission has after a patch: the keys of an object, or the texts of a list.
+/// The principals that a permission has after a patch: the keys of an object, or the strings of a list.
 ///
 /// # Errors
 /// 400 for anything else, and for an empty principal.
@@ -179,24 +180,24 @@ fn principals_in(permission: &str, value: &Value) -> Result<Vec<String>, ApiErro
     principals.ok_or_else(|| failed(format!("{permission} must stay a set of principals")))
 }
 
-/// What a patch has made of an object so far. Each copy can double the object, and each move can nest it deeper, beyond what
-/// memory and stack hold, before the whole is looked at.
+/// The growth of an object under a patch. Each copy can double the object, and each move can nest it deeper, beyond
+/// what memory and stack hold, before the result is checked.
 struct Growth {
-    /// Lists and objects within one another in `data` or `permissions`, themselves included, at most. What is taken away
-    /// does not lower it.
+    /// An upper bound of the lists and objects within one another in `data` or `permissions`, themselves included.
+    /// Removals do not lower it.
     depth: usize,
-    /// Bytes that were copied.
+    /// Bytes copied so far.
     copied: usize,
-    /// Values that were gone through or moved.
+    /// Values read or moved so far.
     work: usize,
 }
 
 impl Growth {
-    /// Takes in an operation that is to be applied.
+    /// Counts an operation before it is applied.
     ///
     /// # Errors
-    /// 400 for what would be nested too deeply or takes too much work, 413 when what was copied in all would not be read in
-    /// one request.
+    /// 400 when the object would be nested too deeply or the operations take too much work, 413 when all that was
+    /// copied could not be read in one request.
     fn check(&mut self, document: &Value, operation: &PatchOperation) -> Result<(), ApiError> {
         let path = operation.path();
         self.shift(document, path.as_str())?;
@@ -219,7 +220,8 @@ impl Growth {
         };
         // `data` itself is one token of the path.
         let above = path.count() - 1;
-        // What is taken from somewhere is nested no deeper than what is below there can be; else it is gone through.
+        // A copied or moved value is no deeper than anything at its old place can be. It is measured if that bound is
+        // too large.
         let bound = from.map(|from| above + self.depth.saturating_sub(from.count() - 1));
         let depth = match bound {
             Some(bound) if bound <= MAX_DEPTH => bound,
@@ -242,7 +244,7 @@ impl Growth {
         Ok(())
     }
 
-    /// What comes into a list, or goes out of it, moves what is behind it.
+    /// Counts the elements of a list that an insertion or removal moves.
     fn shift(&mut self, document: &Value, path: &str) -> Result<(), ApiError> {
         let parent = path
             .rsplit_once('/')

@@ -1,4 +1,4 @@
-//! The fields that every object has in the API beside its data: `id` and `last_modified`.
+//! The fields that the API shows in every object beside its data: `id` and `last_modified`.
 
 use serde_json::{Map, Value};
 
@@ -6,7 +6,7 @@ use crate::timestamp::Timestamp;
 
 /// The field that no two objects of a list share.
 pub const ID: &str = "id";
-/// The field that holds when an object was last written.
+/// The field with the time when an object was last written.
 pub const LAST_MODIFIED: &str = "last_modified";
 
 /// The data of an object with its id and its time, as the API shows it.
@@ -16,11 +16,11 @@ pub fn with_metadata(mut data: Map<String, Value>, id: &str, at: Timestamp) -> M
     data
 }
 
-/// The same as JSON, of data that are JSON already.
+/// The same as JSON, for data that are JSON already.
 pub fn with_metadata_text(data: &str, id: &str, at: Timestamp) -> String {
     let fields = data.trim_end().strip_suffix('}').unwrap_or(data);
     let comma = if fields == "{" { "" } else { "," };
-    // Ids are of letters that JSON does not escape, but for those of accounts, which it does not escape either.
+    // No id has a character that JSON escapes, including those of accounts.
     format!(
         "{fields}{comma}\"id\":{},\"last_modified\":{at}}}",
         Value::from(id)

@@ -1,6 +1,6 @@
 //! The endpoints of single buckets, groups, collections and records: one set of rules for all kinds.
 //!
-//! Nothing here waits: a request has read what it needs ([`needs`]) when [`handle`] decides.
+//! Nothing here waits: a request has read all that it needs ([`needs`]) when [`handle`] decides.
 
 pub mod body;
 pub mod json_patch;
@@ -37,13 +37,13 @@ use crate::timestamp::Timestamp;
 use crate::unit_of_work::client_time;
 use crate::unit_of_work::{Live, Needs, UnitOfWork};
 
-/// An item of DynamoDB in bytes at most.
+/// The largest item of DynamoDB, in bytes.
 const MAX_ITEM_SIZE: usize = 400 * 1024;
-/// What keys, times, generations and the names of attributes can add to an object's data and permissions.
+/// The most bytes that keys, times, generations and the names of attributes add to an object's data and permissions.
 const MAX_ITEM_OVERHEAD: usize = 2048;
 
-/// What a `POST` to `list` is about: the object with the id that the client gave, valid or not, or with a new one; an
-/// account has none but what is given. A body that cannot be read is looked at later.
+/// The target of a `POST` to `list`: the object with the id that the client gave, valid or not, or with a new one; for
+/// accounts, only a given id counts. An unreadable body is refused later.
 pub fn posted(list: ListUri, request: &Request) -> Target {
     let (uri, is_new) = match field::at(&["data", "id"], &request.body) {
         Field::Missing if list.kind() == Kind::Account => (list.object(""), false),
@@ -57,7 +57,7 @@ pub fn posted(list: ListUri, request: &Request) -> Target {
     Target::Object { uri, is_new }
 }
 
-/// What the request must know; what has no valid id cannot exist and is not asked for.
+/// The reads that the request needs. An object without a valid id cannot exist, and is not read.
 pub fn needs(request: &Request, uri: &ObjectUri, is_new: bool) -> Needs {
     let objects = uri
         .lineage()
@@ -79,10 +79,10 @@ pub fn needs(request: &Request, uri: &ObjectUri, is_new: bool) -> Needs {
     }
 }
 
-/// Decides on a request, writing to `unit` what it changes.
+/// Decides on a request and writes its changes to `unit`.
 ///
 /// # Errors
-/// Whatever the request is to be refused for; the unit is to be dropped then.
+/// Any refusal of the request; then nothing was written to `unit`.
 pub fn handle(cx: &mut Context<'_>, uri: &ObjectUri) -> Result<Response, ApiError> {
     let settings = cx.settings();
     let (request, user) = (cx.request, cx.user);
@@ -93,11 +93,11 @@ pub fn handle(cx: &mut Context<'_>, uri: &ObjectUri) -> Result<Response, ApiErro
         settings,
         uri,
     };
-    // In Kinto anybody may create it, and so hide the changes feed.
+    // In Kinto anyone may create it, which hides the changes feed.
     if !request.is_read() && is_reserved(uri) {
         return Err(RESERVED);
     }
-    // Kinto looks a parent up before the permissions when it writes, after them when it reads.
+    // Kinto looks up a parent before the permissions when it writes, after them when it reads.
     let writes = !request.is_read();
     if writes {
         object_request.check_parents(unit)?;
@@ -251,7 +251,7 @@ impl ObjectRequest<'_> {
         Ok(Response::json(StatusCode::OK, &json!({"data": tombstone})).modified_at(deleted_at))
     }
 
-    /// Creates or updates the object, and shows it.
+    /// Creates or updates the object, and returns it as the API shows it.
     fn store(
         &self,
         unit: &mut UnitOfWork,
@@ -302,8 +302,8 @@ impl ObjectRequest<'_> {
         Ok(Response::json(status, &shown).modified_at(last_modified))
     }
 
-    /// Checks that permissions that are new name groups of few other buckets: each request for the object reads who is in
-    /// them.
+    /// Checks that changed permissions name groups of few other buckets: each request for the object reads whether its
+    /// user is a member of them.
     ///
     /// # Errors
     /// 400.
@@ -324,7 +324,7 @@ impl ObjectRequest<'_> {
         Err(ApiError::invalid(Location::Body, "permissions", problem))
     }
 
-    /// The data of the object, which match the schemas that its collection and bucket carry.
+    /// The data of the object, after validation against the schemas of its collection and bucket.
     fn validated(
         &self,
         unit: &UnitOfWork,
@@ -340,7 +340,7 @@ impl ObjectRequest<'_> {
         Ok(data)
     }
 
-    /// Who is granted `write` on what the user writes.
+    /// The principal that is granted `write` on what the user writes.
     fn owner(&self) -> String {
         match self.uri.kind() {
             Kind::Account => account_id::principal(self.uri.id()),
@@ -348,7 +348,7 @@ impl ObjectRequest<'_> {
         }
     }
 
-    /// The object, or why it cannot be had: an id that cannot be one, or nothing there.
+    /// The object, or the error that its id is invalid or that it does not exist.
     fn existing<'u>(&self, unit: &'u UnitOfWork) -> Result<Live<'u>, ApiError> {
         if !self.uri.has_valid_id() {
             return Err(ApiError::invalid_id());
@@ -390,8 +390,8 @@ impl ObjectRequest<'_> {
         }
     }
 
-    /// The refusal for what there is, which is shown to those alone who may read it: who may only create learns that
-    /// there is something, no more.
+    /// The 412 for an existing object. Only users who may read the object are shown it: one who may only create learns
+    /// no more than that it exists.
     fn precondition_failed(&self, unit: &UnitOfWork, object: Live<'_>) -> ApiError {
         let existing = self
             .may_read(unit)
@@ -402,15 +402,15 @@ impl ObjectRequest<'_> {
         }
     }
 
-    /// The data of the object as the API shows it, and takes it from a client to change it.
+    /// The data of the object as the API shows it, and as patches apply to it.
     fn with_id(&self, data: Map<String, Value>, last_modified: Timestamp) -> Map<String, Value> {
         let data = accounts::without_password(self.uri.kind(), data);
         metadata::with_metadata(data, self.uri.id(), last_modified)
     }
 
-    /// An object as the API shows it. Its permissions are for those alone who may write it by its own permissions.
+    /// An object as the API shows it. Only users who may write it by its own permissions see these.
     fn shown(&self, data: Map<String, Value>, permissions: &Permissions) -> Value {
-        // Who gets at an account at all is, or acts for, its owner.
+        // A user with access to an account is its owner, or acts for the owner.
         let may_see =
             self.uri.kind() == Kind::Account || permissions.grants("write", &self.user.principals);
         let permissions = if may_see {
@@ -431,7 +431,7 @@ impl ObjectRequest<'_> {
             return Ok(None);
         };
         let value = parameters::parse_value(text.trim_matches('"'));
-        // Neither says anything, and what is negative is before the object's time (Kinto 26.5).
+        // Neither has a meaning, and a negative time is before the object's (Kinto 26.5).
         let is_ignored = match &value {
             Value::Null | Value::Bool(_) => true,
             Value::Number(number) => number.as_f64().is_some_and(|time| time < 0.0),
@@ -465,19 +465,19 @@ impl ObjectRequest<'_> {
     }
 }
 
-/// What the answer to a `PATCH` shows (`Response-Behavior`).
+/// The content of the response to a `PATCH` (`Response-Behavior`).
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Behavior {
     /// The whole object.
     Full,
-    /// The fields that were changed.
+    /// The changed fields.
     Light,
-    /// The fields that became something else than was asked for.
+    /// The changed fields whose values are not those that the client sent.
     Diff,
 }
 
-/// The time that a client wants for an object, which is to be no later than `latest`; what is not an integer is ignored
-/// (Kinto 26.5, `process_object`).
+/// The time that a client gives for an object, which must not be later than `latest`. Anything but an integer is
+/// ignored (Kinto 26.5, `process_object`).
 fn wanted_time(value: Option<Value>, latest: Timestamp) -> Result<Option<Timestamp>, ApiError> {
     let Some(Value::Number(number)) = value else {
         return Ok(None);
@@ -499,7 +499,7 @@ fn wanted_time(value: Option<Value>, latest: Timestamp) -> Result<Option<Timesta
     time.map(Some).ok_or_else(out_of_range)
 }
 
-/// A field; one that is `null` counts as missing.
+/// The value of a field; `null` counts as missing.
 fn value_of<'a>(data: &'a Map<String, Value>, field: &str) -> Option<&'a Value> {
     data.get(field).filter(|value| !value.is_null())
 }

@@ -1,4 +1,4 @@
-//! `PATCH`: the three kinds of patches, and what each makes of an object.
+//! `PATCH`: the three kinds of patches, and how each changes an object.
 
 use serde_json::{Map, Value};
 
@@ -12,7 +12,7 @@ use crate::permission::Permissions;
 use crate::resource::Kind;
 use crate::unit_of_work::Allowance;
 
-/// How the body of a `PATCH` changes an object.
+/// The way in which the body of a `PATCH` changes an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PatchKind {
     /// `application/json`: top-level fields replace those of the object.
@@ -34,7 +34,7 @@ impl PatchKind {
     }
 }
 
-/// A patch that is well-formed; whether it can be applied depends on the object.
+/// A well-formed patch; whether it can be applied depends on the object.
 #[derive(Debug)]
 pub enum Patch {
     /// [`PatchKind::Plain`].
@@ -52,7 +52,7 @@ pub struct Patched {
     pub data: Map<String, Value>,
     /// Its permissions.
     pub permissions: Permissions,
-    /// The fields that the patch gives, as it gives them; of a JSON patch all that the object has now.
+    /// The fields that the patch gives, as it gives them; for a JSON patch, all fields that the object has now.
     pub asked_for: Map<String, Value>,
 }
 
@@ -60,7 +60,7 @@ impl Patch {
     /// Reads the body of a `PATCH` of an object of this kind.
     ///
     /// # Errors
-    /// 400 for a body that is no such patch.
+    /// 400 for a body that is not such a patch.
     pub fn parse(kind: Kind, request: &Request) -> Result<Self, ApiError> {
         Ok(match PatchKind::of(request) {
             PatchKind::Plain => {
@@ -75,7 +75,7 @@ impl Patch {
         })
     }
 
-    /// Checks that it changes something; a JSON patch may do without.
+    /// Checks that it changes something; a JSON patch need not.
     ///
     /// # Errors
     /// 400.
@@ -90,10 +90,10 @@ impl Patch {
         }
     }
 
-    /// Applies it to an object with these data, id and time included, and permissions.
+    /// Applies it to an object with these permissions and data; the data include id and time.
     ///
     /// # Errors
-    /// 400 where it cannot be applied, or leaves what an object of this kind cannot be.
+    /// 400 if it cannot be applied, or if the result is not valid for an object of this kind.
     pub fn apply(
         self,
         kind: Kind,

@@ -1,8 +1,8 @@
-//! `kinto.plugins.accounts`: what is particular to accounts among the objects (Kinto 26.5).
+//! `kinto.plugins.accounts`: the rules for accounts, beside those for all objects (Kinto 26.5).
 //!
-//! An account is an object without a parent. Administrators, whom the settings grant `write` on all accounts, see and
-//! change all; everybody else their own alone, and who has none may make one where the settings allow it. The principal
-//! of an account is `account:` and its id, which owns it whoever created it.
+//! An account is an object without a parent. Administrators, to whom the settings grant `write` on all accounts, see
+//! and change all of them; other users only their own, and a user without one may create it where the settings allow
+//! that. The principal of an account is `account:` and its id; it owns the account, whoever created that.
 
 use crate::api::dispatch::endpoint::Endpoint;
 use crate::api::plugins::Plugin;
@@ -44,7 +44,7 @@ pub static PLUGIN: Plugin = Plugin {
     on_write: None,
 };
 
-/// The account of a principal, which is read; `None` of another principal, and where there are no accounts.
+/// Reads the account of a principal; `None` for any other principal, and where accounts are off.
 ///
 /// # Errors
 /// Failures of the table.
@@ -66,15 +66,16 @@ pub async fn of_principal(
     Ok(account)
 }
 
-/// Checks that who is no administrator asks for no account but their own. Whether there is another one they do not learn.
+/// Checks that a user who is no administrator asks for their own account only. They do not learn whether another
+/// exists.
 ///
 /// # Errors
-/// 400 for one that is to be written, 404 for one that is shared with them, else 403 (Kinto 26.5).
+/// 400 for a write by a user who may create accounts, 404 for an account shared with the user, else 403 (Kinto 26.5).
 pub fn check_own(object_request: &ObjectRequest<'_>, unit: &UnitOfWork) -> Result<(), ApiError> {
     let id = object_request.uri.id();
     let is_own = match &object_request.user.id {
         Some(user_id) => *user_id == principal(id),
-        // Who is nobody yet makes an account for themselves.
+        // An anonymous user creates an account for themselves.
         None => true,
     };
     if is_own || object_request.may_all(unit, Access::Write) {
@@ -96,10 +97,10 @@ pub fn check_own(object_request: &ObjectRequest<'_>, unit: &UnitOfWork) -> Resul
     }
 }
 
-/// The account of who is no administrator, as the list of all accounts shows it to them.
+/// The user's own account: all that the list of accounts shows to a user who is no administrator.
 ///
 /// # Errors
-/// 401 of nobody.
+/// 401 for an anonymous user.
 pub fn own(
     object_request: &ObjectRequest<'_>,
     unit: &UnitOfWork,
@@ -116,8 +117,8 @@ pub fn own(
     Ok(own.into_iter().collect())
 }
 
-/// The data of an object of `kind` as the API shows it: an account's without the hash of its password, which is in no
-/// answer, and cannot be filtered or sorted by.
+/// The data of an object of `kind` as the API shows it: for an account without the hash of its password, which is in no
+/// response, and cannot be filtered or sorted by.
 pub fn without_password(kind: Kind, mut data: Map<String, Value>) -> Map<String, Value> {
     if kind == Kind::Account {
         data.shift_remove(PASSWORD);
@@ -125,11 +126,11 @@ pub fn without_password(kind: Kind, mut data: Map<String, Value>) -> Map<String,
     data
 }
 
-/// Puts the hash of a password that is new in its place. Data without one leave it as it was `before`; so does the hash
-/// itself, which earlier versions, and Kinto, answer and clients send back.
+/// Replaces a new password by its hash. Data without a password keep that of `before`; so do data with the hash itself,
+/// which earlier versions and Kinto return and clients send back.
 ///
 /// # Errors
-/// The request may have no other password hashed.
+/// The request may not hash another password.
 pub fn store_password(
     data: &mut Map<String, Value>,
     before: Option<&Map<String, Value>>,
@@ -149,8 +150,8 @@ pub fn store_password(
     Ok(())
 }
 
-/// Has operations on an account that replace its password add it: they are applied to what the API shows, which has
-/// none.
+/// Turns operations that replace an account's password into ones that add it: they are applied to what the API shows,
+/// which has no password.
 pub fn add_replaced_password(kind: Kind, operations: &mut [Value]) {
     let replaces = |operation: &&mut Value| {
         operation["op"] == "replace" && operation["path"] == "/data/password"
@@ -162,7 +163,7 @@ pub fn add_replaced_password(kind: Kind, operations: &mut [Value]) {
     }
 }
 
-/// Checks that a merge patch does not take the password of an account away.
+/// Checks that a merge patch does not remove the password of an account.
 ///
 /// # Errors
 /// 400.

@@ -1,7 +1,7 @@
 //! `kinto.plugins.admin`: Kinto Admin, a web page with its scripts, below `/v1/admin/` (Kinto 25.0).
 //!
-//! The build is made for this very path, with its slash, so that it is not redirected as others are. It is for anybody:
-//! who uses it logs in by the API.
+//! The build is made for exactly this path, with its slash, which therefore is not redirected as others are. Everyone
+//! may load it: its users log in through the API.
 
 use std::path::Path;
 use std::time::UNIX_EPOCH;
@@ -19,7 +19,7 @@ use crate::api::web::response::Response;
 use crate::settings::{AdminAssets, ApiSettings, UrlPattern};
 use crate::timestamp::Timestamp;
 
-/// The plugin. Its files are no endpoints: [`answer`] is asked before the router is.
+/// The plugin. Its files are no endpoints: [`answer`] is called before the router.
 pub static PLUGIN: Plugin = Plugin {
     capability: "admin",
     is_on: |settings| settings.admin.is_some(),
@@ -42,13 +42,13 @@ pub static PLUGIN: Plugin = Plugin {
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'self'; img-src data: *; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'",
 );
-/// Seconds for which what the page loads may be kept. The names of scripts and styles change with their content.
+/// The seconds for which what the page loads may be cached. The names of scripts and styles change with their content.
 const MAX_AGE: u64 = 3600;
 
-/// The answer to a request for something of Kinto Admin; `None` when it is for something else, or the plugin is off.
+/// The response to a request for a file of Kinto Admin; `None` for any other request, and when the plugin is off.
 ///
 /// # Errors
-/// 404 for a file that the build has not, 405 for all methods that do not read.
+/// 404 for a file that is not in the build, 405 for methods that do not read.
 pub fn answer(request: &Request, settings: &ApiSettings) -> Option<Result<Response, ApiError>> {
     let assets = settings.admin.as_ref()?;
     let path = request.path.strip_prefix(PREFIX)?.strip_prefix("/admin")?;
@@ -57,7 +57,7 @@ pub fn answer(request: &Request, settings: &ApiSettings) -> Option<Result<Respon
         "" => None,
         path => Some(path.strip_prefix('/')?),
     };
-    // Any other slash at the end is one too many: the router redirects it.
+    // Any other trailing slash is one too many: the router redirects it.
     if file.is_some_and(|file| file.ends_with('/')) {
         return None;
     }
@@ -76,8 +76,8 @@ pub fn answer(request: &Request, settings: &ApiSettings) -> Option<Result<Respon
     })
 }
 
-/// Returns `true` if `callback` is a page of the Kinto Admin that this server serves: then tokens may be sent there, unless the
-/// settings say where else.
+/// Returns `true` if `callback` is a page of the Kinto Admin that this server serves: tokens may be sent there, unless
+/// the settings name other places.
 pub fn is_callback(callback: &Url, request: &Request, settings: &ApiSettings) -> bool {
     settings.admin.is_some()
         && UrlPattern::parse(&format!(
@@ -127,7 +127,7 @@ fn modified(path: &Path) -> Option<Timestamp> {
     Some(Timestamp(modified.as_secs() * 1000))
 }
 
-/// A file's media type and what is in it, as a text where it is one: that is sent compressed.
+/// The media type and content of a file, as a string if it is text: that is sent compressed.
 fn content(path: &Path) -> Result<(&'static str, Body), ApiError> {
     let bytes = std::fs::read(path).map_err(|error| {
         tracing::error!(%error, path = %path.display(), "a file of Kinto Admin cannot be read");
@@ -144,7 +144,7 @@ fn content(path: &Path) -> Result<(&'static str, Body), ApiError> {
     Ok((content_type, body))
 }
 
-/// The media type by the file's name: of what builds of web pages are made of.
+/// The media type by the file's name, of what builds of web pages contain.
 fn content_type(path: &Path) -> &'static str {
     let extension = path
         .extension()

@@ -1,7 +1,7 @@
-//! `kinto.plugins.default_bucket`: `/buckets/default` is the bucket that every user has of their own.
+//! `kinto.plugins.default_bucket`: `/buckets/default` is each user's own bucket.
 //!
-//! It and the collections in it are created when they are first asked for, in the unit of work of the request that
-//! asks: a request that is refused for something else leaves them created (Kinto 26.5).
+//! It and the collections in it are created when they are first asked for, in the unit of work of that request. They
+//! stay even if the request is then refused for another reason (Kinto 26.5).
 
 use crate::api::plugins::Plugin;
 use crate::settings;
@@ -22,7 +22,8 @@ use crate::settings::ApiSettings;
 use crate::store::Store;
 use crate::unit_of_work::{Needs, UnitOfWork};
 
-/// The plugin. Beside its capability it is a way to name a bucket: [`crate::api::dispatch::call`] resolves [`ALIAS`].
+/// The plugin. It adds not only its capability but a name for a bucket: [`crate::api::dispatch::call`] resolves
+/// [`ALIAS`].
 pub static PLUGIN: Plugin = Plugin {
     capability: "default_bucket",
     is_on: |settings| settings.includes.has(settings::PluginName::DefaultBucket),
@@ -38,10 +39,10 @@ pub static PLUGIN: Plugin = Plugin {
     on_write: None,
 };
 
-/// The id that stands for the bucket of whoever asks.
+/// The id that stands for the user's own bucket.
 pub const ALIAS: &str = "default";
 
-/// The id of a user's own bucket: a UUID out of the HMAC of the user id under `default_bucket_hmac_secret`.
+/// The id of a user's own bucket: a UUID made of the HMAC of the user id under `default_bucket_hmac_secret`.
 pub fn id_for_user(user_id: &str, settings: &ApiSettings) -> String {
     let digest = hmac::sign(settings.default_bucket_hmac_secret.as_bytes(), user_id);
     let mut half = [0; 16];
@@ -49,10 +50,10 @@ pub fn id_for_user(user_id: &str, settings: &ApiSettings) -> String {
     Uuid::from_bytes(half).to_string()
 }
 
-/// The id of the bucket of whoever asks.
+/// The id of the bucket of this user.
 ///
 /// # Errors
-/// 401 of nobody, 405 when nothing may be written: to ask for the bucket may create it (Kinto 26.5).
+/// 401 for an anonymous user, 405 when the server is read-only: a request for the bucket may create it (Kinto 26.5).
 pub fn require_id(user: &User, settings: &ApiSettings) -> Result<String, ApiError> {
     let Some(user_id) = &user.id else {
         return Err(ApiError::Forbidden {
@@ -67,13 +68,13 @@ pub fn require_id(user: &User, settings: &ApiSettings) -> Result<String, ApiErro
     Ok(id_for_user(user_id, settings))
 }
 
-/// The request as it is sent to the bucket itself: with its own id in place of the alias, in the path and in what is sent
-/// as the bucket's id, and with a body.
+/// The request as it would be sent to the bucket itself: with its own id in place of the alias, in the path and as the
+/// id in the bucket's body, and with a body.
 pub fn resolve(request: &Request, bucket: &str) -> Request {
     let mut request = request.clone();
     let alias = format!("/buckets/{ALIAS}");
     let is_bucket = request.path.ends_with(&alias);
-    // Who sends nothing sends empty data there (Kinto 26.5).
+    // A missing body stands for empty data there (Kinto 26.5).
     if request.body.is_empty() && !request.is_read() {
         request.body = br#"{"data": {}}"#.to_vec();
         let json = HeaderValue::from_static("application/json");
@@ -82,7 +83,7 @@ pub fn resolve(request: &Request, bucket: &str) -> Request {
     request.path = request
         .path
         .replacen(&alias, &format!("/buckets/{bucket}"), 1);
-    // A body that cannot be read is looked at later.
+    // An invalid body is refused later.
     if is_bucket && let Ok(mut body) = body::parse_json(&request.body) {
         let id = body.get_mut("data").and_then(|data| data.get_mut("id"));
         if let Some(id) = id.filter(|id| *id == ALIAS) {
@@ -93,12 +94,12 @@ pub fn resolve(request: &Request, bucket: &str) -> Request {
     request
 }
 
-/// Creates the bucket and the collection that a request for `uri` takes for granted, where they do not exist.
+/// Creates the bucket and the collection that a request for `uri` takes for granted, if they do not exist.
 ///
-/// Takes a round trip of its own when there is something to create, to read the lists that this moves on.
+/// Takes one round trip when there is something to create, to read the lists whose timestamps advance.
 ///
 /// # Errors
-/// 400 for a collection that cannot exist.
+/// 400 for a collection with an invalid id.
 pub async fn create_missing(
     unit: &mut UnitOfWork,
     store: &Store,
@@ -107,7 +108,7 @@ pub async fn create_missing(
     user: &User,
     settings: &ApiSettings,
 ) -> Result<(), ApiError> {
-    // Who puts or posts the bucket or the collection itself creates it.
+    // A `PUT` or `POST` of the bucket or the collection itself creates it.
     let creates_it = matches!(*method, Method::PUT | Method::POST);
     let mut taken_for_granted: Vec<_> = uri
         .lineage()
@@ -136,7 +137,7 @@ pub async fn create_missing(
         if settings.explicit_permissions {
             permissions.grant("write", user.principal());
         }
-        // As if the user had put it (Kinto 26.5).
+        // As if the user had sent a `PUT` of it (Kinto 26.5).
         unit.set_origin(|| {
             Some(Origin {
                 user_id: user.id.clone(),

@@ -1,8 +1,8 @@
-//! `kinto.plugins.flush`: `POST /__flush__` removes everything, whoever asks (Kinto 26.5).
+//! `kinto.plugins.flush`: `POST /__flush__` deletes everything, without a check of permissions (Kinto 26.5).
 //!
-//! Everything is what is not under anything else. What is under it goes with it, so this takes time by the number of
-//! buckets and accounts, not by what is in them. Clients and monitor/changes learn of it as of any deletion: tombstones and
-//! timestamps stay.
+//! It deletes what is not under anything else, and what is under that goes with it. So its duration depends on the
+//! number of buckets and accounts, not on their contents. Clients and monitor/changes learn of it as of any deletion:
+//! tombstones and timestamps stay.
 
 use http::StatusCode;
 use serde_json::json;
@@ -41,7 +41,7 @@ pub static PLUGIN: Plugin = Plugin {
     on_write: None,
 };
 
-/// What a flush must know before what is to go is read.
+/// The reads that a flush needs before it reads what to delete.
 fn needs() -> Needs {
     Needs {
         lists: [ListUri::buckets(), ListUri::accounts()].into(),
@@ -52,7 +52,7 @@ fn needs() -> Needs {
 /// Deletes every bucket and account.
 ///
 /// # Errors
-/// Failures of ours.
+/// Server errors.
 async fn handle(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     for list in [ListUri::buckets(), ListUri::accounts()] {
         lists::clear(cx.unit, &cx.api.store, &list).await?;

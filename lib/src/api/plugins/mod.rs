@@ -1,7 +1,7 @@
-//! Kinto's plugins: what each adds, said in one value ([`Plugin`]) in its own file.
+//! Kinto's plugins: each states what it adds in one value ([`Plugin`]), in its own file.
 //!
-//! `KINTO_INCLUDES` turns one on by its name ([`crate::settings::PluginName`]); its settings are read with all others when a
-//! function starts, so that a mistake stops the start ([`crate::settings`]).
+//! `KINTO_INCLUDES` turns one on by its name ([`crate::settings::PluginName`]); its settings are read with all others
+//! when a function starts, so that a mistake prevents the start ([`crate::settings`]).
 
 pub mod accounts;
 pub mod admin;
@@ -21,7 +21,7 @@ use crate::event::ResourceChanged;
 use crate::settings::ApiSettings;
 use crate::unit_of_work::UnitOfWork;
 
-/// All plugins, in the order in which hello shows them and writes pass them.
+/// All plugins, in the order in which `GET /v1/` shows them and writes pass through them.
 static ALL: [&Plugin; 7] = [
     &permissions_endpoint::PLUGIN,
     &default_bucket::PLUGIN,
@@ -32,25 +32,26 @@ static ALL: [&Plugin; 7] = [
     &history::PLUGIN,
 ];
 
-/// What a plugin adds to the API.
+/// A plugin: all that it adds to the API.
 #[derive(Debug)]
 pub struct Plugin {
     /// Its name among the capabilities of `GET /v1/`.
     pub capability: &'static str,
     /// Whether these settings turn it on.
     pub is_on: fn(&ApiSettings) -> bool,
-    /// What `GET /v1/` shows under its name; `None` shows nothing.
+    /// Its description in `GET /v1/`; `None` shows nothing.
     pub describe: for<'c> fn(&'c Api) -> BoxFuture<'c, Option<Value>>,
     /// Its endpoints.
     pub endpoints: &'static [Endpoint],
-    /// What it does where a request wrote something; `None` of a plugin that only answers requests.
+    /// The code that it runs after writes; `None` for a plugin that only answers requests.
     pub on_write: Option<OnWrite>,
 }
 
 /// Code that a plugin runs when a request, or batch, has been answered and has written something, before listeners are
-/// asked and it is committed: as Kinto's subscribers to `ResourceChanged`. What it writes to the unit of work is committed
-/// in the same transaction, and not at all when it fails; lists that it writes to it reads first
-/// ([`UnitOfWork::read_more`]). It runs again whenever the request is repeated.
+/// asked and it is committed, like Kinto's subscribers to `ResourceChanged`.
+///
+/// Its writes to the unit of work are committed in the same transaction, or not at all when it fails; it first reads
+/// the lists that it writes to ([`UnitOfWork::read_more`]). It runs again whenever the request is retried.
 pub type OnWrite = for<'c> fn(
     &'c Api,
     &'c mut UnitOfWork,
@@ -72,10 +73,10 @@ pub async fn describe(api: &Api, capabilities: &mut Map<String, Value>) {
     }
 }
 
-/// Lets plugins write what follows from what was written. Nobody is notified of their own writes.
+/// Lets plugins add the writes that follow from those of the request. Nobody is notified of the added ones.
 ///
 /// # Errors
-/// Whatever one of them refuses the request for.
+/// Any refusal by a plugin.
 pub async fn after_writes(
     plugins: &[OnWrite],
     api: &Api,
@@ -120,9 +121,9 @@ mod tests {
         )
     }
 
-    /// A unit that has created the bucket `a` on behalf of `user`, and tells of it.
+    /// A unit that has created the bucket `a` on behalf of `user`, with events.
     async fn wrote(api: &Api) -> UnitOfWork {
-        // Nothing is read where nothing is needed.
+        // Without needs, nothing is read.
         let unit = UnitOfWork::read(&api.store, Timestamp(5), Needs::default()).await;
         let mut unit = unit.unwrap().with_events(true);
         unit.set_origin(|| {

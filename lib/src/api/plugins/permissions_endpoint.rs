@@ -1,9 +1,9 @@
 //! `GET /permissions`: everything that the user has a permission on.
 //!
-//! With accounts that of the user is listed too, and on the root who may create what. Permissions are kept with the
-//! objects alone, so that granting costs nothing: this walks through the lists of all buckets, those that the filters
-//! leave, three round trips in all and as many requests as there are lists. Each list is read once for all requests of a
-//! batch. `exclude_resource_name=record` spares the lists of records.
+//! Where accounts are on, it also lists the user's own account, and for the root what the user may create there.
+//! Permissions are stored with their objects only, so that granting costs nothing: this walks the lists of all buckets
+//! that the filters leave, in three round trips and with one request for each list. Each list is read once for all
+//! requests of a batch. `exclude_resource_name=record` avoids reading the lists of records.
 
 use crate::api::dispatch::context::Context;
 use crate::api::dispatch::endpoint::{Audience, Endpoint, Handler};
@@ -47,7 +47,7 @@ pub static PLUGIN: super::Plugin = super::Plugin {
         operation: |_, now| Operation {
             id: "get_permissionss".to_owned(),
             tag: "Permissions".to_owned(),
-            // It tells everyone what everyone may do.
+            // Anonymous users get what everyone may do.
             is_secured: false,
             parameters: list_parameters(true, Some(&FIELDS), Some("uri"), now),
             consumes: &[],
@@ -59,7 +59,7 @@ pub static PLUGIN: super::Plugin = super::Plugin {
     on_write: None,
 };
 
-/// What an entry may be filtered and sorted by (Kinto 26.5; not by `permissions`).
+/// The fields by which entries may be filtered and sorted (Kinto 26.5; not by `permissions`).
 const FIELDS: [&str; 9] = [
     "id",
     "last_modified",
@@ -72,7 +72,7 @@ const FIELDS: [&str; 9] = [
     "record_id",
 ];
 
-/// Entries are told apart by their URIs, and have no times of one list.
+/// The keys of the list: entries differ in their URIs, and their times are those of different lists.
 const KEYS: Keys = Keys {
     time: None,
     unique: "uri",
@@ -81,7 +81,7 @@ const KEYS: Keys = Keys {
 /// Answers `GET` and `HEAD` of `/permissions`.
 ///
 /// # Errors
-/// Whatever the request is to be refused for.
+/// Any refusal of the request.
 async fn handle(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let settings = cx.settings();
     let (unit, store) = (&mut *cx.unit, &cx.api.store);
@@ -96,10 +96,10 @@ async fn handle(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let groups = groups.filter(|group| buckets.contains(group.bucket_uri()));
     let groups = groups.collect();
     let mut user = user.clone();
-    // All buckets that there are have been read, so this is bounded by their number.
+    // All buckets have been read, so this is bounded by their number.
     user.learn_groups(unit, store, &groups, buckets.len())
         .await?;
-    // Nobody gets at the account of another by its permissions.
+    // The permissions of an account give nobody else access to it.
     let principal = user.id.as_deref().unwrap_or_default();
     let account = accounts::of_principal(unit, store, principal, settings).await?;
     let account = account.and_then(|uri| {
@@ -117,7 +117,7 @@ async fn handle(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     Ok(page_of(&query, entries, request, settings).into_response(now))
 }
 
-/// The entry of the root: what the user may create there, if anything.
+/// The entry of the root: the kinds of objects that the user may create there; `None` if there are none.
 fn root(user: &User, settings: &ApiSettings) -> Option<Map<String, Value>> {
     let may_create = |kind: &Kind| {
         let is_served = *kind != Kind::Account || settings.includes.has(PluginName::Accounts);
@@ -134,7 +134,7 @@ fn root(user: &User, settings: &ApiSettings) -> Option<Map<String, Value>> {
     root.as_object().cloned()
 }
 
-/// What the user may do with an object by its own permissions, or those that settings grant.
+/// The entry of an object: the user's permissions by the object's own or by settings; `None` if there are none.
 fn entry(
     uri: &ObjectUri,
     permissions: &Permissions,

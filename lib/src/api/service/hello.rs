@@ -1,4 +1,4 @@
-//! The endpoints that tell of the server itself.
+//! The endpoints that describe the server itself.
 
 use crate::api::dispatch::context::Context;
 use crate::api::web::error::ApiError;
@@ -20,7 +20,7 @@ use crate::timestamp::Timestamp;
 /// The version of the HTTP API that Kinto 26.5 speaks.
 pub const HTTP_API_VERSION: &str = "1.23";
 
-/// `GET /v1/`: what this server is, can do, and takes the user for.
+/// `GET /v1/`: the server, its capabilities, and the user that it sees.
 ///
 /// # Errors
 /// Failures of the table.
@@ -62,7 +62,7 @@ pub async fn hello(cx: &mut Context<'_>) -> Result<Response, ApiError> {
                 cache_control::vary_by_origin(&mut response, settings);
                 response
             }
-            // It names the user.
+            // The response names the user.
             Some(_) => response.uncached(),
         }
     } else {
@@ -111,12 +111,12 @@ async fn capabilities(api: &Api) -> Map<String, Value> {
     capabilities
 }
 
-/// `GET /v1/__heartbeat__`: whether what the server depends on answers; 503 when something does not.
+/// `GET /v1/__heartbeat__`: whether the services that the server depends on answer; 503 when one does not.
 ///
-/// `storage` and `permission` are one table. `megaphone` is there when one is configured.
+/// `storage` and `permission` are one table. `megaphone` is shown when one is configured.
 ///
 /// # Errors
-/// None: a failure is an answer.
+/// None: a failure is a response.
 pub async fn heartbeat(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let api = cx.api;
     let storage = async {
@@ -153,7 +153,7 @@ pub fn lbheartbeat() -> Response {
     Response::json(StatusCode::OK, &json!({}))
 }
 
-/// `GET /v1/__version__`: what is deployed (Dockerflow).
+/// `GET /v1/__version__`: the version that is deployed (Dockerflow).
 pub fn version() -> Response {
     let version = json!({
         "name": env!("CARGO_PKG_NAME"),

@@ -1,4 +1,4 @@
-//! The endpoints of the server itself: what it is, and who its users are.
+//! The endpoints of the server itself: its description, and the deletion of its users.
 
 pub mod hello;
 pub mod openapi;

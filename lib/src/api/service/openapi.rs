@@ -1,9 +1,9 @@
-//! `GET /v1/__api__`: the endpoints of the running server, for machines.
+//! `GET /v1/__api__`: a description of the running server's endpoints, for machines.
 //!
-//! The document is of the version that Kinto 26.5 writes, Swagger 2.0 (called `OpenAPI` 2.0 since), with its
-//! `operationId`s, `host` and `basePath`: clients that build their calls from it go on working. It is made of what
-//! the table of endpoints, so a method that a setting turns off is not in it. `HEAD` and `OPTIONS` are left out, as in
-//! Kinto. What it says that a request may have is taken: `tests/it/clients.rs` sends such requests, and others.
+//! The document has the format that Kinto 26.5 writes, Swagger 2.0 (called `OpenAPI` 2.0 since), with its
+//! `operationId`s, `host` and `basePath`: clients that build their calls from it keep working. It is made from the
+//! table of endpoints, so a method that a setting turns off is not in it. `HEAD` and `OPTIONS` are left out, as in
+//! Kinto. Requests that match it are accepted: `tests/it/clients.rs` sends such requests, and others.
 
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
@@ -23,9 +23,9 @@ use crate::settings::{ACCOUNT_POLICY, ApiSettings, Policy};
 use crate::store::membership::MAX_PRINCIPAL_LENGTH;
 use crate::timestamp::Timestamp;
 
-/// No other group, and not everyone.
+/// The pattern of a member: no other group, and not everyone.
 const MEMBER: &str = r"^(?!/buckets/)(?!system\.Everyone$)[\s\S]+$";
-/// Bytes of a letter at most: bounds are of bytes here, of letters in the document.
+/// The most bytes of a character: bounds are in bytes here, in characters in the document.
 const MAX_LETTER: usize = 4;
 
 /// Answers `GET /v1/__api__`.
@@ -41,8 +41,8 @@ pub async fn handle(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     Ok(Response::json(StatusCode::OK, &document))
 }
 
-/// How users show who they are, by the names of the policies. A provider that does not answer is found through this
-/// server (Kinto 26.5 does not start without it).
+/// The ways to authenticate, by the names of the policies. Where a provider does not answer, the document names this
+/// server's login instead of the provider's (Kinto 26.5 does not start without it).
 async fn securities(
     origin: &str,
     settings: &ApiSettings,
@@ -128,7 +128,7 @@ fn document(
     })
 }
 
-/// What a path has between braces.
+/// The parameters between braces in a path.
 fn ids_in(endpoint: &Endpoint) -> Vec<Value> {
     let is_account = endpoint.about == About::Object(Kind::Account);
     let names = endpoint
@@ -184,7 +184,7 @@ fn definitions(settings: &ApiSettings, now: Timestamp) -> Value {
         definitions.insert(title(kind.plural()), list_of(&shown));
         definitions.insert(name.clone(), object(&shown, false));
         let mut new = object(&data, false);
-        // The id is in the path, and need not be sent.
+        // The id is in the path, and may be left out here.
         let mut without_id = data.clone();
         if let Some(properties) = without_id["properties"].as_object_mut() {
             properties.shift_remove("id");
@@ -240,7 +240,7 @@ fn definitions(settings: &ApiSettings, now: Timestamp) -> Value {
         "additionalProperties": false,
     });
     let mut request = defaults.clone();
-    // Unless the defaults have it.
+    // Each request needs a path, unless the defaults have it.
     request["required"] = json!(["path"]);
     let requests =
         json!({"type": "array", "maxItems": settings.batch_max_requests, "items": request});
@@ -273,7 +273,7 @@ fn definitions(settings: &ApiSettings, now: Timestamp) -> Value {
     definitions.into()
 }
 
-/// The data of an object of that kind; what may be sent now, or what may be shown.
+/// The data of an object of this kind: those that may be sent at the time `now`, or those that are shown without one.
 fn data_of(kind: Kind, now: Option<Timestamp>) -> Value {
     let schema = json!({"type": "object"});
     let mut id = json!({"type": "string"});

@@ -1,4 +1,4 @@
-//! How `__api__` describes the methods of an endpoint; the table of endpoints names one of these for each.
+//! The descriptions of endpoints' methods in `__api__`; each row of the table of endpoints names one of these.
 
 use http::Method;
 use serde_json::{Map, Value, json};
@@ -7,14 +7,14 @@ use crate::resource::{Kind, MAX_ID_LENGTH};
 use crate::timestamp::Timestamp;
 
 const ETAG: &str = r#"^"[0-9]+"$"#;
-/// With the time of the collection, which a changeset has too.
+/// The entity tag of a changeset, which also has the time of the collection.
 const CHANGESET_ETAG: &str = r#"^"[0-9]+(-[0-9]+)?"$"#;
 const PRECONDITION: &str = r#"^("[0-9]+"|\*)$"#;
 const ID: &str = "^[a-zA-Z0-9][a-zA-Z0-9_-]*$";
 const ACCOUNT_ID: &str = "^[a-zA-Z0-9+.@][a-zA-Z0-9_+.@-]*$";
-/// A time in milliseconds, between double quotes or not, up to [`Timestamp::MAX`].
+/// A time in milliseconds, quoted or not, up to [`Timestamp::MAX`].
 const TIME: &str = r#"^("[0-3]?[0-9]{1,12}"|[0-3]?[0-9]{1,12})$"#;
-/// How long a time from the document can be sent, in milliseconds: half of what it may be ahead.
+/// Half a day in milliseconds: half of how far ahead a time may be.
 const HALF_A_DAY: u64 = 12 * 60 * 60 * 1000;
 
 /// One method of one endpoint.
@@ -22,20 +22,20 @@ const HALF_A_DAY: u64 = 12 * 60 * 60 * 1000;
 pub struct Operation {
     /// `operationId`, unique in the document.
     pub id: String,
-    /// The group that documents show it in.
+    /// The group under which the document shows it.
     pub tag: String,
-    /// Whether what is answered depends on who asks.
+    /// Whether the response depends on the user.
     pub is_secured: bool,
-    /// What a request may have.
+    /// The parameters that a request may have.
     pub parameters: Vec<Value>,
     /// The media types of the body, where there is one.
     pub consumes: &'static [&'static str],
-    /// What it may be answered, by status.
+    /// The possible responses, by status.
     pub responses: Map<String, Value>,
 }
 
 impl Operation {
-    /// As `__api__` has it; `securities` are the ways to show who one is.
+    /// The description in `__api__`; `securities` are the ways to authenticate.
     pub fn into_json(self, securities: &Map<String, Value>) -> Value {
         let one_of: Vec<_> = securities.keys().map(|name| json!({name: []})).collect();
         let security = if self.is_secured { one_of } else { vec![] };
@@ -53,12 +53,12 @@ impl Operation {
         operation
     }
 
-    /// An endpoint that takes nothing and tells everyone the same.
+    /// An endpoint that takes no parameters and answers everyone the same.
     pub fn utility(id: &str, description: &str) -> Self {
         Self::answering(id, 200, description)
     }
 
-    /// An endpoint that sends a browser elsewhere.
+    /// An endpoint that redirects a browser.
     pub fn redirect(id: &str, description: &str) -> Self {
         let mut operation = Self::answering(id, 307, description);
         operation.responses = responses(&[(400, ""), (503, "")]);
@@ -67,7 +67,7 @@ impl Operation {
         operation
     }
 
-    /// An endpoint that takes nothing and answers with this status.
+    /// An endpoint that takes no parameters and answers with this status.
     pub fn answering(id: &str, status: u16, description: &str) -> Self {
         let mut answer = described(description);
         answer["schema"] = json!({"type": "object"});
@@ -122,7 +122,7 @@ impl Operation {
         let (verb, consumes): (&str, &[&str]) = match *method {
             Method::PUT => {
                 let mut sent = body(&format!("{shown}Body"));
-                // It needs a password.
+                // The body needs a password.
                 sent["required"] = (kind == Kind::Account).into();
                 parameters.push(sent);
                 answers.extend([(201, &*shown), (413, ""), (415, "")]);
@@ -203,7 +203,7 @@ impl Operation {
     }
 }
 
-/// What endpoints of objects and lists may refuse with.
+/// The refusals of endpoints of objects and lists.
 pub const REFUSALS: [(u16, &str); 5] = [(400, ""), (401, ""), (403, ""), (406, ""), (412, "")];
 
 /// `Bucket` for `bucket`.
@@ -212,7 +212,7 @@ pub fn title(name: &str) -> String {
     first.to_ascii_uppercase() + rest
 }
 
-/// What an id looks like.
+/// The form of an id.
 pub fn id_form(is_of_account: bool) -> Value {
     let pattern = if is_of_account { ACCOUNT_ID } else { ID };
     json!({"pattern": pattern, "minLength": 1, "maxLength": MAX_ID_LENGTH})
@@ -225,7 +225,8 @@ pub fn add(to: &mut Value, fields: Value) {
     }
 }
 
-/// Those of a list; of one whose objects have these fields alone, and of `key` and no times where that tells them apart.
+/// The parameters of a list. `fields` are its objects' only fields; with `key`, that field identifies objects, not
+/// times.
 pub fn list_parameters(
     reads: bool,
     fields: Option<&[&str]>,
@@ -264,7 +265,7 @@ pub fn list_parameters(
     parameters
 }
 
-/// A parameter of the query string that is a text.
+/// A parameter of the query string that is a string.
 pub fn text(name: &str) -> Value {
     json!({"name": name, "in": "query", "type": "string"})
 }
@@ -273,7 +274,7 @@ fn whole(name: &str) -> Value {
     json!({"name": name, "in": "query", "type": "integer", "format": "int64", "minimum": 0, "maximum": i64::MAX})
 }
 
-/// A parameter that must be there.
+/// The parameter, which must be given.
 pub fn required(mut parameter: Value) -> Value {
     parameter["required"] = true.into();
     parameter
@@ -289,7 +290,7 @@ fn time(name: &str, now: Timestamp) -> Value {
     time
 }
 
-/// The latest time that can be sent for the next half of a day, the same for as long.
+/// The latest time in the document: the end of the current half of a day, so that it stays the same for as long.
 pub fn latest(now: Timestamp) -> u64 {
     (now.0 / HALF_A_DAY + 1) * HALF_A_DAY
 }
@@ -304,7 +305,7 @@ fn response_behavior() -> Value {
     json!({"name": "Response-Behavior", "in": "header", "type": "string", "enum": ["full", "light", "diff"]})
 }
 
-/// The body, of the shape that the definition gives.
+/// The body, in the form of this definition.
 pub fn body(definition: &str) -> Value {
     json!({"name": "body", "in": "body", "schema": reference(definition)})
 }
@@ -314,12 +315,12 @@ pub fn reference(definition: &str) -> Value {
     json!({"$ref": format!("#/definitions/{definition}")})
 }
 
-/// A response of which no more is known than that.
+/// A response with a description only.
 pub fn described(description: &str) -> Value {
     json!({"description": description})
 }
 
-/// The responses with these codes; below 300 the body is the definition named.
+/// The responses with these statuses; below 300 the body is the definition named.
 pub fn responses(answers: &[(u16, &str)]) -> Map<String, Value> {
     let mut responses = Map::new();
     let is_of_changeset = answers

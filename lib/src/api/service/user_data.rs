@@ -1,4 +1,4 @@
-//! `DELETE /v1/__user_data__/{principal}`: removes a user and what only that user could write (Kinto 26.5).
+//! `DELETE /v1/__user_data__/{principal}`: deletes a user and the objects that only that user could write (Kinto 26.5).
 
 use std::collections::BTreeSet;
 
@@ -46,29 +46,30 @@ pub const ENDPOINT: Endpoint = Endpoint {
     ..Endpoint::READ_ONLY
 };
 
-/// The path above it takes no method (Kinto 26.5: 405).
+/// The path above, which takes no method (Kinto 26.5: 405).
 pub const LIST: Endpoint = Endpoint {
     path: "/__user_data__",
     methods: &[Method::OPTIONS],
     ..Endpoint::READ_ONLY
 };
 
-/// Objects that one request may delete or change, as many as a page of a list that is deleted.
+/// The most objects that one request may delete or change, as many as a page of a list that is deleted.
 const MAX_CHANGES: usize = 10_000;
-/// Buckets of which the groups that the user is in are looked at.
+/// The most buckets from which the groups of the user are read.
 const MAX_BUCKETS: usize = 1_000;
 
 /// An object on which the principal is granted something.
 type Granted = (ObjectUri, Permissions);
 
-/// Deletes the objects that the principal alone may write by their own permissions, with all that they hold; takes the
-/// principal out of the permissions of all others, and out of all groups.
+/// Deletes the objects that the principal alone may write by their own permissions, with everything under them; removes
+/// the principal from the permissions of all others, and from all groups.
 ///
-/// Reads everything that there is, as `/permissions` does, and writes it in parts of 100 items: cut short, it may be sent again.
-/// Listeners hear of the deletions; of the permissions they hear no more than from Kinto, nothing.
+/// Reads everything, as `/permissions` does, and writes in parts of 100 items: if it is cut short, it may be sent
+/// again. Listeners are notified of the deletions but, as in Kinto, not of the permissions.
 ///
 /// # Errors
-/// Who is not among `user-data_delete_principals`: 401 or 403. 413 where there is more than one request may read or change.
+/// 401 or 403 for a user who is not among `user-data_delete_principals`; 413 when there is more than one request may
+/// read or change.
 async fn handle(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let Target::Named(principal) = cx.target else {
         return Err(ApiError::UnknownPath);
@@ -119,7 +120,7 @@ fn names(permissions: &Permissions, principal: &str) -> bool {
     granted.any(|granted| granted == principal)
 }
 
-/// Those that the principal alone may write, but for those below another of them; and the others, which stay.
+/// Splits off the objects that the principal alone may write, without those below another of them; the rest stays.
 fn split(granted: Vec<Granted>, principal: &str) -> (BTreeSet<ObjectUri>, Vec<ObjectUri>) {
     let (owned, others): (Vec<_>, Vec<_>) = granted
         .into_iter()
@@ -153,7 +154,7 @@ fn needs_of(owned: &BTreeSet<ObjectUri>, changed: &BTreeSet<ObjectUri>) -> Needs
     needs
 }
 
-/// Takes the principal out of the permissions of an object, and out of the members of a group.
+/// Removes the principal from the permissions of an object, and from the members of a group.
 fn forget(unit: &mut UnitOfWork, uri: &ObjectUri, principal: &str) {
     let Some(live) = unit.get(uri) else {
         return;

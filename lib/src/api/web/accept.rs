@@ -1,21 +1,21 @@
-//! The list in `Accept` and in `Accept-Encoding`: what a client takes, and with which weight (RFC 9110, 12.4.2 and 12.5).
+//! The lists in `Accept` and `Accept-Encoding`: what a client accepts, with weights (RFC 9110, 12.4.2 and 12.5).
 
 /// One element of the list.
 pub struct Accepted<'h> {
-    /// A media range or a content coding, as it came.
+    /// A media range or a content coding, as sent.
     pub name: &'h str,
-    /// The weight, `q`, as it came.
+    /// The weight, `q`, as sent.
     pub weight: Option<&'h str>,
 }
 
 impl Accepted<'_> {
-    /// Whether its weight is zero: the client does not take it.
+    /// Returns `true` if its weight is zero: the client does not accept it.
     pub fn is_refused(&self) -> bool {
         self.weight.is_some_and(|weight| weight.parse() == Ok(0.0))
     }
 }
 
-/// The elements of a header's value, but for empty ones.
+/// The elements of a header's value, without empty ones.
 pub fn elements(value: &str) -> impl Iterator<Item = Accepted<'_>> {
     let elements = value.split(',').map(str::trim);
     elements

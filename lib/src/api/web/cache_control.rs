@@ -1,4 +1,4 @@
-//! How long clients and caches may keep an answer.
+//! The time for which clients and caches may keep a response.
 
 use http::HeaderValue;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, EXPIRES, PRAGMA};
@@ -11,8 +11,8 @@ use crate::resource::{Kind, ListUri};
 use crate::settings::{ApiSettings, CacheSettings, Expiry};
 use crate::timestamp::Timestamp;
 
-/// Says how long the answer to a `GET` of `list`, or of an object in it, may be kept (Kinto 26.5): by nobody, unless
-/// the user is anonymous and the settings or the collection's own `cache_expires` say so.
+/// Says how long the response to a `GET` of `list`, or of an object in it, may be cached (Kinto 26.5): not at all,
+/// unless the user is anonymous and the settings or the collection's own `cache_expires` allow it.
 ///
 /// `collection` is the data of the records' collection.
 pub fn keep_read(
@@ -43,16 +43,16 @@ pub fn keep_read(
     }
 }
 
-/// Says how long a changeset, or the list of monitor/changes, may be kept that shows the state of `timestamp`: not at
-/// all unless it `is_shared`, which is not for users, nor where anonymous users write.
+/// Says how long a changeset, or the list of monitor/changes, in the state of `timestamp` may be cached: not at all
+/// unless it `is_shared`, which it is not for users, nor where anonymous users write.
 ///
-/// As kinto-changes 4.1: `record_cache_expires_seconds` of the collection, or with `_expected`, which makes a URL
-/// of its own for every state, `…maximum_expires_seconds`. As its successor: `…minimum_expires_seconds` when
-/// `_expected` is `0` or begins with `999`, which clients send that want no old answer; and, when nothing is set for
-/// the collection, what is set for its bucket or for all.
+/// As in kinto-changes 4.1: `record_cache_expires_seconds` of the collection, or with `_expected`, which gives every
+/// state a URL of its own, `…maximum_expires_seconds`. As in its successor: `…minimum_expires_seconds` when `_expected`
+/// is `0` or begins with `999`, which clients send that want no old response; and, when nothing is set for the
+/// collection, the setting of its bucket or of all.
 ///
-/// The long time needs an `_expected` that is the very state (unlike the originals, which take any): the answer to one
-/// that is still to come, or to one that is past, will be another soon.
+/// The maximum needs an `_expected` that is exactly this state (unlike the originals, which take any): the response to
+/// one that is still to come, or is past, will soon be another.
 pub fn keep_changes(
     response: Response,
     (bucket, collection): (&str, &str),
@@ -67,7 +67,7 @@ pub fn keep_changes(
     let expected = request.parameter("_expected");
     let expiry = match expected.as_deref().map(Timestamp::from_query) {
         None => Expiry::Default,
-        // 0 is the time of what was never written, too.
+        // 0 is also the time of what was never written.
         Some(Some(expected)) if expected == timestamp && expected.0 > 0 => Expiry::Maximum,
         Some(_) => Expiry::Minimum,
     };
@@ -78,18 +78,18 @@ pub fn keep_changes(
     }
 }
 
-/// Whether a request shows no credentials. They need not be valid: a cache cannot tell.
+/// Returns `true` if a request has no credentials. They need not be valid: a cache cannot tell.
 pub fn is_anonymous(request: &Request) -> bool {
     request.headers.get(AUTHORIZATION).is_none()
 }
 
-/// Completes what the answer to a request tells caches, so that none has to guess:
+/// Completes what the response to a request tells caches, so that none has to guess:
 ///
-/// - an error is not kept (a CDN may keep some for a while);
-/// - what a request with credentials may keep, a shared cache may not;
-/// - what anonymous requests may share is not for those with credentials, who may see more;
-/// - what may be kept names every header that it depends on, however long its body is: a 304 shows none;
-/// - whatever else says nothing is not kept.
+/// - an error is not cached (a CDN may cache some for a while);
+/// - a response to a request with credentials is never cached by a shared cache;
+/// - a response that anonymous requests share is not for those with credentials, who may see more;
+/// - a response that may be cached names every header that it depends on, however long its body is: a 304 shows none;
+/// - a response that says nothing about it is not cached.
 pub fn complete(request: &Request, settings: &ApiSettings, response: &mut Response) {
     let status = response.status();
     let is_error = status.is_client_error() || status.is_server_error();
@@ -117,7 +117,7 @@ pub fn complete(request: &Request, settings: &ApiSettings, response: &mut Respon
     }
 }
 
-/// Says of a response that shows URLs of this server on which headers of the request they depend.
+/// Makes a response with URLs of this server vary by the headers of the request that these depend on.
 pub fn vary_by_origin(response: &mut Response, settings: &ApiSettings) {
     for header in Request::origin_headers(settings) {
         response.add_vary(header);

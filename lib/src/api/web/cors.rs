@@ -1,4 +1,4 @@
-//! What browsers are told of requests from other origins (Kinto 26.5, observed for every endpoint and method).
+//! CORS: headers for requests from other origins (Kinto 26.5, observed for every endpoint and method).
 
 use std::collections::BTreeSet;
 
@@ -24,7 +24,7 @@ const EXPOSED: [&str; 5] = [
     "Content-Type",
     "Retry-After",
 ];
-/// Besides, where an object or a list is read.
+/// Those that they may also read where an object or a list is read.
 const EXPOSED_ON_READ: [&str; 5] = [
     "Cache-Control",
     "ETag",
@@ -32,29 +32,29 @@ const EXPOSED_ON_READ: [&str; 5] = [
     "Last-Modified",
     "Pragma",
 ];
-/// Besides, where a list is read.
+/// The one that they may also read where a list is read.
 const EXPOSED_ON_LIST: &str = "Next-Page";
-/// Besides, where a list is counted.
+/// Those that they may also read where a list is counted.
 const EXPOSED_ON_COUNT: [&str; 2] = ["Total-Objects", "Total-Records"];
 
-/// The headers of an endpoint's answers that scripts of other origins may read.
+/// The headers of an endpoint's responses that scripts of other origins may read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exposes {
-    /// Those that every answer has.
+    /// Those that every response has.
     Basic,
     /// Those of an object too.
     Object,
-    /// Those of pages of a list too. Its `GET` answers `HEAD` as well: monitor/changes and the permissions.
+    /// Those of pages of a list too, for `HEAD` as for `GET`: monitor/changes and the permissions.
     Page,
     /// Those of pages too, and of a `HEAD` that counts.
     List,
 }
 
-/// Checks that the settings let the request's origin in.
+/// Checks that the settings allow the request's origin.
 ///
 /// # Errors
-/// 400 when they do not. Who is no browser sends no `Origin` and is not asked. Where the settings name no origin at all
-/// browsers are told nothing, and so keep their scripts out.
+/// 400 when they do not. Clients other than browsers send no `Origin` and pass. Where the settings name no origin,
+/// browsers get no CORS headers, and so keep their scripts out.
 pub fn check_origin(request: &Request, settings: &WebSettings) -> Result<(), ApiError> {
     match origin(request) {
         Some(origin) if !settings.cors_origins.is_empty() && !is_let_in(&origin, settings) => Err(
@@ -64,11 +64,11 @@ pub fn check_origin(request: &Request, settings: &WebSettings) -> Result<(), Api
     }
 }
 
-/// The answer to a browser that asks whether it may send a request from another origin.
+/// The response to a preflight: a browser asks whether it may send a request from another origin.
 ///
 /// # Errors
-/// 400 without the headers that such a question has, and for a method that the endpoint does not take; 405 where the
-/// settings name no origin.
+/// 400 without the headers of a preflight, and for a method that the endpoint does not take; 405 where the settings
+/// name no origin.
 pub fn preflight(
     request: &Request,
     exposes: Exposes,
@@ -120,11 +120,12 @@ pub fn preflight(
     Ok(response)
 }
 
-/// Adds what a browser must read in the response itself. `endpoint` is what it exposes and the methods that it takes, `None` where
-/// no endpoint answered.
+/// Adds what a browser must find in the response itself. `endpoint` is what it exposes and the methods that it takes,
+/// `None` where no endpoint answered.
 ///
-/// Where every origin is let in, `Access-Control-Allow-Origin` is sent without an `Origin` too (unlike in Kinto): a
-/// cache that was first asked by no browser would lock browsers out. As in Kinto, a preflight and a 405 expose nothing.
+/// Where every origin is allowed, `Access-Control-Allow-Origin` is sent without an `Origin` too (unlike in Kinto): a
+/// cache that was first asked by another client would lock browsers out. As in Kinto, a preflight and a 405 expose
+/// nothing.
 pub fn apply(
     request: &Request,
     endpoint: Option<(Exposes, &[Method])>,
@@ -134,7 +135,7 @@ pub fn apply(
     let web = &settings.web;
     let everyone = web.cors_origins.iter().any(|allowed| allowed == "*");
     if !everyone {
-        // Else a cache would give one origin what names another.
+        // Else a cache would give one origin a response that names another.
         response.add_vary(ORIGIN);
     }
     if everyone {
@@ -170,7 +171,7 @@ fn exposed(exposes: Exposes, method: &Method) -> Vec<&'static str> {
     exposed
 }
 
-/// The request's origin; what is no text cannot be one that is let in.
+/// The request's origin; one that is not text cannot be an allowed one.
 fn origin(request: &Request) -> Option<String> {
     let value = request.headers.get(ORIGIN)?;
     (!value.is_empty()).then(|| String::from_utf8_lossy(value.as_bytes()).into_owned())

@@ -1,4 +1,4 @@
-//! The end of the service: an `Alert` on every response, and after its date no other answer than 410.
+//! The end of the service: an `Alert` on every response, and after its date no response but 410.
 
 use serde_json::json;
 
@@ -8,12 +8,12 @@ use crate::timestamp::Timestamp;
 /// The header that announces the end.
 pub const ALERT: http::HeaderName = http::HeaderName::from_static("alert");
 
-/// Whether the service has ended.
+/// Returns `true` if the service has ended.
 pub fn is_over(end: Option<&EndOfService>, now: Timestamp) -> bool {
     end.is_some_and(|end| end.at <= now)
 }
 
-/// The value of the `Alert` header: JSON, in ASCII alone, since a header holds nothing else.
+/// The value of the `Alert` header: JSON, in ASCII only, since a header holds nothing else.
 pub fn alert(end: &EndOfService, now: Timestamp, project_docs: &str) -> String {
     let code = if is_over(Some(end), now) {
         "hard-eol"

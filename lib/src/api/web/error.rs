@@ -1,4 +1,4 @@
-//! What goes wrong, and how Kinto says it: `{code, errno, error, message, details}`.
+//! Errors, in Kinto's form: `{code, errno, error, message, details}`.
 
 use http::header::{ALLOW, ETAG, LAST_MODIFIED, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Method, StatusCode};
@@ -38,14 +38,14 @@ impl Location {
     }
 }
 
-/// Where a request is wrong, one of Kinto's `details`.
+/// One of Kinto's `details`: the place of an error in a request, and its description.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Detail {
     /// The part of the request.
     pub location: Location,
     /// The field; `None` where the location says it all.
     pub name: Option<String>,
-    /// What is wrong with it.
+    /// The description of what is wrong.
     pub description: String,
 }
 
@@ -63,7 +63,7 @@ impl Detail {
         }
     }
 
-    /// The sentence that stands for this detail alone.
+    /// The sentence for this detail alone.
     fn message(&self) -> String {
         match self.name.as_deref() {
             Some(name) if self.description.contains(name) => self.description.clone(),
@@ -93,10 +93,10 @@ pub enum ApiError {
         /// Its id.
         id: String,
     },
-    /// Something that the object would live under does not exist: 404, errno 111.
+    /// A parent of the object does not exist: 404, errno 111.
     #[error("unknown parent {} {id}", kind.name())]
     UnknownParent {
-        /// The kind of what is missing.
+        /// The kind of the missing parent.
         kind: Kind,
         /// Its id.
         id: String,
@@ -125,34 +125,35 @@ pub enum ApiError {
     /// A parameter is wrong: 400, errno 107. Never empty.
     #[error("invalid parameters")]
     Invalid(Vec<Detail>),
-    /// `If-Match` or `If-None-Match` does not hold: 412.
+    /// `If-Match` or `If-None-Match` is not met: 412.
     #[error("modified meanwhile")]
     PreconditionFailed {
-        /// The timestamp of the object, or of the list when there is no such object; `None` for who may not read it.
+        /// The timestamp of the object, or of the list when there is no such object; `None` for a user who may not read
+        /// it.
         current: Option<Timestamp>,
-        /// The object, without permissions; `None` for who may not read it.
+        /// The object, without permissions; `None` for a user who may not read it.
         existing: Option<Value>,
     },
     /// The object would be larger than the storage takes: 413.
     #[error("object too large")]
     TooLarge,
-    /// The body has more values than are held at once: 413.
+    /// The body has more values than may be held at once: 413.
     #[error("too many values")]
     TooManyValues,
     /// The request has used up what one may cost: 413.
     #[error(transparent)]
     Exhausted(#[from] Exhausted),
-    /// What is to be written is larger than one transaction: 413.
+    /// The writes are larger than one transaction can be: 413.
     #[error("request too large")]
     RequestTooLarge,
-    /// What was asked for is larger than Lambda can send, and nothing of it was done: 413.
+    /// The response is larger than Lambda can send, and nothing was done: 413.
     #[error("response too large")]
     ResponseTooLarge,
     /// The service has ended: 410.
     #[error("the service has ended")]
     Gone,
-    /// Writes by others came between, again and again, or DynamoDB throttled, and nothing was written: 503, worth
-    /// another try.
+    /// Writes by others came between again and again, or DynamoDB throttled, and nothing was written: 503, worth a
+    /// retry.
     #[error("too many concurrent writes")]
     Busy,
     /// A large write was committed in part: 503.
@@ -161,29 +162,29 @@ pub enum ApiError {
     /// The write may have been committed, or may yet be; DynamoDB did not say by the end of the request's time: 503.
     #[error("the outcome of a write is not known: {0}")]
     Unknown(#[source] StoreError),
-    /// The partition that is to be written is full: 507.
+    /// The partition to write to is full: 507.
     #[error("a partition of the table is full")]
     Full,
-    /// A listener does not agree: its own status, with its message.
+    /// A listener refuses the write: its own status, with its message.
     #[error("refused by a listener: {message}")]
     Vetoed {
         /// 400 to 599.
         status: StatusCode,
-        /// What it says.
+        /// Its message.
         message: String,
     },
-    /// A listener that must agree did not answer: 503, worth another try.
+    /// A listener that must agree did not answer: 503, worth a retry.
     #[error("listener {listener}: {error}")]
     Listener {
         /// Its name.
         listener: String,
-        /// What happened.
+        /// The failure.
         error: NotifyError,
     },
-    /// An identity provider failed: 503, worth another try.
+    /// An identity provider failed: 503, worth a retry.
     #[error(transparent)]
     Provider(#[from] ProviderError),
-    /// The storage failed, and nothing was written: 503, worth another try; 500 where that would change nothing.
+    /// The storage failed, and nothing was written: 503, worth a retry; 500 where a retry would not help.
     #[error(transparent)]
     Store(StoreError),
 }
@@ -207,7 +208,7 @@ impl ApiError {
         Self::Invalid(vec![Detail::new(location, name, description)])
     }
 
-    /// Something in `location` is wrong that has no name of its own.
+    /// Something in `location` that has no name of its own is wrong.
     pub fn invalid_unnamed(location: Location, description: impl Into<String>) -> Self {
         Self::Invalid(vec![Detail {
             location,
@@ -216,7 +217,7 @@ impl ApiError {
         }])
     }
 
-    /// The parent of what is asked for does not exist, or its id is invalid.
+    /// The parent of the requested object does not exist, or its id is invalid.
     pub fn unknown_parent(uri: &ObjectUri) -> Self {
         Self::UnknownParent {
             kind: uri.kind(),
@@ -224,7 +225,7 @@ impl ApiError {
         }
     }
 
-    /// The id in the path, or in a posted body, cannot be one.
+    /// The id in the path, or in a posted body, is invalid.
     pub fn invalid_id() -> Self {
         Self::invalid_unnamed(Location::Path, "Invalid object id")
     }
@@ -237,7 +238,7 @@ impl ApiError {
         }
     }
 
-    /// Whether it is a failure of ours, not a refusal: worth another try.
+    /// Returns `true` for a server error (5xx), which fails a whole batch; `false` for a refusal.
     pub fn is_ours(&self) -> bool {
         self.status().is_server_error()
     }
@@ -281,7 +282,8 @@ impl ApiError {
         }
     }
 
-    /// What a request that is answered with 503 has written.
+    /// The extent to which a request that is answered with 503 was written; `None` for other errors, and for those of
+    /// listeners.
     fn written(&self) -> Option<&'static str> {
         match self {
             Self::Unknown(_) => Some("unknown"),
@@ -344,7 +346,7 @@ impl ApiError {
         }
     }
 
-    /// Kinto's JSON of it.
+    /// The body, in Kinto's JSON.
     pub fn body(&self) -> Value {
         let details = self.details();
         let invalid = details.first().map(Detail::message);
@@ -372,38 +374,38 @@ impl ApiError {
                     "The body has more than 400,000 values, of which an object counts for seven."
                 }
                 Self::Exhausted(Exhausted::Reading) => {
-                    "This needs too much of lists to be read. Ask for less at once: by _since and _before, fewer requests in a batch."
+                    "This request reads too much of lists. Ask for less at once: use _since and _before, or put fewer requests into a batch."
                 }
                 Self::Exhausted(Exhausted::Passwords) => {
-                    "One request may have one password of an account checked, and 4 checked and set in all."
+                    "A request may check one password for each account, and check or set 4 passwords in all."
                 }
                 Self::RequestTooLarge => {
-                    "What is written together is larger than 4 MB, or changes 5,000 members of groups, the most that can be. Put fewer requests into a batch, or ask for less at once by _limit."
+                    "This request writes too much at once: the limits are 4 MB, and changes of 5,000 members of groups. Put fewer requests into a batch, or ask for less at once with _limit."
                 }
                 Self::ResponseTooLarge => {
-                    "The answer is larger than can be sent. Ask for less at once: by _limit, _since, pages of a list, fewer requests in a batch."
+                    "The response is larger than can be sent. Ask for less at once: use _limit, _since or pages of a list, or put fewer requests into a batch."
                 }
                 Self::Gone => "This service has ended, see the Alert header.",
-                Self::Busy => "Too many writes at once, and nothing was written, please retry.",
+                Self::Busy => "Too many writes came at once, and nothing was written. Please retry.",
                 Self::PartlyWritten => {
-                    "A part of this was written and the rest was not, or may not have been. See what there is before you retry."
+                    "A part of this was written, and the rest was not, or may not have been. Check what was written before you retry."
                 }
                 Self::Unknown(_) => {
-                    "The storage did not say in time whether this was written. See what there is before you retry."
+                    "The storage did not say in time whether this was written. Check whether it was before you retry."
                 }
                 Self::Full => {
-                    "The storage can hold no more here, and nothing was written. To retry does not help."
+                    "The storage can hold no more here, and nothing was written. A retry does not help."
                 }
                 Self::Listener { .. } => {
-                    "A required listener is unavailable, and nothing was written, please retry."
+                    "A required listener is unavailable, and nothing was written. Please retry."
                 }
                 Self::Vetoed { message, .. } => message,
-                Self::Provider(_) => "The identity provider is not available, please retry.",
+                Self::Provider(_) => "The identity provider is not available. Please retry.",
                 Self::Store(_) if status == StatusCode::INTERNAL_SERVER_ERROR => {
-                    "This server made a mistake, and nothing was written. To retry does not help."
+                    "This server has a fault, and nothing was written. A retry does not help."
                 }
                 Self::Store(_) => {
-                    "The storage is not available, and nothing was written, please retry."
+                    "The storage is not available, and nothing was written. Please retry."
                 }
                 _ => return None,
             };
@@ -434,7 +436,7 @@ impl ApiError {
         body
     }
 
-    /// The response that tells the client, and nothing of ours that it need not know.
+    /// The response for the client, without internal details, which are logged.
     pub fn into_response(self, settings: &ApiSettings) -> Response {
         match &self {
             Self::Store(error) => tracing::error!(%error, "storage failed"),
@@ -484,7 +486,7 @@ impl ApiError {
     }
 }
 
-/// The error number for a status that is not ours (Kinto 26.5: what each number stands for).
+/// The error number for the status of a listener (Kinto 26.5: what each number stands for).
 fn errno_of(status: StatusCode) -> u16 {
     match status {
         StatusCode::BAD_REQUEST => 107,

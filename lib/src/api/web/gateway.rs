@@ -33,7 +33,7 @@ pub fn request(event: ApiGatewayV2httpRequest) -> Result<Request, ApiError> {
         .raw_path
         .filter(|path| path.starts_with('/'))
         .unwrap_or_else(|| "/".to_owned());
-    // A function URL sends the same event but for the path, which it does not decode.
+    // A function URL sends the same event, except that it does not decode the path.
     let domain = event.request_context.domain_name.as_deref();
     if domain.is_some_and(|domain| domain.contains(".lambda-url.")) {
         path = percent_decode_str(&path).decode_utf8_lossy().into_owned();
@@ -48,11 +48,11 @@ pub fn request(event: ApiGatewayV2httpRequest) -> Result<Request, ApiError> {
     })
 }
 
-/// Puts a response into an event, compressed where this pays and the client accepts it. The answer to `HEAD` has the
-/// headers alone.
+/// Puts a response into an event, compressed where this pays and the client accepts it. The response to `HEAD` has the
+/// headers only.
 ///
-/// A body that Lambda could not send becomes a 413 that says so, rather than a failure of the function. Endpoints that
-/// have pages never let it come to that: [`compression::MAX_BODY`] is the most that each may answer.
+/// A body that Lambda could not send becomes a 413 that says so, rather than a failure of the function. Endpoints with
+/// pages never come to that: [`compression::MAX_BODY`] is the most that each may return.
 pub fn event(response: Response, is_head: bool, accept_encoding: &str) -> ApiGatewayV2httpResponse {
     let mut response = response;
     let has_body = !is_head && response.length() > 0;
@@ -77,7 +77,7 @@ pub fn event(response: Response, is_head: bool, accept_encoding: &str) -> ApiGat
     event
 }
 
-/// The body in the form in which it is sent, with the header that names this form.
+/// The body in the form in which it is sent; adds the header that names this form.
 fn encode(text: String, accept_encoding: &str, headers: &mut HeaderMap) -> Body {
     if !compression::is_negotiated(text.len()) {
         return Body::Text(text);
@@ -92,7 +92,7 @@ fn encode(text: String, accept_encoding: &str, headers: &mut HeaderMap) -> Body 
     }
 }
 
-/// Turns the headers into those of the refusal of a response that is too large; gives its status and body.
+/// Turns the headers into those of the 413 for a response that is too large. Returns its status and body.
 fn refuse(headers: &mut HeaderMap) -> (StatusCode, Option<Body>) {
     let refusal = ApiError::ResponseTooLarge;
     for header in [CONTENT_ENCODING, ETAG, EXPIRES, LAST_MODIFIED] {

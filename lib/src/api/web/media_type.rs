@@ -13,10 +13,10 @@ pub const MERGE_PATCH: &str = "application/merge-patch+json";
 /// A JSON patch (RFC 6902).
 pub const JSON_PATCH: &str = "application/json-patch+json";
 
-/// Checks the headers that say what is sent and what is wanted.
+/// Checks the headers that name the type of the body sent and the types wanted.
 ///
 /// # Errors
-/// 415 when the body is of another type, 406 when the client does not take JSON.
+/// 415 when the body is of another type, 406 when the client does not accept JSON.
 pub fn check(request: &Request) -> Result<(), ApiError> {
     let accepted: &[&str] = match request.method {
         http::Method::PATCH => &[JSON, MERGE_PATCH, JSON_PATCH],
@@ -49,8 +49,8 @@ pub fn content_type(request: &Request) -> Option<String> {
     (!sent.is_empty()).then_some(sent)
 }
 
-/// Whether JSON is among the media types of an `Accept` header; of several that it matches the most specific one
-/// counts. A header that cannot be read rules nothing out (Kinto 26.5).
+/// Returns `true` if JSON is among the media types of an `Accept` header; of several that match, the most specific
+/// counts. An unreadable header rules nothing out (Kinto 26.5).
 fn accepts_json(wanted: &str) -> bool {
     let mut best = None;
     let mut is_empty = true;
@@ -74,7 +74,7 @@ fn accepts_json(wanted: &str) -> bool {
     is_empty || best.is_some_and(|(_, accepted)| accepted)
 }
 
-/// Whether a text is a token of HTTP (RFC 9110, 5.6.2).
+/// Returns `true` if a text is a token of HTTP (RFC 9110, 5.6.2).
 fn is_token(text: &str) -> bool {
     let is_special = |b: u8| b"!#$%&'*+-.^_`|~".contains(&b);
     !text.is_empty()

@@ -1,6 +1,6 @@
-//! Where requests come from: through the CDN in front, where one is deployed.
+//! The origin of requests: the CDN in front, where one is deployed.
 //!
-//! The front of the functions is public. A CDN shows with each request a secret that it shares with us
+//! The functions can be reached without the CDN. So the CDN shows with each request a secret that it shares with us
 //! ([decision 20](../../../../docs/decisions/020-cdn.md)), in a header that no client of the CDN can set.
 
 use http::HeaderName;
@@ -10,7 +10,7 @@ use crate::api::web::error::ApiError;
 use crate::api::web::request::Request;
 use crate::settings::ApiSettings;
 
-/// The header that the CDN shows the secret in.
+/// The header in which the CDN shows the secret.
 const ORIGIN_SECRET: HeaderName = HeaderName::from_static("x-origin-secret");
 
 /// Checks that the request came through the CDN, where the settings name its secret.
@@ -22,7 +22,7 @@ pub fn check(request: &Request, settings: &ApiSettings) -> Result<(), ApiError> 
         return Ok(());
     };
     let shown = request.headers.get(ORIGIN_SECRET);
-    // In constant time, so that nobody finds out the secret byte by byte.
+    // In constant time, so that the secret cannot be found out byte by byte.
     let is_right =
         shown.is_some_and(|shown| shown.as_bytes().ct_eq(secret.reveal().as_bytes()).into());
     if is_right {

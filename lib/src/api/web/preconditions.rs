@@ -6,7 +6,7 @@ use super::error::{ApiError, Location};
 use super::request::Request;
 use crate::timestamp::Timestamp;
 
-/// Whether a text is a number between double quotes, however large.
+/// Returns `true` if a text is a number between double quotes, however large.
 fn is_etag(text: &str) -> bool {
     let digits = text
         .strip_prefix('"')
@@ -14,15 +14,15 @@ fn is_etag(text: &str) -> bool {
     digits.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// What a precondition header names.
+/// The value of a precondition header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tag {
-    /// `*`: whatever exists.
+    /// `*`: anything that exists.
     Any,
     /// One entity tag.
     Exactly(Timestamp),
-    /// One weak entity tag, as a CDN makes of ours when it compresses: as good as the other where a copy is to be
-    /// confirmed, worth nothing where a write depends on it (RFC 9110, 8.8.3.2).
+    /// One weak entity tag, as a CDN makes of ours when it compresses: as good as the strong one to confirm a copy,
+    /// worth nothing where a write depends on it (RFC 9110, 8.8.3.2).
     Weakly(Timestamp),
 }
 
@@ -35,7 +35,7 @@ impl Tag {
             Some(strong) => (strong, true),
             None => (text, false),
         };
-        // What is larger than any time is none's.
+        // A number larger than any time matches nothing.
         let time = || Timestamp::from_etag(strong).unwrap_or(Timestamp(u64::MAX));
         is_etag(strong).then(|| match is_weak {
             true => Self::Weakly(time()),
@@ -44,19 +44,19 @@ impl Tag {
     }
 }
 
-/// Whether an entity tag is `etag`, a strong one, or the weak one that was made of it.
+/// Returns `true` if an entity tag is the strong `etag`, or the weak one made of it.
 pub fn is_weakly(tag: &str, etag: &str) -> bool {
     tag.strip_prefix("W/").unwrap_or(tag) == etag
 }
 
-/// What preconditions make of a request.
+/// The effect of the preconditions on a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It goes on.
+    /// The request goes on.
     Met,
-    /// It reads what its client has already: 304.
+    /// The client already has what it would read: 304.
     NotModified,
-    /// It must not go on: 412.
+    /// The request must not go on: 412.
     Failed,
 }
 
@@ -70,10 +70,10 @@ pub struct Preconditions {
 }
 
 impl Preconditions {
-    /// Those of a request.
+    /// Reads the preconditions of a request.
     ///
     /// # Errors
-    /// 400 when one is neither `*` nor a whole number between double quotes.
+    /// 400 when one is neither `*` nor a whole number between double quotes, weak (`W/`) or not.
     pub fn of(request: &Request) -> Result<Self, ApiError> {
         let read = |name: &'static str, header: HeaderName| {
             let Some(value) = request.headers.get(&header) else {
@@ -90,12 +90,12 @@ impl Preconditions {
         })
     }
 
-    /// Whether `If-None-Match` says that the client has `current` already: 304 on reads.
+    /// Returns `true` if `If-None-Match` says that the client already has `current`: 304 on reads.
     fn not_modified(self, current: Timestamp) -> bool {
         matches!(self.if_none_match, Some(Tag::Exactly(tag) | Tag::Weakly(tag)) if tag == current)
     }
 
-    /// What they make of a request for something with this timestamp; `None` when it does not exist.
+    /// Checks a request for something with the timestamp `existing`, which is `None` when it does not exist.
     pub fn check(self, request: &Request, existing: Option<Timestamp>) -> Outcome {
         let is_known = existing.is_some_and(|current| self.not_modified(current));
         if request.is_read() && is_known {
@@ -107,8 +107,8 @@ impl Preconditions {
         }
     }
 
-    /// Whether the preconditions let a request go on (Kinto 26.5: equality only, `If-Match` above the current
-    /// value fails too; a missing object fails every `If-Match`; `If-None-Match` stops writes only as `*`).
+    /// Returns `true` if the preconditions let a request go on (Kinto 26.5: equality only, so an `If-Match` above the
+    /// current value fails too; a missing object fails every `If-Match`; `If-None-Match` stops writes only as `*`).
     ///
     /// `existing` is the object's timestamp, `None` when there is no such object.
     fn are_met(self, existing: Option<Timestamp>) -> bool {
@@ -122,7 +122,7 @@ impl Preconditions {
     }
 }
 
-/// Whether a request says that it is to overwrite nothing: then a user who may only create is not asked for more
+/// Returns `true` if the request rules out overwriting: then a user who may only create needs no other permission
 /// (Kinto#792).
 pub fn is_safe_creation(request: &Request) -> bool {
     request.header(IF_NONE_MATCH) == Some("*")

@@ -12,7 +12,7 @@ use crate::settings::ApiSettings;
 /// The version prefix of every path.
 pub const PREFIX: &str = "/v1";
 
-/// What a path is not to have in a URL but encoded.
+/// The characters that must be encoded in the path of a URL.
 const NOT_IN_PATHS: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')
@@ -26,11 +26,11 @@ const NOT_IN_PATHS: &AsciiSet = &CONTROLS
     .add(b'{')
     .add(b'}');
 
-/// Bytes of a query string at most, in a batch as well: API Gateway takes 10 KB with the path and the headers.
+/// The most bytes of a query string, in a batch as well: API Gateway takes 10 KB with the path and the headers.
 const MAX_QUERY: usize = 8 * 1024;
 
-/// Characters that are escaped in a query string: all but RFC 3986's unreserved ones, so that the names of parameters
-/// stay as they came.
+/// The characters to escape in a query string: all but RFC 3986's unreserved ones, so that the names of parameters stay
+/// as they came.
 pub const IN_QUERY: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -50,12 +50,12 @@ pub struct Request {
     pub headers: HeaderMap,
     /// Its body, empty when there was none.
     pub body: Vec<u8>,
-    /// The domain name under which API Gateway took it, which the client has no say in.
+    /// The domain name under which API Gateway received it; the client has no say in it.
     pub domain_name: Option<String>,
 }
 
 impl Request {
-    /// Checks that its query string is not longer than any is that a client can send.
+    /// Checks that its query string is no longer than any that a client can send.
     ///
     /// # Errors
     /// 400.
@@ -67,7 +67,7 @@ impl Request {
         Ok(())
     }
 
-    /// Whether its method only reads.
+    /// Returns `true` if its method only reads.
     pub fn is_read(&self) -> bool {
         self.method == Method::GET || self.method == Method::HEAD
     }
@@ -77,7 +77,7 @@ impl Request {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// Checks that path and query string are UTF-8. What is not in a path API Gateway has replaced already.
+    /// Checks that path and query string are UTF-8. API Gateway has already replaced other bytes in a path.
     ///
     /// # Errors
     /// 400.
@@ -116,7 +116,7 @@ impl Request {
             .map(|(_, value)| value)
     }
 
-    /// `scheme://host` for absolute URLs: what the settings say, else what the client used.
+    /// `scheme://host` for absolute URLs: from the settings, else what the client used.
     pub fn origin(&self, settings: &ApiSettings) -> String {
         let scheme = settings
             .http_scheme
@@ -128,13 +128,13 @@ impl Request {
             .as_deref()
             .or(self.header(HOST))
             .unwrap_or("localhost");
-        // The port that goes without saying, which some clients say.
+        // The default port, which some clients send.
         let usual_port = if scheme == "https" { ":443" } else { ":80" };
         let host = host.strip_suffix(usual_port).unwrap_or(host);
         format!("{scheme}://{host}")
     }
 
-    /// `scheme://host` for URLs that a client must not be able to choose: what the settings say, else the domain name of
+    /// `scheme://host` for URLs that a client must not be able to choose: from the settings, else the domain name of
     /// API Gateway, which sets `X-Forwarded-Proto` too.
     pub fn trusted_origin(&self, settings: &ApiSettings) -> String {
         let scheme = settings.http_scheme.as_deref();
@@ -151,7 +151,7 @@ impl Request {
         )
     }
 
-    /// The headers that [`Self::origin`] depends on, those of them that the settings do not replace.
+    /// The headers that [`Self::origin`] depends on, without those that the settings replace.
     pub fn origin_headers(settings: &ApiSettings) -> impl Iterator<Item = HeaderName> {
         let host = settings.http_host.is_none().then_some(HOST);
         let scheme = settings.http_scheme.is_none();
@@ -159,8 +159,8 @@ impl Request {
         host.into_iter().chain(scheme)
     }
 
-    /// Another path, decoded, with the query string of this request. Relative, so that no cache keeps a redirect to a
-    /// host that somebody else named.
+    /// The URL of another path, which is decoded, with the query string of this request. Relative, so that no cache
+    /// keeps a redirect to a host that somebody else named.
     pub fn url_of(&self, path: &str) -> String {
         let path = utf8_percent_encode(path, NOT_IN_PATHS);
         format!("{path}{}", self.query_suffix())

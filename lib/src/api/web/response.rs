@@ -43,7 +43,7 @@ impl Response {
         Self::with_body(status, "application/json", Body::Text(body))
     }
 
-    /// A response with any body: a text, which may be compressed on its way, or bytes that are sent as they are.
+    /// A response with any body: text, which may be compressed when sent, or bytes, which are sent as they are.
     pub fn with_body(status: StatusCode, content_type: &'static str, body: Body) -> Self {
         let mut response = Self {
             body,
@@ -53,7 +53,7 @@ impl Response {
         response
     }
 
-    /// A 307 to `url`, which clients may keep for `max_age` seconds; `None` says nothing of keeping.
+    /// A 307 to `url`, which clients may cache for `max_age` seconds; `None` says nothing about caching.
     pub fn redirect(url: &str, now: Timestamp, max_age: Option<u64>) -> Self {
         let mut response = Self::empty(StatusCode::TEMPORARY_REDIRECT);
         response.set_text(LOCATION, url);
@@ -63,7 +63,8 @@ impl Response {
         }
     }
 
-    /// To be kept by clients and caches for so many seconds; for 0 by none (as `webob`, which Kinto answers with).
+    /// Lets clients and caches keep it for this many seconds, or not at all for 0 (as `webob`, which Kinto answers
+    /// with).
     pub fn kept_for(mut self, seconds: u64, now: Timestamp) -> Self {
         if seconds == 0 {
             self.set(
@@ -79,26 +80,26 @@ impl Response {
         self
     }
 
-    /// With an entity tag that is no time.
+    /// Sets an entity tag that is no time.
     pub fn tagged(mut self, etag: &str) -> Self {
         self.set_text(ETAG, etag);
         self
     }
 
-    /// With `Last-Modified` alone.
+    /// Sets `Last-Modified` only.
     pub fn last_modified(mut self, timestamp: Timestamp) -> Self {
         self.set_text(LAST_MODIFIED, &timestamp.http_date());
         self
     }
 
-    /// With `ETag` and `Last-Modified` of `timestamp`.
+    /// Sets `ETag` and `Last-Modified` from `timestamp`.
     pub fn modified_at(mut self, timestamp: Timestamp) -> Self {
         self.set_text(ETAG, &timestamp.etag());
         self.set_text(LAST_MODIFIED, &timestamp.http_date());
         self
     }
 
-    /// Not to be kept by clients and caches without asking again.
+    /// Forbids clients and caches to reuse it without asking again.
     pub fn uncached(mut self) -> Self {
         self.set(
             CACHE_CONTROL,
@@ -117,7 +118,7 @@ impl Response {
         &self.headers
     }
 
-    /// Its body as JSON; an empty text when there is none, a text when it is no JSON.
+    /// Its body as JSON; an empty string when there is none, a string when it is not JSON.
     pub fn body_json(&self) -> Cow<'_, str> {
         let text = String::from_utf8_lossy(&self.body);
         match serde_json::from_str::<IgnoredAny>(&text) {
@@ -126,7 +127,7 @@ impl Response {
         }
     }
 
-    /// How long the body is, in bytes, as it is.
+    /// The length of the body in bytes, uncompressed.
     pub fn length(&self) -> usize {
         self.body.len()
     }
@@ -141,14 +142,14 @@ impl Response {
         self.headers.remove(name);
     }
 
-    /// Sets a header to a text; leaves it out when a header cannot hold that text.
+    /// Sets a header to a text; does nothing when a header cannot hold that text.
     pub fn set_text(&mut self, name: HeaderName, value: &str) {
         if let Ok(value) = HeaderValue::from_str(value) {
             self.set(name, value);
         }
     }
 
-    /// Says that the response would be another one with another value of this header of the request.
+    /// Says that the response depends on this header of the request.
     pub fn add_vary(&mut self, header: HeaderName) {
         // One value: of several, the event's JSON would keep the first alone.
         let before = self.headers.get(VARY).and_then(|vary| vary.to_str().ok());

@@ -1,12 +1,12 @@
-//! The monitor's state: its clock and the latest changes, in the one item that a batch of the stream writes
+//! The monitor's state: its clock and the latest changes, in the one item that each batch of the stream updates
 //! ([decision 13](../../../../docs/decisions/013-monitor-clock.md)).
 //!
 //! | attribute | value |
 //! | --- | --- |
-//! | `clock` | the last position that was given to a change |
+//! | `clock` | the last position given to a change |
 //! | `floor` | every change up to this position is in an item of its own |
-//! | `latest` | the changes after the floor: by `bucket/collection` a list of the position, the collection's timestamp and, if the collection is gone, `true` |
-//! | `due` | by listener, the version that its Megaphone is to be told |
+//! | `latest` | the changes after the floor: for each `bucket/collection` a list of the position, the collection's timestamp and, if the collection was deleted, `true` |
+//! | `due` | by listener, the version that is due for its Megaphone |
 //! | `pull` | the versions shown to readers of `__broadcasts__` ([`crate::store::polled_broadcast`]) |
 //! | `adopted` | the `version` up to which changes written by functions of an earlier version have positions |
 //! | `version`, `pending …` | written by functions of an earlier version ([decision 14](../../../../docs/decisions/014-update-in-place.md)): how many batches they wrote, and since when each unfinished one is being written, in ms |
@@ -26,16 +26,16 @@ use crate::timestamp::Timestamp;
 /// The sort key of the state; an entry's begins with a slash.
 pub(super) const STATE_KEY: &str = "#state";
 
-/// The first part of the attributes that name unfinished batches of an earlier version.
+/// The prefix of the attributes that name unfinished batches of an earlier version.
 const PENDING: &str = "pending ";
 
-/// An unfinished batch that began longer ago writes nothing more: Lambda stops a function after 15 minutes at most.
+/// An unfinished batch older than this writes nothing more: Lambda stops a function after 15 minutes at most.
 const ABANDONED_AFTER: Duration = Duration::from_secs(60 * 60);
 
-/// Attributes that one update takes out at most: an expression has room for so many.
+/// The most attributes that one update removes: an expression has room for no more.
 const MAX_REMOVED: usize = 100;
 
-/// Bytes of the state at which changes move to items of their own, so that an update usually costs 1 WCU.
+/// The size of the state in bytes from which changes move to items of their own, so that an update usually costs 1 WCU.
 const MAX_BYTES: usize = 1000;
 
 /// Bytes of a state without changes and listeners.
@@ -44,22 +44,23 @@ const FIXED_BYTES: usize = 170;
 /// Bytes of a change besides its collection's name.
 const CHANGE_BYTES: usize = 27;
 
-/// Bytes of the changes in one update at most, if there are several, so that the state has 4 KB and a poll costs 1 RCU.
+/// The most bytes of changes in one update, unless it is a single one: the state stays within 4 KB, and a poll costs 1
+/// RCU.
 const MAX_UPDATE_BYTES: usize = 2800;
 
-/// The monitor's clock, the latest changes, and the versions to be told of them.
+/// The monitor's clock, the latest changes, and the versions that are due because of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MonitorState {
-    /// `None` while no aggregator of this version has written.
+    /// `None` until an aggregator of this version has written.
     clock: Option<Timestamp>,
     floor: Timestamp,
-    /// In the order of their positions.
+    /// In order of positions.
     latest: Vec<StoredMonitorEntry>,
     due: BTreeMap<String, Timestamp>,
     pull: Option<PolledBroadcast>,
     adopted: u64,
     version: u64,
-    /// The attributes of unfinished batches of an earlier version, with their beginnings.
+    /// The attributes of unfinished batches of an earlier version, with their start times.
     pending: BTreeMap<String, Timestamp>,
 }
 
@@ -68,17 +69,17 @@ pub struct MonitorState {
 pub enum Replaced {
     /// The state as it is now.
     Done(MonitorState),
-    /// Nothing was written, since the state had changed: the present one.
+    /// Nothing was written, since the state had changed; holds the present one.
     Refused(MonitorState),
 }
 
 impl MonitorState {
-    /// Whether the monitor's clock runs: an aggregator of this version has written.
+    /// Returns `true` if the monitor's clock runs: an aggregator of this version has written.
     pub fn has_clock(&self) -> bool {
         self.clock.is_some()
     }
 
-    /// The last position that was given to a change.
+    /// The last position given to a change.
     pub fn clock(&self) -> Timestamp {
         self.clock.unwrap_or_default()
     }
@@ -93,7 +94,7 @@ impl MonitorState {
         &self.latest
     }
 
-    /// The version that a listener's Megaphone is to be told.
+    /// The version that is due for a listener's Megaphone.
     pub fn due(&self, listener: &str) -> Option<Timestamp> {
         self.due.get(listener).copied()
     }
@@ -103,8 +104,8 @@ impl MonitorState {
         self.pull
     }
 
-    /// Whether every change has a position. Otherwise a function of an earlier version has written entries, or may be
-    /// doing so at `now`.
+    /// Returns `true` if every change has a position. Otherwise a function of an earlier version has written entries,
+    /// or may be doing so at `now`.
     pub fn is_settled(&self, now: Timestamp) -> bool {
         let mut began = self.pending.values();
         self.has_clock()
@@ -112,7 +113,7 @@ impl MonitorState {
             && began.all(|began| began.after(ABANDONED_AFTER) <= now)
     }
 
-    /// Whether functions of an earlier version have left something to adopt.
+    /// Returns `true` if functions of an earlier version have left entries to adopt.
     pub fn needs_adoption(&self) -> bool {
         !self.has_clock() || self.adopted != self.version || !self.pending.is_empty()
     }
@@ -125,38 +126,38 @@ impl MonitorState {
         self.adopt(self.version, now);
     }
 
-    /// How many batches functions of an earlier version wrote.
+    /// The number of batches that functions of an earlier version wrote.
     pub fn version(&self) -> u64 {
         self.version
     }
 
-    /// Notes that the entries of an earlier version have positions, up to this `version`.
+    /// Records that the entries of an earlier version have positions, up to this `version`.
     pub fn adopt(&mut self, version: u64, now: Timestamp) {
         self.adopted = version;
         self.pending
             .retain(|_, began| began.after(ABANDONED_AFTER) > now);
     }
 
-    /// Moves the clock on to `position`, so that the positions to come are later.
+    /// Advances the clock to `position`, so that later positions follow it.
     pub fn advance(&mut self, position: Timestamp) {
         self.clock = self.clock.max(Some(position));
     }
 
-    /// Whether it takes the collection's own item to tell whether `change` is known.
+    /// Returns `true` if the collection's own item is needed to tell whether `change` is known.
     ///
-    /// No position is below its change's timestamp. So a change after the clock cannot be known.
+    /// No position is below its change's timestamp, so a change after the clock cannot be known.
     pub fn needs_item(&self, change: &CollectionChange) -> bool {
         change.last_modified <= self.clock() && self.entry(change).is_none()
     }
 
-    /// Whether `change`, or a later one of its collection, is among the latest changes.
+    /// Returns `true` if `change`, or a later one of its collection, is among the latest changes.
     pub fn knows(&self, change: &CollectionChange) -> bool {
         self.entry(change)
             .is_some_and(|known| known.change.last_modified >= change.last_modified)
     }
 
-    /// Gives `change` the next position, unless it is known; `stored` is the collection's own item. The entry that the
-    /// collection has then.
+    /// Gives `change` the next position, unless it is known; `stored` is the entry in the collection's own item.
+    /// Returns the resulting entry of the collection.
     pub fn record(
         &mut self,
         change: &CollectionChange,
@@ -184,7 +185,7 @@ impl MonitorState {
         latest.find(|entry| entry.change.is_of_same(change))
     }
 
-    /// Has `listener`'s Megaphone told `position`, unless a later one is due.
+    /// Makes `position` due for `listener`'s Megaphone, unless a later one is.
     pub fn raise_due(&mut self, listener: &str, position: Timestamp) {
         match self.due.get_mut(listener) {
             Some(due) => *due = position.max(*due),
@@ -192,13 +193,13 @@ impl MonitorState {
         }
     }
 
-    /// Has readers of `__broadcasts__` shown `position` from `now` on, unless a later one is known.
+    /// Makes `position` the version for readers of `__broadcasts__` from `now` on, unless a later one is known.
     pub fn raise_pull(&mut self, position: Timestamp, now: Timestamp, debounce: Debounce) {
         self.pull = Some(PolledBroadcast::raised(self.pull, position, now, debounce));
     }
 
-    /// Takes out the oldest changes until the state is small; those alone that the table has already, up to the position
-    /// `written`. They must have items of their own before this state is written.
+    /// Removes the oldest changes until the state is small, up to the position `written`, since later ones are not in
+    /// the table yet. The removed ones must be put into items of their own before this state is written.
     pub fn fold(&mut self, written: Timestamp) -> Vec<StoredMonitorEntry> {
         let mut excess = self.bytes().saturating_sub(MAX_BYTES);
         let is_folded = |entry: &&StoredMonitorEntry| {
@@ -214,7 +215,7 @@ impl MonitorState {
         folded
     }
 
-    /// About how many bytes the item has.
+    /// The approximate size of the item in bytes.
     fn bytes(&self) -> usize {
         let due: usize = self.due.keys().map(|name| name.len() + 10).sum();
         let latest = self.latest.iter().map(|entry| bytes(&entry.change));
@@ -258,7 +259,7 @@ impl MonitorState {
     }
 }
 
-/// Splits changes into those that one update takes: the first ones, at least one, and the rest.
+/// Splits changes into those that fit into one update, at least one, and the rest.
 pub fn split_update<T>(changes: &[T], change: impl Fn(&T) -> &CollectionChange) -> (&[T], &[T]) {
     let mut length = 0;
     let fits = |next: &&T| {
@@ -269,7 +270,7 @@ pub fn split_update<T>(changes: &[T], change: impl Fn(&T) -> &CollectionChange) 
     changes.split_at(count.min(changes.len()))
 }
 
-/// About how many bytes a change takes in the state.
+/// The approximate size of a change in the state, in bytes.
 fn bytes(change: &CollectionChange) -> usize {
     change.bucket.len() + change.collection.len() + CHANGE_BYTES
 }
@@ -278,7 +279,7 @@ fn timestamp(value: &AttributeValue) -> Option<Timestamp> {
     Timestamp::from_digits(value.as_n().ok()?)
 }
 
-/// A map attribute; `None` when there is none.
+/// A map attribute; `None` if it is absent.
 fn map<'i>(
     item: &'i Item,
     attribute: &'static str,
@@ -342,7 +343,7 @@ impl Store {
         Ok(state.transpose()?.unwrap_or_default())
     }
 
-    /// Writes `next` in the place of `read`, unless the state has changed since. Its clock moves on in any case.
+    /// Replaces the state `read` by `next`, unless it has changed since. The clock advances in any case.
     ///
     /// One `UpdateItem`, usually 1 WCU.
     pub async fn replace_monitor_state(
@@ -361,7 +362,7 @@ impl Store {
         let over: Vec<_> = over.take(MAX_REMOVED).collect();
         let names = (0..over.len()).map(|n| format!("#n{n}"));
         let names: Vec<_> = names.collect();
-        // An earlier version puts the state into the index.
+        // Functions of an earlier version put the state into the index.
         let removed: String = names.iter().map(|name| format!(", {name}")).collect();
         let pull = if next.pull.is_some() {
             ", pull = :pull"
@@ -438,7 +439,7 @@ mod tests {
         assert_eq!(record("c", 3), 7);
         assert_eq!(record("d", 7), 8);
         assert_eq!(record("d", 20), 20);
-        // What is known keeps its position.
+        // A known change keeps its position.
         assert_eq!(record("d", 20), 20);
         assert_eq!(record("d", 9), 20);
         assert_eq!(record("c", 3), 7);

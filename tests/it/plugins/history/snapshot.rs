@@ -1,5 +1,7 @@
 //! The records of a collection as they were at a moment.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use tests::{Answer, BOB, BUCKET, COLLECTION, Kinto, NOBODY, RECORDS, now, record};
 
@@ -84,7 +86,12 @@ async fn records_under_past_times_are_as_they_were_too() {
     let old = json!({"data": {"last_modified": 5, "n": 1}});
     assert_eq!(kinto.put(&record("old"), old).await.last_modified(), 5);
     let (_, records) = state(&kinto).await;
-    let at = now();
+    // The time of the entry, which may be some milliseconds ahead.
+    let entries = kinto.get(HISTORY).await;
+    let at = entries.body["data"][0]["last_modified"].as_u64().unwrap();
+    while now() <= at {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     kinto.patch(&record("old"), json!({"data": {"n": 2}})).await;
     assert_eq!(snapshot(&kinto, at).await.body["data"], records);
 }

@@ -29,7 +29,7 @@ async fn hello_tells_how_to_log_in() {
     assert_eq!(hello["capabilities"]["basicauth"], Value::Null);
 }
 
-/// Begins a login, and gives the state that the provider is told.
+/// Begins a login, and returns the state sent to the provider.
 async fn begin(openid: &OpenId) -> String {
     let callback = CALLBACK.replace('#', "%23");
     let login = format!("/openid/idp/login?callback={callback}&scope=openid%20email");

@@ -1,4 +1,4 @@
-//! Users of OpenID Connect providers, who are a server beside.
+//! Users of an OpenID Connect provider, which is a server beside the API.
 
 mod login;
 mod tokens;
@@ -53,7 +53,7 @@ impl Key {
 }
 
 impl OpenId {
-    /// With these settings of the policy `idp` besides.
+    /// With these settings of the policy `idp` added.
     async fn with(settings: &[(&str, &str)]) -> Self {
         let (provider, key) = (MockServer::start().await, Key::new("k1"));
         let issuer = provider.uri();
@@ -89,13 +89,13 @@ impl OpenId {
         Self::with(&[]).await
     }
 
-    /// Has the provider tell of itself, with these keys.
+    /// Makes the provider publish its configuration, with these keys.
     async fn publish(&self, keys: &[&Key]) {
         let keys = keys.iter().map(|key| key.public());
         self.publish_public(keys.collect()).await;
     }
 
-    /// The same of keys as the provider writes them.
+    /// The same for keys in the provider's format.
     async fn publish_public(&self, mut keys: Vec<Value>) {
         self.provider.reset().await;
         let url = self.provider.uri();
@@ -108,7 +108,7 @@ impl OpenId {
         });
         self.answers("/.well-known/openid-configuration", metadata)
             .await;
-        // Of no use to us, and no hindrance.
+        // A key that we cannot use, and that must do no harm.
         keys.push(json!({"kty": "AKP", "kid": "new", "alg": "ML-DSA-44", "pub": "AA"}));
         keys.push(json!({"kty": "oct", "kid": "secret", "k": "c2VjcmV0"}));
         self.answers("/keys", json!({"keys": keys})).await;
@@ -122,7 +122,7 @@ impl OpenId {
             .await;
     }
 
-    /// Has the provider know whose the token is; all others it refuses.
+    /// Makes the provider accept the token as this profile's; it refuses all others.
     async fn knows(&self, token: &str, profile: Value) {
         Mock::given(path("/profile"))
             .and(header("authorization", format!("Bearer {token}")))
@@ -136,14 +136,14 @@ impl OpenId {
             .await;
     }
 
-    /// How often the provider was asked.
+    /// The number of the provider's requests at a path.
     async fn asked(&self, at: &str) -> usize {
         let requests = self.provider.received_requests().await.unwrap();
         let requests = requests.iter();
         requests.filter(|request| request.url.path() == at).count()
     }
 
-    /// What the provider says of a user who may use this server.
+    /// The claims of a user who may use this server.
     fn claims(&self) -> Value {
         let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
         json!({"iss": self.provider.uri(), "aud": "me", "exp": now + 600, "sub": "jane"})
@@ -154,7 +154,7 @@ impl OpenId {
         self.kinto.send("GET", path, &headers, "").await
     }
 
-    /// The id of who has the token.
+    /// The user id for the token.
     async fn user_id(&self, token: &str) -> Value {
         let hello = self.get_with("/", &format!("Bearer {token}")).await;
         hello.body["user"]["id"].clone()

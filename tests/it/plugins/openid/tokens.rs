@@ -1,4 +1,4 @@
-//! Whom a token makes.
+//! Tokens, and the users that they identify.
 
 use std::time::Duration;
 
@@ -114,7 +114,7 @@ async fn a_token_that_does_not_hold_makes_nobody() {
         let hello = openid.get_with("/", header).await;
         assert_eq!(hello.body["user"], Value::Null, "{header}");
     }
-    // It was asked for the users of the three valid tokens that name none.
+    // It was asked about the three valid tokens that name no user.
     assert_eq!(openid.asked("/profile").await, 3);
 }
 
@@ -141,7 +141,7 @@ async fn new_keys_are_found_and_made_up_ones_not_looked_for_all_the_time() {
     assert_eq!(openid.user_id(&by_new).await, "idp:jane");
     assert_eq!(openid.asked("/keys").await, 1);
     assert_eq!(openid.user_id(&by_old).await, Value::Null);
-    // Keys are fetched anew after an hour at any rate.
+    // Keys are fetched again after an hour in any case.
     later(3601).await;
     assert_eq!(openid.user_id(&by_new).await, "idp:jane");
     assert_eq!(openid.asked("/keys").await, 2);
@@ -155,7 +155,7 @@ async fn whose_an_opaque_token_is_the_provider_tells_once_in_a_while() {
         assert_eq!(openid.user_id("opaque").await, "idp:joe");
         assert_eq!(openid.user_id("other").await, Value::Null);
     }
-    // So it is with what was refused, for a minute.
+    // Refusals are also cached, for a minute.
     assert_eq!(openid.asked("/profile").await, 1 + 1);
     let later = async |seconds| {
         tokio::time::pause();
@@ -211,7 +211,7 @@ async fn a_provider_that_does_not_answer_is_no_reason_to_take_a_user_for_nobody(
     ]});
     let batch = openid.kinto.post("/batch", batch).await;
     assert_eq!(batch.error(), (503, 201));
-    // Who says nothing of themselves, and what is the same for all, goes on.
+    // Anonymous requests, and responses that are the same for all, still work.
     let hello = openid.kinto.get("/").await;
     assert_eq!(hello.status, 200);
     let provider = &hello.body["capabilities"]["openid"]["providers"][0];
@@ -278,7 +278,7 @@ async fn a_bad_token_is_shown_to_the_provider_once() {
         assert_eq!(hello.body["user"], Value::Null);
         assert_eq!(asked().await, times, "{token}");
     }
-    // Where a code is sent to, no header says.
+    // No header determines where a code is sent.
     let login = "/openid/idp/login?callback=http://localhost:3000/&scope=openid";
     let headers = [
         ("host", "evil.example"),

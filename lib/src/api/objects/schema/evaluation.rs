@@ -1,8 +1,8 @@
-//! Whether a value matches a schema, of drafts 4 to 2020-12: which keywords there are and what they mean is that of
-//! Python's jsonschema 4.26, with which Kinto 26.5 validates.
+//! Evaluation of a schema, of drafts 4 to 2020-12: whether a value matches it. The keywords and their meanings are
+//! those of Python's jsonschema 4.26, with which Kinto 26.5 validates.
 //!
-//! A schema is evaluated as it is, nothing is made of it before: a part that no value touches does no harm, whatever it
-//! refers to. A keyword whose value has not the form that it needs is passed over.
+//! A schema is evaluated as it is, without preparation: a part that no value reaches does no harm, whatever it refers
+//! to. A keyword whose value does not have the form that it needs is ignored.
 
 use std::cell::Cell;
 use std::collections::HashSet;
@@ -18,26 +18,26 @@ use crate::api::objects::schema::pattern::{self, Pattern};
 use crate::api::objects::schema::references::{References, Scope, draft_of};
 use crate::json::values::{canonical, compare_numbers, equal};
 
-/// Schemas within one another that are evaluated at once: more than Python's stack holds.
+/// The most schemas within one another that are evaluated at once: more than Python's stack holds.
 const MAX_DEPTH: usize = 300;
-/// Bytes of a text that are looked at in one step.
+/// The bytes of a text that count as one step.
 const BYTES: usize = 64;
-/// What it takes to say what is wrong, in steps.
+/// The cost of describing a mismatch, in steps.
 const MISMATCH: usize = 10;
-/// Bytes of a value that are shown in what is said of it.
+/// The most bytes of a value to show in the description of a mismatch.
 const MAX_SHOWN: usize = 100;
 
-/// How a schema is evaluated.
+/// The rules of an evaluation.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Rules<'r> {
-    /// Fields that the schema's own `required` names in vain.
+    /// Fields that may be missing although the schema's own `required` names them.
     pub not_required: &'r [&'r str],
-    /// Whether a text of the format `regex` must be a pattern.
+    /// Whether a text of the format `regex` must be a valid pattern.
     pub checks_patterns: bool,
 }
 
-/// Matches a value with a schema in no more than so many steps: keywords that are evaluated, and values that are compared. Gives
-/// the first mismatch, or why that cannot be told, and how many steps it took.
+/// Matches a value with a schema in at most `max_steps` steps: keywords evaluated and values compared. Returns the
+/// first mismatch, or why the match cannot be decided, and the number of steps taken.
 pub(super) fn evaluate(
     schema: &Value,
     value: &Value,
@@ -60,14 +60,14 @@ pub(super) fn evaluate(
 
 type Evaluated = Result<(), Failure>;
 
-/// The last part of where a value is.
+/// The last part of a value's location.
 #[derive(Clone, Copy)]
 enum Place<'p> {
     Field(&'p str),
     Index(usize),
 }
 
-/// A value, where it is, and the keyword that it is matched with.
+/// A value, its location, and the keyword that it is matched with.
 #[derive(Clone, Copy)]
 struct At<'a, 's, 'o> {
     value: &'a Value,
@@ -84,7 +84,7 @@ impl At<'_, '_, '_> {
         self.mismatch_of(self.keyword, problem)
     }
 
-    /// The same, of a field that is not there.
+    /// The same, for a field that is missing.
     fn mismatch_of(&self, field: &str, problem: impl Display) -> Evaluated {
         let field = match self.place {
             Some(Place::Field(field)) => field.to_owned(),
@@ -116,7 +116,7 @@ impl<'s> Evaluation<'s, '_> {
         Ok(())
     }
 
-    /// Matches a value with a schema that is in `scope`.
+    /// Matches a value with a schema in `scope`.
     fn schema(
         &self,
         schema: &'s Value,
@@ -171,7 +171,7 @@ impl<'s> Evaluation<'s, '_> {
         {
             return self.reference(&of("$ref"), reference);
         }
-        // A keyword may look at all of a text, or at each field.
+        // A keyword may read all of a text.
         let looks = match value {
             Value::String(text) => 1 + text.len() / BYTES / 4,
             _ => 1,
@@ -183,7 +183,7 @@ impl<'s> Evaluation<'s, '_> {
         Ok(())
     }
 
-    /// Matches with one keyword, where the draft has it.
+    /// Matches with one keyword, if the draft has it.
     fn keyword(&self, at: &At<'_, 's, '_>, argument: &'s Value) -> Evaluated {
         use Draft::{Draft4, Draft6, Draft7, Draft201909, Draft202012};
         let draft = at.scope.draft;
@@ -338,21 +338,21 @@ impl<'s> Evaluation<'s, '_> {
         ))
     }
 
-    /// The pattern, compiled; `None` of what is none.
+    /// The compiled pattern; `None` if it is not a pattern.
     fn pattern(&self, pattern: &str) -> Result<Option<Arc<Pattern>>, Failure> {
         let mut taken = 0;
         let compiled = pattern::compiled(pattern, &mut |steps| {
             taken += steps;
             self.spend(steps)
         })?;
-        // What is known here another process has yet to compile, each time that it checks a value.
+        // A cached pattern costs the same: another process has yet to compile it, each time that it checks a value.
         if self.rules.checks_patterns && taken == 0 {
             self.spend(compiled.as_ref().map_or(0, |pattern| pattern.steps))?;
         }
         Ok(compiled)
     }
 
-    /// Whether the pattern is found in the text.
+    /// Returns `true` if the pattern is found in the text.
     fn is_like(&self, pattern: &str, text: &str) -> Result<bool, Failure> {
         let unusable = |problem| Failure::Unusable(format!("{problem}: {pattern}"));
         let compiled = self.pattern(pattern)?;
@@ -376,7 +376,7 @@ impl<'s> Evaluation<'s, '_> {
             })
         };
         match (at.keyword, argument) {
-            // Kinto fails at such a one of draft 2020-12, in which they are called `prefixItems`.
+            // Kinto fails on this in draft 2020-12, where it is called `prefixItems`.
             ("items", Value::Array(schemas)) => one_by_one(schemas),
             ("items", schema) => {
                 let prefix = at.schema.get("prefixItems").and_then(Value::as_array);
@@ -538,7 +538,7 @@ impl<'s> Evaluation<'s, '_> {
         }
     }
 
-    /// Whether neither `properties` nor `patternProperties` of a schema speak of a field.
+    /// Returns `true` if neither `properties` nor `patternProperties` of a schema cover a field.
     fn is_additional(&self, schema: &Map<String, Value>, name: &str) -> Result<bool, Failure> {
         let object = |keyword| schema.get(keyword).and_then(Value::as_object);
         if object("properties").is_some_and(|schemas| schemas.contains_key(name)) {
@@ -552,7 +552,7 @@ impl<'s> Evaluation<'s, '_> {
         Ok(true)
     }
 
-    /// The schemas beside and within a schema that have a say in what of the same value is evaluated.
+    /// The schemas beside and within a schema that evaluate parts of the same value.
     fn applied<'o>(
         &self,
         schema: &'s Map<String, Value>,
@@ -675,7 +675,7 @@ impl<'s> Evaluation<'s, '_> {
         Ok(())
     }
 
-    /// Goes into what may have no end.
+    /// Evaluates one level deeper, within the limit: the nesting may have no end.
     fn nested(&self, go: impl FnOnce() -> Evaluated) -> Evaluated {
         self.depth.set(self.depth.get() + 1);
         if self.depth.get() > MAX_DEPTH {
@@ -726,7 +726,7 @@ fn check_number(at: &At<'_, '_, '_>, argument: &Value) -> Evaluated {
         return Ok(());
     };
     let order = compare_numbers(number, bound);
-    // In draft 4 it is a flag beside the bound.
+    // In draft 4 this is a flag beside the bound.
     let excludes =
         |flag| at.scope.draft == Draft::Draft4 && at.schema.get(flag) == Some(&Value::Bool(true));
     let (holds, rule) = match at.keyword {
@@ -751,7 +751,8 @@ fn check_number(at: &At<'_, '_, '_>, argument: &Value) -> Evaluated {
     }
 }
 
-/// As far as decimals can tell: 0.3 is a multiple of 0.1 if what it is divided into is whole.
+/// Returns `true` if `number` is a multiple of `of`, as far as decimals can tell. With `divides`, that is if their
+/// quotient is whole.
 fn is_multiple(number: Option<f64>, of: Option<f64>, divides: bool) -> bool {
     let (Some(number), Some(of)) = (number, of) else {
         return true;
@@ -790,7 +791,7 @@ fn whole(value: &Value) -> Option<u64> {
         .or_else(|| decimal().map(|decimal| decimal as u64))
 }
 
-/// How many values there are in a value, itself the first; a long text counts for more.
+/// The number of values in a value, itself included; a long text counts more.
 fn size(value: &Value) -> usize {
     match value {
         Value::Array(values) => 1 + values.iter().map(size).sum::<usize>(),
@@ -800,7 +801,7 @@ fn size(value: &Value) -> usize {
     }
 }
 
-/// The beginning of a value, for people.
+/// The beginning of a value, for error messages.
 fn shown(value: &Value) -> String {
     struct Start(Vec<u8>);
     impl Write for Start {

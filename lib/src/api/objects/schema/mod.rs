@@ -1,4 +1,4 @@
-//! JSON schemas: those of records, groups and collections that collections and buckets carry.
+//! JSON schemas: those of records, groups and collections, which collections and buckets carry.
 
 mod evaluation;
 mod failure;
@@ -17,13 +17,13 @@ use crate::api::web::error::{ApiError, Location};
 use crate::resource::Kind;
 use crate::unit_of_work::{Allowance, Live};
 
-/// The field of a collection that its records must match, and that of a record with the version it matched.
+/// The field of a collection with the schema of its records; in a record, the version of the schema that it matched.
 const SCHEMA: &str = "schema";
 
-/// Steps that it may take to check a schema: half of what a request has, so that what is accepted leaves as much for values.
+/// The most steps to check a schema: half of what a request has, so that as many are left for values.
 const MAX_STEPS: usize = 1_000_000;
 
-/// Draft 7 with the forms of the keywords that later drafts have added: what is stored can be evaluated.
+/// Draft 7 with the forms of the keywords that later drafts added, so that what is stored can be evaluated.
 static LATER: LazyLock<Value> = LazyLock::new(|| {
     let mut metaschema = Value::clone(&meta::DRAFT7);
     let schema = json!({"$ref": "#"});
@@ -46,18 +46,18 @@ static LATER: LazyLock<Value> = LazyLock::new(|| {
     metaschema
 });
 
-/// What is wrong with a schema.
+/// The reason why a schema is invalid.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidSchema(String);
 
-/// Checks that a field of a bucket or collection is a schema (Kinto 26.5: of draft 7, whatever draft it names, and its
-/// patterns are those of Python).
+/// Checks that a field of a bucket or collection is a schema (Kinto 26.5: of draft 7, whatever draft it names, with the
+/// patterns of Python).
 ///
-/// What passes can be evaluated; what it refers to need not be there before a value gets there.
+/// A schema that passes can be evaluated; what it refers to need not exist until a value gets there.
 ///
 /// # Errors
-/// It is none.
+/// It is not a schema.
 pub fn check(schema: &Value, allowance: &Allowance) -> Result<(), InvalidSchema> {
     let is_later = references::draft_of(schema).is_none_or(|draft| draft > Draft::Draft7);
     let metaschema = if is_later { &*LATER } else { &*meta::DRAFT7 };
@@ -73,8 +73,8 @@ pub fn check(schema: &Value, allowance: &Allowance) -> Result<(), InvalidSchema>
     })
 }
 
-/// Checks a record against its collection's schema, then whatever it is against its bucket's. A record that matched its
-/// collection's is marked with the version of that schema.
+/// Checks a record against its collection's schema, then any object against its bucket's. A record that matches its
+/// collection's schema is marked with the version of that schema.
 ///
 /// # Errors
 /// 400 that names the field.
@@ -110,7 +110,7 @@ fn match_schema(
     data: &Map<String, Value>,
     allowance: &Allowance,
 ) -> Result<(), ApiError> {
-    // What the server sets is not the client's to match; the id counts where the schema speaks of it.
+    // Fields that the server sets are not the client's to match; the id counts if the schema names it.
     let properties = schema.get("properties").and_then(Value::as_object);
     let speaks_of_id = properties.is_some_and(|properties| properties.contains_key("id"));
     let mut ignored = vec![LAST_MODIFIED];
@@ -209,7 +209,7 @@ mod tests {
         }
     }
 
-    /// Each schema with a value that it takes and one that it does not.
+    /// Checks that each schema accepts the first value and refuses the second.
     fn assert_matches(cases: &[(Value, Value, Value)]) {
         for (schema, taken, refused) in cases {
             assert_eq!(checked(schema), Ok(()), "{schema}");
@@ -504,7 +504,7 @@ mod tests {
             problem(unevaluated, json!({"a": 1})).as_deref(),
             Some("schema")
         );
-        // Each level asks twice for the next.
+        // Each level refers to the next twice.
         let mut levels = json!({});
         for n in 0..40 {
             let next = json!({"$ref": format!("#/definitions/{}", n + 1)});

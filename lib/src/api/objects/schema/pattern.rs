@@ -1,8 +1,9 @@
 //! `pattern` and `patternProperties`: regular expressions as Python's `re` reads them, which is what Kinto searches with.
 //!
 //! [`translate`] writes them in the syntax of the `fancy-regex` crate. Where the two read the same text differently,
-//! Python's meaning counts: `\w` has letters and digits of all scripts, `$` matches before a final newline too, a brace
-//! that is no repetition stands for itself. What only ECMAScript has (`(?<name>…)`, `\p{…}`, `\cX`) is taken as well.
+//! Python's meaning counts: `\w` has letters and digits of all scripts, `$` also matches before a final newline, a
+//! brace that is no repetition stands for itself. Syntax that only ECMAScript has (`(?<name>…)`, `\p{…}`, `\cX`) is
+//! accepted too.
 
 use std::collections::HashMap;
 use std::iter::Peekable;
@@ -13,7 +14,7 @@ use fancy_regex::{Error, Regex, RegexBuilder};
 
 use crate::api::objects::schema::failure::Failure;
 
-/// Bytes that a pattern may have compiled, with the steps that it takes to try that.
+/// The sizes that a compiled pattern may have, in bytes, each with the cost of trying it, in steps.
 ///
 /// Measured (fancy-regex 0.19): 16 MB take 80 ms and 25 MB of memory, which is what `\w{255}` needs; `\w{60}` needs 4 MB.
 const SIZES: [(usize, usize); 5] = [
@@ -23,37 +24,37 @@ const SIZES: [(usize, usize); 5] = [
     (4 << 20, 100_000),
     (16 << 20, 400_000),
 ];
-/// Bytes that the compiled patterns have together that a process keeps.
+/// The most bytes of all compiled patterns that a process caches.
 const MAX_KEPT: usize = 40 << 20;
-/// What a compiled pattern takes of memory, as a multiple of its size.
+/// The memory that a compiled pattern takes, as a multiple of its size.
 const COPIES: usize = 2;
-/// Bytes of the cache in which a pattern keeps what it found out while it searched.
+/// The bytes of the cache that a pattern fills while it searches.
 const CACHE: usize = 256 << 10;
-/// Steps of going back that one search may take at first, and those of an evaluation that it counts as.
+/// The most backtracking steps of a first search, and its cost in steps of an evaluation.
 const QUICK: (usize, usize) = (2_000, 200);
-/// The same where these were too few: users write patterns, and some would take for ever.
+/// The same of a second search, if the first was too short: users write patterns, and some would never end.
 const THOROUGH: (usize, usize) = (100_000, 10_000);
 
-/// What Python takes for a letter, digit or underscore, as items of a class.
+/// A letter, digit or underscore in Python, as items of a class.
 const WORD: &str = r"\p{L}\p{N}_";
-/// What Python takes for white space.
+/// White space in Python.
 const SPACE: &str = r"\s\x1c-\x1f";
-/// Matches nothing.
+/// A pattern that matches nothing.
 const NEVER: &str = "[a&&b]";
 
-/// A pattern, compiled.
+/// A compiled pattern.
 #[derive(Debug)]
 pub(super) struct Pattern {
     quick: Regex,
-    /// The same with more steps, of a pattern that goes back.
+    /// The same with more steps, for a pattern that backtracks.
     thorough: Option<Regex>,
-    /// Its size in bytes, at most.
+    /// The upper bound of its size in bytes.
     size: usize,
-    /// The steps that it took to compile it.
+    /// The steps that its compilation took.
     pub steps: usize,
 }
 
-/// Takes so many steps of the evaluation.
+/// Spends this many steps of the evaluation.
 type Spend<'s> = &'s mut dyn FnMut(usize) -> Result<(), Failure>;
 
 impl Pattern {
@@ -75,7 +76,7 @@ impl Pattern {
             let quick = match built(QUICK.0, size) {
                 Ok(quick) => quick,
                 Err(Error::ParseError(..)) => return Ok(None),
-                // It may be larger.
+                // A larger size may do.
                 Err(_) => continue,
             };
             let thorough = goes_back(&translated).then(|| built(THOROUGH.0, size).ok());
@@ -89,9 +90,9 @@ impl Pattern {
         Ok(None)
     }
 
-    /// Whether it is found in the text; `None` when that takes too long to tell.
+    /// Tells whether the pattern is found in the text; `None` when that takes too long.
     pub fn is_in(&self, text: &str, spend: Spend<'_>) -> Result<Option<bool>, Failure> {
-        // Without going back, a search takes time by the length of both at most.
+        // Without backtracking, the lengths of pattern and text bound the time of a search.
         spend(1 + text.len() / 64 * (1 + self.size / SIZES[1].0))?;
         let Some(thorough) = &self.thorough else {
             return Ok(self.quick.is_match(text).ok());
@@ -104,13 +105,13 @@ impl Pattern {
         Ok(thorough.is_match(text).ok())
     }
 
-    /// Bytes of memory that it takes, about.
+    /// The approximate bytes of memory that it takes.
     fn weight(&self) -> usize {
         COPIES * self.size + CACHE
     }
 }
 
-/// Whether a pattern in the syntax of `fancy-regex` may be matched step by step: it looks around, or back at what it found.
+/// Returns `true` if a pattern in the syntax of `fancy-regex` may backtrack: it looks around, or back at what it found.
 fn goes_back(translated: &str) -> bool {
     let looks = [
         "(?=", "(?!", "(?<=", "(?<!", "(?>", "(?(", "\\k", "++", "*+", "?+", "}+",
@@ -120,17 +121,17 @@ fn goes_back(translated: &str) -> bool {
         || translated.as_bytes().windows(2).any(refers)
 }
 
-/// The compiled patterns that a process keeps.
+/// The compiled patterns that a process caches.
 #[derive(Default)]
 struct Kept {
     patterns: HashMap<String, Arc<Pattern>>,
     weight: usize,
 }
 
-/// The compiled pattern, kept for the next time; `None` of what is no pattern, or is too large compiled.
+/// The compiled pattern, cached for the next time; `None` if it is not a pattern, or is too large when compiled.
 ///
 /// # Errors
-/// It takes more steps to compile it than are left.
+/// Its compilation takes more steps than are left.
 pub(super) fn compiled(pattern: &str, spend: Spend<'_>) -> Result<Option<Arc<Pattern>>, Failure> {
     static KEPT: LazyLock<Mutex<Kept>> = LazyLock::new(Mutex::default);
     let kept = || KEPT.lock().unwrap_or_else(PoisonError::into_inner);
@@ -150,7 +151,7 @@ pub(super) fn compiled(pattern: &str, spend: Spend<'_>) -> Result<Option<Arc<Pat
     Ok(Some(compiled))
 }
 
-/// The pattern in the syntax of `fancy-regex`; `None` of what neither Python nor ECMAScript takes.
+/// The pattern in the syntax of `fancy-regex`; `None` if neither Python nor ECMAScript accepts it.
 fn translate(pattern: &str) -> Option<String> {
     let mut translation = Translation {
         rest: pattern.chars().peekable(),
@@ -168,18 +169,18 @@ struct Translation<'p> {
     output: String,
     /// Whether `$` matches before each newline.
     multiline: bool,
-    /// Whether `\w`, `\d` and `\s` are those of ASCII.
+    /// Whether `\w`, `\d` and `\s` match ASCII only.
     ascii: bool,
 }
 
-/// What an escape stands for.
+/// The meaning of an escape.
 enum Escaped {
     Char(char),
     /// A surrogate, which no text has.
     Surrogate(u32),
     /// Items of a class.
     Class(String),
-    /// Outside of a class only, in the syntax of the output.
+    /// An assertion in the syntax of the output, outside of classes only.
     Assertion(String),
 }
 
@@ -188,7 +189,7 @@ impl Translation<'_> {
         self.rest.next_if_eq(&expected).is_some()
     }
 
-    /// What comes up to `end`, which is left behind.
+    /// Reads the text up to `end`, and skips `end`.
     fn until(&mut self, end: char) -> Option<String> {
         let mut text = String::new();
         loop {
@@ -199,7 +200,7 @@ impl Translation<'_> {
         }
     }
 
-    /// Flags at the beginning, which hold for all of the pattern.
+    /// Reads the flags at the beginning, which hold for the whole pattern.
     fn flags_of_all(&mut self) -> Option<()> {
         let mut ahead = self.rest.clone();
         if ahead.next() != Some('(') || ahead.next() != Some('?') {
@@ -238,7 +239,7 @@ impl Translation<'_> {
                 '(' => self.group()?,
                 '{' => self.repetition()?,
                 '$' if self.multiline => self.output.push('$'),
-                // Consumed where nothing follows, since a look-ahead is matched step by step.
+                // Consumed where nothing follows, since a look-ahead needs backtracking.
                 '$' if self.nothing_follows() => self.output.push_str(r"\n?\z"),
                 '$' => self.output.push_str(r"(?=\n?\z)"),
                 '.' | '^' | '|' | ')' | '*' | '+' | '?' | ' ' | '#' | '\n' | '\t' => {
@@ -258,7 +259,7 @@ impl Translation<'_> {
         }
     }
 
-    /// Whether a match is over when what is read so far has matched: only ends of groups and other alternatives follow.
+    /// Returns `true` if a match is complete here: only ends of groups and other alternatives follow.
     fn nothing_follows(&self) -> bool {
         let mut rest = self.rest.clone();
         while let Some(c) = rest.next() {
@@ -286,7 +287,7 @@ impl Translation<'_> {
         true
     }
 
-    /// `{2}`, `{2,}`, `{,2}` and `{1,2}` repeat; all other braces stand for themselves.
+    /// Reads a repetition: `{2}`, `{2,}`, `{,2}` or `{1,2}`. All other braces stand for themselves.
     fn repetition(&mut self) -> Option<()> {
         let inner: String = self.rest.clone().take_while(|c| *c != '}').collect();
         let is_closed = self.rest.clone().nth(inner.chars().count()) == Some('}');
@@ -311,7 +312,7 @@ impl Translation<'_> {
         Some(())
     }
 
-    /// What begins with `(`, up to where its content begins.
+    /// Reads what begins with `(`, up to the beginning of its content.
     fn group(&mut self) -> Option<()> {
         if !self.take('?') {
             self.output.push('(');
@@ -412,7 +413,7 @@ impl Translation<'_> {
         Some(())
     }
 
-    /// What follows a backslash.
+    /// Reads an escape after its backslash.
     fn escape(&mut self, in_class: bool) -> Option<Escaped> {
         let (word, digit, space) = match self.ascii {
             true => ("A-Za-z0-9_", "0-9", r"\t-\r "),
@@ -458,7 +459,7 @@ impl Translation<'_> {
         }
     }
 
-    /// So many hexadecimal digits.
+    /// Reads this many hexadecimal digits.
     fn code(&mut self, digits: usize) -> Option<Escaped> {
         let text: String = self.rest.by_ref().take(digits).collect();
         let is_hexadecimal = text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit());
@@ -472,7 +473,7 @@ impl Translation<'_> {
         }
     }
 
-    /// An octal code, or a reference to a group.
+    /// Reads an octal code, or a reference to a group.
     fn number(&mut self, first: char, in_class: bool) -> Option<Escaped> {
         let mut digits = String::from(first);
         let is_octal = |digit: &char| ('0'..='7').contains(digit);
@@ -508,7 +509,7 @@ mod tests {
         regex.is_in(text, &mut |_| Ok(())).unwrap().unwrap()
     }
 
-    /// The steps that it takes to compile a pattern anew and to look for it in a text.
+    /// The steps that it takes to compile a new pattern and to search for it in a text.
     fn steps(pattern: &str, text: &str) -> usize {
         let mut steps = 0;
         let mut spend = |taken| {

@@ -1,5 +1,5 @@
-//! What the references of a schema lead to: parts of the schema itself, and the published metaschemas. Nothing is
-//! fetched, and nothing is looked for before it is needed.
+//! The references of a schema: to parts of the schema itself, and to the published metaschemas. Nothing is fetched, and
+//! nothing is looked up before it is needed.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -10,14 +10,14 @@ use referencing::{Draft, SPECIFICATIONS};
 use reqwest::Url;
 use serde_json::Value;
 
-/// The URI of a schema that gives itself none: references are resolved against something.
+/// The URI of a schema that has none of its own: references are resolved against something.
 const UNNAMED: &str = "schema:///";
 
-/// The draft that a schema names (Kinto 26.5: these very URIs); `None` when it names none, or one that nobody knows.
+/// The draft that a schema names (Kinto 26.5: exactly these URIs); `None` when it names none, or an unknown one.
 pub(super) fn draft_of(schema: &Value) -> Option<Draft> {
     let uri = schema.get("$schema")?.as_str()?;
     match uri.strip_suffix('#').unwrap_or(uri) {
-        // What draft 3 has of its own the check of a schema refuses.
+        // The check of a schema refuses what only draft 3 has.
         "http://json-schema.org/draft-03/schema" | "http://json-schema.org/draft-04/schema" => {
             Some(Draft::Draft4)
         }
@@ -29,38 +29,38 @@ pub(super) fn draft_of(schema: &Value) -> Option<Draft> {
     }
 }
 
-/// A schema that has a URI of its own, or is the whole.
+/// A schema with a URI of its own, or the whole schema.
 #[derive(Debug)]
 pub(super) struct Resource<'s> {
     uri: String,
     /// The schema.
     pub contents: &'s Value,
-    /// The draft that it is of.
+    /// Its draft.
     pub draft: Draft,
-    /// The parts of it that have a name, and whether that is a `$dynamicAnchor`.
+    /// The named parts of it, and whether the name is a `$dynamicAnchor`.
     anchors: HashMap<&'s str, (&'s Value, bool)>,
 }
 
-/// Where in a schema something is evaluated.
+/// The place in a schema where something is evaluated.
 #[derive(Clone)]
 pub(super) struct Scope<'s, 'o> {
-    /// What references are relative to.
+    /// The resource that references are relative to.
     pub resource: Rc<Resource<'s>>,
-    /// The draft whose keywords hold.
+    /// The draft whose keywords apply.
     pub draft: Draft,
-    /// Where this one was entered from.
+    /// The scope from which this one was entered.
     outer: Option<&'o Scope<'s, 'o>>,
 }
 
-/// The resources that are known so far.
+/// The resources known so far.
 pub(super) struct References<'s> {
     by_uri: RefCell<HashMap<String, Rc<Resource<'s>>>>,
-    /// By the address of their contents.
+    /// The same, by the address of their contents.
     by_contents: RefCell<HashMap<*const Value, Rc<Resource<'s>>>>,
 }
 
 impl<'s> References<'s> {
-    /// Those of a schema that is of `draft` where it does not say otherwise; with it the resource that the whole is.
+    /// The references of a schema, which is of `draft` unless it names another, and the resource of the whole schema.
     pub fn of(schema: &'s Value, draft: Draft) -> (Self, Rc<Resource<'s>>) {
         let references = Self {
             by_uri: RefCell::default(),
@@ -70,7 +70,7 @@ impl<'s> References<'s> {
         (references, root)
     }
 
-    /// The scope of a part of a schema that is in `scope`; `None` where it is the same.
+    /// The scope of a part of a schema in `scope`; `None` if it is the same.
     pub fn entered<'o>(&self, schema: &Value, scope: &'o Scope<'s, 'o>) -> Option<Scope<'s, 'o>> {
         let own = self
             .by_contents
@@ -89,7 +89,7 @@ impl<'s> References<'s> {
         })
     }
 
-    /// What a reference that stands in `scope` leads to, and the scope of that; `None` when that is nothing.
+    /// The target of a reference in `scope`, and the scope of that target; `None` if there is none.
     pub fn lookup<'o>(
         &self,
         reference: &str,
@@ -131,7 +131,7 @@ impl<'s> References<'s> {
         Some((contents, scope))
     }
 
-    /// What `$recursiveRef` leads to: the outermost of the schemas around that are made for it.
+    /// The target of `$recursiveRef`: the outermost of the enclosing schemas that have `$recursiveAnchor`.
     pub fn lookup_recursive<'o>(&self, scope: &'o Scope<'s, 'o>) -> (&'s Value, Scope<'s, 'o>) {
         let is_recursive = |resource: &Resource<'_>| {
             resource.contents.get("$recursiveAnchor") == Some(&Value::Bool(true))
@@ -150,7 +150,7 @@ impl<'s> References<'s> {
         (resource.contents, scope)
     }
 
-    /// The resource of that URI: of the schema, or a metaschema.
+    /// The resource with this URI: part of the schema, or a metaschema.
     fn resource(&self, uri: &str) -> Option<Rc<Resource<'s>>> {
         if let Some(known) = self.by_uri.borrow().get(uri) {
             return Some(Rc::clone(known));
@@ -161,7 +161,7 @@ impl<'s> References<'s> {
         Some(self.add(metaschema, draft, uri))
     }
 
-    /// Takes up a schema with all that is in it; `uri` is its own, or what that is relative to.
+    /// Adds a schema and everything in it; `uri` is its URI, or the base of its own.
     fn add(&self, schema: &'s Value, draft: Draft, uri: &str) -> Rc<Resource<'s>> {
         let uri = id_of(schema, draft).map_or_else(|| uri.to_owned(), |id| join(uri, id));
         let mut anchors = HashMap::new();
@@ -172,7 +172,7 @@ impl<'s> References<'s> {
             draft,
             anchors,
         });
-        // Of two with one URI the outer one, which is added last, has it.
+        // Of two with the same URI the outer one counts, which is added last.
         self.by_uri.borrow_mut().insert(uri, Rc::clone(&resource));
         let address = std::ptr::from_ref(schema);
         self.by_contents
@@ -181,7 +181,7 @@ impl<'s> References<'s> {
         resource
     }
 
-    /// The names of a schema and its parts, and those of them that are resources of their own.
+    /// Collects the names of a schema and its parts, and adds the parts that are resources of their own.
     fn collect(
         &self,
         schema: &'s Value,
@@ -210,7 +210,7 @@ impl<'s> References<'s> {
 }
 
 impl<'s> Scope<'s, '_> {
-    /// That of the whole.
+    /// The scope of the whole schema.
     pub fn of(root: Rc<Resource<'s>>) -> Self {
         Self {
             draft: root.draft,
@@ -220,7 +220,7 @@ impl<'s> Scope<'s, '_> {
     }
 }
 
-/// The outermost of the schemas around that has a `$dynamicAnchor` of that name, else what the reference itself leads to.
+/// The part of the outermost enclosing schema with a `$dynamicAnchor` of this name, else the reference's own target.
 fn outermost<'s>(
     name: &str,
     scope: &Scope<'s, '_>,
@@ -238,7 +238,7 @@ fn outermost<'s>(
     (contents, resource)
 }
 
-/// The URI that a schema gives itself; up to draft 7 nothing counts beside a reference.
+/// The URI that a schema gives itself; up to draft 7, nothing beside a `$ref` counts.
 fn id_of(schema: &Value, draft: Draft) -> Option<&str> {
     if draft <= Draft::Draft7 && schema.get("$ref").is_some() {
         return None;
@@ -248,7 +248,7 @@ fn id_of(schema: &Value, draft: Draft) -> Option<&str> {
     (!id.is_empty() && !id.starts_with('#')).then_some(id)
 }
 
-/// The URI that a reference without its fragment is for; what is no URI stands for itself.
+/// The URI of a reference without its fragment; a text that is no URI stands for itself.
 fn join(base: &str, reference: &str) -> String {
     let base = Url::parse(base).or_else(|_| Url::parse(UNNAMED));
     match base.and_then(|base| base.join(reference)) {

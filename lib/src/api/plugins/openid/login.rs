@@ -1,4 +1,4 @@
-//! The way on which a browser gets a token: `/openid/{provider}/login` sends it to the provider, who sends it back to
+//! The login of a browser: `/openid/{provider}/login` sends it to the provider, which sends it back to
 //! `/openid/{provider}/token`, which sends it on to where it came from, with the tokens (Kinto 26.5).
 
 use crate::api::dispatch::context::Context;
@@ -18,7 +18,7 @@ use crate::api::web::response::Response;
 use crate::settings::ApiSettings;
 use crate::timestamp::Timestamp;
 
-/// What is escaped in the tokens (Python's `quote`).
+/// The characters to escape in the tokens (Python's `quote`).
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'.')
@@ -26,10 +26,11 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'~')
     .remove(b'/');
 
-/// `GET /openid/{provider}/login`: to the provider.
+/// `GET /openid/{provider}/login`: redirects to the provider.
 ///
 /// # Errors
-/// 400 for a parameter that is missing, wrong or asks for more than is allowed; failures of ours and of the provider.
+/// 400 for a missing or invalid parameter, or one that asks for more than is allowed; server errors, and the
+/// provider's.
 pub async fn login(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let (provider, store) = (provider(cx)?, &cx.api.store);
     let (request, settings) = (cx.request, cx.settings());
@@ -80,7 +81,7 @@ pub async fn login(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     }
 
     let endpoints = provider.endpoints().await?;
-    // Nobody must guess it: 244 random bits.
+    // It must not be guessable: 244 random bits.
     let state = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
     let (name, ttl) = (&provider.settings().name, provider.settings().state_ttl);
     let now = Timestamp::now();
@@ -104,11 +105,11 @@ pub async fn login(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     Ok(Response::redirect(&url, now, None))
 }
 
-/// `GET /openid/{provider}/token`: from the provider, with a code or an error, to where the login began.
+/// `GET /openid/{provider}/token`: redirects from the provider, with a code or an error, to where the login began.
 ///
 /// # Errors
-/// 400 for parameters that are missing or both there, and for a login that is not under way; failures of ours and of
-/// the provider.
+/// 400 for missing or contradictory parameters, and for a login that is not in progress; server errors, and the
+/// provider's.
 pub async fn token(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let (provider, store) = (provider(cx)?, &cx.api.store);
     let (request, settings) = (cx.request, cx.settings());
@@ -162,7 +163,7 @@ pub async fn token(cx: &mut Context<'_>) -> Result<Response, ApiError> {
 /// The provider that the path names.
 ///
 /// # Errors
-/// 400 when there is none (Kinto 26.5).
+/// 400 for an unknown provider (Kinto 26.5).
 fn provider<'a>(cx: &Context<'a>) -> Result<&'a Provider, ApiError> {
     let Target::Named(name) = cx.target else {
         return Err(ApiError::UnknownPath);
@@ -178,7 +179,7 @@ fn provider<'a>(cx: &Context<'a>) -> Result<&'a Provider, ApiError> {
     })
 }
 
-/// Where the provider is to send browsers back to: never where a header says, since a code goes there.
+/// The URL to which the provider sends browsers back. Never taken from the client's headers, since a code goes there.
 fn token_url(provider: &Provider, request: &Request, settings: &ApiSettings) -> String {
     let origin = request.trusted_origin(settings);
     format!("{origin}{PREFIX}/openid/{}/token", provider.settings().name)

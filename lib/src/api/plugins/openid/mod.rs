@@ -1,7 +1,7 @@
 //! `kinto.plugins.openid`: users log in with OpenID Connect providers (Kinto 26.5).
 //!
 //! The policies of `multiauth` name the providers ([`crate::settings::OpenIdSettings`]);
-//! [`crate::api::auth::credentials`] asks each whose a token is.
+//! [`crate::api::auth::credentials`] asks each of them for the user of a token.
 
 pub mod login;
 pub mod provider;

@@ -1,8 +1,8 @@
-//! One provider: whose the tokens are that it gave.
+//! One provider, and the verification of its tokens.
 //!
-//! A JSON Web Token is verified with the provider's keys, which are kept for a while, and needs no request of its own.
-//! If its claims lack the user id, or the token is no JSON Web Token, the provider's userinfo endpoint is asked, as Kinto 26.5
-//! does. When an `audience` is set, only tokens that are verified to be for it are accepted.
+//! A JSON Web Token is verified with the provider's keys, which are cached for a while, and needs no request of its
+//! own. If its claims lack the user id, or the token is no JSON Web Token, the provider's userinfo endpoint is asked,
+//! as in Kinto 26.5. With an `audience`, only tokens that are verified to be for it are accepted.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,32 +24,32 @@ use crate::store::membership::MAX_PRINCIPAL_LENGTH;
 use crate::timestamp::Timestamp;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// For a whole request. Three of them, one after the other, must fit into the API's time.
+/// The timeout of a whole request. Three of them, one after the other, must fit into the API's time.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// For how long keys and endpoints are kept.
+/// The time for which keys and endpoints are cached.
 const METADATA_TTL: Duration = Duration::from_secs(3600);
-/// How long after they were fetched a key that is not among them is worth another look: anybody can make one up.
+/// The age from which keys are fetched again for an unknown key id: anyone can make one up.
 const KEY_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
-/// Profiles that are kept at most, and tokens that the provider refused.
+/// The most profiles to cache, and the most tokens that the provider refused.
 const MAX_PROFILES: usize = 1000;
-/// For how long a token that the provider refused is not shown to it again.
+/// The time for which a token that the provider refused is not sent to it again.
 const REFUSAL_TTL: Duration = Duration::from_secs(60);
 
-/// A provider that does not answer as it must.
+/// A provider that does not answer as it should.
 #[derive(Debug, thiserror::Error)]
 pub enum ProviderError {
     /// No answer, or none in time.
     #[error("no answer from the provider")]
     NoAnswer(#[source] reqwest::Error),
-    /// Another status than is of use.
+    /// A status that is of no use.
     #[error("the provider answered {0}")]
     Status(StatusCode),
-    /// Another body than is of use.
+    /// A body that is of no use.
     #[error("the provider's answer cannot be read")]
     Malformed(#[source] serde_json::Error),
 }
 
-/// A provider and what is known of it.
+/// A provider and what is cached of it.
 #[derive(Debug)]
 pub struct Provider {
     settings: OpenIdSettings,
@@ -58,28 +58,28 @@ pub struct Provider {
     endpoints: tokio::sync::Mutex<Option<Fetched<Endpoints>>>,
     keys: tokio::sync::Mutex<Option<Fetched<Vec<Jwk>>>>,
     profiles: Mutex<HashMap<[u8; 32], Profile>>,
-    /// Until when each of the tokens that it refused is not shown to it again. Apart from the profiles: whoever makes
-    /// tokens up takes no place of a true one.
+    /// The time until which each token that it refused is not sent to it again. Apart from the profiles, so that
+    /// made-up tokens take no place of true ones.
     refusals: Mutex<HashMap<[u8; 32], Instant>>,
 }
 
-/// What a provider tells of itself, and when it did.
+/// An answer of the provider, and when it came.
 #[derive(Debug)]
 struct Fetched<T> {
     content: Arc<T>,
     at: Instant,
 }
 
-/// What is of use in `/.well-known/openid-configuration`.
+/// The fields of `/.well-known/openid-configuration` that are of use.
 #[derive(Debug, Deserialize)]
 pub struct Endpoints {
-    /// The name that it goes by.
+    /// Its identifier, as the issuer of tokens.
     pub issuer: String,
-    /// Where users log in.
+    /// The URL where users log in.
     pub authorization_endpoint: String,
-    /// Where codes are traded for tokens.
+    /// The URL where codes are exchanged for tokens.
     pub token_endpoint: String,
-    /// Where tokens are traded for profiles.
+    /// The URL where tokens are exchanged for profiles.
     pub userinfo_endpoint: String,
     jwks_uri: String,
 }
@@ -89,7 +89,7 @@ struct Keys {
     keys: Vec<Value>,
 }
 
-/// Whose a token is, as the provider told.
+/// The user of a token, according to the provider.
 #[derive(Clone, Debug)]
 struct Profile {
     user_id: Option<String>,
@@ -97,7 +97,7 @@ struct Profile {
 }
 
 impl Provider {
-    /// Those that the settings name.
+    /// The providers that the settings name.
     pub fn all(settings: &ApiSettings) -> Vec<Self> {
         let policies = settings.policies.iter();
         let providers = policies.filter_map(|policy| match policy {
@@ -110,7 +110,7 @@ impl Provider {
         providers.collect()
     }
 
-    /// The provider, of whom nothing is known yet.
+    /// A provider of which nothing is cached.
     ///
     /// # Panics
     /// When the TLS backend cannot be set up.
@@ -155,7 +155,7 @@ impl Provider {
         self.user_in_profile(token).await
     }
 
-    /// Its endpoints, as it told not longer than [`METADATA_TTL`] ago. One request is in progress at most.
+    /// Its endpoints, fetched less than [`METADATA_TTL`] ago. At most one request is in progress.
     ///
     /// # Errors
     /// The provider cannot be asked.
@@ -170,7 +170,7 @@ impl Provider {
         Ok(Fetched::keep(&mut known, endpoints))
     }
 
-    /// Trades a code for tokens: its answer, whatever that is.
+    /// Exchanges a code for tokens. Returns the provider's answer, whatever it is.
     ///
     /// # Errors
     /// The provider cannot be asked.
@@ -202,7 +202,7 @@ impl Provider {
         Ok(body.into())
     }
 
-    /// How `GET /v1/` shows it. A provider that does not answer is shown without what only it knows.
+    /// Its description in `GET /v1/`. A provider that does not answer is shown without what only it knows.
     pub async fn capability(&self) -> Value {
         let OpenIdSettings {
             name,
@@ -227,7 +227,8 @@ impl Provider {
         })
     }
 
-    /// The claims of a JSON Web Token that the provider signed for us and that holds now; `None` of all other tokens.
+    /// The claims of a JSON Web Token that the provider signed for us and that is valid now; `None` for any other
+    /// token.
     async fn claims(&self, token: &str) -> Result<Option<Map<String, Value>>, ProviderError> {
         let Ok(header) = jsonwebtoken::decode_header(token) else {
             return Ok(None);
@@ -262,7 +263,7 @@ impl Provider {
         Ok(decoded.ok().map(|decoded| decoded.claims))
     }
 
-    /// Whose a token is that tells it to the provider alone.
+    /// Asks the provider for the user of a token.
     async fn user_in_profile(&self, token: &str) -> Result<Option<String>, ProviderError> {
         let key = hmac::sign(
             self.hmac_secret.as_bytes(),
@@ -280,7 +281,7 @@ impl Provider {
         let profile = fetch(request.header(AUTHORIZATION, format!("Bearer {token}"))).await;
         let profile: Map<String, Value> = match profile {
             Err(ProviderError::Status(status)) if !status.is_server_error() => {
-                // Others, as 429, say nothing of the token.
+                // Other statuses, such as 429, say nothing about the token.
                 if matches!(status.as_u16(), 400 | 401 | 403) {
                     self.remember_refusal(key, now);
                 }
@@ -323,7 +324,7 @@ impl Provider {
         (!user.is_empty() && user_id.len() <= MAX_PRINCIPAL_LENGTH).then_some(user_id)
     }
 
-    /// The keys that it signs with, fetched anew when that was longer ago than `age`. One request is in progress at most.
+    /// The keys that it signs with, fetched again if they are older than `age`. At most one request is in progress.
     async fn keys_until(&self, age: Duration) -> Result<Arc<Vec<Jwk>>, ProviderError> {
         let mut known = self.keys.lock().await;
         if let Some(known) = Fetched::within(known.as_ref(), age) {
@@ -331,7 +332,7 @@ impl Provider {
         }
         let endpoints = self.endpoints().await?;
         let Keys { keys } = fetch(self.client.get(&endpoints.jwks_uri)).await?;
-        // Keys of kinds that we do not know are none of those that we can verify with.
+        // Keys of unknown kinds cannot verify anything.
         let keys = keys.into_iter();
         let keys = keys.filter_map(|key| serde_json::from_value(key).ok());
         Ok(Fetched::keep(&mut known, keys.collect()))
@@ -339,13 +340,13 @@ impl Provider {
 }
 
 impl<T> Fetched<T> {
-    /// What was fetched not longer than `age` ago.
+    /// The content, if it was fetched less than `age` ago.
     fn within(known: Option<&Self>, age: Duration) -> Option<Arc<T>> {
         let known = known.filter(|known| known.at.elapsed() < age)?;
         Some(Arc::clone(&known.content))
     }
 
-    /// Keeps what was fetched just now.
+    /// Stores what was fetched just now.
     fn keep(known: &mut Option<Self>, content: T) -> Arc<T> {
         let content = Arc::new(content);
         let at = Instant::now();
@@ -357,8 +358,8 @@ impl<T> Fetched<T> {
     }
 }
 
-/// Whether signatures of that algorithm are verified with the key: never those that a public key could make, nor with a
-/// key that is for something else (RFC 7517, `use` and `key_ops`).
+/// Returns `true` if the key verifies signatures of this algorithm: never signatures that a public key could make, nor
+/// with a key that is for something else (RFC 7517, `use` and `key_ops`).
 fn is_for(key: &Jwk, algorithm: Algorithm) -> bool {
     use Algorithm::{ES256, ES384, EdDSA, PS256, PS384, PS512, RS256, RS384, RS512};
     let of_kind: &[_] = match &key.algorithm {
@@ -380,7 +381,7 @@ fn is_for(key: &Jwk, algorithm: Algorithm) -> bool {
         && named.is_none_or(|named| named.to_string().parse() == Ok(algorithm))
 }
 
-/// How much longer a token says that it holds, true or not; `None` when it does not say.
+/// The time for which a token says that it is still valid, true or not; `None` when it does not say.
 fn remaining_lifetime(token: &str) -> Option<Duration> {
     #[derive(Deserialize)]
     struct Expiry {

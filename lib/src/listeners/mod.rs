@@ -307,8 +307,9 @@ fn is_throttling(code: Option<&str>) -> bool {
     code.is_some_and(|code| said.iter().any(|said| code.contains(said)))
 }
 
-/// Reads the answer of a function or webhook: anything, or a refusal, e.g. `{"refused": {"status": 403, "message":
-/// "…"}}`. Any `refused` but `null` and `false` refuses; an answer that is no JSON object does not.
+/// Reads the answer of a function or webhook: anything, or a refusal, e.g.
+/// `{"refused": {"status": 403, "message": "…"}}`. Any `refused` but `null` and `false` refuses; an answer that is no
+/// JSON object does not.
 fn read_answer(body: &[u8]) -> Result<(), NotifyError> {
     let answer: Value = serde_json::from_slice(body).unwrap_or_default();
     let refused = match answer.get("refused") {

@@ -1,6 +1,7 @@
 //! Sources that are reviewed, signed and published ([decision 25](../../../docs/decisions/025-signer.md)).
 
 mod changesets;
+mod example;
 mod transitions;
 
 use aws_lc_rs::encoding::AsDer;

@@ -448,3 +448,101 @@ async fn hello_tells_what_is_signed() {
     let heartbeat = signer.kinto.get("/__heartbeat__").await.expect(200);
     assert_eq!(heartbeat["signer"], true);
 }
+
+#[tokio::test]
+async fn without_a_preview_an_approval_publishes_what_was_reviewed() {
+    let signer = Signer::with(WITHOUT_PREVIEW, "true").await;
+    signer.write(ALICE, "a", 1).await.expect(201);
+    let request = json!({"data": {"status": "to-review", "last_editor_comment": "please"}});
+    signer.kinto.patch(SOURCE, request).await.expect(200);
+    signer.write(ALICE, "a", 2).await.expect(200);
+    signer.set(ALICE, "to-review").await.expect(200);
+    // Only who has a preview to look at is told anew.
+    assert_eq!(signer.source().await["last_editor_comment"], "please");
+    signer.set(BOB, "to-sign").await.expect(200);
+    assert_eq!(signer.verified(DESTINATION).await, ["a=2"]);
+}
+
+#[tokio::test]
+async fn what_was_written_past_the_plugin_since_the_review_is_not_approved() {
+    let signer = Signer::new().await;
+    signer.write(ALICE, "a", 1).await.expect(201);
+    signer.set(ALICE, "to-review").await.expect(200);
+    // By a server that does not sign.
+    let plain = tests::Kinto::over(&signer.kinto.aws, &[]);
+    let body = json!({"data": {"n": 9}});
+    plain
+        .put(&format!("{SOURCE}/records/a"), body)
+        .await
+        .expect(200);
+    assert_eq!(signer.status().await, "to-review");
+    assert_eq!(refused(signer.set(BOB, "to-sign").await, 400), 109);
+    assert!(signer.verified(DESTINATION).await.is_empty());
+    signer.set(BOB, "work-in-progress").await.expect(200);
+    signer.set(ALICE, "to-review").await.expect(200);
+    signer.set(BOB, "to-sign").await.expect(200);
+    assert_eq!(signer.verified(DESTINATION).await, ["a=9"]);
+}
+
+#[tokio::test]
+async fn a_source_leaves_room_for_the_names_of_its_groups() {
+    let signer = Signer::new().await;
+    let long = format!("/buckets/work/collections/{}", "x".repeat(250));
+    assert_eq!(refused(signer.kinto.put(&long, json!({})).await, 400), 109);
+    assert_eq!(signer.kinto.get(&long).await.status, 404);
+}
+
+#[tokio::test]
+async fn who_leaves_the_editors_writes_no_more() {
+    let signer = Signer::new().await;
+    let dave = "Basic ZGF2ZTo=";
+    let id = signer.kinto.as_user(dave).user_id().await;
+    let editors = "/buckets/work/groups/news-editors";
+    let alice = signer.kinto.user_id().await;
+    let with = json!({"data": {"members": [alice, id]}});
+    signer.kinto.patch(editors, with).await.expect(200);
+    signer.write(dave, "a", 1).await.expect(201);
+    signer.write(dave, "a", 2).await.expect(200);
+    signer.set(dave, "to-review").await.expect(200);
+    let without = json!({"data": {"members": [alice]}});
+    signer.kinto.patch(editors, without).await.expect(200);
+    assert_eq!(refused(signer.write(dave, "a", 3).await, 403), 121);
+    assert_eq!(
+        refused(signer.set(dave, "work-in-progress").await, 403),
+        121
+    );
+    assert_eq!(signer.status().await, "to-review");
+}
+
+#[tokio::test]
+async fn a_long_list_that_is_deleted_ends_the_review_before_anything_goes() {
+    let signer = Signer::new().await;
+    for start in (0..200).step_by(25) {
+        let put = |n: u64| json!({"method": "PUT", "path": format!("{SOURCE}/records/r{n}"), "body": {"data": {"n": n}}});
+        let requests = (start..start + 25).map(put).collect();
+        batch(&signer.kinto, requests).await.expect(200);
+    }
+    signer.set(ALICE, "to-review").await.expect(200);
+    assert_eq!(signer.verified(PREVIEW).await.len(), 200);
+    // It takes three transactions, of which the first is committed.
+    let written = signer.kinto.aws.requests();
+    written.take();
+    signer.kinto.aws.inject(move |target, _| {
+        let late = written.of("TransactWriteItems") > 1;
+        (late && target.ends_with("TransactWriteItems"))
+            .then(|| kinto_local::Fault::error("ResourceNotFoundException"))
+    });
+    let answer = signer.kinto.delete(&format!("{SOURCE}/records")).await;
+    signer.kinto.aws.clear_faults();
+    assert_eq!(answer.status, 503);
+    assert_eq!(signer.status().await, "work-in-progress");
+    assert_eq!(refused(signer.set(BOB, "to-sign").await, 400), 109);
+    signer
+        .kinto
+        .delete(&format!("{SOURCE}/records"))
+        .await
+        .expect(200);
+    signer.set(ALICE, "to-review").await.expect(200);
+    signer.set(BOB, "to-sign").await.expect(200);
+    assert!(signer.verified(DESTINATION).await.is_empty());
+}

@@ -352,6 +352,10 @@ impl Source<'_, '_> {
     async fn created(mut self) -> Result<(), ApiError> {
         transitions::of_creation(&self.data(), self.of.is_reviewed).map_err(refuse)?;
         let groups = groups(&self.of.source);
+        if !groups.iter().all(ObjectUri::is_valid) {
+            let problem = "The id must leave room for the names of its groups";
+            return Err(refuse(Refusal::Invalid(problem)));
+        }
         let needs = Needs {
             objects: groups.iter().cloned().collect(),
             lists: groups.iter().map(|group| group.list().clone()).collect(),

@@ -10,7 +10,9 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use kinto_local::Fault;
 use kinto_serverless::aggregator::Aggregator;
 use kinto_serverless::queue::BroadcastQueue;
+use kinto_serverless::resource::{Kind, ObjectUri};
 use kinto_serverless::store::Store;
+use kinto_serverless::store::publication::Layer;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tests::{Kinto, TABLE, batch, cases, changed, execute};
@@ -562,4 +564,172 @@ fn aggregator(signer: &Signer) -> Aggregator {
         settings.broadcasts,
         vec![],
     )
+}
+
+/// Has `rival` act once, before the request to the table that is the `at`-th of others.
+fn once(
+    signer: &Signer,
+    at: u64,
+    counts: impl Fn(&str) -> bool + Send + Sync + 'static,
+    rival: impl AsyncFn() + Send + Sync + Clone + 'static,
+) {
+    let (count, busy) = (AtomicU64::new(0), AtomicBool::new(false));
+    signer.kinto.aws.inject(move |target, _| {
+        if busy.load(Ordering::SeqCst) || !counts(target) {
+            return None;
+        }
+        if count.fetch_add(1, Ordering::SeqCst) == at {
+            busy.store(true, Ordering::SeqCst);
+            let rival = rival.clone();
+            let thread = std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread();
+                let runtime = { runtime }.enable_all().build().unwrap();
+                runtime.block_on(rival());
+            });
+            thread.join().unwrap();
+        }
+        None
+    });
+}
+
+/// The records of the source as `id=n`, sorted.
+async fn source_records(signer: &Signer) -> Vec<String> {
+    let listed = signer
+        .kinto
+        .get(&format!("{SOURCE}/records?_sort=id"))
+        .await
+        .expect(200);
+    let listed = listed["data"].as_array().unwrap().iter();
+    let records = listed.map(|it| format!("{}={}", it["id"].as_str().unwrap(), it["n"]));
+    records.collect()
+}
+
+#[tokio::test]
+async fn what_is_under_review_is_what_the_preview_shows_whoever_edits_meanwhile() {
+    let edit = json!({"data": {"n": 7}});
+    let request = json!({"data": {"status": "to-review"}});
+    let mut under_review = 0;
+    for at in 0..12 {
+        for is_edit_first in [true, false] {
+            // Alice edits already: her edits write nothing but the record and its list.
+            let signer = prepared().await;
+            let rival = signer.restarted(WITH_PREVIEW, "true");
+            let (edit, request) = (edit.clone(), request.clone());
+            let record = format!("{SOURCE}/records/a");
+            if is_edit_first {
+                let body = request.clone();
+                once(
+                    &signer,
+                    at,
+                    |_| true,
+                    async move || {
+                        rival.patch(SOURCE, body.clone()).await.expect(200);
+                    },
+                );
+                signer.kinto.put(&record, edit).await.expect(200);
+            } else {
+                once(
+                    &signer,
+                    at,
+                    |_| true,
+                    async move || {
+                        rival.put(&record, edit.clone()).await.expect(200);
+                    },
+                );
+                signer.kinto.patch(SOURCE, request).await.expect(200);
+            }
+            signer.kinto.aws.clear_faults();
+            if signer.status().await == "to-review" {
+                under_review += 1;
+                assert_eq!(
+                    signer.verified(PREVIEW).await,
+                    source_records(&signer).await
+                );
+            }
+        }
+    }
+    assert!(under_review > 5);
+}
+
+#[tokio::test]
+async fn who_settles_late_overwrites_nothing_that_is_newer() {
+    // Before each object that it puts in its place.
+    for at in 0..3 {
+        let signer = prepared().await;
+        signer.set(tests::ALICE, "to-review").await.expect(200);
+        let is_committed = AtomicBool::new(false);
+        signer.kinto.aws.inject(move |target, _| {
+            let is_over = is_committed.load(Ordering::SeqCst);
+            is_committed.fetch_or(target.ends_with("TransactWriteItems"), Ordering::SeqCst);
+            is_over.then(|| Fault::error("ResourceNotFoundException"))
+        });
+        signer.set(tests::BOB, "to-sign").await.expect(200);
+        signer.kinto.aws.clear_faults();
+        let name = list_attribute(&signer, DESTINATION, "layer").unwrap();
+        let size = list_attribute(&signer, DESTINATION, "layer_size").unwrap();
+        let layer = Layer {
+            name: name["S"].as_str().unwrap().to_owned(),
+            size: size["N"].as_str().unwrap().parse().unwrap(),
+        };
+        let rival = signer.clone();
+        once(
+            &signer,
+            at,
+            |target| target.ends_with("PutItem"),
+            async move || {
+                for (id, n) in [("a", 3), ("b", 3), ("d", 3)] {
+                    rival.write(tests::ALICE, id, n).await;
+                }
+                rival.set(tests::ALICE, "to-review").await.expect(200);
+                rival.set(tests::BOB, "to-sign").await.expect(200);
+            },
+        );
+        let collection = DESTINATION
+            .trim_start_matches('/')
+            .split('/')
+            .collect::<Vec<_>>();
+        let list = ObjectUri::collection(collection[1], collection[3]).children(Kind::Record);
+        let store = Store::new(signer.kinto.aws.dynamodb(), TABLE);
+        store.settle_layer(&list, &layer).await.unwrap();
+        signer.kinto.aws.clear_faults();
+        assert_eq!(
+            signer.verified(DESTINATION).await,
+            ["a=3", "b=3", "c=1", "d=3"]
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_client_follows_over_a_publication_that_nobody_has_settled_yet() {
+    let signer = prepared().await;
+    signer.set(tests::ALICE, "to-review").await.expect(200);
+    let is_committed = AtomicBool::new(false);
+    signer.kinto.aws.inject(move |target, _| {
+        let is_over = is_committed.load(Ordering::SeqCst);
+        is_committed.fetch_or(target.ends_with("TransactWriteItems"), Ordering::SeqCst);
+        is_over.then(|| Fault::error("ResourceNotFoundException"))
+    });
+    signer.set(tests::BOB, "to-sign").await.expect(200);
+    signer.kinto.aws.clear_faults();
+    let path = format!("{DESTINATION}/changeset?_expected=0");
+    let known = signer.kinto.get(&path).await.expect(200);
+    // All is as it was before.
+    signer.write(tests::ALICE, "a", 1).await.expect(200);
+    signer.write(tests::ALICE, "b", 1).await.expect(201);
+    signer
+        .kinto
+        .delete(&format!("{SOURCE}/records/d"))
+        .await
+        .expect(200);
+    signer.set(tests::ALICE, "to-review").await.expect(200);
+    signer.set(tests::BOB, "to-sign").await.expect(200);
+    let path = format!("{path}&_since={}", known["timestamp"]);
+    let mut changeset = signer.kinto.get(&path).await.expect(200);
+    let mut records = known["changes"].as_array().unwrap().clone();
+    let changes = changeset["changes"].as_array().unwrap();
+    records.retain(|record| changes.iter().all(|it| it["id"] != record["id"]));
+    records.extend(changes.iter().filter(|it| it["deleted"] != true).cloned());
+    changeset["changes"] = json!(records);
+    signer.check(&changeset);
+    assert_eq!(signer.verified(DESTINATION).await, ["a=1", "b=1", "c=1"]);
 }

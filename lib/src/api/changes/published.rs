@@ -55,10 +55,10 @@ impl Asked<'_> {
 ///
 /// The records of a published list are of one moment if nothing is later than the timestamp of its item, since nothing is
 /// written to it but what an item has shown: a list that was read while the next publication was being settled has
-/// something later, and one that lacks a part of its layer is one whose item shows that layer no more. So either is read
-/// anew from the item on, which names the signatures too.
+/// something later, for it is read in the order of time, and what is written again moves to its end. Then it is read
+/// anew from the item on, which names the signatures too. A layer does not change, and is there long after it is settled.
 ///
-/// Where there is no layer it costs what other lists cost; with one, a `Query` of it and the collection once more.
+/// Where there is no layer it costs what other lists cost; with one, a `Query` of it besides.
 ///
 /// # Errors
 /// 503 when it is published anew each time that it is read, and that it is too large to be sent.
@@ -104,14 +104,7 @@ pub async fn read(
         if changes.are_too_large() {
             return Err(ApiError::ResponseTooLarge);
         }
-        let mut is_moment =
-            is_whole && changes.timestamp() == at && changes.show(&collection.recent);
-        let mut next = None;
-        if !is_moment || layer.is_some() {
-            let now = asked.collection().await?;
-            is_moment &= now.timestamp == at && now.generation == collection.generation;
-            next = Some(now);
-        }
+        let is_moment = is_whole && changes.timestamp() == at && changes.show(&collection.recent);
         if is_moment {
             let of_list = || Snapshot::of(&changes, collection.generation.clone(), collection.past);
             let read = match remembered {
@@ -121,9 +114,9 @@ pub async fn read(
             };
             return Ok((collection, read));
         }
-        let is_same = next.as_ref().is_some_and(|now| now.timestamp == at);
-        collection = next.unwrap_or(collection);
-        if is_same {
+        let before = at;
+        collection = asked.collection().await?;
+        if collection.timestamp == before {
             // What was shown is not all there yet, or the item is older than what was read.
             let pause = pauses.next().ok_or(ApiError::Busy)?;
             tokio::time::sleep(Duration::from_millis(pause)).await;

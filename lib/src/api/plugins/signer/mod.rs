@@ -529,7 +529,12 @@ impl Source<'_, '_> {
             }
         }
         if let Some(preview) = self.of.preview.clone() {
-            self.plan(vec![preview], Some(&published));
+            // What was changed of the source itself is not taken back, nor shown as if it were published.
+            let publication = Publication {
+                records: Some(published.shared()),
+                ..Publication::default()
+            };
+            self.unit().plan(&preview, publication);
         }
         self.unit().command(&records, false);
         let (user, date) = (self.user(), self.date());

@@ -13,7 +13,9 @@ Moves a Kinto into a table of kinto-serverless, and out of it.
 Usage: kinto-serverless import SOURCE TABLE [--dry-run] [--leave-out] [--overwrite]
                                [--raise-timestamps] [--write-capacity UNITS]
        kinto-serverless verify SOURCE TABLE
-       kinto-serverless export FILE.ndjson|FILE.yaml|--to-dump DIR TABLE
+       kinto-serverless verify https://SOURCE https://TARGET
+       kinto-serverless export FILE.ndjson|s3://BUCKET/KEY TABLE
+       kinto-serverless export FILE.yaml|--to-dump DIR TABLE
 
 SOURCE
   postgres://…       Kinto's database, read at one moment
@@ -22,7 +24,7 @@ SOURCE
   https://…          another Kinto, by its API: https://user:password@host/v1,
                      or KINTO_AUTH=user:password (or a whole Authorization)
   FILE.yaml          what kinto-wizard's `dump --full` wrote
-  FILE.ndjson        what `export` wrote
+  FILE.ndjson        what `export` wrote, s3://BUCKET/KEY of S3
 
 TABLE
   --table NAME       of DynamoDB, as the SDK finds it (AWS_REGION, AWS_PROFILE,
@@ -31,7 +33,7 @@ TABLE
 
 import makes the table equal to the source. Begun again it goes on where it
 was; later it brings what changed. verify tells what differs, and fails if
-anything does. export writes everything to a file that import reads back, to one
+anything does; of two servers it compares all that their APIs show one user. export writes everything to a file that import reads back, to one
 that kinto-wizard loads, or as CSV of Kinto's tables, with a script for psql.
 
   --dry-run          only tell what would be written and what would not fit
@@ -49,8 +51,6 @@ that kinto-wizard loads, or as CSV of Kinto's tables, with a script for psql.
 pub struct Options {
     /// What to do.
     pub command: Command,
-    /// With which table.
-    pub table: Table,
     /// How.
     pub sync: sync::Options,
     /// How another Kinto is read by its API.
@@ -63,11 +63,13 @@ pub struct Options {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command {
     /// Make the table equal to the source.
-    Import(Source),
+    Import(Source, Table),
     /// Tell what differs.
-    Verify(Source),
+    Verify(Source, Table),
+    /// Tell what two servers show otherwise, by their URLs.
+    Compare(String, String),
     /// Write everything that the table holds.
-    Export(Target),
+    Export(Target, Table),
 }
 
 /// Where objects come from.
@@ -81,6 +83,8 @@ pub enum Source {
     Http(String),
     /// A file of kinto-wizard's.
     Yaml(PathBuf),
+    /// An export in S3, by its URL.
+    S3(String),
     /// A file of an export.
     Ndjson(PathBuf),
 }
@@ -92,6 +96,8 @@ pub enum Target {
     Dump(PathBuf),
     /// A file that kinto-wizard loads.
     Yaml(PathBuf),
+    /// An object of S3 that `import` reads, by its URL.
+    S3(String),
     /// A file that `import` reads.
     Ndjson(PathBuf),
 }
@@ -147,13 +153,15 @@ impl Options {
                     let units = parser.value()?.parse::<std::num::NonZeroU64>()?;
                     sync.capacity = Some(units.get());
                 }
-                Value(value) if values.len() < 2 => values.push(value.string()?),
+                Value(value) if values.len() < 3 => values.push(value.string()?),
                 _ => return Err(argument.unexpected().into()),
             }
         }
         let mut values = values.into_iter();
         let name = values.next().ok_or(OptionsError::Missing("a command"))?;
         let given = values.next();
+        let other = values.next();
+        let is_url = |url: &str| url.starts_with("https://") || url.starts_with("http://");
         let source = |given: Option<String>| match (given, dump) {
             (None, Some(directory)) => Ok(Source::Dump(directory)),
             (Some(url), None)
@@ -161,29 +169,39 @@ impl Options {
             {
                 Ok(Source::Postgres(url))
             }
-            (Some(url), None) if url.starts_with("https://") || url.starts_with("http://") => {
-                Ok(Source::Http(url))
-            }
+            (Some(url), None) if is_url(&url) => Ok(Source::Http(url)),
+            (Some(url), None) if url.starts_with("s3://") => Ok(Source::S3(url)),
             (Some(file), None) if is_yaml(&file) => Ok(Source::Yaml(file.into())),
             (Some(file), None) => Ok(Source::Ndjson(file.into())),
             _ => Err(OptionsError::Missing("one source")),
         };
-        let command = match &*name {
-            "import" => Command::Import(source(given)?),
-            "verify" => Command::Verify(source(given)?),
-            "export" => Command::Export(match (given, to_dump) {
-                (None, Some(directory)) => Target::Dump(directory),
-                (Some(file), None) if is_yaml(&file) => Target::Yaml(file.into()),
-                (Some(file), None) => Target::Ndjson(file.into()),
-                _ => return Err(OptionsError::Missing("one file")),
-            }),
-            _ => return Err(lexopt::Error::UnexpectedArgument(name.into()).into()),
+        let unexpected = |value: &str| lexopt::Error::UnexpectedArgument(value.into());
+        let table = table.ok_or(OptionsError::Missing("a table"));
+        let command = match (&*name, other) {
+            ("verify", Some(other)) => match source(given)? {
+                Source::Http(url) if is_url(&other) && table.is_err() => {
+                    Command::Compare(url, other)
+                }
+                _ => return Err(unexpected(&other).into()),
+            },
+            (_, Some(other)) => return Err(unexpected(&other).into()),
+            ("import", None) => Command::Import(source(given)?, table?),
+            ("verify", None) => Command::Verify(source(given)?, table?),
+            ("export", None) => {
+                let target = match (given, to_dump) {
+                    (None, Some(directory)) => Target::Dump(directory),
+                    (Some(url), None) if url.starts_with("s3://") => Target::S3(url),
+                    (Some(file), None) if is_yaml(&file) => Target::Yaml(file.into()),
+                    (Some(file), None) => Target::Ndjson(file.into()),
+                    _ => return Err(OptionsError::Missing("one file")),
+                };
+                Command::Export(target, table?)
+            }
+            _ => return Err(unexpected(&name).into()),
         };
-        sync.writes = matches!(command, Command::Import(_)) && !dry_run;
-        let table = table.ok_or(OptionsError::Missing("a table"))?;
+        sync.writes = matches!(command, Command::Import(..)) && !dry_run;
         Ok(Some(Self {
             command,
-            table,
             sync,
             reading,
             leave_out,
@@ -203,38 +221,51 @@ mod tests {
         Options::parse(line.split(' ').map(OsString::from))
     }
 
+    fn command(line: &str) -> Command {
+        parse(line).unwrap().unwrap().command
+    }
+
     #[test]
     fn a_command_has_a_source_and_a_table() {
-        let import = parse("import postgres://h/d --data t.db --write-capacity 500")
-            .unwrap()
-            .unwrap();
+        let file = || Table::File("t.db".to_owned());
+        let line = "import postgres://h/d --data t.db --write-capacity 500";
+        let import = parse(line).unwrap().unwrap();
         let source = Source::Postgres("postgres://h/d".to_owned());
-        assert_eq!(import.command, Command::Import(source));
-        assert_eq!(import.table, Table::File("t.db".to_owned()));
+        assert_eq!(import.command, Command::Import(source, file()));
         assert!(import.sync.writes && import.sync.capacity == Some(500));
-        let dry = parse("import --from-dump d --table t --dry-run")
-            .unwrap()
-            .unwrap();
-        assert!(!dry.sync.writes && dry.command == Command::Import(Source::Dump("d".into())));
-        assert!(
-            !parse("verify x.ndjson --table t")
-                .unwrap()
-                .unwrap()
-                .sync
-                .writes
+        let dry = parse("import --from-dump d --data t.db --dry-run");
+        let dry = dry.unwrap().unwrap();
+        assert!(!dry.sync.writes);
+        assert_eq!(
+            dry.command,
+            Command::Import(Source::Dump("d".into()), file())
         );
-        let http = parse("import https://h/v1 --data t --work w");
+        let verify = parse("verify x.ndjson --table t").unwrap().unwrap();
+        assert!(!verify.sync.writes);
+        let http = parse("import https://h/v1 --data t.db --work w");
         let http = http.unwrap().unwrap();
-        assert_eq!(
-            http.command,
-            Command::Import(Source::Http("https://h/v1".to_owned()))
-        );
+        let source = Source::Http("https://h/v1".to_owned());
+        assert_eq!(http.command, Command::Import(source, file()));
         assert_eq!(http.reading.work, Some("w".into()));
-        let yaml = parse("import dump.yaml --data t").unwrap().unwrap();
-        assert_eq!(
-            yaml.command,
-            Command::Import(Source::Yaml("dump.yaml".into()))
-        );
+        let s3 = Target::S3("s3://b/k".to_owned());
+        let export = command("export s3://b/k --data t.db");
+        assert_eq!(export, Command::Export(s3, file()));
+        let yaml = Source::Yaml("dump.yaml".into());
+        let import = command("import dump.yaml --data t.db");
+        assert_eq!(import, Command::Import(yaml, file()));
+        assert_eq!(parse("--help").unwrap(), None);
+    }
+
+    #[test]
+    fn two_servers_are_compared_without_a_table() {
+        let urls = ["https://a/v1", "https://b/v1"].map(str::to_owned);
+        let [one, other] = urls;
+        let compare = command("verify https://a/v1 https://b/v1");
+        assert_eq!(compare, Command::Compare(one, other));
+    }
+
+    #[test]
+    fn what_is_missing_or_too_much_is_refused() {
         for wrong in [
             "import",
             "import x",
@@ -242,10 +273,14 @@ mod tests {
             "export --data t",
             "export x --to-dump d --data t",
             "verify a b --data t",
+            "verify https://a https://b --data t",
+            "verify postgres://a https://b",
+            "verify https://a b",
+            "import https://a https://b",
+            "import a b c d --data t",
+            "import x --data t --write-capacity 0",
         ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
-        assert!(parse("import x --data t --write-capacity 0").is_err());
-        assert_eq!(parse("--help").unwrap(), None);
     }
 }

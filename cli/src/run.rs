@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::path::Path;
 
 use aws_config::BehaviorVersion;
 use kinto_local::LocalAws;
@@ -14,93 +15,132 @@ use crate::export::tables::Tables;
 use crate::export::yaml::Yaml;
 use crate::export::{Format, export};
 use crate::http::client::{AUTH_VARIABLE, Client};
+use crate::http::comparison::compare;
 use crate::options::{Command, Options, Source, Table, Target};
 use crate::progress::Progress;
+use crate::s3::S3Object;
 use crate::source;
 use crate::staging::{Staging, UNFIT};
 use crate::sync::{Differences, Sync};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// Does it; whether it succeeded, and nothing differs where that was asked.
 ///
 /// # Errors
 /// Source, table or file fail.
-pub async fn run(options: Options, out: &mut impl Write) -> Result<bool, Box<dyn Error>> {
-    let store = open(&options.table).await?;
-    let (from, verifies) = match &options.command {
-        Command::Import(source) => (source, false),
-        Command::Verify(source) => (source, true),
-        Command::Export(target) => {
-            let file = |path| File::create(path).map(BufWriter::new);
+pub async fn run(options: Options, out: &mut impl Write) -> Result<bool> {
+    match &options.command {
+        Command::Import(source, table) => {
+            let found = sync(source, table, &options, out).await?;
+            Ok(found.is_some())
+        }
+        Command::Verify(source, table) => {
+            let found = sync(source, table, &options, out).await?;
+            Ok(found.is_some_and(|found| found.by_kind.is_empty()))
+        }
+        Command::Compare(source, target) => {
+            let directory = tempfile::tempdir()?;
+            let (path, progress) = (directory.path().to_owned(), Progress::reading());
+            let (source, target) = (client(source)?, client(target)?);
+            let found = compare(&source, &target, &options.reading, path, &progress).await;
+            progress.finish();
+            let found = found?;
+            report(&found, false, out)?;
+            Ok(found.by_kind.is_empty())
+        }
+        Command::Export(target, table) => {
+            let store = open(table).await?;
+            let s3 = match target {
+                Target::S3(url) => Some(S3Object::open(url).await?),
+                _ => None,
+            };
+            // Only written to where it goes to S3.
+            let directory = tempfile::tempdir()?;
+            let temporary = directory.path().join("export.ndjson");
+            let file = |path: &Path| File::create(path).map(BufWriter::new);
             let mut format: Box<dyn Format> = match target {
                 Target::Dump(directory) => Box::new(Tables::new(directory)?),
                 Target::Yaml(path) => Box::new(Yaml::new(file(path)?)?),
                 Target::Ndjson(path) => Box::new(Ndjson::new(file(path)?)?),
+                Target::S3(_) => Box::new(Ndjson::new(file(&temporary)?)?),
             };
             let count = export(&store, &mut *format).await?;
+            if let Some(object) = s3 {
+                object.upload(&temporary).await?;
+            }
             writeln!(out, "{count} objects and tombstones")?;
             for remark in format.remarks() {
                 writeln!(out, "{remark}")?;
             }
-            return Ok(true);
+            Ok(true)
         }
-    };
+    }
+}
+
+/// Compares source and table, and makes the table equal to the source if the options say so; `None` where something
+/// does not fit.
+async fn sync(
+    from: &Source,
+    table: &Table,
+    options: &Options,
+    out: &mut impl Write,
+) -> Result<Option<Differences>> {
+    let store = open(table).await?;
     let staging = Staging::new()?;
     match from {
         Source::Postgres(url) => source::from_postgres(&staging, url).await?,
         Source::Dump(directory) => source::from_dump(&staging, directory)?,
-        Source::Http(url) => {
-            let auth = std::env::var(AUTH_VARIABLE).ok();
-            let client = Client::new(url, auth.as_deref())?;
-            source::from_http(&staging, &client, &options.reading).await?;
-        }
+        Source::Http(url) => source::from_http(&staging, &client(url)?, &options.reading).await?,
         Source::Yaml(path) => source::from_yaml(&staging, path)?,
+        Source::S3(url) => {
+            let path = staging.directory().join("export.ndjson");
+            S3Object::open(url).await?.download(&path).await?;
+            source::from_ndjson(&staging, &path)?;
+            std::fs::remove_file(&path)?;
+        }
         Source::Ndjson(path) => source::from_ndjson(&staging, path)?,
     }
     staging.finish()?;
     let mut objects = 0;
     for (kind, live, deleted) in staging.counts()? {
-        writeln!(
-            out,
-            "{live} {} and {deleted} tombstones of them",
-            kind.plural()
-        )?;
+        let kind = kind.plural();
+        writeln!(out, "{live} {kind} and {deleted} tombstones of them")?;
         objects += live + deleted;
     }
     let findings = staging.findings()?;
     for finding in &findings {
-        writeln!(
-            out,
-            "{}: {}, e.g. {}",
-            finding.kind,
-            finding.count,
-            finding.examples.join(", ")
-        )?;
+        let examples = finding.examples.join(", ");
+        writeln!(out, "{}: {}, e.g. {examples}", finding.kind, finding.count)?;
     }
-    if options.sync.writes
-        && !options.leave_out
-        && findings.iter().any(|f| f.kind.starts_with(UNFIT))
-    {
+    let fits = !findings.iter().any(|f| f.kind.starts_with(UNFIT));
+    if options.sync.writes && !options.leave_out && !fits {
         writeln!(
             out,
             "Nothing was written; --leave-out goes on without what does not fit."
         )?;
-        return Ok(false);
+        return Ok(None);
     }
     let progress = Progress::new(objects);
     let found = Sync::run(&staging, &store, options.sync, &progress).await;
     progress.finish();
     let found = found?;
-    report(&found, &options, out)?;
+    report(&found, options.sync.writes, out)?;
+    if let (count @ 1.., first) = &found.used
+        && options.sync.writes
+        && !options.sync.raises
+    {
+        writeln!(out, "{}", overwritten(*count, first))?;
+    }
     match from {
         Source::Http(_) => writeln!(out, "{}", source::NOT_OVER_HTTP)?,
         Source::Yaml(_) => writeln!(out, "{}", source::NOT_IN_YAML)?,
         _ => {}
     }
-    Ok(!verifies || found.by_kind.is_empty())
+    Ok(Some(found))
 }
 
-fn report(found: &Differences, options: &Options, out: &mut impl Write) -> std::io::Result<()> {
-    let is_written = options.sync.writes;
+fn report(found: &Differences, is_written: bool, out: &mut impl Write) -> std::io::Result<()> {
     for (kind, (count, first)) in &found.by_kind {
         let what = if is_written { "written" } else { "differs" };
         writeln!(out, "{what}: {kind}: {count}, the first {first}")?;
@@ -118,14 +158,29 @@ fn report(found: &Differences, options: &Options, out: &mut impl Write) -> std::
     Ok(())
 }
 
-async fn open(table: &Table) -> Result<Store, Box<dyn Error>> {
+/// What those have to know who used `--overwrite` without raising times.
+fn overwritten(count: u64, first: &str) -> String {
+    format!(
+        "WARNING: {count} lists had been written to through the API, the first {first}. What was written there since is gone. \
+         Clients that synchronized with it keep it and hear of nothing, since the times that came back are earlier than those \
+         that they know: --raise-timestamps gives everything a new time, so that they hear. Signatures over these lists are \
+         those of the source; where collections are signed, have them signed again."
+    )
+}
+
+fn client(url: &str) -> Result<Client> {
+    let auth = std::env::var(AUTH_VARIABLE).ok();
+    Ok(Client::new(url, auth.as_deref())?)
+}
+
+async fn open(table: &Table) -> Result<Store> {
     Ok(match table {
         Table::DynamoDb(name) => {
             let config = aws_config::load_defaults(BehaviorVersion::v2026_01_12()).await;
             Store::new(aws_sdk_dynamodb::Client::new(&config), name)
         }
         Table::File(path) => {
-            let aws = LocalAws::open(path)?;
+            let aws = LocalAws::open_for_import(path)?;
             aws.create_table(TABLE)?;
             Store::new(aws.dynamodb(), TABLE)
         }

@@ -8,7 +8,6 @@ use std::path::Path;
 use futures::StreamExt;
 use kinto_serverless::resource::{ListUri, ObjectUri};
 use kinto_serverless::timestamp::Timestamp;
-use rustls_platform_verifier::ConfigVerifierExt;
 use serde_json::{Map, Value};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -17,6 +16,7 @@ use crate::http::mirror::Mirror;
 use crate::http::reading::{self, ReadingError};
 use crate::progress::Progress;
 use crate::staging::{Staging, StagingError};
+use crate::tls::{self, TlsError};
 use crate::yaml::{self, YamlError};
 
 /// What nobody is told over HTTP.
@@ -46,9 +46,9 @@ pub enum SourceError {
     /// PostgreSQL.
     #[error("PostgreSQL: {}", with_cause(.0))]
     Postgres(#[from] tokio_postgres::Error),
-    /// TLS cannot be set up.
-    #[error("TLS: {0}")]
-    Tls(#[from] rustls::Error),
+    /// TLS to it cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A file.
     #[error("{0}: {1}")]
     File(String, std::io::Error),
@@ -74,10 +74,14 @@ pub enum SourceError {
 }
 
 fn with_cause(error: &tokio_postgres::Error) -> String {
-    match std::error::Error::source(error) {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
-    }
+    let Some(cause) = std::error::Error::source(error).map(ToString::to_string) else {
+        return error.to_string();
+    };
+    let hint = match cause.contains("certificate") {
+        true => "; sslrootcert=FILE in the URL names its authority, sslmode=require takes any",
+        false => "",
+    };
+    format!("{error}: {cause}{hint}")
 }
 
 type Result<T> = std::result::Result<T, SourceError>;
@@ -87,11 +91,9 @@ type Result<T> = std::result::Result<T, SourceError>;
 /// # Errors
 /// It cannot be reached or read, or holds what Kinto's does not.
 pub async fn from_postgres(staging: &Staging, url: &str) -> Result<()> {
-    let provider = rustls::crypto::aws_lc_rs::default_provider();
-    // Only the first one counts.
-    let _ = provider.install_default();
-    let tls = MakeRustlsConnect::new(rustls::ClientConfig::with_platform_verifier()?);
-    let (client, connection) = tokio_postgres::connect(url, tls).await?;
+    let (url, tls) = tls::of_url(url)?;
+    let connected = tokio_postgres::connect(&url, MakeRustlsConnect::new(tls)).await;
+    let (client, connection) = connected?;
     let connection = tokio::spawn(connection);
     let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL DateStyle = 'ISO'";
     client.batch_execute(begin).await?;
@@ -263,30 +265,24 @@ fn from_mirror(staging: &Staging, mirror: &Mirror, list: &ListUri) -> Result<()>
     if let Some(reached) = mirror.timestamp(list).map_err(ReadingError::from)? {
         staging.add_timestamp(&parent, kind, reached)?;
     }
-    let mut after = String::new();
-    loop {
-        let page = mirror.page(list, &after).map_err(ReadingError::from)?;
-        let Some(last) = page.last() else {
-            return Ok(());
-        };
-        after.clone_from(&last.id);
-        for object in &page {
-            let (id, data) = (&*object.id, object.data.as_deref());
-            staging.add_object(&parent, kind, id, object.last_modified, data)?;
-            if data.is_none() {
-                continue;
+    for object in mirror.objects(list) {
+        let object = object.map_err(ReadingError::from)?;
+        let (id, data) = (&*object.id, object.data.as_deref());
+        staging.add_object(&parent, kind, id, object.last_modified, data)?;
+        if data.is_none() {
+            continue;
+        }
+        let uri = list.clone().object(id).to_string();
+        let permissions = object.permissions.as_deref().map(serde_json::from_str);
+        match permissions {
+            Some(Ok(Value::Object(permissions))) if !permissions.is_empty() => {
+                add_permissions(staging, &uri, &permissions)?;
             }
-            let uri = list.clone().object(id).to_string();
-            let permissions = object.permissions.as_deref().map(serde_json::from_str);
-            match permissions {
-                Some(Ok(Value::Object(permissions))) if !permissions.is_empty() => {
-                    add_permissions(staging, &uri, &permissions)?;
-                }
-                Some(_) => staging.note(&format!("permissions not shown: {kind}"), &uri, "")?,
-                None => staging.note(&format!("permissions not asked for: {kind}"), &uri, "")?,
-            }
+            Some(_) => staging.note(&format!("permissions not shown: {kind}"), &uri, "")?,
+            None => staging.note(&format!("permissions not asked for: {kind}"), &uri, "")?,
         }
     }
+    Ok(())
 }
 
 fn add_permissions(

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 const PAGE: usize = 500;
 
 const SCHEMA: &str = "
-    PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -32000; PRAGMA temp_store = FILE;
+    PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16000; PRAGMA temp_store = FILE;
     CREATE TABLE objects (parent TEXT, kind TEXT, id TEXT, last_modified INTEGER, data TEXT);
     CREATE TABLE aces (object TEXT, permission TEXT, principal TEXT);
     CREATE TABLE timestamps (parent TEXT, kind TEXT, last_modified INTEGER);

@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use futures::stream::{self, StreamExt, TryStreamExt};
 use kinto_serverless::resource::{Kind, ListUri, ObjectUri};
 use kinto_serverless::store::import::{ById, ImportWrite, MAX_BATCH, imported_list};
 use kinto_serverless::store::membership::{Member, Memberships};
@@ -16,6 +15,7 @@ use kinto_serverless::store::shares::{Note, Shares};
 use kinto_serverless::store::{Content, Generation, Key, Object, Store, StoreError};
 use kinto_serverless::timestamp::Timestamp;
 use serde_json::Value;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::progress::Progress;
@@ -23,8 +23,8 @@ use crate::staging::{Staged, Staging, StagingError};
 
 /// `BatchWriteItem`s under way at once.
 const CONCURRENCY: usize = 16;
-/// Bytes of items that wait to be written at most.
-const MAX_WAITING: usize = 8 * 1024 * 1024;
+/// Bytes of a `BatchWriteItem`'s items from which on it is sent.
+const MAX_WAITING: usize = 1024 * 1024;
 
 /// Why source and table were not compared to the end.
 #[derive(Debug, thiserror::Error)]
@@ -66,10 +66,13 @@ pub struct Differences {
     pub compared: u64,
     /// Items that were written, and the write capacity units that they took.
     pub written: (u64, u64),
+    /// Lists that were written to through the API since the last import, and the first.
+    pub used: (u64, String),
 }
 
 impl Differences {
-    fn add(&mut self, kind: &'static str, what: impl ToString) {
+    /// Adds one.
+    pub fn add(&mut self, kind: &'static str, what: impl ToString) {
         let found = self.by_kind.entry(kind);
         found.or_insert_with(|| (0, what.to_string())).0 += 1;
     }
@@ -82,7 +85,9 @@ pub struct Sync<'a> {
     options: Options,
     progress: &'a Progress,
     now: Timestamp,
+    /// With the bytes of its items.
     waiting: (Vec<ImportWrite>, usize),
+    under_way: JoinSet<std::result::Result<(), StoreError>>,
     next_write: Instant,
     changes: Vec<CollectionChange>,
     /// Each with its parent's generation, whether something in it was changed, and the latest time of its objects.
@@ -171,6 +176,7 @@ impl<'a> Sync<'a> {
             progress,
             now: Timestamp::now(),
             waiting: (vec![], 0),
+            under_way: JoinSet::new(),
             next_write: Instant::now(),
             changes: vec![],
             lists: vec![],
@@ -448,6 +454,12 @@ impl<'a> Sync<'a> {
             for (uri, generation, changed, latest) in chunk {
                 let stored = stored.get(uri);
                 let before = stored.map(|stored| &stored.list);
+                if stored.is_some_and(|stored| stored.is_written_by_api) {
+                    if self.found.used.0 == 0 {
+                        self.found.used.1 = uri.to_string();
+                    }
+                    self.found.used.0 += 1;
+                }
                 let reached = before.map(|list| list.timestamp);
                 let told = self.staging.timestamp(uri)?;
                 let timestamp = match (told, reached) {
@@ -555,37 +567,52 @@ impl<'a> Sync<'a> {
         }
         self.waiting.1 += write.size();
         self.waiting.0.push(write);
-        if self.waiting.0.len() >= CONCURRENCY * MAX_BATCH || self.waiting.1 >= MAX_WAITING {
-            self.flush().await?;
+        if self.waiting.0.len() >= MAX_BATCH || self.waiting.1 >= MAX_WAITING {
+            self.send().await?;
         }
         Ok(())
     }
 
-    async fn flush(&mut self) -> Result<()> {
-        let (mut writes, _) = std::mem::take(&mut self.waiting);
+    /// Sends what waits, while others are under way; waits for one of these where they are too many.
+    async fn send(&mut self) -> Result<()> {
+        let (writes, _) = std::mem::take(&mut self.waiting);
         if writes.is_empty() {
             return Ok(());
         }
+        if self.under_way.len() >= CONCURRENCY {
+            self.end_one().await?;
+        }
         let units: u64 = writes.iter().map(ImportWrite::capacity).sum();
-        let count = writes.len();
-        tokio::time::sleep_until(self.next_write).await;
+        let count = writes.len() as u64;
         if let Some(capacity) = self.options.capacity {
+            tokio::time::sleep_until(self.next_write).await;
             let pause = Duration::from_secs_f64(units as f64 / capacity as f64);
-            self.next_write = Instant::now() + pause;
+            self.next_write = self.next_write.max(Instant::now()) + pause;
         }
-        let mut batches = vec![];
-        while !writes.is_empty() {
-            let rest = writes.split_off(writes.len().min(MAX_BATCH));
-            batches.push(std::mem::replace(&mut writes, rest));
-        }
-        let batches = stream::iter(batches).map(|batch| self.store.write_batch(batch));
-        batches
-            .buffer_unordered(CONCURRENCY)
-            .try_collect::<Vec<()>>()
-            .await?;
-        self.found.written.0 += count as u64;
+        let store = self.store.clone();
+        self.under_way
+            .spawn(async move { store.write_batch(writes).await });
+        self.found.written.0 += count;
         self.found.written.1 += units;
-        self.progress.wrote(count as u64, units);
+        self.progress.wrote(count, units);
+        Ok(())
+    }
+
+    async fn end_one(&mut self) -> Result<()> {
+        match self.under_way.join_next().await {
+            Some(Ok(written)) => Ok(written?),
+            // Nobody cancels it.
+            Some(Err(panicked)) => std::panic::resume_unwind(panicked.into_panic()),
+            None => Ok(()),
+        }
+    }
+
+    /// Everything that was to be written is, when this returns.
+    async fn flush(&mut self) -> Result<()> {
+        self.send().await?;
+        while !self.under_way.is_empty() {
+            self.end_one().await?;
+        }
         Ok(())
     }
 }

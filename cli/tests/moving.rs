@@ -1,4 +1,4 @@
-//! A real Kinto on PostgreSQL is moved into the local stack: `tests/moving`, which says what it compares.
+//! Real Kintos are moved into the local stack and out of it: `tests/moving`, whose programs say what they compare.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -42,4 +42,28 @@ fn every_answer_of_a_kinto_is_the_same_after_a_move_by_its_api() {
 #[ignore = "needs Kinto and PostgreSQL: tests/run"]
 fn every_answer_is_the_same_in_a_kinto_after_a_move_back() {
     run("back.py", &[]);
+}
+
+#[test]
+#[ignore = "needs Kinto and PostgreSQL: tests/run"]
+fn two_servers_are_compared_by_what_they_show() {
+    run("servers_by_url.py", &[]);
+}
+
+#[test]
+#[ignore = "needs Kinto, PostgreSQL and kinto.js: tests/run"]
+fn clients_go_on_after_a_move() {
+    run("clients.py", &[]);
+}
+
+#[test]
+#[ignore = "needs Kinto, PostgreSQL and openssl: tests/run"]
+fn a_postgresql_shows_who_it_is_as_far_as_the_url_asks() {
+    run("tls.py", &[]);
+}
+
+#[test]
+#[ignore = "needs ministack: tests/run"]
+fn an_export_goes_to_s3_and_comes_back() {
+    run("s3.py", &[]);
 }

@@ -197,8 +197,8 @@ impl Aggregator {
         Ok((Held::fresh(self.adopt(held.state).await?), true))
     }
 
-    /// Gives positions to entries that functions of an earlier version left, and requests their broadcasts ([decision
-    /// 14](../../docs/decisions/014-update-in-place.md)).
+    /// Gives positions to entries that functions of an earlier version left, and requests their broadcasts
+    /// ([decision 14](../../docs/decisions/014-update-in-place.md)).
     async fn adopt(&self, mut read: MonitorState) -> Result<MonitorState, Failure> {
         if !read.has_clock() {
             read = self.recorder.start(read).await?;

@@ -16,9 +16,10 @@
 //! | [`listeners`] | the receivers of events: queues, functions, webhooks, people, your own code |
 //!
 //! Beside that way are the vocabulary ([`resource`], [`permission`], [`timestamp`]), the configuration ([`settings`],
-//! [`settings_file`], [`secrets`]), the start of a function ([`startup`]) and its trial when the stack is deployed
-//! ([`settings_check`]), and small tools: signatures ([`hmac`]; of published collections: [`signer`]), HTTP clients
-//! (`http_client`), pauses (`backoff`), metrics (`metrics`), patterns with `*` (`wildcard`), the memory that JSON takes (`json`).
+//! [`settings_file`], [`secrets`]), the start of a function ([`startup`]), its trial when the stack is deployed
+//! ([`settings_check`]), its settings while it stays [`warm`], and small tools: signatures ([`hmac`]; of published
+//! collections: [`signer`]), HTTP clients (`http_client`), pauses (`backoff`), metrics (`metrics`), patterns with `*`
+//! (`wildcard`), the memory that JSON takes (`json`).
 //!
 //! Only [`api`] knows the requests of clients. Lambda's event types end in the first lines of [`api`], [`aggregator`],
 //! [`broadcaster`], [`notifier`] and [`queue`].
@@ -49,5 +50,6 @@ pub mod startup;
 pub mod store;
 pub mod timestamp;
 pub mod unit_of_work;
+pub mod warm;
 
 mod wildcard;

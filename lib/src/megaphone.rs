@@ -6,6 +6,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use reqwest::{Response, StatusCode};
 
 use crate::http_client;
+use crate::secrets::RefusedCredentials;
 use crate::settings::MegaphoneSettings;
 use crate::timestamp::Timestamp;
 
@@ -46,6 +47,14 @@ impl MegaphoneError {
         matches!(self, Self::NoAnswer(_) | Self::NoAnswerBehind(_))
     }
 
+    /// Whether it is our key that Megaphone does not take.
+    pub fn is_of_credentials(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+        )
+    }
+
     fn answered(answer: &Response) -> Self {
         match answer.status() {
             status @ (StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT) => {
@@ -73,6 +82,7 @@ impl MegaphoneError {
 pub struct Megaphone {
     client: reqwest::Client,
     settings: MegaphoneSettings,
+    refused: RefusedCredentials,
 }
 
 impl Megaphone {
@@ -85,7 +95,17 @@ impl Megaphone {
         let client = http_client::builder_without_retries(settings.connect_timeout)
             .timeout(settings.timeout)
             .build()?;
-        Ok(Self { client, settings })
+        Ok(Self {
+            client,
+            settings,
+            refused: RefusedCredentials::default(),
+        })
+    }
+
+    /// The same, which notes that Megaphone does not take our key.
+    #[must_use]
+    pub fn noting(self, refused: RefusedCredentials) -> Self {
+        Self { refused, ..self }
     }
 
     /// The listener's settings.
@@ -117,10 +137,13 @@ impl Megaphone {
                 }
             })?;
         if answer.status().is_success() {
-            Ok(())
-        } else {
-            Err(MegaphoneError::answered(&answer))
+            return Ok(());
         }
+        let error = MegaphoneError::answered(&answer);
+        if error.is_of_credentials() {
+            self.refused.note();
+        }
+        Err(error)
     }
 
     /// Returns `true` if Megaphone's own heartbeat succeeds. Needs no key.

@@ -211,7 +211,15 @@ impl Notifier {
         };
         tracing::error!(listener, count, %error, "a listener is not told");
         let pause = match &error {
-            Failure::Listener(NotifyError::Refused { .. } | NotifyError::Permanent(_)) => {
+            // The credentials may be others soon.
+            Failure::Listener(NotifyError::Unauthorized(_)) if count <= 1 => {
+                backoff::after_failure(count)
+            }
+            Failure::Listener(
+                NotifyError::Refused { .. }
+                | NotifyError::Permanent(_)
+                | NotifyError::Unauthorized(_),
+            ) => {
                 if count >= MAX_REFUSALS {
                     return self.dead_letter(message).await;
                 }

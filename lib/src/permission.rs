@@ -133,8 +133,8 @@ impl Access {
     }
 }
 
-/// All permissions that one on an object of `kind` implies on that object, itself included. `read:attributes` allows to
-/// see the object, not its children (Kinto 26.5, the permissions endpoint).
+/// All permissions that one on an object of `kind` implies on that object, itself included. `read:attributes` allows
+/// seeing the object, but not its children (Kinto 26.5, the permissions endpoint).
 pub fn implied(kind: Kind, permission: &str) -> &'static [&'static str] {
     match (kind, permission) {
         (Kind::Bucket, "write") => &[

@@ -1,6 +1,9 @@
 //! Secrets by reference: a setting whose value is the ARN of a secret of Secrets Manager, or of a parameter of Systems
 //! Manager (SSM), stands for what is kept there.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use aws_sdk_secretsmanager::error::DisplayErrorContext;
 use futures::future::try_join_all;
 
@@ -35,10 +38,32 @@ impl Keeper {
     }
 }
 
+/// A note that a far side refused our credentials, so that they are fetched again
+/// ([`Warm`](crate::warm::Warm)); clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct RefusedCredentials(Arc<AtomicBool>);
+
+impl RefusedCredentials {
+    /// Notes a refusal.
+    pub fn note(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether there was one since the last fetch.
+    pub(crate) fn is_noted(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// They were fetched.
+    pub(crate) fn clear(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
 /// Replaces the values that are ARNs of secrets and parameters by what these hold, all at once, where `needs` says
 /// that this function needs the variable: what it does not need it may not read either.
 ///
-/// Makes no request, and no client, when there is nothing to replace.
+/// Returns how many those were. Makes no request, and no client, when there are none.
 ///
 /// # Errors
 /// Names the variable whose secret cannot be read or is not a string, or that is an ARN of something else.
@@ -46,7 +71,7 @@ pub async fn resolve(
     vars: &mut Vars,
     needs: impl Fn(&str) -> bool,
     config: &aws_config::SdkConfig,
-) -> Result<(), SettingError> {
+) -> Result<usize, SettingError> {
     let mut references = vec![];
     for (name, value) in vars.values_mut().filter(|(name, _)| needs(name)) {
         if let Some(keeper) = Keeper::of(name, value)? {
@@ -63,8 +88,7 @@ pub async fn resolve(
         read.map_err(problem)?.trim().clone_into(value);
         Ok(())
     });
-    try_join_all(reads).await?;
-    Ok(())
+    Ok(try_join_all(reads).await?.len())
 }
 
 /// The string of a secret, or what is wrong with it.

@@ -101,7 +101,7 @@ impl fmt::Debug for Secret {
 ///
 /// An absent variable means the setting's default. An empty one means an empty value: no words, no text, an empty key;
 /// it is an error for a number, a flag or a token, and for a required setting.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Vars(BTreeMap<String, String>, file::FromFile);
 
 impl Vars {
@@ -152,6 +152,11 @@ impl Vars {
         }
     }
 
+    /// The name of every variable.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
     /// Every variable with its value.
     fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (&**name, &**value))
@@ -182,7 +187,7 @@ impl Vars {
     }
 
     /// A time in seconds, of a year at most: a longer one is a mistake, and would overflow the clock.
-    fn seconds(&self, name: &str, default: u64) -> Result<Duration, SettingError> {
+    pub(crate) fn seconds(&self, name: &str, default: u64) -> Result<Duration, SettingError> {
         let seconds = self.number(name)?.unwrap_or(default);
         if seconds > 365 * 24 * 3600 {
             return Err(SettingError::new(
@@ -217,6 +222,13 @@ impl Vars {
     fn collections(&self, name: &str) -> Result<CollectionSet, SettingError> {
         CollectionSet::parse(self.get(name).unwrap_or_default())
             .map_err(|error| SettingError::new(name, error.to_string()))
+    }
+}
+
+/// Values may be secrets.
+impl fmt::Debug for Vars {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.names()).finish()
     }
 }
 

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::{hmac, http_client, startup};
+use crate::startup::{self, Environment};
+use crate::{hmac, http_client};
 
 /// The variable by which a function that has the api's code knows that it is to answer these events.
 pub const CHECKS_SETTINGS: &str = "CHECKS_SETTINGS";
@@ -164,18 +165,19 @@ async fn start_all() -> Result<(), String> {
         }
         reason
     };
+    let environment = Environment::of_process().await;
     // On the heap, as the compiler does not look into types so deep.
-    Box::pin(startup::api())
+    Box::pin(startup::api(environment.clone()))
         .await
         .map_err(|it| refused("api", &it))?;
-    Box::pin(startup::aggregator())
+    Box::pin(startup::aggregator(environment.clone()))
         .await
         .map_err(|it| refused("changes-aggregator", &it))?;
-    Box::pin(startup::broadcaster())
+    Box::pin(startup::broadcaster(environment.clone()))
         .await
         .map_err(|it| refused("broadcaster", &it))?;
     if std::env::var_os("NOTIFICATION_QUEUE_URL").is_some() {
-        Box::pin(startup::notifier())
+        Box::pin(startup::notifier(environment))
             .await
             .map_err(|it| refused("notifier", &it))?;
     }

@@ -1,6 +1,7 @@
 //! Where the `kinto.ini` is kept that `KINTO_INI` refers to.
 //!
-//! That is a parameter of Systems Manager (SSM), an object of S3, or a file. It is read once, at the start of a function, and only where there is a reference.
+//! That is a parameter of Systems Manager (SSM), an object of S3, or a file. It is read at the start of a function and now and
+//! then while that is warm, and only where there is a reference.
 
 use std::io::Read;
 use std::path::Path;
@@ -31,14 +32,14 @@ const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
 /// How long S3 may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Takes over the settings of the `kinto.ini` that `KINTO_INI` refers to, and logs what is of no matter in it. Makes no
-/// request, and no client, where there is no reference.
+/// Takes over the settings of the `kinto.ini` that `KINTO_INI` refers to; returns warnings of what is of no matter in it.
+/// Makes no request, and no client, where there is no reference.
 ///
 /// # Errors
 /// The file cannot be read, or what is in it cannot be used.
-pub async fn add(vars: &mut Vars, config: &SdkConfig) -> Result<(), SettingError> {
+pub async fn read(vars: &mut Vars, config: &SdkConfig) -> Result<Vec<String>, SettingError> {
     let Some(reference) = vars.text(KINTO_INI).map(str::to_owned) else {
-        return Ok(());
+        return Ok(vec![]);
     };
     let problem = |problem: String| SettingError::new(KINTO_INI, problem);
     // arn:partition:service:region:account:resource
@@ -60,30 +61,23 @@ pub async fn add(vars: &mut Vars, config: &SdkConfig) -> Result<(), SettingError
             let one = "must be the ARN of a parameter of Systems Manager or of an object of S3, or a file";
             return Err(problem(one.to_owned()));
         }
-        _ => return add_file(vars, Path::new(&reference)),
+        _ => return read_file(vars, Path::new(&reference)),
     };
-    add_bytes(vars, &bytes, "")
+    vars.add_ini(&bytes, "")
 }
 
-/// Takes over the settings of a file, and logs what is of no matter in it.
+/// Takes over the settings of a file; returns warnings as [`read`].
 ///
 /// # Errors
 /// The file cannot be read, or what is in it cannot be used.
-pub fn add_file(vars: &mut Vars, path: &Path) -> Result<(), SettingError> {
+pub fn read_file(vars: &mut Vars, path: &Path) -> Result<Vec<String>, SettingError> {
     let mut bytes = vec![];
     let file = std::fs::File::open(path);
     file.and_then(|file| file.take(MAX_INI_BYTES as u64 + 1).read_to_end(&mut bytes))
         .map_err(|error| SettingError::new(KINTO_INI, format!("{}: {error}", path.display())))?;
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let here = path.parent().unwrap_or(Path::new("/"));
-    add_bytes(vars, &bytes, &here.to_string_lossy())
-}
-
-fn add_bytes(vars: &mut Vars, bytes: &[u8], here: &str) -> Result<(), SettingError> {
-    for warning in vars.add_ini(bytes, here)? {
-        tracing::warn!("{warning}");
-    }
-    Ok(())
+    vars.add_ini(&bytes, &here.to_string_lossy())
 }
 
 /// The object `key` of the bucket, which is in the function's own region; else what is wrong with it.

@@ -14,13 +14,14 @@ use crate::listeners::{Aws, Listeners};
 use crate::megaphone::Megaphone;
 use crate::notifier::Notifier;
 use crate::queue::{BroadcastQueue, NotificationQueue, QueueConsumer};
-use crate::secrets;
+use crate::secrets::RefusedCredentials;
 use crate::settings::{
     BroadcastsSettings, ChangesSettings, ListenerSettings, MegaphoneSettings, SettingError,
     Settings, Vars,
 };
-use crate::settings_file::{self, KINTO_INI};
+use crate::settings_file::KINTO_INI;
 use crate::store::{RETRY_TIME, Store};
+use crate::warm::Warm;
 
 /// Why a function cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -37,14 +38,28 @@ pub enum StartError {
 const NOTIFICATION_QUEUE_URL: &str = "NOTIFICATION_QUEUE_URL";
 
 /// What every function has: its settings, and the SDK's configuration.
-struct Environment {
-    vars: Vars,
-    sdk: SdkConfig,
+#[derive(Clone, Debug)]
+pub struct Environment {
+    /// The variables of the process, in which a `kinto.ini` and secrets are references; those of a [`Warm`] function have
+    /// what they refer to.
+    pub(crate) vars: Vars,
+    pub(crate) sdk: SdkConfig,
+    /// Where a far side's refusal of credentials is noted.
+    pub(crate) refused: RefusedCredentials,
 }
 
 impl Environment {
-    /// The variables and the `kinto.ini` that they refer to; secrets are still references.
-    async fn load() -> Result<Self, StartError> {
+    /// These variables, with clients of this configuration.
+    pub fn new(vars: Vars, sdk: SdkConfig) -> Self {
+        Self {
+            vars,
+            sdk,
+            refused: RefusedCredentials::default(),
+        }
+    }
+
+    /// That of this process.
+    pub async fn of_process() -> Self {
         // The SDK sets no limit to a call by itself. A commit is one attempt, which is repeated until its outcome is known.
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(Duration::from_secs(1))
@@ -57,14 +72,15 @@ impl Environment {
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .load()
             .await;
-        let mut vars = Vars::from_env();
-        settings_file::add(&mut vars, &sdk).await?;
-        Ok(Self { vars, sdk })
+        Self::new(Vars::from_env(), sdk)
     }
 
-    /// Fetches the secrets that the function needs: it may read no others.
-    async fn fetch(&mut self, needs: impl Fn(&str) -> bool) -> Result<(), StartError> {
-        Ok(secrets::resolve(&mut self.vars, needs, &self.sdk).await?)
+    /// The same with other variables.
+    pub(crate) fn with(&self, vars: Vars) -> Self {
+        Self {
+            vars,
+            ..self.clone()
+        }
     }
 
     /// The table, its connection opened: the first request shall not pay for that.
@@ -88,113 +104,135 @@ impl Environment {
             return Ok(Listeners::default());
         }
         let aws = Aws::new(&self.sdk);
-        Ok(Listeners::new(settings, &self.vars, &aws, LISTENERS)?)
+        let listeners = Listeners::new(settings, &self.vars, &aws, LISTENERS)?;
+        Ok(listeners.noting(self.refused.clone()))
     }
 
     fn megaphones(&self) -> Result<Vec<Megaphone>, StartError> {
         let settings = MegaphoneSettings::from_vars(&self.vars)?;
-        Ok(settings
-            .into_iter()
-            .map(Megaphone::new)
-            .collect::<Result<_, _>>()?)
+        let megaphones = settings.into_iter().map(|settings| {
+            let megaphone = Megaphone::new(settings)?;
+            Ok(megaphone.noting(self.refused.clone()))
+        });
+        megaphones.collect()
     }
 }
 
-/// The API function, from its environment: `TABLE_NAME` and the `KINTO_*` settings.
+/// The API function: `TABLE_NAME` and the `KINTO_*` settings.
 ///
 /// # Errors
 /// Names the setting that is missing or wrong.
-pub async fn api() -> Result<Api, StartError> {
-    let mut environment = Environment::load().await?;
-    check_notifier(&environment.vars)?;
-    let of_listener = listener_secrets(&environment.vars, true)?;
-    let is_secret = |name: &str| {
-        let settings = [
-            "KINTO_USERID_HMAC_SECRET",
-            "KINTO_DEFAULT_BUCKET_HMAC_SECRET",
-            "KINTO_BROADCASTS_READER_TOKEN",
-            "KINTO_ORIGIN_SECRET",
-            "KINTO_SIGNER_ECDSA_PRIVATE_KEY",
-        ];
-        settings.contains(&name)
-            || name.contains("MULTIAUTH_POLICY_") && name.ends_with("_CLIENT_SECRET")
-            || of_listener.iter().any(|variable| variable == name)
+pub async fn api(environment: Environment) -> Result<Warm<Api>, StartError> {
+    let secrets = |vars: &Vars| {
+        let of_listeners = listener_secrets(vars, true)?;
+        let is_secret = |name: &&str| {
+            let settings = [
+                "KINTO_USERID_HMAC_SECRET",
+                "KINTO_DEFAULT_BUCKET_HMAC_SECRET",
+                "KINTO_BROADCASTS_READER_TOKEN",
+                "KINTO_ORIGIN_SECRET",
+                "KINTO_SIGNER_ECDSA_PRIVATE_KEY",
+            ];
+            settings.contains(name)
+                || name.contains("MULTIAUTH_POLICY_") && name.ends_with("_CLIENT_SECRET")
+        };
+        let of_api = vars.names().filter(is_secret).map(str::to_owned);
+        Ok(of_api.chain(of_listeners).collect())
     };
-    environment.fetch(is_secret).await?;
-    let settings = Settings::from_vars(&environment.vars)?;
-    Ok(Api::new(
-        environment.store().await?,
-        settings,
-        environment.megaphones()?,
-        environment.listeners(true)?,
-    ))
+    Warm::start(environment, secrets, |environment| {
+        Box::pin(async move {
+            check_notifier(&environment.vars)?;
+            let settings = Settings::from_vars(&environment.vars)?;
+            Ok(Api::new(
+                environment.store().await?,
+                settings,
+                environment.megaphones()?,
+                environment.listeners(true)?,
+            ))
+        })
+    })
+    .await
 }
 
-/// The changes-aggregator, from its environment: `TABLE_NAME`, `BROADCAST_QUEUE_URL` and the settings of
-/// monitor/changes and listeners.
+/// The changes-aggregator: `TABLE_NAME`, `BROADCAST_QUEUE_URL` and the settings of monitor/changes and listeners.
 ///
 /// # Errors
 /// Names the setting that is missing or wrong.
-pub async fn aggregator() -> Result<Aggregator, StartError> {
-    let environment = Environment::load().await?;
-    let queue_url = environment.vars.require("BROADCAST_QUEUE_URL")?;
-    let queue = BroadcastQueue::new(aws_sdk_sqs::Client::new(&environment.sdk), queue_url);
-    let changes = ChangesSettings::from_vars(&environment.vars)?;
-    let broadcasts = BroadcastsSettings::from_vars(&environment.vars)?;
-    let megaphones = MegaphoneSettings::from_vars(&environment.vars)?;
-    Ok(Aggregator::new(
-        environment.store().await?,
-        queue,
-        changes,
-        broadcasts,
-        megaphones,
-    ))
+pub async fn aggregator(environment: Environment) -> Result<Warm<Aggregator>, StartError> {
+    Warm::start(
+        environment,
+        |_| Ok(vec![]),
+        |environment| {
+            Box::pin(async move {
+                let queue_url = environment.vars.require("BROADCAST_QUEUE_URL")?;
+                let queue =
+                    BroadcastQueue::new(aws_sdk_sqs::Client::new(&environment.sdk), queue_url);
+                let changes = ChangesSettings::from_vars(&environment.vars)?;
+                let broadcasts = BroadcastsSettings::from_vars(&environment.vars)?;
+                let megaphones = MegaphoneSettings::from_vars(&environment.vars)?;
+                Ok(Aggregator::new(
+                    environment.store().await?,
+                    queue,
+                    changes,
+                    broadcasts,
+                    megaphones,
+                ))
+            })
+        },
+    )
+    .await
 }
 
-/// The broadcaster, from its environment: `TABLE_NAME`, `BROADCAST_QUEUE_URL`, `BROADCAST_DEAD_LETTER_QUEUE_URL` and
-/// the settings of listeners.
+/// The broadcaster: `TABLE_NAME`, `BROADCAST_QUEUE_URL`, `BROADCAST_DEAD_LETTER_QUEUE_URL` and the settings of listeners.
 ///
 /// # Errors
 /// Names the setting that is missing or wrong.
-pub async fn broadcaster() -> Result<Broadcaster, StartError> {
-    let is_api_key =
-        |name: &str| name.starts_with("KINTO_EVENT_LISTENERS_") && name.ends_with("_API_KEY");
-    let mut environment = Environment::load().await?;
-    environment.fetch(is_api_key).await?;
-    let consumer = QueueConsumer::new(
-        aws_sdk_sqs::Client::new(&environment.sdk),
-        environment.vars.require("BROADCAST_QUEUE_URL")?,
-        environment
-            .vars
-            .require("BROADCAST_DEAD_LETTER_QUEUE_URL")?,
-    );
-    Ok(Broadcaster::new(
-        environment.store().await?,
-        consumer,
-        environment.megaphones()?,
-    ))
+pub async fn broadcaster(environment: Environment) -> Result<Warm<Broadcaster>, StartError> {
+    let secrets = |vars: &Vars| {
+        let is_api_key =
+            |name: &&str| name.starts_with("KINTO_EVENT_LISTENERS_") && name.ends_with("_API_KEY");
+        Ok(vars.names().filter(is_api_key).map(str::to_owned).collect())
+    };
+    Warm::start(environment, secrets, |environment| {
+        Box::pin(async move {
+            let vars = &environment.vars;
+            let consumer = QueueConsumer::new(
+                aws_sdk_sqs::Client::new(&environment.sdk),
+                vars.require("BROADCAST_QUEUE_URL")?,
+                vars.require("BROADCAST_DEAD_LETTER_QUEUE_URL")?,
+            );
+            Ok(Broadcaster::new(
+                environment.store().await?,
+                consumer,
+                environment.megaphones()?,
+            ))
+        })
+    })
+    .await
 }
 
-/// The notifier, from its environment: `TABLE_NAME`, `NOTIFICATION_QUEUE_URL`, `NOTIFICATION_DEAD_LETTER_QUEUE_URL` and
-/// the settings of listeners.
+/// The notifier: `TABLE_NAME`, `NOTIFICATION_QUEUE_URL`, `NOTIFICATION_DEAD_LETTER_QUEUE_URL` and the settings of
+/// listeners.
 ///
 /// # Errors
 /// Names the setting that is missing or wrong.
-pub async fn notifier() -> Result<Notifier, StartError> {
-    let mut environment = Environment::load().await?;
-    let secrets = listener_secrets(&environment.vars, false)?;
-    let is_secret = |name: &str| secrets.iter().any(|variable| variable == name);
-    environment.fetch(is_secret).await?;
-    let Environment { vars, sdk } = &environment;
-    let client = aws_sdk_sqs::Client::new(sdk);
-    let queue_url = vars.require(NOTIFICATION_QUEUE_URL)?;
-    let dead_letter_url = vars.require("NOTIFICATION_DEAD_LETTER_QUEUE_URL")?;
-    Ok(Notifier::new(
-        environment.store().await?,
-        NotificationQueue::new(client.clone(), queue_url),
-        QueueConsumer::new(client, queue_url, dead_letter_url),
-        environment.listeners(false)?,
-    ))
+pub async fn notifier(environment: Environment) -> Result<Warm<Notifier>, StartError> {
+    let secrets = |vars: &Vars| listener_secrets(vars, false);
+    Warm::start(environment, secrets, |environment| {
+        Box::pin(async move {
+            let vars = &environment.vars;
+            let client = aws_sdk_sqs::Client::new(&environment.sdk);
+            let queue_url = vars.require(NOTIFICATION_QUEUE_URL)?;
+            let dead_letter_url = vars.require("NOTIFICATION_DEAD_LETTER_QUEUE_URL")?;
+            Ok(Notifier::new(
+                environment.store().await?,
+                NotificationQueue::new(client.clone(), queue_url),
+                QueueConsumer::new(client, queue_url, dead_letter_url),
+                environment.listeners(false)?,
+            ))
+        })
+    })
+    .await
 }
 
 /// Checks that there is a notifier for the listeners of the `kinto.ini` that are told after a write: without one nobody

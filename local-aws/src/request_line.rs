@@ -1,5 +1,5 @@
-//! A connection whose requests may have characters in their URLs that hyper refuses and API Gateway accepts: `curl
-//! 'http://localhost:8888/v1/…?_since="123"'`.
+//! A connection whose requests may have characters in their URLs that hyper refuses and API Gateway accepts:
+//! `curl 'http://localhost:8888/v1/…?_since="123"'`.
 
 use std::io;
 use std::pin::Pin;

@@ -57,6 +57,15 @@ impl LocalAws {
         Ok(Self::over(DynamoDb::open(path)?, Redrive::default()))
     }
 
+    /// As [`Self::open`], for a program that fills the file: see [`DynamoDb::open_for_import`].
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_for_import(path: &str) -> Result<Self, DynamoDbError> {
+        let dynamodb = DynamoDb::open_for_import(path)?;
+        Ok(Self::over(dynamodb, Redrive::default()))
+    }
+
     /// Over the given database, with queues of the given redrive policy.
     pub fn over(dynamodb: DynamoDb, redrive: Redrive) -> Self {
         let names = [BROADCASTS, NOTIFICATIONS, EVENTS];

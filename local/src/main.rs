@@ -61,7 +61,9 @@ async fn run() -> Result<(), Box<dyn Error>> {
         .as_deref()
         .or(vars.text(settings_file::KINTO_INI));
     if let Some(ini) = ini.map(PathBuf::from) {
-        settings_file::add_file(&mut vars, &ini)?;
+        for warning in settings_file::read_file(&mut vars, &ini)? {
+            tracing::warn!("{warning}");
+        }
     }
     if options.rebuild_monitor {
         let rebuilding = rebuild::rebuild_monitor(options.aws_port, vars);

@@ -525,6 +525,8 @@ class Generator:
         for name in ("_since", "_before"):
             if self.chance(15):
                 query.append((name, Text(Seen(of, self.random.randrange(4)))))
+        if method == "POST":
+            of = f"/buckets/{self.buckets[0]}/history"
         return Request(method, of, query=tuple(query), user=self.user())
 
     def a_snapshot(self):

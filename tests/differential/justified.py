@@ -166,7 +166,7 @@ def goes_on(sent, kinto, ours, difference):
 
 def first_time(sent, kinto, ours, difference):
     """Of the time of a list that begins with an object of a time of its own."""
-    is_near = isinstance(difference.kinto, int) and 0 < difference.kinto - difference.ours < 60_000
+    is_near = isinstance(difference.kinto, int) and isinstance(difference.ours, int) and 0 < difference.kinto - difference.ours < 60_000
     return is_near and event("timestamp")(sent, kinto, ours, difference) and '"last_modified": ' in text_of(sent)
 
 

@@ -72,6 +72,14 @@ async fn random_requests_are_answered_as_by_kinto() {
 
 #[tokio::test]
 #[ignore = "needs Kinto: tests/run"]
+async fn histories_of_random_writes_are_those_of_kinto() {
+    let stack = stack(&[("KINTO_INCLUDES", "kinto.plugins.history")]).await;
+    compare(&stack, EVENT_SEQUENCES, &["--history"]).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Kinto: tests/run"]
 async fn a_listener_hears_of_random_requests_what_kintos_hears() {
     // Released at once, so that the script can listen there.
     let webhook = TcpListener::bind("127.0.0.1:0").await;

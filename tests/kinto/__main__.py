@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 WORKSPACE = HERE.parent.parent
 PLACE = WORKSPACE / "target/kinto"
 MODULES = ["test_views_*.py", "test_authorization.py"] + [
-    f"plugins/test_{name}.py" for name in ("accounts", "admin", "default_bucket", "flush", "openid")
+    f"plugins/test_{name}.py" for name in ("accounts", "admin", "default_bucket", "flush", "history", "openid")
 ]
 
 

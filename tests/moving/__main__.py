@@ -52,7 +52,9 @@ def restore(program, local, directory):
         assert records(server) == used, "a refused import wrote"
 
     shutil.copy(data, overwritten)
-    run(program, "import", export, "--data", overwritten, "--overwrite")
+    warned = run(program, "import", export, "--data", overwritten, "--overwrite")
+    assert re.search("WARNING: [1-9] lists.* the first /buckets", warned), warned
+    assert "WARNING" not in run(program, "import", export, "--data", overwritten), "warned of nothing"
     # A list's timestamp never goes back, and verify says that it is later.
     differs = re.findall("differs: (.*)", run(program, "verify", export, "--data", overwritten, expected=1))
     assert differs == ["timestamp of a list: 1, the first /buckets/b/collections/c/records"], differs

@@ -141,6 +141,11 @@ impl Client {
         &self.base
     }
 
+    /// Whether requests are those of a user.
+    pub fn has_credentials(&self) -> bool {
+        self.authorization.is_some()
+    }
+
     /// What it says of itself.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use kinto_serverless::resource::ListUri;
+use kinto_serverless::resource::{ListUri, ObjectUri};
 use kinto_serverless::timestamp::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -139,11 +139,28 @@ impl Mirror {
             .query_row(sql, [list.to_string()], |row| row.get::<_, u64>(0))
     }
 
-    /// The next objects of a list, by their ids.
+    /// Whether an object is there and not deleted.
     ///
     /// # Errors
     /// See [`Self::reached`].
-    pub fn page(&self, list: &ListUri, after: &str) -> Result<Vec<Mirrored>> {
+    pub fn is_live(&self, uri: &ObjectUri) -> Result<bool> {
+        let sql = "SELECT 1 FROM objects WHERE list = ? AND id = ? AND data IS NOT NULL";
+        let mut select = self.0.prepare_cached(sql)?;
+        select.exists(params![uri.list().to_string(), uri.id()])
+    }
+
+    /// The objects of a list by their ids, one after the other.
+    pub fn objects<'a>(&'a self, list: &'a ListUri) -> Objects<'a> {
+        Objects {
+            mirror: self,
+            list,
+            after: String::new(),
+            page: vec![].into_iter(),
+        }
+    }
+
+    /// The next objects of a list.
+    fn page(&self, list: &ListUri, after: &str) -> Result<Vec<Mirrored>> {
         let sql = "SELECT id, last_modified, data, permissions FROM objects WHERE list = ? AND id > ? ORDER BY id LIMIT ?";
         let mut select = self.0.prepare_cached(sql)?;
         let rows = select.query_map(params![list.to_string(), after, PAGE], |row| {
@@ -158,10 +175,34 @@ impl Mirror {
     }
 }
 
+/// The objects of a list.
+#[derive(Debug)]
+pub struct Objects<'a> {
+    mirror: &'a Mirror,
+    list: &'a ListUri,
+    after: String,
+    page: std::vec::IntoIter<Mirrored>,
+}
+
+impl Iterator for Objects<'_> {
+    type Item = Result<Mirrored>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.page.as_slice().is_empty() {
+            match self.mirror.page(self.list, &self.after) {
+                Ok(page) => self.page = page.into_iter(),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        let object = self.page.next()?;
+        self.after.clone_from(&object.id);
+        Some(Ok(object))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kinto_serverless::resource::ObjectUri;
 
     fn object(id: &str, at: u64, data: Option<&str>) -> Mirrored {
         Mirrored {
@@ -188,8 +229,8 @@ mod tests {
         assert_eq!(mirror.reached(&list).unwrap(), Timestamp(9));
         mirror.keep(&list, &[object("x", 12, None)]).unwrap();
         assert_eq!(mirror.live(&list).unwrap(), 1);
-        let ids = mirror.page(&list, "").unwrap();
-        assert_eq!(ids, [object("x", 12, None), object("y", 9, Some("{}"))]);
+        let objects: Vec<_> = mirror.objects(&list).map(Result::unwrap).collect();
+        assert_eq!(objects, [object("x", 12, None), object("y", 9, Some("{}"))]);
         mirror.forget(&list).unwrap();
         assert_eq!(mirror.reached(&list).unwrap(), Timestamp(0));
         assert!(!Mirror::open(&path, "https://b/v1").unwrap().1);

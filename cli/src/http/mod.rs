@@ -2,7 +2,9 @@
 //!
 //! [`client`] sends requests. [`mirror`] keeps what was read in a file, by which a later reading asks only for what
 //! changed since. [`reading`] reads list by list into it, parents before what is under them.
+//! [`comparison`] reads two Kintos and tells what differs.
 
 pub mod client;
+pub mod comparison;
 pub mod mirror;
 pub mod reading;

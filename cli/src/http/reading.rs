@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use kinto_serverless::resource::{Kind, ListUri};
 use kinto_serverless::timestamp::Timestamp;
+use reqwest::StatusCode;
 use serde_json::{Map, Value};
 
 use super::client::{Answer, Client, HttpError, message};
@@ -36,6 +37,9 @@ pub enum ReadingError {
     /// A work file of something else.
     #[error("the work file is of another server or user, or was made with other options")]
     OtherSource,
+    /// Nothing can be read: to take that for a source that holds nothing would empty the table.
+    #[error("{0} may not be read: {1}")]
+    Refused(ListUri, String),
     /// A list is never the same twice.
     #[error("{list} says that it has {counted} objects and shows {read}; is it being written to?")]
     Count {
@@ -121,17 +125,17 @@ pub async fn read(
     }
     while let Some(list) = lists.pop() {
         if let Some(refusal) = reader.list(&list).await? {
+            if list == ListUri::buckets() {
+                return Err(ReadingError::Refused(list, refusal));
+            }
             found.unreadable.push((list, refusal));
             continue;
         }
         if !list.kind().children().is_empty() {
-            let mut after = String::new();
-            loop {
-                let page = reader.mirror.page(&list, &after)?;
-                let Some(last) = page.last() else { break };
-                after.clone_from(&last.id);
-                for object in page.iter().filter(|object| object.data.is_some()) {
-                    lists.extend(list.clone().object(&*object.id).child_lists());
+            for object in reader.mirror.objects(&list) {
+                let object = object?;
+                if object.data.is_some() {
+                    lists.extend(list.clone().object(object.id).child_lists());
                 }
             }
         }
@@ -160,7 +164,7 @@ impl Reader<'_> {
             let number = head.number("Total-Objects");
             counted = match number.or_else(|| head.number("Total-Records")) {
                 Some(counted) if head.status.is_success() => counted,
-                _ => return Ok(Some(refusal(&head))),
+                _ => return self.refusal(list, &head).map(Some),
             };
             read = self.mirror.live(list)?;
             if counted == read {
@@ -180,6 +184,19 @@ impl Reader<'_> {
         })
     }
 
+    /// What is said where the user may not read a list, or it is not there; any other answer is a failure, and so is that
+    /// credentials are not valid, or no longer.
+    fn refusal(&self, list: &ListUri, answer: &Answer) -> Result<String> {
+        let said = format!("{} {}", answer.status, message(&answer.body));
+        match answer.status {
+            StatusCode::UNAUTHORIZED if !self.client.has_credentials() => Ok(said),
+            StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => {
+                Ok(said)
+            }
+            _ => Err(ReadingError::Refused(list.clone(), said)),
+        }
+    }
+
     /// Reads on from where the list was read up to.
     async fn changes(&mut self, list: &ListUri) -> Result<Option<String>> {
         let mut limit = PAGE;
@@ -195,7 +212,7 @@ impl Reader<'_> {
             };
             let objects = match answer.body.get_mut("data").map(Value::take) {
                 Some(Value::Array(objects)) if answer.status.is_success() => objects,
-                _ => return Ok(Some(refusal(&answer))),
+                _ => return self.refusal(list, &answer).map(Some),
             };
             let objects = objects.into_iter().map(|object| parse(object, &path));
             let mut objects = objects.collect::<Result<Vec<_>>>()?;
@@ -225,13 +242,21 @@ impl Reader<'_> {
             .try_collect()
             .await?;
         for (object, shown) in live.iter_mut().zip(answers.into_iter().flatten()) {
-            object.permissions = shown;
+            let Some(mut shown) = shown else { continue };
+            object.permissions = Some(shown["permissions"].to_string());
+            // Kinto-serverless lists accounts without their data.
+            if list.kind() == Kind::Account
+                && let Value::Object(mut fields) = shown["data"].take()
+            {
+                fields.retain(|name, _| name != "id" && name != "last_modified");
+                object.data = Some(text(fields));
+            }
         }
         Ok(())
     }
 
-    /// The permissions that these objects show.
-    async fn answers(&self, uris: &[String]) -> Result<Vec<Option<String>>> {
+    /// These objects with their permissions; `None` of one that is not there any more.
+    async fn answers(&self, uris: &[String]) -> Result<Vec<Option<Value>>> {
         let answers = match self.client.get_all(uris).await {
             Err(HttpError::TooLarge(_)) if uris.len() > 1 => {
                 let (some, others) = uris.split_at(uris.len() / 2);
@@ -243,7 +268,7 @@ impl Reader<'_> {
         };
         let shown = answers.into_iter().zip(uris).map(|((status, body), uri)| {
             match (status, body.get("permissions")) {
-                (200, Some(permissions)) => Ok(Some(permissions.to_string())),
+                (200, Some(_)) => Ok(Some(body)),
                 // It was deleted meanwhile, which the list tells of later.
                 (404 | 403 | 401, _) => Ok(None),
                 (status, _) => Err(ReadingError::Http(HttpError::Answer {
@@ -254,10 +279,6 @@ impl Reader<'_> {
         });
         shown.collect()
     }
-}
-
-fn refusal(answer: &Answer) -> String {
-    format!("{} {}", answer.status, message(&answer.body))
 }
 
 fn parse(object: Value, path: &str) -> Result<Mirrored> {

@@ -6,6 +6,7 @@ use std::convert::Infallible;
 
 use aws_lambda_events::apigw::ApiGatewayV2httpRequest;
 use kinto_serverless::settings_check::{self, Request};
+use kinto_serverless::startup::{self, Environment};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 
 #[tokio::main(flavor = "current_thread")]
@@ -19,10 +20,11 @@ async fn main() -> Result<(), Error> {
         }))
         .await;
     }
-    let api = &kinto_serverless::startup::api().await?;
+    let environment = Environment::of_process().await;
+    let api = &startup::api(environment).await?;
     lambda_runtime::run(service_fn(
         async |event: LambdaEvent<ApiGatewayV2httpRequest>| {
-            Ok::<_, Infallible>(api.handle(event.payload).await)
+            Ok::<_, Infallible>(api.current().await.handle(event.payload).await)
         },
     ))
     .await

@@ -3,14 +3,16 @@
 use std::convert::Infallible;
 
 use aws_lambda_events::sqs::SqsEvent;
+use kinto_serverless::startup::{self, Environment};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     lambda_runtime::tracing::init_default_subscriber();
-    let broadcaster = &kinto_serverless::startup::broadcaster().await?;
+    let environment = Environment::of_process().await;
+    let broadcaster = &startup::broadcaster(environment).await?;
     lambda_runtime::run(service_fn(async |event: LambdaEvent<SqsEvent>| {
-        Ok::<_, Infallible>(broadcaster.handle(event.payload).await)
+        Ok::<_, Infallible>(broadcaster.current().await.handle(event.payload).await)
     }))
     .await
 }

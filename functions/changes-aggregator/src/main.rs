@@ -1,14 +1,21 @@
 //! The changes-aggregator: the table's stream in, entries of monitor/changes and broadcast requests out.
 
 use kinto_serverless::aggregator::Input;
+use kinto_serverless::startup::{self, Environment};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     lambda_runtime::tracing::init_default_subscriber();
-    let aggregator = &kinto_serverless::startup::aggregator().await?;
+    let environment = Environment::of_process().await;
+    let aggregator = &startup::aggregator(environment).await?;
     lambda_runtime::run(service_fn(async |event: LambdaEvent<Input>| {
-        aggregator.answer(event.payload).await.map_err(Error::from)
+        aggregator
+            .current()
+            .await
+            .answer(event.payload)
+            .await
+            .map_err(Error::from)
     }))
     .await
 }

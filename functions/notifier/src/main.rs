@@ -3,14 +3,16 @@
 use std::convert::Infallible;
 
 use kinto_serverless::notifier::Input;
+use kinto_serverless::startup::{self, Environment};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     lambda_runtime::tracing::init_default_subscriber();
-    let notifier = &kinto_serverless::startup::notifier().await?;
+    let environment = Environment::of_process().await;
+    let notifier = &startup::notifier(environment).await?;
     lambda_runtime::run(service_fn(async |event: LambdaEvent<Input>| {
-        Ok::<_, Infallible>(notifier.answer(event.payload).await)
+        Ok::<_, Infallible>(notifier.current().await.answer(event.payload).await)
     }))
     .await
 }

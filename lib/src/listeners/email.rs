@@ -55,6 +55,8 @@ pub const FIELDS: [&str; 9] = [
 
 /// The most bytes in a subject; a longer one is truncated. A line of a mail has 998 (RFC 5322).
 const MAX_SUBJECT: usize = 250;
+/// The answer of servers that refuse a name or password (RFC 4954).
+const AUTHENTICATION_FAILED: u16 = 535;
 /// The most bytes in a body; a longer one is truncated. Servers accept far more, but nobody reads it.
 const MAX_BODY: usize = 100 * 1024;
 
@@ -150,8 +152,8 @@ impl Mailer {
     /// Sends a mail about an event. Truncates what is too long.
     ///
     /// # Errors
-    /// [`NotifyError::Permanent`] if the server will never accept it (5xx); [`NotifyError::Failed`] if it cannot accept
-    /// it now (4xx), or could not be reached.
+    /// [`NotifyError::Unauthorized`] if the server refuses our name and password; [`NotifyError::Permanent`] if it will never
+    /// accept the mail (other 5xx); [`NotifyError::Failed`] if it cannot accept it now (4xx), or could not be reached.
     pub async fn send(
         &self,
         event: &ResourceChanged,
@@ -179,6 +181,9 @@ impl Mailer {
         let message = message.map_err(|error| NotifyError::Permanent(error.to_string()))?;
         match self.transport.send(message).await {
             Ok(_) => Ok(()),
+            Err(error) if error.status().map(u16::from) == Some(AUTHENTICATION_FAILED) => {
+                Err(NotifyError::Unauthorized(error.to_string()))
+            }
             Err(error) if error.is_permanent() => Err(NotifyError::Permanent(error.to_string())),
             Err(error) => Err(NotifyError::failed(error)),
         }

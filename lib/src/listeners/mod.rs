@@ -29,6 +29,7 @@ use serde_json::Value;
 
 use crate::event::ResourceChanged;
 use crate::http_client::parse_retry_after;
+use crate::secrets::RefusedCredentials;
 use crate::settings::{ListenerSettings, SettingError, Vars};
 
 /// The most characters of a refusal's message that the client gets.
@@ -60,6 +61,9 @@ pub enum NotifyError {
     /// the failure persists.
     #[error("{0}")]
     Permanent(String),
+    /// The receiver refuses our credentials. As [`NotifyError::Permanent`], but secrets are fetched again.
+    #[error("{0}")]
+    Unauthorized(String),
     /// The notification failed, or got no answer. Before the commit, nothing is written; after it, it is retried.
     #[error("{message}")]
     Failed {
@@ -155,7 +159,10 @@ const BUILT_IN: [(&str, ListenerFactory); 5] = [
 
 /// Listeners with their settings.
 #[derive(Clone, Debug, Default)]
-pub struct Listeners(Arc<[(ListenerSettings, Arc<dyn Listener>)]>);
+pub struct Listeners {
+    all: Arc<[(ListenerSettings, Arc<dyn Listener>)]>,
+    refused: RefusedCredentials,
+}
 
 impl Listeners {
     /// Builds the listeners, from [`custom`] code or built-in.
@@ -183,19 +190,23 @@ impl Listeners {
             let listener = build(context)?;
             Ok((settings, listener))
         });
-        listeners
-            .collect::<Result<Vec<_>, _>>()
-            .map(|all| Self(all.into()))
+        listeners.collect()
+    }
+
+    /// The same, which note where a listener does not take our credentials.
+    #[must_use]
+    pub fn noting(self, refused: RefusedCredentials) -> Self {
+        Self { refused, ..self }
     }
 
     /// Returns `true` if there are no listeners.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.all.is_empty()
     }
 
     /// The settings of each listener.
     pub fn settings(&self) -> impl Iterator<Item = &ListenerSettings> {
-        self.0.iter().map(|(settings, _)| settings)
+        self.all.iter().map(|(settings, _)| settings)
     }
 
     /// Notifies each listener of its part of the events, one after the other, as Kinto does.
@@ -207,9 +218,9 @@ impl Listeners {
         events: &[ResourceChanged],
     ) -> Result<(), (String, NotifyError)> {
         for event in events {
-            for (settings, listener) in self.0.iter() {
+            for (settings, listener) in self.all.iter() {
                 if let Some(heard) = settings.hears(event) {
-                    let told = told_in_time(settings, &**listener, &heard).await;
+                    let told = self.told_in_time(settings, &**listener, &heard).await;
                     told.map_err(|error| (settings.name.clone(), error))?;
                 }
             }
@@ -226,36 +237,45 @@ impl Listeners {
         name: &str,
         events: &[ResourceChanged],
     ) -> Option<Result<(), NotifyError>> {
-        let mut listeners = self.0.iter();
+        let mut listeners = self.all.iter();
         let (settings, listener) = listeners.find(|(settings, _)| settings.name == name)?;
         for event in events.iter().filter_map(|event| settings.hears(event)) {
-            if let Err(error) = told_in_time(settings, &**listener, &event).await {
+            if let Err(error) = self.told_in_time(settings, &**listener, &event).await {
                 return Some(Err(error));
             }
         }
         Some(Ok(()))
     }
+
+    async fn told_in_time(
+        &self,
+        settings: &ListenerSettings,
+        listener: &dyn Listener,
+        event: &ResourceChanged,
+    ) -> Result<(), NotifyError> {
+        // A function that panics starts anew, with it whatever else it was doing.
+        let told = AssertUnwindSafe(async { listener.notify(event).await }).catch_unwind();
+        match tokio::time::timeout(settings.timeout, told).await {
+            Ok(Ok(told)) => {
+                if let Err(NotifyError::Unauthorized(_)) = told {
+                    self.refused.note();
+                }
+                told
+            }
+            Ok(Err(_)) => Err(NotifyError::failed("its code panicked")),
+            Err(_) => {
+                let late = format!("no answer within {:?}", settings.timeout);
+                Err(NotifyError::failed(late))
+            }
+        }
+    }
 }
 
 impl FromIterator<(ListenerSettings, Arc<dyn Listener>)> for Listeners {
     fn from_iter<I: IntoIterator<Item = (ListenerSettings, Arc<dyn Listener>)>>(all: I) -> Self {
-        Self(all.into_iter().collect())
-    }
-}
-
-async fn told_in_time(
-    settings: &ListenerSettings,
-    listener: &dyn Listener,
-    event: &ResourceChanged,
-) -> Result<(), NotifyError> {
-    // A panic would restart the function, and with it all else that it was doing.
-    let told = AssertUnwindSafe(async { listener.notify(event).await }).catch_unwind();
-    match tokio::time::timeout(settings.timeout, told).await {
-        Ok(Ok(told)) => told,
-        Ok(Err(_)) => Err(NotifyError::failed("its code panicked")),
-        Err(_) => {
-            let late = format!("no answer within {:?}", settings.timeout);
-            Err(NotifyError::failed(late))
+        Self {
+            all: all.into_iter().collect(),
+            refused: RefusedCredentials::default(),
         }
     }
 }
@@ -287,8 +307,9 @@ fn is_throttling(code: Option<&str>) -> bool {
     code.is_some_and(|code| said.iter().any(|said| code.contains(said)))
 }
 
-/// Reads the answer of a function or webhook: anything, or a refusal, e.g. `{"refused": {"status": 403, "message":
-/// "…"}}`. Any `refused` but `null` and `false` refuses; an answer that is no JSON object does not.
+/// Reads the answer of a function or webhook: anything, or a refusal, e.g.
+/// `{"refused": {"status": 403, "message": "…"}}`. Any `refused` but `null` and `false` refuses; an answer that is no
+/// JSON object does not.
 fn read_answer(body: &[u8]) -> Result<(), NotifyError> {
     let answer: Value = serde_json::from_slice(body).unwrap_or_default();
     let refused = match answer.get("refused") {

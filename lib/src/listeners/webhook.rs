@@ -96,6 +96,9 @@ impl Webhook {
             return read_answer(&body_of(answer).await?);
         }
         let message = format!("the webhook answered {status}");
+        if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            return Err(NotifyError::Unauthorized(message));
+        }
         let passes = status.is_server_error()
             || matches!(
                 status,

@@ -72,6 +72,7 @@ const KNOWN: &[&str] = &[
     "push_broadcast_max_debounce_interval_seconds",
     "broadcasts_broadcaster_id",
     "broadcasts_reader_token",
+    "settings_max_age_seconds",
 ];
 
 /// Prefixes of settings, with their treatment.
@@ -313,7 +314,7 @@ impl Vars {
 }
 
 /// The part of the settings that comes from a file.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub(super) struct FromFile {
     /// Whether there is a file.
     pub(super) is_given: bool,

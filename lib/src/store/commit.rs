@@ -1,5 +1,5 @@
-//! Commits: transactions that are retried until their outcome is known ([decision
-//! 15](../../../docs/decisions/015-outcome-of-a-commit.md)).
+//! Commits: transactions that are retried until their outcome is known
+//! ([decision 15](../../../docs/decisions/015-outcome-of-a-commit.md)).
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ pub enum CommitError {
     /// One part is committed, and the rest is not, or not known to be.
     #[error("only a part of a large write was committed")]
     Partial,
-    /// A principal would be in more groups of one bucket than fit into an item. Nothing was written.
+    /// A principal would be in more groups of one bucket than it may be. Nothing was written.
     #[error("too many groups of a bucket for one of their members")]
     TooManyGroups {
         /// The principal.

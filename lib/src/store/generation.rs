@@ -1,5 +1,5 @@
-//! Generations tell what belongs to an object as it is now from what belonged to one since deleted ([decision
-//! 1](../../../docs/decisions/001-generations.md)).
+//! Generations tell what belongs to an object as it is now from what belonged to one since deleted
+//! ([decision 1](../../../docs/decisions/001-generations.md)).
 
 use uuid::Uuid;
 

@@ -65,7 +65,8 @@ impl Object {
                 item.insert("deleted".to_owned(), AttributeValue::Bool(true));
             }
             Content::Live { data, permissions } => {
-                // As JSON text: a DynamoDB map would lose the order of keys and the form of numbers, and cost more to read.
+                // As JSON text: a DynamoDB map would lose the order of keys and the form of numbers, and would cost
+                // more to read.
                 item.insert(
                     "data".to_owned(),
                     AttributeValue::S(Value::Object(data).to_string()),

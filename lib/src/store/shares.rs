@@ -2,8 +2,8 @@
 //!
 //! The list's item names the first few principals that have a permission on some object of the list; each further one
 //! has an item of its own, whose key is all its content. Neither is ever removed before the list gets another parent:
-//! for a principal that is named there may be an object; for one that is not, there is none. See [decision
-//! 18](../../../docs/decisions/018-shares.md).
+//! for a principal that is named there may be an object; for one that is not, there is none. See
+//! [decision 18](../../../docs/decisions/018-shares.md).
 
 use std::collections::BTreeSet;
 use std::sync::PoisonError;

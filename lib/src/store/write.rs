@@ -39,7 +39,7 @@ pub enum Write {
         shares: SharesChange,
         /// The condition on the list.
         condition: ListCondition,
-        /// The name of the outbox's entry that the transaction has, where this is its [`outbox::head`].
+        /// The name of the transaction's entry of the outbox, if this list is its [`outbox::head`].
         entry: Option<String>,
         /// The transaction's writes to the list.
         wrote: Wrote,

@@ -9,10 +9,11 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use aws_lambda_events::dynamodb::EventRecord;
+use dynoxide::actions::batch_write_item::{self, BatchWriteItemRequest, BatchWriteItemResponse};
 use dynoxide::actions::vector_lifecycle::VectorIndexLifecycle;
-use dynoxide::actions::{self, get_records, get_shard_iterator};
+use dynoxide::actions::{self, get_records, get_shard_iterator, import_items};
 use dynoxide::storage::Storage;
-use dynoxide::{DynoxideError, Result, streams, ttl};
+use dynoxide::{DynoxideError, ImportOptions, Result, streams, ttl};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -31,6 +32,8 @@ pub struct Sqlite {
     storage: Storage,
     lifecycle: VectorIndexLifecycle,
     stream_retention_hours: u32,
+    /// Whether `BatchWriteItem` is an import.
+    imports: bool,
 }
 
 impl Sqlite {
@@ -51,12 +54,25 @@ impl Sqlite {
         Self::over(storage, STREAM_RETENTION_HOURS)
     }
 
+    /// As [`Self::open`], for a program that fills the file: what it puts by `BatchWriteItem` is imported.
+    ///
+    /// An import writes the items of a request at once, several times as fast, and leaves no records on the stream, as
+    /// DynamoDB's own from S3.
+    pub fn open_for_import(path: &str) -> Result<Self> {
+        let sqlite = Self::open(path)?;
+        Ok(Self {
+            imports: true,
+            ..sqlite
+        })
+    }
+
     fn over(storage: Storage, stream_retention_hours: u32) -> Result<Self> {
         storage.conn().execute_batch(STREAM_INDEX)?;
         Ok(Self {
             storage,
             lifecycle: VectorIndexLifecycle::default(),
             stream_retention_hours,
+            imports: false,
         })
     }
 
@@ -71,7 +87,7 @@ impl Sqlite {
             "Query" => reply(actions::query::execute(storage, read(body)?)),
             "Scan" => reply(actions::scan::execute(storage, read(body)?)),
             "BatchGetItem" => reply(actions::batch_get_item::execute(storage, read(body)?)),
-            "BatchWriteItem" => reply(actions::batch_write_item::execute(storage, read(body)?)),
+            "BatchWriteItem" => self.batch_write_item(read(body)?),
             "TransactGetItems" => reply(actions::transact_get_items::execute(storage, read(body)?)),
             "TransactWriteItems" => {
                 reply(actions::transact_write_items::execute(storage, read(body)?))
@@ -97,6 +113,24 @@ impl Sqlite {
             unknown => Err(DynoxideError::ValidationException(format!(
                 "The local stack does not know the operation {unknown}"
             ))),
+        }
+    }
+
+    fn batch_write_item(&self, mut request: BatchWriteItemRequest) -> Result<String> {
+        if !self.imports {
+            return reply(batch_write_item::execute(&self.storage, request));
+        }
+        for (table, writes) in &mut request.request_items {
+            let puts = writes.extract_if(.., |write| write.put_request.is_some());
+            let items = puts.filter_map(|write| Some(write.put_request?.item));
+            let items: Vec<_> = items.collect();
+            let options = ImportOptions::default();
+            complete(import_items::execute(&self.storage, table, items, &options))?;
+        }
+        request.request_items.retain(|_, writes| !writes.is_empty());
+        match request.request_items.is_empty() {
+            true => reply(std::future::ready(Ok(BatchWriteItemResponse::default()))),
+            false => reply(batch_write_item::execute(&self.storage, request)),
         }
     }
 

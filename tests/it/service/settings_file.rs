@@ -32,7 +32,7 @@ async fn aws(server: &MockServer) -> SdkConfig {
 
 async fn page_size(reference: &str, config: &SdkConfig) -> Result<Option<usize>, String> {
     let mut vars: Vars = [("KINTO_INI", reference)].into_iter().collect();
-    let added = settings_file::add(&mut vars, config).await;
+    let added = settings_file::read(&mut vars, config).await;
     added.map_err(|error| error.to_string())?;
     Ok(Settings::from_vars(&vars).unwrap().api.paginate_by)
 }
@@ -83,7 +83,7 @@ async fn settings_come_from_an_object_of_s3_by_one_signed_request() {
 async fn nothing_is_asked_without_a_reference_and_a_wrong_one_is_named() {
     let server = MockServer::start().await;
     let config = aws(&server).await;
-    settings_file::add(&mut Vars::default(), &config)
+    settings_file::read(&mut Vars::default(), &config)
         .await
         .unwrap();
     for wrong in [

@@ -97,6 +97,18 @@ async fn records_under_past_times_are_as_they_were_too() {
 }
 
 #[tokio::test]
+async fn a_moment_to_come_in_a_list_that_is_ahead_of_the_clock_can_be_read() {
+    let kinto = with_collection().await;
+    kinto.put(&record("a"), json!({})).await;
+    let ahead = now() + 3_600_000;
+    let future = json!({"data": {"last_modified": ahead}});
+    assert_eq!(kinto.put(&record("b"), future).await.last_modified(), ahead);
+    let (_, records) = state(&kinto).await;
+    kinto.delete(RECORDS).await;
+    assert_eq!(snapshot(&kinto, ahead).await.body["data"], records);
+}
+
+#[tokio::test]
 async fn a_change_since_then_costs_an_item_whatever_the_history_holds() {
     let kinto = with_collection().await;
     for n in 0..30 {

@@ -57,6 +57,10 @@ pub async fn handle(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let (unit, store) = (&mut *cx.unit, &cx.api.store);
     let (request, user) = (cx.request, cx.user);
     media_type::check(request)?;
+    // Looked up as the id of a bucket at once (Kinto 26.5), which it cannot be.
+    if bucket.id().contains('*') {
+        return Err(ApiError::unknown_parent(bucket));
+    }
     let deletes = request.method == Method::DELETE;
     let access = if deletes { Access::Write } else { Access::Read };
     let sees_all = is_granted(history, access, &user.principals)

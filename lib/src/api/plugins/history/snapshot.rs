@@ -133,11 +133,7 @@ impl Found {
         let Some(data) = data_of(told) else {
             return Ok(());
         };
-        let last_modified = data.get("last_modified").and_then(Value::as_u64);
-        self.add(
-            Timestamp(last_modified.unwrap_or_default()),
-            data.to_string(),
-        )
+        self.add(time_of(told), data.to_string())
     }
 
     /// All of them, the latest first.
@@ -146,6 +142,12 @@ impl Found {
         let texts = self.records.into_iter().map(|(_, text)| text);
         texts.collect::<Vec<_>>().join(",")
     }
+}
+
+/// When what an entry tells of was written, in its list's time.
+fn time_of(told: &Told) -> Timestamp {
+    let time = data_of(told).and_then(|data| data.get("last_modified")?.as_u64());
+    Timestamp(time.unwrap_or_default())
 }
 
 fn data_of(told: &Told) -> Option<&Value> {
@@ -237,7 +239,8 @@ impl Snapshot<'_> {
         Ok(missing)
     }
 
-    /// Finds the latest entry up to the moment of each of these records.
+    /// Finds the latest entry up to the moment of each of these records. In a list whose time is ahead of the clock, what was written by
+    /// the moment may have a later time.
     async fn read_before(&mut self, mut missing: HashSet<String>) -> Result<(), ApiError> {
         let mut entries = self.entries(None, Some(self.moment.next()));
         while !missing.is_empty() {
@@ -246,6 +249,7 @@ impl Snapshot<'_> {
             };
             self.unit.allowance.read(entries.take_bytes())?;
             if let Some((id, told)) = self.told_of(&entry)?
+                && time_of(&told) <= self.moment
                 && missing.remove(&id)
             {
                 self.found.add_told(&told)?;

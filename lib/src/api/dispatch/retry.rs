@@ -43,6 +43,9 @@ const CONTENDED_FOR: Duration = Duration::from_secs(1);
 const FIRST_TURN: Duration = Duration::from_millis(10);
 /// The longest turn.
 const MAX_TURN: Duration = Duration::from_millis(100);
+/// The most objects of a publication that its own request puts in their places. The answer does not wait for more, which
+/// whoever reads the stream settles.
+const MAX_SETTLED: usize = 500;
 
 /// The contention that this process has met.
 #[derive(Debug)]
@@ -239,7 +242,10 @@ impl Api {
     /// Settles what was published. Where that does not succeed in time, others do it: who reads the stream, and who
     /// publishes next.
     async fn settle(&self, layers: Vec<(ListUri, Layer)>, deadline: Instant) {
-        for (list, layer) in layers {
+        let few = layers
+            .into_iter()
+            .filter(|(_, layer)| layer.size <= MAX_SETTLED);
+        for (list, layer) in few {
             let settled = timeout_at(deadline, self.store.settle_layer(&list, &layer)).await;
             match settled {
                 Ok(Ok(())) => {}

@@ -16,7 +16,7 @@
 //! | [`listeners`] | the receivers of events: queues, functions, webhooks, people, your own code |
 //!
 //! Beside that way are the vocabulary ([`resource`], [`permission`], [`timestamp`]), the configuration ([`settings`],
-//! [`settings_file`], [`secrets`]), the start of a function ([`startup`]), its trial when the stack is deployed
+//! [`settings_file`], [`secrets`]), the start of a function ([`startup`], [`environment`]), its trial when the stack is deployed
 //! ([`settings_check`]), its settings while it stays [`warm`], and small tools: signatures ([`hmac`]; of published
 //! collections: [`signer`]), HTTP clients (`http_client`), pauses (`backoff`), metrics (`metrics`), patterns with `*`
 //! (`wildcard`), the memory that JSON takes (`json`).
@@ -30,6 +30,7 @@ pub mod api;
 mod architecture;
 pub mod backoff;
 pub mod broadcaster;
+pub mod environment;
 pub mod event;
 pub mod hmac;
 pub mod http_client;

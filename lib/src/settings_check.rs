@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::startup::{self, Environment};
+use crate::environment::Environment;
+use crate::startup;
 use crate::{hmac, http_client};
 
 /// The variable by which a function that has the api's code knows that it is to answer these events.

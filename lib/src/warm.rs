@@ -12,10 +12,10 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use tokio::time::{Instant, timeout};
 
+use crate::environment::{Environment, StartError};
 use crate::secrets;
 use crate::settings::{SettingError, Vars};
 use crate::settings_file;
-use crate::startup::{Environment, StartError};
 
 /// Between two fetches at least, whatever a far side answers.
 const MIN_PAUSE: Duration = Duration::from_secs(60);

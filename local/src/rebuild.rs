@@ -4,9 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use aws_sdk_dynamodb::config::BehaviorVersion;
 use kinto_serverless::aggregator::{Aggregator, RebuildError, Rebuilt};
+use kinto_serverless::environment::StartError;
 use kinto_serverless::queue::BroadcastQueue;
 use kinto_serverless::settings::{BroadcastsSettings, ChangesSettings, MegaphoneSettings, Vars};
-use kinto_serverless::startup::StartError;
 use kinto_serverless::store::Store;
 
 use crate::sqs;

@@ -5,8 +5,9 @@
 use std::convert::Infallible;
 
 use aws_lambda_events::apigw::ApiGatewayV2httpRequest;
+use kinto_serverless::environment::Environment;
 use kinto_serverless::settings_check::{self, Request};
-use kinto_serverless::startup::{self, Environment};
+use kinto_serverless::startup;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 
 #[tokio::main(flavor = "current_thread")]

@@ -3,7 +3,8 @@
 use std::convert::Infallible;
 
 use aws_lambda_events::sqs::SqsEvent;
-use kinto_serverless::startup::{self, Environment};
+use kinto_serverless::environment::Environment;
+use kinto_serverless::startup;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 
 #[tokio::main(flavor = "current_thread")]

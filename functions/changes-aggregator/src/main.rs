@@ -1,7 +1,8 @@
 //! The changes-aggregator: the table's stream in, entries of monitor/changes and broadcast requests out.
 
 use kinto_serverless::aggregator::Input;
-use kinto_serverless::startup::{self, Environment};
+use kinto_serverless::environment::Environment;
+use kinto_serverless::startup;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 
 #[tokio::main(flavor = "current_thread")]

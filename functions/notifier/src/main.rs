@@ -2,8 +2,9 @@
 
 use std::convert::Infallible;
 
+use kinto_serverless::environment::Environment;
 use kinto_serverless::notifier::Input;
-use kinto_serverless::startup::{self, Environment};
+use kinto_serverless::startup;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 
 #[tokio::main(flavor = "current_thread")]

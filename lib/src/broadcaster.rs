@@ -29,8 +29,7 @@ use crate::timestamp::Timestamp;
 /// The function is stopped 40 seconds after it began (template.yaml); the rest is for what is under way by then, in
 /// the network or behind a gateway, and for clocks that differ.
 pub const LEASE: Duration = Duration::from_secs(90);
-/// The pause after a refusal, which will hardly pass by itself; the key may be another one soon, so that the first refusal
-/// of it counts as a failure.
+/// The pause after a refusal, which will hardly pass by itself; by its end a key that was changed has been fetched.
 const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 /// A message that meets a refusal when it was received this often is given up.
 const MAX_REFUSALS: u32 = 3;
@@ -221,7 +220,6 @@ fn failed(listener: &str, count: u32, error: &(dyn std::error::Error + 'static))
 /// The pause after an attempt that surely did not arrive.
 fn error_pause(error: &MegaphoneError, count: u32) -> Duration {
     match error {
-        error if error.is_of_credentials() && count <= 1 => backoff::after_failure(count),
         MegaphoneError::Refused(_) => REFUSED_PAUSE,
         MegaphoneError::Unavailable {
             retry_after: Some(retry_after),

@@ -211,10 +211,6 @@ impl Notifier {
         };
         tracing::error!(listener, count, %error, "a listener is not told");
         let pause = match &error {
-            // The credentials may be others soon.
-            Failure::Listener(NotifyError::Unauthorized(_)) if count <= 1 => {
-                backoff::after_failure(count)
-            }
             Failure::Listener(
                 NotifyError::Refused { .. }
                 | NotifyError::Permanent(_)

@@ -100,7 +100,10 @@ async fn requests(server: &MockServer) -> Vec<Request> {
 }
 
 fn is_gone(told: &Result<(), NotifyError>) -> bool {
-    matches!(told, Err(NotifyError::Permanent(_)))
+    matches!(
+        told,
+        Err(NotifyError::Permanent(_) | NotifyError::Unauthorized(_))
+    )
 }
 
 fn is_failed(told: &Result<(), NotifyError>) -> bool {

@@ -733,3 +733,46 @@ async fn a_client_follows_over_a_publication_that_nobody_has_settled_yet() {
     signer.check(&changeset);
     assert_eq!(signer.verified(DESTINATION).await, ["a=1", "b=1", "c=1"]);
 }
+
+#[tokio::test]
+async fn a_large_publication_is_shown_before_all_of_it_is_in_its_place() {
+    let signer = Signer::with(WITHOUT_PREVIEW, "false").await;
+    for start in (0..525).step_by(25) {
+        let put = |n: u64| json!({"method": "PUT", "path": format!("{SOURCE}/records/r{n}"), "body": {"data": {"n": n}}});
+        batch(&signer.kinto, (start..start + 25).map(put).collect())
+            .await
+            .expect(200);
+    }
+    signer.set(tests::ALICE, "to-sign").await.expect(200);
+    assert!(list_attribute(&signer, DESTINATION, "layer").is_some());
+    let path = format!("{DESTINATION}/records?_limit=10");
+    for is_settled in [false, true] {
+        assert_eq!(signer.verified(DESTINATION).await.len(), 525);
+        let other = signer.restarted(WITHOUT_PREVIEW, "false");
+        assert_eq!(signer.verify(&other, DESTINATION).await.len(), 525);
+        let limited = format!("{DESTINATION}/changeset?_expected=0&_limit=3");
+        let limited = other.get(&limited).await.expect(200);
+        assert_eq!(limited["changes"].as_array().unwrap().len(), 3);
+        let page = other.get(&path).await;
+        assert_eq!(tests::ids(&page).len(), 10);
+        let head = other
+            .send("HEAD", &format!("{DESTINATION}/records"), &[], "")
+            .await;
+        assert_eq!(head.header("total-objects"), "525");
+        let record = other
+            .get(&format!("{DESTINATION}/records/r7"))
+            .await
+            .expect(200);
+        assert_eq!(record["data"]["n"], 7);
+        let is_there = list_attribute(&signer, DESTINATION, "layer").is_some();
+        assert_eq!(is_there, !is_settled);
+        let key = json!({"pk": {"S": format!("{DESTINATION}#record")}, "sk": {"S": "#timestamp"}});
+        let item = execute(&signer.kinto.aws, "GetItem", json!({"Key": key}))["Item"].clone();
+        let mut record = changed(1, "news", 1);
+        record["dynamodb"]["Keys"] = key;
+        record["dynamodb"]["NewImage"] = item;
+        let event = serde_json::from_value(json!({"Records": [record]})).unwrap();
+        let answer = aggregator(&signer).handle(event).await;
+        assert!(answer.batch_item_failures.is_empty());
+    }
+}

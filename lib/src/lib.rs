@@ -37,7 +37,7 @@ pub mod http_client;
 mod json;
 pub mod listeners;
 pub mod megaphone;
-mod metrics;
+pub mod metrics;
 pub mod notifier;
 pub mod permission;
 pub mod queue;

@@ -84,7 +84,7 @@ impl Secret {
 
     /// Derives another secret for a purpose: HMAC-SHA256 of the purpose's name, in hexadecimal. It never equals a user
     /// id, whose message has a colon.
-    fn derive(&self, purpose: &str) -> Self {
+    pub(crate) fn derive(&self, purpose: &str) -> Self {
         Self(hmac::hex(&hmac::sign(self.as_bytes(), purpose)))
     }
 }
@@ -172,7 +172,7 @@ impl Vars {
             .map(|value| value.split_whitespace().map(str::to_owned).collect())
     }
 
-    fn flag(&self, name: &str, default: bool) -> Result<bool, SettingError> {
+    pub(crate) fn flag(&self, name: &str, default: bool) -> Result<bool, SettingError> {
         let Some(value) = self.get(name) else {
             return Ok(default);
         };
@@ -342,6 +342,8 @@ pub struct ApiSettings {
     pub history: Option<HistorySettings>,
     /// The API as a web service.
     pub web: WebSettings,
+    /// `request_log`: whether each request is a line of the log.
+    pub request_log: bool,
     grants: BTreeMap<(Kind, &'static str), Vec<String>>,
     named_groups: BTreeSet<ObjectUri>,
 }
@@ -431,6 +433,7 @@ impl ApiSettings {
             signer: SignerSettings::from_vars(vars, &includes)?,
             history,
             web: WebSettings::from_vars(vars)?,
+            request_log: vars.flag("KINTO_REQUEST_LOG", false)?,
             grants,
             named_groups,
             includes,

@@ -7,6 +7,7 @@ use crate::environment::{Environment, StartError};
 use crate::listeners::custom::LISTENERS;
 use crate::listeners::{Aws, Listeners};
 use crate::megaphone::Megaphone;
+use crate::metrics::Metrics;
 use crate::notifier::Notifier;
 use crate::queue::{BroadcastQueue, NotificationQueue, QueueConsumer};
 use crate::settings::{
@@ -86,7 +87,8 @@ pub async fn api(environment: Environment) -> Result<Warm<Api>, StartError> {
                 settings,
                 environment.megaphones()?,
                 environment.listeners(true)?,
-            ))
+            )
+            .publishing(Metrics::from_vars(&environment.vars)?))
         })
     })
     .await
@@ -114,7 +116,8 @@ pub async fn aggregator(environment: Environment) -> Result<Warm<Aggregator>, St
                     changes,
                     broadcasts,
                     megaphones,
-                ))
+                )
+                .publishing(Metrics::from_vars(&environment.vars)?))
             })
         },
     )
@@ -143,7 +146,8 @@ pub async fn broadcaster(environment: Environment) -> Result<Warm<Broadcaster>, 
                 environment.store().await?,
                 consumer,
                 environment.megaphones()?,
-            ))
+            )
+            .publishing(Metrics::from_vars(vars)?))
         })
     })
     .await
@@ -167,7 +171,8 @@ pub async fn notifier(environment: Environment) -> Result<Warm<Notifier>, StartE
                 NotificationQueue::new(client.clone(), queue_url),
                 QueueConsumer::new(client, queue_url, dead_letter_url),
                 environment.listeners(false)?,
-            ))
+            )
+            .publishing(Metrics::from_vars(vars)?))
         })
     })
     .await

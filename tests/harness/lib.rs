@@ -381,7 +381,7 @@ impl Kinto {
             "rawPath": raw_path,
             "rawQueryString": query,
             "headers": all,
-            "requestContext": {"domainName": "kinto.test", "http": {"method": method, "path": raw_path}},
+            "requestContext": {"requestId": "request-1", "domainName": "kinto.test", "http": {"method": method, "path": raw_path}},
             "body": body,
             "isBase64Encoded": false,
         }))

@@ -19,6 +19,7 @@
 //! `by_last_modified` holds every item with a `last_modified`: objects, and monitor entries by their positions.
 
 pub mod broadcast_claim;
+pub mod capacity;
 pub mod changeset;
 mod commit;
 mod error;

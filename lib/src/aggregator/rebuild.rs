@@ -19,7 +19,7 @@ use crate::timestamp::Timestamp;
 
 /// The function's input: a batch of the stream, or `{"rebuild-monitor": true}` by an operator.
 #[derive(Debug, Deserialize)]
-pub struct Input {
+pub struct AggregatorEvent {
     /// The records of the stream.
     #[serde(rename = "Records")]
     records: Option<Vec<EventRecord>>,
@@ -31,7 +31,7 @@ pub struct Input {
 /// The function's output.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
-pub enum Output {
+pub enum AggregatorResponse {
     /// The records to retry.
     Batch(DynamoDbEventResponse),
     /// The result of a rebuild.
@@ -77,13 +77,16 @@ impl Aggregator {
     ///
     /// # Errors
     /// Those of [`Self::rebuild_monitor`], and an input that is neither; failures of a batch are part of its output.
-    pub async fn answer(&self, input: Input) -> Result<Output, RebuildError> {
+    pub async fn handle_or_rebuild(
+        &self,
+        input: AggregatorEvent,
+    ) -> Result<AggregatorResponse, RebuildError> {
         if input.rebuild_monitor {
-            return Ok(Output::Rebuilt(self.rebuild_monitor().await?));
+            return Ok(AggregatorResponse::Rebuilt(self.rebuild_monitor().await?));
         }
         let mut event = Event::default();
         event.records = input.records.ok_or(RebuildError::NotAsked)?;
-        Ok(Output::Batch(self.handle(event).await))
+        Ok(AggregatorResponse::Batch(self.handle(event).await))
     }
 
     /// Rebuilds every entry of monitor/changes from the timestamps of the collections' records, and requests broadcasts

@@ -20,7 +20,7 @@ use crate::backoff;
 use crate::megaphone::{Megaphone, MegaphoneError};
 use crate::metrics::Metrics;
 use crate::queue::{BroadcastRequest, QueueConsumer, ReceivedMessage};
-use crate::store::broadcast_claim::Claim;
+use crate::store::broadcast_claim::ClaimOutcome;
 use crate::store::{Store, StoreError};
 use crate::timestamp::Timestamp;
 
@@ -106,7 +106,7 @@ impl Broadcaster {
         // Side by side: one Megaphone that does not answer holds up no other.
         let told = by_listener
             .into_values()
-            .map(|(megaphone, message)| self.tell(megaphone, message, now));
+            .map(|(megaphone, message)| self.handle_message(megaphone, message, now));
         let given_up = hopeless
             .into_iter()
             .map(|message| self.dead_letter(message));
@@ -124,7 +124,7 @@ impl Broadcaster {
     }
 
     /// Does what a message asks for; gives it back if it is to come again, put off until then.
-    async fn tell(
+    async fn handle_message(
         &self,
         megaphone: &Megaphone,
         message: ReceivedMessage,
@@ -189,9 +189,9 @@ impl Broadcaster {
             .claim_broadcast(listener, &holder, due, now, until)
             .await?
         {
-            Claim::Granted(version) => version,
-            Claim::NotBefore(time) => return Ok(Outcome::NotBefore(time)),
-            Claim::NothingDue => return Ok(Outcome::NothingDue),
+            ClaimOutcome::Granted(version) => version,
+            ClaimOutcome::NotBefore(time) => return Ok(Outcome::NotBefore(time)),
+            ClaimOutcome::NothingDue => return Ok(Outcome::NothingDue),
         };
         let answer = megaphone.broadcast(version).await;
         let now = now.after(begin.elapsed());

@@ -21,7 +21,7 @@ use crate::timestamp::Timestamp;
 
 /// The function's input: a batch of the stream, `{"rebuild-monitor": true}` by an operator, or `{"sweep": …}` by its schedule.
 #[derive(Debug, Deserialize)]
-pub struct Input {
+pub struct AggregatorEvent {
     /// The records of the stream.
     #[serde(rename = "Records")]
     records: Option<Vec<EventRecord>>,
@@ -35,7 +35,7 @@ pub struct Input {
 /// The function's output.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
-pub enum Output {
+pub enum AggregatorResponse {
     /// The records to retry.
     Batch(DynamoDbEventResponse),
     /// The result of a rebuild.
@@ -83,16 +83,19 @@ impl Aggregator {
     ///
     /// # Errors
     /// Those of [`Self::rebuild_monitor`] and [`Self::sweep`], and an input that is neither; failures of a batch are part of its output.
-    pub async fn answer(&self, input: Input) -> Result<Output, RebuildError> {
+    pub async fn answer_event(
+        &self,
+        input: AggregatorEvent,
+    ) -> Result<AggregatorResponse, RebuildError> {
         if input.rebuild_monitor {
-            return Ok(Output::Rebuilt(self.rebuild_monitor().await?));
+            return Ok(AggregatorResponse::Rebuilt(self.rebuild_monitor().await?));
         }
         if let Some(request) = input.sweep {
-            return Ok(Output::Swept(self.sweep(request).await?));
+            return Ok(AggregatorResponse::Swept(self.sweep(request).await?));
         }
         let mut event = Event::default();
         event.records = input.records.ok_or(RebuildError::NotAsked)?;
-        Ok(Output::Batch(self.handle(event).await))
+        Ok(AggregatorResponse::Batch(self.handle(event).await))
     }
 
     /// Rebuilds every entry of monitor/changes from the timestamps of the collections' records, and requests broadcasts

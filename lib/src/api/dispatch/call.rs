@@ -136,7 +136,7 @@ impl Call {
         let target = own_target.as_ref().unwrap_or(&self.target);
         if let Some(uri) = target.object() {
             let groups = unit.groups_named_on(uri);
-            user.learn_groups(unit, &api.store, &groups, MAX_OTHER_BUCKETS)
+            user.add_groups(unit, &api.store, &groups, MAX_OTHER_BUCKETS)
                 .await?;
         }
         let resolved = own_bucket.map(|id| default_bucket::resolve(&self.request, &id));

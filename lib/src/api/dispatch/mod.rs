@@ -108,7 +108,7 @@ impl Api {
             Ok(Dispatched::Answer(response)) => Ok(Dispatched::Answer(
                 self.add_common_headers(request, response),
             )),
-            Err(error) if !error.is_ours() => {
+            Err(error) if !error.is_server_error() => {
                 Ok(Dispatched::Answer(self.error_response(request, error)))
             }
             found => found,
@@ -226,7 +226,7 @@ impl Api {
         for call in calls {
             let response = match call.answer(self, unit).await {
                 Ok(response) => self.add_common_headers(&call.request, response),
-                Err(error) if error.is_of_all() => return Err(error),
+                Err(error) if error.fails_batch() => return Err(error),
                 Err(error) => self.error_response(&call.request, error),
             };
             length += response.length();

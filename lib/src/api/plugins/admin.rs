@@ -123,7 +123,7 @@ fn asset(
         let (content_type, body) = content(path)?;
         Response::with_body(StatusCode::OK, content_type, body)
     };
-    let response = response.kept_for(MAX_AGE, now);
+    let response = response.cached_for(MAX_AGE, now);
     Ok(match modified {
         Some(modified) => response.last_modified(modified),
         None => response,

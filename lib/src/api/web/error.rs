@@ -259,13 +259,13 @@ impl ApiError {
     }
 
     /// Returns `true` for a server error (5xx), which fails a whole batch; `false` for a refusal.
-    pub fn is_ours(&self) -> bool {
+    pub fn is_server_error(&self) -> bool {
         self.status().is_server_error()
     }
 
     /// Whether it takes back all of a batch, not its own request alone.
-    pub fn is_of_all(&self) -> bool {
-        self.is_ours() || matches!(self, Self::Review { .. })
+    pub fn fails_batch(&self) -> bool {
+        self.is_server_error() || matches!(self, Self::Review { .. })
     }
 
     /// Its HTTP status.

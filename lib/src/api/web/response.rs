@@ -64,14 +64,14 @@ impl Response {
         let mut response = Self::empty(StatusCode::TEMPORARY_REDIRECT);
         response.set_text(LOCATION, url);
         match max_age {
-            Some(seconds) => response.kept_for(seconds, now),
+            Some(seconds) => response.cached_for(seconds, now),
             None => response,
         }
     }
 
     /// Lets clients and caches keep it for this many seconds, or not at all for 0 (as `webob`, which Kinto answers
     /// with).
-    pub fn kept_for(mut self, seconds: u64, now: Timestamp) -> Self {
+    pub fn cached_for(mut self, seconds: u64, now: Timestamp) -> Self {
         if seconds == 0 {
             self.set(
                 CACHE_CONTROL,
@@ -87,7 +87,7 @@ impl Response {
     }
 
     /// Sets an entity tag that is no time.
-    pub fn tagged(mut self, etag: &str) -> Self {
+    pub fn with_etag(mut self, etag: &str) -> Self {
         self.set_text(ETAG, etag);
         self
     }

@@ -355,7 +355,7 @@ fn coalesce(
 /// past is taken from the stream, which knows the second.
 fn times_of_writes(records: &[EventRecord]) -> Vec<Timestamp> {
     let time = |record: &EventRecord| match read(record) {
-        Some(Change::Collection(change)) => {
+        Some(StreamChange::Collection(change)) => {
             let created = record
                 .change
                 .approximate_creation_date_time

@@ -387,7 +387,10 @@ impl Kinto {
         }))
         .unwrap();
         let answer = self.api.handle(event).await;
+        let content_type = answer.headers.get("content-type");
+        let is_plain = content_type.is_some_and(|it| it.as_bytes().starts_with(b"text/plain"));
         let body = match answer.body {
+            Some(Body::Text(text)) if is_plain => text.into(),
             Some(Body::Text(text)) => serde_json::from_str(&text).unwrap(),
             _ => Value::Null,
         };

@@ -41,6 +41,8 @@
 //! | [`plugins::signer::content`] | records, compared and copied |
 //! | [`plugins::signer::publish`] | layers, signatures, what the commit shows |
 //! | [`plugins::signer::reading`] | lists and records of what is being published |
+//! | [`plugins::prometheus`] | `/__metrics__` |
+//! | [`plugins::prometheus::registry`] | what a process counted |
 //! | [`plugins::permissions_endpoint`] | `/permissions`, all permissions of a user |
 //! | [`changes`] | changes of collections |
 //! | [`changes::monitor`] | monitor/changes, its list and changeset |

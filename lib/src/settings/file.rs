@@ -75,6 +75,11 @@ const KNOWN: &[&str] = &[
     "settings_max_age_seconds",
     "request_log",
     "metrics",
+    "metrics_matchdict_fields",
+    "prometheus_prefix",
+    "prometheus_disabled_metrics",
+    "prometheus_histogram_buckets",
+    "prometheus_created_metrics_enabled",
 ];
 
 /// Prefixes of settings, with their treatment.

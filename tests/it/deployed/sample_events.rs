@@ -139,8 +139,7 @@ async fn an_operators_event_rebuilds_the_monitor() {
     let kinto = Kinto::with_collection().await;
     let aggregator = aggregator(&kinto, settings(&[]));
     let input: AggregatorEvent = event(REBUILD);
-    let AggregatorResponse::Rebuilt(rebuilt) = aggregator.answer_event(input).await.unwrap()
-    else {
+    let AggregatorResponse::Rebuilt(rebuilt) = aggregator.answer_event(input).await.unwrap() else {
         panic!("it is taken for a batch of the stream");
     };
     assert_eq!((rebuilt.collections, rebuilt.raised), (1, 1));

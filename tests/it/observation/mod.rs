@@ -1,6 +1,7 @@
 //! What an operator is told: lines of the log, and metrics.
 
 mod counts;
+mod prometheus;
 mod request_log;
 
 use std::io;

@@ -17,7 +17,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use tokio::time::Instant;
 
 use self::call::Call;
-use self::endpoint::Audience;
+use self::endpoint::{Audience, Endpoint};
 use self::router::Routed;
 use crate::api::Api;
 use crate::api::auth::credentials::Credentials;
@@ -69,11 +69,17 @@ impl Api {
         }
     }
 
+    /// The endpoint that a request led to.
+    pub(super) fn endpoint_of(&self, outcome: &Outcome) -> Option<&'static Endpoint> {
+        let served = router::endpoint(&outcome.request.path, &self.endpoints)?;
+        Some(served.endpoint)
+    }
+
     /// The path of the row in the table of endpoints that answered, without ids. As Kinto names them: `unknown` for a path
     /// that leads nowhere, `unnamed` for a redirect.
     pub(super) fn route_of(&self, outcome: &Outcome) -> &'static str {
-        match router::endpoint(&outcome.request.path, &self.endpoints) {
-            Some(served) => served.endpoint.path,
+        match self.endpoint_of(outcome) {
+            Some(endpoint) => endpoint.path,
             None if admin::serves(&outcome.request, &self.settings.api) => admin::ROUTE,
             None if outcome.status == 404 => "unknown",
             None => "unnamed",

@@ -1,4 +1,5 @@
-//! What is told of a request when it was answered: a line of the log ([`request_log`]), and metrics ([`counts`]).
+//! What is told of a request when it was answered: a line of the log ([`request_log`]), and metrics ([`counts`]; for
+//! Prometheus, [`prometheus`]).
 //!
 //! Where none of these is wanted, nothing is noted, measured or asked for.
 
@@ -7,6 +8,7 @@ pub mod notes;
 mod request_log;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_lambda_events::apigw::{ApiGatewayV2httpRequest, ApiGatewayV2httpResponse};
 use tokio::time::Instant;
@@ -14,6 +16,8 @@ use tokio::time::Instant;
 use self::notes::Notes;
 use self::request_log::RequestLog;
 use crate::api::Api;
+use crate::api::plugins::prometheus;
+use crate::api::plugins::prometheus::registry::{Counted, Registry};
 use crate::api::web::request::Request;
 use crate::api::web::response::Response;
 use crate::metrics::Metrics;
@@ -25,6 +29,7 @@ use crate::store::capacity::{self, Capacity};
 pub struct Observers {
     request_log: Option<Arc<RequestLog>>,
     metrics: Metrics,
+    prometheus: Option<Arc<Registry>>,
 }
 
 /// The outcome of a request, or of one in a batch.
@@ -38,6 +43,8 @@ pub struct Outcome {
     pub errno: u16,
     /// The kind of a server error.
     pub failure: Option<&'static str>,
+    /// The length of its response in bytes, uncompressed.
+    pub length: usize,
 }
 
 /// What is told of one request.
@@ -60,6 +67,10 @@ impl Observers {
         Self {
             request_log: request_log.map(Arc::new),
             metrics: Metrics::default(),
+            prometheus: settings
+                .prometheus
+                .clone()
+                .map(|it| Arc::new(Registry::new(it))),
         }
     }
 
@@ -75,7 +86,12 @@ impl Observers {
 
     /// Whether there is anybody to tell.
     fn exist(&self) -> bool {
-        self.request_log.is_some() || self.metrics.counts()
+        self.request_log.is_some() || self.metrics.counts() || self.prometheus.is_some()
+    }
+
+    /// What this process counted for Prometheus; `None` where the plugin is off.
+    pub fn prometheus(&self) -> Option<&Registry> {
+        self.prometheus.as_deref()
     }
 }
 
@@ -87,6 +103,7 @@ impl Outcome {
             status: response.status().as_u16(),
             errno: response.errno(),
             failure: response.failure(),
+            length: response.length(),
         }
     }
 
@@ -107,6 +124,12 @@ impl Outcome {
 }
 
 impl Summary<'_> {
+    /// How the user was known: what their id begins with.
+    fn policy(&self) -> Option<&str> {
+        let (policy, _) = self.notes.user_id.as_deref()?.split_once(':')?;
+        Some(policy)
+    }
+
     /// The outcomes of the requests in a batch, or of the only one. A batch that failed as a whole is one.
     fn outcomes(&self) -> &[Outcome] {
         match self.notes.batch_size {
@@ -144,7 +167,41 @@ impl Api {
                 log.tell(&summary);
             }
             counts::count(&self.observers.metrics, &summary);
+            if let Some(registry) = self.observers.prometheus() {
+                self.count_for(registry, &summary, received.elapsed());
+            }
         }
         response
+    }
+
+    /// Counts a request, and each of a batch, as Kinto does.
+    fn count_for(&self, registry: &Registry, summary: &Summary<'_>, took: Duration) {
+        let count = |outcome: &Outcome, took| {
+            let endpoint = self.endpoint_of(outcome);
+            let name = endpoint.map(prometheus::name_of);
+            registry.count(Counted {
+                method: outcome.method(),
+                endpoint: name.as_deref().unwrap_or_else(|| self.route_of(outcome)),
+                ids: match endpoint {
+                    Some(endpoint) if outcome.status < 400 => {
+                        prometheus::ids_of(endpoint, &outcome.request.path)
+                    }
+                    _ => vec![],
+                },
+                status: outcome.status,
+                took,
+                length: outcome.length,
+            });
+        };
+        count(summary.outcome, Some(took));
+        for outcome in &summary.notes.outcomes {
+            count(outcome, None);
+        }
+        let policy = summary.policy();
+        policy.inspect(|policy| registry.authenticated(policy));
+        let Notes {
+            attempts, turns, ..
+        } = summary.notes;
+        registry.contended(attempts.saturating_sub(1), *turns);
     }
 }

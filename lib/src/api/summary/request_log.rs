@@ -40,7 +40,7 @@ impl RequestLog {
             failure = outcome.failure,
             t = summary.milliseconds,
             uid,
-            authn_type = user_id.and_then(|id| Some(id.split_once(':')?.0)),
+            authn_type = summary.policy(),
             rid = summary.request_id,
             batch_size = notes.batch_size,
             statuses = is_batch.then(|| statuses(&notes.outcomes)),

@@ -382,7 +382,7 @@ impl ApiError {
             Self::Store(_) => "storage",
             _ => "other",
         };
-        self.is_ours().then_some(failure)
+        self.is_server_error().then_some(failure)
     }
 
     fn details(&self) -> Vec<Detail> {

@@ -13,6 +13,7 @@
 
 mod rebuild;
 mod recorder;
+mod sweep;
 
 use std::collections::BTreeMap;
 
@@ -21,6 +22,7 @@ use aws_lambda_events::streams::{DynamoDbBatchItemFailure, DynamoDbEventResponse
 use futures::stream::{self, StreamExt};
 
 pub use rebuild::{Input, Output, RebuildError, Rebuilt};
+pub use sweep::SweepRequest;
 
 use crate::metrics::{Metrics, Unit};
 use crate::queue::{BroadcastQueue, QueueError};

@@ -410,6 +410,25 @@ impl Store {
     }
 }
 
+/// The generation of the bucket whose history an entry is of, and the object that it tells of; `None` of other items, and of entries that
+/// are deleted.
+pub(super) fn origin(item: &Item) -> Result<Option<(Generation, ObjectUri)>, StoreError> {
+    let pk = string(item, "pk")?;
+    let generation = pk
+        .strip_prefix(PARTITION)
+        .and_then(|rest| rest.split_once('#'));
+    let Some((generation, _)) = generation else {
+        return Ok(None);
+    };
+    let Some(told) = item.get("told").and_then(|told| told.as_b().ok()) else {
+        return Ok(None);
+    };
+    let told = decompress(told.as_ref()).ok_or_else(|| malformed(item, "told"))?;
+    let uri = told.shown.get("uri").and_then(Value::as_str);
+    let uri = uri.and_then(ObjectUri::parse);
+    Ok(uri.map(|uri| (Generation(generation.to_owned()), uri)))
+}
+
 fn compress(json: &[u8]) -> Vec<u8> {
     let mut encoder = ZlibEncoder::new(vec![], Compression::default());
     // Writing to memory cannot fail.

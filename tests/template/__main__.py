@@ -174,6 +174,15 @@ class Template(unittest.TestCase):
                 if resource["Type"] == "AWS::Lambda::Version" and not name.startswith("Check"):
                     self.assertEqual(resource["Properties"]["Description"], {"Fn::GetAtt": ["Settings", "Digest"]}, name)
 
+    def test_lambda_leaves_no_line_of_a_log_out(self):
+        """It takes one without a time for INFO: with a higher level metrics, and errors that alarms count, would be gone."""
+        for template, _, _ in ALL.values():
+            for name, resource in template["Resources"].items():
+                if resource["Type"] == "AWS::Lambda::Function":
+                    properties = resource["Properties"]
+                    self.assertEqual(properties["LoggingConfig"]["ApplicationLogLevel"], "TRACE", name)
+        self.assertEqual(TEMPLATE["Globals"]["Function"]["Environment"]["Variables"]["RUST_LOG"], {"Ref": "LogLevel"})
+
     def test_whoever_invokes_a_function_invokes_its_alias(self):
         for deployment, (template, _, _) in ALL.items():
             resources = template["Resources"]

@@ -60,6 +60,8 @@ impl Api {
                 let outcome = Outcome::new(&request, &response);
                 let is_head = request.method == Method::HEAD;
                 let event = gateway::event(response, is_head, accept_encoding);
+                let is_sent = i64::from(outcome.status) == event.status_code;
+                let outcome = if is_sent { outcome } else { outcome.too_large() };
                 (event, Some(outcome))
             }
             Err(error) => {

@@ -14,10 +14,11 @@ use aws_lambda_events::apigw::{ApiGatewayV2httpRequest, ApiGatewayV2httpResponse
 use tokio::time::Instant;
 
 use self::notes::Notes;
-use self::request_log::RequestLog;
+use self::request_log::{RequestLog, TARGET};
 use crate::api::Api;
 use crate::api::plugins::prometheus;
 use crate::api::plugins::prometheus::registry::{Counted, Registry};
+use crate::api::web::error::ApiError;
 use crate::api::web::request::Request;
 use crate::api::web::response::Response;
 use crate::metrics::Metrics;
@@ -86,7 +87,12 @@ impl Observers {
 
     /// Whether there is anybody to tell.
     fn exist(&self) -> bool {
-        self.request_log.is_some() || self.metrics.counts() || self.prometheus.is_some()
+        self.log_requests() || self.metrics.counts() || self.prometheus.is_some()
+    }
+
+    /// Whether lines of requests are asked for, and the level of the log lets them pass.
+    fn log_requests(&self) -> bool {
+        self.request_log.is_some() && tracing::enabled!(target: TARGET, tracing::Level::INFO)
     }
 
     /// What this process counted for Prometheus; `None` where the plugin is off.
@@ -104,6 +110,16 @@ impl Outcome {
             errno: response.errno(),
             failure: response.failure(),
             length: response.length(),
+        }
+    }
+
+    /// That of the request when its response is too large to be sent.
+    pub fn too_large(self) -> Self {
+        let refusal = ApiError::ResponseTooLarge;
+        Self {
+            status: refusal.status().as_u16(),
+            errno: refusal.errno(),
+            ..self
         }
     }
 
@@ -148,7 +164,7 @@ impl Api {
         }
         let request_id = event.request_context.request_id.clone();
         let answered = notes::noted_by(self.answer_event(event, received));
-        let ((answer, notes), capacity) = if self.observers.want_capacity() {
+        let ((answer, notes), capacity) = if self.observers.log_requests() {
             capacity::consumed_by(answered).await
         } else {
             (answered.await, Capacity::default())

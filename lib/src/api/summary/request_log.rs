@@ -10,6 +10,9 @@ use super::{Outcome, Summary};
 use crate::hmac;
 use crate::settings::{ApiSettings, Secret};
 
+/// The target of the lines, by which a filter names them.
+pub const TARGET: &str = "request.summary";
+
 /// The log of requests.
 #[derive(Debug)]
 pub struct RequestLog {
@@ -32,7 +35,7 @@ impl RequestLog {
         let units = |units: f64| Some(units).filter(|units| *units > 0.0);
         let is_batch = notes.batch_size.is_some();
         tracing::info!(
-            target: "request.summary",
+            target: TARGET,
             method = outcome.method(),
             route = summary.route,
             code = outcome.status,

@@ -328,7 +328,7 @@ impl ApiError {
     }
 
     /// Kinto's stable error number (Kinto 26.5: API documentation, error responses).
-    fn errno(&self) -> u16 {
+    pub fn errno(&self) -> u16 {
         match self {
             Self::Forbidden {
                 authenticated: false,

@@ -19,6 +19,7 @@ mod megaphone;
 mod native;
 mod openid;
 mod signer;
+mod signer_keys;
 mod web;
 
 pub use self::admin::AdminAssets;
@@ -37,6 +38,7 @@ pub use self::listeners::ListenerSettings;
 pub use self::megaphone::MegaphoneSettings;
 pub use self::openid::{OpenIdSettings, UrlPattern};
 pub use self::signer::{Publishing, Role, SignerSettings};
+pub use self::signer_keys::is_signer_secret;
 pub use self::web::{EndOfService, EndpointType, Redirects, WebSettings};
 use crate::hmac;
 use crate::permission::{AUTHENTICATED, EVERYONE};

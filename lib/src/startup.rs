@@ -11,9 +11,10 @@ use crate::notifier::Notifier;
 use crate::queue::{BroadcastQueue, NotificationQueue, QueueConsumer};
 use crate::settings::{
     BroadcastsSettings, ChangesSettings, ListenerSettings, MegaphoneSettings, SettingError,
-    Settings, Vars,
+    Settings, Vars, is_signer_secret,
 };
 use crate::settings_file::KINTO_INI;
+use crate::signer::keys::Signer;
 use crate::store::Store;
 use crate::warm::Warm;
 
@@ -69,9 +70,9 @@ pub async fn api(environment: Environment) -> Result<Warm<Api>, StartError> {
                 "KINTO_DEFAULT_BUCKET_HMAC_SECRET",
                 "KINTO_BROADCASTS_READER_TOKEN",
                 "KINTO_ORIGIN_SECRET",
-                "KINTO_SIGNER_ECDSA_PRIVATE_KEY",
             ];
             settings.contains(name)
+                || is_signer_secret(name)
                 || name.contains("MULTIAUTH_POLICY_") && name.ends_with("_CLIENT_SECRET")
         };
         let of_api = vars.names().filter(is_secret).map(str::to_owned);
@@ -86,7 +87,8 @@ pub async fn api(environment: Environment) -> Result<Warm<Api>, StartError> {
                 settings,
                 environment.megaphones()?,
                 environment.listeners(true)?,
-            ))
+            )
+            .signing_with(Signer::new(&environment.sdk)))
         })
     })
     .await

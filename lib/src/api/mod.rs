@@ -115,6 +115,7 @@ use self::plugins::openid::provider::Provider;
 use crate::listeners::Listeners;
 use crate::megaphone::Megaphone;
 use crate::settings::Settings;
+use crate::signer::keys::Signer;
 use crate::store::Store;
 
 /// The HTTP API over one table.
@@ -134,6 +135,8 @@ pub struct Api {
     endpoints: Arc<[Served]>,
     /// The code that plugins run after writes.
     on_write: Arc<[OnWrite]>,
+    /// What signs where something is published.
+    signer: Signer,
     /// Keeps requests that met contention from meeting it again; shared by clones.
     contention: Arc<retry::Contention>,
 }
@@ -159,7 +162,13 @@ impl Api {
             megaphones,
             listeners,
             changesets: Arc::default(),
+            signer: Signer::default(),
             contention: Arc::default(),
         }
+    }
+
+    /// The same, which signs with keys that are reached with clients.
+    pub fn signing_with(self, signer: Signer) -> Self {
+        Self { signer, ..self }
     }
 }

@@ -20,6 +20,7 @@ mod native;
 mod openid;
 mod prometheus;
 mod signer;
+mod signer_keys;
 mod web;
 
 pub use self::admin::AdminAssets;
@@ -39,6 +40,7 @@ pub use self::megaphone::MegaphoneSettings;
 pub use self::openid::{OpenIdSettings, UrlPattern};
 pub use self::prometheus::PrometheusSettings;
 pub use self::signer::{Publishing, Role, SignerSettings};
+pub use self::signer_keys::is_signer_secret;
 pub use self::web::{EndOfService, EndpointType, Redirects, WebSettings};
 use crate::hmac;
 use crate::permission::{AUTHENTICATED, EVERYONE};

@@ -12,9 +12,10 @@ use crate::notifier::Notifier;
 use crate::queue::{BroadcastQueue, NotificationQueue, QueueConsumer};
 use crate::settings::{
     BroadcastsSettings, ChangesSettings, Includes, ListenerSettings, MegaphoneSettings, PluginName,
-    SettingError, Settings, Vars,
+    SettingError, Settings, Vars, is_signer_secret,
 };
 use crate::settings_file::KINTO_INI;
+use crate::signer::keys::Signer;
 use crate::store::Store;
 use crate::warm::Warm;
 
@@ -70,9 +71,9 @@ pub async fn api(environment: Environment) -> Result<Warm<Api>, StartError> {
                 "KINTO_DEFAULT_BUCKET_HMAC_SECRET",
                 "KINTO_BROADCASTS_READER_TOKEN",
                 "KINTO_ORIGIN_SECRET",
-                "KINTO_SIGNER_ECDSA_PRIVATE_KEY",
             ];
             settings.contains(name)
+                || is_signer_secret(name)
                 || name.contains("MULTIAUTH_POLICY_") && name.ends_with("_CLIENT_SECRET")
         };
         let of_api = vars.names().filter(is_secret).map(str::to_owned);
@@ -89,6 +90,7 @@ pub async fn api(environment: Environment) -> Result<Warm<Api>, StartError> {
                 environment.megaphones()?,
                 environment.listeners(true)?,
             )
+            .signing_with(Signer::new(&environment.sdk))
             .publishing(Metrics::from_vars(&environment.vars)?))
         })
     })

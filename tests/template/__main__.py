@@ -45,6 +45,7 @@ DEPLOYMENTS = {
         "IniSecretArns": f"{SECRET},{SECRET}2",
         "Listeners": "true",
         "ListenerArns": f"arn:aws:events:{ACCOUNT}:event-bus/default",
+        "SigningKeyArns": f"arn:aws:kms:{ACCOUNT}:key/1,arn:aws:kms:{ACCOUNT}:key/2",
         "Front": "function-url",
         "Admin": "true",
         "Cdn": "true",
@@ -223,6 +224,17 @@ class Template(unittest.TestCase):
             all_queues = {name for name, part in template["Resources"].items() if part["Type"] == "AWS::SQS::Queue"}
             if policy := template["Resources"].get("QueuesTlsOnly"):
                 self.assertEqual({queue["Ref"] for queue in policy["Properties"]["Queues"]}, all_queues)
+
+    def test_the_api_alone_signs_with_the_keys_in_kms_and_does_nothing_else_with_them(self):
+        keys = [f"arn:aws:kms:{ACCOUNT}:key/1", f"arn:aws:kms:{ACCOUNT}:key/2"]
+        template, _, _ = ALL["all that a stack may have"]
+        for name, resource in template["Resources"].items():
+            for policy in resource.get("Properties", {}).get("Policies", []):
+                for statement in policy["PolicyDocument"]["Statement"]:
+                    if "kms:" in json.dumps(statement["Action"]):
+                        self.assertEqual((name, statement["Action"], statement["Resource"]), ("ApiRole", "kms:Sign", keys))
+        self.assertIn("kms:Sign", json.dumps(template["Resources"]["ApiRole"]))
+        self.assertNotIn("kms:", json.dumps(ALL["defaults"][0]["Resources"]["ApiRole"]))
 
     def test_operators_find_each_alarm_and_read_of_no_other(self):
         page = (ROOT / "docs" / "operations.md").read_text()

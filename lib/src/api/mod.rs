@@ -124,6 +124,7 @@ use crate::listeners::Listeners;
 use crate::megaphone::Megaphone;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
+use crate::signer::keys::Signer;
 use crate::store::Store;
 
 /// The HTTP API over one table.
@@ -143,6 +144,8 @@ pub struct Api {
     endpoints: Arc<[Served]>,
     /// The code that plugins run after writes.
     on_write: Arc<[OnWrite]>,
+    /// What signs where something is published.
+    signer: Signer,
     /// Keeps requests that met contention from meeting it again; shared by clones.
     contention: Arc<retry::Contention>,
     /// Who is told of each request.
@@ -176,8 +179,14 @@ impl Api {
             megaphones,
             listeners,
             changesets: Arc::default(),
+            signer: Signer::default(),
             contention: Arc::default(),
         }
+    }
+
+    /// The same, which signs with keys that are reached with clients.
+    pub fn signing_with(self, signer: Signer) -> Self {
+        Self { signer, ..self }
     }
 
     /// The same, with metrics of its requests.

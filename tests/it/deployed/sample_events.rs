@@ -200,7 +200,8 @@ async fn notifier_events_tell_a_webhook_of_a_record() {
     .collect();
     let aws = Kinto::new().aws;
     let listeners = ListenerSettings::from_vars(&vars).unwrap();
-    let listeners = Listeners::new(listeners, &vars, &aws.of_listeners().await, &[]).unwrap();
+    let clients = aws.of_listeners(&kinto_local::aws::of_environment().await);
+    let listeners = Listeners::new(listeners, &vars, &clients, &[]).unwrap();
     let (queue, dead) = (sqs::url(NOTIFICATIONS), sqs::dead_letter_url(NOTIFICATIONS));
     let notifier = Notifier::new(
         Store::new(aws.dynamodb(), TABLE),

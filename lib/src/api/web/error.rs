@@ -9,7 +9,7 @@ use crate::api::web::response::Response;
 use crate::listeners::NotifyError;
 use crate::resource::{Kind, ObjectUri};
 use crate::settings::{ApiSettings, Policy};
-use crate::signer::local_ecdsa;
+use crate::signer::keys;
 use crate::store::StoreError;
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::Exhausted;
@@ -104,7 +104,7 @@ pub enum ApiError {
     Overtaken,
     /// The signature failed, and nothing was written: 503.
     #[error("signing failed")]
-    Signing(#[source] local_ecdsa::Error),
+    Signing(#[source] keys::Error),
     /// The object does not exist: 404, errno 110.
     #[error("unknown {} {id}", kind.name())]
     UnknownObject {
@@ -515,7 +515,8 @@ impl ApiError {
             tracing::error!(%error, source, "identity provider failed");
         }
         if let Self::Signing(error) = &self {
-            tracing::error!(%error, "signing failed");
+            let source = std::error::Error::source(error).map(ToString::to_string);
+            tracing::error!(%error, source, "signing failed");
         }
         if let Self::Listener { .. } = &self {
             tracing::error!(error = %self, "a listener failed");

@@ -58,6 +58,8 @@ DEPLOYMENTS = {
         "ApiReservedConcurrency": "100",
         "MaxReadRequestUnits": "0",
         "MaxWriteRequestUnits": "0",
+        "ExportBucket": "kinto-exports",
+        "ExportSchedule": "cron(0 3 * * ? *)",
     },
     "another table, what Kinto had, and a Megaphone": {
         "TableName": "restored",

@@ -25,6 +25,9 @@ Usage: kinto-serverless import SOURCE TABLE [--dry-run] [--leave-out] [--overwri
 
 SOURCE
   postgres://…       Kinto's database, read at one moment
+  --from-dynamodb-export s3://BUCKET/PREFIX/AWSDynamoDB/ID|DIR
+                     an export that DynamoDB made of such a table, full and as
+                     DYNAMODB_JSON
   --from-dump DIR    its tables as CSV: objects.csv, timestamps.csv,
                      access_control_entries.csv, user_principals.csv
   https://…          another Kinto, by its API: https://user:password@host/v1,
@@ -105,6 +108,8 @@ pub enum Source {
     Postgres(String),
     /// A directory of CSV files.
     Dump(PathBuf),
+    /// An export of DynamoDB's, by its URL or directory.
+    TableExport(String),
     /// Another Kinto, by the URL of its API.
     Http(String),
     /// A file of kinto-wizard's.
@@ -158,14 +163,17 @@ impl Options {
     ) -> Result<Option<Self>, OptionsError> {
         use lexopt::prelude::*;
 
-        let (mut values, mut dump, mut to_dump, mut table) = (vec![], None, None, None);
+        let (mut values, mut from, mut to_dump, mut table) = (vec![], None, None, None);
         let (mut dry_run, mut leave_out, mut tombstones_kept) = (false, false, None);
         let (mut sync, mut reading) = (sync::Options::default(), reading::Options::default());
         let mut parser = lexopt::Parser::from_args(arguments);
         while let Some(argument) = parser.next()? {
             match argument {
                 Long("help") | Short('h') => return Ok(None),
-                Long("from-dump") => dump = Some(PathBuf::from(parser.value()?)),
+                Long("from-dump") => from = Some(Source::Dump(parser.value()?.into())),
+                Long("from-dynamodb-export") => {
+                    from = Some(Source::TableExport(parser.value()?.string()?));
+                }
                 Long("to-dump") => to_dump = Some(PathBuf::from(parser.value()?)),
                 Long("table") => table = Some(Table::DynamoDb(parser.value()?.string()?)),
                 Long("data") => table = Some(Table::File(parser.value()?.string()?)),
@@ -206,8 +214,8 @@ impl Options {
             return Err(lexopt::Error::UnexpectedArgument(value.into()).into());
         }
         let is_url = |url: &str| url.starts_with("https://") || url.starts_with("http://");
-        let source = |given: Option<String>| match (given, dump) {
-            (None, Some(directory)) => Ok(Source::Dump(directory)),
+        let source = |given: Option<String>| match (given, from) {
+            (None, Some(from)) => Ok(from),
             (Some(url), None)
                 if url.starts_with("postgres://") || url.starts_with("postgresql://") =>
             {
@@ -302,6 +310,9 @@ mod tests {
             dry.command,
             Command::Import(Source::Dump("d".into()), file())
         );
+        let of_dynamodb = command("import --from-dynamodb-export s3://b/AWSDynamoDB/1 --data t.db");
+        let source = Source::TableExport("s3://b/AWSDynamoDB/1".to_owned());
+        assert_eq!(of_dynamodb, Command::Import(source, file()));
         let verify = parse("verify x.ndjson --table t").unwrap().unwrap();
         assert!(!verify.sync.writes);
         let http = parse("import https://h/v1 --data t.db --work w");

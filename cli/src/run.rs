@@ -27,6 +27,7 @@ use crate::s3::S3Object;
 use crate::source;
 use crate::staging::{Staging, UNFIT};
 use crate::sync::{Differences, Sync};
+use crate::table_export;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -152,6 +153,10 @@ async fn sync(
     let staging = Staging::new()?;
     match from {
         Source::Postgres(url) => source::from_postgres(&staging, url).await?,
+        Source::TableExport(named) => {
+            let place = table_export::Place::open(named).await?;
+            table_export::read(&staging, &place).await?;
+        }
         Source::Dump(directory) => source::from_dump(&staging, directory)?,
         Source::Http(url) => source::from_http(&staging, &client(url)?, &options.reading).await?,
         Source::Yaml(path) => source::from_yaml(&staging, path)?,

@@ -60,6 +60,8 @@ DEPLOYMENTS = {
         "MaxReadRequestUnits": "0",
         "MaxWriteRequestUnits": "0",
         "TombstoneDays": "90",
+        "ExportBucket": "kinto-exports",
+        "ExportSchedule": "cron(0 3 * * ? *)",
     },
     "another table, what Kinto had, and a Megaphone": {
         "TableName": "restored",

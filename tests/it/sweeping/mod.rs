@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kinto_local::{Fault, LocalAws};
-use kinto_serverless::aggregator::{Aggregator, Input};
+use kinto_serverless::aggregator::{Aggregator, AggregatorEvent};
 use kinto_serverless::queue::BroadcastQueue;
 use kinto_serverless::store::sweep::{Limits, Swept};
 use kinto_serverless::store::{Key, Store};
@@ -292,8 +292,8 @@ async fn a_run_is_bounded_and_the_next_one_goes_on() {
     let aggregator = aggregator(&kinto);
     let run = async |units: u64| {
         let input = json!({"sweep": {"units": units, "tombstone-days": 0}});
-        let input: Input = serde_json::from_value(input).unwrap();
-        let output = aggregator.answer(input).await.unwrap();
+        let input: AggregatorEvent = serde_json::from_value(input).unwrap();
+        let output = aggregator.answer_event(input).await.unwrap();
         serde_json::to_value(&output).unwrap()
     };
     let first = run(10).await;

@@ -15,8 +15,9 @@ const CONCURRENCY: usize = 16;
 /// How often a list is begun anew to which others write.
 const MAX_ATTEMPTS: usize = 5;
 
-/// The time above which all objects of a list are raised, by a raising that began then: the list never had a later one, and no client was
-/// told a later one unless clients themselves set times in the future.
+/// The time above which all objects of a list are raised, by a raising that began then.
+///
+/// The list never had a later one, and no client was told a later one unless clients themselves set times in the future.
 pub fn base(begun: Timestamp, reached: Option<Timestamp>) -> Timestamp {
     begun.max(reached.unwrap_or_default())
 }

@@ -20,7 +20,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// The interval of a long command's progress messages.
 const PROGRESS: Duration = Duration::from_secs(2);
 
-#[tokio::main(flavor = "current_thread")]
+/// Several threads, whatever cores there are: one that hashes a password for a quarter of a second holds up no other request. (A
+/// function on Lambda has one request at a time.)
+#[tokio::main(worker_threads = 4)]
 async fn main() -> ExitCode {
     match run().await {
         Ok(()) => ExitCode::SUCCESS,

@@ -13,6 +13,7 @@
 
 mod rebuild;
 mod recorder;
+mod sweep;
 
 use std::collections::BTreeMap;
 
@@ -21,7 +22,9 @@ use aws_lambda_events::streams::{DynamoDbBatchItemFailure, DynamoDbEventResponse
 use futures::stream::{self, StreamExt};
 
 pub use rebuild::{AggregatorEvent, AggregatorResponse, RebuildError, Rebuilt};
+pub use sweep::SweepRequest;
 
+use crate::metrics::{Metrics, Unit};
 use crate::queue::{BroadcastQueue, QueueError};
 use crate::resource::{Kind, ListUri, ObjectUri, is_valid_id};
 use crate::settings::{BroadcastsSettings, ChangesSettings, MegaphoneSettings};
@@ -40,6 +43,7 @@ pub struct Aggregator {
     store: Store,
     queue: BroadcastQueue,
     recorder: Recorder,
+    metrics: Metrics,
 }
 
 /// The meaning of a record of the stream.
@@ -90,7 +94,13 @@ impl Aggregator {
             recorder: Recorder::new(store.clone(), audience),
             store,
             queue,
+            metrics: Metrics::default(),
         }
+    }
+
+    /// The same, with metrics.
+    pub fn publishing(self, metrics: Metrics) -> Self {
+        Self { metrics, ..self }
     }
 
     /// Handles one batch; returns the records to retry.
@@ -99,6 +109,10 @@ impl Aggregator {
     /// behind it until the stream drops it.
     pub async fn handle(&self, event: Event) -> DynamoDbEventResponse {
         let layers = layers(&event.records);
+        let written = match self.metrics.counts() {
+            true => times_of_writes(&event.records),
+            false => vec![],
+        };
         let (collections, buckets) = coalesce(event.records);
         let mut failed: Vec<String> = vec![];
 
@@ -118,6 +132,14 @@ impl Aggregator {
         failed.extend(deletions.into_iter().filter_map(Result::err).map(logged));
 
         let failures = self.record(collections).await;
+        if failures.is_empty() {
+            let now = Timestamp::now();
+            let lags = written.iter().map(|written| now.since(*written));
+            let lags = lags.map(|lag| u64::try_from(lag.as_millis()).unwrap_or(u64::MAX));
+            let lags: Vec<_> = lags.collect();
+            let unit = Unit::Milliseconds;
+            self.metrics.values(now, "MonitorLag", unit, &lags);
+        }
         failed.extend(failures.into_iter().map(logged));
 
         // Usually who published has done so by now.
@@ -327,6 +349,23 @@ fn coalesce(
         }
     }
     (collections.into_values().collect(), buckets)
+}
+
+/// When the changes of collections were written: at the new timestamp of their list. One that a client set to a time long
+/// past is taken from the stream, which knows the second.
+fn times_of_writes(records: &[EventRecord]) -> Vec<Timestamp> {
+    let time = |record: &EventRecord| match read(record) {
+        Some(StreamChange::Collection(change)) => {
+            let created = record
+                .change
+                .approximate_creation_date_time
+                .timestamp_millis();
+            let created = Timestamp(u64::try_from(created).unwrap_or_default());
+            Some(change.last_modified.max(created))
+        }
+        _ => None,
+    };
+    records.iter().filter_map(time).collect()
 }
 
 /// The layers that lists of records show ([`crate::store::publication`]): of each list the last, since what came before it

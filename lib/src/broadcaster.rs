@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::backoff;
 use crate::megaphone::{Megaphone, MegaphoneError};
-use crate::metrics;
+use crate::metrics::Metrics;
 use crate::queue::{BroadcastRequest, QueueConsumer, ReceivedMessage};
 use crate::store::broadcast_claim::ClaimOutcome;
 use crate::store::{Store, StoreError};
@@ -40,6 +40,7 @@ pub struct Broadcaster {
     store: Store,
     consumer: QueueConsumer,
     megaphones: Vec<Megaphone>,
+    metrics: Metrics,
 }
 
 /// What came of a message.
@@ -62,7 +63,13 @@ impl Broadcaster {
             store,
             consumer,
             megaphones,
+            metrics: Metrics::default(),
         }
+    }
+
+    /// The same, with metrics.
+    pub fn publishing(self, metrics: Metrics) -> Self {
+        Self { metrics, ..self }
     }
 
     /// Handles one batch; tells which messages are to come again.
@@ -129,7 +136,8 @@ impl Broadcaster {
         let not_before = match self.broadcast(megaphone, count, now).await {
             Ok(Outcome::Sent(version)) => {
                 tracing::info!(listener, %version, "broadcast");
-                metrics::due_age(message.sent, now);
+                self.metrics.count(now, &[("Broadcasts", 1)]);
+                self.metrics.due_age(message.sent, now);
                 return None;
             }
             Ok(Outcome::NothingDue) => {
@@ -142,7 +150,7 @@ impl Broadcaster {
             }
             Ok(Outcome::Failed(error, time)) => {
                 failed(listener, count, &error);
-                metrics::due_age(message.sent, now);
+                self.metrics.due_age(message.sent, now);
                 if matches!(error, MegaphoneError::Refused(_)) && count >= MAX_REFUSALS {
                     return self.dead_letter(message).await;
                 }
@@ -150,7 +158,7 @@ impl Broadcaster {
             }
             Err(error) => {
                 failed(listener, count, &error);
-                metrics::due_age(message.sent, now);
+                self.metrics.due_age(message.sent, now);
                 now.after(begin.elapsed() + backoff::after_failure(count))
             }
         };

@@ -22,7 +22,7 @@ use serde_json::Value;
 use crate::backoff;
 use crate::event::ResourceChanged;
 use crate::listeners::{Listeners, NotifyError};
-use crate::metrics;
+use crate::metrics::Metrics;
 use crate::queue::{
     NotificationQueue, NotificationRequest, QueueConsumer, QueueError, ReceivedMessage,
 };
@@ -44,6 +44,7 @@ pub struct Notifier {
     queue: NotificationQueue,
     consumer: QueueConsumer,
     listeners: Listeners,
+    metrics: Metrics,
 }
 
 /// The function's input: a batch of the stream or of the queue.
@@ -106,7 +107,13 @@ impl Notifier {
             queue,
             consumer,
             listeners,
+            metrics: Metrics::default(),
         }
+    }
+
+    /// The same, with metrics.
+    pub fn publishing(self, metrics: Metrics) -> Self {
+        Self { metrics, ..self }
     }
 
     /// Handles a batch of the stream or of the queue.
@@ -193,7 +200,7 @@ impl Notifier {
         let NotificationRequest { listener, entry } = &request;
         let count = message.receive_count;
         let told = self.notify(listener, entry).await;
-        metrics::due_age(message.sent, Timestamp::now());
+        self.metrics.due_age(message.sent, Timestamp::now());
         let error = match told {
             Ok(Some(())) => {
                 tracing::info!(listener, ?entry, "notified");

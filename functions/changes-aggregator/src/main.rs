@@ -14,7 +14,7 @@ async fn main() -> Result<(), Error> {
         aggregator
             .current()
             .await
-            .handle_or_rebuild(event.payload)
+            .answer_event(event.payload)
             .await
             .map_err(Error::from)
     }))

@@ -9,7 +9,7 @@
 //! is that many queries. Deleting an entry empties its item, which then expires, and puts a tombstone with a time of its
 //! own, which expires after [`TOMBSTONES_KEPT`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
@@ -47,6 +47,8 @@ pub const TOMBSTONES_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 /// What the first byte of an entry's id is from, by the depth of its object: bucket; collection, group; record.
 const DEPTHS: [u8; 3] = [2 * ID_RANGE, ID_RANGE, 0];
 const ID_RANGE: u8 = 80;
+/// Readers that are noted one by one. Others are noted as anybody.
+pub const MAX_NOTED: usize = 20;
 /// The sharing note ([`super::shares`]) that stands for more principals than are noted one by one.
 const ANYBODY: &str = "*";
 
@@ -80,8 +82,25 @@ impl Entry {
         content: &EntryContent,
     ) -> Option<Self> {
         let json = serde_json::to_vec(content).ok()?;
-        let told = (json.len() <= MAX_UNPACKED).then(|| compress(&json))?;
-        let key = Key::history(bucket, uri, time, last_modified);
+        Self::of(Key::history(bucket, uri, time, last_modified), &json)
+    }
+
+    /// The entry that another server wrote of something in that list, with the id and the time that it has there; `None` where it is
+    /// more than an item can hold.
+    pub fn imported(
+        bucket: &Generation,
+        list: &ListUri,
+        time: Timestamp,
+        id: &str,
+        content: &EntryContent,
+    ) -> Option<Self> {
+        let json = serde_json::to_vec(content).ok()?;
+        let key = Key::imported_entry(bucket, list, time, id);
+        Self::of(key, &json)
+    }
+
+    fn of(key: Key, json: &[u8]) -> Option<Self> {
+        let told = (json.len() <= MAX_UNPACKED).then(|| compress(json))?;
         (told.len() <= MAX_ENTRY - key.pk.len() - key.sk.len()).then_some(Self { key, told })
     }
 
@@ -129,13 +148,17 @@ impl Removal {
 
     /// The item of the tombstone.
     pub(super) fn into_tombstone(self) -> Item {
-        let mut item = self.tombstone.into_item();
-        item.insert("deleted".to_owned(), AttributeValue::Bool(true));
-        // DynamoDB's TTL counts seconds.
-        let expires = Timestamp(self.expires.0 / 1000);
-        item.insert("expires".to_owned(), number(expires));
-        item
+        tombstone(self.tombstone, self.expires)
     }
+}
+
+/// The item of a tombstone of an entry.
+pub(super) fn tombstone(key: Key, expires: Timestamp) -> Item {
+    let mut item = key.into_item();
+    item.insert("deleted".to_owned(), AttributeValue::Bool(true));
+    // DynamoDB's TTL counts seconds.
+    item.insert("expires".to_owned(), number(Timestamp(expires.0 / 1000)));
+    item
 }
 
 /// An entry, or a tombstone, as it is stored: what it tells is not read.
@@ -222,6 +245,38 @@ impl Key {
         Self {
             pk: shard_key(bucket, shard_of(uri.list())),
             sk: sort_key(time, &id),
+        }
+    }
+
+    /// The key of an entry, or the tombstone of one, that another server wrote of something in that list.
+    pub fn imported_entry(bucket: &Generation, list: &ListUri, time: Timestamp, id: &str) -> Self {
+        Self {
+            pk: shard_key(bucket, shard_of(list)),
+            sk: sort_key(time, id),
+        }
+    }
+
+    /// The keys of the items that say that these principals, who do not read all of a bucket's history, may read some entry of it, or
+    /// have been able to. One for each, or where they are many, or groups of other buckets, one that stands for anybody.
+    pub fn history_readers(
+        bucket: &ObjectUri,
+        generation: &Generation,
+        principals: &BTreeSet<&str>,
+    ) -> Vec<Self> {
+        // Which groups of other buckets a user is in is not known when the notes are looked up.
+        let is_named = |principal: &str| match ObjectUri::parse(principal) {
+            Some(group) => group.bucket_uri() == bucket,
+            None => true,
+        };
+        let key = |principal| Self::history_reader(bucket, generation, principal);
+        let are_named =
+            principals.len() <= MAX_NOTED && principals.iter().all(|name| is_named(name));
+        match are_named {
+            true => principals
+                .iter()
+                .filter_map(|name| key(Some(name)))
+                .collect(),
+            false => key(None).into_iter().collect(),
         }
     }
 
@@ -408,6 +463,25 @@ impl Store {
             .consistent_read(true);
         (first <= last).then_some(query)
     }
+}
+
+/// The generation of the bucket whose history an entry is of, and the object that it tells of; `None` of other items, and of entries that
+/// are deleted.
+pub(super) fn origin(item: &Item) -> Result<Option<(Generation, ObjectUri)>, StoreError> {
+    let pk = string(item, "pk")?;
+    let generation = pk
+        .strip_prefix(PARTITION)
+        .and_then(|rest| rest.split_once('#'));
+    let Some((generation, _)) = generation else {
+        return Ok(None);
+    };
+    let Some(told) = item.get("told").and_then(|told| told.as_b().ok()) else {
+        return Ok(None);
+    };
+    let told = decompress(told.as_ref()).ok_or_else(|| malformed(item, "told"))?;
+    let uri = told.shown.get("uri").and_then(Value::as_str);
+    let uri = uri.and_then(ObjectUri::parse);
+    Ok(uri.map(|uri| (Generation(generation.to_owned()), uri)))
 }
 
 fn compress(json: &[u8]) -> Vec<u8> {

@@ -139,8 +139,7 @@ async fn an_operators_event_rebuilds_the_monitor() {
     let kinto = Kinto::with_collection().await;
     let aggregator = aggregator(&kinto, settings(&[]));
     let input: AggregatorEvent = event(REBUILD);
-    let AggregatorResponse::Rebuilt(rebuilt) = aggregator.handle_or_rebuild(input).await.unwrap()
-    else {
+    let AggregatorResponse::Rebuilt(rebuilt) = aggregator.answer_event(input).await.unwrap() else {
         panic!("it is taken for a batch of the stream");
     };
     assert_eq!((rebuilt.collections, rebuilt.raised), (1, 1));
@@ -201,7 +200,8 @@ async fn notifier_events_tell_a_webhook_of_a_record() {
     .collect();
     let aws = Kinto::new().aws;
     let listeners = ListenerSettings::from_vars(&vars).unwrap();
-    let listeners = Listeners::new(listeners, &vars, &aws.of_listeners().await, &[]).unwrap();
+    let clients = aws.of_listeners(&kinto_local::aws::of_environment().await);
+    let listeners = Listeners::new(listeners, &vars, &clients, &[]).unwrap();
     let (queue, dead) = (sqs::url(NOTIFICATIONS), sqs::dead_letter_url(NOTIFICATIONS));
     let notifier = Notifier::new(
         Store::new(aws.dynamodb(), TABLE),

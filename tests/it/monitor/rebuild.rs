@@ -57,7 +57,7 @@ async fn an_operator_rebuilds_by_calling_the_function_that_takes_the_stream() {
     stack.create(&["one"]).await;
     let call = async |input: Value| {
         let input: AggregatorEvent = serde_json::from_value(input).unwrap();
-        serde_json::to_value(stack.aggregator.handle_or_rebuild(input).await.unwrap()).unwrap()
+        serde_json::to_value(stack.aggregator.answer_event(input).await.unwrap()).unwrap()
     };
     let batch = call(json!({"Records": stack.stream()[..1]})).await;
     assert_eq!(batch, json!({"batchItemFailures": []}));

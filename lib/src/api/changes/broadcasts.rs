@@ -64,7 +64,9 @@ fn unauthorized(errno: u16, message: &str) -> Response {
     let refusal = json!({
         "code": status.as_u16(), "errno": errno, "error": "Unauthorized", "message": message,
     });
-    let mut response = Response::json(status, &refusal).uncached();
+    let mut response = Response::json(status, &refusal)
+        .for_error(errno, None)
+        .uncached();
     response.set(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     response
 }

@@ -8,6 +8,7 @@ use crate::api::auth::credentials::Credentials;
 use crate::api::auth::principals::{MAX_OTHER_BUCKETS, User};
 use crate::api::lists;
 use crate::api::objects::metadata;
+use crate::api::summary::notes;
 use crate::api::web::error::ApiError;
 use crate::api::web::request::Request;
 use crate::permission::Access;
@@ -65,6 +66,7 @@ impl Collection {
         let mut unit =
             UnitOfWork::read(&api.store.with_snapshot_reads(), Timestamp::now(), needs).await?;
         let mut user = credentials.user(&unit, &api.passwords)?;
+        notes::user(user.id.as_deref());
         let groups = unit.groups_named_on(uri);
         user.add_groups(&mut unit, &api.store, &groups, MAX_OTHER_BUCKETS)
             .await?;

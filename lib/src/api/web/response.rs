@@ -21,6 +21,10 @@ pub struct Response {
     status: StatusCode,
     headers: HeaderMap,
     body: Body,
+    /// Kinto's number of the error; 0 where there is none.
+    errno: u16,
+    /// The kind of a server error.
+    failure: Option<&'static str>,
 }
 
 impl Response {
@@ -30,6 +34,8 @@ impl Response {
             status,
             headers: HeaderMap::new(),
             body: Body::Empty,
+            errno: 0,
+            failure: None,
         }
     }
 
@@ -111,6 +117,23 @@ impl Response {
     /// Its status.
     pub fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// The response to an error, with its number and, for a server error, its kind. They are for the log: clients have them
+    /// in the body.
+    pub fn for_error(mut self, errno: u16, failure: Option<&'static str>) -> Self {
+        (self.errno, self.failure) = (errno, failure);
+        self
+    }
+
+    /// Kinto's number of its error; 0 where there is none.
+    pub fn errno(&self) -> u16 {
+        self.errno
+    }
+
+    /// The kind of a server error.
+    pub fn failure(&self) -> Option<&'static str> {
+        self.failure
     }
 
     /// Its headers.

@@ -21,8 +21,6 @@ use crate::unit_of_work::UnitOfWork;
 /// How far ahead of now, in milliseconds, an entry has the time that its list gave to the write: beyond that the list goes
 /// ahead of the clock, for a client gave it a time to come.
 const MAX_AHEAD: u64 = 10_000;
-/// Readers of one write that are noted one by one. Others are noted as anybody.
-const MAX_NOTED: usize = 20;
 
 /// One write that an entry is made of.
 struct Written<'e> {
@@ -165,25 +163,9 @@ fn note_readers(
     let before = unit.as_read(bucket).filter(|_| uri == bucket);
     let before = before.and_then(|before| before.permissions());
     let before = before.into_iter().flat_map(readers);
-    let noted: BTreeSet<&String> = of_this
-        .chain(before)
-        .filter(|p| !of_all.contains(p))
-        .collect();
-    // Which groups of other buckets a user is in is not known when the notes are looked up.
-    let is_named = |principal: &str| match ObjectUri::parse(principal) {
-        Some(group) => group.bucket_uri() == bucket,
-        None => true,
-    };
-    let keys: Vec<_> = if noted.len() <= MAX_NOTED && noted.iter().all(|p| is_named(p)) {
-        let keys = noted.iter();
-        keys.filter_map(|principal| Key::history_reader(bucket, generation, Some(principal)))
-            .collect()
-    } else {
-        Key::history_reader(bucket, generation, None)
-            .into_iter()
-            .collect()
-    };
-    for key in keys {
+    let noted = of_this.chain(before).filter(|p| !of_all.contains(p));
+    let noted: BTreeSet<&str> = noted.map(String::as_str).collect();
+    for key in Key::history_readers(bucket, generation, &noted) {
         unit.add_marker(key);
     }
 }

@@ -211,6 +211,13 @@ impl Snapshot<'_> {
                 && (missing.contains(&id) || replaced.contains_key(&id))
             {
                 missing.remove(&id);
+                // A Kinto's entries, which an import brings, are a little later than what they tell of; and others may be of
+                // a write under a past time.
+                if time_of(&content) <= self.moment {
+                    replaced.remove(&id);
+                    self.found.add_content(&content)?;
+                    continue;
+                }
                 // An earlier one takes the place of a later one.
                 replaced.insert(id, content.replaces);
             }

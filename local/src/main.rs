@@ -23,7 +23,9 @@ const PROGRESS: Duration = Duration::from_secs(2);
 /// What the log shows by default: the lines of requests where a setting asks for them (`KINTO_REQUEST_LOG`).
 const LEVELS: &str = "warn,request.summary=info";
 
-#[tokio::main(flavor = "current_thread")]
+/// Several threads, whatever cores there are: one that hashes a password for a quarter of a second holds up no other request. (A
+/// function on Lambda has one request at a time.)
+#[tokio::main(worker_threads = 4)]
 async fn main() -> ExitCode {
     match run().await {
         Ok(()) => ExitCode::SUCCESS,

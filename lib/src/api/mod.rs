@@ -61,6 +61,7 @@
 //! | [`lists::walk`] | all objects except accounts |
 //! | [`lists::page_token`] | the token in `Next-Page` |
 //! | [`lists::projection`] | fields named by paths with dots |
+//! | [`lists::scan`] | the objects of a list one by one, as its last transactions left them |
 //! | [`lists::selection`] | the objects of one page, chosen from many |
 //! | [`objects`] | the endpoints of single objects |
 //! | [`objects::body`] | `data` and `permissions` that a client sends |
@@ -68,10 +69,14 @@
 //! | [`objects::json_patch`] | JSON Patch |
 //! | [`objects::metadata`] | `id` and `last_modified` |
 //! | [`objects::schema`] | JSON schemas of collections and buckets |
+//! | [`objects::schema::assertions`] | keywords that look at one value alone |
+//! | [`objects::schema::at`] | a value and its keyword, and the mismatch that is found |
 //! | [`objects::schema::evaluation`] | data against a schema, in bounded work |
+//! | [`objects::schema::evaluation::unevaluated`] | which parts of a value other keywords evaluate |
 //! | [`objects::schema::failure`] | why data do not match a schema |
 //! | [`objects::schema::pattern`] | a schema's regular expressions |
 //! | [`objects::schema::references`] | a schema's `$ref` |
+//! | [`objects::schema::translation`] | Python's regular expressions in the syntax of `fancy-regex` |
 //! | [`auth`] | authentication and authorization |
 //! | [`auth::authorization`] | one request against the permissions of its objects |
 //! | [`auth::credentials`] | credentials, and the user that they prove |

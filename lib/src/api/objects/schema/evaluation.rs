@@ -4,19 +4,21 @@
 //! A schema is evaluated as it is, without preparation: a part that no value reaches does no harm, whatever it refers
 //! to. A keyword whose value does not have the form that it needs is ignored.
 
+mod unevaluated;
+
 use std::cell::Cell;
 use std::collections::HashSet;
-use std::fmt::Display;
-use std::io::{self, Write};
 use std::sync::Arc;
 
 use referencing::Draft;
 use serde_json::{Map, Value};
 
+use crate::api::objects::schema::assertions::{check_number, check_size, check_type, whole};
+use crate::api::objects::schema::at::{At, Evaluated, Place, shown};
 use crate::api::objects::schema::failure::Failure;
 use crate::api::objects::schema::pattern::{self, Pattern};
 use crate::api::objects::schema::references::{References, Scope, draft_of};
-use crate::json::values::{canonical, compare_numbers, equal};
+use crate::json::values::{canonical, equal};
 
 /// The most schemas within one another that are evaluated at once: more than Python's stack holds.
 const MAX_DEPTH: usize = 300;
@@ -24,8 +26,6 @@ const MAX_DEPTH: usize = 300;
 const BYTES: usize = 64;
 /// The cost of describing a mismatch, in steps.
 const MISMATCH: usize = 10;
-/// The most bytes of a value to show in the description of a mismatch.
-const MAX_SHOWN: usize = 100;
 
 /// The rules of an evaluation.
 #[derive(Clone, Copy, Default)]
@@ -56,44 +56,6 @@ pub(super) fn evaluate(
     };
     let evaluated = evaluation.schema(schema, value, None, &Scope::of(root));
     (evaluated, evaluation.steps.get())
-}
-
-type Evaluated = Result<(), Failure>;
-
-/// The last part of a value's location.
-#[derive(Clone, Copy)]
-enum Place<'p> {
-    Field(&'p str),
-    Index(usize),
-}
-
-/// A value, its location, and the keyword that it is matched with.
-#[derive(Clone, Copy)]
-struct At<'a, 's, 'o> {
-    value: &'a Value,
-    place: Option<Place<'a>>,
-    keyword: &'a str,
-    /// The schema with the keyword.
-    schema: &'s Map<String, Value>,
-    scope: &'o Scope<'s, 'o>,
-}
-
-impl At<'_, '_, '_> {
-    /// The mismatch that a keyword finds.
-    fn mismatch(&self, problem: impl Display) -> Evaluated {
-        self.mismatch_of(self.keyword, problem)
-    }
-
-    /// The same, for a field that is missing.
-    fn mismatch_of(&self, field: &str, problem: impl Display) -> Evaluated {
-        let field = match self.place {
-            Some(Place::Field(field)) => field.to_owned(),
-            Some(Place::Index(index)) => index.to_string(),
-            None => field.to_owned(),
-        };
-        let problem = problem.to_string();
-        Err(Failure::Mismatch { field, problem })
-    }
 }
 
 struct Evaluation<'s, 'r> {
@@ -552,129 +514,6 @@ impl<'s> Evaluation<'s, '_> {
         Ok(true)
     }
 
-    /// The schemas beside and within a schema that evaluate parts of the same value.
-    fn applied<'o>(
-        &self,
-        schema: &'s Map<String, Value>,
-        value: &Value,
-        scope: &'o Scope<'s, 'o>,
-    ) -> Result<Vec<(&'s Value, Scope<'s, 'o>)>, Failure> {
-        let mut applied = vec![];
-        for keyword in ["$ref", "$dynamicRef"] {
-            if let Some(reference) = schema.get(keyword) {
-                let at = At {
-                    value,
-                    place: None,
-                    keyword,
-                    schema,
-                    scope,
-                };
-                applied.push(self.target(&at, reference)?);
-            }
-        }
-        if scope.draft == Draft::Draft201909 && schema.contains_key("$recursiveRef") {
-            applied.push(self.references.lookup_recursive(scope));
-        }
-        let mut parts: Vec<&'s Value> = vec![];
-        for keyword in ["allOf", "anyOf", "oneOf"] {
-            for part in schema
-                .get(keyword)
-                .and_then(Value::as_array)
-                .into_iter()
-                .flatten()
-            {
-                if self.is_valid(part, value, scope)? {
-                    parts.push(part);
-                }
-            }
-        }
-        if let Some(condition) = schema.get("if") {
-            let is_met = self.is_valid(condition, value, scope)?;
-            parts.extend(Some(condition).filter(|_| is_met));
-            parts.extend(schema.get(if is_met { "then" } else { "else" }));
-        }
-        if let (Some(Value::Object(schemas)), Value::Object(fields)) =
-            (schema.get("dependentSchemas"), value)
-        {
-            parts.extend(
-                schemas
-                    .iter()
-                    .filter(|(name, _)| fields.contains_key(*name))
-                    .map(|(_, part)| part),
-            );
-        }
-        for part in parts {
-            let own = self.references.entered(part, scope);
-            applied.push((part, own.unwrap_or_else(|| scope.clone())));
-        }
-        Ok(applied)
-    }
-
-    fn evaluated_fields<'v>(
-        &self,
-        schema: &'s Map<String, Value>,
-        fields: &'v Map<String, Value>,
-        value: &Value,
-        scope: &Scope<'s, '_>,
-        evaluated: &mut HashSet<&'v str>,
-    ) -> Evaluated {
-        self.spend(1 + fields.len())?;
-        for (name, inner) in fields {
-            let is_named = !self.is_additional(schema, name)?;
-            let mut is_evaluated = is_named;
-            for keyword in ["additionalProperties", "unevaluatedProperties"] {
-                if let Some(schema) = schema.get(keyword).filter(|_| !is_evaluated) {
-                    is_evaluated = self.is_valid(schema, inner, scope)?;
-                }
-            }
-            if is_evaluated {
-                evaluated.insert(name);
-            }
-        }
-        for (part, scope) in self.applied(schema, value, scope)? {
-            if let Value::Object(part) = part {
-                self.nested(|| self.evaluated_fields(part, fields, value, &scope, evaluated))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn evaluated_items(
-        &self,
-        schema: &'s Map<String, Value>,
-        values: &[Value],
-        value: &Value,
-        scope: &Scope<'s, '_>,
-        evaluated: &mut HashSet<usize>,
-    ) -> Evaluated {
-        self.spend(1 + values.len())?;
-        match schema.get("items") {
-            Some(Value::Array(schemas)) if !schema.contains_key("additionalItems") => {
-                evaluated.extend(0..schemas.len());
-            }
-            Some(_) => evaluated.extend(0..values.len()),
-            None => {}
-        }
-        if let Some(Value::Array(schemas)) = schema.get("prefixItems") {
-            evaluated.extend(0..schemas.len());
-        }
-        for keyword in ["contains", "unevaluatedItems"] {
-            if let Some(schema) = schema.get(keyword) {
-                for (index, inner) in values.iter().enumerate() {
-                    if self.is_valid(schema, inner, scope)? {
-                        evaluated.insert(index);
-                    }
-                }
-            }
-        }
-        for (part, scope) in self.applied(schema, value, scope)? {
-            if let Value::Object(part) = part {
-                self.nested(|| self.evaluated_items(part, values, value, &scope, evaluated))?;
-            }
-        }
-        Ok(())
-    }
-
     /// Evaluates one level deeper, within the limit: the nesting may have no end.
     fn nested(&self, go: impl FnOnce() -> Evaluated) -> Evaluated {
         self.depth.set(self.depth.get() + 1);
@@ -689,108 +528,6 @@ impl<'s> Evaluation<'s, '_> {
     }
 }
 
-fn check_type(at: &At<'_, '_, '_>, argument: &Value) -> Evaluated {
-    let is = |name: &Value| match (name.as_str().unwrap_or_default(), at.value) {
-        ("null", Value::Null)
-        | ("boolean", Value::Bool(_))
-        | ("string", Value::String(_))
-        | ("number", Value::Number(_))
-        | ("array", Value::Array(_))
-        | ("object", Value::Object(_)) => true,
-        ("integer", Value::Number(number)) => {
-            let is_whole = || {
-                number
-                    .as_f64()
-                    .is_some_and(|decimal| decimal.fract() == 0.0)
-            };
-            !number.is_f64() || at.scope.draft >= Draft::Draft6 && is_whole()
-        }
-        _ => false,
-    };
-    let matches = match argument {
-        Value::Array(names) => names.iter().any(is),
-        name => is(name),
-    };
-    match matches {
-        true => Ok(()),
-        false => at.mismatch(format!(
-            "{} is not of type {}",
-            shown(at.value),
-            shown(argument)
-        )),
-    }
-}
-
-fn check_number(at: &At<'_, '_, '_>, argument: &Value) -> Evaluated {
-    let (Value::Number(number), Value::Number(bound)) = (at.value, argument) else {
-        return Ok(());
-    };
-    let order = compare_numbers(number, bound);
-    // In draft 4 this is a flag beside the bound.
-    let excludes =
-        |flag| at.scope.draft == Draft::Draft4 && at.schema.get(flag) == Some(&Value::Bool(true));
-    let (holds, rule) = match at.keyword {
-        "minimum" if excludes("exclusiveMinimum") => (order.is_gt(), "greater than"),
-        "maximum" if excludes("exclusiveMaximum") => (order.is_lt(), "less than"),
-        "minimum" => (order.is_ge(), "at least"),
-        "maximum" => (order.is_le(), "at most"),
-        "exclusiveMinimum" => (order.is_gt(), "greater than"),
-        "exclusiveMaximum" => (order.is_lt(), "less than"),
-        _ => {
-            let holds = match (number.as_i128(), bound.as_i128()) {
-                (_, Some(0)) => true,
-                (Some(number), Some(bound)) => number % bound == 0,
-                _ => is_multiple(number.as_f64(), bound.as_f64(), bound.is_f64()),
-            };
-            (holds, "a multiple of")
-        }
-    };
-    match holds {
-        true => Ok(()),
-        false => at.mismatch(format!("{number} is not {rule} {bound}")),
-    }
-}
-
-/// Returns `true` if `number` is a multiple of `of`, as far as decimals can tell. With `divides`, that is if their
-/// quotient is whole.
-fn is_multiple(number: Option<f64>, of: Option<f64>, divides: bool) -> bool {
-    let (Some(number), Some(of)) = (number, of) else {
-        return true;
-    };
-    let quotient = number / of;
-    if divides && quotient.is_finite() {
-        quotient.fract() == 0.0
-    } else {
-        number % of == 0.0
-    }
-}
-
-fn check_size(at: &At<'_, '_, '_>, argument: &Value) -> Evaluated {
-    let size = match (at.keyword, at.value) {
-        ("minLength" | "maxLength", Value::String(text)) => text.chars().count(),
-        ("minItems" | "maxItems", Value::Array(values)) => values.len(),
-        ("minProperties" | "maxProperties", Value::Object(fields)) => fields.len(),
-        _ => return Ok(()),
-    } as u64;
-    match whole(argument) {
-        Some(least) if at.keyword.starts_with("min") && size < least => {
-            at.mismatch(format!("{} has less than {least}", shown(at.value)))
-        }
-        Some(most) if at.keyword.starts_with("max") && size > most => {
-            at.mismatch(format!("{} has more than {most}", shown(at.value)))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// A count, which may be written as `2.0`.
-fn whole(value: &Value) -> Option<u64> {
-    let decimal = || value.as_f64().filter(|decimal| *decimal >= 0.0);
-    value
-        .as_u64()
-        .or_else(|| decimal().map(|decimal| decimal as u64))
-}
-
 /// The number of values in a value, itself included; a long text counts more.
 fn size(value: &Value) -> usize {
     match value {
@@ -799,26 +536,4 @@ fn size(value: &Value) -> usize {
         Value::String(text) => 1 + text.len() / BYTES,
         _ => 1,
     }
-}
-
-/// The beginning of a value, for error messages.
-fn shown(value: &Value) -> String {
-    struct Start(Vec<u8>);
-    impl Write for Start {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0
-                .extend_from_slice(&bytes[..bytes.len().min(MAX_SHOWN)]);
-            match self.0.len() < MAX_SHOWN {
-                true => Ok(bytes.len()),
-                false => Err(io::ErrorKind::WriteZero.into()),
-            }
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    let mut start = Start(vec![]);
-    let is_whole = serde_json::to_writer(&mut start, value).is_ok();
-    let text = String::from_utf8_lossy(&start.0).into_owned();
-    if is_whole { text } else { text + "…" }
 }

@@ -1,9 +1,12 @@
 //! JSON schemas: those of records, groups and collections, which collections and buckets carry.
 
+mod assertions;
+mod at;
 mod evaluation;
 mod failure;
 mod pattern;
 mod references;
+mod translation;
 
 use std::sync::LazyLock;
 

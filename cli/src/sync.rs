@@ -501,7 +501,7 @@ impl<'a> Sync<'a> {
                     self.changes.push(change(collection, timestamp, false));
                 }
                 if !is_same {
-                    let past = before.map_or(0, |list| list.past + 1);
+                    let past = before.map_or(0, |list| list.backdated_writes + 1);
                     items.push((
                         uri.clone(),
                         imported_list(timestamp, generation.clone(), past, shares),

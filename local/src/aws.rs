@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 
-use aws_sdk_dynamodb::config::BehaviorVersion;
+use aws_config::{BehaviorVersion, SdkConfig};
 use kinto_serverless::listeners::Aws;
 use kinto_serverless::store::BY_LAST_MODIFIED;
 use local_aws::aws::REGION;
@@ -108,17 +108,22 @@ impl LocalAws {
     }
 
     /// The AWS clients of listeners: the queues here, and otherwise the AWS of the environment.
-    pub async fn of_listeners(&self) -> Aws {
-        let config = aws_config::defaults(BehaviorVersion::v2026_01_12());
-        let config = match std::env::var_os("AWS_REGION") {
-            Some(_) => config,
-            None => config.region(REGION),
-        };
+    pub fn of_listeners(&self, environment: &SdkConfig) -> Aws {
         Aws {
             sqs: self.sqs(),
-            ..Aws::new(&config.load().await)
+            ..Aws::new(environment)
         }
     }
+}
+
+/// The AWS of the environment, for what is not here.
+pub async fn of_environment() -> SdkConfig {
+    let config = aws_config::defaults(BehaviorVersion::v2026_01_12());
+    let config = match std::env::var_os("AWS_REGION") {
+        Some(_) => config,
+        None => config.region(REGION),
+    };
+    config.load().await
 }
 
 impl Deref for LocalAws {

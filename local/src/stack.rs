@@ -14,13 +14,14 @@ use kinto_serverless::listeners::{ListenerFactory, Listeners};
 use kinto_serverless::notifier::Notifier;
 use kinto_serverless::queue::{BroadcastQueue, NotificationQueue, QueueConsumer};
 use kinto_serverless::settings::{Settings, Vars};
+use kinto_serverless::signer::keys::Signer;
 use kinto_serverless::store::Store;
 use kinto_serverless::timestamp::Timestamp;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::aws::LocalAws;
+use crate::aws::{self, LocalAws};
 use crate::megaphone::Megaphone;
 use crate::sqs::{self, NOTIFICATIONS};
 use crate::stream::{self, Mapping};
@@ -251,7 +252,8 @@ impl Functions {
         let megaphones = settings.megaphones.iter().cloned().map(Megaphone::new);
         let megaphones = megaphones.collect::<Result<Vec<_>, _>>()?;
         let told = settings.megaphones.clone();
-        let clients = aws.of_listeners().await;
+        let environment = aws::of_environment().await;
+        let clients = aws.of_listeners(&environment);
         let (before, after): (Vec<_>, Vec<_>) = settings
             .listeners
             .iter()
@@ -279,7 +281,10 @@ impl Functions {
                 consumer,
                 megaphones.clone(),
             )),
-            api: Arc::new(Api::new(store, settings, megaphones, before)),
+            api: Arc::new(
+                Api::new(store, settings, megaphones, before)
+                    .signing_with(Signer::new(&environment)),
+            ),
         })
     }
 }

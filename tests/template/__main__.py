@@ -45,6 +45,7 @@ DEPLOYMENTS = {
         "IniSecretArns": f"{SECRET},{SECRET}2",
         "Listeners": "true",
         "ListenerArns": f"arn:aws:events:{ACCOUNT}:event-bus/default",
+        "SigningKeyArns": f"arn:aws:kms:{ACCOUNT}:key/1,arn:aws:kms:{ACCOUNT}:key/2",
         "Front": "function-url",
         "Admin": "true",
         "Cdn": "true",
@@ -70,6 +71,8 @@ DEPLOYMENTS = {
         "MatchKintoChanges": "/buckets/main",
         "Admin": "true",
         "AccessLogs": "false",
+        "RequestLog": "false",
+        "Metrics": "false",
         "TlsOnly": "false",
     },
 }
@@ -174,6 +177,15 @@ class Template(unittest.TestCase):
                 if resource["Type"] == "AWS::Lambda::Version" and not name.startswith("Check"):
                     self.assertEqual(resource["Properties"]["Description"], {"Fn::GetAtt": ["Settings", "Digest"]}, name)
 
+    def test_lambda_leaves_no_line_of_a_log_out(self):
+        """It takes one without a time for INFO: with a higher level metrics, and errors that alarms count, would be gone."""
+        for template, _, _ in ALL.values():
+            for name, resource in template["Resources"].items():
+                if resource["Type"] == "AWS::Lambda::Function":
+                    properties = resource["Properties"]
+                    self.assertEqual(properties["LoggingConfig"]["ApplicationLogLevel"], "TRACE", name)
+        self.assertEqual(TEMPLATE["Globals"]["Function"]["Environment"]["Variables"]["RUST_LOG"], {"Ref": "LogLevel"})
+
     def test_whoever_invokes_a_function_invokes_its_alias(self):
         for deployment, (template, _, _) in ALL.items():
             resources = template["Resources"]
@@ -214,6 +226,17 @@ class Template(unittest.TestCase):
             all_queues = {name for name, part in template["Resources"].items() if part["Type"] == "AWS::SQS::Queue"}
             if policy := template["Resources"].get("QueuesTlsOnly"):
                 self.assertEqual({queue["Ref"] for queue in policy["Properties"]["Queues"]}, all_queues)
+
+    def test_the_api_alone_signs_with_the_keys_in_kms_and_does_nothing_else_with_them(self):
+        keys = [f"arn:aws:kms:{ACCOUNT}:key/1", f"arn:aws:kms:{ACCOUNT}:key/2"]
+        template, _, _ = ALL["all that a stack may have"]
+        for name, resource in template["Resources"].items():
+            for policy in resource.get("Properties", {}).get("Policies", []):
+                for statement in policy["PolicyDocument"]["Statement"]:
+                    if "kms:" in json.dumps(statement["Action"]):
+                        self.assertEqual((name, statement["Action"], statement["Resource"]), ("ApiRole", "kms:Sign", keys))
+        self.assertIn("kms:Sign", json.dumps(template["Resources"]["ApiRole"]))
+        self.assertNotIn("kms:", json.dumps(ALL["defaults"][0]["Resources"]["ApiRole"]))
 
     def test_operators_find_each_alarm_and_read_of_no_other(self):
         page = (ROOT / "docs" / "operations.md").read_text()

@@ -5,7 +5,7 @@ pub mod tables;
 pub mod yaml;
 
 use kinto_serverless::resource::{Kind, ListUri, ObjectUri};
-use kinto_serverless::store::history::{Reading, Stored, Told};
+use kinto_serverless::store::history::{EntryContent, HistoryRead, Stored};
 use kinto_serverless::store::{Content, Generation, Object, Store, StoreError};
 use kinto_serverless::timestamp::Timestamp;
 
@@ -47,7 +47,7 @@ pub trait Format {
     ///
     /// # Errors
     /// The file fails.
-    fn entry(&mut self, bucket: &ObjectUri, entry: &Stored, told: &Told) -> Result<()>;
+    fn entry(&mut self, bucket: &ObjectUri, entry: &Stored, content: &EntryContent) -> Result<()>;
 
     /// Nothing follows.
     ///
@@ -117,16 +117,16 @@ async fn write_history(
     generation: &Generation,
     format: &mut dyn Format,
 ) -> Result<u64> {
-    let mut entries = store.history(Reading {
+    let mut entries = store.history(HistoryRead {
         bucket: generation,
         list: None,
         since: None,
         before: None,
-        enough: None,
+        limit_hint: None,
     });
     let mut count = 0;
     while let Some(entry) = entries.next().await? {
-        format.entry(bucket, &entry, &entry.told()?)?;
+        format.entry(bucket, &entry, &entry.content()?)?;
         count += 1;
     }
     Ok(count)

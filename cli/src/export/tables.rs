@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use csv::{QuoteStyle, Writer, WriterBuilder};
 use kinto_serverless::resource::{Kind, ListUri, ObjectUri};
-use kinto_serverless::store::history::{Stored, Told};
+use kinto_serverless::store::history::{EntryContent, Stored};
 use kinto_serverless::store::{Content, Object};
 use kinto_serverless::timestamp::Timestamp;
 use rusqlite::{Connection, params};
@@ -174,21 +174,21 @@ impl Format for Tables {
         Ok(())
     }
 
-    fn entry(&mut self, bucket: &ObjectUri, entry: &Stored, told: &Told) -> Result<()> {
+    fn entry(&mut self, bucket: &ObjectUri, entry: &Stored, content: &EntryContent) -> Result<()> {
         self.has_history = true;
         let uri = format!("{bucket}/{HISTORY}/{}", entry.id);
-        let mut texts = told.readers.iter().chain(told.shown.keys());
-        if texts.any(|text| text.contains('\0')) || told.shown.values().any(has_null) {
+        let mut texts = content.readers.iter().chain(content.shown.keys());
+        if texts.any(|text| text.contains('\0')) || content.shown.values().any(has_null) {
             self.leave_out(uri);
             return Ok(());
         }
         let bucket = bucket.to_string();
         let time = postgres_time(self.free_time(&bucket, HISTORY, entry.time)?);
-        let data = json!(told.shown).to_string();
+        let data = json!(content.shown).to_string();
         let is_deleted = if entry.is_deleted { "t" } else { "f" };
         let row = [&entry.id, &*bucket, HISTORY, &time, &data, is_deleted];
         self.objects.write_record(row)?;
-        for reader in &told.readers {
+        for reader in &content.readers {
             self.entries.write_record([&uri, "read", reader])?;
         }
         Ok(())

@@ -6,7 +6,7 @@ use std::io::Write;
 
 use kinto_serverless::permission::Permissions;
 use kinto_serverless::resource::{Kind, ListUri, ObjectUri};
-use kinto_serverless::store::history::{Stored, Told};
+use kinto_serverless::store::history::{EntryContent, Stored};
 use kinto_serverless::store::{Content, Object};
 use kinto_serverless::timestamp::Timestamp;
 use serde_json::{Map, Value, json};
@@ -89,7 +89,7 @@ impl<W: Write> Format for Yaml<W> {
         }
     }
 
-    fn entry(&mut self, _: &ObjectUri, _: &Stored, _: &Told) -> Result<()> {
+    fn entry(&mut self, _: &ObjectUri, _: &Stored, _: &EntryContent) -> Result<()> {
         self.left_out.2 += 1;
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use kinto_serverless::resource::{ListUri, ObjectUri};
 use kinto_serverless::store::Generation;
-use kinto_serverless::store::history::{Entry, MAX_ENTRY, MAX_NOTED, Told};
+use kinto_serverless::store::history::{Entry, EntryContent, MAX_ENTRY, MAX_NOTED};
 use kinto_serverless::timestamp::Timestamp;
 use rusqlite::{Row, params};
 use serde::Deserialize;
@@ -35,7 +35,7 @@ pub struct StagedEntry {
     /// The list of what it tells of.
     pub list: ListUri,
     /// What it tells; nothing of a tombstone.
-    pub told: Option<Told>,
+    pub content: Option<EntryContent>,
 }
 
 /// What an entry replaced, where the source says that.
@@ -126,9 +126,9 @@ impl Staging {
         let mut unfit = vec![];
         while let Some(row) = large.next()? {
             let (staged, _) = read(row)?;
-            let fits = staged.told.as_ref().is_none_or(|told| {
+            let fits = staged.content.as_ref().is_none_or(|content| {
                 let any = Generation::unique();
-                Entry::imported(&any, &staged.list, staged.time, &staged.id, told).is_some()
+                Entry::imported(&any, &staged.list, staged.time, &staged.id, content).is_some()
             });
             if !fits {
                 let uri = format!(
@@ -206,9 +206,9 @@ fn read(row: &Row<'_>) -> rusqlite::Result<(StagedEntry, usize)> {
     let (data, uri): (Option<String>, Option<String>) = (row.get(2)?, row.get(3)?);
     let (replaces, readers): (Option<i64>, String) = (row.get(4)?, row.get(5)?);
     let length = data.as_ref().map_or(0, String::len) + readers.len();
-    let told = data.map(|data| {
+    let content = data.map(|data| {
         let readers: BTreeSet<String> = serde_json::from_str(&readers).unwrap_or_default();
-        Told {
+        EntryContent {
             // It was parsed before.
             shown: serde_json::from_str(&data).unwrap_or_default(),
             readers: readers.into_iter().collect(),
@@ -223,7 +223,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<(StagedEntry, usize)> {
         id: row.get(1)?,
         // Nothing that is read by its list.
         list: uri.map_or_else(ListUri::buckets, |uri| uri.list().clone()),
-        told,
+        content,
     };
     Ok((entry, length))
 }

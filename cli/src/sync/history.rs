@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use kinto_serverless::resource::ObjectUri;
-use kinto_serverless::store::history::{Entry, Reading, Stored, TOMBSTONES_KEPT};
+use kinto_serverless::store::history::{Entry, HistoryRead, Stored, TOMBSTONES_KEPT};
 use kinto_serverless::store::import::ImportWrite;
 use kinto_serverless::store::{Generation, Key};
 use kinto_serverless::timestamp::Timestamp;
@@ -49,12 +49,12 @@ impl Sync<'_> {
             before: (Timestamp::MAX, String::new()),
             page: [].into(),
         };
-        let mut stored = self.store.history(Reading {
+        let mut stored = self.store.history(HistoryRead {
             bucket: generation,
             list: None,
             since: None,
             before: None,
-            enough: None,
+            limit_hint: None,
         });
         let mut source = staged.next()?;
         let mut target = stored.next().await?;
@@ -112,14 +112,14 @@ impl Sync<'_> {
             id,
             time,
             list,
-            told,
+            content,
         } = source;
         let key = Key::imported_entry(generation, &list, time, &id);
-        let is_same = match (&target, &told) {
+        let is_same = match (&target, &content) {
             (None, _) => false,
             (Some(target), _) if target.key != key => false,
             (Some(target), None) => target.is_deleted,
-            (Some(target), Some(told)) => !target.is_deleted && target.told()? == *told,
+            (Some(target), Some(content)) => !target.is_deleted && target.content()? == *content,
         };
         if is_same {
             return Ok(());
@@ -132,8 +132,8 @@ impl Sync<'_> {
         if let Some(target) = target.filter(|target| target.key != key) {
             self.write(ImportWrite::remove(target.key)?).await?;
         }
-        let write = match &told {
-            Some(told) => match Entry::imported(generation, &list, time, &id, told) {
+        let write = match &content {
+            Some(content) => match Entry::imported(generation, &list, time, &id, content) {
                 Some(entry) => ImportWrite::entry(entry)?,
                 // It was told before that it does not fit.
                 None => return Ok(()),

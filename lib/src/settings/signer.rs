@@ -4,22 +4,16 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Includes, PluginName, Secret, SettingError, Vars, file};
+use super::signer_keys::{self, KeysOfSources, PREFIX};
+use super::{Includes, PluginName, SettingError, Vars, file};
 use crate::resource::{Kind, ObjectUri};
-use crate::signer::local_ecdsa::LocalEcdsa;
+use crate::signer::keys::Keys;
 use crate::signer::resources::{Resource, Resources};
 
 /// The resources of a server that names none.
 const DEFAULT_RESOURCES: &str = "/buckets/main-workspace -> /buckets/main-preview -> /buckets/main";
-/// What all variables of the signer begin with.
-const PREFIX: &str = "KINTO_SIGNER_";
 /// What the variables end with that turn review on or off for a bucket or a collection.
 const TO_REVIEW_ENABLED: &str = "TO_REVIEW_ENABLED";
-/// The backends that sign with a key of one's own, under the names of either package.
-const LOCAL_ECDSA: [&str; 2] = [
-    "kinto_remote_settings.signer.backends.local_ecdsa",
-    "kinto_signer.signer.local_ecdsa",
-];
 /// Settings that say when the heartbeat of Remote Settings logs a warning about certificates.
 const HEARTBEAT: &str = "HEARTBEAT_CERTIFICATE_";
 
@@ -32,8 +26,8 @@ pub struct SignerSettings {
     pub to_review_enabled: bool,
     /// `signer.allow_floats`: whether records may have numbers that are no integers.
     pub allow_floats: bool,
-    /// What signs.
-    pub key: Arc<LocalEcdsa>,
+    /// The keys.
+    keys: KeysOfSources,
     /// Whether what is published is reviewed, by what stands between the prefix and the end of a variable.
     reviews: BTreeMap<String, bool>,
 }
@@ -103,8 +97,8 @@ impl SignerSettings {
                 continue;
             };
             match name {
-                "RESOURCES" | "ALLOW_FLOATS" | "SIGNER_BACKEND" | TO_REVIEW_ENABLED
-                | "ECDSA_PRIVATE_KEY" | "ECDSA_PUBLIC_KEY" => {}
+                "RESOURCES" | "ALLOW_FLOATS" | TO_REVIEW_ENABLED => {}
+                _ if signer_keys::scope(name).is_some() => {}
                 // Kinto's principals of what is not created make no difference.
                 "AUTO_CREATE_RESOURCES_PRINCIPALS" => {}
                 "AUTO_CREATE_RESOURCES" | "HARD_DELETE_DESTINATION_ON_SOURCE_DELETION" => {
@@ -131,21 +125,15 @@ impl SignerSettings {
                 }
             }
         }
-        let backend = "KINTO_SIGNER_SIGNER_BACKEND";
-        if let Some(name) = vars.text(backend)
-            && !LOCAL_ECDSA.contains(&name)
-        {
-            let problem = format!("must be {}: no other is known here", LOCAL_ECDSA[0]);
-            return Err(SettingError::new(backend, problem));
-        }
         let resources = "KINTO_SIGNER_RESOURCES";
         let lines = vars.get(resources).unwrap_or(DEFAULT_RESOURCES);
         let lines = Resources::parse(lines);
+        let lines = lines.map_err(|error| SettingError::new(resources, error.to_string()))?;
         Ok(Some(Self {
-            resources: lines.map_err(|error| SettingError::new(resources, error.to_string()))?,
+            keys: KeysOfSources::from_vars(vars, &lines)?,
+            resources: lines,
             to_review_enabled: vars.flag("KINTO_SIGNER_TO_REVIEW_ENABLED", false)?,
             allow_floats: vars.flag("KINTO_SIGNER_ALLOW_FLOATS", false)?,
-            key: Arc::new(key(vars)?),
             reviews,
         }))
     }
@@ -191,32 +179,28 @@ impl SignerSettings {
         }
     }
 
+    /// The keys that sign what is published from a source.
+    pub fn keys(&self, source: &ObjectUri) -> Option<&Arc<Keys>> {
+        self.keys.of(source)
+    }
+
+    /// The keys of all sources.
+    pub fn all_keys(&self) -> impl Iterator<Item = &Arc<Keys>> {
+        self.keys.all()
+    }
+
     /// Whether what is published from a bucket, or a collection of it, is reviewed.
     ///
     /// In variables `.`, `-` and `_` are the same, and so are capitals and small letters: where ids differ in these alone,
     /// a setting is for all of them.
     pub fn is_reviewed(&self, bucket: &str, collection: Option<&str>) -> bool {
-        let name = |id: &str| id.replace('-', "_").to_ascii_uppercase();
+        let name = signer_keys::name;
         let bucket = name(bucket);
         let collection = collection.map(|id| format!("{bucket}_{}", name(id)));
         let mut names = collection.iter().chain([&bucket]);
         let set = names.find_map(|name| self.reviews.get(name));
         *set.unwrap_or(&self.to_review_enabled)
     }
-}
-
-/// The key: `signer.ecdsa.private_key` is its PEM text, or the path of a file with it.
-fn key(vars: &Vars) -> Result<LocalEcdsa, SettingError> {
-    let variable = "KINTO_SIGNER_ECDSA_PRIVATE_KEY";
-    let value = vars.require(variable)?;
-    let pem = match value.contains("-----BEGIN") {
-        true => Secret::new(value),
-        false => Secret::new(std::fs::read_to_string(value).map_err(|error| {
-            SettingError::new(variable, format!("the file cannot be read ({error})"))
-        })?),
-    };
-    LocalEcdsa::from_pem(pem.reveal())
-        .map_err(|error| SettingError::new(variable, error.to_string()))
 }
 
 #[cfg(test)]
@@ -314,7 +298,7 @@ mod tests {
         let backend = "kinto_remote_settings.signer.backends.autograph";
         assert!(refused("KINTO_SIGNER_SIGNER_BACKEND", backend).contains("local_ecdsa"));
         refused("KINTO_SIGNER_AUTOGRAPH_SERVER_URL", "http://autograph");
-        refused("KINTO_SIGNER_MAIN_ECDSA_PRIVATE_KEY", "/key");
+        refused("KINTO_SIGNER_OTHER_ECDSA_PRIVATE_KEY", "/key");
         refused("KINTO_SIGNER_AUTO_CREATE_RESOURCES", "true");
         refused(
             "KINTO_SIGNER_HARD_DELETE_DESTINATION_ON_SOURCE_DELETION",
@@ -332,7 +316,7 @@ mod tests {
     fn what_changes_nothing_is_taken() {
         settings(&[
             ("KINTO_SIGNER_AUTO_CREATE_RESOURCES", "false"),
-            ("KINTO_SIGNER_SIGNER_BACKEND", LOCAL_ECDSA[1]),
+            ("KINTO_SIGNER_SIGNER_BACKEND", signer_keys::LOCAL_ECDSA[1]),
             ("KINTO_SIGNER_HEARTBEAT_CERTIFICATE_MIN_REMAINING_DAYS", "3"),
         ]);
     }

@@ -33,10 +33,23 @@ pub struct LocalEcdsa {
 }
 
 impl LocalEcdsa {
-    /// The key of a PEM file's text: `PRIVATE KEY` or `EC PRIVATE KEY`, of the curve P-384.
-    pub fn from_pem(pem: &str) -> Result<Self, Error> {
+    /// The keys of a PEM file's text, in their order: `PRIVATE KEY` or `EC PRIVATE KEY`, of the curve P-384.
+    ///
+    /// # Errors
+    /// There is none, or one of them is no such key.
+    pub fn all_from_pem(pem: &str) -> Result<Vec<Self>, Error> {
+        let keys = PrivateKeyDer::pem_slice_iter(pem.as_bytes())
+            .map(|der| Self::from_der(&der.map_err(Error::Pem)?))
+            .collect::<Result<Vec<_>, _>>()?;
+        match keys.is_empty() {
+            true => Err(Error::Pem(pem::Error::NoItemsFound)),
+            false => Ok(keys),
+        }
+    }
+
+    fn from_der(der: &PrivateKeyDer<'_>) -> Result<Self, Error> {
         let algorithm = &ECDSA_P384_SHA384_FIXED_SIGNING;
-        let key = match PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(Error::Pem)? {
+        let key = match der {
             PrivateKeyDer::Pkcs8(der) => {
                 EcdsaKeyPair::from_pkcs8(algorithm, der.secret_pkcs8_der())
             }

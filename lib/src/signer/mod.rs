@@ -5,11 +5,15 @@
 //! | [`resources`] | what is published where |
 //! | [`canonical`] | JSON in the one form that everybody serialises alike |
 //! | [`payload`] | the text that is signed for a collection |
+//! | [`keys`] | the keys of a source, and what signs with them |
 //! | [`local_ecdsa`] | signing with a key in a file |
+//! | [`kms`] | signing with a key in KMS |
 //!
 //! Who publishes what, and when, is the plugin's part ([decision 25](../../../docs/decisions/025-signer.md)).
 
 pub mod canonical;
+pub mod keys;
+pub mod kms;
 pub mod local_ecdsa;
 pub mod payload;
 pub mod resources;

@@ -118,7 +118,7 @@ fn our_signatures_verify_whichever_form_the_key_file_has() {
     // What `openssl ecparam -genkey` writes before the key.
     let with_parameters = pem("EC PARAMETERS", &[6, 5, 43, 129, 4, 0, 34]) + &sec1;
     for pem in [pkcs8, sec1, with_parameters] {
-        let signer = LocalEcdsa::from_pem(&pem).unwrap();
+        let signer = LocalEcdsa::all_from_pem(&pem).unwrap().remove(0);
         for known in &KNOWN {
             let signature = signer.sign(known.text).unwrap();
             assert_eq!(signature.len(), 128);
@@ -132,7 +132,7 @@ fn our_signatures_verify_whichever_form_the_key_file_has() {
 fn a_key_that_could_not_sign_is_refused() {
     let other_curve = generate(&ECDSA_P256_SHA256_FIXED_SIGNING);
     let other_curve = pem("PRIVATE KEY", other_curve.to_pkcs8v1().unwrap().as_ref());
-    let refusal = |pem: &str| LocalEcdsa::from_pem(pem).err().unwrap();
+    let refusal = |pem: &str| LocalEcdsa::all_from_pem(pem).err().unwrap();
     assert!(matches!(refusal(&other_curve), Error::Key(_)));
     assert!(matches!(
         refusal(&pem("RSA PRIVATE KEY", b"x")),

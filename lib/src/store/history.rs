@@ -54,7 +54,7 @@ const ANYBODY: &str = "*";
 
 /// What an entry tells.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Told {
+pub struct EntryContent {
     /// The fields that the API shows, but for `id` and `last_modified`.
     pub shown: Map<String, Value>,
     /// The principals that could read the object when it was written, by its permissions and those of what it is under.
@@ -79,9 +79,9 @@ impl Entry {
         uri: &ObjectUri,
         time: Timestamp,
         last_modified: Timestamp,
-        told: &Told,
+        content: &EntryContent,
     ) -> Option<Self> {
-        let json = serde_json::to_vec(told).ok()?;
+        let json = serde_json::to_vec(content).ok()?;
         Self::of(Key::history(bucket, uri, time, last_modified), &json)
     }
 
@@ -92,9 +92,9 @@ impl Entry {
         list: &ListUri,
         time: Timestamp,
         id: &str,
-        told: &Told,
+        content: &EntryContent,
     ) -> Option<Self> {
-        let json = serde_json::to_vec(told).ok()?;
+        let json = serde_json::to_vec(content).ok()?;
         let key = Key::imported_entry(bucket, list, time, id);
         Self::of(key, &json)
     }
@@ -197,7 +197,7 @@ impl Stored {
     }
 
     /// The same without what it tells.
-    pub fn without_told(self) -> Self {
+    pub fn without_content(self) -> Self {
         Self {
             told: vec![],
             ..self
@@ -208,10 +208,10 @@ impl Stored {
     ///
     /// # Errors
     /// [`StoreError::Malformed`] when it is not as [`Entry`]s are written.
-    pub fn told(&self) -> Result<Told, StoreError> {
+    pub fn content(&self) -> Result<EntryContent, StoreError> {
         if self.is_deleted {
             let shown = Map::from_iter([("deleted".to_owned(), true.into())]);
-            return Ok(Told {
+            return Ok(EntryContent {
                 shown,
                 readers: vec![],
                 replaces: None,
@@ -316,7 +316,7 @@ fn sort_key(time: Timestamp, id: &str) -> String {
 
 /// The entries, and tombstones, of a bucket's history that are read: those between two times, both exclusive.
 #[derive(Clone, Copy, Debug)]
-pub struct Reading<'r> {
+pub struct HistoryRead<'r> {
     /// The bucket's generation.
     pub bucket: &'r Generation,
     /// The list alone whose entries are wanted; others of its shard are read as well.
@@ -326,7 +326,7 @@ pub struct Reading<'r> {
     /// Only what is earlier.
     pub before: Option<Timestamp>,
     /// How many are probably enough.
-    pub enough: Option<usize>,
+    pub limit_hint: Option<usize>,
 }
 
 /// What is read of a history, the latest first.
@@ -398,7 +398,7 @@ impl Shard {
 
 impl Store {
     /// Reads a bucket's history, page by page.
-    pub fn history(&self, reading: Reading<'_>) -> Entries {
+    pub fn history(&self, reading: HistoryRead<'_>) -> Entries {
         let shards = match reading.list {
             Some(list) => shard_of(list)..shard_of(list) + 1,
             None => 0..SHARDS,
@@ -409,7 +409,7 @@ impl Store {
         });
         Entries {
             shards: shards.collect(),
-            limit: reading.enough.and_then(|enough| i32::try_from(enough).ok()),
+            limit: reading.limit_hint.and_then(|hint| i32::try_from(hint).ok()),
             bytes: 0,
         }
     }
@@ -423,12 +423,12 @@ impl Store {
         &self,
         bucket: &Generation,
     ) -> Result<Option<Timestamp>, StoreError> {
-        let mut entries = self.history(Reading {
+        let mut entries = self.history(HistoryRead {
             bucket,
             list: None,
             since: None,
             before: None,
-            enough: Some(1),
+            limit_hint: Some(1),
         });
         Ok(entries.next().await?.map(|entry| entry.time))
     }
@@ -444,7 +444,7 @@ impl Store {
     }
 
     /// `None` of what can hold nothing.
-    fn history_query(&self, reading: &Reading<'_>, shard: u8) -> Option<QueryFluentBuilder> {
+    fn history_query(&self, reading: &HistoryRead<'_>, shard: u8) -> Option<QueryFluentBuilder> {
         let last = reading
             .before
             .map_or(Some(u64::MAX), |t| t.0.checked_sub(1));
@@ -465,6 +465,25 @@ impl Store {
     }
 }
 
+/// The generation of the bucket whose history an entry is of, and the object that it tells of; `None` of other items, and of entries that
+/// are deleted.
+pub(super) fn origin(item: &Item) -> Result<Option<(Generation, ObjectUri)>, StoreError> {
+    let pk = string(item, "pk")?;
+    let generation = pk
+        .strip_prefix(PARTITION)
+        .and_then(|rest| rest.split_once('#'));
+    let Some((generation, _)) = generation else {
+        return Ok(None);
+    };
+    let Some(told) = item.get("told").and_then(|told| told.as_b().ok()) else {
+        return Ok(None);
+    };
+    let told = decompress(told.as_ref()).ok_or_else(|| malformed(item, "told"))?;
+    let uri = told.shown.get("uri").and_then(Value::as_str);
+    let uri = uri.and_then(ObjectUri::parse);
+    Ok(uri.map(|uri| (Generation(generation.to_owned()), uri)))
+}
+
 fn compress(json: &[u8]) -> Vec<u8> {
     let mut encoder = ZlibEncoder::new(vec![], Compression::default());
     // Writing to memory cannot fail.
@@ -472,7 +491,7 @@ fn compress(json: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap_or_default()
 }
 
-fn decompress(bytes: &[u8]) -> Option<Told> {
+fn decompress(bytes: &[u8]) -> Option<EntryContent> {
     let mut json = vec![];
     let most = MAX_UNPACKED as u64;
     let mut decoder = ZlibDecoder::new(bytes).take(most);
@@ -487,9 +506,9 @@ mod tests {
     use super::*;
     use crate::resource::Kind;
 
-    fn told(text: &str) -> Told {
+    fn content(text: &str) -> EntryContent {
         let shown = json!({"target": {"data": {"text": text}}});
-        Told {
+        EntryContent {
             shown: shown.as_object().cloned().unwrap(),
             readers: vec!["account:alice".to_owned()],
             replaces: Some(Timestamp(3)),
@@ -498,14 +517,14 @@ mod tests {
 
     fn entry(text: &str) -> Option<Entry> {
         let (uri, at) = (ObjectUri::collection("a", "b"), Timestamp(5));
-        Entry::new(&Generation::unique(), &uri, at, at, &told(text))
+        Entry::new(&Generation::unique(), &uri, at, at, &content(text))
     }
 
     #[test]
     fn an_entry_is_read_as_it_was_written() {
         let stored = Stored::from_item(entry("x").unwrap().into_item());
         let stored = stored.unwrap().unwrap();
-        assert_eq!(stored.told().unwrap(), told("x"));
+        assert_eq!(stored.content().unwrap(), content("x"));
         assert_eq!((stored.time, stored.is_deleted), (Timestamp(5), false));
         assert_eq!(stored.id.len(), 36);
     }
@@ -563,6 +582,6 @@ mod tests {
             .unwrap();
         assert_eq!((&tombstone.id, tombstone.time), (&stored.id, Timestamp(9)));
         assert!(tombstone.is_deleted);
-        assert_eq!(tombstone.told().unwrap().shown["deleted"], true);
+        assert_eq!(tombstone.content().unwrap().shown["deleted"], true);
     }
 }

@@ -77,8 +77,8 @@ impl ImportWrite {
         if list.closed {
             item.insert("closed".to_owned(), AttributeValue::Bool(true));
         }
-        if list.past > 0 {
-            item.insert("past".to_owned(), number(Timestamp(list.past)));
+        if list.backdated_writes > 0 {
+            item.insert("past".to_owned(), number(Timestamp(list.backdated_writes)));
         }
         item.extend(
             list.shares
@@ -381,16 +381,16 @@ impl Store {
 pub fn imported_list(
     timestamp: Timestamp,
     generation: Generation,
-    past: u64,
+    backdated_writes: u64,
     shares: Shares,
 ) -> List {
     List {
         timestamp,
         generation,
         closed: false,
-        past,
+        backdated_writes,
         shares,
-        recent: super::recent::Recent::default(),
+        recent: super::recent::RecentWrites::default(),
         published: Default::default(),
     }
 }

@@ -128,7 +128,7 @@ impl UnitOfWork {
         let slot = self.lists.get(list);
         let read = slot.and_then(|slot| slot.read.as_ref());
         read.is_none_or(|read| {
-            let state = publication::state(read.timestamp, read.past);
+            let state = publication::state(read.timestamp, read.backdated_writes);
             let reviewed = read.published.reviewed.as_ref();
             reviewed.is_none_or(|reviewed| *reviewed == state)
         })

@@ -2,6 +2,7 @@
 
 mod changesets;
 mod example;
+mod kms;
 mod transitions;
 
 use aws_lc_rs::encoding::AsDer;
@@ -145,12 +146,17 @@ impl Signer {
 
     /// Whether a signature is one of these records at that time.
     pub fn verifies(&self, records: &[Value], timestamp: Timestamp, signature: &Value) -> bool {
-        let bytes = payload::signed_bytes(&payload::text(records, timestamp));
-        let key = ParsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, &self.public_key).unwrap();
-        let text = signature["signature"].as_str().unwrap();
-        let signature = BASE64_URL_SAFE.decode(text).unwrap();
-        key.verify_sig(&bytes, &signature).is_ok()
+        let text = payload::text(records, timestamp);
+        verifies(&self.public_key, &text, signature)
     }
+}
+
+/// Whether a signature of metadata is one of a text, by that key.
+pub fn verifies(public_key: &[u8], text: &str, signature: &Value) -> bool {
+    let key = ParsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, public_key).unwrap();
+    let raw = BASE64_URL_SAFE.decode(signature["signature"].as_str().unwrap());
+    key.verify_sig(&payload::signed_bytes(text), &raw.unwrap())
+        .is_ok()
 }
 
 /// What tests say of an answer.

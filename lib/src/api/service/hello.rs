@@ -5,7 +5,7 @@ use crate::api::web::error::ApiError;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::future::{join_all, try_join_all};
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 use tokio::time::timeout;
@@ -27,7 +27,7 @@ pub const HTTP_API_VERSION: &str = "1.23";
 pub async fn hello(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let (api, request, settings) = (cx.api, cx.request, cx.settings());
     let mut user = cx.user.clone();
-    user.learn_first_groups(cx.unit, &api.store).await?;
+    user.add_first_groups(cx.unit, &api.store).await?;
     let web = &settings.web;
     let mut hello = json!({
         "project_name": web.project_name,
@@ -58,7 +58,7 @@ pub async fn hello(cx: &mut Context<'_>) -> Result<Response, ApiError> {
         match &user.id {
             None => {
                 let lifetime = web.root_cache_expires_seconds;
-                let mut response = response.kept_for(lifetime, Timestamp::now());
+                let mut response = response.cached_for(lifetime, Timestamp::now());
                 cache_control::vary_by_origin(&mut response, settings);
                 response
             }
@@ -131,20 +131,30 @@ pub async fn heartbeat(cx: &mut Context<'_>) -> Result<Response, ApiError> {
             .iter()
             .map(|megaphone| megaphone.is_healthy()),
     );
+    let signer = async {
+        let keys = api.settings.api.signer.iter();
+        let checks = keys.flat_map(|signer| signer.all_keys());
+        let checked = try_join_all(checks.map(|keys| api.signer.check(keys))).await;
+        if let Err(error) = &checked {
+            let source = std::error::Error::source(error).map(ToString::to_string);
+            tracing::error!(%error, source, "the signer does not sign");
+        }
+        checked.is_ok()
+    };
     let limit = Duration::from_secs(api.settings.api.web.heartbeat_timeout_seconds);
-    let (storage, megaphones) = futures::join!(timeout(limit, storage), timeout(limit, megaphones));
+    let (storage, megaphones, signer) = futures::join!(
+        timeout(limit, storage),
+        timeout(limit, megaphones),
+        timeout(limit, signer)
+    );
     let storage = storage.unwrap_or(false);
     let mut status = BTreeMap::from([("storage", storage), ("permission", storage)]);
     if !api.megaphones.is_empty() {
         let healthy = megaphones.is_ok_and(|all| all.into_iter().all(|healthy| healthy));
         status.insert("megaphone", healthy);
     }
-    if let Some(signer) = &api.settings.api.signer {
-        let signed = signer.key.sign("heartbeat");
-        if let Err(error) = &signed {
-            tracing::error!(%error, "the signer does not sign");
-        }
-        status.insert("signer", signed.is_ok());
+    if api.settings.api.signer.is_some() {
+        status.insert("signer", signer.unwrap_or(false));
     }
     let healthy = status.values().all(|healthy| *healthy);
     let code = if healthy {

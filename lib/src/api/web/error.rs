@@ -9,7 +9,7 @@ use crate::api::web::response::Response;
 use crate::listeners::NotifyError;
 use crate::resource::{Kind, ObjectUri};
 use crate::settings::{ApiSettings, Policy};
-use crate::signer::local_ecdsa;
+use crate::signer::keys;
 use crate::store::StoreError;
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::Exhausted;
@@ -74,6 +74,9 @@ impl Detail {
     }
 }
 
+/// The kind of a 503 after which a retry helps: others wrote the same.
+pub const CONTENTION: &str = "contention";
+
 /// Every way in which the API refuses or fails a request.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
@@ -101,7 +104,7 @@ pub enum ApiError {
     Overtaken,
     /// The signature failed, and nothing was written: 503.
     #[error("signing failed")]
-    Signing(#[source] local_ecdsa::Error),
+    Signing(#[source] keys::Error),
     /// The object does not exist: 404, errno 110.
     #[error("unknown {} {id}", kind.name())]
     UnknownObject {
@@ -256,13 +259,13 @@ impl ApiError {
     }
 
     /// Returns `true` for a server error (5xx), which fails a whole batch; `false` for a refusal.
-    pub fn is_ours(&self) -> bool {
+    pub fn is_server_error(&self) -> bool {
         self.status().is_server_error()
     }
 
     /// Whether it takes back all of a batch, not its own request alone.
-    pub fn is_of_all(&self) -> bool {
-        self.is_ours() || matches!(self, Self::Review { .. })
+    pub fn fails_batch(&self) -> bool {
+        self.is_server_error() || matches!(self, Self::Review { .. })
     }
 
     /// Its HTTP status.
@@ -325,7 +328,7 @@ impl ApiError {
     }
 
     /// Kinto's stable error number (Kinto 26.5: API documentation, error responses).
-    fn errno(&self) -> u16 {
+    pub fn errno(&self) -> u16 {
         match self {
             Self::Forbidden {
                 authenticated: false,
@@ -364,6 +367,22 @@ impl ApiError {
             | Self::Provider(_)
             | Self::Store(_) => errno_of(self.status()),
         }
+    }
+
+    /// The kind of a server error, for logs and metrics; `None` for a refusal.
+    fn failure(&self) -> Option<&'static str> {
+        let failure = match self {
+            Self::Busy | Self::Overtaken => CONTENTION,
+            Self::Signing(_) => "signing",
+            Self::PartlyWritten => "partly written",
+            Self::Unknown(_) => "unknown outcome",
+            Self::Full => "partition full",
+            Self::Listener { .. } | Self::Vetoed { .. } => "listener",
+            Self::Provider(_) => "identity provider",
+            Self::Store(_) => "storage",
+            _ => "other",
+        };
+        self.is_server_error().then_some(failure)
     }
 
     fn details(&self) -> Vec<Detail> {
@@ -483,6 +502,10 @@ impl ApiError {
         match &self {
             Self::Store(error) => tracing::error!(%error, "storage failed"),
             Self::Unknown(error) => tracing::error!(%error, "the outcome of a write is not known"),
+            // No error: the table and this server do what they should, and a retry helps. An alarm counts errors.
+            Self::Busy | Self::Overtaken => {
+                tracing::warn!(failure = CONTENTION, "too many writes came at once");
+            }
             // An alarm looks for these words (template.yaml).
             Self::Full => tracing::error!("a partition of the table is full"),
             _ => {}
@@ -492,12 +515,14 @@ impl ApiError {
             tracing::error!(%error, source, "identity provider failed");
         }
         if let Self::Signing(error) = &self {
-            tracing::error!(%error, "signing failed");
+            let source = std::error::Error::source(error).map(ToString::to_string);
+            tracing::error!(%error, source, "signing failed");
         }
         if let Self::Listener { .. } = &self {
             tracing::error!(error = %self, "a listener failed");
         }
-        let mut response = Response::json(self.status(), &self.body());
+        let response = Response::json(self.status(), &self.body());
+        let mut response = response.for_error(self.errno(), self.failure());
         match self {
             Self::Forbidden {
                 authenticated: false,

@@ -13,7 +13,7 @@ use crate::event::{Action, ResourceChanged};
 use crate::permission::Permissions;
 use crate::resource::{Kind, ObjectUri};
 use crate::settings::HistorySettings;
-use crate::store::history::{Entry, Told};
+use crate::store::history::{Entry, EntryContent};
 use crate::store::{Generation, Key};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::UnitOfWork;
@@ -43,7 +43,7 @@ pub async fn on_write(
     let Some(settings) = &api.settings.api.history else {
         return Ok(());
     };
-    let written = told_of(events, settings);
+    let written = recorded_writes(events, settings);
     // What was at each URI before, which is what the request itself has written where it writes twice.
     let mut before: HashMap<&ObjectUri, Timestamp> = HashMap::new();
     let mut made = vec![];
@@ -73,14 +73,14 @@ pub async fn on_write(
             // Then who reads the bucket reads its history, and nobody else (Kinto 26.5).
             may_read.clear();
         }
-        let told = Told {
+        let content = EntryContent {
             shown: shown(written, &permissions, now),
             readers: may_read.into_iter().cloned().collect(),
             replaces,
         };
-        let entry = Entry::new(&generation, uri, time, written.last_modified, &told);
+        let entry = Entry::new(&generation, uri, time, written.last_modified, &content);
         let entry = entry.ok_or(ApiError::TooLarge)?;
-        note_readers(unit, uri, &generation, &told.readers);
+        note_readers(unit, uri, &generation, &content.readers);
         unit.add_entry(uri, entry);
         made.push(trim::Made {
             bucket: uri.bucket_uri().clone(),
@@ -92,7 +92,10 @@ pub async fn on_write(
 }
 
 /// The writes that are told of, in their order.
-fn told_of<'e>(events: &'e [ResourceChanged], settings: &HistorySettings) -> Vec<Written<'e>> {
+fn recorded_writes<'e>(
+    events: &'e [ResourceChanged],
+    settings: &HistorySettings,
+) -> Vec<Written<'e>> {
     let is_excluded = |event: &&ResourceChanged| {
         let mut user_id = event.user_id.iter();
         user_id.any(|id| settings.exclude_user_ids.contains(id))
@@ -163,7 +166,7 @@ fn note_readers(
     let noted = of_this.chain(before).filter(|p| !of_all.contains(p));
     let noted: BTreeSet<&str> = noted.map(String::as_str).collect();
     for key in Key::history_readers(bucket, generation, &noted) {
-        unit.note(key);
+        unit.add_marker(key);
     }
 }
 

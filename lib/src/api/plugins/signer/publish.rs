@@ -8,7 +8,7 @@ use super::content::{self, Content};
 use crate::api::Api;
 use crate::api::web::error::ApiError;
 use crate::resource::{Kind, ListUri, ObjectUri};
-use crate::settings::SignerSettings;
+use crate::settings::{Role, SignerSettings};
 use crate::signer::payload;
 use crate::store::publication::Show;
 use crate::store::{Content as Stored, Generation, Object};
@@ -85,7 +85,7 @@ async fn publish_one(
         }
     }
     let text = text(&records, &times, timestamp)?;
-    let signatures = sign(signer, &text)?;
+    let signatures = sign(api, signer, target, &text).await?;
     let layer = match objects.is_empty() {
         true => None,
         false => Some(api.store.write_layer(&list, objects).await?),
@@ -120,9 +120,21 @@ fn text(
     Ok(text.end(timestamp))
 }
 
-fn sign(signer: &SignerSettings, text: &str) -> Result<Value, ApiError> {
-    let signature = signer.key.sign(text).map_err(ApiError::Signing)?;
-    Ok(json!([{"signature": signature, "x5u": "", "mode": "p384ecdsa"}]))
+/// The signatures by all keys of the target's source.
+async fn sign(
+    api: &Api,
+    signer: &SignerSettings,
+    target: &ObjectUri,
+    text: &str,
+) -> Result<Value, ApiError> {
+    let Some(Role::Target(of)) = signer.role(target) else {
+        return Ok(json!([]));
+    };
+    let Some(keys) = signer.keys(&of.source) else {
+        return Ok(json!([]));
+    };
+    let signatures = api.signer.sign(keys, text).await;
+    Ok(json!(signatures.map_err(ApiError::Signing)?))
 }
 
 fn update(unit: &mut UnitOfWork, target: &ObjectUri, fields: Map<String, Value>) {

@@ -1,6 +1,7 @@
 //! The JSON of the requests that the table in memory answers.
 //!
-//! An unknown member is refused, so that none is overlooked; options on how to read or write have no effect here.
+//! An unknown member is refused, so that none is overlooked; options on how to read or write have no effect here, and consumed capacity is not
+//! counted.
 
 use std::collections::HashMap;
 
@@ -15,6 +16,8 @@ pub struct Get {
     pub key: Item,
     #[serde(rename = "ConsistentRead")]
     _consistent_read: Option<bool>,
+    #[serde(rename = "ReturnConsumedCapacity")]
+    _return_consumed_capacity: Option<String>,
 }
 
 /// A `BatchGetItem`.
@@ -22,6 +25,8 @@ pub struct Get {
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 pub struct BatchGet {
     pub request_items: HashMap<String, Keys>,
+    #[serde(rename = "ReturnConsumedCapacity")]
+    _return_consumed_capacity: Option<String>,
 }
 
 /// The keys that a `BatchGetItem` reads from one table.
@@ -38,6 +43,8 @@ pub struct Keys {
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 pub struct TransactGet {
     pub transact_items: Vec<TransactGetItem>,
+    #[serde(rename = "ReturnConsumedCapacity")]
+    _return_consumed_capacity: Option<String>,
 }
 
 /// One of a `TransactGetItems`.
@@ -66,6 +73,8 @@ pub struct Query {
     pub limit: Option<usize>,
     #[serde(rename = "ConsistentRead")]
     _consistent_read: Option<bool>,
+    #[serde(rename = "ReturnConsumedCapacity")]
+    _return_consumed_capacity: Option<String>,
 }
 
 /// What a `Query` returns instead of items.
@@ -88,6 +97,8 @@ pub struct Put {
     pub expression_attribute_values: Item,
     #[serde(default)]
     pub return_values_on_condition_check_failure: OnFailure,
+    #[serde(rename = "ReturnConsumedCapacity")]
+    _return_consumed_capacity: Option<String>,
 }
 
 /// An `UpdateItem`, or one of a transaction.
@@ -106,6 +117,8 @@ pub struct Update {
     pub return_values: OnSuccess,
     #[serde(default)]
     pub return_values_on_condition_check_failure: OnFailure,
+    #[serde(rename = "ReturnConsumedCapacity")]
+    _return_consumed_capacity: Option<String>,
 }
 
 /// A `TransactWriteItems`.
@@ -115,6 +128,8 @@ pub struct TransactWrite {
     pub transact_items: Vec<TransactWriteItem>,
     #[serde(rename = "ClientRequestToken")]
     _client_request_token: Option<String>,
+    #[serde(rename = "ReturnConsumedCapacity")]
+    _return_consumed_capacity: Option<String>,
 }
 
 /// One of a `TransactWriteItems`.

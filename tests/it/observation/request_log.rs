@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use kinto_local::Fault;
+use kinto_local::{Fault, LocalAws};
 use serde_json::{Value, json};
-use tests::{ALICE, BOB, COLLECTION, Kinto, NOBODY, RECORD, RECORDS, batch, put};
+use tests::{ALICE, BOB, COLLECTION, Kinto, NOBODY, RECORD, RECORDS, TABLE, batch, put};
 
 use super::Log;
 
@@ -75,6 +75,29 @@ async fn a_line_tells_what_the_request_consumed_of_the_table() {
     );
     kinto.get("/__lbheartbeat__").await;
     assert_eq!(log.request()["rcu"], Value::Null);
+}
+
+#[tokio::test]
+async fn the_table_in_memory_does_not_count_what_is_consumed_and_serves_all_the_same() {
+    let aws = LocalAws::memory();
+    aws.create_table(TABLE).unwrap();
+    let kinto = Kinto::over(&aws, &[ON]);
+    let log = Log::start();
+    for path in ["/buckets/main", COLLECTION, RECORD] {
+        assert_eq!(kinto.put(path, json!({})).await.status, 201);
+        let line = log.request();
+        let units = (&line["rcu"], &line["wcu"]);
+        assert_eq!(units, (&Value::Null, &Value::Null), "{line}");
+    }
+    for path in [
+        RECORD,
+        RECORDS,
+        "/buckets",
+        &format!("{COLLECTION}/changeset?_expected=0"),
+    ] {
+        assert_eq!(kinto.get(path).await.status, 200, "{path}");
+        assert_eq!(log.request()["code"], 200);
+    }
 }
 
 #[tokio::test]

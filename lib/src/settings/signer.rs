@@ -20,6 +20,8 @@ const LOCAL_ECDSA: [&str; 2] = [
     "kinto_remote_settings.signer.backends.local_ecdsa",
     "kinto_signer.signer.local_ecdsa",
 ];
+/// What the variable ends with that has preview and destination deleted with their source.
+const HARD_DELETE: &str = "HARD_DELETE_DESTINATION_ON_SOURCE_DELETION";
 /// Settings that say when the heartbeat of Remote Settings logs a warning about certificates.
 const HEARTBEAT: &str = "HEARTBEAT_CERTIFICATE_";
 
@@ -32,6 +34,8 @@ pub struct SignerSettings {
     pub to_review_enabled: bool,
     /// `signer.allow_floats`: whether records may have numbers that are no integers.
     pub allow_floats: bool,
+    /// `signer.hard_delete_destination_on_source_deletion`: whether what is published goes with its source.
+    pub deletes_targets: bool,
     /// What signs.
     pub key: Arc<LocalEcdsa>,
     /// Whether what is published is reviewed, by what stands between the prefix and the end of a variable.
@@ -44,6 +48,7 @@ impl fmt::Debug for SignerSettings {
             .field("resources", &self.resources)
             .field("to_review_enabled", &self.to_review_enabled)
             .field("allow_floats", &self.allow_floats)
+            .field("deletes_targets", &self.deletes_targets)
             .field("reviews", &self.reviews)
             .finish_non_exhaustive()
     }
@@ -107,11 +112,12 @@ impl SignerSettings {
                 | "ECDSA_PRIVATE_KEY" | "ECDSA_PUBLIC_KEY" => {}
                 // Kinto's principals of what is not created make no difference.
                 "AUTO_CREATE_RESOURCES_PRINCIPALS" => {}
-                "AUTO_CREATE_RESOURCES" | "HARD_DELETE_DESTINATION_ON_SOURCE_DELETION" => {
+                HARD_DELETE => {}
+                "AUTO_CREATE_RESOURCES" => {
                     if vars.flag(variable, false)? {
                         return Err(SettingError::new(
                             variable,
-                            "must be false: that is not done here",
+                            "must be false: each start of a function would look for them. PUT the buckets once",
                         ));
                     }
                 }
@@ -145,6 +151,7 @@ impl SignerSettings {
             resources: lines.map_err(|error| SettingError::new(resources, error.to_string()))?,
             to_review_enabled: vars.flag("KINTO_SIGNER_TO_REVIEW_ENABLED", false)?,
             allow_floats: vars.flag("KINTO_SIGNER_ALLOW_FLOATS", false)?,
+            deletes_targets: vars.flag(&format!("{PREFIX}{HARD_DELETE}"), false)?,
             key: Arc::new(key(vars)?),
             reviews,
         }))
@@ -318,7 +325,7 @@ mod tests {
         refused("KINTO_SIGNER_AUTO_CREATE_RESOURCES", "true");
         refused(
             "KINTO_SIGNER_HARD_DELETE_DESTINATION_ON_SOURCE_DELETION",
-            "true",
+            "perhaps",
         );
         refused("KINTO_SIGNER_MAIN_TO_REVIEW_ENABLED", "perhaps");
         refused("KINTO_SIGNER_MAIN_(.+)_TO_REVIEW_ENABLED", "true");

@@ -119,7 +119,8 @@ impl ImportWrite {
         Ok(Self { request, size })
     }
 
-    fn put(item: Item) -> Result<Self, StoreError> {
+    /// Puts an item as it is.
+    pub(super) fn put(item: Item) -> Result<Self, StoreError> {
         let size = size_of(&item);
         let request = PutRequest::builder().set_item(Some(item)).build();
         let request = request.map_err(not_built)?;

@@ -1,7 +1,9 @@
 //! Sources that are reviewed, signed and published ([decision 25](../../../docs/decisions/025-signer.md)).
 
 mod changesets;
+mod events;
 mod example;
+mod rollback;
 mod transitions;
 
 use aws_lc_rs::encoding::AsDer;
@@ -55,10 +57,15 @@ impl Signer {
 
     /// With that line of resources.
     pub async fn with(line: &str, review: &str) -> Self {
+        Self::with_more(line, review, &[]).await
+    }
+
+    /// With other settings besides.
+    pub async fn with_more(line: &str, review: &str, more: &[(&str, &str)]) -> Self {
         let pair = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
         let body = BASE64_STANDARD.encode(pair.to_pkcs8v1().unwrap().as_ref());
         let pem = format!("-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n");
-        let kinto = Kinto::with(&settings(&pem, line, review));
+        let kinto = Kinto::with(&[&settings(&pem, line, review), more].concat());
         let signer = Self {
             kinto,
             public_key: pair.public_key().as_der().unwrap().as_ref().to_vec(),

@@ -108,6 +108,14 @@ async fn sync(
         writeln!(out, "{live} {kind} and {deleted} tombstones of them")?;
         objects += live + deleted;
     }
+    let (entries, deleted) = staging.entry_counts()?;
+    if entries + deleted > 0 {
+        writeln!(
+            out,
+            "{entries} entries of histories and {deleted} tombstones of them"
+        )?;
+        objects += entries + deleted;
+    }
     let findings = staging.findings()?;
     for finding in &findings {
         let examples = finding.examples.join(", ");

@@ -15,6 +15,7 @@ use crate::http::client::Client;
 use crate::http::mirror::Mirror;
 use crate::http::reading::{self, ReadingError};
 use crate::progress::Progress;
+use crate::staging::entries::{HISTORY, Replaced};
 use crate::staging::{Staging, StagingError};
 use crate::tls::{self, TlsError};
 use crate::yaml::{self, YamlError};
@@ -205,6 +206,18 @@ pub fn from_ndjson(staging: &Staging, path: &Path) -> Result<()> {
             .ok_or_else(malformed)?;
         if let (Some(parent), Some(kind)) = (line["parent"].as_str(), line["list"].as_str()) {
             staging.add_timestamp(parent, kind, last_modified)?;
+            continue;
+        }
+        if let Some(bucket) = line["history"].as_str() {
+            let id = line["id"].as_str().ok_or_else(malformed)?;
+            let data = line.get("data").map(Value::to_string);
+            let replaced = Replaced::Said(line["replaces"].as_u64().map(Timestamp));
+            staging.add_entry(bucket, id, last_modified, data.as_deref(), replaced)?;
+            let uri = format!("{bucket}/{HISTORY}/{id}");
+            for reader in line["readers"].as_array().into_iter().flatten() {
+                let reader = reader.as_str().ok_or_else(malformed)?;
+                staging.add_ace(&uri, "read", reader)?;
+            }
             continue;
         }
         let uri = line["uri"]

@@ -14,8 +14,14 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 
-/// Objects that are read at once.
+use entries::Replaced;
+
+pub mod entries;
+
+/// Objects that are read at once,
 const PAGE: usize = 500;
+/// and bytes of them, about.
+const PAGE_BYTES: usize = 1 << 20;
 
 const SCHEMA: &str = "
     PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16000; PRAGMA temp_store = FILE;
@@ -97,6 +103,7 @@ impl Staging {
             .tempdir()?;
         let db = Connection::open(directory.path().join("staging.db"))?;
         db.execute_batch(SCHEMA)?;
+        db.execute_batch(entries::SCHEMA)?;
         Ok(Self { db, directory })
     }
 
@@ -117,6 +124,9 @@ impl Staging {
         last_modified: Timestamp,
         data: Option<&str>,
     ) -> Result<()> {
+        if kind == entries::HISTORY {
+            return self.add_entry(parent, id, last_modified, data, Replaced::NotSaid);
+        }
         // Accounts are each their own parent in Kinto.
         let parent = if kind == Kind::Account.name() {
             ""
@@ -223,7 +233,7 @@ impl Staging {
              COMMIT;",
         )?;
         debug_assert_eq!(MAX_IDS, 16384);
-        Ok(())
+        self.finish_entries()
     }
 
     fn check_each(&self) -> Result<()> {
@@ -332,8 +342,13 @@ impl Staging {
         let mut select = self.db.prepare_cached(sql)?;
         let (parent, kind) = columns(list);
         let values = params![format!("{list}/"), parent, kind, after, PAGE];
-        let rows = select.query_map(values, |row| {
+        let mut rows = select.query(values)?;
+        let (mut page, mut bytes) = (vec![], 0);
+        while bytes < PAGE_BYTES
+            && let Some(row) = rows.next()?
+        {
             let (data, aces): (Option<String>, String) = (row.get(2)?, row.get(3)?);
+            bytes += data.as_ref().map_or(0, String::len) + aces.len();
             let content = match data {
                 None => Content::Deleted,
                 Some(data) => Content::Live {
@@ -342,13 +357,13 @@ impl Staging {
                     permissions: permissions(list.kind(), &aces),
                 },
             };
-            Ok(Staged {
+            page.push(Staged {
                 id: row.get(0)?,
                 last_modified: Timestamp(row.get::<_, i64>(1)?.cast_unsigned()),
                 content,
-            })
-        })?;
-        Ok(rows.collect::<std::result::Result<_, _>>()?)
+            });
+        }
+        Ok(page)
     }
 
     /// The ids of the live objects of a list after one, by their ids.

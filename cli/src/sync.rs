@@ -21,6 +21,8 @@ use tokio::time::Instant;
 use crate::progress::Progress;
 use crate::staging::{Staged, Staging, StagingError};
 
+mod history;
+
 /// `BatchWriteItem`s under way at once.
 const CONCURRENCY: usize = 16;
 /// Bytes of a `BatchWriteItem`'s items from which on it is sent.
@@ -85,6 +87,8 @@ pub struct Sync<'a> {
     options: Options,
     progress: &'a Progress,
     now: Timestamp,
+    /// Whether the source has the history of anything.
+    has_history: bool,
     /// With the bytes of its items.
     waiting: (Vec<ImportWrite>, usize),
     under_way: JoinSet<std::result::Result<(), StoreError>>,
@@ -175,6 +179,7 @@ impl<'a> Sync<'a> {
             options,
             progress,
             now: Timestamp::now(),
+            has_history: staging.entry_counts()? != (0, 0),
             waiting: (vec![], 0),
             under_way: JoinSet::new(),
             next_write: Instant::now(),
@@ -308,6 +313,9 @@ impl<'a> Sync<'a> {
             .push((list.clone(), parent.clone(), changed, latest));
         // Parents are written by now.
         for (uri, generation) in children {
+            if uri.kind() == Kind::Bucket {
+                self.history(&uri, &generation).await?;
+            }
             for list in uri.child_lists() {
                 Box::pin(self.objects_of(&list, &generation)).await?;
             }
@@ -493,7 +501,7 @@ impl<'a> Sync<'a> {
                     self.changes.push(change(collection, timestamp, false));
                 }
                 if !is_same {
-                    let past = before.map_or(0, |list| list.past + 1);
+                    let past = before.map_or(0, |list| list.backdated_writes + 1);
                     items.push((
                         uri.clone(),
                         imported_list(timestamp, generation.clone(), past, shares),

@@ -13,6 +13,7 @@
 
 mod rebuild;
 mod recorder;
+mod sweep;
 
 use std::collections::BTreeMap;
 
@@ -20,8 +21,10 @@ use aws_lambda_events::dynamodb::{Event, EventRecord};
 use aws_lambda_events::streams::{DynamoDbBatchItemFailure, DynamoDbEventResponse};
 use futures::stream::{self, StreamExt};
 
-pub use rebuild::{Input, Output, RebuildError, Rebuilt};
+pub use rebuild::{AggregatorEvent, AggregatorResponse, RebuildError, Rebuilt};
+pub use sweep::SweepRequest;
 
+use crate::metrics::{Metrics, Unit};
 use crate::queue::{BroadcastQueue, QueueError};
 use crate::resource::{Kind, ListUri, ObjectUri, is_valid_id};
 use crate::settings::{BroadcastsSettings, ChangesSettings, MegaphoneSettings};
@@ -40,11 +43,12 @@ pub struct Aggregator {
     store: Store,
     queue: BroadcastQueue,
     recorder: Recorder,
+    metrics: Metrics,
 }
 
 /// The meaning of a record of the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Change {
+enum StreamChange {
     /// The records of a collection have a new timestamp, or the collection was deleted.
     Collection(CollectionChange),
     /// A bucket was deleted, in this generation.
@@ -90,7 +94,13 @@ impl Aggregator {
             recorder: Recorder::new(store.clone(), audience),
             store,
             queue,
+            metrics: Metrics::default(),
         }
+    }
+
+    /// The same, with metrics.
+    pub fn publishing(self, metrics: Metrics) -> Self {
+        Self { metrics, ..self }
     }
 
     /// Handles one batch; returns the records to retry.
@@ -99,6 +109,10 @@ impl Aggregator {
     /// behind it until the stream drops it.
     pub async fn handle(&self, event: Event) -> DynamoDbEventResponse {
         let layers = layers(&event.records);
+        let written = match self.metrics.counts() {
+            true => times_of_writes(&event.records),
+            false => vec![],
+        };
         let (collections, buckets) = coalesce(event.records);
         let mut failed: Vec<String> = vec![];
 
@@ -118,6 +132,14 @@ impl Aggregator {
         failed.extend(deletions.into_iter().filter_map(Result::err).map(logged));
 
         let failures = self.record(collections).await;
+        if failures.is_empty() {
+            let now = Timestamp::now();
+            let lags = written.iter().map(|written| now.since(*written));
+            let lags = lags.map(|lag| u64::try_from(lag.as_millis()).unwrap_or(u64::MAX));
+            let lags: Vec<_> = lags.collect();
+            let unit = Unit::Milliseconds;
+            self.metrics.values(now, "MonitorLag", unit, &lags);
+        }
         failed.extend(failures.into_iter().map(logged));
 
         // Usually who published has done so by now. Of a large layer one step: its write comes behind what has come
@@ -170,7 +192,8 @@ impl Aggregator {
             };
             let audience = &self.recorder.audience;
             let concerns = |listener: &MegaphoneSettings| {
-                part.iter().any(|change| audience.is_told(listener, change))
+                part.iter()
+                    .any(|change| audience.includes(listener, change))
             };
             if let Err(failure) = self.request_broadcasts(&state, concerns).await {
                 failed.extend(earliest(update).map(|number| (number, failure)));
@@ -244,7 +267,7 @@ struct Audience {
 impl Audience {
     /// Returns `true` if the listener is notified of a change: monitor/changes shows it and the listener matches it,
     /// and the entry does not become a tombstone (kinto-megaphone 0.5).
-    fn is_told(&self, listener: &MegaphoneSettings, change: &CollectionChange) -> bool {
+    fn includes(&self, listener: &MegaphoneSettings, change: &CollectionChange) -> bool {
         let CollectionChange {
             bucket, collection, ..
         } = change;
@@ -255,7 +278,7 @@ impl Audience {
 
     /// Returns `true` if readers of `__broadcasts__` are notified of a change: monitor/changes shows it, it is no
     /// preview, and the entry does not become a tombstone (Remote Settings).
-    fn is_told_to_readers(&self, change: &CollectionChange) -> bool {
+    fn includes_readers(&self, change: &CollectionChange) -> bool {
         let CollectionChange {
             bucket, collection, ..
         } = change;
@@ -295,7 +318,7 @@ fn coalesce(
     for record in records {
         let sequence_number = record.change.sequence_number.clone().unwrap_or_default();
         match read(&record) {
-            Some(Change::Collection(entry)) => {
+            Some(StreamChange::Collection(entry)) => {
                 let key = (entry.bucket.clone(), entry.collection.clone());
                 match collections.get_mut(&key) {
                     Some(known) if known.change.last_modified < entry.last_modified => {
@@ -313,13 +336,13 @@ fn coalesce(
                     }
                 }
             }
-            Some(Change::BucketDeleted { bucket, generation }) => {
+            Some(StreamChange::BucketDeleted { bucket, generation }) => {
                 buckets.push(Numbered {
                     sequence_number,
                     change: (bucket, generation),
                 });
             }
-            Some(Change::Other) => {}
+            Some(StreamChange::Other) => {}
             None => tracing::error!(
                 sequence_number,
                 "a record of the stream cannot be understood, passed over"
@@ -327,6 +350,23 @@ fn coalesce(
         }
     }
     (collections.into_values().collect(), buckets)
+}
+
+/// When the changes of collections were written: at the new timestamp of their list. One that a client set to a time long
+/// past is taken from the stream, which knows the second.
+fn times_of_writes(records: &[EventRecord]) -> Vec<Timestamp> {
+    let time = |record: &EventRecord| match read(record) {
+        Some(StreamChange::Collection(change)) => {
+            let created = record
+                .change
+                .approximate_creation_date_time
+                .timestamp_millis();
+            let created = Timestamp(u64::try_from(created).unwrap_or_default());
+            Some(change.last_modified.max(created))
+        }
+        _ => None,
+    };
+    records.iter().filter_map(time).collect()
 }
 
 /// The layers that lists of records show ([`crate::store::publication`]): of each list the last, since what came before it
@@ -360,7 +400,7 @@ fn layers(records: &[EventRecord]) -> Vec<Numbered<(ListUri, Layer)>> {
 }
 
 /// The meaning of a record; `None` if it concerns the monitor and cannot be understood.
-fn read(record: &EventRecord) -> Option<Change> {
+fn read(record: &EventRecord) -> Option<StreamChange> {
     let (image, before) = (&record.change.new_image, &record.change.old_image);
     let text = |attribute: &str| match image.get(attribute) {
         Some(serde_dynamo::AttributeValue::S(text)) => Some(text.as_str()),
@@ -378,18 +418,18 @@ fn read(record: &EventRecord) -> Option<Change> {
     };
     // A removed item has no new image; we remove none that the monitor follows.
     if image.is_empty() {
-        return Some(Change::Other);
+        return Some(StreamChange::Other);
     }
     let (pk, sk) = (text("pk")?, text("sk")?);
     if sk == TIMESTAMP_KEY && pk.ends_with("#record") {
         // All writes of records were backdated, which only their list reflects.
         let is_same = |attribute: &&str| before.get(*attribute) == image.get(*attribute);
         if ["timestamp", "generation", "closed"].iter().all(is_same) {
-            return Some(Change::Other);
+            return Some(StreamChange::Other);
         }
         let uri = ObjectUri::parse(pk.strip_suffix("#record")?)
             .filter(|uri| uri.kind() == Kind::Collection)?;
-        return Some(Change::Collection(CollectionChange {
+        return Some(StreamChange::Collection(CollectionChange {
             bucket: uri.bucket_id().to_owned(),
             collection: uri.id().to_owned(),
             last_modified: number("timestamp")?,
@@ -397,10 +437,10 @@ fn read(record: &EventRecord) -> Option<Change> {
         }));
     }
     if pk == "#bucket" && is_valid_id(sk) && flag("deleted") {
-        return Some(Change::BucketDeleted {
+        return Some(StreamChange::BucketDeleted {
             bucket: sk.to_owned(),
             generation: text("generation")?.to_owned(),
         });
     }
-    Some(Change::Other)
+    Some(StreamChange::Other)
 }

@@ -18,9 +18,9 @@ use uuid::Uuid;
 
 use crate::backoff;
 use crate::megaphone::{Megaphone, MegaphoneError};
-use crate::metrics;
+use crate::metrics::Metrics;
 use crate::queue::{BroadcastRequest, QueueConsumer, ReceivedMessage};
-use crate::store::broadcast_claim::Claim;
+use crate::store::broadcast_claim::ClaimOutcome;
 use crate::store::{Store, StoreError};
 use crate::timestamp::Timestamp;
 
@@ -40,6 +40,7 @@ pub struct Broadcaster {
     store: Store,
     consumer: QueueConsumer,
     megaphones: Vec<Megaphone>,
+    metrics: Metrics,
 }
 
 /// What came of a message.
@@ -62,7 +63,13 @@ impl Broadcaster {
             store,
             consumer,
             megaphones,
+            metrics: Metrics::default(),
         }
+    }
+
+    /// The same, with metrics.
+    pub fn publishing(self, metrics: Metrics) -> Self {
+        Self { metrics, ..self }
     }
 
     /// Handles one batch; tells which messages are to come again.
@@ -99,7 +106,7 @@ impl Broadcaster {
         // Side by side: one Megaphone that does not answer holds up no other.
         let told = by_listener
             .into_values()
-            .map(|(megaphone, message)| self.tell(megaphone, message, now));
+            .map(|(megaphone, message)| self.handle_message(megaphone, message, now));
         let given_up = hopeless
             .into_iter()
             .map(|message| self.dead_letter(message));
@@ -117,7 +124,7 @@ impl Broadcaster {
     }
 
     /// Does what a message asks for; gives it back if it is to come again, put off until then.
-    async fn tell(
+    async fn handle_message(
         &self,
         megaphone: &Megaphone,
         message: ReceivedMessage,
@@ -129,7 +136,8 @@ impl Broadcaster {
         let not_before = match self.broadcast(megaphone, count, now).await {
             Ok(Outcome::Sent(version)) => {
                 tracing::info!(listener, %version, "broadcast");
-                metrics::due_age(message.sent, now);
+                self.metrics.count(now, &[("Broadcasts", 1)]);
+                self.metrics.due_age(message.sent, now);
                 return None;
             }
             Ok(Outcome::NothingDue) => {
@@ -142,7 +150,7 @@ impl Broadcaster {
             }
             Ok(Outcome::Failed(error, time)) => {
                 failed(listener, count, &error);
-                metrics::due_age(message.sent, now);
+                self.metrics.due_age(message.sent, now);
                 if matches!(error, MegaphoneError::Refused(_)) && count >= MAX_REFUSALS {
                     return self.dead_letter(message).await;
                 }
@@ -150,7 +158,7 @@ impl Broadcaster {
             }
             Err(error) => {
                 failed(listener, count, &error);
-                metrics::due_age(message.sent, now);
+                self.metrics.due_age(message.sent, now);
                 now.after(begin.elapsed() + backoff::after_failure(count))
             }
         };
@@ -181,9 +189,9 @@ impl Broadcaster {
             .claim_broadcast(listener, &holder, due, now, until)
             .await?
         {
-            Claim::Granted(version) => version,
-            Claim::NotBefore(time) => return Ok(Outcome::NotBefore(time)),
-            Claim::NothingDue => return Ok(Outcome::NothingDue),
+            ClaimOutcome::Granted(version) => version,
+            ClaimOutcome::NotBefore(time) => return Ok(Outcome::NotBefore(time)),
+            ClaimOutcome::NothingDue => return Ok(Outcome::NothingDue),
         };
         let answer = megaphone.broadcast(version).await;
         let now = now.after(begin.elapsed());

@@ -291,7 +291,7 @@ struct Gathered {
 }
 
 impl Gathered {
-    fn tell(
+    fn to_event(
         &self,
         date: Timestamp,
         id: String,
@@ -451,7 +451,7 @@ impl Events {
     /// All events.
     pub fn all(&self, date: Timestamp) -> Vec<ResourceChanged> {
         self.in_order()
-            .map(|event| event.tell(date, event.id.clone(), &event.impacted))
+            .map(|event| event.to_event(date, event.id.clone(), &event.impacted))
             .collect()
     }
 
@@ -477,7 +477,7 @@ impl Events {
                     true => event.id.clone(),
                     false => format!("{}.{n}", event.id),
                 };
-                let told = event.tell(date, id, &impacted);
+                let told = event.to_event(date, id, &impacted);
                 split[n].push((event.list.parent(), told));
             }
         }

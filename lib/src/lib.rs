@@ -18,7 +18,7 @@
 //! Beside that way are the vocabulary ([`resource`], [`permission`], [`timestamp`]), the configuration ([`settings`],
 //! [`settings_file`], [`secrets`]), the start of a function ([`startup`], [`environment`]), its trial when the stack is deployed
 //! ([`settings_check`]), its settings while it stays [`warm`], and small tools: signatures ([`hmac`]; of published
-//! collections: [`signer`]), HTTP clients (`http_client`), pauses (`backoff`), metrics (`metrics`), patterns with `*`
+//! collections: [`signer`]), HTTP clients (`http_client`), pauses (`backoff`), metrics ([`metrics`]), patterns with `*`
 //! (`wildcard`), the memory that JSON takes (`json`).
 //!
 //! Only [`api`] knows the requests of clients. Lambda's event types end in the first lines of [`api`], [`aggregator`],
@@ -37,7 +37,7 @@ pub mod http_client;
 mod json;
 pub mod listeners;
 pub mod megaphone;
-mod metrics;
+pub mod metrics;
 pub mod notifier;
 pub mod permission;
 pub mod queue;

@@ -22,7 +22,7 @@ use serde_json::Value;
 use crate::backoff;
 use crate::event::ResourceChanged;
 use crate::listeners::{Listeners, NotifyError};
-use crate::metrics;
+use crate::metrics::Metrics;
 use crate::queue::{
     NotificationQueue, NotificationRequest, QueueConsumer, QueueError, ReceivedMessage,
 };
@@ -44,18 +44,19 @@ pub struct Notifier {
     queue: NotificationQueue,
     consumer: QueueConsumer,
     listeners: Listeners,
+    metrics: Metrics,
 }
 
 /// The function's input: a batch of the stream or of the queue.
 #[derive(Debug)]
-pub enum Input {
+pub enum NotifierEvent {
     /// Lists name new entries.
     Stream(Event),
     /// Listeners are to be notified.
     Queue(SqsEvent),
 }
 
-impl<'de> Deserialize<'de> for Input {
+impl<'de> Deserialize<'de> for NotifierEvent {
     fn deserialize<D: serde::Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
         use serde::de::Error as _;
         let input = Value::deserialize(json)?;
@@ -74,7 +75,7 @@ impl<'de> Deserialize<'de> for Input {
 /// The function's output: what to retry.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
-pub enum Output {
+pub enum NotifierResponse {
     /// For the stream.
     Stream(DynamoDbEventResponse),
     /// For the queue.
@@ -106,14 +107,20 @@ impl Notifier {
             queue,
             consumer,
             listeners,
+            metrics: Metrics::default(),
         }
     }
 
+    /// The same, with metrics.
+    pub fn publishing(self, metrics: Metrics) -> Self {
+        Self { metrics, ..self }
+    }
+
     /// Handles a batch of the stream or of the queue.
-    pub async fn answer(&self, input: Input) -> Output {
+    pub async fn handle(&self, input: NotifierEvent) -> NotifierResponse {
         match input {
-            Input::Stream(event) => Output::Stream(self.enqueue(event).await),
-            Input::Queue(event) => Output::Queue(self.deliver(event).await),
+            NotifierEvent::Stream(event) => NotifierResponse::Stream(self.enqueue(event).await),
+            NotifierEvent::Queue(event) => NotifierResponse::Queue(self.deliver(event).await),
         }
     }
 
@@ -166,7 +173,7 @@ impl Notifier {
             let mut messages = messages.into_iter();
             let mut again = vec![];
             for message in messages.by_ref() {
-                if let Err(message) = self.tell(message).await {
+                if let Err(message) = self.handle_message(message).await {
                     again.push(message);
                     break;
                 }
@@ -182,7 +189,7 @@ impl Notifier {
     }
 
     /// Handles a message; gives it back, postponed, if it is to be retried.
-    async fn tell(&self, message: ReceivedMessage) -> Result<(), ReceivedMessage> {
+    async fn handle_message(&self, message: ReceivedMessage) -> Result<(), ReceivedMessage> {
         let request: NotificationRequest = match serde_json::from_str(&message.body) {
             Ok(request) => request,
             Err(error) => {
@@ -193,7 +200,7 @@ impl Notifier {
         let NotificationRequest { listener, entry } = &request;
         let count = message.receive_count;
         let told = self.notify(listener, entry).await;
-        metrics::due_age(message.sent, Timestamp::now());
+        self.metrics.due_age(message.sent, Timestamp::now());
         let error = match told {
             Ok(Some(())) => {
                 tracing::info!(listener, ?entry, "notified");
@@ -248,7 +255,7 @@ impl Notifier {
         let mut pauses = COMMIT_PAUSES.into_iter();
         loop {
             let events = self.store.outbox_entry(entry).await?;
-            if events.is_some() || !entry.may_come(Timestamp::now()) {
+            if events.is_some() || !entry.may_appear(Timestamp::now()) {
                 return Ok(events);
             }
             let pause = pauses.next().ok_or(Failure::NotYet)?;
@@ -283,7 +290,7 @@ fn entry_of(record: &EventRecord) -> Option<EntryId> {
     // Earlier versions of the API leave the attribute as it is.
     let named = change.new_image.get(outbox::ENTRY);
     match named.filter(|named| change.old_image.get(outbox::ENTRY) != Some(named)) {
-        Some(S(id)) => EntryId::named_by(pk, id),
+        Some(S(id)) => EntryId::of_head(pk, id),
         _ => None,
     }
 }
@@ -291,5 +298,5 @@ fn entry_of(record: &EventRecord) -> Option<EntryId> {
 /// Returns `true` if any of `listeners` is notified of an event after the commit, so that it goes into the outbox.
 pub fn waits_for(listeners: &[ListenerSettings], event: &ResourceChanged) -> bool {
     let mut later = listeners.iter().filter(|listener| !listener.synchronous);
-    later.any(|listener| listener.hears(event).is_some())
+    later.any(|listener| listener.select(event).is_some())
 }

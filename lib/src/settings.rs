@@ -18,6 +18,7 @@ mod listeners;
 mod megaphone;
 mod native;
 mod openid;
+mod prometheus;
 mod signer;
 mod web;
 
@@ -36,6 +37,7 @@ pub use self::ini::MAX_BYTES as MAX_INI_BYTES;
 pub use self::listeners::ListenerSettings;
 pub use self::megaphone::MegaphoneSettings;
 pub use self::openid::{OpenIdSettings, UrlPattern};
+pub use self::prometheus::PrometheusSettings;
 pub use self::signer::{Publishing, Role, SignerSettings};
 pub use self::web::{EndOfService, EndpointType, Redirects, WebSettings};
 use crate::hmac;
@@ -84,7 +86,7 @@ impl Secret {
 
     /// Derives another secret for a purpose: HMAC-SHA256 of the purpose's name, in hexadecimal. It never equals a user
     /// id, whose message has a colon.
-    fn derive(&self, purpose: &str) -> Self {
+    pub(crate) fn derive(&self, purpose: &str) -> Self {
         Self(hmac::hex(&hmac::sign(self.as_bytes(), purpose)))
     }
 }
@@ -172,7 +174,7 @@ impl Vars {
             .map(|value| value.split_whitespace().map(str::to_owned).collect())
     }
 
-    fn flag(&self, name: &str, default: bool) -> Result<bool, SettingError> {
+    pub(crate) fn flag(&self, name: &str, default: bool) -> Result<bool, SettingError> {
         let Some(value) = self.get(name) else {
             return Ok(default);
         };
@@ -342,6 +344,10 @@ pub struct ApiSettings {
     pub history: Option<HistorySettings>,
     /// The API as a web service.
     pub web: WebSettings,
+    /// The metrics that are served; `None` where the plugin is off.
+    pub prometheus: Option<PrometheusSettings>,
+    /// `request_log`: whether each request is a line of the log.
+    pub request_log: bool,
     grants: BTreeMap<(Kind, &'static str), Vec<String>>,
     named_groups: BTreeSet<ObjectUri>,
 }
@@ -374,6 +380,13 @@ impl ApiSettings {
         let includes = Includes::from_vars(vars)?;
         let history = match includes.has(PluginName::History) {
             true => Some(HistorySettings::from_vars(vars)?),
+            false => None,
+        };
+        let prometheus = match includes.has(PluginName::Prometheus) {
+            true => {
+                let project = vars.get("KINTO_PROJECT_NAME").unwrap_or("kinto");
+                Some(PrometheusSettings::from_vars(vars, project)?)
+            }
             false => None,
         };
         let principals = grants.values().flatten();
@@ -430,7 +443,9 @@ impl ApiSettings {
             caching: CacheSettings::from_vars(vars)?,
             signer: SignerSettings::from_vars(vars, &includes)?,
             history,
+            prometheus,
             web: WebSettings::from_vars(vars)?,
+            request_log: vars.flag("KINTO_REQUEST_LOG", false)?,
             grants,
             named_groups,
             includes,

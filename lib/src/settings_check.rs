@@ -80,7 +80,7 @@ enum Status {
 ///
 /// # Errors
 /// The answer cannot be delivered; then the deployment fails once the resource's `ServiceTimeout` is over.
-pub async fn answer(request: Request) -> Result<(), reqwest::Error> {
+pub async fn handle(request: Request) -> Result<(), reqwest::Error> {
     let variables = std::env::vars().collect();
     let answer = decide(&request, &variables, &PAUSES, start_all).await;
     tracing::info!(status = ?answer.status, reason = answer.reason, "settings were tried");

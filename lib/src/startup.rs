@@ -7,11 +7,12 @@ use crate::environment::{Environment, StartError};
 use crate::listeners::custom::LISTENERS;
 use crate::listeners::{Aws, Listeners};
 use crate::megaphone::Megaphone;
+use crate::metrics::Metrics;
 use crate::notifier::Notifier;
 use crate::queue::{BroadcastQueue, NotificationQueue, QueueConsumer};
 use crate::settings::{
-    BroadcastsSettings, ChangesSettings, ListenerSettings, MegaphoneSettings, SettingError,
-    Settings, Vars,
+    BroadcastsSettings, ChangesSettings, Includes, ListenerSettings, MegaphoneSettings, PluginName,
+    SettingError, Settings, Vars,
 };
 use crate::settings_file::KINTO_INI;
 use crate::store::Store;
@@ -81,12 +82,14 @@ pub async fn api(environment: Environment) -> Result<Warm<Api>, StartError> {
         Box::pin(async move {
             check_notifier(&environment.vars)?;
             let settings = Settings::from_vars(&environment.vars)?;
+            check_plugins(&settings.api.includes)?;
             Ok(Api::new(
                 environment.store().await?,
                 settings,
                 environment.megaphones()?,
                 environment.listeners(true)?,
-            ))
+            )
+            .publishing(Metrics::from_vars(&environment.vars)?))
         })
     })
     .await
@@ -114,7 +117,8 @@ pub async fn aggregator(environment: Environment) -> Result<Warm<Aggregator>, St
                     changes,
                     broadcasts,
                     megaphones,
-                ))
+                )
+                .publishing(Metrics::from_vars(&environment.vars)?))
             })
         },
     )
@@ -143,7 +147,8 @@ pub async fn broadcaster(environment: Environment) -> Result<Warm<Broadcaster>, 
                 environment.store().await?,
                 consumer,
                 environment.megaphones()?,
-            ))
+            )
+            .publishing(Metrics::from_vars(vars)?))
         })
     })
     .await
@@ -167,7 +172,8 @@ pub async fn notifier(environment: Environment) -> Result<Warm<Notifier>, StartE
                 NotificationQueue::new(client.clone(), queue_url),
                 QueueConsumer::new(client, queue_url, dead_letter_url),
                 environment.listeners(false)?,
-            ))
+            )
+            .publishing(Metrics::from_vars(vars)?))
         })
     })
     .await
@@ -192,6 +198,20 @@ fn check_notifier(vars: &Vars) -> Result<(), SettingError> {
     }
 }
 
+/// Checks that no plugin is on that needs one process for all requests.
+///
+/// # Errors
+/// Names `kinto.plugins.prometheus`: each scrape would reach another process, or a new one.
+fn check_plugins(includes: &Includes) -> Result<(), SettingError> {
+    match includes.has(PluginName::Prometheus) {
+        true => Err(SettingError::new(
+            "KINTO_INCLUDES",
+            "`kinto.plugins.prometheus` is for one process, and on Lambda there are many: take it out; CloudWatch has the metrics (docs/operations.md)",
+        )),
+        false => Ok(()),
+    }
+}
+
 /// The variables that may hold secrets of listeners, of those that are told before the commit or after it: a function
 /// may read no others.
 fn listener_secrets(vars: &Vars, synchronous: bool) -> Result<Vec<String>, SettingError> {
@@ -210,6 +230,18 @@ mod tests {
     fn check(vars: &[(&str, &str)]) -> Result<(), String> {
         let vars = vars.iter().copied().collect();
         check_notifier(&vars).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn metrics_for_prometheus_stop_the_start_by_their_name() {
+        let check = |includes| {
+            let vars = Vars::from_iter([("KINTO_INCLUDES", includes)]);
+            check_plugins(&Includes::from_vars(&vars).unwrap())
+        };
+        let error = check("kinto.plugins.prometheus").unwrap_err().to_string();
+        assert!(error.contains("KINTO_INCLUDES"), "{error}");
+        assert!(error.contains("kinto.plugins.prometheus"), "{error}");
+        assert_eq!(check("kinto.plugins.history"), Ok(()));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use hyper::body::{Bytes, Incoming};
 use percent_encoding::percent_decode_str;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use local_aws::server::{self, Answered};
 
@@ -82,6 +83,7 @@ fn event(parts: Parts, body: Bytes, peer: SocketAddr) -> ApiGatewayV2httpRequest
         let value = event.headers.get(name)?.to_str().ok()?;
         Some(value.to_owned())
     };
+    event.request_context.request_id = Some(Uuid::new_v4().to_string());
     event.request_context.domain_name = text(&HOST);
     event.request_context.http.user_agent = text(&USER_AGENT);
     event.request_context.route_key = Some(ROUTE.to_owned());

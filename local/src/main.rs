@@ -20,6 +20,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// The interval of a long command's progress messages.
 const PROGRESS: Duration = Duration::from_secs(2);
 
+/// What the log shows by default: the lines of requests where a setting asks for them (`KINTO_REQUEST_LOG`).
+const LEVELS: &str = "warn,request.summary=info";
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     match run().await {
@@ -49,7 +52,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
         println!("{}", options::HELP);
         return Ok(());
     };
-    let levels = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let levels = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LEVELS));
     tracing_subscriber::fmt()
         .with_env_filter(levels)
         .with_writer(std::io::stderr)

@@ -381,13 +381,16 @@ impl Kinto {
             "rawPath": raw_path,
             "rawQueryString": query,
             "headers": all,
-            "requestContext": {"domainName": "kinto.test", "http": {"method": method, "path": raw_path}},
+            "requestContext": {"requestId": "request-1", "domainName": "kinto.test", "http": {"method": method, "path": raw_path}},
             "body": body,
             "isBase64Encoded": false,
         }))
         .unwrap();
         let answer = self.api.handle(event).await;
+        let content_type = answer.headers.get("content-type");
+        let is_plain = content_type.is_some_and(|it| it.as_bytes().starts_with(b"text/plain"));
         let body = match answer.body {
+            Some(Body::Text(text)) if is_plain => text.into(),
             Some(Body::Text(text)) => serde_json::from_str(&text).unwrap(),
             _ => Value::Null,
         };

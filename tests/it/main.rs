@@ -15,6 +15,7 @@ mod local;
 mod monitor;
 mod notifier;
 mod objects;
+mod observation;
 mod permissions;
 mod pipeline;
 mod plugins;

@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from sides import HOST, SETTINGS, Served, Stack, check, compare, fill, fill_accounts, questions, run, send, storage, told
+from sides import HOST, SETTINGS, Served, Stack, ask, check, compare, fill, fill_accounts, questions, run, send, storage
 
 from postgres import Postgres
 from servers import Kinto
@@ -35,7 +35,7 @@ GRANTS = {f"kinto.{kind}_write_principals": ADMIN for kind in ("bucket", "group"
 def answers_of(kinto, asked):
     for _ in range(2):
         # The first look at a list gives it a time.
-        answers = {question: told(send(kinto, "GET", question[1], question[0])) for question in asked}
+        answers = {question: ask(kinto, question) for question in asked}
     return answers
 
 

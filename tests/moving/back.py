@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from ruamel.yaml import YAML
-from sides import HOST, SETTINGS, Served, Stack, check, comparable, compare, fill, fill_accounts, questions, run, send, storage, told
+from sides import HOST, SETTINGS, Served, Stack, ask, check, comparable, compare, fill, fill_accounts, questions, run, send, storage
 
 from postgres import Postgres
 from servers import Kinto
@@ -35,7 +35,7 @@ def load(postgres, directory, database):
 
 
 def asked_of(server, asked):
-    return {question: told(send(server, "GET", question[1], question[0])) for question in asked}
+    return {question: ask(server, question) for question in asked}
 
 
 def main():

@@ -12,6 +12,7 @@ def live(kind):
         "record": "parent_id IN (SELECT parent_id || '/collections/' || id FROM objects AS c WHERE resource_name = 'collection' AND NOT deleted)",
         "collection": "substr(parent_id, 10) IN (SELECT id FROM objects AS b WHERE resource_name = 'bucket' AND NOT deleted)",
         "group": "substr(parent_id, 10) IN (SELECT id FROM objects AS b WHERE resource_name = 'bucket' AND NOT deleted)",
+        "history": "substr(parent_id, 10) IN (SELECT id FROM objects AS b WHERE resource_name = 'bucket' AND NOT deleted)",
     }.get(kind, "true")
     return f"resource_name = '{kind}' AND NOT deleted AND {home}"
 
@@ -22,7 +23,7 @@ LATER = "last_modified = last_modified + interval '1 millisecond'"
 
 
 def ace(kind, permission="write"):
-    uri = {"bucket": "'/buckets/' || id", "account": "'/accounts/' || id"}.get(kind, f"parent_id || '/{kind}s/' || id")
+    uri = {"bucket": "'/buckets/' || id", "account": "'/accounts/' || id", "history": "parent_id || '/history/' || id"}.get(kind, f"parent_id || '/{kind}s/' || id")
     found = f"SELECT {uri} FROM objects WHERE {live(kind)}"
     row = f"SELECT ctid FROM access_control_entries WHERE permission = '{permission}' AND object_id IN ({found}) ORDER BY object_id LIMIT 1"
     return f"ctid = ({row})"
@@ -52,4 +53,8 @@ DAMAGES = [
     ("a list's time later", "UPDATE timestamps SET last_modified = now() AT TIME ZONE 'UTC' + interval '1 hour' WHERE parent_id = '' AND resource_name = 'bucket'"),
     ("a tombstone that lives", f"UPDATE objects SET deleted = false, data = '{{}}' WHERE {one(TOMBSTONE)}"),
     ("a record that is deleted", f"UPDATE objects SET deleted = true, data = '{{\"deleted\": true}}' WHERE {one(live('record'))}"),
+    ("an entry of a history less", f"DELETE FROM objects WHERE {one(live('history'))}"),
+    ("an entry a millisecond off", f"UPDATE objects SET {LATER} WHERE {one(live('history'))}"),
+    ("an entry of another user", f"UPDATE objects SET data = data || '{{\"user_id\": \"mallory\"}}' WHERE {one(live('history'))}"),
+    ("an entry's reader less", f"DELETE FROM access_control_entries WHERE {ace('history', 'read')}"),
 ]

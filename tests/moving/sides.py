@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "differential"))
 
@@ -19,7 +20,7 @@ from request import Context, Sent, authorization
 from servers import Server
 
 SETTINGS = {
-    "kinto.includes": "kinto.plugins.default_bucket kinto.plugins.accounts",
+    "kinto.includes": "kinto.plugins.default_bucket kinto.plugins.accounts kinto.plugins.history",
     "kinto.default_bucket_hmac_secret": "local",
     "kinto.account_create_principals": "system.Everyone",
     "multiauth.policies": "account basicauth",
@@ -57,7 +58,7 @@ def fill(kinto, sequences, seed):
         run = f"{seed}{number}"
         comparison = Comparison({})
         context = Context(0, run, int(time.time() * 1000), comparison.times, comparison.made)
-        generator = Generator(random.Random(run), writes=number % 2 == 1)
+        generator = Generator(random.Random(run), writes=number % 3 == 1, history=number % 3 == 2)
         for request in generator.sequence():
             sent = context.send(request)
             if sent is None:
@@ -103,7 +104,7 @@ def send(server, method, url, user, body=None):
 
 
 def questions(postgres, runs, chance):
-    """Who asks for what."""
+    """Who asks for which objects and lists."""
     rows = postgres.rows("SELECT resource_name, parent_id, id, (extract(epoch FROM last_modified) * 1000)::bigint FROM objects")
     # The lists that Kinto never looked at have no time there.
     parents, objects, times = {"/buckets", "/accounts"}, set(), {}
@@ -122,19 +123,67 @@ def questions(postgres, runs, chance):
             parents |= {f"{uri}/groups", f"{uri}/collections"}
         if kind == "collection":
             parents.add(f"{uri}/records")
-    accounts = [f"account{number}" for number in range(6)]
-    users = [None, *accounts, *(f"{name}-{run}" for run in runs for name in ("alice", "bob"))]
-    for user in users:
+    for user in users_of(runs):
         for url in sorted(objects | parents):
             # Of others' objects a sample.
-            is_own = user is not None and (user.rsplit("-", 1)[-1] in url or user in url)
-            if is_own or random.random() < chance:
+            if is_own(user, url) or random.random() < chance:
                 yield user, url
                 if url in parents:
                     some = sorted(times.get(url, {1}))
                     at = random.choice(some)
                     yield user, f"{url}?_since={at}"
                     yield user, f"{url}?_before={at}&_limit=2"
+
+
+def users_of(runs):
+    accounts = [f"account{number}" for number in range(6)]
+    return [None, *accounts, *(f"{name}-{run}" for run in runs for name in ("alice", "bob"))]
+
+
+def is_own(user, url):
+    return user is not None and (user.rsplit("-", 1)[-1] in url or user in url)
+
+
+def questions_of_history(postgres, runs, chance):
+    """Who asks for which histories, and for which collections as they were when."""
+    rows = postgres.rows(
+        """SELECT parent_id, (extract(epoch FROM last_modified) * 1000)::bigint, data->>'uri', data->>'action', data->>'collection_id',
+            data->'target'->'data'->>'last_modified', data->>'user_id' FROM objects WHERE resource_name = 'history' ORDER BY 1, 2"""
+    )
+    buckets = {}
+    for bucket, *entry in rows:
+        buckets.setdefault(bucket, []).append(entry)
+    for user in users_of(runs):
+        for bucket, entries in buckets.items():
+            if "a" * 256 in bucket or not (is_own(user, bucket) or random.random() < chance):
+                continue
+            url = f"{bucket}/history"
+            one, other = random.choice(entries), random.choice(entries)
+            yield user, url
+            for query in (
+                f"_since={one[0]}", f"_before={one[0]}&_limit=3", f"_since={min(one[0], other[0])}&_before={max(one[0], other[0])}",
+                f"_sort=last_modified&_limit=5", f"uri={quote(one[1] or '')}", f"action={one[2]}&user_id={quote(one[5])}",
+                f"target.data.last_modified={one[4]}", "resource_name=record&_fields=uri,action", f"gt_target.data.last_modified={other[4]}",
+            ):
+                yield user, f"{url}?{query}"
+            collections = sorted({entry[3] for entry in entries if entry[3]})
+            for collection in random.sample(collections, min(4, len(collections))):
+                times = [int(entry[4]) for entry in entries if entry[3] == collection and entry[4]]
+                for at in random.sample(times, min(4, len(times))):
+                    yield user, f"{bucket}/snapshot/collections/{collection}@{at + random.choice([-1, 0, 0, 1])}"
+
+
+def with_heads(asked, chance):
+    """The questions, and `HEAD` for some of them."""
+    for question in asked:
+        yield question
+        if random.random() < chance:
+            yield *question, "HEAD"
+
+
+def ask(server, question):
+    user, url, *method = question
+    return told(send(server, *(method or ["GET"]), url, user))
 
 
 def told(answer):
@@ -167,6 +216,13 @@ def comparable(body):
 
 def is_meant(url, before, after):
     """Whether a difference is one that tests/differential justifies too."""
+    if re.search("/history($|[?])", url):
+        if before[0] == after[0] == 200:
+            # Ours has no time but those of its entries, and not the last moments' (docs/decisions/024-history.md).
+            shown = [{name: headers[name] for name in headers if not re.match("ETag|Last-Modified", name)} for headers in (before[1], after[1])]
+            return before[2] == after[2] and shown[0] == shown[1] and int(before[1]["ETag"].strip('"')) >= int(after[1]["ETag"].strip('"'))
+        # As there: who could once read an entry is not refused when times are asked for.
+        return before[0] in (401, 403) and after[0] == 200 and json.loads(after[2]) == {"data": []} and re.search("_since|_before", url)
     # Kinto gives each account its own list with a time of its own; ours is one.
     return url.startswith("/accounts") and before[0] == after[0] and ("?" in url or url == "/accounts")
 
@@ -214,10 +270,10 @@ def run(*command, expected=0):
 
 def compare(answers, server):
     findings = []
-    for (user, url), before in answers.items():
-        after = told(send(server, "GET", url, user))
-        if before != after and not is_meant(url, before, after):
-            findings.append(f"{user} GET {url}\n  Kinto: {before}\n  ours:  {after}")
+    for question, before in answers.items():
+        after = ask(server, question)
+        if before != after and not is_meant(question[1], before, after):
+            findings.append(f"{question}\n  Kinto: {before}\n  ours:  {after}")
     return findings
 
 

@@ -113,7 +113,7 @@ class Real:
 class Ours:
     name = "ours"
 
-    def __init__(self, key, spoil=None):
+    def __init__(self, key, spoil=None, options=()):
         environment = {
             "PATH": os.environ["PATH"],
             "PORT": "0",
@@ -127,7 +127,7 @@ class Ours:
             f"KINTO_SIGNER_{FREE.upper()}_TO_REVIEW_ENABLED": "false",
             "KINTO_SIGNER_ECDSA_PRIVATE_KEY": key,
         }
-        self.process = subprocess.Popen([BINARY], env=environment, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen([BINARY, *options], env=environment, stdout=subprocess.PIPE, text=True)
         for line in self.process.stdout:
             if line.startswith("listening on "):
                 self.port = int(re.search(r":(\d+)", line.split()[-1])[1])

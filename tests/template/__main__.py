@@ -68,6 +68,8 @@ DEPLOYMENTS = {
         "MatchKintoChanges": "/buckets/main",
         "Admin": "true",
         "AccessLogs": "false",
+        "RequestLog": "false",
+        "Metrics": "false",
         "TlsOnly": "false",
     },
 }

@@ -4,7 +4,8 @@ pub mod ndjson;
 pub mod tables;
 pub mod yaml;
 
-use kinto_serverless::resource::{ListUri, ObjectUri};
+use kinto_serverless::resource::{Kind, ListUri, ObjectUri};
+use kinto_serverless::store::history::{EntryContent, HistoryRead, Stored};
 use kinto_serverless::store::{Content, Generation, Object, Store, StoreError};
 use kinto_serverless::timestamp::Timestamp;
 
@@ -41,6 +42,12 @@ pub trait Format {
     /// The file fails.
     fn object(&mut self, uri: &ObjectUri, object: &Object) -> Result<()>;
 
+    /// Writes an entry of the history of a bucket, or the tombstone of one; after the bucket, the latest first.
+    ///
+    /// # Errors
+    /// The file fails.
+    fn entry(&mut self, bucket: &ObjectUri, entry: &Stored, content: &EntryContent) -> Result<()>;
+
     /// Nothing follows.
     ///
     /// # Errors
@@ -53,7 +60,7 @@ pub trait Format {
     }
 }
 
-/// Writes everything; how many objects, tombstones among them, that is.
+/// Writes everything; how many objects and entries of histories, tombstones among them, that is.
 ///
 /// # Errors
 /// The table or the file fails.
@@ -86,12 +93,36 @@ async fn write_list(
             let uri = list.clone().object(id);
             format.object(&uri, &object)?;
             count += 1;
+            if object.content != Content::Deleted && uri.kind() == Kind::Bucket {
+                count += write_history(store, &uri, &object.generation, format).await?;
+            }
             if object.content != Content::Deleted {
                 for list in uri.child_lists() {
                     count += Box::pin(write_list(store, &list, &object.generation, format)).await?;
                 }
             }
         }
+    }
+    Ok(count)
+}
+
+async fn write_history(
+    store: &Store,
+    bucket: &ObjectUri,
+    generation: &Generation,
+    format: &mut dyn Format,
+) -> Result<u64> {
+    let mut entries = store.history(HistoryRead {
+        bucket: generation,
+        list: None,
+        since: None,
+        before: None,
+        limit_hint: None,
+    });
+    let mut count = 0;
+    while let Some(entry) = entries.next().await? {
+        format.entry(bucket, &entry, &entry.content()?)?;
+        count += 1;
     }
     Ok(count)
 }

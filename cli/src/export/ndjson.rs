@@ -1,11 +1,13 @@
 //! Lines of JSON, which `import` reads back.
 //!
 //! `{"uri", "last_modified", "data", "permissions"}` is an object, without `data` a tombstone;
-//! `{"list": its kind, "parent", "last_modified"}` is the timestamp of a list.
+//! `{"list": its kind, "parent", "last_modified"}` is the timestamp of a list; `{"history": the bucket's URI, "id", "last_modified",
+//! "data", "readers", "replaces"}` is an entry of a history, without `data` the tombstone of one.
 
 use std::io::Write;
 
 use kinto_serverless::resource::{ListUri, ObjectUri};
+use kinto_serverless::store::history::{EntryContent, Stored};
 use kinto_serverless::store::{Content, Object};
 use kinto_serverless::timestamp::Timestamp;
 use serde_json::json;
@@ -42,6 +44,18 @@ impl<W: Write> Format for Ndjson<W> {
             Content::Live { data, permissions } => json!({
                 "uri": uri, "last_modified": last_modified,
                 "data": data, "permissions": permissions,
+            }),
+        };
+        Ok(writeln!(self.0, "{line}")?)
+    }
+
+    fn entry(&mut self, bucket: &ObjectUri, entry: &Stored, content: &EntryContent) -> Result<()> {
+        let (bucket, id, time) = (bucket.to_string(), &entry.id, entry.time);
+        let line = match entry.is_deleted {
+            true => json!({"history": bucket, "id": id, "last_modified": time}),
+            false => json!({
+                "history": bucket, "id": id, "last_modified": time,
+                "data": content.shown, "readers": content.readers, "replaces": content.replaces,
             }),
         };
         Ok(writeln!(self.0, "{line}")?)

@@ -5,17 +5,19 @@
 
 use std::fs::File;
 use std::io::BufWriter;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use csv::{QuoteStyle, Writer, WriterBuilder};
 use kinto_serverless::resource::{Kind, ListUri, ObjectUri};
+use kinto_serverless::store::history::{EntryContent, Stored};
 use kinto_serverless::store::{Content, Object};
 use kinto_serverless::timestamp::Timestamp;
 use rusqlite::{Connection, params};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Format, Result};
 use crate::source::postgres_time;
+use crate::staging::entries::HISTORY;
 
 /// Objects first: they would get new times beside a list that has reached theirs (Kinto's trigger).
 const SCRIPT: &str = r"-- Puts what kinto-serverless exported in the place of what Kinto holds, all of it or nothing.
@@ -24,9 +26,9 @@ const SCRIPT: &str = r"-- Puts what kinto-serverless exported in the place of wh
 \set ON_ERROR_STOP on
 SET timezone = 'UTC';
 BEGIN;
-DELETE FROM timestamps WHERE resource_name IN ('bucket', 'group', 'collection', 'record', 'account');
-DELETE FROM objects WHERE resource_name IN ('bucket', 'group', 'collection', 'record', 'account');
-DELETE FROM access_control_entries WHERE object_id NOT LIKE '/buckets/%/history/%';
+DELETE FROM timestamps WHERE resource_name IN ('bucket', 'group', 'collection', 'record', 'account'HISTORY);
+DELETE FROM objects WHERE resource_name IN ('bucket', 'group', 'collection', 'record', 'account'HISTORY);
+DELETE FROM access_control_entriesPERMISSIONS;
 DELETE FROM user_principals;
 \copy objects (id, parent_id, resource_name, last_modified, data, deleted) FROM objects.csv CSV HEADER
 \copy timestamps (parent_id, resource_name, last_modified) FROM timestamps.csv CSV HEADER
@@ -34,6 +36,11 @@ DELETE FROM user_principals;
 \copy user_principals (user_id, principal) FROM user_principals.csv CSV HEADER
 COMMIT;
 ";
+
+/// What the script has in the place of `HISTORY` and `PERMISSIONS` where there are histories to put in the place of Kinto's, and where
+/// there are none, so that Kinto's stay.
+const WITH_HISTORY: [&str; 2] = [", 'history'", ""];
+const WITHOUT_HISTORY: [&str; 2] = ["", " WHERE object_id NOT LIKE '/buckets/%/history/%'"];
 
 type Csv = Writer<BufWriter<File>>;
 
@@ -46,6 +53,8 @@ pub struct Tables {
     principals: Csv,
     /// The times that are taken.
     times: Connection,
+    script: PathBuf,
+    has_history: bool,
     shifted: u64,
     /// How many objects, and the first.
     left_out: (u64, String),
@@ -58,7 +67,6 @@ impl Tables {
     /// It cannot be written to.
     pub fn new(directory: &Path) -> Result<Self> {
         std::fs::create_dir_all(directory)?;
-        std::fs::write(directory.join("load.sql"), SCRIPT)?;
         let begin = |table: &str, columns: &[&str]| -> Result<Csv> {
             let file = File::create(directory.join(format!("{table}.csv")))?;
             // An empty text without quotes is NULL.
@@ -91,14 +99,16 @@ impl Tables {
             )?,
             principals: begin("user_principals", &["user_id", "principal"])?,
             times,
+            script: directory.join("load.sql"),
+            has_history: false,
             shifted: 0,
             left_out: (0, String::new()),
         })
     }
 
     /// The time of an object that no other of its list has.
-    fn free_time(&mut self, parent: &str, kind: Kind, wanted: Timestamp) -> Result<Timestamp> {
-        let list = format!("{parent} {}", kind.name());
+    fn free_time(&mut self, parent: &str, kind: &str, wanted: Timestamp) -> Result<Timestamp> {
+        let list = format!("{parent} {kind}");
         let sql = "INSERT OR IGNORE INTO times VALUES (?, ?)";
         let mut insert = self.times.prepare_cached(sql)?;
         let mut time = wanted;
@@ -107,6 +117,15 @@ impl Tables {
         }
         self.shifted += u64::from(time != wanted);
         Ok(time)
+    }
+}
+
+impl Tables {
+    fn leave_out(&mut self, uri: String) {
+        self.left_out.0 += 1;
+        if self.left_out.0 == 1 {
+            self.left_out.1 = uri;
+        }
     }
 }
 
@@ -133,13 +152,10 @@ impl Format for Tables {
             Content::Deleted => (r#"{"deleted":true}"#.to_owned(), "t"),
         };
         if holds_null(object) {
-            self.left_out.0 += 1;
-            if self.left_out.0 == 1 {
-                self.left_out.1 = uri.to_string();
-            }
+            self.leave_out(uri.to_string());
             return Ok(());
         }
-        let time = postgres_time(self.free_time(&parent, kind, object.last_modified)?);
+        let time = postgres_time(self.free_time(&parent, kind.name(), object.last_modified)?);
         let row = [id, &parent, kind.name(), &time, &data, is_deleted];
         self.objects.write_record(row)?;
         let uri = uri.to_string();
@@ -158,7 +174,34 @@ impl Format for Tables {
         Ok(())
     }
 
+    fn entry(&mut self, bucket: &ObjectUri, entry: &Stored, content: &EntryContent) -> Result<()> {
+        self.has_history = true;
+        let uri = format!("{bucket}/{HISTORY}/{}", entry.id);
+        let mut texts = content.readers.iter().chain(content.shown.keys());
+        if texts.any(|text| text.contains('\0')) || content.shown.values().any(has_null) {
+            self.leave_out(uri);
+            return Ok(());
+        }
+        let bucket = bucket.to_string();
+        let time = postgres_time(self.free_time(&bucket, HISTORY, entry.time)?);
+        let data = json!(content.shown).to_string();
+        let is_deleted = if entry.is_deleted { "t" } else { "f" };
+        let row = [&entry.id, &*bucket, HISTORY, &time, &data, is_deleted];
+        self.objects.write_record(row)?;
+        for reader in &content.readers {
+            self.entries.write_record([&uri, "read", reader])?;
+        }
+        Ok(())
+    }
+
     fn finish(&mut self) -> Result<()> {
+        let [history, permissions] = match self.has_history {
+            true => WITH_HISTORY,
+            false => WITHOUT_HISTORY,
+        };
+        let script = SCRIPT.replace("HISTORY", history);
+        let script = script.replace("PERMISSIONS", permissions);
+        std::fs::write(&self.script, script)?;
         for csv in [
             &mut self.objects,
             &mut self.timestamps,
@@ -189,20 +232,21 @@ impl Format for Tables {
 
 /// Whether an object holds U+0000, which PostgreSQL's texts cannot.
 fn holds_null(object: &Object) -> bool {
-    fn holds(value: &Value) -> bool {
-        match value {
-            Value::String(text) => text.contains('\0'),
-            Value::Array(items) => items.iter().any(holds),
-            Value::Object(members) => members
-                .iter()
-                .any(|(name, value)| name.contains('\0') || holds(value)),
-            _ => false,
-        }
-    }
     let Content::Live { data, .. } = &object.content else {
         return false;
     };
     data.iter()
-        .any(|(name, value)| name.contains('\0') || holds(value))
+        .any(|(name, value)| name.contains('\0') || has_null(value))
         || object.principals().iter().any(|name| name.contains('\0'))
+}
+
+fn has_null(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(items) => items.iter().any(has_null),
+        Value::Object(members) => members
+            .iter()
+            .any(|(name, value)| name.contains('\0') || has_null(value)),
+        _ => false,
+    }
 }

@@ -6,6 +6,7 @@ use std::io::Write;
 
 use kinto_serverless::permission::Permissions;
 use kinto_serverless::resource::{Kind, ListUri, ObjectUri};
+use kinto_serverless::store::history::{EntryContent, Stored};
 use kinto_serverless::store::{Content, Object};
 use kinto_serverless::timestamp::Timestamp;
 use serde_json::{Map, Value, json};
@@ -18,7 +19,8 @@ pub struct Yaml<W> {
     out: W,
     /// The list of each depth that the last object was of.
     open: [Option<ListUri>; 2],
-    left_out: (u64, u64),
+    /// Accounts, tombstones, entries of histories.
+    left_out: (u64, u64, u64),
 }
 
 impl<W: Write> Yaml<W> {
@@ -31,7 +33,7 @@ impl<W: Write> Yaml<W> {
         Ok(Self {
             out,
             open: [None, None],
-            left_out: (0, 0),
+            left_out: (0, 0, 0),
         })
     }
 
@@ -87,14 +89,19 @@ impl<W: Write> Format for Yaml<W> {
         }
     }
 
+    fn entry(&mut self, _: &ObjectUri, _: &Stored, _: &EntryContent) -> Result<()> {
+        self.left_out.2 += 1;
+        Ok(())
+    }
+
     fn finish(&mut self) -> Result<()> {
         Ok(self.out.flush()?)
     }
 
     fn remarks(&self) -> Vec<String> {
-        let (accounts, tombstones) = self.left_out;
+        let (accounts, tombstones, entries) = self.left_out;
         vec![format!(
-            "left out: {accounts} accounts, {tombstones} tombstones, and the timestamps of lists, which kinto-wizard does not know"
+            "left out: {accounts} accounts, {tombstones} tombstones, {entries} entries of histories, and the timestamps of lists, which kinto-wizard does not know"
         )]
     }
 }

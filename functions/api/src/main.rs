@@ -15,7 +15,7 @@ async fn main() -> Result<(), Error> {
     lambda_runtime::tracing::init_default_subscriber();
     if std::env::var_os(settings_check::CHECKS_SETTINGS).is_some() {
         return lambda_runtime::run(service_fn(async |event: LambdaEvent<Request>| {
-            settings_check::answer(event.payload)
+            settings_check::handle(event.payload)
                 .await
                 .map_err(Error::from)
         }))

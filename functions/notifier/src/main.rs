@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 
 use kinto_serverless::environment::Environment;
-use kinto_serverless::notifier::Input;
+use kinto_serverless::notifier::NotifierEvent;
 use kinto_serverless::startup;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 
@@ -12,8 +12,8 @@ async fn main() -> Result<(), Error> {
     lambda_runtime::tracing::init_default_subscriber();
     let environment = Environment::of_process().await;
     let notifier = &startup::notifier(environment).await?;
-    lambda_runtime::run(service_fn(async |event: LambdaEvent<Input>| {
-        Ok::<_, Infallible>(notifier.current().await.answer(event.payload).await)
+    lambda_runtime::run(service_fn(async |event: LambdaEvent<NotifierEvent>| {
+        Ok::<_, Infallible>(notifier.current().await.handle(event.payload).await)
     }))
     .await
 }

@@ -11,31 +11,37 @@ use serde::{Deserialize, Serialize};
 use aws_lambda_events::dynamodb::{Event, EventRecord};
 use aws_lambda_events::streams::DynamoDbEventResponse;
 
+use super::sweep::SweepRequest;
 use super::{Aggregator, CONCURRENCY, Failure, Numbered};
 use crate::queue::QueueError;
 use crate::store::StoreError;
 use crate::store::monitor::CollectionChange;
+use crate::store::sweep::Swept;
 use crate::timestamp::Timestamp;
 
-/// The function's input: a batch of the stream, or `{"rebuild-monitor": true}` by an operator.
+/// The function's input: a batch of the stream, `{"rebuild-monitor": true}` by an operator, or `{"sweep": …}` by its schedule.
 #[derive(Debug, Deserialize)]
-pub struct Input {
+pub struct AggregatorEvent {
     /// The records of the stream.
     #[serde(rename = "Records")]
     records: Option<Vec<EventRecord>>,
     /// Whether to rebuild every entry.
     #[serde(rename = "rebuild-monitor", default)]
     rebuild_monitor: bool,
+    /// A run of a sweep.
+    sweep: Option<SweepRequest>,
 }
 
 /// The function's output.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
-pub enum Output {
+pub enum AggregatorResponse {
     /// The records to retry.
     Batch(DynamoDbEventResponse),
     /// The result of a rebuild.
     Rebuilt(Rebuilt),
+    /// The result of a run of a sweep.
+    Swept(Swept),
 }
 
 /// The result of a rebuild.
@@ -59,7 +65,7 @@ pub enum RebuildError {
     #[error(transparent)]
     Queue(#[from] QueueError),
     /// The function was called with something else.
-    #[error("neither `Records` nor `\"rebuild-monitor\": true`")]
+    #[error("neither `Records` nor `\"rebuild-monitor\": true` nor `\"sweep\"`")]
     NotAsked,
 }
 
@@ -73,17 +79,23 @@ impl From<Failure> for RebuildError {
 }
 
 impl Aggregator {
-    /// Handles a batch of the stream, or rebuilds the monitor.
+    /// Handles a batch of the stream, rebuilds the monitor, or sweeps.
     ///
     /// # Errors
-    /// Those of [`Self::rebuild_monitor`], and an input that is neither; failures of a batch are part of its output.
-    pub async fn answer(&self, input: Input) -> Result<Output, RebuildError> {
+    /// Those of [`Self::rebuild_monitor`] and [`Self::sweep`], and an input that is neither; failures of a batch are part of its output.
+    pub async fn answer_event(
+        &self,
+        input: AggregatorEvent,
+    ) -> Result<AggregatorResponse, RebuildError> {
         if input.rebuild_monitor {
-            return Ok(Output::Rebuilt(self.rebuild_monitor().await?));
+            return Ok(AggregatorResponse::Rebuilt(self.rebuild_monitor().await?));
+        }
+        if let Some(request) = input.sweep {
+            return Ok(AggregatorResponse::Swept(self.sweep(request).await?));
         }
         let mut event = Event::default();
         event.records = input.records.ok_or(RebuildError::NotAsked)?;
-        Ok(Output::Batch(self.handle(event).await))
+        Ok(AggregatorResponse::Batch(self.handle(event).await))
     }
 
     /// Rebuilds every entry of monitor/changes from the timestamps of the collections' records, and requests broadcasts

@@ -91,30 +91,30 @@ impl Recorder {
         let record = |state: &mut MonitorState, stored: &Stored| {
             for change in changes {
                 let entry = state.record(change, stored.get(&change.uri()));
-                self.tell(state, &entry);
+                self.raise_due_versions(state, &entry);
             }
         };
         self.update(held, changes, record).await
     }
 
     /// Makes an entry's position due for everybody who is notified of it.
-    fn tell(&self, state: &mut MonitorState, entry: &StoredMonitorEntry) {
+    fn raise_due_versions(&self, state: &mut MonitorState, entry: &StoredMonitorEntry) {
         let StoredMonitorEntry { position, change } = entry;
         for listener in &self.audience.megaphones {
-            if self.audience.is_told(listener, change) {
+            if self.audience.includes(listener, change) {
                 state.raise_due(&listener.name, *position);
             }
         }
-        if self.audience.is_told_to_readers(change) {
+        if self.audience.includes_readers(change) {
             let debounce = self.audience.broadcasts.debounce;
-            state.raise_pull(*position, Timestamp::now(), debounce);
+            state.raise_polled_broadcast(*position, Timestamp::now(), debounce);
         }
     }
 
     /// Starts the clock, after all entries of an earlier version.
     pub(super) async fn start(&self, read: MonitorState) -> Result<MonitorState, StoreError> {
         let stored = self.store.stored_monitor_entries().await?;
-        let pull = self.store.pull_state_of_earlier_version().await?;
+        let pull = self.store.polled_broadcast_of_earlier_version().await?;
         let positions = stored.iter().map(|stored| stored.entry.position);
         let mut state = read.clone();
         state.start(positions.max().unwrap_or_default(), pull, Timestamp::now());
@@ -148,7 +148,7 @@ impl Recorder {
                         // Megaphone may have got each one's timestamp as its version.
                         state.advance(highest);
                         let entry = state.record(change, None);
-                        self.tell(state, &entry);
+                        self.raise_due_versions(state, &entry);
                     }
                 }
             };

@@ -87,7 +87,7 @@ static ENDPOINTS: &[Endpoint] = &[
             let description = "The latest broadcast, held back for a while.";
             Operation::utility("get_broadcasts", description)
         },
-        handler: Handler::Call(|cx| Box::pin(broadcasts::pull(cx))),
+        handler: Handler::Call(|cx| Box::pin(broadcasts::poll(cx))),
         ..Endpoint::READ_ONLY
     },
     Endpoint {

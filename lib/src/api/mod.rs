@@ -41,6 +41,8 @@
 //! | [`plugins::signer::content`] | records, compared and copied |
 //! | [`plugins::signer::publish`] | layers, signatures, what the commit shows |
 //! | [`plugins::signer::reading`] | lists and records of what is being published |
+//! | [`plugins::prometheus`] | `/__metrics__` |
+//! | [`plugins::prometheus::registry`] | what a process counted |
 //! | [`plugins::permissions_endpoint`] | `/permissions`, all permissions of a user |
 //! | [`changes`] | changes of collections |
 //! | [`changes::monitor`] | monitor/changes, its list and changeset |
@@ -76,6 +78,10 @@
 //! | [`auth::principals`] | the principals of a user |
 //! | [`auth::account_id`] | accounts as users |
 //! | [`auth::passwords`] | passwords of accounts: hashed, checked, cached for a while |
+//! | [`summary`] | what is told of a request |
+//! | [`summary::notes`] | what the work on it notes |
+//! | [`summary::request_log`] | a line of the log |
+//! | [`summary::counts`] | metrics |
 //! | [`web`] | HTTP |
 //! | [`web::gateway`] | a request out of API Gateway's event, a response into one |
 //! | [`web::request`] | the request |
@@ -98,6 +104,7 @@ mod lists;
 mod objects;
 mod plugins;
 mod service;
+mod summary;
 mod web;
 
 // Limits that an import must keep too.
@@ -112,8 +119,10 @@ use self::dispatch::endpoint::Served;
 use self::dispatch::retry;
 use self::plugins::OnWrite;
 use self::plugins::openid::provider::Provider;
+use self::summary::Observers;
 use crate::listeners::Listeners;
 use crate::megaphone::Megaphone;
+use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::store::Store;
 
@@ -136,6 +145,8 @@ pub struct Api {
     on_write: Arc<[OnWrite]>,
     /// Keeps requests that met contention from meeting it again; shared by clones.
     contention: Arc<retry::Contention>,
+    /// Who is told of each request.
+    observers: Observers,
 }
 
 impl Api {
@@ -146,7 +157,13 @@ impl Api {
         megaphones: Vec<Megaphone>,
         listeners: Listeners,
     ) -> Self {
+        let observers = Observers::new(&settings.api);
+        let store = match observers.want_capacity() {
+            true => store.metered(),
+            false => store,
+        };
         Self {
+            observers,
             passwords: Arc::new(Passwords::new(&settings.api)),
             monitor: Arc::default(),
             providers: Provider::all(&settings.api).into(),
@@ -160,6 +177,14 @@ impl Api {
             listeners,
             changesets: Arc::default(),
             contention: Arc::default(),
+        }
+    }
+
+    /// The same, with metrics of its requests.
+    pub fn publishing(self, metrics: Metrics) -> Self {
+        Self {
+            observers: self.observers.publishing(metrics),
+            ..self
         }
     }
 }

@@ -40,7 +40,7 @@ const MAX_MESSAGE: usize = 1000;
 /// The same write may be notified repeatedly: after the commit, under the same `id`, until one notification succeeds;
 /// before the commit, under another one, whenever the request is retried.
 pub trait Listener: Debug + Send + Sync {
-    /// Notifies the listener of the part of an event that it subscribes to ([`ListenerSettings::hears`]). Must finish
+    /// Notifies the listener of the part of an event that it subscribes to ([`ListenerSettings::select`]). Must finish
     /// within [`ListenerSettings::timeout`], which is enforced unless it blocks its thread; a panic is a failure.
     fn notify<'a>(&'a self, event: &'a ResourceChanged) -> BoxFuture<'a, Result<(), NotifyError>>;
 }
@@ -219,8 +219,10 @@ impl Listeners {
     ) -> Result<(), (String, NotifyError)> {
         for event in events {
             for (settings, listener) in self.all.iter() {
-                if let Some(heard) = settings.hears(event) {
-                    let told = self.told_in_time(settings, &**listener, &heard).await;
+                if let Some(heard) = settings.select(event) {
+                    let told = self
+                        .notify_within_timeout(settings, &**listener, &heard)
+                        .await;
                     told.map_err(|error| (settings.name.clone(), error))?;
                 }
             }
@@ -239,15 +241,18 @@ impl Listeners {
     ) -> Option<Result<(), NotifyError>> {
         let mut listeners = self.all.iter();
         let (settings, listener) = listeners.find(|(settings, _)| settings.name == name)?;
-        for event in events.iter().filter_map(|event| settings.hears(event)) {
-            if let Err(error) = self.told_in_time(settings, &**listener, &event).await {
+        for event in events.iter().filter_map(|event| settings.select(event)) {
+            if let Err(error) = self
+                .notify_within_timeout(settings, &**listener, &event)
+                .await
+            {
                 return Some(Err(error));
             }
         }
         Some(Ok(()))
     }
 
-    async fn told_in_time(
+    async fn notify_within_timeout(
         &self,
         settings: &ListenerSettings,
         listener: &dyn Listener,

@@ -73,6 +73,13 @@ const KNOWN: &[&str] = &[
     "broadcasts_broadcaster_id",
     "broadcasts_reader_token",
     "settings_max_age_seconds",
+    "request_log",
+    "metrics",
+    "metrics_matchdict_fields",
+    "prometheus_prefix",
+    "prometheus_disabled_metrics",
+    "prometheus_histogram_buckets",
+    "prometheus_created_metrics_enabled",
 ];
 
 /// Prefixes of settings, with their treatment.
@@ -188,7 +195,7 @@ pub(super) fn is_flag(value: &str) -> Option<bool> {
 
 /// Returns `true` for the names of settings that are flags.
 fn is_named_as_flag(name: &str) -> bool {
-    name == "readonly"
+    matches!(name, "readonly" | "request_log" | "metrics")
         || name == "explicit_permissions"
         || name.starts_with("experimental_")
         || name.ends_with("_enabled")

@@ -21,10 +21,12 @@ pub enum PluginName {
     Signer,
     /// `kinto.plugins.history`: each bucket keeps what was written in it.
     History,
+    /// `kinto.plugins.prometheus`: a process tells its metrics. Not on Lambda, where there are many.
+    Prometheus,
 }
 
 impl PluginName {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::DefaultBucket,
         Self::Flush,
         Self::Accounts,
@@ -32,6 +34,7 @@ impl PluginName {
         Self::Admin,
         Self::Signer,
         Self::History,
+        Self::Prometheus,
     ];
 
     /// The name in `includes`.
@@ -44,6 +47,7 @@ impl PluginName {
             Self::Admin => "kinto.plugins.admin",
             Self::Signer => "kinto_remote_settings.signer",
             Self::History => "kinto.plugins.history",
+            Self::Prometheus => "kinto.plugins.prometheus",
         }
     }
 }

@@ -90,7 +90,7 @@ impl ListenerSettings {
 
     /// The part of an event that the listener subscribes to; `None` if there is none. A part has an id of its own: if
     /// several listeners forward to one receiver, parts for different listeners are no duplicates.
-    pub fn hears(&self, event: &ResourceChanged) -> Option<ResourceChanged> {
+    pub fn select(&self, event: &ResourceChanged) -> Option<ResourceChanged> {
         let of_kind = |kind: &Kind| kind.name() == event.resource_name;
         let is_heard = self.events.contains(&event.name())
             && self.actions.contains(&event.action)
@@ -149,7 +149,7 @@ mod tests {
         for action in Action::ALL {
             for kind in Kind::ALL {
                 let event = event(action.name(), kind.name(), &["/buckets/a"]);
-                assert_eq!(all.hears(&event), Some(event));
+                assert_eq!(all.select(&event), Some(event));
             }
         }
     }
@@ -167,7 +167,7 @@ mod tests {
         ])
         .unwrap();
         assert!(some.synchronous);
-        let hears = |action, resource, uri| some.hears(&event(action, resource, &[uri])).is_some();
+        let hears = |action, resource, uri| some.select(&event(action, resource, &[uri])).is_some();
         let record = "/buckets/b/collections/c/records/r";
         assert!(hears("create", "record", record));
         assert!(hears("create", "collection", "/buckets/a/collections/any"));
@@ -192,7 +192,7 @@ mod tests {
         let written = event("update", "collection", &["/buckets/a/collections/c"]);
         let hears = |events, event: &ResourceChanged| {
             let settings = listener(&[("KINTO_EVENT_LISTENERS_A_EVENTS", events)]);
-            settings.unwrap().hears(event).is_some()
+            settings.unwrap().select(event).is_some()
         };
         assert!(hears("", &written) && !hears("", &requested));
         assert!(hears("ReviewRequested", &requested) && !hears("ReviewApproved", &requested));
@@ -211,7 +211,7 @@ mod tests {
             listener(&[("KINTO_EVENT_LISTENERS_A_URIS", "/buckets/a/collections/c")]).unwrap();
         let (own, other) = ("/buckets/a/collections/c", "/buckets/a/collections/d");
         let heard = some
-            .hears(&event("delete", "collection", &[other, own]))
+            .select(&event("delete", "collection", &[other, own]))
             .unwrap();
         assert_eq!(heard.impacted_uris, [own]);
         assert_eq!(heard.id, ".a");

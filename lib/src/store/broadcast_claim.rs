@@ -22,7 +22,7 @@ pub(super) const PARTITION: &str = "#broadcast";
 
 /// The outcome of a claim to send to a Megaphone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Claim {
+pub enum ClaimOutcome {
     /// Granted: nobody else sends before the claim ends. Holds the version to send.
     Granted(Timestamp),
     /// A version is due, but must not be sent before this time.
@@ -51,7 +51,7 @@ impl Store {
         due: Option<Timestamp>,
         now: Timestamp,
         until: Timestamp,
-    ) -> Result<Claim, StoreError> {
+    ) -> Result<ClaimOutcome, StoreError> {
         let is_due = match due {
             Some(_) => "(attribute_not_exists(sent) OR sent < :due OR sent < due)",
             None => "attribute_exists(due) AND (attribute_not_exists(sent) OR sent < due)",
@@ -78,12 +78,12 @@ impl Store {
             Ok(answer) => {
                 let item = answer.attributes.unwrap_or_default();
                 let version = due.max(optional(&item, "due")?);
-                Ok(version.map_or(Claim::NothingDue, Claim::Granted))
+                Ok(version.map_or(ClaimOutcome::NothingDue, ClaimOutcome::Granted))
             }
             Err(error) => match error.as_service_error() {
                 Some(UpdateItemError::ConditionalCheckFailedException(refused)) => {
                     let item = refused.item();
-                    item.map_or(Ok(Claim::NothingDue), |item| refusal(item, due))
+                    item.map_or(Ok(ClaimOutcome::NothingDue), |item| refusal(item, due))
                 }
                 _ => Err(StoreError::request("UpdateItem")(error)),
             },
@@ -129,11 +129,11 @@ fn optional(item: &Item, attribute: &'static str) -> Result<Option<Timestamp>, S
 }
 
 /// The reason why a claim was not granted, from the item that failed its condition.
-fn refusal(item: &Item, due: Option<Timestamp>) -> Result<Claim, StoreError> {
+fn refusal(item: &Item, due: Option<Timestamp>) -> Result<ClaimOutcome, StoreError> {
     if due.max(optional(item, "due")?) <= optional(item, "sent")? {
-        return Ok(Claim::NothingDue);
+        return Ok(ClaimOutcome::NothingDue);
     }
-    time(item, "not_before").map(Claim::NotBefore)
+    time(item, "not_before").map(ClaimOutcome::NotBefore)
 }
 
 #[cfg(test)]
@@ -148,15 +148,19 @@ mod tests {
                 .map(|(name, value)| ((*name).to_owned(), number(Timestamp(*value))))
                 .collect()
         };
-        let waiting = Claim::NotBefore(Timestamp(9));
+        let waiting = ClaimOutcome::NotBefore(Timestamp(9));
         for (due, attributes, expected) in [
-            (None, &[][..], Claim::NothingDue),
-            (Some(5), &[("sent", 5)], Claim::NothingDue),
+            (None, &[][..], ClaimOutcome::NothingDue),
+            (Some(5), &[("sent", 5)], ClaimOutcome::NothingDue),
             (Some(5), &[("not_before", 9)], waiting),
             (Some(5), &[("sent", 4), ("not_before", 9)], waiting),
             // As an earlier version writes it.
-            (None, &[("due", 5), ("sent", 5)], Claim::NothingDue),
-            (Some(4), &[("due", 5), ("sent", 5)], Claim::NothingDue),
+            (None, &[("due", 5), ("sent", 5)], ClaimOutcome::NothingDue),
+            (
+                Some(4),
+                &[("due", 5), ("sent", 5)],
+                ClaimOutcome::NothingDue,
+            ),
             (
                 Some(4),
                 &[("due", 5), ("sent", 4), ("not_before", 9)],

@@ -8,14 +8,14 @@ use std::collections::HashSet;
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::publication::Layer;
-use super::recent::{Covered, Recent};
+use super::recent::{Covered, RecentWrites};
 use super::{BY_LAST_MODIFIED, Generation, Item, Store, StoreError, flag, number, string, time};
 use crate::resource::ListUri;
 use crate::timestamp::Timestamp;
 
 /// An object of a list, as it is stored: its data is not parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
+pub struct ChangedObject {
     /// Its id.
     pub id: String,
     /// When it was last written.
@@ -26,7 +26,7 @@ pub struct Change {
     parent: Generation,
 }
 
-impl Change {
+impl ChangedObject {
     fn from_item(mut item: Item) -> Result<Self, StoreError> {
         let last_modified = time(&item, "last_modified")?;
         let data = if flag(&item, "deleted") {
@@ -54,18 +54,18 @@ fn take(item: &mut Item, attribute: &'static str) -> Result<String, StoreError> 
 
 /// What is read of a list.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted {
+pub struct ChangesQuery {
     /// Only what is later.
     pub since: Timestamp,
     /// No more than so many, the latest; all when `None`.
     pub limit: Option<usize>,
     /// When more bytes of data than this have come, no more is read.
-    pub most_bytes: usize,
+    pub max_bytes: usize,
     /// Whether tombstones are shown.
     pub tombstones: bool,
 }
 
-impl Wanted {
+impl ChangesQuery {
     /// Whether that is all that there is.
     pub fn is_all(&self) -> bool {
         self.since == Timestamp(0) && self.limit.is_none()
@@ -75,11 +75,11 @@ impl Wanted {
 /// The objects of a list that are later than a time, as of the moment when the last reading ended.
 #[derive(Debug)]
 pub struct Changes {
-    wanted: Wanted,
+    wanted: ChangesQuery,
     /// The generation of the parent.
     generation: Generation,
     /// All that was read, the latest last; of an object that was written meanwhile more than one state.
-    read: Vec<Change>,
+    read: Vec<ChangedObject>,
     /// The timestamp of the list at that moment.
     timestamp: Timestamp,
     /// How much data of this generation was read.
@@ -90,12 +90,12 @@ pub struct Changes {
 
 impl Changes {
     /// None at all: what there is to [`Store::update_changes`] when all is known of the list with that timestamp.
-    pub fn none(generation: &Generation, timestamp: Timestamp, most_bytes: usize) -> Self {
+    pub fn none(generation: &Generation, timestamp: Timestamp, max_bytes: usize) -> Self {
         Self {
-            wanted: Wanted {
+            wanted: ChangesQuery {
                 since: timestamp,
                 limit: None,
-                most_bytes,
+                max_bytes,
                 tombstones: true,
             },
             generation: generation.clone(),
@@ -112,7 +112,7 @@ impl Changes {
     }
 
     /// Whether all of these are there that `recent` names, which was read before the last reading ended.
-    pub fn show(&self, recent: &Recent) -> bool {
+    pub fn show(&self, recent: &RecentWrites) -> bool {
         let earliest = self.read.first().filter(|_| !self.is_whole);
         let since = self.wanted.since.next();
         let covered = Covered {
@@ -126,10 +126,10 @@ impl Changes {
 
     /// Whether there is more than was wanted, so that this is not all.
     pub fn are_too_large(&self) -> bool {
-        self.bytes > self.wanted.most_bytes
+        self.bytes > self.wanted.max_bytes
     }
 
-    fn add(&mut self, mut change: Change) {
+    fn add(&mut self, mut change: ChangedObject) {
         if !self.generation.owns(&change.parent) {
             // It only tells that there was a write; of what is left of an earlier life there may be much.
             change.data = None;
@@ -142,7 +142,7 @@ impl Changes {
     /// Takes in what a layer of the list holds ([`super::publication`]).
     fn lay(&mut self, items: Vec<Item>) -> Result<(), StoreError> {
         for item in items {
-            let change = Change::from_item(item)?;
+            let change = ChangedObject::from_item(item)?;
             if change.last_modified > self.wanted.since {
                 self.add(change);
             }
@@ -159,12 +159,12 @@ impl Changes {
         }
     }
 
-    fn shows(&self, change: &Change) -> bool {
+    fn shows(&self, change: &ChangedObject) -> bool {
         self.generation.owns(&change.parent) && (self.wanted.tombstones || change.data.is_some())
     }
 
     /// What existed at that moment, the latest first.
-    pub fn shown(&self) -> Vec<&Change> {
+    pub fn shown(&self) -> Vec<&ChangedObject> {
         let mut seen = HashSet::with_capacity(self.read.len());
         let latest = self.read.iter().rev().filter(|c| seen.insert(&*c.id));
         latest
@@ -184,7 +184,7 @@ impl Store {
         list: &ListUri,
         generation: &Generation,
         at: Timestamp,
-        wanted: Wanted,
+        wanted: ChangesQuery,
     ) -> Result<Changes, StoreError> {
         let mut changes = Changes {
             wanted,
@@ -258,7 +258,7 @@ impl Store {
             {
                 let page = page.map_err(StoreError::request("Query"))?;
                 for item in page.items.into_iter().flatten() {
-                    changes.add(Change::from_item(item)?);
+                    changes.add(ChangedObject::from_item(item)?);
                 }
             }
             let missing = changes.missing();
@@ -294,7 +294,7 @@ impl Store {
                 changes.is_whole = true;
                 break;
             };
-            let change = Change::from_item(item.map_err(StoreError::request("Query"))?)?;
+            let change = ChangedObject::from_item(item.map_err(StoreError::request("Query"))?)?;
             found += usize::from(changes.shows(&change) && !known_ids.contains(&*change.id));
             changes.add(change);
         }

@@ -9,7 +9,7 @@
 //! is that many queries. Deleting an entry empties its item, which then expires, and puts a tombstone with a time of its
 //! own, which expires after [`TOMBSTONES_KEPT`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
@@ -47,12 +47,14 @@ pub const TOMBSTONES_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 /// What the first byte of an entry's id is from, by the depth of its object: bucket; collection, group; record.
 const DEPTHS: [u8; 3] = [2 * ID_RANGE, ID_RANGE, 0];
 const ID_RANGE: u8 = 80;
+/// Readers that are noted one by one. Others are noted as anybody.
+pub const MAX_NOTED: usize = 20;
 /// The sharing note ([`super::shares`]) that stands for more principals than are noted one by one.
 const ANYBODY: &str = "*";
 
 /// What an entry tells.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Told {
+pub struct EntryContent {
     /// The fields that the API shows, but for `id` and `last_modified`.
     pub shown: Map<String, Value>,
     /// The principals that could read the object when it was written, by its permissions and those of what it is under.
@@ -77,11 +79,28 @@ impl Entry {
         uri: &ObjectUri,
         time: Timestamp,
         last_modified: Timestamp,
-        told: &Told,
+        content: &EntryContent,
     ) -> Option<Self> {
-        let json = serde_json::to_vec(told).ok()?;
-        let told = (json.len() <= MAX_UNPACKED).then(|| compress(&json))?;
-        let key = Key::history(bucket, uri, time, last_modified);
+        let json = serde_json::to_vec(content).ok()?;
+        Self::of(Key::history(bucket, uri, time, last_modified), &json)
+    }
+
+    /// The entry that another server wrote of something in that list, with the id and the time that it has there; `None` where it is
+    /// more than an item can hold.
+    pub fn imported(
+        bucket: &Generation,
+        list: &ListUri,
+        time: Timestamp,
+        id: &str,
+        content: &EntryContent,
+    ) -> Option<Self> {
+        let json = serde_json::to_vec(content).ok()?;
+        let key = Key::imported_entry(bucket, list, time, id);
+        Self::of(key, &json)
+    }
+
+    fn of(key: Key, json: &[u8]) -> Option<Self> {
+        let told = (json.len() <= MAX_UNPACKED).then(|| compress(json))?;
         (told.len() <= MAX_ENTRY - key.pk.len() - key.sk.len()).then_some(Self { key, told })
     }
 
@@ -129,13 +148,17 @@ impl Removal {
 
     /// The item of the tombstone.
     pub(super) fn into_tombstone(self) -> Item {
-        let mut item = self.tombstone.into_item();
-        item.insert("deleted".to_owned(), AttributeValue::Bool(true));
-        // DynamoDB's TTL counts seconds.
-        let expires = Timestamp(self.expires.0 / 1000);
-        item.insert("expires".to_owned(), number(expires));
-        item
+        tombstone(self.tombstone, self.expires)
     }
+}
+
+/// The item of a tombstone of an entry.
+pub(super) fn tombstone(key: Key, expires: Timestamp) -> Item {
+    let mut item = key.into_item();
+    item.insert("deleted".to_owned(), AttributeValue::Bool(true));
+    // DynamoDB's TTL counts seconds.
+    item.insert("expires".to_owned(), number(Timestamp(expires.0 / 1000)));
+    item
 }
 
 /// An entry, or a tombstone, as it is stored: what it tells is not read.
@@ -174,7 +197,7 @@ impl Stored {
     }
 
     /// The same without what it tells.
-    pub fn without_told(self) -> Self {
+    pub fn without_content(self) -> Self {
         Self {
             told: vec![],
             ..self
@@ -185,10 +208,10 @@ impl Stored {
     ///
     /// # Errors
     /// [`StoreError::Malformed`] when it is not as [`Entry`]s are written.
-    pub fn told(&self) -> Result<Told, StoreError> {
+    pub fn content(&self) -> Result<EntryContent, StoreError> {
         if self.is_deleted {
             let shown = Map::from_iter([("deleted".to_owned(), true.into())]);
-            return Ok(Told {
+            return Ok(EntryContent {
                 shown,
                 readers: vec![],
                 replaces: None,
@@ -222,6 +245,38 @@ impl Key {
         Self {
             pk: shard_key(bucket, shard_of(uri.list())),
             sk: sort_key(time, &id),
+        }
+    }
+
+    /// The key of an entry, or the tombstone of one, that another server wrote of something in that list.
+    pub fn imported_entry(bucket: &Generation, list: &ListUri, time: Timestamp, id: &str) -> Self {
+        Self {
+            pk: shard_key(bucket, shard_of(list)),
+            sk: sort_key(time, id),
+        }
+    }
+
+    /// The keys of the items that say that these principals, who do not read all of a bucket's history, may read some entry of it, or
+    /// have been able to. One for each, or where they are many, or groups of other buckets, one that stands for anybody.
+    pub fn history_readers(
+        bucket: &ObjectUri,
+        generation: &Generation,
+        principals: &BTreeSet<&str>,
+    ) -> Vec<Self> {
+        // Which groups of other buckets a user is in is not known when the notes are looked up.
+        let is_named = |principal: &str| match ObjectUri::parse(principal) {
+            Some(group) => group.bucket_uri() == bucket,
+            None => true,
+        };
+        let key = |principal| Self::history_reader(bucket, generation, principal);
+        let are_named =
+            principals.len() <= MAX_NOTED && principals.iter().all(|name| is_named(name));
+        match are_named {
+            true => principals
+                .iter()
+                .filter_map(|name| key(Some(name)))
+                .collect(),
+            false => key(None).into_iter().collect(),
         }
     }
 
@@ -261,7 +316,7 @@ fn sort_key(time: Timestamp, id: &str) -> String {
 
 /// The entries, and tombstones, of a bucket's history that are read: those between two times, both exclusive.
 #[derive(Clone, Copy, Debug)]
-pub struct Reading<'r> {
+pub struct HistoryRead<'r> {
     /// The bucket's generation.
     pub bucket: &'r Generation,
     /// The list alone whose entries are wanted; others of its shard are read as well.
@@ -271,7 +326,7 @@ pub struct Reading<'r> {
     /// Only what is earlier.
     pub before: Option<Timestamp>,
     /// How many are probably enough.
-    pub enough: Option<usize>,
+    pub limit_hint: Option<usize>,
 }
 
 /// What is read of a history, the latest first.
@@ -343,7 +398,7 @@ impl Shard {
 
 impl Store {
     /// Reads a bucket's history, page by page.
-    pub fn history(&self, reading: Reading<'_>) -> Entries {
+    pub fn history(&self, reading: HistoryRead<'_>) -> Entries {
         let shards = match reading.list {
             Some(list) => shard_of(list)..shard_of(list) + 1,
             None => 0..SHARDS,
@@ -354,7 +409,7 @@ impl Store {
         });
         Entries {
             shards: shards.collect(),
-            limit: reading.enough.and_then(|enough| i32::try_from(enough).ok()),
+            limit: reading.limit_hint.and_then(|hint| i32::try_from(hint).ok()),
             bytes: 0,
         }
     }
@@ -368,12 +423,12 @@ impl Store {
         &self,
         bucket: &Generation,
     ) -> Result<Option<Timestamp>, StoreError> {
-        let mut entries = self.history(Reading {
+        let mut entries = self.history(HistoryRead {
             bucket,
             list: None,
             since: None,
             before: None,
-            enough: Some(1),
+            limit_hint: Some(1),
         });
         Ok(entries.next().await?.map(|entry| entry.time))
     }
@@ -389,7 +444,7 @@ impl Store {
     }
 
     /// `None` of what can hold nothing.
-    fn history_query(&self, reading: &Reading<'_>, shard: u8) -> Option<QueryFluentBuilder> {
+    fn history_query(&self, reading: &HistoryRead<'_>, shard: u8) -> Option<QueryFluentBuilder> {
         let last = reading
             .before
             .map_or(Some(u64::MAX), |t| t.0.checked_sub(1));
@@ -410,6 +465,25 @@ impl Store {
     }
 }
 
+/// The generation of the bucket whose history an entry is of, and the object that it tells of; `None` of other items, and of entries that
+/// are deleted.
+pub(super) fn origin(item: &Item) -> Result<Option<(Generation, ObjectUri)>, StoreError> {
+    let pk = string(item, "pk")?;
+    let generation = pk
+        .strip_prefix(PARTITION)
+        .and_then(|rest| rest.split_once('#'));
+    let Some((generation, _)) = generation else {
+        return Ok(None);
+    };
+    let Some(told) = item.get("told").and_then(|told| told.as_b().ok()) else {
+        return Ok(None);
+    };
+    let told = decompress(told.as_ref()).ok_or_else(|| malformed(item, "told"))?;
+    let uri = told.shown.get("uri").and_then(Value::as_str);
+    let uri = uri.and_then(ObjectUri::parse);
+    Ok(uri.map(|uri| (Generation(generation.to_owned()), uri)))
+}
+
 fn compress(json: &[u8]) -> Vec<u8> {
     let mut encoder = ZlibEncoder::new(vec![], Compression::default());
     // Writing to memory cannot fail.
@@ -417,7 +491,7 @@ fn compress(json: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap_or_default()
 }
 
-fn decompress(bytes: &[u8]) -> Option<Told> {
+fn decompress(bytes: &[u8]) -> Option<EntryContent> {
     let mut json = vec![];
     let most = MAX_UNPACKED as u64;
     let mut decoder = ZlibDecoder::new(bytes).take(most);
@@ -432,9 +506,9 @@ mod tests {
     use super::*;
     use crate::resource::Kind;
 
-    fn told(text: &str) -> Told {
+    fn content(text: &str) -> EntryContent {
         let shown = json!({"target": {"data": {"text": text}}});
-        Told {
+        EntryContent {
             shown: shown.as_object().cloned().unwrap(),
             readers: vec!["account:alice".to_owned()],
             replaces: Some(Timestamp(3)),
@@ -443,14 +517,14 @@ mod tests {
 
     fn entry(text: &str) -> Option<Entry> {
         let (uri, at) = (ObjectUri::collection("a", "b"), Timestamp(5));
-        Entry::new(&Generation::unique(), &uri, at, at, &told(text))
+        Entry::new(&Generation::unique(), &uri, at, at, &content(text))
     }
 
     #[test]
     fn an_entry_is_read_as_it_was_written() {
         let stored = Stored::from_item(entry("x").unwrap().into_item());
         let stored = stored.unwrap().unwrap();
-        assert_eq!(stored.told().unwrap(), told("x"));
+        assert_eq!(stored.content().unwrap(), content("x"));
         assert_eq!((stored.time, stored.is_deleted), (Timestamp(5), false));
         assert_eq!(stored.id.len(), 36);
     }
@@ -508,6 +582,6 @@ mod tests {
             .unwrap();
         assert_eq!((&tombstone.id, tombstone.time), (&stored.id, Timestamp(9)));
         assert!(tombstone.is_deleted);
-        assert_eq!(tombstone.told().unwrap().shown["deleted"], true);
+        assert_eq!(tombstone.content().unwrap().shown["deleted"], true);
     }
 }

@@ -15,6 +15,7 @@ use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::{AttributeValue, DeleteRequest, PutRequest, WriteRequest};
 use tokio::time::Instant;
 
+use super::history::{self, Entry};
 use super::membership::{Member, Memberships};
 use super::monitor::{CollectionChange, Replaced, split_update};
 use super::shares::Shares;
@@ -40,6 +41,8 @@ const MAX_ATTEMPTS: u32 = 100;
 pub struct ImportWrite {
     request: WriteRequest,
     size: usize,
+    /// Whether the index by time has it too.
+    is_indexed: bool,
 }
 
 /// A list as it is stored, and its writer.
@@ -74,8 +77,8 @@ impl ImportWrite {
         if list.closed {
             item.insert("closed".to_owned(), AttributeValue::Bool(true));
         }
-        if list.past > 0 {
-            item.insert("past".to_owned(), number(Timestamp(list.past)));
+        if list.backdated_writes > 0 {
+            item.insert("past".to_owned(), number(Timestamp(list.backdated_writes)));
         }
         item.extend(
             list.shares
@@ -106,6 +109,22 @@ impl ImportWrite {
         Self::put(key.into_item())
     }
 
+    /// Puts an entry of a history.
+    ///
+    /// # Errors
+    /// As [`Self::object`].
+    pub fn entry(entry: Entry) -> Result<Self, StoreError> {
+        Self::put(entry.into_item())
+    }
+
+    /// Puts the tombstone of an entry of a history, which goes by itself at that time.
+    ///
+    /// # Errors
+    /// As [`Self::object`].
+    pub fn entry_tombstone(key: Key, expires: Timestamp) -> Result<Self, StoreError> {
+        Self::put(history::tombstone(key, expires))
+    }
+
     /// Removes an item; no tombstone remains.
     ///
     /// # Errors
@@ -116,16 +135,25 @@ impl ImportWrite {
         let request = DeleteRequest::builder().set_key(Some(key)).build();
         let request = request.map_err(not_built)?;
         let request = WriteRequest::builder().delete_request(request).build();
-        Ok(Self { request, size })
+        Ok(Self {
+            request,
+            size,
+            is_indexed: true,
+        })
     }
 
     /// Puts an item as it is.
     pub(super) fn put(item: Item) -> Result<Self, StoreError> {
         let size = size_of(&item);
+        let is_indexed = item.contains_key("last_modified");
         let request = PutRequest::builder().set_item(Some(item)).build();
         let request = request.map_err(not_built)?;
         let request = WriteRequest::builder().put_request(request).build();
-        Ok(Self { request, size })
+        Ok(Self {
+            request,
+            size,
+            is_indexed,
+        })
     }
 
     /// The approximate size of its item in bytes, as DynamoDB counts them.
@@ -133,9 +161,10 @@ impl ImportWrite {
         self.size
     }
 
-    /// The write capacity units that it consumes: one for each KB in the table, and as many in the index.
+    /// The write capacity units that it consumes: one for each KB in the table, and as many where the index has it.
     pub fn capacity(&self) -> u64 {
-        2 * self.size.div_ceil(1024).max(1) as u64
+        let copies = 1 + u64::from(self.is_indexed);
+        copies * self.size.div_ceil(1024).max(1) as u64
     }
 }
 
@@ -353,16 +382,16 @@ impl Store {
 pub fn imported_list(
     timestamp: Timestamp,
     generation: Generation,
-    past: u64,
+    backdated_writes: u64,
     shares: Shares,
 ) -> List {
     List {
         timestamp,
         generation,
         closed: false,
-        past,
+        backdated_writes,
         shares,
-        recent: super::recent::Recent::default(),
+        recent: super::recent::RecentWrites::default(),
         published: Default::default(),
     }
 }

@@ -19,7 +19,7 @@ const PAGE: usize = 1024 * 1024;
 
 /// Which objects of a list are read: those written under the parent's generation.
 #[derive(Clone, Debug)]
-pub struct Reading<'l> {
+pub struct ListRead<'l> {
     /// The list.
     pub list: &'l ListUri,
     /// The generation of its parent.
@@ -31,10 +31,10 @@ pub struct Reading<'l> {
     /// Whether tombstones are among them.
     pub tombstones: bool,
     /// How many are probably enough.
-    pub enough: Option<usize>,
+    pub limit_hint: Option<usize>,
 }
 
-impl Reading<'_> {
+impl ListRead<'_> {
     /// The first and the last time that an object may have.
     pub fn times(&self) -> (Timestamp, Timestamp) {
         let last = self.before.map_or(Timestamp(u64::MAX), |before| {
@@ -137,7 +137,7 @@ impl Pages {
             return Ok(None);
         };
         let page = query.clone().set_limit(self.limit).send().await;
-        // What was to be enough is not, where objects are left out or have the same time. Few requests find how many are.
+        // What was to be limit_hint is not, where objects are left out or have the same time. Few requests find how many are.
         self.limit = self.limit.map(|limit| limit.saturating_mul(2));
         let page = page.map_err(StoreError::request("Query"))?;
         let read = page.scanned_count.max(page.count);
@@ -156,10 +156,10 @@ impl Pages {
 
 impl Store {
     /// The objects of a list, page by page.
-    pub fn list(&self, reading: &Reading<'_>) -> Pages {
+    pub fn list(&self, reading: &ListRead<'_>) -> Pages {
         Pages {
             next: self.list_query(reading),
-            limit: reading.enough.and_then(|enough| i32::try_from(enough).ok()),
+            limit: reading.limit_hint.and_then(|hint| i32::try_from(hint).ok()),
         }
     }
 
@@ -168,7 +168,7 @@ impl Store {
     ///
     /// # Errors
     /// Failures of the table.
-    pub async fn count(&self, reading: &Reading<'_>) -> Result<(usize, usize), StoreError> {
+    pub async fn count(&self, reading: &ListRead<'_>) -> Result<(usize, usize), StoreError> {
         let Some(query) = self.list_query(reading) else {
             return Ok((0, 0));
         };
@@ -186,7 +186,7 @@ impl Store {
     }
 
     /// `None` of what can hold nothing.
-    fn list_query(&self, reading: &Reading<'_>) -> Option<QueryFluentBuilder> {
+    fn list_query(&self, reading: &ListRead<'_>) -> Option<QueryFluentBuilder> {
         let (first, last) = reading.times();
         let filter = if reading.tombstones {
             "parent = :parent"

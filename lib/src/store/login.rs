@@ -53,7 +53,7 @@ impl Store {
 
     /// Returns the callback of a login, once; `None` if there is no such login with that provider, or no longer. One
     /// `UpdateItem`, 1 WCU, which recognises itself when it is retried after a lost response.
-    pub async fn end_login(
+    pub async fn redeem_login(
         &self,
         state: &str,
         provider: &str,

@@ -13,12 +13,14 @@
 //! | events for listeners | `#outbox##` and a parent's URI | see there | [`outbox`] |
 //! | a publication, until it is settled | `#layer#`, a list's partition, `#`, a name | an object's id | [`publication`] |
 //! | an entry of a bucket's history | `#history#`, the bucket's generation, `#` and a shard | a time, `#` and its id | [`history`] |
+//! | how far a sweep is | `#sweep` | `#state` | [`sweep`] |
 //! | turns at a contended item | `#turn#` and the item's key | `#turn` | [`Store::reserve_turn`] |
 //!
 //! No id may begin with `#`, so the reserved keys never collide with an object's. The local secondary index
 //! `by_last_modified` holds every item with a `last_modified`: objects, and monitor entries by their positions.
 
 pub mod broadcast_claim;
+pub mod capacity;
 pub mod changeset;
 mod commit;
 mod error;
@@ -38,6 +40,7 @@ mod read;
 pub mod recent;
 mod retries;
 pub mod shares;
+pub mod sweep;
 mod turn;
 pub mod write;
 

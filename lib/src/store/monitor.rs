@@ -374,7 +374,7 @@ impl Store {
     }
 
     /// Closes the list of records of one collection, if it is still open in that generation.
-    async fn close_records(
+    pub(super) async fn close_records(
         &self,
         collection: &ObjectUri,
         generation: Generation,

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::generation::Generation;
 use super::publication::Published;
-use super::recent::Recent;
+use super::recent::RecentWrites;
 use super::shares::Shares;
 use super::{Item, Key, StoreError, flag, malformed, number, string, time};
 use crate::json::length;
@@ -144,8 +144,8 @@ impl Object {
         }
     }
 
-    /// The fields of [`Self::told`] that identify the object.
-    pub fn told_briefly(&self, uri: &ObjectUri) -> Map<String, Value> {
+    /// The fields of [`Self::event_data`] that identify the object.
+    pub fn event_identity(&self, uri: &ObjectUri) -> Map<String, Value> {
         let mut told = Map::new();
         if self.content == Content::Deleted {
             told.insert("deleted".to_owned(), true.into());
@@ -156,7 +156,7 @@ impl Object {
     }
 
     /// The object as events show it: the data that the API shows, without an account's password hash.
-    pub fn told(&self, uri: &ObjectUri) -> Map<String, Value> {
+    pub fn event_data(&self, uri: &ObjectUri) -> Map<String, Value> {
         let mut told = match &self.content {
             Content::Live { data, .. } => data.clone(),
             Content::Deleted => Map::from_iter([("deleted".to_owned(), true.into())]),
@@ -221,11 +221,11 @@ pub struct List {
     /// Whether the parent was deleted.
     pub closed: bool,
     /// The number of transactions with backdated writes, which the timestamp does not reflect. Only ever rises.
-    pub past: u64,
+    pub backdated_writes: u64,
     /// The principals that objects of the list are shared with.
     pub shares: Shares,
     /// The writes of its last transactions.
-    pub recent: Recent,
+    pub recent: RecentWrites,
     /// What it tells of publications.
     pub published: Published,
 }
@@ -238,12 +238,12 @@ impl List {
     pub fn from_item(item: &Item) -> Result<Self, StoreError> {
         Ok(Self {
             timestamp: time(item, "timestamp")?,
-            recent: Recent::from_item(item),
+            recent: RecentWrites::from_item(item),
             published: Published::from_item(item)?,
             generation: Generation(string(item, "generation")?),
             closed: flag(item, "closed"),
             // Absent until the first backdated write.
-            past: match item.get("past") {
+            backdated_writes: match item.get("past") {
                 None => 0,
                 Some(AttributeValue::N(count)) => {
                     count.parse().map_err(|_| malformed(item, "past"))?

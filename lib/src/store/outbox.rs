@@ -8,7 +8,7 @@
 //! into an item. The same transaction names the entry in the item of one list under that parent, its [`head`]: the
 //! stream orders the changes of one item as they were committed, but not those of different items, so that the records
 //! of the head give the order of a parent's entries ([decision 10](../../../docs/decisions/010-events.md)). The TTL
-//! removes entries [`KEPT`] after they were written: as long as SQS keeps the messages that refer to them.
+//! removes entries [`RETENTION`] after they were written: as long as SQS keeps the messages that refer to them.
 //!
 //! Earlier versions wrote entries under `#outbox#` and the URI, with a random id, and named them in no head.
 
@@ -39,7 +39,7 @@ pub const ENTRY: &str = "entry";
 /// The first character of the id of an entry that a head names; the time in milliseconds, `-` and random digits follow.
 const ID_PREFIX: char = 't';
 /// The retention of an entry: 14 days, the longest that SQS keeps a message.
-pub const KEPT: Duration = Duration::from_secs(14 * 24 * 3600);
+pub const RETENTION: Duration = Duration::from_secs(14 * 24 * 3600);
 /// The most bytes in a part; an item may have 400 KB.
 const MAX_PART: usize = 380 * 1024;
 /// The most bytes in a transaction's entries: it may have 4 MB, the objects included.
@@ -85,7 +85,7 @@ impl EntryId {
     }
 
     /// The entry that the head with this partition key names.
-    pub fn named_by(head_pk: &str, id: &str) -> Option<Self> {
+    pub fn of_head(head_pk: &str, id: &str) -> Option<Self> {
         let (parent, _) = head_pk.rsplit_once('#')?;
         Some(Self {
             parent: format!("{NAMED}{parent}"),
@@ -101,10 +101,10 @@ impl EntryId {
     /// Returns `true` if an entry that is not there may still appear: its transaction may commit one item after the
     /// other, the head before the entry. Returns `false` once it has expired, and for an entry that no head names: its
     /// own item was seen, so it cannot still be coming.
-    pub fn may_come(&self, now: Timestamp) -> bool {
+    pub fn may_appear(&self, now: Timestamp) -> bool {
         let id = self.id.strip_prefix(ID_PREFIX);
         let written_at = id.and_then(|id| Timestamp::from_digits(id.split('-').next()?));
-        written_at.is_some_and(|at| now < at.after(KEPT))
+        written_at.is_some_and(|at| now < at.after(RETENTION))
     }
 }
 
@@ -194,7 +194,7 @@ pub fn entries(events: Vec<(Option<&ObjectUri>, ResourceChanged)>, now: Timestam
             number,
             parts: count,
             events: chunk.to_vec(),
-            expires: now.after(KEPT),
+            expires: now.after(RETENTION),
         });
         Entry {
             head: head(parent),
@@ -223,7 +223,7 @@ pub fn decompress(bytes: &[u8]) -> Option<Vec<ResourceChanged>> {
 
 impl Store {
     /// The events of an entry; `None` if it is missing or incomplete: it has expired, or its transaction is still being
-    /// committed ([`EntryId::may_come`]).
+    /// committed ([`EntryId::may_appear`]).
     ///
     /// One `Query`, strongly consistent: 1 RCU for each 4 KB.
     pub async fn outbox_entry(
@@ -323,7 +323,7 @@ mod tests {
                 panic!("{entries:?}")
             };
             let head = Key::list(&entry.head);
-            let named = EntryId::named_by(&head.pk, &entry.name).unwrap();
+            let named = EntryId::of_head(&head.pk, &entry.name).unwrap();
             let first = named.key(0);
             assert_eq!(
                 EntryId::of_first_part(&first.pk, &first.sk),
@@ -336,14 +336,14 @@ mod tests {
     #[test]
     fn an_entry_may_come_until_it_has_expired() {
         let entry = EntryId::new("/buckets/a", Timestamp(1000));
-        assert!(entry.may_come(Timestamp(1000)));
-        assert!(!entry.may_come(Timestamp(1000).after(KEPT)));
+        assert!(entry.may_appear(Timestamp(1000)));
+        assert!(!entry.may_appear(Timestamp(1000).after(RETENTION)));
         // Of an earlier version.
         let entry = EntryId {
             parent: "/buckets/a".to_owned(),
             id: Uuid::new_v4().to_string(),
         };
-        assert!(!entry.may_come(Timestamp(1000)));
+        assert!(!entry.may_appear(Timestamp(1000)));
     }
 
     #[test]

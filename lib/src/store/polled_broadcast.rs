@@ -103,7 +103,7 @@ impl Store {
     /// none.
     ///
     /// One `GetItem`, strongly consistent, 1 RCU.
-    pub async fn pull_state_of_earlier_version(
+    pub async fn polled_broadcast_of_earlier_version(
         &self,
     ) -> Result<Option<PolledBroadcast>, StoreError> {
         let key = Key {

@@ -42,7 +42,7 @@ const REACHED: [&str; 3] = ["timestamp", "before_1", "before_2"];
 pub(super) const SHIFT: &str = "wrote = :wrote, wrote_1 = if_not_exists(wrote, :wrote), \
     wrote_2 = if_not_exists(wrote_1, :wrote), before_1 = #timestamp, before_2 = if_not_exists(before_1, #timestamp)";
 /// Removes the transactions before the last one.
-pub(super) const FORGET: &str = "wrote_1, wrote_2, before_1, before_2";
+pub(super) const REMOVE_EARLIER: &str = "wrote_1, wrote_2, before_1, before_2";
 
 /// Bytes of an encoded time.
 const TIME: usize = 6;
@@ -62,7 +62,7 @@ struct Named {
 
 /// The writes of a transaction to a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wrote {
+pub struct TransactionWrites {
     /// The time of the transaction.
     pub at: Timestamp,
     objects: Vec<Named>,
@@ -70,7 +70,7 @@ pub struct Wrote {
 
 /// The writes of the last transactions to a list, which may be unfinished.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Recent {
+pub struct RecentWrites {
     /// The time of each transaction with its writes; the last one first.
     transactions: Vec<(Timestamp, Vec<Named>)>,
 }
@@ -84,7 +84,7 @@ pub struct Covered {
     pub tombstones: bool,
 }
 
-impl Wrote {
+impl TransactionWrites {
     /// Adds an object.
     pub fn add(&mut self, id: &str, last_modified: Timestamp, is_deleted: bool) {
         self.objects.push(Named {
@@ -117,7 +117,7 @@ impl Wrote {
     }
 }
 
-impl Recent {
+impl RecentWrites {
     /// Reads the transactions that the item of a list names.
     ///
     /// A name counts only if the list got its timestamp from that transaction: an earlier version of the API, which names
@@ -243,10 +243,10 @@ fn hash(id: &str) -> u64 {
 mod tests {
     use super::*;
 
-    fn wrote() -> Wrote {
-        Wrote {
+    fn wrote() -> TransactionWrites {
+        TransactionWrites {
             at: Timestamp(1000),
-            ..Wrote::default()
+            ..TransactionWrites::default()
         }
     }
 
@@ -278,8 +278,8 @@ mod tests {
         item
     }
 
-    fn recent(transactions: &[Transaction<'_>]) -> Recent {
-        Recent::from_item(&item(transactions))
+    fn recent(transactions: &[Transaction<'_>]) -> RecentWrites {
+        RecentWrites::from_item(&item(transactions))
     }
 
     fn covered(first: u64, tombstones: bool) -> Covered {
@@ -289,7 +289,7 @@ mod tests {
         }
     }
 
-    fn is_seen(recent: &Recent, read: &[(&str, u64)]) -> bool {
+    fn is_seen(recent: &RecentWrites, read: &[(&str, u64)]) -> bool {
         let read = read.iter().map(|(id, time)| (*id, Timestamp(*time)));
         recent.is_seen(&covered(1, true), Timestamp(1001), read)
     }
@@ -347,13 +347,13 @@ mod tests {
     #[test]
     fn a_name_is_of_no_use_once_the_list_moved_on_without_one() {
         let mut item = item(&[(5, &[("a", 5, false)]), (6, &[])]);
-        assert!(!is_seen(&Recent::from_item(&item), &[]));
+        assert!(!is_seen(&RecentWrites::from_item(&item), &[]));
         item.insert("before_1".to_owned(), super::super::number(Timestamp(4)));
-        assert!(is_seen(&Recent::from_item(&item), &[]));
+        assert!(is_seen(&RecentWrites::from_item(&item), &[]));
         let mut item = self::item(&[(5, &[("a", 5, false)])]);
-        assert!(!is_seen(&Recent::from_item(&item), &[]));
+        assert!(!is_seen(&RecentWrites::from_item(&item), &[]));
         item.insert("timestamp".to_owned(), super::super::number(Timestamp(6)));
-        assert!(is_seen(&Recent::from_item(&item), &[]));
+        assert!(is_seen(&RecentWrites::from_item(&item), &[]));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::timestamp::Timestamp;
 /// The sort key of all of them.
 const SORT_KEY: &str = "#turn";
 /// The retention of the item after the last turn was given.
-const KEPT: Duration = Duration::from_secs(3600);
+const RETENTION: Duration = Duration::from_secs(3600);
 /// The most attempts to reserve a turn. Two are enough, unless others reserve one at the same moment.
 const MAX_ATTEMPTS: u32 = 4;
 
@@ -55,7 +55,7 @@ impl Store {
                 .expression_attribute_values(":value", AttributeValue::N(value.to_string()))
                 .expression_attribute_values(
                     ":expires",
-                    number(Timestamp(earliest.after(KEPT).0 / 1000)),
+                    number(Timestamp(earliest.after(RETENTION).0 / 1000)),
                 )
                 .return_values(ReturnValue::AllNew)
         };

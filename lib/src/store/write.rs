@@ -9,7 +9,7 @@ use super::item::{Item, Key, number};
 use super::membership::{Member, MembershipChanges};
 use super::object::{List, Object, Version};
 use super::publication::Show;
-use super::recent::{self, Wrote};
+use super::recent::{self, TransactionWrites};
 use super::shares::{Shares, SharesChange};
 use super::{Store, history, outbox};
 use crate::resource::{ListUri, ObjectUri};
@@ -34,7 +34,7 @@ pub enum Write {
         /// Its new state, apart from backdated writes and its shares; `None` if it does not change.
         list: Option<List>,
         /// Whether the transaction has backdated writes, which are counted whatever others write meanwhile.
-        past: bool,
+        is_backdated: bool,
         /// The change to its shares.
         shares: SharesChange,
         /// The condition on the list.
@@ -42,7 +42,7 @@ pub enum Write {
         /// The name of the transaction's entry of the outbox, if this list is its [`outbox::head`].
         entry: Option<String>,
         /// The transaction's writes to the list.
-        wrote: Wrote,
+        wrote: TransactionWrites,
         /// Whether the list starts anew: earlier writes to it no longer count.
         replaced: bool,
         /// What becomes of what it shows of publications.
@@ -101,8 +101,8 @@ pub enum PublicationChange {
 pub struct SourceChange {
     /// Who must be its editor still.
     pub edited_by: Option<String>,
-    /// How many transactions must have written to it under past times, no more, where a command rests on all that it holds.
-    pub past: Option<u64>,
+    /// How many transactions must have written to it with backdated times, no more, where a command rests on all that it holds.
+    pub backdated_writes: Option<u64>,
     /// Who becomes its editor; `Some(None)` for nobody.
     pub editor: Option<Option<String>>,
     /// What of it is under review from now on, where that changes.
@@ -152,7 +152,7 @@ impl Store {
             Write::List {
                 uri,
                 list,
-                past,
+                is_backdated,
                 shares,
                 condition,
                 entry,
@@ -162,13 +162,16 @@ impl Store {
                 source,
             } => {
                 let mut update = ListUpdate::default();
-                update.move_to(&uri, list.as_ref(), past);
+                update.move_to(&uri, list.as_ref(), is_backdated);
                 let is_known = matches!(shares, SharesChange::Add(_));
                 update.share_with(shares);
                 update.name_entry(entry);
                 let is_new = replaced || condition == ListCondition::Absent;
+                // Who shows a layer has seen all that was written before: what that deletes is not looked for.
+                let is_new = is_new
+                    || matches!(&publication, PublicationChange::Show(show) if show.layer.is_some());
                 update.publish(publication, replaced);
-                if list.is_some() || past {
+                if list.is_some() || is_backdated {
                     let reached = list.map(|list| list.timestamp);
                     update.name_writes(wrote, reached, is_new);
                 }
@@ -270,8 +273,8 @@ impl ListUpdate {
         self.values.insert(name.to_owned(), value);
     }
 
-    /// Sets the list's new state; counts a backdated write if `past`.
-    fn move_to(&mut self, uri: &ListUri, list: Option<&List>, past: bool) {
+    /// Sets the list's new state; counts a backdated write if it `is_backdated`.
+    fn move_to(&mut self, uri: &ListUri, list: Option<&List>, is_backdated: bool) {
         if let Some(list) = list {
             // Not called `last_modified`, so that the index leaves it out. The stream's filter recognises lists of
             // records by their kind.
@@ -287,7 +290,7 @@ impl ListUpdate {
                 self.remove.push("closed");
             }
         }
-        if past {
+        if is_backdated {
             self.add.push("past :one");
             self.value(":one", AttributeValue::N("1".to_owned()));
         }
@@ -357,12 +360,12 @@ impl ListUpdate {
             conditions.push("editor = :edited_by".to_owned());
             self.value(":edited_by", AttributeValue::S(editor));
         }
-        match change.past {
+        match change.backdated_writes {
             None => {}
             Some(0) => conditions.push("attribute_not_exists(past)".to_owned()),
-            Some(past) => {
+            Some(count) => {
                 conditions.push("past = :past".to_owned());
-                self.value(":past", AttributeValue::N(past.to_string()));
+                self.value(":past", AttributeValue::N(count.to_string()));
             }
         }
         let mut put = |value: Option<Option<String>>, name, set, key| match value {
@@ -386,11 +389,11 @@ impl ListUpdate {
 
     /// Names the writes to the list ([`recent`]). DynamoDB evaluates all operands on the item as it was before the
     /// update.
-    fn name_writes(&mut self, wrote: Wrote, reached: Option<Timestamp>, is_new: bool) {
+    fn name_writes(&mut self, wrote: TransactionWrites, reached: Option<Timestamp>, is_new: bool) {
         self.value(":wrote", wrote.into_value(reached));
         if is_new {
             self.set.push("wrote = :wrote");
-            self.remove.push(recent::FORGET);
+            self.remove.push(recent::REMOVE_EARLIER);
         } else {
             self.set.push(recent::SHIFT);
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::resource::ListUri;
 use crate::store::publication::{self, Published, Show};
-use crate::store::recent::{Recent, Wrote};
+use crate::store::recent::{RecentWrites, TransactionWrites};
 use crate::store::shares::{Note, Shares, SharesChange};
 use crate::store::write::{PublicationChange, SourceChange};
 use crate::store::{Generation, List, ListCondition, Write};
@@ -17,7 +17,7 @@ pub(super) struct ListSlot {
     pub(super) now: List,
     pub(super) change: ListChange,
     /// Whether objects were written with backdated times given by the client.
-    past: bool,
+    is_backdated: bool,
     /// Whether a response depends on the exact timestamp that was read.
     pub(super) relied_on: bool,
     /// The principals that objects of the list are newly shared with.
@@ -54,13 +54,13 @@ impl SourceSlot {
         self,
         read: Option<&List>,
         timestamp: Timestamp,
-        past: bool,
+        is_backdated: bool,
         replaced: bool,
     ) -> SourceChange {
-        let before = read.map_or(0, |read| read.past);
+        let before = read.map_or(0, |read| read.backdated_writes);
         let published = read.map(|read| &read.published);
         let mut change = SourceChange {
-            past: self.is_exact.then_some(before),
+            backdated_writes: self.is_exact.then_some(before),
             ..SourceChange::default()
         };
         match self.editor {
@@ -70,7 +70,7 @@ impl SourceSlot {
                 change.reviewed = Some(None);
             }
             None if self.is_exact => {
-                let state = || publication::state(timestamp, before + u64::from(past));
+                let state = || publication::state(timestamp, before + u64::from(is_backdated));
                 change.editor = Some(None);
                 change.reviewed = Some(self.is_reviewed.then(state));
             }
@@ -104,16 +104,16 @@ impl ListSlot {
             timestamp: Timestamp(0),
             generation: Generation::ROOT,
             closed: false,
-            past: 0,
+            backdated_writes: 0,
             shares: Shares::none(),
-            recent: Recent::default(),
+            recent: RecentWrites::default(),
             published: Published::default(),
         };
         Self {
             now: read.clone().unwrap_or_else(absent),
             read,
             change: ListChange::None,
-            past: false,
+            is_backdated: false,
             relied_on: false,
             shared: BTreeSet::new(),
             show: None,
@@ -160,7 +160,7 @@ impl ListSlot {
         let previous = self.now.timestamp;
         let given = match at {
             Some(at) if at < previous => {
-                self.past = true;
+                self.is_backdated = true;
                 if self.change == ListChange::None {
                     self.change = ListChange::Checked;
                 }
@@ -219,10 +219,10 @@ impl ListSlot {
                 ListChange::Advanced(_) if reached == before => ListChange::Checked,
                 change => change,
             },
-            past: match self.change {
+            is_backdated: match self.change {
                 // Between two parts, readers may have read the list up to just before `first`.
                 ListChange::Advanced(first) => times.first().is_some_and(|time| *time < first),
-                _ => self.past,
+                _ => self.is_backdated,
             },
             relied_on: std::mem::take(&mut self.relied_on),
             // Each part names them, since any part may be the last that is committed.
@@ -267,12 +267,12 @@ impl ListSlot {
         let replaced = self.change == ListChange::Replaced;
         let is_new = replaced || self.read.is_none();
         let published = self.read.as_ref().map(|read| &read.published);
-        let counts_past = self.past || self.change == ListChange::Checked;
+        let is_backdated = self.is_backdated || self.change == ListChange::Checked;
         let timestamp = self.now.timestamp;
         let read = self.read.as_ref();
         let source = self
             .source
-            .into_change(read, timestamp, counts_past, replaced);
+            .into_change(read, timestamp, is_backdated, replaced);
         let showed = published.is_some_and(|it| it.signatures.is_some() || it.layer.is_some());
         Some(Write::List {
             uri,
@@ -282,10 +282,10 @@ impl ListSlot {
                 false => SharesChange::Forget,
             },
             list: moves.then_some(self.now),
-            past: counts_past,
+            is_backdated,
             condition,
             entry: None,
-            wrote: Wrote::default(),
+            wrote: TransactionWrites::default(),
             replaced,
             publication: match self.show {
                 Some(show) => PublicationChange::Show(show),
@@ -306,9 +306,9 @@ mod tests {
             timestamp: Timestamp(timestamp),
             generation: Generation::ROOT,
             closed: false,
-            past: 0,
+            backdated_writes: 0,
             shares: Shares::none(),
-            recent: Recent::default(),
+            recent: RecentWrites::default(),
             published: Published::default(),
         }))
     }
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_past_time_is_kept_and_does_not_move_the_list() {
+    fn a_backdated_time_is_kept_and_does_not_move_the_list() {
         let mut slot = slot(100);
         assert_eq!(
             slot.next_timestamp(Timestamp(500), Some(Timestamp(7))),
@@ -334,29 +334,40 @@ mod tests {
     }
 
     /// The list's timestamp after a write, and whether the write counts as backdated.
-    fn told(write: Option<Write>) -> (Option<u64>, bool) {
+    fn timestamp_and_backdated(write: Option<Write>) -> (Option<u64>, bool) {
         match write {
-            Some(Write::List { list, past, .. }) => (list.map(|list| list.timestamp.0), past),
+            Some(Write::List {
+                list, is_backdated, ..
+            }) => (list.map(|list| list.timestamp.0), is_backdated),
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn past_times_are_told_of_whatever_else_is_written() {
+    fn backdated_writes_are_counted_whatever_else_is_written() {
         let list = ListUri::buckets;
         let mut alone = slot(100);
         alone.next_timestamp(Timestamp(500), Some(Timestamp(7)));
-        assert_eq!(told(alone.into_write(list())), (None, true));
+        assert_eq!(
+            timestamp_and_backdated(alone.into_write(list())),
+            (None, true)
+        );
         let mut none = slot(100);
         none.next_timestamp(Timestamp(500), None);
-        assert_eq!(told(none.clone().into_write(list())), (Some(500), false));
+        assert_eq!(
+            timestamp_and_backdated(none.clone().into_write(list())),
+            (Some(500), false)
+        );
         // Later than the timestamp that was read, but another write may have moved the list past it.
         none.next_timestamp(Timestamp(500), Some(Timestamp(300)));
-        assert_eq!(told(none.into_write(list())), (Some(500), true));
+        assert_eq!(
+            timestamp_and_backdated(none.into_write(list())),
+            (Some(500), true)
+        );
     }
 
     #[test]
-    fn each_part_tells_of_its_own_past_times() {
+    fn each_part_counts_its_own_backdated_writes() {
         let list = ListUri::buckets;
         let mut slot = slot(100);
         for at in [Some(7), None, Some(8), None, None].map(|at| at.map(Timestamp)) {
@@ -364,7 +375,7 @@ mod tests {
         }
         let mut share = |times: &[u64], last| {
             let times: Vec<_> = times.iter().copied().map(Timestamp).collect();
-            told(slot.take_share(list(), &times, last))
+            timestamp_and_backdated(slot.take_share(list(), &times, last))
         };
         assert_eq!(share(&[7], false), (None, true));
         assert_eq!(share(&[8, 500], false), (Some(500), true));

@@ -29,7 +29,7 @@ use crate::permission::{AUTHENTICATED, EVERYONE, Permissions};
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::store::history::{Entry, Removal};
 use crate::store::membership::{self, Member, Memberships};
-use crate::store::recent::Recent;
+use crate::store::recent::RecentWrites;
 use crate::store::shares::Note;
 use crate::store::{self, CommitError, Content, Generation, Key, List, Object, Store, StoreError};
 use crate::timestamp::Timestamp;
@@ -71,7 +71,7 @@ impl Needs {
 
 /// An object that exists, as the unit of work sees it.
 #[derive(Clone, Copy, Debug)]
-pub struct Live<'a> {
+pub struct LiveObject<'a> {
     /// The time of its last write.
     pub last_modified: Timestamp,
     /// Its fields except `id` and `last_modified`.
@@ -81,7 +81,7 @@ pub struct Live<'a> {
     generation: &'a Generation,
 }
 
-impl Live<'_> {
+impl LiveObject<'_> {
     /// The generation that what is under it carries.
     pub fn generation(&self) -> &Generation {
         self.generation
@@ -298,7 +298,7 @@ impl UnitOfWork {
     }
 
     /// The object at `uri`, if it and all its ancestors exist.
-    pub fn get(&self, uri: &ObjectUri) -> Option<Live<'_>> {
+    pub fn get(&self, uri: &ObjectUri) -> Option<LiveObject<'_>> {
         let slot = self.objects.get(uri)?;
         let written = slot.written.as_ref();
         let object = written.or_else(|| self.laid(uri)).or(slot.read.as_ref())?;
@@ -314,7 +314,7 @@ impl UnitOfWork {
             ref generation,
             ..
         } = *object;
-        parent.owns(&object.parent).then_some(Live {
+        parent.owns(&object.parent).then_some(LiveObject {
             last_modified,
             data,
             permissions,
@@ -346,16 +346,18 @@ impl UnitOfWork {
     }
 
     /// The number of transactions with backdated writes to a list, which its timestamp does not reflect.
-    pub fn past_of(&self, list: &ListUri) -> u64 {
-        self.lists.get(list).map_or(0, |slot| slot.now.past)
+    pub fn backdated_writes(&self, list: &ListUri) -> u64 {
+        self.lists
+            .get(list)
+            .map_or(0, |slot| slot.now.backdated_writes)
     }
 
     /// The last transactions' writes to a list before it was read, under the parent that the unit sees.
-    pub fn recent_in(&self, list: &ListUri) -> Recent {
+    pub fn recent_writes(&self, list: &ListUri) -> RecentWrites {
         let read = self.lists.get(list).and_then(|slot| slot.read.as_ref());
         let generation = self.generation_of(list);
         read.filter(|list| generation.is_some_and(|generation| generation.owns(&list.generation)))
-            .map_or_else(Recent::default, |list| list.recent.clone())
+            .map_or_else(RecentWrites::default, |list| list.recent.clone())
     }
 
     /// The timestamp of a list, for a response that relies on it. The commit fails if the timestamp has changed by
@@ -439,7 +441,7 @@ impl UnitOfWork {
     }
 
     /// Returns `true` if the writes publish events.
-    pub fn tells(&self) -> bool {
+    pub fn publishes_events(&self) -> bool {
         self.events.are_gathered()
     }
 
@@ -460,7 +462,7 @@ impl UnitOfWork {
     }
 
     /// Notes, unless that is known, what a key without attributes says ([`crate::store::shares`]).
-    pub fn note(&mut self, key: Key) {
+    pub fn add_marker(&mut self, key: Key) {
         self.shares.insert(key);
     }
 
@@ -578,8 +580,8 @@ impl UnitOfWork {
         if self.events.are_gathered() {
             let old = self.stored(uri);
             let impacted = Impacted {
-                new: object.told(uri),
-                old: old.map(|old| old.told(uri)),
+                new: object.event_data(uri),
+                old: old.map(|old| old.event_data(uri)),
             };
             let timestamp = self.timestamp_of(uri.list());
             self.events.add(uri, action, impacted, timestamp);

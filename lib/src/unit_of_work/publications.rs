@@ -173,7 +173,7 @@ impl UnitOfWork {
         let slot = self.lists.get(list);
         let read = slot.and_then(|slot| slot.read.as_ref());
         read.is_none_or(|read| {
-            let state = publication::state(read.timestamp, read.past);
+            let state = publication::state(read.timestamp, read.backdated_writes);
             let reviewed = read.published.reviewed.as_ref();
             reviewed.is_none_or(|reviewed| *reviewed == state)
         })
@@ -247,7 +247,7 @@ impl UnitOfWork {
         old: Option<&Object>,
         many: bool,
     ) {
-        if !self.tells() {
+        if !self.publishes_events() {
             return;
         }
         let action = match (&object.content, old) {
@@ -256,8 +256,8 @@ impl UnitOfWork {
             (_, None) => Action::Create,
         };
         let told = |object: &Object| match many {
-            false => object.told(uri),
-            true => object.told_briefly(uri),
+            false => object.event_data(uri),
+            true => object.event_identity(uri),
         };
         let impacted = Impacted {
             new: told(object),

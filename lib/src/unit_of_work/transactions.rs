@@ -13,7 +13,7 @@ use crate::backoff::Backoff;
 use crate::event::ResourceChanged;
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::store::history::{Entry, MAX_ENTRIES, Removal};
-use crate::store::recent::Wrote;
+use crate::store::recent::TransactionWrites;
 use crate::store::{CommitError, Content, MAX_TRANSACTION_ITEMS, Object, Store, Write, outbox};
 use crate::timestamp::Timestamp;
 
@@ -264,7 +264,7 @@ impl Part {
 /// Names in each list what a transaction writes to it, except objects of an earlier generation of the list: no reader
 /// is shown those, so one that looked for them would not find them.
 fn name_writes(writes: &mut [Write], now: Timestamp) {
-    let mut by_list = HashMap::<_, Wrote>::new();
+    let mut by_list = HashMap::<_, TransactionWrites>::new();
     let mut anew = HashMap::new();
     for write in &*writes {
         if let Write::List {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use kinto_local::sqs::{self, NOTIFICATIONS};
-use kinto_serverless::aggregator::{Aggregator, Input, Output};
+use kinto_serverless::aggregator::{Aggregator, AggregatorEvent, AggregatorResponse};
 use kinto_serverless::broadcaster::Broadcaster;
 use kinto_serverless::listeners::Listeners;
 use kinto_serverless::megaphone::Megaphone;
@@ -138,8 +138,8 @@ async fn stream_events_reach_the_monitor() {
 async fn an_operators_event_rebuilds_the_monitor() {
     let kinto = Kinto::with_collection().await;
     let aggregator = aggregator(&kinto, settings(&[]));
-    let input: Input = event(REBUILD);
-    let Output::Rebuilt(rebuilt) = aggregator.answer(input).await.unwrap() else {
+    let input: AggregatorEvent = event(REBUILD);
+    let AggregatorResponse::Rebuilt(rebuilt) = aggregator.answer_event(input).await.unwrap() else {
         panic!("it is taken for a batch of the stream");
     };
     assert_eq!((rebuilt.collections, rebuilt.raised), (1, 1));
@@ -211,7 +211,7 @@ async fn notifier_events_tell_a_webhook_of_a_record() {
     let [stream, queue]: [Value; 2] = NOTIFIER.map(event);
 
     // The message for the entry is that of the other event. The second entry is an earlier version's.
-    notifier.answer(input(&stream)).await;
+    notifier.handle(input(&stream)).await;
     let messages = aws.queues().notifications.waiting();
     let (body, group) = ("/Records/0/body", "/Records/0/attributes/MessageGroupId");
     assert_eq!(messages.len(), 2);
@@ -230,12 +230,12 @@ async fn notifier_events_tell_a_webhook_of_a_record() {
     let put = json!({"TableName": TABLE, "Item": item}).to_string();
     let put = aws.call("DynamoDB_20120810.PutItem", put.as_bytes());
     assert_eq!(put.ok().unwrap().status, 200);
-    let notifier::Output::Queue(response) = notifier.answer(input(&queue)).await else {
+    let notifier::NotifierResponse::Queue(response) = notifier.handle(input(&queue)).await else {
         panic!("it is taken for a batch of the stream");
     };
     assert!(response.batch_item_failures.is_empty());
 }
 
-fn input(event: &Value) -> notifier::Input {
+fn input(event: &Value) -> notifier::NotifierEvent {
     serde_json::from_value(event.clone()).unwrap()
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use kinto_local::{Fault, LocalAws};
 use kinto_serverless::resource::ListUri;
-use kinto_serverless::store::broadcast_claim::Claim;
+use kinto_serverless::store::broadcast_claim::ClaimOutcome;
 use kinto_serverless::store::{Key, Store};
 use kinto_serverless::timestamp::Timestamp;
 use serde_json::{Value, json};
@@ -465,7 +465,7 @@ async fn a_single_write_that_meets_a_transaction_or_itself_is_not_taken_for_refu
         fail_first(&kinto, failures, "UpdateItem", fault);
         let (due, now) = (Some(Timestamp(7)), Timestamp(8));
         let claim = store.claim_broadcast("mp", "me", due, now, now.next());
-        assert_eq!(claim.await.unwrap(), Claim::Granted(Timestamp(7)));
+        assert_eq!(claim.await.unwrap(), ClaimOutcome::Granted(Timestamp(7)));
     }
 }
 

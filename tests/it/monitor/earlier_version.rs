@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{ENTRIES, EarlierBatch, RECORDS, STATE, Stack, heard, pairs};
-use kinto_serverless::store::broadcast_claim::Claim;
+use kinto_serverless::store::broadcast_claim::ClaimOutcome;
 use kinto_serverless::timestamp::Timestamp;
 use serde_json::json;
 use tests::{execute, put_item};
@@ -40,7 +40,7 @@ async fn a_table_of_an_earlier_version_goes_on() {
         assert_eq!(heard(&process, 0).await, (begin + 10, all));
         assert_eq!(heard(&process, begin).await.1, pairs(&[("b", begin + 10)]));
         assert_eq!(stack.pulled().await, begin + 10);
-        assert_eq!(stack.claimed().await, Claim::NothingDue);
+        assert_eq!(stack.claimed().await, ClaimOutcome::NothingDue);
 
         // A late change is broadcast too; a known one is not.
         assert!(stack.aggregate(&[tests::changed(1, "c", begin + 5)]).await);
@@ -48,7 +48,10 @@ async fn a_table_of_an_earlier_version_goes_on() {
             heard(&process, begin + 10).await,
             (begin + 11, pairs(&[("c", begin + 5)]))
         );
-        assert_eq!(stack.claimed().await, Claim::Granted(Timestamp(begin + 11)));
+        assert_eq!(
+            stack.claimed().await,
+            ClaimOutcome::Granted(Timestamp(begin + 11))
+        );
         assert_eq!(stack.pulled().await, begin + 11);
         assert!(stack.state_item().get("last_modified").is_none());
         stack.poll(&process, RECORDS, ENTRIES).await;
@@ -66,11 +69,11 @@ async fn a_version_that_is_due_by_an_earlier_one_is_told() {
         &stack.kinto.aws,
         &json!({"pk": "#broadcast", "sk": "mp", "due": 7}),
     );
-    assert_eq!(stack.claimed().await, Claim::Granted(Timestamp(7)));
+    assert_eq!(stack.claimed().await, ClaimOutcome::Granted(Timestamp(7)));
     let other = stack
         .store
         .claim_broadcast("other", "this test", None, Timestamp(1), Timestamp(2));
-    assert_eq!(other.await.unwrap(), Claim::NothingDue);
+    assert_eq!(other.await.unwrap(), ClaimOutcome::NothingDue);
 }
 
 #[tokio::test]

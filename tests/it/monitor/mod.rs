@@ -17,7 +17,7 @@ use kinto_local::LocalAws;
 use kinto_serverless::aggregator::Aggregator;
 use kinto_serverless::queue::BroadcastQueue;
 use kinto_serverless::store::Store;
-use kinto_serverless::store::broadcast_claim::Claim;
+use kinto_serverless::store::broadcast_claim::ClaimOutcome;
 use kinto_serverless::store::monitor::{CollectionChange, MonitorState};
 use kinto_serverless::timestamp::Timestamp;
 use serde_json::{Value, json};
@@ -376,7 +376,7 @@ impl Stack {
     }
 
     /// The version that the broadcaster would send now.
-    async fn claimed(&self) -> Claim {
+    async fn claimed(&self) -> ClaimOutcome {
         let (now, due) = (Timestamp::now(), self.state().await.due("mp"));
         let claim = self.store.claim_broadcast("mp", "this test", due, now, now);
         claim.await.unwrap()

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::{RECORDS, STATE, Stack, between_requests, changed};
 use kinto_local::Fault;
-use kinto_serverless::aggregator::{Input, Rebuilt};
+use kinto_serverless::aggregator::{AggregatorEvent, Rebuilt};
 use kinto_serverless::timestamp::Timestamp;
 use serde_json::{Value, json};
 
@@ -56,8 +56,8 @@ async fn an_operator_rebuilds_by_calling_the_function_that_takes_the_stream() {
     let stack = Stack::new();
     stack.create(&["one"]).await;
     let call = async |input: Value| {
-        let input: Input = serde_json::from_value(input).unwrap();
-        serde_json::to_value(stack.aggregator.answer(input).await.unwrap()).unwrap()
+        let input: AggregatorEvent = serde_json::from_value(input).unwrap();
+        serde_json::to_value(stack.aggregator.answer_event(input).await.unwrap()).unwrap()
     };
     let batch = call(json!({"Records": stack.stream()[..1]})).await;
     assert_eq!(batch, json!({"batchItemFailures": []}));

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use super::Stack;
 use kinto_local::Fault;
-use kinto_serverless::store::broadcast_claim::Claim;
+use kinto_serverless::store::broadcast_claim::ClaimOutcome;
 use kinto_serverless::store::monitor::CollectionChange;
 use kinto_serverless::timestamp::Timestamp;
 use proptest::prelude::*;
@@ -148,7 +148,7 @@ proptest! {
                 let now = Timestamp::now();
                 let due = stack.state().await.due("mp");
                 let claim = stack.store.claim_broadcast("mp", "this test", due, now, now).await.unwrap();
-                assert!(matches!(claim, Claim::Granted(due) if due >= Timestamp(*latest)), "{claim:?} {latest}");
+                assert!(matches!(claim, ClaimOutcome::Granted(due) if due >= Timestamp(*latest)), "{claim:?} {latest}");
                 assert!(!stack.kinto.aws.queue().is_empty());
             }
         });

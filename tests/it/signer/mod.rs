@@ -46,6 +46,14 @@ fn settings<'s>(pem: &'s str, line: &'s str, review: &'s str) -> Vec<(&'s str, &
     ]
 }
 
+/// A key to sign with: as PEM, and as it is.
+pub fn new_key() -> (String, EcdsaKeyPair) {
+    let pair = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
+    let body = BASE64_STANDARD.encode(pair.to_pkcs8v1().unwrap().as_ref());
+    let pem = format!("-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n");
+    (pem, pair)
+}
+
 const WITH_PREVIEW: &str = "/buckets/work -> /buckets/preview -> /buckets/main";
 const WITHOUT_PREVIEW: &str = "/buckets/work -> /buckets/main";
 
@@ -62,9 +70,7 @@ impl Signer {
 
     /// With other settings besides.
     pub async fn with_more(line: &str, review: &str, more: &[(&str, &str)]) -> Self {
-        let pair = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
-        let body = BASE64_STANDARD.encode(pair.to_pkcs8v1().unwrap().as_ref());
-        let pem = format!("-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n");
+        let (pem, pair) = new_key();
         let kinto = Kinto::with(&[&settings(&pem, line, review), more].concat());
         let signer = Self {
             kinto,

@@ -167,14 +167,14 @@ impl ObjectRequest<'_> {
 
     /// Says in the response to a `GET` how long it may be cached. Anonymous users who may write must see what they
     /// wrote.
-    pub fn kept(&self, unit: &UnitOfWork, response: Response) -> Response {
+    pub fn with_cache_headers(&self, unit: &UnitOfWork, response: Response) -> Response {
         if self.may_change(unit) {
             return response.uncached();
         }
         let parent = self.uri.parent().and_then(|parent| unit.get(parent));
         let collection = parent.map(|live| live.data);
         let caching = &self.settings.caching;
-        cache_control::keep_read(response, self.uri.list(), collection, self.user, caching)
+        cache_control::apply_to_read(response, self.uri.list(), collection, self.user, caching)
     }
 
     /// The error for a user without the permission.

@@ -20,11 +20,11 @@ use crate::unit_of_work::{Exhausted, Needs, UnitOfWork};
 
 /// The users that a request claims to be from; the first claim that proves true counts.
 #[derive(Clone, Debug, Default)]
-pub struct Credentials(Vec<Claim>);
+pub struct Credentials(Vec<ClaimedUser>);
 
 /// A user that a request claims to be from.
 #[derive(Clone, Debug)]
-struct Claim {
+struct ClaimedUser {
     user_id: String,
     /// The account whose password is still to be checked; `None` when the request alone proves the claim.
     account: Option<AccountClaim>,
@@ -58,12 +58,12 @@ impl Credentials {
                 Policy::Basic { name } => basic.as_ref().map(|basic| {
                     let credentials = format!("{}:{}", basic.user, basic.password);
                     let digest = hmac::sign(settings.userid_hmac_secret.as_bytes(), &credentials);
-                    Claim::proved(format!("{name}:{}", hmac::hex(&digest)))
+                    ClaimedUser::proved(format!("{name}:{}", hmac::hex(&digest)))
                 }),
-                Policy::Account => basic.as_ref().and_then(Claim::account),
+                Policy::Account => basic.as_ref().and_then(ClaimedUser::account),
                 // Each of these policies has a provider, in the same order.
                 Policy::OpenId(_) => match providers.next() {
-                    Some(provider) => provider.user_id(header).await?.map(Claim::proved),
+                    Some(provider) => provider.user_id(header).await?.map(ClaimedUser::proved),
                     None => None,
                 },
             });
@@ -78,7 +78,7 @@ impl Credentials {
 
     /// Adds to `needs` what tells which claim is true, and the groups of that user: those in the buckets that the
     /// request is about, and those that the settings name. Groups of other buckets, which permissions may name, are
-    /// read once these permissions are known ([`User::learn_groups`]).
+    /// read once these permissions are known ([`User::add_groups`]).
     pub fn add_to(&self, mut needs: Needs, settings: &ApiSettings) -> Needs {
         if self.0.is_empty() {
             return needs;
@@ -134,7 +134,7 @@ impl Credentials {
     }
 }
 
-impl Claim {
+impl ClaimedUser {
     fn proved(user_id: String) -> Self {
         Self {
             user_id,

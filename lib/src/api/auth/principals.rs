@@ -58,7 +58,7 @@ impl User {
     ///
     /// # Errors
     /// Failures of the table.
-    pub async fn learn_groups(
+    pub async fn add_groups(
         &mut self,
         unit: &mut UnitOfWork,
         store: &Store,
@@ -86,7 +86,7 @@ impl User {
     ///
     /// # Errors
     /// Failures of the table.
-    pub async fn learn_first_groups(
+    pub async fn add_first_groups(
         &mut self,
         unit: &mut UnitOfWork,
         store: &Store,

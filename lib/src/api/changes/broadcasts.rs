@@ -19,18 +19,18 @@ use crate::timestamp::Timestamp;
 ///
 /// # Errors
 /// Failures of the table.
-pub async fn pull(cx: &mut Context<'_>) -> Result<Response, ApiError> {
+pub async fn poll(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let api = cx.api;
     let settings = &api.settings.broadcasts;
     let mut broadcasts = json!({});
     let state = api.store.monitor_state().await?;
-    let pull = if state.has_clock() {
-        state.pull()
+    let polled = if state.has_clock() {
+        state.polled_broadcast()
     } else {
-        api.store.pull_state_of_earlier_version().await?
+        api.store.polled_broadcast_of_earlier_version().await?
     };
-    if let Some(pull) = pull {
-        let version = pull.version(Timestamp::now(), settings.debounce);
+    if let Some(polled) = polled {
+        let version = polled.version(Timestamp::now(), settings.debounce);
         broadcasts[format!("{}/{CHANNEL}", settings.broadcaster_id)] = version.etag().into();
     }
     let answer = json!({"code": 200, "broadcasts": broadcasts});
@@ -53,7 +53,7 @@ pub async fn broadcasts(cx: &mut Context<'_>) -> Result<Response, ApiError> {
         None => Ok(unauthorized(120, "Missing Authorization")),
         // In constant time, so that the token cannot be found out byte by byte.
         Some(shown) if bool::from(shown.as_bytes().ct_eq(token.reveal().as_bytes())) => {
-            pull(cx).await
+            poll(cx).await
         }
         Some(_) => Ok(unauthorized(121, "Invalid token")),
     }
@@ -64,7 +64,9 @@ fn unauthorized(errno: u16, message: &str) -> Response {
     let refusal = json!({
         "code": status.as_u16(), "errno": errno, "error": "Unauthorized", "message": message,
     });
-    let mut response = Response::json(status, &refusal).uncached();
+    let mut response = Response::json(status, &refusal)
+        .for_error(errno, None)
+        .uncached();
     response.set(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     response
 }

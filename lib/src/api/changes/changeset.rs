@@ -16,11 +16,11 @@ use crate::api::changes::published::{self, Asked, Read};
 use crate::api::web::cache_control;
 use crate::api::web::error::{ApiError, Detail, Location};
 use crate::api::web::media_type;
-use crate::api::web::preconditions::is_weakly;
+use crate::api::web::preconditions::matches_weakly;
 use crate::api::web::request::Request;
 use crate::api::web::response::Response;
 use crate::resource::{Kind, ListUri};
-use crate::store::changeset::{Changes, Wanted};
+use crate::store::changeset::{Changes, ChangesQuery};
 use crate::store::recent::COMMIT_PAUSES;
 use crate::store::{Store, StoreError};
 use crate::timestamp::Timestamp;
@@ -136,17 +136,17 @@ pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let described = |response: Response, collection: &Collection, timestamp: Timestamp| {
         let response = response
             .last_modified(timestamp.max(collection.last_modified))
-            .tagged(&collection.etag(timestamp));
-        cache_control::keep_changes(response, of, request, timestamp, is_shared, caching)
+            .with_etag(&collection.etag(timestamp));
+        cache_control::apply_to_changes(response, of, request, timestamp, is_shared, caching)
     };
-    if known.is_some_and(|known| is_weakly(known, &etag)) {
+    if known.is_some_and(|known| matches_weakly(known, &etag)) {
         let response = Response::empty(StatusCode::NOT_MODIFIED);
         return Ok(described(response, &collection, collection.timestamp));
     }
-    let wanted = Wanted {
+    let wanted = ChangesQuery {
         since: query.since.unwrap_or_default(),
         limit: query.limit,
-        most_bytes: MAX_READ,
+        max_bytes: MAX_READ,
         // A reading of everything is cached, with its tombstones.
         tombstones: query.since.is_some() || query.limit.is_none(),
     };
@@ -172,7 +172,7 @@ pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     }
     // A client that is ahead of the cached state does not wait for this process to catch up.
     let mut remembered = remembered
-        .filter(|state| collection.continues(&state.generation, state.past))
+        .filter(|state| collection.continues(&state.generation, state.backdated_writes))
         .filter(|state| wanted.since <= state.timestamp);
     let begin = |remembered: Option<&Arc<Snapshot>>| {
         remembered.map(|state| Changes::none(&state.generation, state.timestamp, MAX_READ))
@@ -199,7 +199,8 @@ pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
         // If nothing was written since the collection was read, both belong together. An update misses records that
         // were backdated to before it, which the timestamp does not tell.
         let is_one_moment = read.timestamp() == at
-            && (!is_update || past_of(store, &records).await? == collection.past);
+            && (!is_update
+                || backdated_writes(store, &records).await? == collection.backdated_writes);
         let again = if is_one_moment {
             None
         } else {
@@ -210,8 +211,8 @@ pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
             let pause = pauses.next().ok_or(ApiError::Busy)?;
             tokio::time::sleep(Duration::from_millis(pause)).await;
             collection = read_collection().await?.0;
-            remembered =
-                remembered.filter(|state| collection.continues(&state.generation, state.past));
+            remembered = remembered
+                .filter(|state| collection.continues(&state.generation, state.backdated_writes));
             changes = begin(remembered.as_ref());
             continue;
         }
@@ -221,7 +222,7 @@ pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
             Some(again) if again.is_same_as(&collection) => break read,
             Some(again) => {
                 attempts.next().ok_or(ApiError::Busy)?;
-                if again.continues(&collection.generation, collection.past) {
+                if again.continues(&collection.generation, collection.backdated_writes) {
                     changes = Some(read);
                 } else {
                     remembered = None;
@@ -232,12 +233,14 @@ pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     };
     let is_whole = remembered.is_some() || wanted.is_all();
     let Collection {
-        generation, past, ..
+        generation,
+        backdated_writes,
+        ..
     } = &collection;
     let state = match remembered {
         Some(state) if state.timestamp == read.timestamp() => state,
         Some(state) => Arc::new(state.advanced(&read)),
-        None => Arc::new(Snapshot::of(&read, generation.clone(), *past)),
+        None => Arc::new(Snapshot::of(&read, generation.clone(), *backdated_writes)),
     };
     if is_whole {
         api.changesets.keep(&records, Arc::clone(&state));
@@ -248,11 +251,11 @@ pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
 }
 
 /// The number of transactions that wrote backdated records, by now. One `BatchGetItem` of one item.
-async fn past_of(store: &Store, records: &ListUri) -> Result<u64, StoreError> {
+async fn backdated_writes(store: &Store, records: &ListUri) -> Result<u64, StoreError> {
     let mut needs = Needs::default();
     needs.lists.insert(records.clone());
     let unit = UnitOfWork::read(store, Timestamp::now(), needs).await?;
-    Ok(unit.past_of(records))
+    Ok(unit.backdated_writes(records))
 }
 
 /// The JSON of a changeset with the records that the query asks for.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::resource::ListUri;
 use crate::store::Generation;
-use crate::store::changeset::{Change, Changes};
+use crate::store::changeset::{ChangedObject, Changes};
 use crate::timestamp::Timestamp;
 
 /// The most bytes of all cached states: an eighth of the function's memory.
@@ -41,7 +41,7 @@ pub struct Snapshot {
     /// The timestamp of the list.
     pub timestamp: Timestamp,
     /// The number of transactions that had written backdated records of the list before it was read.
-    pub past: u64,
+    pub backdated_writes: u64,
     /// The records, the latest first, tombstones included.
     records: Vec<Arc<Record>>,
     /// The approximate size in bytes.
@@ -118,11 +118,16 @@ impl Kept {
 }
 
 impl Snapshot {
-    /// The state that was read of a list in `generation`, after `past` transactions had written backdated records.
-    pub fn of(changes: &Changes, generation: Generation, past: u64) -> Self {
+    /// The state that was read of a list in `generation`, after `backdated_writes` transactions had written backdated records.
+    pub fn of(changes: &Changes, generation: Generation, backdated_writes: u64) -> Self {
         let shown = changes.shown();
         let records = shown.into_iter().map(Record::of).map(Arc::new);
-        Self::new(generation, changes.timestamp(), past, records.collect())
+        Self::new(
+            generation,
+            changes.timestamp(),
+            backdated_writes,
+            records.collect(),
+        )
     }
 
     /// The state after `changes`, none of which may be backdated.
@@ -138,7 +143,7 @@ impl Snapshot {
         Self::new(
             self.generation.clone(),
             changes.timestamp(),
-            self.past,
+            self.backdated_writes,
             records,
         )
     }
@@ -146,14 +151,14 @@ impl Snapshot {
     fn new(
         generation: Generation,
         timestamp: Timestamp,
-        past: u64,
+        backdated_writes: u64,
         records: Vec<Arc<Record>>,
     ) -> Self {
         let size = |record: &Arc<Record>| OVERHEAD + record.id.len() + record.json.len();
         Self {
             generation,
             timestamp,
-            past,
+            backdated_writes,
             bytes: OVERHEAD + records.iter().map(size).sum::<usize>(),
             records,
         }
@@ -173,7 +178,7 @@ impl Snapshot {
 
 impl Record {
     /// A record as its list shows it: its stored text is copied as it is.
-    fn of(change: &Change) -> Self {
+    fn of(change: &ChangedObject) -> Self {
         let data = change.data.as_deref();
         let length = change.id.len() + data.map_or(0, str::len);
         let mut json = String::with_capacity(length + 64);

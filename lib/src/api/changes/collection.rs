@@ -8,13 +8,14 @@ use crate::api::auth::credentials::Credentials;
 use crate::api::auth::principals::{MAX_OTHER_BUCKETS, User};
 use crate::api::lists;
 use crate::api::objects::metadata;
+use crate::api::summary::notes;
 use crate::api::web::error::ApiError;
 use crate::api::web::request::Request;
 use crate::permission::Access;
 use crate::resource::{ListUri, ObjectUri};
 use crate::store::Generation;
 use crate::store::publication::Published;
-use crate::store::recent::Recent;
+use crate::store::recent::RecentWrites;
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::{Needs, UnitOfWork};
 
@@ -32,9 +33,9 @@ pub struct Collection {
     /// The timestamp of its records.
     pub timestamp: Timestamp,
     /// The number of transactions that wrote backdated records.
-    pub past: u64,
+    pub backdated_writes: u64,
     /// The writes of the last transactions to its records.
-    pub recent: Recent,
+    pub recent: RecentWrites,
     /// What the list of its records tells of publications.
     pub published: Published,
     /// Whether the user may write or create its records.
@@ -65,8 +66,9 @@ impl Collection {
         let mut unit =
             UnitOfWork::read(&api.store.with_snapshot_reads(), Timestamp::now(), needs).await?;
         let mut user = credentials.user(&unit, &api.passwords)?;
+        notes::user(user.id.as_deref());
         let groups = unit.groups_named_on(uri);
-        user.learn_groups(&mut unit, &api.store, &groups, MAX_OTHER_BUCKETS)
+        user.add_groups(&mut unit, &api.store, &groups, MAX_OTHER_BUCKETS)
             .await?;
         let object_request = ObjectRequest {
             request,
@@ -98,8 +100,8 @@ impl Collection {
             generation,
             last_modified: live.last_modified,
             timestamp: unit.timestamp_of(records),
-            past: unit.past_of(records),
-            recent: unit.recent_in(records),
+            backdated_writes: unit.backdated_writes(records),
+            recent: unit.recent_writes(records),
             published,
             is_writable,
             metadata,
@@ -107,20 +109,21 @@ impl Collection {
         Ok((collection, user))
     }
 
-    /// Returns `true` if the records are of this generation and none was backdated since the count was `past`.
-    pub fn continues(&self, generation: &Generation, past: u64) -> bool {
-        self.generation.owns(generation) && self.past == past
+    /// Returns `true` if the records are of this generation and none was backdated since the count was `backdated_writes`.
+    pub fn continues(&self, generation: &Generation, backdated_writes: u64) -> bool {
+        self.generation.owns(generation) && self.backdated_writes == backdated_writes
     }
 
     /// Whether nothing of it changed, and no record was backdated.
     pub fn is_same_as(&self, other: &Self) -> bool {
-        self.continues(&other.generation, other.past) && self.last_modified == other.last_modified
+        self.continues(&other.generation, other.backdated_writes)
+            && self.last_modified == other.last_modified
     }
 
     /// The entity tag of the collection with its records as of `timestamp`. Neither time alone identifies that state;
     /// where records were backdated, not even both do.
     pub fn etag(&self, timestamp: Timestamp) -> String {
-        match self.past {
+        match self.backdated_writes {
             0 => format!("\"{timestamp}-{}\"", self.last_modified),
             past => format!("\"{timestamp}-{}-{past}\"", self.last_modified),
         }

@@ -19,7 +19,7 @@ use crate::api::lists::selection::{count_response, page_of};
 use crate::api::web::cache_control;
 use crate::api::web::error::ApiError;
 use crate::api::web::media_type;
-use crate::api::web::preconditions::{Outcome, Preconditions, is_weakly};
+use crate::api::web::preconditions::{Outcome, Preconditions, matches_weakly};
 use crate::api::web::request::{IN_QUERY, Request};
 use crate::api::web::response::Response;
 use crate::settings::{ApiSettings, Settings};
@@ -60,7 +60,7 @@ pub async fn records(cx: &mut Context<'_>) -> Result<Response, ApiError> {
         Timestamp::now(),
         shown.timestamp,
     ));
-    let kept = |response| keep(response, request, shown.timestamp, api);
+    let kept = |response| with_cache_headers(response, request, shown.timestamp, api);
     // As in Kinto, preconditions go before an invalid query string.
     match Preconditions::of(request)?.check(request, Some(shown.timestamp)) {
         Outcome::Met => {}
@@ -95,14 +95,14 @@ pub async fn records(cx: &mut Context<'_>) -> Result<Response, ApiError> {
 }
 
 /// Says how long the response that shows the state of `timestamp` may be cached.
-fn keep(
+fn with_cache_headers(
     response: Response,
     request: &Request,
     timestamp: Timestamp,
     settings: &ApiSettings,
 ) -> Response {
     let (is_anonymous, caching) = (cache_control::is_anonymous(request), &settings.caching);
-    cache_control::keep_changes(
+    cache_control::apply_to_changes(
         response,
         MONITOR_CHANGES,
         request,
@@ -150,9 +150,9 @@ pub async fn changeset(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     // As in the list above.
     let is_empty = query.since.is_some_and(|since| since >= shown.timestamp);
     let answers_not_modified = changes.dialect.answers_not_modified() || !is_empty;
-    if answers_not_modified && known.is_some_and(|known| is_weakly(known, &etag)) {
+    if answers_not_modified && known.is_some_and(|known| matches_weakly(known, &etag)) {
         let response = Response::empty(StatusCode::NOT_MODIFIED).modified_at(shown.timestamp);
-        return Ok(keep(response, request, shown.timestamp, api));
+        return Ok(with_cache_headers(response, request, shown.timestamp, api));
     }
     let is_asked_for = |asked: &Option<String>, id: &str| asked.as_deref().is_none_or(|a| a == id);
     let asked: Vec<_> = shown
@@ -169,7 +169,7 @@ pub async fn changeset(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     }
     let body = changeset::body(&metadata, shown.timestamp, &array(&asked));
     let response = Response::json_text(StatusCode::OK, body).modified_at(shown.timestamp);
-    Ok(keep(response, request, shown.timestamp, api))
+    Ok(with_cache_headers(response, request, shown.timestamp, api))
 }
 
 /// The response to a request whose times are too old; nothing is read for it.
@@ -193,7 +193,7 @@ fn answer_to_age(request: &Request, settings: &Settings, now: Timestamp) -> Opti
     {
         let response = Response::empty(StatusCode::NO_CONTENT);
         return Some(match max_age {
-            Some(seconds) => response.kept_for(seconds, now),
+            Some(seconds) => response.cached_for(seconds, now),
             None => response,
         });
     }

@@ -11,7 +11,7 @@ use crate::api::changes::collection::{Collection, MAX_ATTEMPTS, MAX_READ};
 use crate::api::web::error::ApiError;
 use crate::api::web::request::Request;
 use crate::resource::{ListUri, ObjectUri};
-use crate::store::changeset::{Changes, Wanted};
+use crate::store::changeset::{Changes, ChangesQuery};
 use crate::store::recent::COMMIT_PAUSES;
 
 /// Who asks for what.
@@ -66,7 +66,7 @@ pub async fn read(
     asked: &Asked<'_>,
     mut collection: Collection,
     remembered: Option<Arc<Snapshot>>,
-    wanted: Wanted,
+    wanted: ChangesQuery,
 ) -> Result<(Collection, Read), ApiError> {
     let (store, records) = (&asked.api.store, asked.records);
     let mut pauses = COMMIT_PAUSES.into_iter();
@@ -75,7 +75,7 @@ pub async fn read(
         let generation = &collection.generation;
         let remembered = remembered
             .as_ref()
-            .filter(|state| collection.continues(&state.generation, state.past))
+            .filter(|state| collection.continues(&state.generation, state.backdated_writes))
             .filter(|state| wanted.since <= state.timestamp && state.timestamp <= at);
         // The timestamp tells a state of a published list: what it shows does not change when it is settled.
         if let Some(state) = remembered.filter(|state| state.timestamp == at) {
@@ -85,7 +85,7 @@ pub async fn read(
         let layer = collection.published.layer.clone();
         // What the layer deletes would be missing among so many.
         let limit = wanted.limit.filter(|_| layer.is_none());
-        let wanted = Wanted {
+        let wanted = ChangesQuery {
             limit,
             tombstones: wanted.tombstones || limit != wanted.limit,
             ..wanted
@@ -106,7 +106,13 @@ pub async fn read(
         }
         let is_moment = is_whole && changes.timestamp() == at && changes.show(&collection.recent);
         if is_moment {
-            let of_list = || Snapshot::of(&changes, collection.generation.clone(), collection.past);
+            let of_list = || {
+                Snapshot::of(
+                    &changes,
+                    collection.generation.clone(),
+                    collection.backdated_writes,
+                )
+            };
             let read = match remembered {
                 Some(state) => Read::Whole(Arc::new(state.advanced(&changes))),
                 None if wanted.is_all() => Read::Whole(Arc::new(of_list())),

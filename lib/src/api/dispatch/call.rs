@@ -12,6 +12,7 @@ use crate::api::dispatch::context::Context;
 use crate::api::dispatch::endpoint::{Audience, Endpoint, Handler};
 use crate::api::dispatch::target::Target;
 use crate::api::plugins::{default_bucket, signer};
+use crate::api::summary::notes;
 use crate::api::web::error::ApiError;
 use crate::api::web::request::Request;
 use crate::api::web::response::Response;
@@ -126,6 +127,7 @@ impl Call {
     pub async fn answer(&self, api: &Api, unit: &mut UnitOfWork) -> Result<Response, ApiError> {
         let settings = &api.settings.api;
         let mut user = self.credentials.user(unit, &api.passwords)?;
+        notes::user(user.id.as_deref());
         let own_bucket = match self.is_in_default_bucket {
             true => Some(default_bucket::require_id(&user, settings)?),
             false => None,
@@ -134,7 +136,7 @@ impl Call {
         let target = own_target.as_ref().unwrap_or(&self.target);
         if let Some(uri) = target.object() {
             let groups = unit.groups_named_on(uri);
-            user.learn_groups(unit, &api.store, &groups, MAX_OTHER_BUCKETS)
+            user.add_groups(unit, &api.store, &groups, MAX_OTHER_BUCKETS)
                 .await?;
         }
         let resolved = own_bucket.map(|id| default_bucket::resolve(&self.request, &id));

@@ -17,11 +17,12 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use tokio::time::Instant;
 
 use self::call::Call;
-use self::endpoint::Audience;
+use self::endpoint::{Audience, Endpoint};
 use self::router::Routed;
 use crate::api::Api;
 use crate::api::auth::credentials::Credentials;
 use crate::api::plugins::admin;
+use crate::api::summary::{Outcome, notes};
 use crate::api::web::error::ApiError;
 use crate::api::web::request::Request;
 use crate::api::web::response::Response;
@@ -42,9 +43,13 @@ enum Dispatched {
 }
 
 impl Api {
-    /// Answers one request; every error becomes a response.
-    pub async fn handle(&self, event: ApiGatewayV2httpRequest) -> ApiGatewayV2httpResponse {
-        let received = Instant::now();
+    /// Answers one request that came at `received`; every error becomes a response. The outcome is `None` for an event that
+    /// is no request.
+    pub(super) async fn answer_event(
+        &self,
+        event: ApiGatewayV2httpRequest,
+        received: Instant,
+    ) -> (ApiGatewayV2httpResponse, Option<Outcome>) {
         match gateway::request(event) {
             Ok(request) => {
                 let request = Arc::new(request);
@@ -52,12 +57,32 @@ impl Api {
                 // Boxed, since callers' futures would be nested deeper than the compiler allows.
                 let mut response = Box::pin(self.answer(&request, received)).await;
                 cache_control::complete(&request, &self.settings.api, &mut response);
-                gateway::event(response, request.method == Method::HEAD, accept_encoding)
+                let outcome = Outcome::new(&request, &response);
+                let is_head = request.method == Method::HEAD;
+                let event = gateway::event(response, is_head, accept_encoding);
+                (event, Some(outcome))
             }
             Err(error) => {
                 let response = error.into_response(&self.settings.api);
-                gateway::event(response.uncached(), false, "")
+                (gateway::event(response.uncached(), false, ""), None)
             }
+        }
+    }
+
+    /// The endpoint that a request led to.
+    pub(super) fn endpoint_of(&self, outcome: &Outcome) -> Option<&'static Endpoint> {
+        let served = router::endpoint(&outcome.request.path, &self.endpoints)?;
+        Some(served.endpoint)
+    }
+
+    /// The path of the row in the table of endpoints that answered, without ids. As Kinto names them: `unknown` for a path
+    /// that leads nowhere, `unnamed` for a redirect.
+    pub(super) fn route_of(&self, outcome: &Outcome) -> &'static str {
+        match self.endpoint_of(outcome) {
+            Some(endpoint) => endpoint.path,
+            None if admin::serves(&outcome.request, &self.settings.api) => admin::ROUTE,
+            None if outcome.status == 404 => "unknown",
+            None => "unnamed",
         }
     }
 
@@ -89,7 +114,7 @@ impl Api {
             Ok(Dispatched::Answer(response)) => Ok(Dispatched::Answer(
                 self.add_common_headers(request, response),
             )),
-            Err(error) if !error.is_ours() => {
+            Err(error) if !error.is_server_error() => {
                 Ok(Dispatched::Answer(self.error_response(request, error)))
             }
             found => found,
@@ -140,7 +165,9 @@ impl Api {
         let mut calls = vec![];
         // `None` in the place of each call, else the response to a request that needs no call.
         let mut answers = vec![];
-        for mut request in batch::requests(batch, &self.settings.api)? {
+        let requests = batch::requests(batch, &self.settings.api)?;
+        notes::batch(requests.len());
+        for mut request in requests {
             let routed = router::route(&request, &self.settings.api, &self.endpoints);
             if let Ok(Routed::Redirect { path, .. }) = routed {
                 request.path = path;
@@ -160,7 +187,10 @@ impl Api {
             let response = answer.or_else(|| responses.next())?;
             Some((request, response))
         });
-        Ok(batch::response(answers.collect()))
+        let answers: Vec<_> = answers.collect();
+        let outcomes = answers.iter();
+        notes::outcomes(outcomes.map(|(request, response)| Outcome::new(request, response)));
+        Ok(batch::response(answers))
     }
 
     /// Asks the listeners that must agree before the commit.
@@ -202,7 +232,7 @@ impl Api {
         for call in calls {
             let response = match call.answer(self, unit).await {
                 Ok(response) => self.add_common_headers(&call.request, response),
-                Err(error) if error.is_of_all() => return Err(error),
+                Err(error) if error.fails_batch() => return Err(error),
                 Err(error) => self.error_response(&call.request, error),
             };
             length += response.length();

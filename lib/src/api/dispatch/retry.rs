@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::api::Api;
 use crate::api::dispatch::call::Call;
+use crate::api::summary::notes;
 use crate::api::web::error::{ApiError, Location};
 use crate::api::web::response::Response;
 use crate::backoff::Backoff;
@@ -144,6 +145,7 @@ impl Api {
             let decided = timeout_at(deadline, self.decide(calls, &mut last_read, keeps)).await;
             let (unit, responses) = match decided.map_err(|_| late())? {
                 Err(ApiError::Overtaken) => {
+                    notes::attempt();
                     last_read = None;
                     if backoff.wait_until(retry_until).await {
                         continue;
@@ -156,6 +158,7 @@ impl Api {
                 return Ok(responses);
             }
             if !has_turn && let Some((list, length)) = contention.turn_for(&unit) {
+                notes::turn();
                 self.wait_for_turn(list, length, retry_until).await;
                 // Where times follow the list's timestamp and not the clock, each write of others outdates what was
                 // read before the turn.
@@ -170,6 +173,7 @@ impl Api {
             let asked = timeout_at(deadline, self.ask_listeners(&unit)).await;
             asked.map_err(|_| late())??;
             let waits_for = |event: &_| notifier::waits_for(&self.settings.listeners, event);
+            notes::attempt();
             let sent = Instant::now();
             let layers = unit.layers_to_show();
             match unit.commit(&self.store, waits_for, deadline).await {

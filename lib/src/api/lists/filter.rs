@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value, json};
 
-use crate::api::lists::parameters::{has_nul, invalid, parse_value, parts, time_in, whole};
+use crate::api::lists::parameters::{has_nul, integer, invalid, parse_value, parts, time_in};
 use crate::api::lists::projection::Path;
 use crate::api::lists::sort::compare;
 use crate::api::objects::metadata::{ID, LAST_MODIFIED};
@@ -110,7 +110,7 @@ impl Filter {
                 _ => return Err(wrong()),
             },
             Operator::Eq if of_time => {
-                let time = whole(&parse_value(text)).map(Value::from);
+                let time = integer(&parse_value(text)).map(Value::from);
                 return Self::time(name, LAST_MODIFIED, operator, now, time);
             }
             _ if of_time => {
@@ -157,7 +157,7 @@ impl Filter {
                 operator,
                 value: Value::Null,
             }),
-            time => Self::time(name, field, operator, now, whole(&time).map(Value::from)),
+            time => Self::time(name, field, operator, now, integer(&time).map(Value::from)),
         }
     }
 

@@ -32,8 +32,8 @@ use crate::api::web::response::NEXT_PAGE;
 use crate::api::web::response::Response;
 use crate::permission::Access;
 use crate::resource::{Kind, ListUri, ObjectUri};
-use crate::store::list::{Listed, Reading};
-use crate::store::recent::{COMMIT_PAUSES, Covered, Recent};
+use crate::store::list::{ListRead, Listed};
+use crate::store::recent::{COMMIT_PAUSES, Covered, RecentWrites};
 use crate::store::{Content, Generation, Key, List, Object, Store, StoreError};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::client_time;
@@ -131,7 +131,7 @@ pub async fn handle(cx: &mut Context<'_>, list: &ListUri) -> Result<Response, Ap
         Outcome::Met => {}
         Outcome::NotModified => {
             let response = Response::empty(StatusCode::NOT_MODIFIED).modified_at(timestamp);
-            return Ok(object_request.kept(unit, response));
+            return Ok(object_request.with_cache_headers(unit, response));
         }
         Outcome::Failed => return Err(ApiError::precondition_failed(timestamp)),
     }
@@ -153,7 +153,7 @@ pub async fn handle(cx: &mut Context<'_>, list: &ListUri) -> Result<Response, Ap
             Method::HEAD => count_response(chosen.count(unit, store).await?, timestamp),
             _ => chosen.page(unit, store).await?.into_response(timestamp),
         };
-        object_request.kept(unit, answer)
+        object_request.with_cache_headers(unit, answer)
     };
     if request.parameter("_to").is_some() {
         response.set_text(end_of_service::ALERT, TO_IS_DEPRECATED);
@@ -194,7 +194,7 @@ async fn in_sharing_groups(
             groups
         }
     };
-    user.learn_groups(unit, store, &groups, MAX_SHARING_BUCKETS)
+    user.add_groups(unit, store, &groups, MAX_SHARING_BUCKETS)
         .await?;
     Ok(user)
 }
@@ -247,7 +247,7 @@ impl Chosen<'_> {
             let Some(generation) = unit.generation_of(list) else {
                 return Ok(0);
             };
-            let reading = Reading {
+            let reading = ListRead {
                 tombstones: false,
                 ..reading(list, &generation, query)
             };
@@ -295,7 +295,7 @@ impl Chosen<'_> {
                 Ok(stop_if(is_earlier && selection.is_full()))
             };
             let read = self
-                .each(unit, store, &readings.recent, query.enough(), see)
+                .each(unit, store, &readings.recent, query.objects_for_page(), see)
                 .await;
             if readings.go_on(unit, store, &read).await? {
                 continue;
@@ -312,9 +312,11 @@ impl Chosen<'_> {
     async fn delete(&self, unit: &mut UnitOfWork, store: &Store) -> Result<Response, ApiError> {
         let query = self.query;
         // Listeners are notified of the deleted data, and the data of a group has the members who leave it.
-        let needs_data = unit.tells() || self.list.kind() == Kind::Group;
+        let needs_data = unit.publishes_events() || self.list.kind() == Kind::Group;
         // Tombstones are not deleted, so a limit on what is read could leave too few objects.
-        let enough = query.enough().filter(|_| !query.includes_tombstones());
+        let limit_hint = query
+            .objects_for_page()
+            .filter(|_| !query.includes_tombstones());
         let mut readings = Readings::of(unit, self.list);
         let (objects, next) = loop {
             let mut selection = Selection::of(query);
@@ -335,7 +337,9 @@ impl Chosen<'_> {
                 });
                 Ok(stop_if(is_earlier && selection.is_full()))
             };
-            let read = self.each(unit, store, &readings.recent, enough, see).await;
+            let read = self
+                .each(unit, store, &readings.recent, limit_hint, see)
+                .await;
             if readings.go_on(unit, store, &read).await? {
                 continue;
             }
@@ -376,8 +380,8 @@ impl Chosen<'_> {
         &self,
         unit: &UnitOfWork,
         store: &Store,
-        recent: &Recent,
-        enough: Option<usize>,
+        recent: &RecentWrites,
+        limit_hint: Option<usize>,
         mut see: impl FnMut(&Listed, &Map<String, Value>) -> Result<ControlFlow<()>, StoreError>,
     ) -> Result<bool, ApiError> {
         let Self {
@@ -413,8 +417,8 @@ impl Chosen<'_> {
             }
             return Ok(false);
         }
-        let enough = enough.filter(|_| matches!(scope, Scope::All));
-        scan_settled(unit, store, list, query, enough, recent, see).await
+        let limit_hint = limit_hint.filter(|_| matches!(scope, Scope::All));
+        scan_settled(unit, store, list, query, limit_hint, recent, see).await
     }
 }
 
@@ -423,7 +427,7 @@ impl Chosen<'_> {
 struct Readings<'l> {
     list: &'l ListUri,
     /// The writes of those transactions.
-    recent: Recent,
+    recent: RecentWrites,
     pauses: std::array::IntoIter<u64, { COMMIT_PAUSES.len() }>,
 }
 
@@ -431,7 +435,7 @@ impl<'l> Readings<'l> {
     fn of(unit: &UnitOfWork, list: &'l ListUri) -> Self {
         Self {
             list,
-            recent: unit.recent_in(list),
+            recent: unit.recent_writes(list),
             pauses: COMMIT_PAUSES.into_iter(),
         }
     }
@@ -455,7 +459,7 @@ impl<'l> Readings<'l> {
         // The writes of another generation never show here.
         self.recent = list
             .filter(|list| generation.is_some_and(|generation| generation.owns(&list.generation)))
-            .map_or_else(Recent::default, |list| list.recent);
+            .map_or_else(RecentWrites::default, |list| list.recent);
         Ok(true)
     }
 }
@@ -482,7 +486,7 @@ fn stop_if(is_enough: bool) -> ControlFlow<()> {
 
 /// Deletes every object of a list, without a check of permissions.
 pub async fn clear(unit: &mut UnitOfWork, store: &Store, list: &ListUri) -> Result<(), ApiError> {
-    let tells = unit.tells();
+    let tells = unit.publishes_events();
     let mut objects = vec![];
     scan(unit, store, list, &ListQuery::all(), None, |object| {
         let read = match tells {
@@ -521,15 +525,15 @@ async fn delete_all(
     Ok(deleted.collect())
 }
 
-fn reading<'l>(list: &'l ListUri, generation: &'l Generation, query: &ListQuery) -> Reading<'l> {
+fn reading<'l>(list: &'l ListUri, generation: &'l Generation, query: &ListQuery) -> ListRead<'l> {
     let bounds = query.bounds();
-    Reading {
+    ListRead {
         list,
         generation,
         since: bounds.since,
         before: bounds.before,
         tombstones: query.includes_tombstones(),
-        enough: None,
+        limit_hint: None,
     }
 }
 
@@ -546,10 +550,19 @@ pub async fn scan(
     store: &Store,
     list: &ListUri,
     query: &ListQuery,
-    enough: Option<usize>,
+    limit_hint: Option<usize>,
     see: impl FnMut(&Listed) -> Result<ControlFlow<()>, StoreError>,
 ) -> Result<bool, ApiError> {
-    scan_settled(unit, store, list, query, enough, &Recent::default(), see).await
+    scan_settled(
+        unit,
+        store,
+        list,
+        query,
+        limit_hint,
+        &RecentWrites::default(),
+        see,
+    )
+    .await
 }
 
 /// Like [`scan`], for a list whose last transactions are known.
@@ -561,8 +574,8 @@ async fn scan_settled(
     store: &Store,
     list: &ListUri,
     query: &ListQuery,
-    enough: Option<usize>,
-    recent: &Recent,
+    limit_hint: Option<usize>,
+    recent: &RecentWrites,
     mut see: impl FnMut(&Listed) -> Result<ControlFlow<()>, StoreError>,
 ) -> Result<bool, ApiError> {
     let Some(generation) = &unit.generation_of(list) else {
@@ -570,8 +583,8 @@ async fn scan_settled(
     };
     // The request's own writes may replace any of them.
     let written: HashMap<_, _> = unit.written_in(list).collect();
-    let reading = Reading {
-        enough: enough.filter(|_| written.is_empty()),
+    let reading = ListRead {
+        limit_hint: limit_hint.filter(|_| written.is_empty()),
         ..reading(list, generation, query)
     };
     let mut pages = store.list(&reading);
@@ -625,13 +638,13 @@ async fn settle(
 ) -> Result<(), ApiError> {
     let mut readings = Readings::of(unit, list);
     while let Some(earliest) = readings.recent.earliest(Timestamp::now()) {
-        let mut pages = store.list(&Reading {
+        let mut pages = store.list(&ListRead {
             list,
             generation,
             since: earliest.0.checked_sub(1).map(Timestamp),
             before: None,
             tombstones: true,
-            enough: None,
+            limit_hint: None,
         });
         let mut seen = vec![];
         while let Some(page) = pages.next().await? {

@@ -22,7 +22,7 @@ pub fn parse_value(text: &str) -> Value {
 
 /// The whole number that a parameter gives (Kinto 26.5): a non-negative integer, a decimal without its fraction, or the
 /// digits of a string. `None` for anything else.
-pub fn whole(value: &Value) -> Option<u64> {
+pub fn integer(value: &Value) -> Option<u64> {
     let whole = match value {
         Value::Number(number) => match (number.as_u64(), number.as_f64()) {
             (Some(whole), _) => whole,
@@ -47,10 +47,10 @@ pub fn whole(value: &Value) -> Option<u64> {
 
 /// The time that a value gives, with its fraction; `None` if it gives none.
 pub fn time_in(value: &Value) -> Option<Value> {
-    whole(value)?;
+    integer(value)?;
     match value {
         Value::Number(number) => Some(number.clone().into()),
-        value => whole(value).map(Value::from),
+        value => integer(value).map(Value::from),
     }
 }
 

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use crate::api::lists::filter::{Filter, Operator};
 use crate::api::lists::page_token;
-use crate::api::lists::parameters::{fields, invalid, parse_value, parts, whole};
+use crate::api::lists::parameters::{fields, integer, invalid, parse_value, parts};
 use crate::api::lists::projection::{Path, Projection};
 use crate::api::lists::sort::{Keys, SortKey, compare, sort_keys};
 use crate::api::objects::metadata::{ID, LAST_MODIFIED};
@@ -123,7 +123,7 @@ impl ListQuery {
                         Value::Array(values) if values.is_empty() => None,
                         Value::Object(fields) if fields.is_empty() => None,
                         limit => {
-                            let limit = whole(&limit);
+                            let limit = integer(&limit);
                             Some(limit.ok_or_else(|| invalid(name, "Must be a whole number"))?)
                         }
                     };
@@ -238,7 +238,7 @@ impl ListQuery {
         let mut bounds = Bounds::default();
         let times = self.filters.iter();
         for filter in times.filter(|filter| self.is_time(&filter.field)) {
-            let Some(time) = whole(&filter.value).map(Timestamp) else {
+            let Some(time) = integer(&filter.value).map(Timestamp) else {
                 continue;
             };
             match filter.operator {
@@ -270,7 +270,7 @@ impl ListQuery {
         filters.all(|filter| {
             self.is_time(&filter.field)
                 && matches!(filter.operator, Operator::Gt | Operator::Lt)
-                && whole(&filter.value).is_some()
+                && integer(&filter.value).is_some()
         })
     }
 
@@ -283,7 +283,7 @@ impl ListQuery {
 
     /// The number of the latest objects within the bounds that suffices to make a page and to see whether there is
     /// another, if no two have the same time; `None` when all are needed.
-    pub fn enough(&self) -> Option<usize> {
+    pub fn objects_for_page(&self) -> Option<usize> {
         // Of a later page, the first object read is usually the last one of the page before.
         let more = 1 + usize::from(self.after.is_some());
         (self.is_by_time() && self.is_of_bounds()).then_some(self.limit.saturating_add(more))
@@ -291,7 +291,8 @@ impl ListQuery {
 
     /// The most objects in a page of whole objects, the latest first, chosen by time alone; `None` for any other page.
     pub fn plain_page_size(&self) -> Option<usize> {
-        let is_plain = self.enough().is_some() && self.fields.is_none() && self.after.is_none();
+        let is_plain =
+            self.objects_for_page().is_some() && self.fields.is_none() && self.after.is_none();
         is_plain.then_some(self.limit)
     }
 

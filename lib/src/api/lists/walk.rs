@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::api::lists::query::ListQuery;
 use crate::api::web::error::ApiError;
 use crate::resource::{ListUri, ObjectUri};
-use crate::store::list::Reading;
+use crate::store::list::ListRead;
 use crate::store::{Content, Generation, Object, Store};
 use crate::unit_of_work::UnitOfWork;
 
@@ -20,7 +20,7 @@ const CONCURRENCY: usize = 16;
 const LOOK: usize = 256;
 
 /// A live object with its URI; it has no data.
-pub type Found = (ObjectUri, Object);
+pub type FoundObject = (ObjectUri, Object);
 /// Objects of a list with their ids, without their data.
 type Walked = Arc<Vec<(String, Object)>>;
 
@@ -34,7 +34,7 @@ pub async fn walk(
     unit: &mut UnitOfWork,
     store: &Store,
     query: &ListQuery,
-) -> Result<(BTreeSet<ObjectUri>, Vec<Found>), ApiError> {
+) -> Result<(BTreeSet<ObjectUri>, Vec<FoundObject>), ApiError> {
     let root = (ListUri::buckets(), Generation::ROOT);
     let buckets = live(unit, store, vec![root]).await?;
     let in_buckets = live(unit, store, lists_under(&buckets, query)).await?;
@@ -48,7 +48,7 @@ pub async fn walk(
 }
 
 /// The lists under objects that may hold matches, each with the generation of its parent.
-fn lists_under(parents: &[Found], query: &ListQuery) -> Vec<(ListUri, Generation)> {
+fn lists_under(parents: &[FoundObject], query: &ListQuery) -> Vec<(ListUri, Generation)> {
     let lists = parents.iter().flat_map(|(uri, parent)| {
         let lists = uri
             .child_lists()
@@ -65,7 +65,7 @@ async fn live(
     unit: &mut UnitOfWork,
     store: &Store,
     lists: Vec<(ListUri, Generation)>,
-) -> Result<Vec<Found>, ApiError> {
+) -> Result<Vec<FoundObject>, ApiError> {
     // Collected first: a closure that borrows in a stream is not general enough for the compiler.
     let reads = lists
         .iter()
@@ -102,13 +102,13 @@ async fn stored(
         unit.allowance.read(walked.len() * LOOK)?;
         return Ok(walked);
     }
-    let mut pages = store.list(&Reading {
+    let mut pages = store.list(&ListRead {
         list,
         generation: parent,
         since: None,
         before: None,
         tombstones: false,
-        enough: None,
+        limit_hint: None,
     });
     let mut objects = vec![];
     while let Some(page) = pages.next().await? {

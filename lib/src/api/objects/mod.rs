@@ -35,7 +35,7 @@ use crate::permission::{Access, Permissions};
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::client_time;
-use crate::unit_of_work::{Live, Needs, UnitOfWork};
+use crate::unit_of_work::{LiveObject, Needs, UnitOfWork};
 
 /// The largest item of DynamoDB, in bytes.
 const MAX_ITEM_SIZE: usize = 400 * 1024;
@@ -137,7 +137,9 @@ impl ObjectRequest<'_> {
             Outcome::Met => {}
             Outcome::NotModified => {
                 let response = Response::empty(StatusCode::NOT_MODIFIED);
-                return Ok(self.kept(unit, response.modified_at(object.last_modified)));
+                return Ok(
+                    self.with_cache_headers(unit, response.modified_at(object.last_modified))
+                );
             }
             Outcome::Failed => return Err(self.precondition_failed(unit, object)),
         }
@@ -147,7 +149,7 @@ impl ObjectRequest<'_> {
             None => self.shown(data, object.permissions),
         };
         let response = Response::json(StatusCode::OK, &body).modified_at(object.last_modified);
-        Ok(self.kept(unit, response))
+        Ok(self.with_cache_headers(unit, response))
     }
 
     fn put(
@@ -355,7 +357,7 @@ impl ObjectRequest<'_> {
     }
 
     /// The object, or the error that its id is invalid or that it does not exist.
-    fn existing<'u>(&self, unit: &'u UnitOfWork) -> Result<Live<'u>, ApiError> {
+    fn existing<'u>(&self, unit: &'u UnitOfWork) -> Result<LiveObject<'u>, ApiError> {
         if !self.uri.has_valid_id() {
             return Err(ApiError::invalid_id());
         }
@@ -387,7 +389,7 @@ impl ObjectRequest<'_> {
     fn check_existing(
         &self,
         unit: &UnitOfWork,
-        existing: Live<'_>,
+        existing: LiveObject<'_>,
         preconditions: Preconditions,
     ) -> Result<(), ApiError> {
         match preconditions.check(self.request, Some(existing.last_modified)) {
@@ -398,7 +400,7 @@ impl ObjectRequest<'_> {
 
     /// The 412 for an existing object. Only users who may read the object are shown it: one who may only create learns
     /// no more than that it exists.
-    fn precondition_failed(&self, unit: &UnitOfWork, object: Live<'_>) -> ApiError {
+    fn precondition_failed(&self, unit: &UnitOfWork, object: LiveObject<'_>) -> ApiError {
         let existing = self
             .may_read(unit)
             .then(|| self.with_id(object.data.clone(), object.last_modified));
@@ -447,7 +449,7 @@ impl ObjectRequest<'_> {
             return Ok(None);
         }
         let latest = client_time::latest_time(unit.now(), unit.timestamp_of(self.uri.list()));
-        let time = parameters::whole(&value).map(Timestamp);
+        let time = parameters::integer(&value).map(Timestamp);
         time.filter(|at| *at <= latest).map(Some).ok_or_else(|| {
             ApiError::invalid(
                 Location::Querystring,

@@ -45,6 +45,15 @@ const POLICY: HeaderValue = HeaderValue::from_static(
 /// The seconds for which what the page loads may be cached. The names of scripts and styles change with their content.
 const MAX_AGE: u64 = 3600;
 
+/// The route of all its files.
+pub const ROUTE: &str = "/admin/";
+
+/// Returns `true` if the request is for a file of Kinto Admin.
+pub fn serves(request: &Request, settings: &ApiSettings) -> bool {
+    let path = request.path.strip_prefix(PREFIX);
+    settings.admin.is_some() && path.is_some_and(|path| path.starts_with(ROUTE))
+}
+
 /// The response to a request for a file of Kinto Admin; `None` for any other request, and when the plugin is off.
 ///
 /// # Errors
@@ -114,7 +123,7 @@ fn asset(
         let (content_type, body) = content(path)?;
         Response::with_body(StatusCode::OK, content_type, body)
     };
-    let response = response.kept_for(MAX_AGE, now);
+    let response = response.cached_for(MAX_AGE, now);
     Ok(match modified {
         Some(modified) => response.last_modified(modified),
         None => response,

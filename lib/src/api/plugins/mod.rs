@@ -10,6 +10,7 @@ pub mod flush;
 pub mod history;
 pub mod openid;
 pub mod permissions_endpoint;
+pub mod prometheus;
 pub mod signer;
 
 use futures::future::BoxFuture;
@@ -23,7 +24,7 @@ use crate::settings::ApiSettings;
 use crate::unit_of_work::UnitOfWork;
 
 /// All plugins, in the order in which `GET /v1/` shows them and writes pass through them.
-static ALL: [&Plugin; 8] = [
+static ALL: [&Plugin; 9] = [
     &permissions_endpoint::PLUGIN,
     &default_bucket::PLUGIN,
     &flush::PLUGIN,
@@ -32,6 +33,7 @@ static ALL: [&Plugin; 8] = [
     &openid::PLUGIN,
     &signer::PLUGIN,
     &history::PLUGIN,
+    &prometheus::PLUGIN,
 ];
 
 /// A plugin: all that it adds to the API.

@@ -97,8 +97,7 @@ async fn handle(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let groups = groups.collect();
     let mut user = user.clone();
     // All buckets have been read, so this is bounded by their number.
-    user.learn_groups(unit, store, &groups, buckets.len())
-        .await?;
+    user.add_groups(unit, store, &groups, buckets.len()).await?;
     // The permissions of an account give nobody else access to it.
     let principal = user.id.as_deref().unwrap_or_default();
     let account = accounts::of_principal(unit, store, principal, settings).await?;

@@ -27,7 +27,7 @@ pub const HTTP_API_VERSION: &str = "1.23";
 pub async fn hello(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let (api, request, settings) = (cx.api, cx.request, cx.settings());
     let mut user = cx.user.clone();
-    user.learn_first_groups(cx.unit, &api.store).await?;
+    user.add_first_groups(cx.unit, &api.store).await?;
     let web = &settings.web;
     let mut hello = json!({
         "project_name": web.project_name,
@@ -58,7 +58,7 @@ pub async fn hello(cx: &mut Context<'_>) -> Result<Response, ApiError> {
         match &user.id {
             None => {
                 let lifetime = web.root_cache_expires_seconds;
-                let mut response = response.kept_for(lifetime, Timestamp::now());
+                let mut response = response.cached_for(lifetime, Timestamp::now());
                 cache_control::vary_by_origin(&mut response, settings);
                 response
             }

@@ -15,7 +15,7 @@ use crate::timestamp::Timestamp;
 /// unless the user is anonymous and the settings or the collection's own `cache_expires` allow it.
 ///
 /// `collection` is the data of the records' collection.
-pub fn keep_read(
+pub fn apply_to_read(
     response: Response,
     list: &ListUri,
     collection: Option<&Map<String, Value>>,
@@ -38,7 +38,7 @@ pub fn keep_read(
             .filter(|seconds| *seconds > 0),
     };
     match seconds {
-        Some(seconds) => response.kept_for(seconds, Timestamp::now()),
+        Some(seconds) => response.cached_for(seconds, Timestamp::now()),
         None => response.uncached(),
     }
 }
@@ -53,7 +53,7 @@ pub fn keep_read(
 ///
 /// The maximum needs an `_expected` that is exactly this state (unlike the originals, which take any): the response to
 /// one that is still to come, or is past, will soon be another.
-pub fn keep_changes(
+pub fn apply_to_changes(
     response: Response,
     (bucket, collection): (&str, &str),
     request: &Request,
@@ -73,7 +73,7 @@ pub fn keep_changes(
     };
     let seconds = settings.of_changes(bucket, collection, expiry);
     match seconds {
-        Some(seconds) => response.kept_for(seconds, Timestamp::now()),
+        Some(seconds) => response.cached_for(seconds, Timestamp::now()),
         None => response.uncached(),
     }
 }

@@ -74,6 +74,9 @@ impl Detail {
     }
 }
 
+/// The kind of a 503 after which a retry helps: others wrote the same.
+pub const CONTENTION: &str = "contention";
+
 /// Every way in which the API refuses or fails a request.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
@@ -256,13 +259,13 @@ impl ApiError {
     }
 
     /// Returns `true` for a server error (5xx), which fails a whole batch; `false` for a refusal.
-    pub fn is_ours(&self) -> bool {
+    pub fn is_server_error(&self) -> bool {
         self.status().is_server_error()
     }
 
     /// Whether it takes back all of a batch, not its own request alone.
-    pub fn is_of_all(&self) -> bool {
-        self.is_ours() || matches!(self, Self::Review { .. })
+    pub fn fails_batch(&self) -> bool {
+        self.is_server_error() || matches!(self, Self::Review { .. })
     }
 
     /// Its HTTP status.
@@ -364,6 +367,22 @@ impl ApiError {
             | Self::Provider(_)
             | Self::Store(_) => errno_of(self.status()),
         }
+    }
+
+    /// The kind of a server error, for logs and metrics; `None` for a refusal.
+    fn failure(&self) -> Option<&'static str> {
+        let failure = match self {
+            Self::Busy | Self::Overtaken => CONTENTION,
+            Self::Signing(_) => "signing",
+            Self::PartlyWritten => "partly written",
+            Self::Unknown(_) => "unknown outcome",
+            Self::Full => "partition full",
+            Self::Listener { .. } | Self::Vetoed { .. } => "listener",
+            Self::Provider(_) => "identity provider",
+            Self::Store(_) => "storage",
+            _ => "other",
+        };
+        self.is_server_error().then_some(failure)
     }
 
     fn details(&self) -> Vec<Detail> {
@@ -483,6 +502,10 @@ impl ApiError {
         match &self {
             Self::Store(error) => tracing::error!(%error, "storage failed"),
             Self::Unknown(error) => tracing::error!(%error, "the outcome of a write is not known"),
+            // No error: the table and this server do what they should, and a retry helps. An alarm counts errors.
+            Self::Busy | Self::Overtaken => {
+                tracing::warn!(failure = CONTENTION, "too many writes came at once");
+            }
             // An alarm looks for these words (template.yaml).
             Self::Full => tracing::error!("a partition of the table is full"),
             _ => {}
@@ -497,7 +520,8 @@ impl ApiError {
         if let Self::Listener { .. } = &self {
             tracing::error!(error = %self, "a listener failed");
         }
-        let mut response = Response::json(self.status(), &self.body());
+        let response = Response::json(self.status(), &self.body());
+        let mut response = response.for_error(self.errno(), self.failure());
         match self {
             Self::Forbidden {
                 authenticated: false,

@@ -45,7 +45,7 @@ impl Tag {
 }
 
 /// Returns `true` if an entity tag is the strong `etag`, or the weak one made of it.
-pub fn is_weakly(tag: &str, etag: &str) -> bool {
+pub fn matches_weakly(tag: &str, etag: &str) -> bool {
     tag.strip_prefix("W/").unwrap_or(tag) == etag
 }
 

@@ -21,6 +21,10 @@ pub struct Response {
     status: StatusCode,
     headers: HeaderMap,
     body: Body,
+    /// Kinto's number of the error; 0 where there is none.
+    errno: u16,
+    /// The kind of a server error.
+    failure: Option<&'static str>,
 }
 
 impl Response {
@@ -30,6 +34,8 @@ impl Response {
             status,
             headers: HeaderMap::new(),
             body: Body::Empty,
+            errno: 0,
+            failure: None,
         }
     }
 
@@ -58,14 +64,14 @@ impl Response {
         let mut response = Self::empty(StatusCode::TEMPORARY_REDIRECT);
         response.set_text(LOCATION, url);
         match max_age {
-            Some(seconds) => response.kept_for(seconds, now),
+            Some(seconds) => response.cached_for(seconds, now),
             None => response,
         }
     }
 
     /// Lets clients and caches keep it for this many seconds, or not at all for 0 (as `webob`, which Kinto answers
     /// with).
-    pub fn kept_for(mut self, seconds: u64, now: Timestamp) -> Self {
+    pub fn cached_for(mut self, seconds: u64, now: Timestamp) -> Self {
         if seconds == 0 {
             self.set(
                 CACHE_CONTROL,
@@ -81,7 +87,7 @@ impl Response {
     }
 
     /// Sets an entity tag that is no time.
-    pub fn tagged(mut self, etag: &str) -> Self {
+    pub fn with_etag(mut self, etag: &str) -> Self {
         self.set_text(ETAG, etag);
         self
     }
@@ -111,6 +117,23 @@ impl Response {
     /// Its status.
     pub fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// The response to an error, with its number and, for a server error, its kind. They are for the log: clients have them
+    /// in the body.
+    pub fn for_error(mut self, errno: u16, failure: Option<&'static str>) -> Self {
+        (self.errno, self.failure) = (errno, failure);
+        self
+    }
+
+    /// Kinto's number of its error; 0 where there is none.
+    pub fn errno(&self) -> u16 {
+        self.errno
+    }
+
+    /// The kind of a server error.
+    pub fn failure(&self) -> Option<&'static str> {
+        self.failure
     }
 
     /// Its headers.

@@ -57,7 +57,7 @@ pub struct MonitorState {
     /// In order of positions.
     latest: Vec<StoredMonitorEntry>,
     due: BTreeMap<String, Timestamp>,
-    pull: Option<PolledBroadcast>,
+    polled_broadcast: Option<PolledBroadcast>,
     adopted: u64,
     version: u64,
     /// The attributes of unfinished batches of an earlier version, with their start times.
@@ -100,8 +100,8 @@ impl MonitorState {
     }
 
     /// The versions shown to readers of `__broadcasts__`; `None` before the first.
-    pub fn pull(&self) -> Option<PolledBroadcast> {
-        self.pull
+    pub fn polled_broadcast(&self) -> Option<PolledBroadcast> {
+        self.polled_broadcast
     }
 
     /// Returns `true` if every change has a position. Otherwise a function of an earlier version has written entries,
@@ -119,10 +119,15 @@ impl MonitorState {
     }
 
     /// Starts the clock of a table whose entries reach up to `highest`: each keeps its timestamp as its position.
-    pub fn start(&mut self, highest: Timestamp, pull: Option<PolledBroadcast>, now: Timestamp) {
+    pub fn start(
+        &mut self,
+        highest: Timestamp,
+        polled_broadcast: Option<PolledBroadcast>,
+        now: Timestamp,
+    ) {
         self.clock = Some(highest);
         self.floor = highest;
-        self.pull = pull;
+        self.polled_broadcast = polled_broadcast;
         self.adopt(self.version, now);
     }
 
@@ -194,8 +199,18 @@ impl MonitorState {
     }
 
     /// Makes `position` the version for readers of `__broadcasts__` from `now` on, unless a later one is known.
-    pub fn raise_pull(&mut self, position: Timestamp, now: Timestamp, debounce: Debounce) {
-        self.pull = Some(PolledBroadcast::raised(self.pull, position, now, debounce));
+    pub fn raise_polled_broadcast(
+        &mut self,
+        position: Timestamp,
+        now: Timestamp,
+        debounce: Debounce,
+    ) {
+        self.polled_broadcast = Some(PolledBroadcast::raised(
+            self.polled_broadcast,
+            position,
+            now,
+            debounce,
+        ));
     }
 
     /// Removes the oldest changes until the state is small, up to the position `written`, since later ones are not in
@@ -249,7 +264,7 @@ impl MonitorState {
             floor: optional("floor")?.unwrap_or_default(),
             latest,
             due: due.collect::<Result<_, StoreError>>()?,
-            pull: map(item, "pull")?
+            polled_broadcast: map(item, "pull")?
                 .map(PolledBroadcast::from_item)
                 .transpose()?,
             adopted: optional("adopted")?.unwrap_or_default().0,
@@ -364,7 +379,7 @@ impl Store {
         let names: Vec<_> = names.collect();
         // Functions of an earlier version put the state into the index.
         let removed: String = names.iter().map(|name| format!(", {name}")).collect();
-        let pull = if next.pull.is_some() {
+        let pull = if next.polled_broadcast.is_some() {
             ", pull = :pull"
         } else {
             ""
@@ -395,7 +410,7 @@ impl Store {
                 .expression_attribute_values(":read", number(clock)),
             None => update.condition_expression("attribute_not_exists(clock)"),
         };
-        if let Some(pull) = next.pull {
+        if let Some(pull) = next.polled_broadcast {
             update =
                 update.expression_attribute_values(":pull", AttributeValue::M(pull.into_item()));
         }

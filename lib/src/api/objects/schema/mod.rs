@@ -15,7 +15,7 @@ use crate::api::objects::schema::evaluation::{Rules, evaluate};
 use crate::api::objects::schema::failure::Failure;
 use crate::api::web::error::{ApiError, Location};
 use crate::resource::Kind;
-use crate::unit_of_work::{Allowance, Live};
+use crate::unit_of_work::{Allowance, LiveObject};
 
 /// The field of a collection with the schema of its records; in a record, the version of the schema that it matched.
 const SCHEMA: &str = "schema";
@@ -81,11 +81,11 @@ pub fn check(schema: &Value, allowance: &Allowance) -> Result<(), InvalidSchema>
 pub fn validate(
     kind: Kind,
     mut data: Map<String, Value>,
-    bucket: Option<Live<'_>>,
-    collection: Option<Live<'_>>,
+    bucket: Option<LiveObject<'_>>,
+    collection: Option<LiveObject<'_>>,
     allowance: &Allowance,
 ) -> Result<Map<String, Value>, ApiError> {
-    let schema_of = |live: Option<Live<'_>>, field: &str| {
+    let schema_of = |live: Option<LiveObject<'_>>, field: &str| {
         let (version, data) = live.map(|live| (live.last_modified, live.data))?;
         let schema = data.get(field).filter(|schema| schema.is_object())?;
         Some((version, schema.clone()))

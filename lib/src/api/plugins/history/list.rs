@@ -16,7 +16,7 @@ use crate::api::web::preconditions::{Outcome, Preconditions};
 use crate::api::web::response::{NEXT_PAGE, Response};
 use crate::permission::Access;
 use crate::resource::{Kind, ObjectUri};
-use crate::store::history::{Reading, Removal, Stored};
+use crate::store::history::{HistoryRead, Removal, Stored};
 use crate::store::{Generation, Key, Store};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::{UnitOfWork, client_time};
@@ -195,14 +195,14 @@ impl View<'_> {
     ) -> Result<Read, ApiError> {
         let query = self.query;
         let bounds = query.bounds();
-        let mut entries = store.history(Reading {
+        let mut entries = store.history(HistoryRead {
             bucket: self.bucket,
             list: None,
             since: bounds.since,
             before: bounds.before,
             // With the one that shows that the page is full.
-            enough: query
-                .enough()
+            limit_hint: query
+                .objects_for_page()
                 .filter(|_| self.sees_all)
                 .map(|n| n.saturating_add(1)),
         });
@@ -223,14 +223,14 @@ impl View<'_> {
             if entry.is_deleted && !shows_tombstones {
                 continue;
             }
-            let told = entry.told()?;
-            if !self.sees_all && !self.could_read(unit, store, &told.readers).await? {
+            let content = entry.content()?;
+            if !self.sees_all && !self.could_read(unit, store, &content.readers).await? {
                 continue;
             }
             saw_any = true;
-            let fields = metadata::with_metadata(told.shown, &entry.id, entry.time);
+            let fields = metadata::with_metadata(content.shown, &entry.id, entry.time);
             selection.offer(&fields, || match self.deletes {
-                true => (Kept::Entry(entry.without_told()), 0),
+                true => (Kept::Entry(entry.without_content()), 0),
                 false => {
                     let text = query.shown(&fields);
                     let length = text.len();
@@ -255,7 +255,7 @@ impl View<'_> {
         let groups = readers.iter().filter_map(|reader| ObjectUri::parse(reader));
         let groups = groups.filter(|uri| uri.kind() == Kind::Group).collect();
         self.user
-            .learn_groups(unit, store, &groups, MAX_OTHER_BUCKETS)
+            .add_groups(unit, store, &groups, MAX_OTHER_BUCKETS)
             .await?;
         let principals = &self.user.principals;
         Ok(readers.iter().any(|reader| principals.contains(reader)))

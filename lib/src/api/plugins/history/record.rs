@@ -13,7 +13,7 @@ use crate::event::{Action, ResourceChanged};
 use crate::permission::Permissions;
 use crate::resource::{Kind, ObjectUri};
 use crate::settings::HistorySettings;
-use crate::store::history::{Entry, Told};
+use crate::store::history::{Entry, EntryContent};
 use crate::store::{Generation, Key};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::UnitOfWork;
@@ -21,8 +21,6 @@ use crate::unit_of_work::UnitOfWork;
 /// How far ahead of now, in milliseconds, an entry has the time that its list gave to the write: beyond that the list goes
 /// ahead of the clock, for a client gave it a time to come.
 const MAX_AHEAD: u64 = 10_000;
-/// Readers of one write that are noted one by one. Others are noted as anybody.
-const MAX_NOTED: usize = 20;
 
 /// One write that an entry is made of.
 struct Written<'e> {
@@ -45,7 +43,7 @@ pub async fn on_write(
     let Some(settings) = &api.settings.api.history else {
         return Ok(());
     };
-    let written = told_of(events, settings);
+    let written = recorded_writes(events, settings);
     // What was at each URI before, which is what the request itself has written where it writes twice.
     let mut before: HashMap<&ObjectUri, Timestamp> = HashMap::new();
     let mut made = vec![];
@@ -75,14 +73,14 @@ pub async fn on_write(
             // Then who reads the bucket reads its history, and nobody else (Kinto 26.5).
             may_read.clear();
         }
-        let told = Told {
+        let content = EntryContent {
             shown: shown(written, &permissions, now),
             readers: may_read.into_iter().cloned().collect(),
             replaces,
         };
-        let entry = Entry::new(&generation, uri, time, written.last_modified, &told);
+        let entry = Entry::new(&generation, uri, time, written.last_modified, &content);
         let entry = entry.ok_or(ApiError::TooLarge)?;
-        note_readers(unit, uri, &generation, &told.readers);
+        note_readers(unit, uri, &generation, &content.readers);
         unit.add_entry(uri, entry);
         made.push(trim::Made {
             bucket: uri.bucket_uri().clone(),
@@ -94,7 +92,10 @@ pub async fn on_write(
 }
 
 /// The writes that are told of, in their order.
-fn told_of<'e>(events: &'e [ResourceChanged], settings: &HistorySettings) -> Vec<Written<'e>> {
+fn recorded_writes<'e>(
+    events: &'e [ResourceChanged],
+    settings: &HistorySettings,
+) -> Vec<Written<'e>> {
     let is_excluded = |event: &&ResourceChanged| {
         let mut user_id = event.user_id.iter();
         user_id.any(|id| settings.exclude_user_ids.contains(id))
@@ -162,26 +163,10 @@ fn note_readers(
     let before = unit.as_read(bucket).filter(|_| uri == bucket);
     let before = before.and_then(|before| before.permissions());
     let before = before.into_iter().flat_map(readers);
-    let noted: BTreeSet<&String> = of_this
-        .chain(before)
-        .filter(|p| !of_all.contains(p))
-        .collect();
-    // Which groups of other buckets a user is in is not known when the notes are looked up.
-    let is_named = |principal: &str| match ObjectUri::parse(principal) {
-        Some(group) => group.bucket_uri() == bucket,
-        None => true,
-    };
-    let keys: Vec<_> = if noted.len() <= MAX_NOTED && noted.iter().all(|p| is_named(p)) {
-        let keys = noted.iter();
-        keys.filter_map(|principal| Key::history_reader(bucket, generation, Some(principal)))
-            .collect()
-    } else {
-        Key::history_reader(bucket, generation, None)
-            .into_iter()
-            .collect()
-    };
-    for key in keys {
-        unit.note(key);
+    let noted = of_this.chain(before).filter(|p| !of_all.contains(p));
+    let noted: BTreeSet<&str> = noted.map(String::as_str).collect();
+    for key in Key::history_readers(bucket, generation, &noted) {
+        unit.add_marker(key);
     }
 }
 

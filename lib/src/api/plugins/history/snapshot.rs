@@ -20,7 +20,7 @@ use crate::api::web::media_type;
 use crate::api::web::response::Response;
 use crate::permission::Access;
 use crate::resource::{Kind, ListUri, ObjectUri};
-use crate::store::history::{Entries, Reading, Stored, Told};
+use crate::store::history::{Entries, EntryContent, HistoryRead, Stored};
 use crate::store::{Generation, Key, Store, list};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::UnitOfWork;
@@ -129,11 +129,11 @@ impl Found {
     ///
     /// # Errors
     /// As [`Self::add`].
-    fn add_told(&mut self, told: &Told) -> Result<(), ApiError> {
-        let Some(data) = data_of(told) else {
+    fn add_content(&mut self, content: &EntryContent) -> Result<(), ApiError> {
+        let Some(data) = data_of(content) else {
             return Ok(());
         };
-        self.add(time_of(told), data.to_string())
+        self.add(time_of(content), data.to_string())
     }
 
     /// All of them, the latest first.
@@ -145,13 +145,13 @@ impl Found {
 }
 
 /// When what an entry tells of was written, in its list's time.
-fn time_of(told: &Told) -> Timestamp {
-    let time = data_of(told).and_then(|data| data.get("last_modified")?.as_u64());
+fn time_of(content: &EntryContent) -> Timestamp {
+    let time = data_of(content).and_then(|data| data.get("last_modified")?.as_u64());
     Timestamp(time.unwrap_or_default())
 }
 
-fn data_of(told: &Told) -> Option<&Value> {
-    told.shown.get("target")?.get("data")
+fn data_of(content: &EntryContent) -> Option<&Value> {
+    content.shown.get("target")?.get("data")
 }
 
 /// What is read for a snapshot, and what was found.
@@ -168,13 +168,13 @@ impl Snapshot<'_> {
     /// Finds the records that were not written since. Gives the ids of those that were.
     async fn read_records(&mut self, collection: &Generation) -> Result<HashSet<String>, ApiError> {
         let mut changed = HashSet::new();
-        let mut pages = self.store.list(&list::Reading {
+        let mut pages = self.store.list(&list::ListRead {
             list: self.records,
             generation: collection,
             since: None,
             before: None,
             tombstones: true,
-            enough: None,
+            limit_hint: None,
         });
         while let Some(page) = pages.next().await? {
             self.unit.allowance.read(page.bytes)?;
@@ -207,12 +207,19 @@ impl Snapshot<'_> {
         let mut entries = self.entries(Some(self.moment), None);
         while let Some(entry) = entries.next().await? {
             self.unit.allowance.read(entries.take_bytes())?;
-            if let Some((id, told)) = self.told_of(&entry)?
+            if let Some((id, content)) = self.content_of(&entry)?
                 && (missing.contains(&id) || replaced.contains_key(&id))
             {
                 missing.remove(&id);
+                // A Kinto's entries, which an import brings, are a little later than what they tell of; and others may be of
+                // a write under a past time.
+                if time_of(&content) <= self.moment {
+                    replaced.remove(&id);
+                    self.found.add_content(&content)?;
+                    continue;
+                }
                 // An earlier one takes the place of a later one.
-                replaced.insert(id, told.replaces);
+                replaced.insert(id, content.replaces);
             }
         }
         let mut keys = BTreeMap::new();
@@ -232,7 +239,7 @@ impl Snapshot<'_> {
         for part in wanted.chunks(100) {
             for entry in self.store.history_entries(part).await? {
                 keys.remove(&entry.key);
-                self.found.add_told(&entry.told()?)?;
+                self.found.add_content(&entry.content()?)?;
             }
         }
         missing.extend(keys.into_values());
@@ -248,33 +255,33 @@ impl Snapshot<'_> {
                 break;
             };
             self.unit.allowance.read(entries.take_bytes())?;
-            if let Some((id, told)) = self.told_of(&entry)?
-                && time_of(&told) <= self.moment
+            if let Some((id, content)) = self.content_of(&entry)?
+                && time_of(&content) <= self.moment
                 && missing.remove(&id)
             {
-                self.found.add_told(&told)?;
+                self.found.add_content(&content)?;
             }
         }
         Ok(())
     }
 
     fn entries(&self, since: Option<Timestamp>, before: Option<Timestamp>) -> Entries {
-        self.store.history(Reading {
+        self.store.history(HistoryRead {
             bucket: self.bucket,
             list: Some(self.records),
             since,
             before,
-            enough: None,
+            limit_hint: None,
         })
     }
 
     /// The id of the record that an entry is of, and what it tells; `None` of entries of other lists, and of tombstones.
-    fn told_of(&self, entry: &Stored) -> Result<Option<(String, Told)>, ApiError> {
-        let told = entry.told()?;
-        let uri = told.shown.get("uri").and_then(Value::as_str);
+    fn content_of(&self, entry: &Stored) -> Result<Option<(String, EntryContent)>, ApiError> {
+        let content = entry.content()?;
+        let uri = content.shown.get("uri").and_then(Value::as_str);
         let uri = uri.and_then(ObjectUri::parse);
         let uri = uri.filter(|uri| uri.list() == self.records);
-        Ok(uri.map(|uri| (uri.id().to_owned(), told)))
+        Ok(uri.map(|uri| (uri.id().to_owned(), content)))
     }
 }
 

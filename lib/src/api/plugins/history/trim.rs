@@ -6,7 +6,7 @@ use crate::api::web::error::ApiError;
 use crate::resource::ObjectUri;
 use crate::settings::HistorySettings;
 use crate::store::Store;
-use crate::store::history::{Reading, Removal, Stored};
+use crate::store::history::{HistoryRead, Removal, Stored};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::UnitOfWork;
 
@@ -102,12 +102,12 @@ async fn entries(
     let Some(bucket) = unit.get(counted.bucket) else {
         return Ok(None);
     };
-    let mut entries = store.history(Reading {
+    let mut entries = store.history(HistoryRead {
         bucket: bucket.generation(),
         list: None,
         since: None,
         before: None,
-        enough: None,
+        limit_hint: None,
     });
     let (mut found, mut bytes) = (vec![], 0);
     while let Some(entry) = entries.next().await? {
@@ -118,12 +118,12 @@ async fn entries(
         if entry.is_deleted {
             continue;
         }
-        let shown = entry.told()?.shown;
+        let shown = entry.content()?.shown;
         let is_of_user = counted
             .user_id
             .is_none_or(|id| shown.get("user_id") == Some(&id.into()));
         if is_of_user && shown.get("resource_name") == Some(&counted.resource_name.into()) {
-            found.push(entry.without_told());
+            found.push(entry.without_content());
         }
     }
     Ok(Some(found))

@@ -130,7 +130,7 @@ pub async fn token(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let is_ours = state.len() == 64 && state.bytes().all(|b| b.is_ascii_hexdigit());
     let callback = if is_ours {
         let name = &provider.settings().name;
-        store.end_login(&state, name, now).await?
+        store.redeem_login(&state, name, now).await?
     } else {
         None
     };

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::api::web::error::ApiError;
 use crate::resource::ListUri;
-use crate::store::changeset::Wanted;
+use crate::store::changeset::ChangesQuery;
 use crate::store::{Content as Stored, Store};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::UnitOfWork;
@@ -38,17 +38,17 @@ impl Content {
             return Ok(Self::default());
         };
         let at = unit.timestamp_read(list);
-        let wanted = Wanted {
+        let wanted = ChangesQuery {
             since: Timestamp(0),
             limit: None,
-            most_bytes: MAX_READ,
+            max_bytes: MAX_READ,
             tombstones: false,
         };
         let changes = store.changes(list, &generation, at, wanted).await?;
         if changes.are_too_large() {
             return Err(ApiError::RequestTooLarge);
         }
-        if changes.timestamp() != at || !changes.show(&unit.recent_in(list)) {
+        if changes.timestamp() != at || !changes.show(&unit.recent_writes(list)) {
             return Err(ApiError::Overtaken);
         }
         let mut times = BTreeMap::new();

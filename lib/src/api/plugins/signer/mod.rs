@@ -347,8 +347,8 @@ impl Source<'_, '_> {
             comment,
             changes: 0,
             impacted: Impacted {
-                new: self.cx.unit.stored(source)?.told(source),
-                old: old.map(|old| old.told(source)),
+                new: self.cx.unit.stored(source)?.event_data(source),
+                old: old.map(|old| old.event_data(source)),
             },
         })
     }

@@ -129,7 +129,7 @@ fn tell_of_records(
     objects: &[(String, Object)],
     before: &Content,
 ) -> Result<(), ApiError> {
-    if !unit.tells() {
+    if !unit.publishes_events() {
         return Ok(());
     }
     let many = objects.len() > MAX_IN_PLACE;

@@ -1,0 +1,229 @@
+//! The entries of histories (`kinto.plugins.history`), which lie in Kinto's table of objects as a kind of their own.
+
+use std::collections::BTreeSet;
+
+use kinto_serverless::resource::{ListUri, ObjectUri};
+use kinto_serverless::store::Generation;
+use kinto_serverless::store::history::{Entry, EntryContent, MAX_ENTRY, MAX_NOTED};
+use kinto_serverless::timestamp::Timestamp;
+use rusqlite::{Row, params};
+use serde::Deserialize;
+
+use super::{PAGE, PAGE_BYTES, Result, Staging, UNFIT, millis};
+
+/// Its kind in Kinto.
+pub const HISTORY: &str = "history";
+/// In the place of a time: nothing was there before.
+const NOTHING: i64 = -1;
+
+pub(super) const SCHEMA: &str = "
+    CREATE TABLE entries (bucket TEXT, time INTEGER, id TEXT, data TEXT, uri TEXT, written INTEGER, replaces INTEGER);";
+
+/// What a row of an entry is read from, beside its replaced time.
+const COLUMNS: &str = "time, id, data, uri, CASE WHEN replaces IS NOT NULL THEN replaces ELSE (SELECT written FROM entries AS p \
+    WHERE p.bucket = e.bucket AND p.uri = e.uri AND p.time < e.time ORDER BY p.time DESC LIMIT 1) END, \
+    (SELECT json_group_array(principal) FROM aces WHERE object = '/buckets/' || e.bucket || '/history/' || e.id \
+    AND permission IN ('read', 'write'))";
+
+/// An entry of the source, or the tombstone of one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StagedEntry {
+    /// Its id.
+    pub id: String,
+    /// When it was written.
+    pub time: Timestamp,
+    /// The list of what it tells of.
+    pub list: ListUri,
+    /// What it tells; nothing of a tombstone.
+    pub content: Option<EntryContent>,
+}
+
+/// What an entry replaced, where the source says that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replaced {
+    /// It follows from the other entries.
+    NotSaid,
+    /// Nothing was there, or what was written at that time.
+    Said(Option<Timestamp>),
+}
+
+/// What of an entry's data has to be known before they are read.
+#[derive(Deserialize)]
+struct Names {
+    uri: Option<String>,
+    target: Option<Target>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    data: Option<Written>,
+}
+
+#[derive(Deserialize)]
+struct Written {
+    last_modified: Option<u64>,
+}
+
+impl Staging {
+    /// Takes in an entry of the history of the bucket at `parent`; its data are the JSON of its fields but for `id` and
+    /// `last_modified`, none of a tombstone.
+    ///
+    /// # Errors
+    /// See [`Self::add_object`].
+    pub fn add_entry(
+        &self,
+        parent: &str,
+        id: &str,
+        time: Timestamp,
+        data: Option<&str>,
+        replaced: Replaced,
+    ) -> Result<()> {
+        let bucket = ObjectUri::parse(parent).filter(|uri| uri.bucket_uri() == uri);
+        let names = data.map(serde_json::from_str::<Names>).transpose();
+        let (Some(bucket), Ok(names), false) = (bucket, names, id.contains('#')) else {
+            let kind = format!("{UNFIT}an entry of a history that is none");
+            return self.note(&kind, &format!("{parent}/history/{id}"), "");
+        };
+        let (mut uri, mut written) = (None, None);
+        if let Some(names) = names {
+            uri = names.uri;
+            written = names.target.and_then(|target| target.data?.last_modified);
+        }
+        let replaces = match replaced {
+            Replaced::NotSaid => None,
+            Replaced::Said(at) => Some(at.map_or(NOTHING, millis)),
+        };
+        let sql = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)";
+        let written = millis(Timestamp(written.unwrap_or_default()));
+        self.db.prepare_cached(sql)?.execute(params![
+            bucket.id(),
+            millis(time),
+            id,
+            data,
+            uri,
+            written,
+            replaces
+        ])?;
+        Ok(())
+    }
+
+    /// Leaves out what has no bucket or is too large; once the objects are checked.
+    pub(super) fn finish_entries(&self) -> Result<()> {
+        self.db.execute_batch(
+            "CREATE INDEX by_time ON entries (bucket, time, id); CREATE INDEX by_uri ON entries (bucket, uri, time);
+             CREATE TEMP TABLE alone AS SELECT rowid AS row FROM entries AS e WHERE NOT EXISTS (SELECT 1 FROM objects AS p
+                 WHERE p.parent = '' AND p.kind = 'bucket' AND p.id = e.bucket AND p.data IS NOT NULL);
+             INSERT INTO problems SELECT 'no parent: entry of a history', '/buckets/' || bucket || '/history', id FROM entries
+                 WHERE rowid IN alone;
+             DELETE FROM entries WHERE rowid IN alone;",
+        )?;
+        let sql = format!(
+            "SELECT {COLUMNS}, bucket, rowid FROM entries AS e WHERE length(data) + (SELECT total(length(principal))
+                 FROM aces WHERE object = '/buckets/' || e.bucket || '/history/' || e.id) > ?"
+        );
+        let mut large = self.db.prepare(&sql)?;
+        let mut large = large.query([MAX_ENTRY / 2])?;
+        let mut unfit = vec![];
+        while let Some(row) = large.next()? {
+            let (staged, _) = read(row)?;
+            let fits = staged.content.as_ref().is_none_or(|content| {
+                let any = Generation::unique();
+                Entry::imported(&any, &staged.list, staged.time, &staged.id, content).is_some()
+            });
+            if !fits {
+                let uri = format!(
+                    "/buckets/{}/history/{}",
+                    row.get::<_, String>(6)?,
+                    staged.id
+                );
+                unfit.push((uri, row.get::<_, i64>(7)?));
+            }
+        }
+        for (uri, row) in unfit {
+            self.note(&format!("{UNFIT}an entry of more than 400 KB"), &uri, "")?;
+            self.db
+                .execute("DELETE FROM entries WHERE rowid = ?", [row])?;
+        }
+        Ok(())
+    }
+
+    /// How many entries there are, and how many tombstones of entries.
+    ///
+    /// # Errors
+    /// See [`Self::add_object`].
+    pub fn entry_counts(&self) -> Result<(u64, u64)> {
+        let sql = "SELECT count(data), count(*) - count(data) FROM entries";
+        let counts = self
+            .db
+            .query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?)));
+        Ok(counts?)
+    }
+
+    /// The next entries of a bucket's history, the latest first: those that are earlier than a time, or have that time and an
+    /// earlier id.
+    ///
+    /// # Errors
+    /// See [`Self::add_object`].
+    pub fn entries(
+        &self,
+        bucket: &ObjectUri,
+        before: (Timestamp, &str),
+    ) -> Result<Vec<StagedEntry>> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM entries AS e WHERE bucket = ? AND (time, id) < (?, ?) ORDER BY time DESC, id DESC LIMIT ?"
+        );
+        let mut select = self.db.prepare_cached(&sql)?;
+        let mut rows = select.query(params![bucket.id(), millis(before.0), before.1, PAGE])?;
+        let (mut entries, mut bytes) = (vec![], 0);
+        while bytes < PAGE_BYTES
+            && let Some(row) = rows.next()?
+        {
+            let (entry, length) = read(row)?;
+            bytes += length;
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+
+    /// Principals that may read some entry of a bucket's history, and not by the bucket itself: no more than one too many to be
+    /// noted each.
+    ///
+    /// # Errors
+    /// See [`Self::add_object`].
+    pub fn entry_readers(&self, bucket: &ObjectUri) -> Result<BTreeSet<String>> {
+        let sql = "SELECT DISTINCT principal FROM entries JOIN aces ON object = ?1 || '/history/' || id
+            WHERE bucket = ?2 AND data IS NOT NULL AND permission IN ('read', 'write') AND principal NOT IN
+            (SELECT principal FROM aces WHERE object = ?1 AND permission IN ('read', 'write')) LIMIT ?3";
+        let mut select = self.db.prepare_cached(sql)?;
+        let values = params![bucket.to_string(), bucket.id(), MAX_NOTED + 1];
+        let readers = select.query_map(values, |row| row.get(0))?;
+        Ok(readers.collect::<std::result::Result<_, _>>()?)
+    }
+}
+
+/// An entry, and about how many bytes it has.
+fn read(row: &Row<'_>) -> rusqlite::Result<(StagedEntry, usize)> {
+    let (data, uri): (Option<String>, Option<String>) = (row.get(2)?, row.get(3)?);
+    let (replaces, readers): (Option<i64>, String) = (row.get(4)?, row.get(5)?);
+    let length = data.as_ref().map_or(0, String::len) + readers.len();
+    let content = data.map(|data| {
+        let readers: BTreeSet<String> = serde_json::from_str(&readers).unwrap_or_default();
+        EntryContent {
+            // It was parsed before.
+            shown: serde_json::from_str(&data).unwrap_or_default(),
+            readers: readers.into_iter().collect(),
+            replaces: replaces
+                .filter(|at| *at != NOTHING)
+                .map(|at| Timestamp(at.cast_unsigned())),
+        }
+    });
+    let uri = uri.as_deref().and_then(ObjectUri::parse);
+    let entry = StagedEntry {
+        time: Timestamp(row.get::<_, i64>(0)?.cast_unsigned()),
+        id: row.get(1)?,
+        // Nothing that is read by its list.
+        list: uri.map_or_else(ListUri::buckets, |uri| uri.list().clone()),
+        content,
+    };
+    Ok((entry, length))
+}

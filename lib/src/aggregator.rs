@@ -142,13 +142,14 @@ impl Aggregator {
         }
         failed.extend(failures.into_iter().map(logged));
 
-        // Usually who published has done so by now.
+        // Usually who published has done so by now. Of a large layer one step: its write comes behind what has come
+        // meanwhile, so that nobody waits for more than a step.
         let settled = stream::iter(layers).map(
             async |Numbered {
                        sequence_number,
                        change: (list, layer),
                    }| {
-                let settled = self.store.settle_layer(&list, &layer).await;
+                let settled = self.store.settle_step(&list, &layer).await;
                 settled.map_err(|error| (sequence_number, Failure::from(error)))
             },
         );

@@ -1,6 +1,7 @@
 //! `ResourceChanged`: the event of writes, as listeners receive it (Kinto 26.5, `core/events.py`).
 //!
-//! One event covers all changes of one transaction to the objects of one list by one action.
+//! One event covers all changes of one transaction to the objects of one list by one action. What a write does to a
+//! review has an event of its own behind them, which says so in [`Review`] (Remote Settings).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -56,6 +57,60 @@ pub struct Impacted {
     pub old: Option<Map<String, Value>>,
 }
 
+/// What an event tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum EventName {
+    /// Writes.
+    ResourceChanged,
+    /// Somebody asks for a source to be reviewed.
+    ReviewRequested,
+    /// What was under review is so no more.
+    ReviewRejected,
+    /// What was under review is published.
+    ReviewApproved,
+    /// What was not published was taken back.
+    ReviewCanceled,
+}
+
+impl EventName {
+    /// Every name.
+    pub const ALL: [Self; 5] = [
+        Self::ResourceChanged,
+        Self::ReviewRequested,
+        Self::ReviewRejected,
+        Self::ReviewApproved,
+        Self::ReviewCanceled,
+    ];
+
+    /// As settings and events spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ResourceChanged => "ResourceChanged",
+            Self::ReviewRequested => "ReviewRequested",
+            Self::ReviewRejected => "ReviewRejected",
+            Self::ReviewApproved => "ReviewApproved",
+            Self::ReviewCanceled => "ReviewCanceled",
+        }
+    }
+}
+
+/// What a write of a source did to its review (Remote Settings, `signer/events.py`; `event` is ours).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Review {
+    /// Which of the events of reviews it is.
+    pub event: EventName,
+    /// What the editor said who requests, or the reviewer who rejects.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+    /// How many records were copied to the preview, published, or taken back; absent of a rejection, and of a request where
+    /// there is no preview.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes_count: Option<usize>,
+    /// Bytes of the canonical JSON of what was copied or published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes_size_bytes: Option<usize>,
+}
+
 /// All changes to the objects of one list, by one action, in one transaction.
 ///
 /// Its JSON is Kinto's payload with `impacted_records`, and with fields that Kinto lacks: `id`, `date`,
@@ -74,6 +129,9 @@ pub struct ResourceChanged {
     pub user_id: Option<String>,
     /// The kind of the objects: `bucket`, `group`, `collection`, `record` or `account`.
     pub resource_name: String,
+    /// What the event tells of a review, of the one object that it is about; of writes alone nothing.
+    #[serde(flatten)]
+    pub review: Option<Review>,
     /// The ids in `uri`: `bucket_id`, `collection_id`, `record_id` and so on.
     #[serde(flatten)]
     pub ids: Map<String, Value>,
@@ -90,6 +148,12 @@ pub struct ResourceChanged {
 }
 
 impl ResourceChanged {
+    /// What it tells of.
+    pub fn name(&self) -> EventName {
+        let review = self.review.as_ref();
+        review.map_or(EventName::ResourceChanged, |review| review.event)
+    }
+
     /// The same event with only those of the objects that `keeps` accepts; `None` if there are none.
     pub fn only(&self, keeps: impl Fn(&ObjectUri) -> bool) -> Option<Self> {
         let kept = |uri: &String| ObjectUri::parse(uri).is_some_and(|uri| keeps(&uri));
@@ -220,6 +284,10 @@ struct Gathered {
     request: usize,
     timestamp: Timestamp,
     impacted: Vec<(ObjectUri, Impacted)>,
+    /// What it tells of a review.
+    review: Option<Review>,
+    /// Whether its objects are reduced to what identifies them.
+    is_truncated: bool,
 }
 
 impl Gathered {
@@ -236,6 +304,7 @@ impl Gathered {
             uri: self.origin.uri(),
             user_id: self.origin.user_id.clone(),
             resource_name: self.list.kind().name().to_owned(),
+            review: self.review.clone(),
             ids: self.origin.ids(),
             date: iso_8601(date),
             impacted_records: impacted
@@ -243,7 +312,7 @@ impl Gathered {
                 .map(|(_, impacted)| impacted.clone())
                 .collect(),
             impacted_uris: impacted.iter().map(|(uri, _)| uri.to_string()).collect(),
-            truncated: false,
+            truncated: self.is_truncated,
         }
     }
 }
@@ -292,8 +361,35 @@ impl Events {
         impacted: Impacted,
         timestamp: Timestamp,
     ) {
+        self.gather(uri, action, impacted, timestamp, false);
+    }
+
+    /// Records one of very many writes, by what identifies its object alone.
+    pub fn add_truncated(
+        &mut self,
+        uri: &ObjectUri,
+        action: Action,
+        impacted: Impacted,
+        timestamp: Timestamp,
+    ) {
+        self.gather(uri, action, impacted, timestamp, true);
+    }
+
+    fn gather(
+        &mut self,
+        uri: &ObjectUri,
+        action: Action,
+        impacted: Impacted,
+        timestamp: Timestamp,
+        is_truncated: bool,
+    ) {
         let Some(origin) = &self.origin else { return };
-        let same = |event: &&mut Gathered| event.list == *uri.list() && event.action == action;
+        let same = |event: &&mut Gathered| {
+            event.list == *uri.list()
+                && event.action == action
+                && event.review.is_none()
+                && event.is_truncated == is_truncated
+        };
         match self.gathered.iter_mut().find(same) {
             Some(event) => {
                 if event.request == self.requests {
@@ -309,14 +405,52 @@ impl Events {
                 request: self.requests,
                 timestamp,
                 impacted: vec![(uri.clone(), impacted)],
+                review: None,
+                is_truncated,
             }),
         }
     }
 
+    /// Records what an update of the object at `uri` did to its review, which is told behind all writes.
+    pub fn add_review(
+        &mut self,
+        uri: &ObjectUri,
+        user_id: Option<String>,
+        review: Review,
+        impacted: Impacted,
+        timestamp: Timestamp,
+    ) {
+        if !self.wanted {
+            return;
+        }
+        self.gathered.push(Gathered {
+            id: Uuid::new_v4().to_string(),
+            list: uri.list().clone(),
+            action: Action::Update,
+            origin: Origin {
+                user_id,
+                target: OriginTarget::Object(uri.clone()),
+            },
+            request: self.requests,
+            timestamp,
+            impacted: vec![(uri.clone(), impacted)],
+            review: Some(review),
+            is_truncated: false,
+        });
+    }
+
+    /// Those of writes, then those of reviews.
+    fn in_order(&self) -> impl Iterator<Item = &Gathered> {
+        let (writes, reviews): (Vec<_>, Vec<_>) = self
+            .gathered
+            .iter()
+            .partition(|event| event.review.is_none());
+        writes.into_iter().chain(reviews)
+    }
+
     /// All events.
     pub fn all(&self, date: Timestamp) -> Vec<ResourceChanged> {
-        self.gathered
-            .iter()
+        self.in_order()
             .map(|event| event.to_event(date, event.id.clone(), &event.impacted))
             .collect()
     }
@@ -330,7 +464,7 @@ impl Events {
         share_of: impl Fn(&ObjectUri) -> Option<usize>,
     ) -> Vec<Vec<(Option<&ObjectUri>, ResourceChanged)>> {
         let mut split = vec![vec![]; shares];
-        for event in &self.gathered {
+        for event in self.in_order() {
             let mut by_share = BTreeMap::<_, Vec<_>>::new();
             for (uri, impacted) in &event.impacted {
                 if let Some(n) = share_of(uri) {

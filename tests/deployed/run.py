@@ -57,7 +57,7 @@ SECRET_ARN = "arn:aws:secretsmanager:us-east-1:000000000000:secret:{}-AbCdEf"
 # Of the roles in template.yaml. A transaction needs what its parts need.
 PERMISSIONS = {
     "api": {"dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:Query", "dynamodb:PutItem", "dynamodb:UpdateItem",
-            "secretsmanager:GetSecretValue", "ssm:GetParameter"},
+            "dynamodb:BatchWriteItem", "secretsmanager:GetSecretValue", "ssm:GetParameter"},
     "changes-aggregator": {"dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:Query", "dynamodb:PutItem",
                            "dynamodb:UpdateItem", "sqs:SendMessage"},
     "broadcaster": {"dynamodb:GetItem", "dynamodb:UpdateItem", "sqs:ChangeMessageVisibility", "sqs:SendMessage",
@@ -747,6 +747,10 @@ class Stack:
             needed = {{"Put": "PutItem", "Update": "UpdateItem", "Delete": "DeleteItem", "ConditionCheck": "ConditionCheckItem"}[kind]
                       for action in request["TransactItems"] for kind in action}
         missing = {f"{service}:{action}" for action in needed} - allowed
+        if operation == "BatchWriteItem":
+            puts = [write.get("PutRequest") for writes in request["RequestItems"].values() for write in writes]
+            if not all(put and put["Item"]["pk"]["S"].startswith("#layer#") for put in puts):
+                missing.add("dynamodb:BatchWriteItem on these keys")
         if operation == "Query" and request.get("IndexName") and function not in INDEX_READERS:
             missing.add("dynamodb:Query on the index")
         if operation == "SendMessage" and request["QueueUrl"].rsplit("/", 1)[1] not in SENDS_TO.get(function, ()):

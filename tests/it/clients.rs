@@ -29,6 +29,20 @@ async fn kinto_http_for_python_works_unchanged() {
 }
 
 #[tokio::test]
+#[ignore = "needs kinto-http for Python: tests/run"]
+async fn kinto_http_for_python_requests_declines_approves_and_takes_back() {
+    let pem = crate::signer::new_key().0;
+    let stack = stack(&[
+        ("KINTO_INCLUDES", "kinto_remote_settings"),
+        ("KINTO_SIGNER_TO_REVIEW_ENABLED", "true"),
+        ("KINTO_SIGNER_ECDSA_PRIVATE_KEY", &pem),
+    ])
+    .await;
+    client_of(&stack, "python", "with_reviews.py").await;
+    stack.stop().await;
+}
+
+#[tokio::test]
 #[ignore = "needs node and kinto-http for JavaScript: tests/run"]
 async fn kinto_http_for_javascript_works_unchanged() {
     client("node", "with_kinto_http.mjs").await;

@@ -41,12 +41,35 @@ USERS = ["alice", "bob", "carol", "dave"]
 REVIEW, FREE = "work", "free"
 RESOURCES = f"/buckets/{REVIEW} -> /buckets/preview -> /buckets/main\n/buckets/{FREE} -> /buckets/open"
 TARGETS = {REVIEW: ["preview", "main"], FREE: ["open"]}
+# Set-ups of the original leave what is published out of the history.
+EXCLUDED = "/buckets/preview /buckets/main /buckets/open"
+PLUGIN = "plugin:remote-settings"
 STATUSES = ["work-in-progress", "to-review", "to-sign", "to-resign", "to-rollback", "signed", "nonsense", None, 7]
 # What the answers of both must have in common, but for these: each with its reason.
 JUSTIFIED = {
     # Ours writes the source only when status or editor become others, so that its writers do not meet at one item.
     "last_edit_date",
 }
+
+
+# The lines of the table of transitions that many walks have to take: review or none, from, to, what became of it.
+ENOUGH = 200
+SIGNED, PROGRESS, UNDER_REVIEW = "signed", "work-in-progress", "to-review"
+LINES = [
+    *((kind, before, PROGRESS, "ok") for kind in ("reviewed", "free") for before in (SIGNED, PROGRESS, UNDER_REVIEW)),
+    *((kind, before, UNDER_REVIEW, "ok") for kind in ("reviewed", "free") for before in (SIGNED, PROGRESS, UNDER_REVIEW)),
+    *(("reviewed", before, UNDER_REVIEW, 403) for before in (SIGNED, PROGRESS)),
+    *((kind, SIGNED, "to-sign", 400) for kind in ("reviewed", "free")),
+    ("reviewed", PROGRESS, "to-sign", 400), ("reviewed", PROGRESS, "to-sign", 403),
+    ("reviewed", UNDER_REVIEW, "to-sign", "ok"), ("reviewed", UNDER_REVIEW, "to-sign", 403),
+    ("free", PROGRESS, "to-sign", "ok"), ("free", UNDER_REVIEW, "to-sign", "ok"),
+    *((kind, before, "to-resign", "ok") for kind in ("reviewed", "free") for before in (SIGNED, PROGRESS, UNDER_REVIEW)),
+    *((kind, SIGNED, "to-rollback", 400) for kind in ("reviewed", "free")),
+    *((kind, before, "to-rollback", "ok") for kind in ("reviewed", "free") for before in (PROGRESS, UNDER_REVIEW)),
+    *((kind, SIGNED, SIGNED, "ok") for kind in ("reviewed", "free")),
+    *((kind, before, SIGNED, 400) for kind in ("reviewed", "free") for before in (PROGRESS, UNDER_REVIEW)),
+    *((kind, before, status, 400) for kind in ("reviewed", "free") for before in (SIGNED, PROGRESS, UNDER_REVIEW) for status in ("nonsense", 7)),
+]
 
 
 def authorization(user):
@@ -65,7 +88,8 @@ class Real:
             "kinto.permission_url": url,
             "kinto.cache_backend": "kinto.core.cache.memory",
             "multiauth.policies": "basicauth",
-            "kinto.includes": "kinto_remote_settings",
+            "kinto.includes": "kinto.plugins.history kinto_remote_settings",
+            "kinto.history.exclude_resources": EXCLUDED,
             "kinto.signer.resources": RESOURCES,
             "kinto.signer.to_review_enabled": "true",
             f"signer.{FREE}.to_review_enabled": "false",
@@ -96,7 +120,8 @@ class Ours:
             "AWS_PORT": "0",
             "KINTO_USERID_HMAC_SECRET": "local",
             "MULTIAUTH_POLICIES": "basicauth",
-            "KINTO_INCLUDES": "kinto_remote_settings",
+            "KINTO_INCLUDES": "kinto.plugins.history kinto_remote_settings",
+            "KINTO_HISTORY_EXCLUDE_RESOURCES": EXCLUDED,
             "KINTO_SIGNER_RESOURCES": RESOURCES,
             "KINTO_SIGNER_TO_REVIEW_ENABLED": "true",
             f"KINTO_SIGNER_{FREE.upper()}_TO_REVIEW_ENABLED": "false",
@@ -272,6 +297,7 @@ class Walk:
         for field in JUSTIFIED:
             state["source"].pop(field, None)
         state["records"] = self.records(server, self.source)
+        state["history"] = self.history(server)
         for bucket in TARGETS[self.bucket]:
             target = f"/buckets/{bucket}/collections/{self.cid}"
             status, content = server.send("GET", f"{target}/changeset?_expected=0", "alice")
@@ -291,6 +317,15 @@ class Walk:
                 moved[0] = None
             state[bucket] = (kept, records, moved, self.verifies(content), self.records(server, target) == records)
         return state
+
+    def history(self, server):
+        """What people did, how often: what the stack writes itself differs, since ours writes the source only where status or editor change."""
+        path = f"/buckets/{self.bucket}/history?collection_id={self.cid}&_limit=1000"
+        status, content = server.send("GET", path, "alice")
+        if status != 200:
+            return status
+        entries = [entry for entry in content["data"] if entry["user_id"] != PLUGIN]
+        return Counter((entry["uri"], entry["action"], entry["user_id"]) for entry in entries)
 
     def plain(self, record):
         return {name: value for name, value in record.items() if name not in ("last_modified", "schema")}
@@ -354,6 +389,14 @@ class SpoiledSignature:
         return status, content
 
 
+def spoiled_history(method, path, user, answer):
+    """A history entry less."""
+    status, content = answer
+    if "/history" in path and status == 200:
+        del content["data"][:1]
+    return status, content
+
+
 def spoiled_rollback(method, path, user, answer):
     """A record that a rollback leaves."""
     status, content = answer
@@ -367,6 +410,7 @@ SPOILS = {
     "approval": lambda: spoiled_approval,
     "preview": lambda: spoiled_preview,
     "signature": SpoiledSignature,
+    "history": lambda: spoiled_history,
     "rollback": lambda: spoiled_rollback,
 }
 
@@ -430,6 +474,10 @@ def main():
             print(f"{walks} walks: {difference or 'no difference'}")
             for taken, count in sorted(counts.items(), key=str):
                 print(f"{count:6} {' '.join(map(str, taken))}")
+            missing = [line for line in LINES if not counts[line]] if arguments.walks >= ENOUGH else []
+            failed |= bool(missing)
+            for line in missing:
+                print(f"never taken: {' '.join(map(str, line))}")
     sys.exit(failed)
 
 

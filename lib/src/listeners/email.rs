@@ -41,7 +41,7 @@ pub const SUBJECT: &str = "{resource_name} {action}d: {uri}";
 pub const BODY: &str = "User id: {user_id}\nDate: {date}\n\n{impacted_uris}\n";
 /// The fields of an event that a template may name. `impacted_uris` is one line for each object, `impacted_records` the
 /// objects before and after, as JSON.
-pub const FIELDS: [&str; 9] = [
+pub const FIELDS: [&str; 13] = [
     "id",
     "timestamp",
     "action",
@@ -51,6 +51,11 @@ pub const FIELDS: [&str; 9] = [
     "date",
     "impacted_records",
     "impacted_uris",
+    // Of reviews.
+    "event",
+    "comment",
+    "changes_count",
+    "changes_size_bytes",
 ];
 
 /// The most bytes in a subject; a longer one is truncated. A line of a mail has 998 (RFC 5322).

@@ -1,11 +1,11 @@
 //! Settings common to all listeners: their code, their events, and whether they run before or after the commit (Kinto
-//! 26.5, `event_listeners`; `uris`, `synchronous` and `timeout_seconds` are ours).
+//! 26.5, `event_listeners`; `events`, `uris`, `synchronous` and `timeout_seconds` are ours).
 
 use std::time::Duration;
 
 use super::event_listeners::{self, EventListener};
 use super::{SettingError, Vars};
-use crate::event::{Action, ResourceChanged};
+use crate::event::{Action, EventName, ResourceChanged};
 use crate::resource::{CollectionSet, Kind};
 
 /// A listener to `ResourceChanged`: one whose `use` is not kinto-megaphone's.
@@ -17,6 +17,8 @@ pub struct ListenerSettings {
     pub code: String,
     /// `…synchronous`: whether it is notified before the commit, and may refuse it; otherwise after the commit.
     pub synchronous: bool,
+    /// `…events`: what it is notified of; `ResourceChanged` alone where nothing is said.
+    pub events: Vec<EventName>,
     /// `…actions`: the only actions that it is notified of.
     pub actions: Vec<Action>,
     /// `…resources`: the only kinds of objects that it is notified of; all if empty.
@@ -53,6 +55,13 @@ impl ListenerSettings {
         if actions.is_empty() {
             actions = Action::ALL.into();
         }
+        let mut events = words(vars, &variable("EVENTS"), |word| {
+            let mut events = EventName::ALL.into_iter();
+            events.find(|event| event.name() == word)
+        })?;
+        if events.is_empty() {
+            events.push(EventName::ResourceChanged);
+        }
         let synchronous = vars.flag(&variable("SYNCHRONOUS"), false)?;
         // The client waits; the gateway allows it 30 seconds, commit and retries included.
         let (usual, most) = if synchronous { (5, 10) } else { (10, 20) };
@@ -63,6 +72,7 @@ impl ListenerSettings {
         }
         Ok(Self {
             timeout,
+            events,
             actions,
             resources: words(vars, &variable("RESOURCES"), Kind::from_name)?,
             uris: vars.collections(&variable("URIS"))?,
@@ -82,7 +92,8 @@ impl ListenerSettings {
     /// several listeners forward to one receiver, parts for different listeners are no duplicates.
     pub fn select(&self, event: &ResourceChanged) -> Option<ResourceChanged> {
         let of_kind = |kind: &Kind| kind.name() == event.resource_name;
-        let is_heard = self.actions.contains(&event.action)
+        let is_heard = self.events.contains(&event.name())
+            && self.actions.contains(&event.action)
             && (self.resources.is_empty() || self.resources.iter().any(of_kind));
         if !is_heard {
             return None;
@@ -170,6 +181,31 @@ mod tests {
     }
 
     #[test]
+    fn it_hears_of_reviews_where_it_asks_for_them() {
+        let mut requested = event("update", "collection", &["/buckets/a/collections/c"]);
+        requested.review = Some(crate::event::Review {
+            event: EventName::ReviewRequested,
+            comment: Some(String::new()),
+            changes_count: None,
+            changes_size_bytes: None,
+        });
+        let written = event("update", "collection", &["/buckets/a/collections/c"]);
+        let hears = |events, event: &ResourceChanged| {
+            let settings = listener(&[("KINTO_EVENT_LISTENERS_A_EVENTS", events)]);
+            settings.unwrap().select(event).is_some()
+        };
+        assert!(hears("", &written) && !hears("", &requested));
+        assert!(hears("ReviewRequested", &requested) && !hears("ReviewApproved", &requested));
+        assert!(!hears("ReviewRequested", &written));
+        assert!(hears("ResourceChanged ReviewRequested", &written));
+        // As a transport reads it back.
+        let read = serde_json::from_str(&requested.to_json()).unwrap();
+        assert_eq!(requested, read);
+        let read = serde_json::from_str(&written.to_json()).unwrap();
+        assert_eq!(written, read);
+    }
+
+    #[test]
     fn of_an_event_about_more_it_hears_its_own_part() {
         let some =
             listener(&[("KINTO_EVENT_LISTENERS_A_URIS", "/buckets/a/collections/c")]).unwrap();
@@ -188,6 +224,7 @@ mod tests {
             ("KINTO_EVENT_LISTENERS_A_USE", ""),
             ("KINTO_EVENT_LISTENERS_A_ACTIONS", "create read"),
             ("KINTO_EVENT_LISTENERS_A_RESOURCES", "attachment"),
+            ("KINTO_EVENT_LISTENERS_A_EVENTS", "ReviewForgotten"),
             ("KINTO_EVENT_LISTENERS_A_URIS", "/buckets"),
             ("KINTO_EVENT_LISTENERS_A_SYNCHRONOUS", "maybe"),
             ("KINTO_EVENT_LISTENERS_A_TIMEOUT_SECONDS", "21"),

@@ -14,6 +14,8 @@ use crate::signer::resources::{Resource, Resources};
 const DEFAULT_RESOURCES: &str = "/buckets/main-workspace -> /buckets/main-preview -> /buckets/main";
 /// What the variables end with that turn review on or off for a bucket or a collection.
 const TO_REVIEW_ENABLED: &str = "TO_REVIEW_ENABLED";
+/// What the variable ends with that has preview and destination deleted with their source.
+const HARD_DELETE: &str = "HARD_DELETE_DESTINATION_ON_SOURCE_DELETION";
 /// Settings that say when the heartbeat of Remote Settings logs a warning about certificates.
 const HEARTBEAT: &str = "HEARTBEAT_CERTIFICATE_";
 
@@ -26,6 +28,8 @@ pub struct SignerSettings {
     pub to_review_enabled: bool,
     /// `signer.allow_floats`: whether records may have numbers that are no integers.
     pub allow_floats: bool,
+    /// `signer.hard_delete_destination_on_source_deletion`: whether what is published goes with its source.
+    pub deletes_targets: bool,
     /// The keys.
     keys: KeysOfSources,
     /// Whether what is published is reviewed, by what stands between the prefix and the end of a variable.
@@ -38,6 +42,7 @@ impl fmt::Debug for SignerSettings {
             .field("resources", &self.resources)
             .field("to_review_enabled", &self.to_review_enabled)
             .field("allow_floats", &self.allow_floats)
+            .field("deletes_targets", &self.deletes_targets)
             .field("reviews", &self.reviews)
             .finish_non_exhaustive()
     }
@@ -101,11 +106,12 @@ impl SignerSettings {
                 _ if signer_keys::scope(name).is_some() => {}
                 // Kinto's principals of what is not created make no difference.
                 "AUTO_CREATE_RESOURCES_PRINCIPALS" => {}
-                "AUTO_CREATE_RESOURCES" | "HARD_DELETE_DESTINATION_ON_SOURCE_DELETION" => {
+                HARD_DELETE => {}
+                "AUTO_CREATE_RESOURCES" => {
                     if vars.flag(variable, false)? {
                         return Err(SettingError::new(
                             variable,
-                            "must be false: that is not done here",
+                            "must be false: each start of a function would look for them. PUT the buckets once",
                         ));
                     }
                 }
@@ -134,6 +140,7 @@ impl SignerSettings {
             resources: lines,
             to_review_enabled: vars.flag("KINTO_SIGNER_TO_REVIEW_ENABLED", false)?,
             allow_floats: vars.flag("KINTO_SIGNER_ALLOW_FLOATS", false)?,
+            deletes_targets: vars.flag(&format!("{PREFIX}{HARD_DELETE}"), false)?,
             reviews,
         }))
     }
@@ -302,7 +309,7 @@ mod tests {
         refused("KINTO_SIGNER_AUTO_CREATE_RESOURCES", "true");
         refused(
             "KINTO_SIGNER_HARD_DELETE_DESTINATION_ON_SOURCE_DELETION",
-            "true",
+            "perhaps",
         );
         refused("KINTO_SIGNER_MAIN_TO_REVIEW_ENABLED", "perhaps");
         refused("KINTO_SIGNER_MAIN_(.+)_TO_REVIEW_ENABLED", "true");

@@ -142,7 +142,8 @@ impl ImportWrite {
         })
     }
 
-    fn put(item: Item) -> Result<Self, StoreError> {
+    /// Puts an item as it is.
+    pub(super) fn put(item: Item) -> Result<Self, StoreError> {
         let size = size_of(&item);
         let is_indexed = item.contains_key("last_modified");
         let request = PutRequest::builder().set_item(Some(item)).build();

@@ -144,6 +144,17 @@ impl Object {
         }
     }
 
+    /// The fields of [`Self::event_data`] that identify the object.
+    pub fn event_identity(&self, uri: &ObjectUri) -> Map<String, Value> {
+        let mut told = Map::new();
+        if self.content == Content::Deleted {
+            told.insert("deleted".to_owned(), true.into());
+        }
+        told.insert("id".to_owned(), uri.id().into());
+        told.insert("last_modified".to_owned(), self.last_modified.0.into());
+        told
+    }
+
     /// The object as events show it: the data that the API shows, without an account's password hash.
     pub fn event_data(&self, uri: &ObjectUri) -> Map<String, Value> {
         let mut told = match &self.content {

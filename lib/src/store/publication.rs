@@ -7,8 +7,9 @@
 //!
 //! The list's item names the *layer* with its size, and holds the signatures of what the list is with it. Whoever reads the
 //! list takes of each object the later of two states: the one in its place, and the one in the layer. To settle it copies
-//! its objects to their places, which changes nothing of what is read, and then has the item name it no more. A layer that no
-//! list names was never shown, or is settled, and goes when it expires.
+//! its objects to their places, which changes nothing of what is read, and then has the item name it no more. That goes in
+//! steps, in order of ids; the item says how far they came, so that whoever goes on does nothing again, and the stream
+//! tells of each. A layer that no list names was never shown, or is settled, and goes when it expires.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use uuid::Uuid;
 
 use super::error::ignore_failed_condition;
+use super::import::{ImportWrite, MAX_BATCH};
 use super::{Item, Key, Object, Store, StoreError, all_pages, malformed, number, partition, time};
 use crate::resource::ListUri;
 use crate::timestamp::Timestamp;
@@ -30,11 +32,18 @@ const AT: &str = "at";
 const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Requests that are under way at once.
 const CONCURRENCY: usize = 16;
+/// `BatchWriteItem`s that are under way at once, each of at most 10 MB.
+const BATCHES: usize = 4;
+/// The most objects that one step of settling puts in their places; DynamoDB gives at most 1 MB at once.
+const STEP: i32 = 500;
 
 /// Attributes of a list's item.
 const SIGNATURES: &str = "signatures";
 const LAYER: &str = "layer";
 const LAYER_SIZE: &str = "layer_size";
+/// How far the layer is settled: the greatest of the ids of objects that are in their places, and how many these are.
+const PLACED_TO: &str = "layer_placed_to";
+const PLACED: &str = "layer_placed";
 /// Attributes of the item of a source's list of records.
 const EDITOR: &str = "editor";
 const REVIEWED: &str = "reviewed";
@@ -62,11 +71,20 @@ pub struct Layer {
     pub size: usize,
 }
 
+/// What became of a layer by one step of settling it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settling {
+    /// No list shows it: all is in its place.
+    Done,
+    /// There is more to do.
+    GoesOn,
+}
+
 /// What a list's item is to show.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Show {
-    /// JSON of the signatures.
-    pub signatures: String,
+    /// JSON of the signatures; `None` of a source, which has none.
+    pub signatures: Option<String>,
     /// What changes, where anything does.
     pub layer: Option<Layer>,
 }
@@ -126,7 +144,7 @@ fn in_place(mut item: Item, list: &ListUri) -> Result<Item, StoreError> {
 impl Store {
     /// Writes a layer of a list, which nobody reads before the list's item names it.
     ///
-    /// One `PutItem` for each object, 16 at once, 1 WCU for each KB.
+    /// One `BatchWriteItem` for each 25 objects, four at once; 1 WCU for each KB of an object.
     ///
     /// # Errors
     /// Failures of the table.
@@ -146,16 +164,13 @@ impl Store {
             item.remove("last_modified");
             item.insert(AT.to_owned(), at);
             item.insert("expires".to_owned(), expires.clone());
-            item
+            ImportWrite::put(item)
         });
-        let items: Vec<_> = items.collect();
-        stream::iter(items)
-            .map(|item| async {
-                let put = self.client.put_item().table_name(&self.table);
-                let put = put.set_item(Some(item)).send().await;
-                put.map(drop).map_err(StoreError::request("PutItem"))
-            })
-            .buffer_unordered(CONCURRENCY)
+        let items = items.collect::<Result<Vec<_>, _>>()?;
+        let batches: Vec<_> = items.chunks(MAX_BATCH).map(<[_]>::to_vec).collect();
+        stream::iter(batches)
+            .map(|batch| self.write_batch(batch))
+            .buffer_unordered(BATCHES)
             .try_collect::<()>()
             .await?;
         Ok(layer)
@@ -226,37 +241,91 @@ impl Store {
     /// Copies a layer's objects to their places, and has the list's item name it no more: whatever of that was done already,
     /// by whomever, and however often. The layer itself goes when it expires, which costs nothing.
     ///
-    /// One `BatchGetItem` where it is settled; else a `Query` for each MB, a `PutItem` for each object, 16 at once, and an
-    /// `UpdateItem` besides.
+    /// One `BatchGetItem` where it is settled; else the steps that are left.
     ///
     /// # Errors
-    /// Failures of the table; then it is to be called again.
+    /// Failures of the table; then it is to be called again, and goes on from the last step.
     pub async fn settle_layer(&self, list: &ListUri, layer: &Layer) -> Result<(), StoreError> {
+        while self.settle_step(list, layer).await? == Settling::GoesOn {}
+        Ok(())
+    }
+
+    /// One step of [`Self::settle_layer`]. When it goes on, the list's item was written, and the stream tells of that.
+    ///
+    /// A `BatchGetItem`, a `Query` of at most 1 MB, a `PutItem` for each object, 16 at once, and an `UpdateItem`.
+    ///
+    /// # Errors
+    /// Failures of the table; [`StoreError::Unsettled`] where objects of the layer are not there.
+    pub async fn settle_step(&self, list: &ListUri, layer: &Layer) -> Result<Settling, StoreError> {
         let key = Key::list(list);
         let item = self.read(std::slice::from_ref(&key)).await?.remove(&key);
-        let shown = item.as_ref().map(Published::from_item).transpose()?;
-        if shown.and_then(|shown| shown.layer).as_ref() != Some(layer) {
-            return Ok(());
+        let item = item.unwrap_or_default();
+        if Published::from_item(&item)?.layer.as_ref() != Some(layer) {
+            return Ok(Settling::Done);
         }
-        let items = self.layer_items(list, layer).await?;
-        let items = items.ok_or_else(|| StoreError::Unsettled(list.clone()))?;
+        let placed_to = item.get(PLACED_TO).cloned();
+        let placed = match item.contains_key(PLACED) {
+            true => time(&item, PLACED)?.0,
+            false => 0,
+        };
+        let mut query = self
+            .client
+            .query()
+            .table_name(&self.table)
+            .key_condition_expression("pk = :pk")
+            .expression_attribute_values(":pk", AttributeValue::S(layer.partition(list)))
+            .consistent_read(true)
+            .limit(STEP);
+        if let Some(from) = &placed_to {
+            query = query
+                .key_condition_expression("pk = :pk AND sk > :from")
+                .expression_attribute_values(":from", from.clone());
+        }
+        let page = query.send().await.map_err(StoreError::request("Query"))?;
+        let items = page.items.unwrap_or_default();
+        let placed = placed + items.len() as u64;
+        let last = items.last().and_then(|item| item.get("sk")).cloned();
         stream::iter(items)
-            .map(|item| self.put_unless_later(item))
+            .map(|item| async { self.put_unless_later(in_place(item, list)?).await })
             .buffer_unordered(CONCURRENCY)
             .try_collect::<()>()
             .await?;
-        let removed = self
+        let goes_on = page.last_evaluated_key.is_some();
+        if !goes_on && placed < layer.size as u64 {
+            return Err(StoreError::Unsettled(list.clone()));
+        }
+        // The entry of the outbox was told of when it was written.
+        let mut update = self
             .client
             .update_item()
             .table_name(&self.table)
             .set_key(Some(key.into_item()))
-            // The entry of the outbox was told of when it was written.
-            .update_expression(format!("REMOVE {LAYER}, {LAYER_SIZE}, entry"))
-            .condition_expression(format!("{LAYER} = :name"))
-            .expression_attribute_values(":name", AttributeValue::S(layer.name.clone()))
-            .send()
-            .await;
-        ignore_failed_condition("UpdateItem", removed)
+            .expression_attribute_values(":name", AttributeValue::S(layer.name.clone()));
+        // Of two who settle at once one counts.
+        let unmoved = match placed_to {
+            Some(from) => {
+                update = update.expression_attribute_values(":from", from);
+                format!("{LAYER} = :name AND {PLACED_TO} = :from")
+            }
+            None => format!("{LAYER} = :name AND attribute_not_exists({PLACED_TO})"),
+        };
+        update = update.condition_expression(unmoved);
+        update = match last.filter(|_| goes_on) {
+            Some(last) => update
+                .update_expression(format!(
+                    "SET {PLACED_TO} = :last, {PLACED} = :placed REMOVE entry"
+                ))
+                .expression_attribute_values(":last", last)
+                .expression_attribute_values(":placed", AttributeValue::N(placed.to_string())),
+            None => update.update_expression(format!(
+                "REMOVE {LAYER}, {LAYER_SIZE}, {PLACED_TO}, {PLACED}, entry"
+            )),
+        };
+        ignore_failed_condition("UpdateItem", update.send().await)?;
+        match goes_on {
+            true => Ok(Settling::GoesOn),
+            false => Ok(Settling::Done),
+        }
     }
 
     /// Puts an object in its place, unless something as late is there. What is older there, in whatever life of the list, may

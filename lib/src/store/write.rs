@@ -167,6 +167,9 @@ impl Store {
                 update.share_with(shares);
                 update.name_entry(entry);
                 let is_new = replaced || condition == ListCondition::Absent;
+                // Who shows a layer has seen all that was written before: what that deletes is not looked for.
+                let is_new = is_new
+                    || matches!(&publication, PublicationChange::Show(show) if show.layer.is_some());
                 update.publish(publication, replaced);
                 if list.is_some() || is_backdated {
                     let reached = list.map(|list| list.timestamp);
@@ -260,8 +263,10 @@ struct ListUpdate {
     values: Item,
 }
 
-const FORGET_LAYER: &str = "layer, layer_size";
-const FORGET_PUBLICATION: &str = "signatures, layer, layer_size";
+/// How far an earlier layer of the list is settled.
+const FORGET_PLACED: &str = "layer_placed_to, layer_placed";
+const FORGET_LAYER: &str = "layer, layer_size, layer_placed_to, layer_placed";
+const FORGET_PUBLICATION: &str = "signatures, layer, layer_size, layer_placed_to, layer_placed";
 
 impl ListUpdate {
     fn value(&mut self, name: &str, value: AttributeValue) {
@@ -329,11 +334,14 @@ impl ListUpdate {
             PublicationChange::Keep => {}
             PublicationChange::Forget => self.remove.push(FORGET_PUBLICATION),
             PublicationChange::Show(Show { signatures, layer }) => {
-                self.set.push("signatures = :signatures");
-                self.value(":signatures", AttributeValue::S(signatures));
+                if let Some(signatures) = signatures {
+                    self.set.push("signatures = :signatures");
+                    self.value(":signatures", AttributeValue::S(signatures));
+                }
                 match layer {
                     Some(layer) => {
                         self.set.push("layer = :layer, layer_size = :layer_size");
+                        self.remove.push(FORGET_PLACED);
                         let size = AttributeValue::N(layer.size.to_string());
                         self.value(":layer_size", size);
                         self.value(":layer", AttributeValue::S(layer.name));

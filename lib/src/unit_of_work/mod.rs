@@ -115,6 +115,8 @@ pub struct UnitOfWork {
     journal: Option<Vec<Journaled>>,
     /// What published collections are to become.
     publications: BTreeMap<ObjectUri, Publication>,
+    /// What is to be written to lists by layers: more than fits into a transaction.
+    layers: BTreeMap<ListUri, BTreeMap<String, Object>>,
     /// What remains of the request's allowance.
     pub allowance: Allowance,
 }
@@ -138,6 +140,7 @@ impl UnitOfWork {
             laid: HashMap::new(),
             journal: None,
             publications: BTreeMap::new(),
+            layers: BTreeMap::new(),
             allowance: Allowance::default(),
         };
         unit.read_more(store, needs).await?;
@@ -235,9 +238,15 @@ impl UnitOfWork {
         let objects = self.objects.iter();
         let of_list = objects.filter(move |(uri, _)| uri.list() == list);
         let written = of_list.filter_map(|(uri, slot)| Some((uri.id(), slot.written.as_ref()?)));
-        // Nobody writes to a list that has a layer but to publish.
         let laid = self.laid.get(list).into_iter().flatten();
+        let laid = laid.filter(|(id, _)| !self.is_written(&list.clone().object(&***id)));
         written.chain(laid.map(|(id, object)| (&**id, object)))
+    }
+
+    /// Whether the unit writes the object at `uri` to its place.
+    fn is_written(&self, uri: &ObjectUri) -> bool {
+        let slot = self.objects.get(uri);
+        slot.is_some_and(|slot| slot.written.is_some())
     }
 
     /// The object at `uri`, if it and all its ancestors exist.
@@ -269,7 +278,8 @@ impl UnitOfWork {
     pub fn stored(&self, uri: &ObjectUri) -> Option<&Object> {
         self.get(uri)?;
         let slot = self.objects.get(uri)?;
-        slot.written.as_ref().or(slot.read.as_ref())
+        let written = slot.written.as_ref();
+        written.or_else(|| self.laid(uri)).or(slot.read.as_ref())
     }
 
     /// The generation that the existing objects of a list carry as their parent's; `None` if the parent does not exist.

@@ -7,10 +7,11 @@ use serde_json::{Map, Value};
 
 use super::UnitOfWork;
 use super::list_clock::{Editor, ListChange};
-use crate::event::Action;
+use crate::event::{Action, EventName, Impacted, Review};
+use crate::permission::Permissions;
 use crate::resource::{ListUri, ObjectUri};
-use crate::store::Object;
 use crate::store::publication::{self, Layer, Published, Show};
+use crate::store::{Content, Generation, Object};
 use crate::timestamp::Timestamp;
 
 /// An object that was written, with what it was before.
@@ -31,6 +32,25 @@ pub struct Publication {
     pub records: Option<Arc<BTreeMap<String, String>>>,
     /// Fields of the collection itself.
     pub metadata: Map<String, Value>,
+    /// What is to be told of it: how many records change, and how large these are, is known when it is published.
+    pub review: Option<Reviewing>,
+}
+
+/// What a command does to the review of a source.
+#[derive(Clone, Debug)]
+pub struct Reviewing {
+    /// The source.
+    pub source: ObjectUri,
+    /// Who gave the command.
+    pub user_id: Option<String>,
+    /// What it was.
+    pub event: EventName,
+    /// What they say.
+    pub comment: Option<String>,
+    /// How many records it changes beside those of what is published.
+    pub changes: usize,
+    /// The source before the command and after it.
+    pub impacted: Impacted,
 }
 
 impl UnitOfWork {
@@ -69,6 +89,31 @@ impl UnitOfWork {
         let planned = self.publications.entry(target.clone()).or_default();
         planned.records = publication.records.or(planned.records.take());
         planned.metadata.extend(publication.metadata);
+        planned.review = publication.review.or(planned.review.take());
+    }
+
+    /// Tells of a review, behind all that is told of writes; of `changes` that it made, and of their bytes, if anything.
+    pub fn tell_of_review(
+        &mut self,
+        reviewing: Reviewing,
+        changes: Option<usize>,
+        bytes: Option<usize>,
+    ) {
+        let timestamp = self.timestamp_of(reviewing.source.list());
+        let review = Review {
+            event: reviewing.event,
+            comment: reviewing.comment,
+            changes_count: changes,
+            changes_size_bytes: bytes,
+        };
+        let Reviewing {
+            source,
+            user_id,
+            impacted,
+            ..
+        } = reviewing;
+        self.events
+            .add_review(&source, user_id, review, impacted, timestamp);
     }
 
     /// What published collections are to become.
@@ -155,6 +200,90 @@ impl UnitOfWork {
     /// Makes the user the editor of a list.
     pub fn begin_to_edit(&mut self, list: &ListUri, user: &str) {
         self.list(list).source.editor = Some(Editor::New(user.to_owned()));
+    }
+
+    /// Writes objects of a list, more than fits into a transaction: each with what it is to be, under a time of its own, by a layer
+    /// that is written before the commit, which shows it. What the unit writes to their places behind that counts.
+    pub fn write_in_layer(&mut self, list: &ListUri, contents: Vec<(String, Content)>) {
+        let parent = self.generation_of(list).unwrap_or(Generation::ROOT);
+        let now = self.now;
+        let generation = Generation::unique();
+        let mut objects = HashMap::with_capacity(contents.len());
+        for (id, content) in contents {
+            // What was written to its place before goes: this is later.
+            if let Some(slot) = self.objects.get_mut(&list.clone().object(&*id)) {
+                slot.written = None;
+            }
+            let object = Object {
+                last_modified: self.list(list).next_timestamp(now, None),
+                generation: generation.clone(),
+                parent: parent.clone(),
+                content,
+            };
+            objects.insert(id, object);
+        }
+        let layer = self.layers.entry(list.clone()).or_default();
+        layer.extend(objects.iter().map(|(id, it)| (id.clone(), it.clone())));
+        self.lay(list, objects);
+    }
+
+    /// What is to be written in layers, but for what the unit has written to its place since.
+    pub fn take_layers(&mut self) -> Vec<(ListUri, Vec<(String, Object)>)> {
+        let layers = std::mem::take(&mut self.layers).into_iter();
+        let rest = layers.map(|(list, objects)| {
+            let objects = objects.into_iter();
+            let kept = objects.filter(|(id, _)| !self.is_written(&list.clone().object(&**id)));
+            let kept: Vec<_> = kept.collect();
+            (list, kept)
+        });
+        rest.collect()
+    }
+
+    /// Records what was written to an object in a layer, for listeners; of `many` what identifies it alone.
+    pub fn tell_of_laid(
+        &mut self,
+        uri: &ObjectUri,
+        object: &Object,
+        old: Option<&Object>,
+        many: bool,
+    ) {
+        if !self.publishes_events() {
+            return;
+        }
+        let action = match (&object.content, old) {
+            (Content::Deleted, _) => Action::Delete,
+            (_, Some(_)) => Action::Update,
+            (_, None) => Action::Create,
+        };
+        let told = |object: &Object| match many {
+            false => object.event_data(uri),
+            true => object.event_identity(uri),
+        };
+        let impacted = Impacted {
+            new: told(object),
+            old: old.map(told),
+        };
+        let timestamp = self.timestamp_of(uri.list());
+        match many {
+            true => self.events.add_truncated(uri, action, impacted, timestamp),
+            false => self.events.add(uri, action, impacted, timestamp),
+        }
+    }
+
+    /// Records what this unit writes to an object in a layer, for listeners; `before` is the time of what was there.
+    pub fn tell_of_written(&mut self, uri: &ObjectUri, before: Option<Timestamp>) {
+        let Some(object) = self.laid(uri).cloned() else {
+            return;
+        };
+        let old = before.map(|last_modified| Object {
+            last_modified,
+            content: Content::Live {
+                data: Map::new(),
+                permissions: Permissions::default(),
+            },
+            ..object.clone()
+        });
+        self.tell_of_laid(uri, &object, old.as_ref(), true);
     }
 
     /// Takes in what the layer of a list holds: of the list, objects or all of it.

@@ -13,12 +13,14 @@ use serde_json::{Value, json};
 
 use super::expression::{self, Condition, Placeholders};
 use super::requests::{
-    BatchGet, Get, Keys, OnFailure, OnSuccess, Put, Query, TransactGet, TransactWrite,
+    BatchGet, BatchWrite, Get, Keys, OnFailure, OnSuccess, Put, Query, TransactGet, TransactWrite,
     TransactWriteItem, Update,
 };
 use super::table::{Key, Row, Table};
 use super::{DynamoDbError, TableDefinition, query, read};
 
+/// The most writes of a `BatchWriteItem`.
+const MAX_BATCH_WRITE: usize = 25;
 /// The limits of a transaction, in items and bytes.
 const MAX_TRANSACTION: (usize, usize) = (100, 4 * 1024 * 1024);
 
@@ -69,6 +71,7 @@ impl Memory {
             "TransactGetItems" => self.transact_get_items(&read(body)?),
             "Query" => self.query(&read(body)?),
             "PutItem" => self.put_item(read(body)?),
+            "BatchWriteItem" => self.batch_write_item(read(body)?),
             "UpdateItem" => self.update_item(&read(body)?),
             "TransactWriteItems" => self.transact_write_items(read(body)?),
             unknown => Err(DynamoDbError::invalid(format!(
@@ -136,6 +139,27 @@ impl Memory {
         let row = self.outcome_of_put(put)??;
         self.put(row);
         Ok("{}".to_owned())
+    }
+
+    fn batch_write_item(&mut self, request: BatchWrite) -> Result<String, DynamoDbError> {
+        let mut rows = vec![];
+        for (name, writes) in request.request_items {
+            let definition = self.table(&name)?.definition();
+            if writes.is_empty() || writes.len() > MAX_BATCH_WRITE {
+                return Err(DynamoDbError::invalid("a batch has 1 to 25 writes"));
+            }
+            for write in writes {
+                rows.push(Row::new(write.put_request.item, definition)?);
+            }
+        }
+        let keys: HashSet<_> = rows.iter().map(Row::key).collect();
+        if keys.len() < rows.len() {
+            return Err(DynamoDbError::invalid("a request names each item once"));
+        }
+        for row in rows {
+            self.put(row);
+        }
+        Ok(json!({"UnprocessedItems": {}}).to_string())
     }
 
     fn update_item(&mut self, update: &Update) -> Result<String, DynamoDbError> {

@@ -101,6 +101,27 @@ pub struct Put {
     _return_consumed_capacity: Option<String>,
 }
 
+/// A `BatchWriteItem` that deletes nothing.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct BatchWrite {
+    pub request_items: HashMap<String, Vec<BatchWriteItem>>,
+}
+
+/// One write of a `BatchWriteItem`.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct BatchWriteItem {
+    pub put_request: PutRequest,
+}
+
+/// What a `BatchWriteItem` puts.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct PutRequest {
+    pub item: Item,
+}
+
 /// An `UpdateItem`, or one of a transaction.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]

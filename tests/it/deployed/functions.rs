@@ -91,6 +91,13 @@ async fn nothing_is_lost_under_many_faults_while_partitions_commit_one_after_the
     history("heavy", "partition", "4").await;
 }
 
+#[tokio::test]
+#[ignore = "needs the functions' binaries: tests/run"]
+async fn every_changeset_verifies_while_those_who_publish_are_killed() {
+    let arguments = ["--walks", "6", "--rounds", "3", "--isolation", "partition"];
+    run("publications.py", "publications", &arguments).await;
+}
+
 /// Runs one of `tests/deployed/scenarios.py`.
 async fn scenario(name: &str) {
     run("scenarios.py", name, &[name]).await;

@@ -512,16 +512,7 @@ async fn a_publication_that_was_cut_short_is_settled_by_who_reads_the_stream() {
         signer.set(tests::BOB, "to-sign").await.expect(200);
         signer.kinto.aws.clear_faults();
         let aggregator = aggregator(&signer);
-        let event = |signer: &Signer| -> Event {
-            let key =
-                json!({"pk": {"S": format!("{DESTINATION}#record")}, "sk": {"S": "#timestamp"}});
-            let item = execute(&signer.kinto.aws, "GetItem", json!({"Key": key}))["Item"].clone();
-            let mut record = changed(1, "news", 1);
-            record["dynamodb"]["Keys"] = key;
-            record["dynamodb"]["NewImage"] = item;
-            serde_json::from_value(json!({"Records": [record]})).unwrap()
-        };
-        let shown = event(&signer);
+        let shown = shown(&signer);
         assert!(list_attribute(&signer, DESTINATION, "layer").is_some());
         // It may die as well; then the stream gives the batch again.
         let left = AtomicU64::new(life);
@@ -551,6 +542,16 @@ async fn a_publication_that_was_cut_short_is_settled_by_who_reads_the_stream() {
         aggregator.handle(shown).await;
         assert_eq!(signer.verified(DESTINATION).await, ["a=3", "c=1", "d=2"]);
     }
+}
+
+/// What the stream tells of the item of the destination's list as it is now.
+fn shown(signer: &Signer) -> Event {
+    let key = json!({"pk": {"S": format!("{DESTINATION}#record")}, "sk": {"S": "#timestamp"}});
+    let item = execute(&signer.kinto.aws, "GetItem", json!({"Key": key}))["Item"].clone();
+    let mut record = changed(1, "news", 1);
+    record["dynamodb"]["Keys"] = key;
+    record["dynamodb"]["NewImage"] = item;
+    serde_json::from_value(json!({"Records": [record]})).unwrap()
 }
 
 /// The aggregator of a server.
@@ -766,13 +767,16 @@ async fn a_large_publication_is_shown_before_all_of_it_is_in_its_place() {
         assert_eq!(record["data"]["n"], 7);
         let is_there = list_attribute(&signer, DESTINATION, "layer").is_some();
         assert_eq!(is_there, !is_settled);
-        let key = json!({"pk": {"S": format!("{DESTINATION}#record")}, "sk": {"S": "#timestamp"}});
-        let item = execute(&signer.kinto.aws, "GetItem", json!({"Key": key}))["Item"].clone();
-        let mut record = changed(1, "news", 1);
-        record["dynamodb"]["Keys"] = key;
-        record["dynamodb"]["NewImage"] = item;
-        let event = serde_json::from_value(json!({"Records": [record]})).unwrap();
-        let answer = aggregator(&signer).handle(event).await;
-        assert!(answer.batch_item_failures.is_empty());
+        // Each step writes the list's item, of which the stream tells.
+        let mut steps = 0;
+        while list_attribute(&signer, DESTINATION, "layer").is_some() {
+            let answer = aggregator(&signer).handle(shown(&signer)).await;
+            assert!(answer.batch_item_failures.is_empty());
+            assert_eq!(signer.verified(DESTINATION).await.len(), 525);
+            steps += 1;
+        }
+        assert_eq!(steps, if is_settled { 0 } else { 2 });
     }
+    let placed = list_attribute(&signer, DESTINATION, "layer_placed");
+    assert_eq!(placed, None);
 }

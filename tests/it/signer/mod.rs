@@ -1,8 +1,10 @@
 //! Sources that are reviewed, signed and published ([decision 25](../../../docs/decisions/025-signer.md)).
 
 mod changesets;
+mod events;
 mod example;
 mod kms;
+mod rollback;
 mod transitions;
 
 use aws_lc_rs::encoding::AsDer;
@@ -45,6 +47,14 @@ fn settings<'s>(pem: &'s str, line: &'s str, review: &'s str) -> Vec<(&'s str, &
     ]
 }
 
+/// A key to sign with: as PEM, and as it is.
+pub fn new_key() -> (String, EcdsaKeyPair) {
+    let pair = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
+    let body = BASE64_STANDARD.encode(pair.to_pkcs8v1().unwrap().as_ref());
+    let pem = format!("-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n");
+    (pem, pair)
+}
+
 const WITH_PREVIEW: &str = "/buckets/work -> /buckets/preview -> /buckets/main";
 const WITHOUT_PREVIEW: &str = "/buckets/work -> /buckets/main";
 
@@ -56,10 +66,13 @@ impl Signer {
 
     /// With that line of resources.
     pub async fn with(line: &str, review: &str) -> Self {
-        let pair = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
-        let body = BASE64_STANDARD.encode(pair.to_pkcs8v1().unwrap().as_ref());
-        let pem = format!("-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n");
-        let kinto = Kinto::with(&settings(&pem, line, review));
+        Self::with_more(line, review, &[]).await
+    }
+
+    /// With other settings besides.
+    pub async fn with_more(line: &str, review: &str, more: &[(&str, &str)]) -> Self {
+        let (pem, pair) = new_key();
+        let kinto = Kinto::with(&[&settings(&pem, line, review), more].concat());
         let signer = Self {
             kinto,
             public_key: pair.public_key().as_der().unwrap().as_ref().to_vec(),

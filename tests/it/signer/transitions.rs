@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 use tests::{ALICE, BOB, batch, statuses};
 
-use super::{CAROL, DESTINATION, Expect, PREVIEW, SOURCE, Signer, WITHOUT_PREVIEW, refused};
+use super::{
+    CAROL, DESTINATION, Expect, PREVIEW, SOURCE, Signer, WITH_PREVIEW, WITHOUT_PREVIEW, refused,
+};
 
 #[tokio::test]
 async fn what_is_created_is_signed_and_has_its_groups_and_is_published_empty() {
@@ -545,4 +547,29 @@ async fn a_long_list_that_is_deleted_ends_the_review_before_anything_goes() {
     signer.set(ALICE, "to-review").await.expect(200);
     signer.set(BOB, "to-sign").await.expect(200);
     assert!(signer.verified(DESTINATION).await.is_empty());
+}
+
+#[tokio::test]
+async fn what_is_published_goes_with_its_source_where_that_is_set() {
+    let hard = (
+        "KINTO_SIGNER_HARD_DELETE_DESTINATION_ON_SOURCE_DELETION",
+        "true",
+    );
+    let signer = Signer::with_more(WITH_PREVIEW, "true", &[hard]).await;
+    signer.write(ALICE, "a", 1).await.expect(201);
+    signer.set(ALICE, "to-review").await.expect(200);
+    signer.set(BOB, "to-sign").await.expect(200);
+    signer.kinto.delete(SOURCE).await.expect(200);
+    for collection in [PREVIEW, DESTINATION] {
+        signer
+            .kinto
+            .get(&format!("{collection}/changeset?_expected=0"))
+            .await
+            .expect(404);
+    }
+    // Made again, nothing is left of it.
+    signer.kinto.put(SOURCE, json!({})).await.expect(201);
+    for collection in [PREVIEW, DESTINATION] {
+        assert_eq!(signer.verified(collection).await, [""; 0]);
+    }
 }

@@ -150,7 +150,8 @@ pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
         // A reading of everything is cached, with its tombstones.
         tombstones: query.since.is_some() || query.limit.is_none(),
     };
-    if collection.published.signatures.is_some() {
+    // A list that has a layer is not written to before that is settled.
+    if collection.published.signatures.is_some() || collection.published.layer.is_some() {
         let asked = Asked {
             api,
             request,

@@ -145,6 +145,7 @@ impl Call {
             default_bucket::create_missing(unit, store, uri, method, &user, settings).await?;
         }
         let request = resolved.as_ref().unwrap_or(&self.request);
+        signer::reading::settle_before_write(api, unit, request, target).await?;
         let published = signer::reading::published_list(settings.signer.as_ref(), request, target);
         let layer = match &published {
             Some(list) => signer::reading::lay(&api.store, unit, target, list).await?,

@@ -77,7 +77,8 @@ pub async fn describe(api: &Api, capabilities: &mut Map<String, Value>) {
     }
 }
 
-/// Lets plugins add the writes that follow from those of the request. Nobody is notified of the added ones.
+/// Lets plugins add the writes that follow from those of the request. Nobody is notified of the added ones, unless the plugin
+/// has that done. Plugins hear of writes alone, not of reviews nor of what is written in a layer.
 ///
 /// # Errors
 /// Any refusal by a plugin.
@@ -89,7 +90,8 @@ pub async fn after_writes(
     if plugins.is_empty() || !unit.has_writes() {
         return Ok(());
     }
-    let events = unit.events();
+    let mut events = unit.events();
+    events.retain(|event| event.review.is_none() && !event.truncated);
     unit.set_origin(|| None);
     for on_write in plugins {
         on_write(api, unit, &events).await?;

@@ -17,6 +17,9 @@ const MAX_READ: usize = 24 * 1024 * 1024;
 /// A field of a record that says when it was validated: it is copied, and makes no difference.
 const SCHEMA: &str = "schema";
 
+/// What is to become of records, by id: the fields of what is to be there, `None` of what is to go.
+pub type Changes = BTreeMap<String, Option<Map<String, Value>>>;
+
 /// Records by id: the JSON of their fields but for `id` and `last_modified`, and when each was written.
 #[derive(Clone, Debug, Default)]
 pub struct Content {
@@ -89,10 +92,7 @@ impl Content {
     ///
     /// # Errors
     /// [`ApiError::Store`] where a record is not as the store writes it.
-    pub fn changes_of(
-        &self,
-        other: &Self,
-    ) -> Result<BTreeMap<String, Option<Map<String, Value>>>, ApiError> {
+    pub fn changes_of(&self, other: &Self) -> Result<Changes, ApiError> {
         changes(&self.records, &other.records)
     }
 }
@@ -104,7 +104,7 @@ impl Content {
 pub fn changes(
     after: &BTreeMap<String, String>,
     before: &BTreeMap<String, String>,
-) -> Result<BTreeMap<String, Option<Map<String, Value>>>, ApiError> {
+) -> Result<Changes, ApiError> {
     let mut changes = BTreeMap::new();
     for (id, data) in after {
         let was = before.get(id);

@@ -14,20 +14,20 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use self::content::Content;
+use self::content::{Changes, Content};
 use self::transitions::{Refusal, SIGNED, STATUS, Step, WORK_IN_PROGRESS, Who};
 use crate::api::auth::authorization::ObjectRequest;
 use crate::api::dispatch::context::Context;
 use crate::api::plugins::Plugin;
 use crate::api::web::error::ApiError;
-use crate::event::{Action, Origin, OriginTarget, iso_8601};
+use crate::event::{Action, EventName, Impacted, Origin, OriginTarget, iso_8601};
 use crate::permission::{EVERYONE, Permissions};
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::settings::{PluginName, Publishing, Role, SignerSettings};
 use crate::signer::resources::Resource;
-use crate::store::{Content as Stored, Object};
+use crate::store::{Content as Stored, Key, Object};
 use crate::timestamp::Timestamp;
-use crate::unit_of_work::publications::{Journaled, Publication};
+use crate::unit_of_work::publications::{Journaled, Publication, Reviewing};
 use crate::unit_of_work::{Needs, UnitOfWork};
 
 /// The user that the stack is when it publishes.
@@ -36,8 +36,13 @@ pub const PLUGIN_USER: &str = "plugin:remote-settings";
 const PUBLISHED_FIELDS: [&str; 5] = ["flags", "attachment", "schema", "sort", "displayFields"];
 /// The field that an editor says something in to reviewers.
 const EDITOR_COMMENT: &str = "last_editor_comment";
-/// Records that are taken back at once at most: they fit into one transaction beside all else.
-const MAX_TAKEN_BACK: usize = 75;
+/// The field in which a reviewer answers.
+const REVIEWER_COMMENT: &str = "last_reviewer_comment";
+/// Records that a rollback writes to their places at most: they fit into one transaction beside all else. More are written in a layer;
+/// of more, as of more that are published at once, listeners hear what identifies each.
+const MAX_IN_PLACE: usize = 75;
+/// Items of one `BatchGetItem` at most.
+const READ_AT_ONCE: usize = 100;
 
 /// The plugin.
 pub static PLUGIN: Plugin = Plugin {
@@ -307,14 +312,51 @@ impl Source<'_, '_> {
             let publication = Publication {
                 records: records.map(Content::shared),
                 metadata: metadata.clone(),
+                review: None,
             };
             self.unit().plan(&target, publication);
         }
     }
 
+    /// Has the publication of a target be told of as what it is to the review.
+    fn tell_with(&mut self, target: &ObjectUri, review: Reviewing) {
+        let publication = Publication {
+            review: Some(review),
+            ..Publication::default()
+        };
+        self.unit().plan(target, publication);
+    }
+
+    /// What the command that made `old` the source of now is to its review, with what a field of it says.
+    fn reviewing(
+        &self,
+        event: EventName,
+        old: Option<&Object>,
+        comment: Option<&str>,
+    ) -> Option<Reviewing> {
+        let source = &self.of.source;
+        let comment = comment.map(|field| {
+            let data = self.data();
+            let comment = data.get(field).and_then(Value::as_str);
+            comment.unwrap_or_default().to_owned()
+        });
+        Some(Reviewing {
+            source: source.clone(),
+            user_id: self.cx.user.id.clone(),
+            event,
+            comment,
+            changes: 0,
+            impacted: Impacted {
+                new: self.cx.unit.stored(source)?.event_data(source),
+                old: old.map(|old| old.event_data(source)),
+            },
+        })
+    }
+
     /// The source's records as they are at this place in the batch.
     async fn content(&mut self) -> Result<Content, ApiError> {
         let records = self.records();
+        publish::settle(self.cx.api, self.cx.unit, &records).await?;
         Content::read(&self.cx.api.store, self.cx.unit, &records).await
     }
 
@@ -417,14 +459,22 @@ impl Source<'_, '_> {
         };
         let step = transitions::of_update(&old, &self.data(), who, self.of.is_reviewed);
         match step.map_err(refuse)? {
-            Step::Nothing | Step::Reject => self.keep_groups(),
-            Step::RequestReview => self.request_review().await?,
-            Step::Approve => self.approve().await?,
+            Step::Nothing => self.keep_groups(),
+            Step::Reject => {
+                self.keep_groups();
+                let old = entry.old.as_ref();
+                let rejected = EventName::ReviewRejected;
+                if let Some(review) = self.reviewing(rejected, old, Some(REVIEWER_COMMENT)) {
+                    self.unit().tell_of_review(review, None, None);
+                }
+            }
+            Step::RequestReview => self.request_review(entry.old.as_ref()).await?,
+            Step::Approve => self.approve(entry.old.as_ref()).await?,
             Step::Resign => {
                 self.resign(old.get(STATUS).cloned().unwrap_or_default())
                     .await?
             }
-            Step::Rollback => self.roll_back().await?,
+            Step::Rollback => self.roll_back(entry.old.as_ref()).await?,
         }
         Ok(())
     }
@@ -436,12 +486,22 @@ impl Source<'_, '_> {
         self.unit().grant(&source, "write", &groups);
     }
 
-    async fn request_review(mut self) -> Result<(), ApiError> {
+    async fn request_review(mut self, old: Option<&Object>) -> Result<(), ApiError> {
         self.read_targets().await?;
         self.check_targets()?;
+        let forgets_comment = self.of.preview.is_some() && !says(self.cx.request, EDITOR_COMMENT);
+        let mut review = self.reviewing(EventName::ReviewRequested, old, Some(EDITOR_COMMENT));
+        if let Some(review) = review.as_mut().filter(|_| forgets_comment) {
+            review.comment = Some(String::new());
+        }
         if let Some(preview) = self.of.preview.clone() {
             let content = self.content().await?;
-            self.plan(vec![preview], Some(&content));
+            self.plan(vec![preview.clone()], Some(&content));
+            if let Some(review) = review {
+                self.tell_with(&preview, review);
+            }
+        } else if let Some(review) = review {
+            self.unit().tell_of_review(review, None, None);
         }
         let records = self.records();
         self.unit().command(&records, true);
@@ -449,14 +509,14 @@ impl Source<'_, '_> {
             "last_review_request_by": self.user(),
             "last_review_request_date": self.date(),
         });
-        if self.of.preview.is_some() && !says(self.cx.request, EDITOR_COMMENT) {
+        if forgets_comment {
             fields[EDITOR_COMMENT] = "".into();
         }
         self.update(fields);
         Ok(())
     }
 
-    async fn approve(mut self) -> Result<(), ApiError> {
+    async fn approve(mut self, old: Option<&Object>) -> Result<(), ApiError> {
         self.read_targets().await?;
         if self.of.is_reviewed && !self.cx.unit.is_as_reviewed(&self.records()) {
             let problem = "Something was written since the review was requested";
@@ -465,6 +525,10 @@ impl Source<'_, '_> {
         let content = self.content().await?;
         self.create_targets();
         self.plan(self.of.targets().cloned().collect(), Some(&content));
+        if let Some(review) = self.reviewing(EventName::ReviewApproved, old, None) {
+            let destination = self.of.destination.clone();
+            self.tell_with(&destination, review);
+        }
         let records = self.records();
         self.unit().command(&records, false);
         let (user, date) = (self.user(), self.date());
@@ -491,7 +555,7 @@ impl Source<'_, '_> {
         Ok(())
     }
 
-    async fn roll_back(mut self) -> Result<(), ApiError> {
+    async fn roll_back(mut self, old: Option<&Object>) -> Result<(), ApiError> {
         self.read_targets().await?;
         self.check_targets()?;
         let records = self.records();
@@ -500,14 +564,42 @@ impl Source<'_, '_> {
         let source = self.content().await?;
         let published = Content::read(&self.cx.api.store, self.cx.unit, &destination).await?;
         let changes = published.changes_of(&source)?;
-        if changes.len() > MAX_TAKEN_BACK {
-            return Err(ApiError::Review {
-                is_forbidden: false,
-                message: format!(
-                    "More than {MAX_TAKEN_BACK} records differ from what is published: take back some of them first"
-                ),
-            });
+        let review = self.reviewing(EventName::ReviewCanceled, old, None);
+        let review = review.map(|review| Reviewing {
+            changes: changes.len(),
+            ..review
+        });
+        match changes.len() > MAX_IN_PLACE {
+            true => self.take_back_many(changes, &source).await?,
+            false => self.take_back(changes).await?,
         }
+        if let Some(preview) = self.of.preview.clone() {
+            // What was changed of the source itself is not taken back, nor shown as if it were published.
+            let publication = Publication {
+                records: Some(published.shared()),
+                review,
+                ..Publication::default()
+            };
+            self.unit().plan(&preview, publication);
+        } else if let Some(review) = review.filter(|review| review.changes > 0) {
+            let changes = review.changes;
+            self.unit().tell_of_review(review, Some(changes), None);
+        }
+        self.unit().command(&records, false);
+        let (user, date) = (self.user(), self.date());
+        self.update(json!({
+            "status": SIGNED,
+            "last_edit_by": user,
+            "last_edit_date": date,
+            "last_editor_comment": "",
+            "last_reviewer_comment": "",
+        }));
+        Ok(())
+    }
+
+    /// Has records of the source be these again.
+    async fn take_back(&mut self, changes: Changes) -> Result<(), ApiError> {
+        let records = self.records();
         let uris = changes.keys().map(|id| records.clone().object(&**id));
         let needs = Needs {
             objects: uris.collect(),
@@ -528,23 +620,46 @@ impl Source<'_, '_> {
                 (None, None) => {}
             }
         }
-        if let Some(preview) = self.of.preview.clone() {
-            // What was changed of the source itself is not taken back, nor shown as if it were published.
-            let publication = Publication {
-                records: Some(published.shared()),
-                ..Publication::default()
-            };
-            self.unit().plan(&preview, publication);
+        Ok(())
+    }
+
+    /// The same of more than fits into a transaction. The permissions of what stays are read 100 at once and kept alone.
+    async fn take_back_many(&mut self, changes: Changes, source: &Content) -> Result<(), ApiError> {
+        let records = self.records();
+        let store = &self.cx.api.store;
+        let stays = |id: &&String| source.times().contains_key(*id);
+        let ids: Vec<_> = changes.keys().filter(stays).cloned().collect();
+        let mut kept = BTreeMap::new();
+        for ids in ids.chunks(READ_AT_ONCE) {
+            let keys = ids
+                .iter()
+                .map(|id| Key::object(&records.clone().object(&**id)));
+            let found = store.read(&keys.collect::<Vec<_>>()).await?;
+            for (key, item) in found {
+                let object = Object::from_item(&item)?;
+                kept.extend(object.permissions().map(|it| (key.sk, it.clone())));
+            }
         }
-        self.unit().command(&records, false);
-        let (user, date) = (self.user(), self.date());
-        self.update(json!({
-            "status": SIGNED,
-            "last_edit_by": user,
-            "last_edit_date": date,
-            "last_editor_comment": "",
-            "last_reviewer_comment": "",
-        }));
+        let contents = changes.into_iter().map(|(id, data)| {
+            let written = self.cx.unit.get(&records.clone().object(&*id));
+            let written = written.map(|live| live.permissions.clone());
+            let content = match data {
+                Some(data) => Stored::Live {
+                    data,
+                    permissions: written.or_else(|| kept.remove(&id)).unwrap_or_default(),
+                },
+                None => Stored::Deleted,
+            };
+            (id, content)
+        });
+        let contents: Vec<_> = contents.collect();
+        let ids: Vec<_> = contents.iter().map(|(id, _)| id.clone()).collect();
+        self.unit().write_in_layer(&records, contents);
+        for id in ids {
+            let uri = records.clone().object(&*id);
+            let before = source.times().get(&id).copied();
+            self.unit().tell_of_written(&uri, before);
+        }
         Ok(())
     }
 
@@ -567,7 +682,12 @@ impl Source<'_, '_> {
         let targets: Vec<_> = targets
             .filter(|target| self.cx.unit.get(target).is_some())
             .collect();
+        let deletes = self.deletes_targets();
         for target in targets {
+            if deletes {
+                self.unit().delete(&target, None);
+                continue;
+            }
             let publication = Publication {
                 records: Some(Content::default().shared()),
                 ..Publication::default()
@@ -575,6 +695,11 @@ impl Source<'_, '_> {
             self.unit().plan(&target, publication);
         }
         Ok(())
+    }
+
+    fn deletes_targets(&self) -> bool {
+        let signer = self.cx.api.settings.api.signer.as_ref();
+        signer.is_some_and(|signer| signer.deletes_targets)
     }
 
     /// Records of it were written: it is in progress.

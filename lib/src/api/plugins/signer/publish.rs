@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::content::{self, Content};
+use super::{MAX_IN_PLACE, origin};
 use crate::api::Api;
 use crate::api::web::error::ApiError;
+use crate::event::EventName;
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::settings::{Role, SignerSettings};
 use crate::signer::payload;
@@ -14,7 +16,7 @@ use crate::store::publication::Show;
 use crate::store::{Content as Stored, Generation, Object};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::UnitOfWork;
-use crate::unit_of_work::publications::Publication;
+use crate::unit_of_work::publications::{Publication, Reviewing};
 
 /// Publishes what was planned.
 ///
@@ -26,11 +28,25 @@ pub async fn publish(api: &Api, unit: &mut UnitOfWork) -> Result<(), ApiError> {
     let Some(signer) = &api.settings.api.signer else {
         return Ok(());
     };
+    for (list, objects) in unit.take_layers() {
+        let layer = api.store.write_layer(&list, objects).await?;
+        let show = Show {
+            signatures: None,
+            layer: Some(layer),
+        };
+        unit.publish(&list, None, show);
+    }
     for (target, publication) in unit.take_plans() {
         if unit.get(&target).is_some() {
+            let role = signer.role(&target);
+            unit.set_origin(|| match role {
+                Some(Role::Target(of)) => Some(origin(&of.source)),
+                _ => None,
+            });
             publish_one(api, signer, unit, &target, publication).await?;
         }
     }
+    unit.set_origin(|| None);
     Ok(())
 }
 
@@ -84,6 +100,10 @@ async fn publish_one(
             }
         }
     }
+    tell_of_records(unit, &list, &objects, &before)?;
+    if let Some(review) = publication.review {
+        tell(unit, review, &objects);
+    }
     let text = text(&records, &times, timestamp)?;
     let signatures = sign(api, signer, target, &text).await?;
     let layer = match objects.is_empty() {
@@ -91,7 +111,7 @@ async fn publish_one(
         false => Some(api.store.write_layer(&list, objects).await?),
     };
     let show = Show {
-        signatures: signatures.to_string(),
+        signatures: Some(signatures.to_string()),
         layer,
     };
     unit.publish(&list, at, show);
@@ -100,6 +120,69 @@ async fn publish_one(
     metadata.insert("signatures".to_owned(), signatures);
     update(unit, target, metadata);
     Ok(())
+}
+
+/// Tells listeners of the records that a publication writes.
+fn tell_of_records(
+    unit: &mut UnitOfWork,
+    list: &ListUri,
+    objects: &[(String, Object)],
+    before: &Content,
+) -> Result<(), ApiError> {
+    if !unit.publishes_events() {
+        return Ok(());
+    }
+    let many = objects.len() > MAX_IN_PLACE;
+    let records = before.shared();
+    for (id, object) in objects {
+        let old = match records.get(id) {
+            None => None,
+            Some(data) => Some(Object {
+                last_modified: before.times().get(id).copied().unwrap_or_default(),
+                content: Stored::Live {
+                    data: if many {
+                        Map::new()
+                    } else {
+                        content::parse(data)?
+                    },
+                    permissions: Default::default(),
+                },
+                ..object.clone()
+            }),
+        };
+        unit.tell_of_laid(&list.clone().object(&**id), object, old.as_ref(), many);
+    }
+    Ok(())
+}
+
+/// Tells of what a publication is to the review of its source.
+fn tell(unit: &mut UnitOfWork, review: Reviewing, objects: &[(String, Object)]) {
+    let count = review.changes + objects.len();
+    match review.event {
+        EventName::ReviewCanceled if count == 0 => {}
+        EventName::ReviewCanceled => unit.tell_of_review(review, Some(count), None),
+        _ => {
+            let bytes = size_of(objects);
+            unit.tell_of_review(review, Some(count), Some(bytes));
+        }
+    }
+}
+
+/// Bytes that clients read of what changed: canonical JSON, as what is signed.
+fn size_of(objects: &[(String, Object)]) -> usize {
+    if objects.is_empty() {
+        return 0;
+    }
+    let mut text = payload::Text::new();
+    for (id, object) in objects {
+        if let Stored::Live { data, .. } = &object.content {
+            let mut record = data.clone();
+            record.insert("id".to_owned(), id.clone().into());
+            record.insert("last_modified".to_owned(), object.last_modified.0.into());
+            text.add(&Value::Object(record));
+        }
+    }
+    text.end(Timestamp(0)).len()
 }
 
 /// The text that is signed.

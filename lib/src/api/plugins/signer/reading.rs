@@ -2,30 +2,59 @@
 
 use std::collections::HashMap;
 
+use crate::api::Api;
 use crate::api::dispatch::target::Target;
 use crate::api::web::error::ApiError;
 use crate::api::web::request::Request;
-use crate::resource::{Kind, ListUri};
+use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::settings::{Role, SignerSettings};
 use crate::store::publication::Layer;
 use crate::store::{Key, List, Store};
 use crate::unit_of_work::UnitOfWork;
 
-/// The published list that a request reads, all or one object of it.
+/// The list of records that a request reads, all or one object of it, where that may have a layer: what is published, and what was taken
+/// back.
 pub fn published_list(
     signer: Option<&SignerSettings>,
     request: &Request,
     target: &Target,
 ) -> Option<ListUri> {
     let signer = signer.filter(|_| request.is_read())?;
+    let (list, collection) = records_of(target)?;
+    signer.role(collection).map(|_| list.clone())
+}
+
+/// The list of records that a request is about, with its collection.
+fn records_of(target: &Target) -> Option<(&ListUri, &ObjectUri)> {
     let list = match target {
         Target::Object { uri, .. } if uri.is_valid() => uri.list(),
         Target::List(list) => list,
         _ => return None,
     };
     let collection = list.parent().filter(|uri| uri.is_valid())?;
-    let is_target = matches!(signer.role(collection), Some(Role::Target(_)));
-    (list.kind() == Kind::Record && is_target).then(|| list.clone())
+    (list.kind() == Kind::Record).then_some((list, collection))
+}
+
+/// Settles the layer of a source before a write to it: what is in the places of its records then is what they are.
+///
+/// # Errors
+/// [`ApiError::Overtaken`] where it had one.
+pub async fn settle_before_write(
+    api: &Api,
+    unit: &UnitOfWork,
+    request: &Request,
+    target: &Target,
+) -> Result<(), ApiError> {
+    let signer = api.settings.api.signer.as_ref();
+    let Some((signer, (list, collection))) = signer.zip(records_of(target)) else {
+        return Ok(());
+    };
+    match signer.role(collection) {
+        Some(Role::Source(_)) if !request.is_read() => {
+            super::publish::settle(api, unit, list).await
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Has the unit see a list with its layer; gives the layer, where there is one.

@@ -2,8 +2,9 @@
 //!
 //! [`source`] reads what is to be moved, from a database ([`tls`]), by [`http`] or from [`yaml`], into a [`staging`] database, which finds what does not fit. [`sync`] compares that
 //! with the table and makes the table equal to it, or tells what differs. [`export`] writes the table to a file, which may lie in [`s3`].
-//! [`options`] is the command line, [`run`] what it does.
+//! [`options`] is the command line, [`run`] what it does. [`chain`] makes certificates, and has nothing to do with the rest.
 
+pub mod chain;
 pub mod export;
 pub mod http;
 pub mod options;

@@ -16,6 +16,7 @@ Usage: kinto-serverless import SOURCE TABLE [--dry-run] [--leave-out] [--overwri
        kinto-serverless verify https://SOURCE https://TARGET
        kinto-serverless export FILE.ndjson|s3://BUCKET/KEY TABLE
        kinto-serverless export FILE.yaml|--to-dump DIR TABLE
+       kinto-serverless chain|csr --help
 
 SOURCE
   postgres://…       Kinto's database, read at one moment

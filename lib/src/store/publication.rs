@@ -33,6 +33,7 @@ const CONCURRENCY: usize = 16;
 
 /// Attributes of a list's item.
 const SIGNATURES: &str = "signatures";
+const UNTIL: &str = "signed_until";
 const LAYER: &str = "layer";
 const LAYER_SIZE: &str = "layer_size";
 /// Attributes of the item of a source's list of records.
@@ -44,6 +45,8 @@ const REVIEWED: &str = "reviewed";
 pub struct Published {
     /// JSON of the signatures of all that the list shows, with its timestamp; `None` where none were ever made.
     pub signatures: Option<String>,
+    /// Until when the certificates of the signatures are valid; `None` where they have none.
+    pub until: Option<Timestamp>,
     /// What is to be read with the list.
     pub layer: Option<Layer>,
     /// Who edits the list, which is the source of publications: the collection's own item says so as well, and need not be
@@ -67,6 +70,8 @@ pub struct Layer {
 pub struct Show {
     /// JSON of the signatures.
     pub signatures: String,
+    /// Until when their certificates are valid.
+    pub until: Option<Timestamp>,
     /// What changes, where anything does.
     pub layer: Option<Layer>,
 }
@@ -88,6 +93,10 @@ impl Published {
         let size = usize::try_from(count(LAYER_SIZE)?).unwrap_or(usize::MAX);
         Ok(Self {
             signatures: text(SIGNATURES)?,
+            until: match item.contains_key(UNTIL) {
+                true => Some(time(item, UNTIL)?),
+                false => None,
+            },
             layer: text(LAYER)?.map(|name| Layer { name, size }),
             editor: text(EDITOR)?,
             reviewed: text(REVIEWED)?,

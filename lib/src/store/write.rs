@@ -261,7 +261,7 @@ struct ListUpdate {
 }
 
 const FORGET_LAYER: &str = "layer, layer_size";
-const FORGET_PUBLICATION: &str = "signatures, layer, layer_size";
+const FORGET_PUBLICATION: &str = "signatures, signed_until, layer, layer_size";
 
 impl ListUpdate {
     fn value(&mut self, name: &str, value: AttributeValue) {
@@ -328,9 +328,20 @@ impl ListUpdate {
         match change {
             PublicationChange::Keep => {}
             PublicationChange::Forget => self.remove.push(FORGET_PUBLICATION),
-            PublicationChange::Show(Show { signatures, layer }) => {
+            PublicationChange::Show(Show {
+                signatures,
+                until,
+                layer,
+            }) => {
                 self.set.push("signatures = :signatures");
                 self.value(":signatures", AttributeValue::S(signatures));
+                match until {
+                    Some(until) => {
+                        self.set.push("signed_until = :signed_until");
+                        self.value(":signed_until", AttributeValue::N(until.0.to_string()));
+                    }
+                    None => self.remove.push("signed_until"),
+                }
                 match layer {
                     Some(layer) => {
                         self.set.push("layer = :layer, layer_size = :layer_size");

@@ -31,6 +31,8 @@ pub struct Publication {
     pub records: Option<Arc<BTreeMap<String, String>>>,
     /// Fields of the collection itself.
     pub metadata: Map<String, Value>,
+    /// Whether it gets another timestamp though its records stay as they are.
+    pub is_renewed: bool,
 }
 
 impl UnitOfWork {
@@ -69,6 +71,7 @@ impl UnitOfWork {
         let planned = self.publications.entry(target.clone()).or_default();
         planned.records = publication.records.or(planned.records.take());
         planned.metadata.extend(publication.metadata);
+        planned.is_renewed |= publication.is_renewed;
     }
 
     /// What published collections are to become.

@@ -2,8 +2,10 @@
 //!
 //! [`source`] reads what is to be moved, from a database ([`tls`]), by [`http`], from [`yaml`] or from a [`table_export`], into a [`staging`] database, which finds what does not fit. [`sync`] compares that
 //! with the table and makes the table equal to it, or tells what differs. [`export`] writes the table to a file, which may lie in [`s3`].
-//! [`maintenance`] keeps the table: purges, restores, sweeps. [`options`] is the command line, [`run`] what it does.
+//! [`maintenance`] keeps the table: purges, restores, sweeps. [`options`] is the command line, [`run`] what it does. [`chain`] makes
+//! certificates, and has nothing to do with the rest.
 
+pub mod chain;
 pub mod export;
 pub mod http;
 pub mod maintenance;

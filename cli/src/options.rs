@@ -22,6 +22,7 @@ Usage: kinto-serverless import SOURCE TABLE [--dry-run] [--leave-out] [--overwri
        kinto-serverless purge-deleted KIND... MAX_RETAINED TABLE [--dry-run]
        kinto-serverless raise-timestamps TABLE
        kinto-serverless sweep TABLE [--tombstone-days DAYS]
+       kinto-serverless chain|csr --help
 
 SOURCE
   postgres://…       Kinto's database, read at one moment

@@ -43,6 +43,7 @@ METRICS = {
     # What the metric filters make of log lines has no dimension.
     "FailedRequestsAlarm": (STACK, "FailedRequests", None, None, 1, 0),
     "PartitionFullAlarm": (STACK, "PartitionFull", None, None, 1, 0),
+    "SignaturesAlarm": (STACK, "Signatures", None, None, 1, 0),
     "NotUnderstoodAlarm": (STACK, "NotUnderstood", None, None, 1, 0),
 }
 

@@ -46,6 +46,8 @@ DEPLOYMENTS = {
         "Listeners": "true",
         "ListenerArns": f"arn:aws:events:{ACCOUNT}:event-bus/default",
         "SigningKeyArns": f"arn:aws:kms:{ACCOUNT}:key/1,arn:aws:kms:{ACCOUNT}:key/2",
+        "ChainBucket": "true",
+        "RefreshSignatureDays": "7",
         "Front": "function-url",
         "Admin": "true",
         "Cdn": "true",
@@ -253,6 +255,20 @@ class Template(unittest.TestCase):
                         self.assertEqual((name, statement["Action"], statement["Resource"]), ("ApiRole", "kms:Sign", keys))
         self.assertIn("kms:Sign", json.dumps(template["Resources"]["ApiRole"]))
         self.assertNotIn("kms:", json.dumps(ALL["defaults"][0]["Resources"]["ApiRole"]))
+
+    def test_the_schedule_sends_the_event_that_the_api_is_tested_with(self):
+        template, _, _ = ALL["all that a stack may have"]
+        (target,) = template["Resources"]["RefreshSignatures"]["Properties"]["Targets"]
+        event = json.loads((ROOT / "events" / "refresh-signatures.json").read_text())
+        sent = json.dumps(target["Input"]).replace("${RefreshSignatureDays}", "7")
+        self.assertIn(json.dumps(json.dumps(event, separators=(",", ":"))), sent)
+
+    def test_everybody_may_fetch_chains_by_their_names_and_do_nothing_else(self):
+        template, _, _ = ALL["all that a stack may have"]
+        allowed, denied = template["Resources"]["ChainBucketPolicy"]["Properties"]["PolicyDocument"]["Statement"]
+        self.assertEqual((allowed["Effect"], allowed["Principal"], allowed["Action"]), ("Allow", "*", "s3:GetObject"))
+        self.assertIn("/*.pem", json.dumps(allowed["Resource"]))
+        self.assertEqual((denied["Effect"], denied["Condition"]), ("Deny", {"Bool": {"aws:SecureTransport": "false"}}))
 
     def test_operators_find_each_alarm_and_read_of_no_other(self):
         page = (ROOT / "docs" / "operations.md").read_text()

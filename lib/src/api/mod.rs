@@ -40,6 +40,8 @@
 //! | [`plugins::signer::transitions`] | the statuses of a source |
 //! | [`plugins::signer::content`] | records, compared and copied |
 //! | [`plugins::signer::publish`] | layers, signatures, what the commit shows |
+//! | [`plugins::signer::certificates`] | certificates that near their end |
+//! | [`plugins::signer::refresh`] | signing anew by a schedule |
 //! | [`plugins::signer::reading`] | lists and records of what is being published |
 //! | [`plugins::prometheus`] | `/__metrics__` |
 //! | [`plugins::prometheus::registry`] | what a process counted |

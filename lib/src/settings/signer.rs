@@ -9,6 +9,7 @@ use super::{Includes, PluginName, SettingError, Vars, file};
 use crate::resource::{Kind, ObjectUri};
 use crate::signer::keys::Keys;
 use crate::signer::resources::{Resource, Resources};
+use crate::timestamp::Timestamp;
 
 /// The resources of a server that names none.
 const DEFAULT_RESOURCES: &str = "/buckets/main-workspace -> /buckets/main-preview -> /buckets/main";
@@ -16,8 +17,9 @@ const DEFAULT_RESOURCES: &str = "/buckets/main-workspace -> /buckets/main-previe
 const TO_REVIEW_ENABLED: &str = "TO_REVIEW_ENABLED";
 /// What the variable ends with that has preview and destination deleted with their source.
 const HARD_DELETE: &str = "HARD_DELETE_DESTINATION_ON_SOURCE_DELETION";
-/// Settings that say when the heartbeat of Remote Settings logs a warning about certificates.
+/// Settings that say when a warning about certificates is logged.
 const HEARTBEAT: &str = "HEARTBEAT_CERTIFICATE_";
+const DAY: u64 = 24 * 3600 * 1000;
 
 /// What is reviewed, signed and published where, and with which key.
 #[derive(Clone)]
@@ -30,6 +32,8 @@ pub struct SignerSettings {
     pub allow_floats: bool,
     /// `signer.hard_delete_destination_on_source_deletion`: whether what is published goes with its source.
     pub deletes_targets: bool,
+    /// When somebody is to be told that a certificate ends.
+    pub warning: CertificateWarning,
     /// The keys.
     keys: KeysOfSources,
     /// Whether what is published is reviewed, by what stands between the prefix and the end of a variable.
@@ -45,6 +49,46 @@ impl fmt::Debug for SignerSettings {
             .field("deletes_targets", &self.deletes_targets)
             .field("reviews", &self.reviews)
             .finish_non_exhaustive()
+    }
+}
+
+/// When somebody is to be told that a certificate ends: at a part of its life, within bounds. What Remote Settings' heartbeat
+/// says of the server that signs for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CertificateWarning {
+    /// Percent of its life that are left.
+    pub percentage: u64,
+    /// Days before the end at least.
+    pub min_days: u64,
+    /// Days before the end at most.
+    pub max_days: u64,
+}
+
+impl CertificateWarning {
+    fn from_vars(vars: &Vars) -> Result<Self, SettingError> {
+        let number = |name: &str, default: u64| {
+            let variable = format!("{PREFIX}{HEARTBEAT}{name}");
+            match vars.text(&variable).map(str::parse) {
+                None => Ok(default),
+                Some(Ok(number)) if number <= 36_500 => Ok(number),
+                Some(_) => Err(SettingError::new(
+                    variable,
+                    "must be a number of days, or of percent",
+                )),
+            }
+        };
+        Ok(Self {
+            percentage: number("PERCENTAGE_REMAINING_VALIDITY", 5)?,
+            min_days: number("MIN_REMAINING_DAYS", 10)?,
+            max_days: number("MAX_REMAINING_DAYS", 30)?,
+        })
+    }
+
+    /// Whether it is time to tell of certificates that are valid from `begins` until `ends`.
+    pub fn is_due(&self, begins: Timestamp, ends: Timestamp, now: Timestamp) -> bool {
+        let days = |from: Timestamp| ends.0.saturating_sub(from.0) / DAY;
+        let part = days(begins) * self.percentage / 100;
+        days(now) <= part.max(self.min_days).min(self.max_days)
     }
 }
 
@@ -136,6 +180,7 @@ impl SignerSettings {
         let lines = Resources::parse(lines);
         let lines = lines.map_err(|error| SettingError::new(resources, error.to_string()))?;
         Ok(Some(Self {
+            warning: CertificateWarning::from_vars(vars)?,
             keys: KeysOfSources::from_vars(vars, &lines)?,
             resources: lines,
             to_review_enabled: vars.flag("KINTO_SIGNER_TO_REVIEW_ENABLED", false)?,
@@ -302,9 +347,8 @@ mod tests {
     #[test]
     fn what_cannot_be_used_is_named() {
         assert!(refused("KINTO_SIGNER_RESOURCES", "/buckets/a").contains("`/buckets/a`"));
-        let backend = "kinto_remote_settings.signer.backends.autograph";
+        let backend = "kinto_remote_settings.signer.backends.other";
         assert!(refused("KINTO_SIGNER_SIGNER_BACKEND", backend).contains("local_ecdsa"));
-        refused("KINTO_SIGNER_AUTOGRAPH_SERVER_URL", "http://autograph");
         refused("KINTO_SIGNER_OTHER_ECDSA_PRIVATE_KEY", "/key");
         refused("KINTO_SIGNER_AUTO_CREATE_RESOURCES", "true");
         refused(
@@ -326,6 +370,21 @@ mod tests {
             ("KINTO_SIGNER_SIGNER_BACKEND", signer_keys::LOCAL_ECDSA[1]),
             ("KINTO_SIGNER_HEARTBEAT_CERTIFICATE_MIN_REMAINING_DAYS", "3"),
         ]);
+    }
+
+    #[test]
+    fn a_certificate_ends_soon_when_a_part_of_its_life_is_left_within_bounds() {
+        let warning = settings(&[]).warning;
+        let is_due = |life: u64, left: u64| {
+            let ends = Timestamp(1000 * DAY);
+            let begins = Timestamp(ends.0 - life * DAY);
+            warning.is_due(begins, ends, Timestamp(ends.0 - left * DAY))
+        };
+        assert_eq!([11, 10].map(|left| is_due(90, left)), [false, true]);
+        assert_eq!([19, 18].map(|left| is_due(365, left)), [false, true]);
+        assert_eq!([31, 30].map(|left| is_due(900, left)), [false, true]);
+        assert!(warning.is_due(Timestamp(0), Timestamp(DAY), Timestamp(9 * DAY)));
+        refused("KINTO_SIGNER_HEARTBEAT_CERTIFICATE_MIN_REMAINING_DAYS", "x");
     }
 
     #[test]

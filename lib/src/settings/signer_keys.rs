@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::{Secret, SettingError, Vars};
 use crate::resource::{Kind, ObjectUri};
+use crate::signer::autograph::Autograph;
 use crate::signer::keys::{Backend, Keys};
 use crate::signer::local_ecdsa::LocalEcdsa;
 use crate::signer::resources::Resources;
@@ -21,6 +22,11 @@ pub(super) const LOCAL_ECDSA: [&str; 2] = [
 ];
 /// The backend that signs with keys in KMS.
 const KMS: &str = "kms";
+/// The backends that have Autograph sign, under the names of either package.
+const AUTOGRAPH: [&str; 2] = [
+    "kinto_remote_settings.signer.backends.autograph",
+    "kinto_signer.signer.autograph",
+];
 /// Keys of one source at most: each is one call of KMS for each publication.
 const MAX_KEYS: usize = 4;
 
@@ -28,8 +34,22 @@ const BACKEND: &str = "SIGNER_BACKEND";
 const PRIVATE_KEY: &str = "ECDSA_PRIVATE_KEY";
 const KMS_KEY_IDS: &str = "KMS_KEY_IDS";
 const X5U: &str = "X5U";
+const SERVER_URL: &str = "AUTOGRAPH_SERVER_URL";
+const HAWK_ID: &str = "AUTOGRAPH_HAWK_ID";
+const HAWK_SECRET: &str = "AUTOGRAPH_HAWK_SECRET";
+const AUTOGRAPH_KEY_IDS: &str = "AUTOGRAPH_KEY_IDS";
 /// Every setting of keys. The public key is one of Kinto's, and follows from the private one.
-const SETTINGS: [&str; 5] = [BACKEND, PRIVATE_KEY, "ECDSA_PUBLIC_KEY", KMS_KEY_IDS, X5U];
+const SETTINGS: [&str; 9] = [
+    BACKEND,
+    PRIVATE_KEY,
+    "ECDSA_PUBLIC_KEY",
+    KMS_KEY_IDS,
+    X5U,
+    SERVER_URL,
+    HAWK_ID,
+    HAWK_SECRET,
+    AUTOGRAPH_KEY_IDS,
+];
 
 /// The keys of all sources, by the name of a bucket, or of a bucket and a collection, in variables.
 #[derive(Clone, Debug, Default)]
@@ -53,7 +73,8 @@ pub(super) fn scope(variable: &str) -> Option<&str> {
 
 /// Whether a variable holds a secret of the signer.
 pub fn is_signer_secret(variable: &str) -> bool {
-    variable.starts_with(PREFIX) && variable.ends_with(PRIVATE_KEY)
+    let is_secret = variable.ends_with(PRIVATE_KEY) || variable.ends_with(HAWK_SECRET);
+    variable.starts_with(PREFIX) && is_secret
 }
 
 /// What a source is called in variables: the names to look up, the narrowest first.
@@ -150,10 +171,17 @@ impl<'a> Settings<'a> {
                 let ids = self.kms()?;
                 (Backend::Kms(ids.clone()), ids.len())
             }
+            Some(name) if AUTOGRAPH.contains(&name) => {
+                // The service says the chains.
+                return Ok(Keys {
+                    backend: Backend::Autograph(self.autograph()?),
+                    chains: vec![],
+                });
+            }
             Some(other) if !LOCAL_ECDSA.contains(&other) => {
                 let problem = format!(
-                    "must be {} or {KMS}: no other is known here",
-                    LOCAL_ECDSA[0]
+                    "must be {}, {KMS} or {}: no other is known here",
+                    LOCAL_ECDSA[0], AUTOGRAPH[0]
                 );
                 return Err(SettingError::new(variable, problem));
             }
@@ -201,6 +229,38 @@ impl<'a> Settings<'a> {
         Ok(ids)
     }
 
+    fn autograph(&self) -> Result<Autograph, SettingError> {
+        let (variable, url) = self.require(SERVER_URL)?;
+        let server = url.parse().ok().filter(|url: &reqwest::Url| {
+            let is_http = ["http", "https"].contains(&url.scheme());
+            is_http && url.username().is_empty()
+        });
+        let server = server.ok_or_else(|| SettingError::new(variable, "must be a URL"))?;
+        let (variable, hawk_id) = self.require(HAWK_ID)?;
+        if !hawk_id
+            .bytes()
+            .all(|byte| (b' '..=b'~').contains(&byte) && byte != b'"')
+        {
+            return Err(SettingError::new(
+                variable,
+                "must be printable ASCII without quotes",
+            ));
+        }
+        let (_, hawk_secret) = self.require(HAWK_SECRET)?;
+        let (variable, key_ids) = self.find(AUTOGRAPH_KEY_IDS);
+        let key_ids: Vec<_> = key_ids
+            .unwrap_or("remote-settings")
+            .split_whitespace()
+            .collect();
+        check_count(&variable, key_ids.len())?;
+        Ok(Autograph {
+            server,
+            hawk_id: hawk_id.to_owned(),
+            hawk_secret: Secret::new(hawk_secret),
+            key_ids: key_ids.into_iter().map(str::to_owned).collect(),
+        })
+    }
+
     fn chains(&self, keys: usize) -> Result<Vec<String>, SettingError> {
         let (variable, value) = self.find(X5U);
         let urls: Vec<_> = value.into_iter().flat_map(str::split_whitespace).collect();
@@ -244,7 +304,7 @@ mod tests {
         let keys = keys.of(&ObjectUri::collection(bucket, collection)).unwrap();
         match &keys.backend {
             Backend::Kms(ids) => (ids.clone(), keys.chains.clone()),
-            Backend::LocalEcdsa(keys) => panic!("{} local keys", keys.len()),
+            _ => panic!("{keys:?}"),
         }
     }
 

@@ -4,10 +4,17 @@ use std::fmt;
 use std::sync::Arc;
 
 use aws_config::SdkConfig;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE;
+use futures::future::try_join_all;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
+use super::autograph::{self, Autograph};
+use super::chain::{self, Chain, Chains};
 use super::kms::{self, Kms};
 use super::local_ecdsa::{self, LocalEcdsa};
+use crate::timestamp::Timestamp;
 
 /// The scheme of all signatures: ECDSA with P-384 and SHA-384.
 const MODE: &str = "p384ecdsa";
@@ -28,6 +35,8 @@ pub enum Backend {
     LocalEcdsa(Vec<Arc<LocalEcdsa>>),
     /// In KMS, under these ARNs.
     Kms(Vec<String>),
+    /// In a service, which says the chains of certificates itself.
+    Autograph(Autograph),
 }
 
 impl fmt::Debug for Keys {
@@ -35,6 +44,7 @@ impl fmt::Debug for Keys {
         let backend: &dyn fmt::Debug = match &self.backend {
             Backend::LocalEcdsa(keys) => &format!("{} local", keys.len()),
             Backend::Kms(ids) => ids,
+            Backend::Autograph(autograph) => &autograph.key_ids,
         };
         let mut shown = f.debug_struct("Keys");
         shown.field("backend", backend);
@@ -49,8 +59,18 @@ pub struct Signature {
     pub signature: String,
     /// The URL of the chain of certificates, the one of the key first; empty where there is none.
     pub x5u: String,
-    /// How it was made.
-    pub mode: String,
+    /// `mode`, how it was made, and what else a service says of it.
+    #[serde(flatten)]
+    pub more: Map<String, Value>,
+}
+
+/// The signatures of a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signed {
+    /// One of each key.
+    pub signatures: Vec<Signature>,
+    /// Until when the certificates of all are valid; `None` where there are none.
+    pub until: Option<Timestamp>,
 }
 
 /// Why nothing was signed.
@@ -62,44 +82,86 @@ pub enum Error {
     /// By a key in KMS.
     #[error("KMS did not sign")]
     Kms(#[from] kms::Error),
+    /// By a service.
+    #[error("the signing service did not sign")]
+    Autograph(#[from] autograph::Error),
+    /// No key is that of the source.
+    #[error("no key is set for this source")]
+    NoKeys,
+    /// The certificates of a key.
+    #[error("no client could verify the signature")]
+    Chain(#[from] chain::Error),
 }
 
 /// What signs: the clients that keys are reached with.
 #[derive(Clone, Debug, Default)]
 pub struct Signer {
     kms: Kms,
+    chains: Chains,
 }
 
 impl Signer {
     /// With clients of this configuration. They are made when they are needed first.
     pub fn new(sdk: &SdkConfig) -> Self {
-        Self { kms: Kms::new(sdk) }
+        Self {
+            kms: Kms::new(sdk),
+            chains: Chains::default(),
+        }
     }
 
     /// Signs a collection's text ([`super::payload::text`]) with each of the keys.
     ///
     /// # Errors
-    /// One of them did not sign: then there is no signature at all.
-    pub async fn sign(&self, keys: &Keys, text: &str) -> Result<Vec<Signature>, Error> {
-        let mut texts = vec![];
-        match &keys.backend {
-            Backend::LocalEcdsa(keys) => {
-                for key in keys {
-                    texts.push(key.sign(text)?);
-                }
+    /// One of them did not sign, or its certificates are not those that clients need: then there is no signature at all.
+    pub async fn sign(&self, keys: &Keys, text: &str, now: Timestamp) -> Result<Signed, Error> {
+        let signatures = self.signatures(keys, text).await?;
+        let mut until = None;
+        for Signature { signature, x5u, .. } in &signatures {
+            // A service for development may name a file.
+            if !x5u.starts_with("http") {
+                continue;
             }
-            Backend::Kms(ids) => {
-                let signed = ids.iter().map(|id| self.kms.sign(id, text));
-                texts = futures::future::try_join_all(signed).await?;
-            }
+            let chain = self.chains.get(x5u).await?;
+            let raw = URL_SAFE.decode(signature).unwrap_or_default();
+            chain.check(text, &raw, now)?;
+            until = Some(until.map_or(chain.ends, |until: Timestamp| until.min(chain.ends)));
         }
+        Ok(Signed { signatures, until })
+    }
+
+    async fn signatures(&self, keys: &Keys, text: &str) -> Result<Vec<Signature>, Error> {
+        let texts = match &keys.backend {
+            Backend::LocalEcdsa(keys) => {
+                let signed = keys.iter().map(|key| key.sign(text));
+                signed.collect::<Result<Vec<_>, _>>()?
+            }
+            Backend::Kms(ids) => try_join_all(ids.iter().map(|id| self.kms.sign(id, text))).await?,
+            Backend::Autograph(autograph) => {
+                let ids = autograph.key_ids.iter();
+                let signed = try_join_all(ids.map(|id| autograph.sign(id, text))).await?;
+                let signatures = signed.into_iter().map(|answer| Signature {
+                    signature: answer.signature,
+                    x5u: answer.x5u,
+                    more: answer.more,
+                });
+                return Ok(signatures.collect());
+            }
+        };
         let mut chains = keys.chains.iter();
         let signatures = texts.into_iter().map(|signature| Signature {
             signature,
             x5u: chains.next().cloned().unwrap_or_default(),
-            mode: MODE.to_owned(),
+            more: Map::from_iter([("mode".to_owned(), MODE.into())]),
         });
         Ok(signatures.collect())
+    }
+
+    /// The chain of certificates with that URL.
+    ///
+    /// # Errors
+    /// It cannot be fetched, or is none.
+    pub async fn chain(&self, url: &str) -> Result<Arc<Chain>, chain::Error> {
+        self.chains.get(url).await
     }
 
     /// Checks that the keys sign, for a heartbeat.
@@ -117,6 +179,10 @@ impl Signer {
                 for id in ids {
                     self.kms.check(id).await?;
                 }
+            }
+            Backend::Autograph(autograph) => {
+                let ids = autograph.key_ids.iter();
+                try_join_all(ids.map(|id| autograph.sign(id, "heartbeat"))).await?;
             }
         }
         Ok(())

@@ -3,15 +3,19 @@
 //! | module | what it is |
 //! | --- | --- |
 //! | [`resources`] | what is published where |
+//! | [`autograph`] | signing by Autograph |
 //! | [`canonical`] | JSON in the one form that everybody serialises alike |
 //! | [`payload`] | the text that is signed for a collection |
+//! | [`chain`] | certificates of keys, by the URL that signatures name |
 //! | [`keys`] | the keys of a source, and what signs with them |
 //! | [`local_ecdsa`] | signing with a key in a file |
 //! | [`kms`] | signing with a key in KMS |
 //!
 //! Who publishes what, and when, is the plugin's part ([decision 25](../../../docs/decisions/025-signer.md)).
 
+pub mod autograph;
 pub mod canonical;
+pub mod chain;
 pub mod keys;
 pub mod kms;
 pub mod local_ecdsa;

@@ -39,6 +39,7 @@ const STEP: i32 = 500;
 
 /// Attributes of a list's item.
 const SIGNATURES: &str = "signatures";
+const UNTIL: &str = "signed_until";
 const LAYER: &str = "layer";
 const LAYER_SIZE: &str = "layer_size";
 /// How far the layer is settled: the greatest of the ids of objects that are in their places, and how many these are.
@@ -53,6 +54,8 @@ const REVIEWED: &str = "reviewed";
 pub struct Published {
     /// JSON of the signatures of all that the list shows, with its timestamp; `None` where none were ever made.
     pub signatures: Option<String>,
+    /// Until when the certificates of the signatures are valid; `None` where they have none.
+    pub until: Option<Timestamp>,
     /// What is to be read with the list.
     pub layer: Option<Layer>,
     /// Who edits the list, which is the source of publications: the collection's own item says so as well, and need not be
@@ -85,6 +88,8 @@ pub enum Settling {
 pub struct Show {
     /// JSON of the signatures; `None` of a source, which has none.
     pub signatures: Option<String>,
+    /// Until when their certificates are valid.
+    pub until: Option<Timestamp>,
     /// What changes, where anything does.
     pub layer: Option<Layer>,
 }
@@ -106,6 +111,10 @@ impl Published {
         let size = usize::try_from(count(LAYER_SIZE)?).unwrap_or(usize::MAX);
         Ok(Self {
             signatures: text(SIGNATURES)?,
+            until: match item.contains_key(UNTIL) {
+                true => Some(time(item, UNTIL)?),
+                false => None,
+            },
             layer: text(LAYER)?.map(|name| Layer { name, size }),
             editor: text(EDITOR)?,
             reviewed: text(REVIEWED)?,

@@ -266,7 +266,8 @@ struct ListUpdate {
 /// How far an earlier layer of the list is settled.
 const FORGET_PLACED: &str = "layer_placed_to, layer_placed";
 const FORGET_LAYER: &str = "layer, layer_size, layer_placed_to, layer_placed";
-const FORGET_PUBLICATION: &str = "signatures, layer, layer_size, layer_placed_to, layer_placed";
+const FORGET_PUBLICATION: &str =
+    "signatures, signed_until, layer, layer_size, layer_placed_to, layer_placed";
 
 impl ListUpdate {
     fn value(&mut self, name: &str, value: AttributeValue) {
@@ -333,10 +334,21 @@ impl ListUpdate {
         match change {
             PublicationChange::Keep => {}
             PublicationChange::Forget => self.remove.push(FORGET_PUBLICATION),
-            PublicationChange::Show(Show { signatures, layer }) => {
+            PublicationChange::Show(Show {
+                signatures,
+                until,
+                layer,
+            }) => {
                 if let Some(signatures) = signatures {
                     self.set.push("signatures = :signatures");
                     self.value(":signatures", AttributeValue::S(signatures));
+                }
+                match until {
+                    Some(until) => {
+                        self.set.push("signed_until = :signed_until");
+                        self.value(":signed_until", AttributeValue::N(until.0.to_string()));
+                    }
+                    None => self.remove.push("signed_until"),
                 }
                 match layer {
                     Some(layer) => {

@@ -34,6 +34,8 @@ pub struct Publication {
     pub metadata: Map<String, Value>,
     /// What is to be told of it: how many records change, and how large these are, is known when it is published.
     pub review: Option<Reviewing>,
+    /// Whether it gets another timestamp though its records stay as they are.
+    pub is_renewed: bool,
 }
 
 /// What a command does to the review of a source.
@@ -89,6 +91,7 @@ impl UnitOfWork {
         let planned = self.publications.entry(target.clone()).or_default();
         planned.records = publication.records.or(planned.records.take());
         planned.metadata.extend(publication.metadata);
+        planned.is_renewed |= publication.is_renewed;
         planned.review = publication.review.or(planned.review.take());
     }
 

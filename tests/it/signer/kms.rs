@@ -18,6 +18,7 @@ use tests::{ALICE, Kinto};
 use wiremock::matchers::any;
 use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate};
 
+use super::keys::{chain, chains};
 use super::{Expect, verifies};
 
 /// The first key.
@@ -150,10 +151,12 @@ async fn approve(kinto: &Kinto) -> tests::Answer {
 #[tokio::test]
 async fn what_is_published_has_a_signature_of_the_key_in_kms_with_the_url_of_its_chain() {
     let kms = Kms::with(&[KEY]).await;
-    let url = "https://chains.example/news.pem";
+    let text = chain(&kms.public[KEY], 3600, 3600);
+    let chains = chains(&[("news.pem", text)]).await;
+    let url = format!("{}/news.pem", chains.uri());
     let settings = [
         ("KINTO_SIGNER_KMS_KEY_IDS", KEY),
-        ("KINTO_SIGNER_MAIN_WORKSPACE_NEWS_X5U", url),
+        ("KINTO_SIGNER_MAIN_WORKSPACE_NEWS_X5U", &*url),
     ];
     let kinto = kms.kinto(&settings).await;
     create(&kinto).await;

@@ -3,6 +3,7 @@
 mod changesets;
 mod events;
 mod example;
+mod keys;
 mod kms;
 mod rollback;
 mod transitions;
@@ -162,6 +163,12 @@ impl Signer {
         let text = payload::text(records, timestamp);
         verifies(&self.public_key, &text, signature)
     }
+}
+
+/// A PEM text.
+pub fn pem(label: &str, der: &[u8]) -> String {
+    let body = BASE64_STANDARD.encode(der);
+    format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n")
 }
 
 /// Whether a signature of metadata is one of a text, by that key.

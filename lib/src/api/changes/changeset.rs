@@ -137,7 +137,8 @@ pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
         let response = response
             .last_modified(timestamp.max(collection.last_modified))
             .with_etag(&collection.etag(timestamp));
-        cache_control::apply_to_changes(response, of, request, timestamp, is_shared, caching)
+        let until = collection.published.until;
+        cache_control::apply_to_changes(response, of, request, timestamp, until, is_shared, caching)
     };
     if known.is_some_and(|known| matches_weakly(known, &etag)) {
         let response = Response::empty(StatusCode::NOT_MODIFIED);

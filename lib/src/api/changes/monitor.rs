@@ -107,6 +107,7 @@ fn with_cache_headers(
         MONITOR_CHANGES,
         request,
         timestamp,
+        None,
         is_anonymous,
         caching,
     )

@@ -22,6 +22,7 @@ use self::router::Routed;
 use crate::api::Api;
 use crate::api::auth::credentials::Credentials;
 use crate::api::plugins::admin;
+use crate::api::plugins::signer::refresh;
 use crate::api::summary::{Outcome, notes};
 use crate::api::web::error::ApiError;
 use crate::api::web::request::Request;
@@ -50,7 +51,12 @@ impl Api {
         event: ApiGatewayV2httpRequest,
         received: Instant,
     ) -> (ApiGatewayV2httpResponse, Option<Outcome>) {
+        let is_of_schedule = event.route_key.as_deref() == Some(refresh::ROUTE);
         match gateway::request(event) {
+            Ok(request) if is_of_schedule => {
+                let response = Box::pin(refresh::answer(self, &request)).await;
+                (gateway::event(response, false, ""), None)
+            }
             Ok(request) => {
                 let request = Arc::new(request);
                 let accept_encoding = request.header(ACCEPT_ENCODING).unwrap_or_default();

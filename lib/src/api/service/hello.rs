@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
 use crate::api::Api;
+use crate::api::plugins::signer::certificates;
 use crate::api::plugins::{self, default_bucket};
 use crate::api::web::cache_control;
 use crate::api::web::response::Response;
@@ -139,7 +140,7 @@ pub async fn heartbeat(cx: &mut Context<'_>) -> Result<Response, ApiError> {
             let source = std::error::Error::source(error).map(ToString::to_string);
             tracing::error!(%error, source, "the signer does not sign");
         }
-        checked.is_ok()
+        checked.is_ok() && certificates::are_valid(api).await
     };
     let limit = Duration::from_secs(api.settings.api.web.heartbeat_timeout_seconds);
     let (storage, megaphones, signer) = futures::join!(

@@ -53,11 +53,14 @@ pub fn apply_to_read(
 ///
 /// The maximum needs an `_expected` that is exactly this state (unlike the originals, which take any): the response to
 /// one that is still to come, or is past, will soon be another.
+///
+/// `until` is when certificates of its signatures end: nobody may keep it longer.
 pub fn apply_to_changes(
     response: Response,
     (bucket, collection): (&str, &str),
     request: &Request,
     timestamp: Timestamp,
+    until: Option<Timestamp>,
     is_shared: bool,
     settings: &CacheSettings,
 ) -> Response {
@@ -72,8 +75,10 @@ pub fn apply_to_changes(
         Some(_) => Expiry::Minimum,
     };
     let seconds = settings.of_changes(bucket, collection, expiry);
-    match seconds {
-        Some(seconds) => response.cached_for(seconds, Timestamp::now()),
+    let now = Timestamp::now();
+    let left = until.map_or(u64::MAX, |until| until.0.saturating_sub(now.0) / 1000);
+    match seconds.map(|seconds| seconds.min(left)) {
+        Some(seconds) => response.cached_for(seconds, now),
         None => response.uncached(),
     }
 }

@@ -5,9 +5,11 @@
 //! command at its place in the batch, and plans what is to be published → when all of a batch is answered, [`publish`] writes what
 //! changes to layers, signs, and has the unit of work show it in the transaction that commits the request.
 
+pub mod certificates;
 mod content;
 mod publish;
 pub mod reading;
+pub mod refresh;
 pub mod transitions;
 
 use std::collections::BTreeMap;
@@ -235,6 +237,19 @@ async fn check_target(
     }
 }
 
+/// What is read where a source changes, and what is published from it.
+fn needs_of(of: &Publishing) -> Needs {
+    let mut needs = Needs::default();
+    for collection in of.targets().chain([&of.source]) {
+        needs.objects.extend(collection.lineage().cloned());
+        for uri in collection.lineage() {
+            needs.lists.insert(uri.list().clone());
+            needs.lists.extend(uri.child_lists());
+        }
+    }
+    needs
+}
+
 /// A source that a call has written to.
 struct Source<'c, 'a> {
     cx: &'c mut Context<'a>,
@@ -256,15 +271,7 @@ impl Source<'_, '_> {
 
     /// Reads what is written to where a source changes, and where it is published to `targets`.
     async fn read_targets(&mut self) -> Result<(), ApiError> {
-        let mut needs = Needs::default();
-        let collections = self.of.targets().chain([&self.of.source]);
-        for collection in collections {
-            needs.objects.extend(collection.lineage().cloned());
-            for uri in collection.lineage() {
-                needs.lists.insert(uri.list().clone());
-                needs.lists.extend(uri.child_lists());
-            }
-        }
+        let needs = needs_of(&self.of);
         self.read(needs).await
     }
 
@@ -313,6 +320,7 @@ impl Source<'_, '_> {
                 records: records.map(Content::shared),
                 metadata: metadata.clone(),
                 review: None,
+                is_renewed: false,
             };
             self.unit().plan(&target, publication);
         }

@@ -11,6 +11,7 @@ use crate::api::web::error::ApiError;
 use crate::event::EventName;
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::settings::{Role, SignerSettings};
+use crate::signer::keys::{Error, Signed};
 use crate::signer::payload;
 use crate::store::publication::Show;
 use crate::store::{Content as Stored, Generation, Object};
@@ -32,6 +33,7 @@ pub async fn publish(api: &Api, unit: &mut UnitOfWork) -> Result<(), ApiError> {
         let layer = api.store.write_layer(&list, objects).await?;
         let show = Show {
             signatures: None,
+            until: None,
             layer: Some(layer),
         };
         unit.publish(&list, None, show);
@@ -88,7 +90,11 @@ async fn publish_one(
         };
         objects.push((id, object));
     }
-    let at = (!objects.is_empty()).then_some(timestamp);
+    // A time of its own, which clients ask for and caches know, where nothing else gives one.
+    if objects.is_empty() && publication.is_renewed {
+        timestamp = unit.now().max(timestamp.next());
+    }
+    let at = (!objects.is_empty() || publication.is_renewed).then_some(timestamp);
     if !objects.is_empty() {
         let changed = std::sync::Arc::make_mut(&mut records);
         for (id, object) in &objects {
@@ -105,13 +111,15 @@ async fn publish_one(
         tell(unit, review, &objects);
     }
     let text = text(&records, &times, timestamp)?;
-    let signatures = sign(api, signer, target, &text).await?;
+    let signed = sign(api, signer, unit, target, &text).await?;
+    let signatures = json!(signed.signatures);
     let layer = match objects.is_empty() {
         true => None,
         false => Some(api.store.write_layer(&list, objects).await?),
     };
     let show = Show {
         signatures: Some(signatures.to_string()),
+        until: signed.until,
         layer,
     };
     unit.publish(&list, at, show);
@@ -207,17 +215,17 @@ fn text(
 async fn sign(
     api: &Api,
     signer: &SignerSettings,
+    unit: &UnitOfWork,
     target: &ObjectUri,
     text: &str,
-) -> Result<Value, ApiError> {
-    let Some(Role::Target(of)) = signer.role(target) else {
-        return Ok(json!([]));
+) -> Result<Signed, ApiError> {
+    let keys = match signer.role(target) {
+        Some(Role::Target(of)) => signer.keys(&of.source),
+        _ => None,
     };
-    let Some(keys) = signer.keys(&of.source) else {
-        return Ok(json!([]));
-    };
-    let signatures = api.signer.sign(keys, text).await;
-    Ok(json!(signatures.map_err(ApiError::Signing)?))
+    let keys = keys.ok_or(ApiError::Signing(Error::NoKeys))?;
+    let signed = api.signer.sign(keys, text, unit.now()).await;
+    signed.map_err(ApiError::Signing)
 }
 
 fn update(unit: &mut UnitOfWork, target: &ObjectUri, fields: Map<String, Value>) {

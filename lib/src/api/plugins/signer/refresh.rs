@@ -1,0 +1,223 @@
+//! Signing anew what was signed long ago, by a schedule: clients verify certificates, and these end
+//! ([decision 29](../../../../../docs/decisions/029-keys.md)).
+//!
+//! What is signed anew gets another timestamp, though its records stay as they are: so monitor/changes and broadcasts tell of
+//! it, clients ask with another `_expected`, and no cache answers with the old signature.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use serde_json::{Map, Value, json};
+use tokio::time::{Instant, sleep};
+
+use super::{PLUGIN_USER, certificates, date, needs_of, origin};
+use crate::api::Api;
+use crate::api::plugins;
+use crate::api::web::error::ApiError;
+use crate::api::web::request::Request;
+use crate::api::web::response::Response;
+use crate::notifier;
+use crate::resource::{Kind, ObjectUri};
+use crate::settings::{Publishing, Role, SignerSettings};
+use crate::signer::resources::Resource;
+use crate::store::changeset::ChangesQuery;
+use crate::store::{CommitError, Generation};
+use crate::timestamp::Timestamp;
+use crate::unit_of_work::publications::Publication;
+use crate::unit_of_work::{Needs, UnitOfWork};
+
+/// The field that says when a source was signed.
+const SIGNED: &str = "last_signature_date";
+/// Bytes of the collections of a source bucket that are looked at.
+const MAX_READ: usize = 24 * 1024 * 1024;
+/// How long one run begins to sign for: the next one goes on.
+const RUN: Duration = Duration::from_secs(15);
+/// How long one of them may take to be committed after that.
+const COMMIT: Duration = Duration::from_secs(8);
+/// How often one is tried that others write at the same time.
+const ATTEMPTS: u32 = 5;
+
+/// What a run did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Refreshed {
+    /// Sources whose publications were signed.
+    pub signed: usize,
+    /// What failed, which is logged: sources, and certificates.
+    pub failed: usize,
+    /// Sources that are left for the next run.
+    pub left: usize,
+}
+
+/// The route that the schedule's event names: no front sends another than `$default`, and no client has a say in it.
+pub const ROUTE: &str = "refresh-signatures";
+/// The parameter with the days after which something is signed anew.
+const DAYS: &str = "days";
+
+/// Answers the event of the schedule.
+pub async fn answer(api: &Api, request: &Request) -> Response {
+    let days = request.parameter(DAYS).and_then(|days| days.parse().ok());
+    let Some(days) = days.filter(|days: &u64| *days < 100_000) else {
+        return Response::json(StatusCode::BAD_REQUEST, &json!({"error": "no days"}));
+    };
+    let refreshed = api
+        .refresh_signatures(Duration::from_secs(days * 24 * 3600))
+        .await;
+    let refreshed = refreshed.unwrap_or_else(|error| {
+        tracing::error!(%error, "a publication was not signed anew");
+        Refreshed {
+            failed: 1,
+            ..Refreshed::default()
+        }
+    });
+    let Refreshed {
+        signed,
+        failed,
+        left,
+    } = refreshed;
+    tracing::info!(signed, failed, left, "signed anew");
+    let status = match failed {
+        0 => StatusCode::OK,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    Response::json(
+        status,
+        &json!({"signed": signed, "failed": failed, "left": left}),
+    )
+}
+
+impl Api {
+    /// Signs anew what every source has published whose last signature is older than `age`.
+    ///
+    /// One `Query` a MB of the collections of each source bucket, then for each that is due what a publication without
+    /// changes costs.
+    ///
+    /// # Errors
+    /// The sources cannot be read. A source that fails does not stop the others.
+    pub async fn refresh_signatures(&self, age: Duration) -> Result<Refreshed, ApiError> {
+        let Some(signer) = &self.settings.api.signer else {
+            return Ok(Refreshed::default());
+        };
+        let began = Instant::now();
+        let mut refreshed = Refreshed::default();
+        if !certificates::are_valid(self).await {
+            refreshed.failed += 1;
+        }
+        let now = Timestamp::now();
+        let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        let due = Timestamp(now.0.saturating_sub(age));
+        for line in &signer.resources.0 {
+            for of in self.due(signer, line, due).await? {
+                if began.elapsed() > RUN {
+                    refreshed.left += 1;
+                    continue;
+                }
+                match self.refresh(&of).await {
+                    Ok(()) => refreshed.signed += 1,
+                    Err(error) => {
+                        let (source, cause) = (&of.source, std::error::Error::source(&error));
+                        let cause = cause.map(ToString::to_string);
+                        tracing::error!(%error, cause, %source, "a publication was not signed anew");
+                        refreshed.failed += 1;
+                    }
+                }
+            }
+        }
+        Ok(refreshed)
+    }
+
+    /// The sources of a line that were signed last before `due`, or never.
+    async fn due(
+        &self,
+        signer: &SignerSettings,
+        line: &Resource,
+        due: Timestamp,
+    ) -> Result<Vec<Publishing>, ApiError> {
+        let bucket = line.source.bucket_uri();
+        let list = bucket.children(Kind::Collection);
+        let needs = Needs {
+            objects: [bucket.clone()].into(),
+            lists: [list.clone()].into(),
+            ..Needs::default()
+        };
+        let unit = UnitOfWork::read(&self.store, Timestamp::now(), needs).await?;
+        let generation = unit.generation_of(&list).unwrap_or(Generation::ROOT);
+        let wanted = ChangesQuery {
+            since: Timestamp(0),
+            limit: None,
+            max_bytes: MAX_READ,
+            tombstones: false,
+        };
+        let at = unit.timestamp_read(&list);
+        let collections = self.store.changes(&list, &generation, at, wanted).await?;
+        let due = date(due);
+        let sources = collections.shown().into_iter().filter_map(|collection| {
+            let uri = list.clone().object(&collection.id);
+            let is_of_line = line.source == uri || line.source == *bucket;
+            let data: Map<String, Value> = serde_json::from_str(collection.data.as_ref()?).ok()?;
+            // Both are dates of UTC in one form.
+            let signed = data.get(SIGNED).and_then(Value::as_str)?;
+            match signer.role(&uri)? {
+                Role::Source(of) if is_of_line && signed < &*due => Some(of),
+                _ => None,
+            }
+        });
+        let mut sources: Vec<_> = sources.collect();
+        sources.sort_by_key(|of| of.source.to_string());
+        Ok(sources)
+    }
+
+    /// Signs anew what a source has published.
+    async fn refresh(&self, of: &Publishing) -> Result<(), ApiError> {
+        let mut attempts = 0;
+        loop {
+            let failed = match self.try_refresh(of).await {
+                Ok(()) => return Ok(()),
+                Err(error @ (ApiError::Overtaken | ApiError::Busy)) => error,
+                Err(error) => return Err(error),
+            };
+            attempts += 1;
+            if attempts == ATTEMPTS {
+                return Err(failed);
+            }
+            sleep(Duration::from_millis(50) * attempts).await;
+        }
+    }
+
+    async fn try_refresh(&self, of: &Publishing) -> Result<(), ApiError> {
+        let has_subscribers = !self.settings.listeners.is_empty() || !self.on_write.is_empty();
+        let unit = UnitOfWork::read(&self.store, Timestamp::now(), needs_of(of)).await?;
+        let mut unit = unit.with_events(has_subscribers);
+        let Some(source) = unit.get(&of.source) else {
+            return Ok(());
+        };
+        let (mut data, permissions) = (source.data.clone(), source.permissions.clone());
+        let targets: Vec<ObjectUri> = of.targets().cloned().collect();
+        if !targets.iter().any(|target| unit.get(target).is_some()) {
+            return Ok(());
+        }
+        unit.set_origin(|| Some(origin(&of.source)));
+        for target in targets {
+            let publication = Publication {
+                is_renewed: true,
+                ..Publication::default()
+            };
+            unit.plan(&target, publication);
+        }
+        data.insert("last_signature_by".to_owned(), json!(PLUGIN_USER));
+        data.insert(SIGNED.to_owned(), date(unit.now()).into());
+        unit.update(&of.source, data, permissions, None);
+        plugins::after_writes(&self.on_write, self, &mut unit).await?;
+        let waits_for = |event: &_| notifier::waits_for(&self.settings.listeners, event);
+        let committed = unit
+            .commit(&self.store, waits_for, Instant::now() + COMMIT)
+            .await;
+        committed.map_err(|error| match error {
+            CommitError::Conflict | CommitError::Contended { .. } => ApiError::Overtaken,
+            CommitError::TooLarge => ApiError::RequestTooLarge,
+            CommitError::Full => ApiError::Full,
+            CommitError::Unknown(error) => ApiError::Unknown(error),
+            CommitError::Store(error) => error.into(),
+            CommitError::Partial | CommitError::TooManyGroups { .. } => ApiError::PartlyWritten,
+        })
+    }
+}

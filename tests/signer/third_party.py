@@ -1,0 +1,31 @@
+"""Verifies a changeset with autograph-utils, what Mozilla's own tools verify Remote Settings with.
+
+    target/venv/bin/python tests/signer/third_party.py URL_OF_COLLECTION ROOT NAME
+
+ROOT is what clients know the root by (`kinto-serverless chain` prints it), NAME what the certificate of the key is to be
+for. Prints the number of records and the signatures that verify; fails unless each of them does.
+"""
+
+import asyncio
+import sys
+
+import aiohttp
+import canonicaljson
+from autograph_utils import ExactMatch, MemoryCache, SignatureVerifier, decode_mozilla_hash
+
+
+async def main(url, root, name):
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"{url}/changeset?_expected=0") as answer:
+            changeset = await answer.json()
+        records = sorted(changeset["changes"], key=lambda record: record["id"])
+        content = {"data": records, "last_modified": str(changeset["timestamp"])}
+        text = canonicaljson.dumps(content).encode()
+        verifier = SignatureVerifier(session, MemoryCache(), decode_mozilla_hash(root), ExactMatch(name))
+        signatures = changeset["metadata"]["signatures"]
+        for signature in signatures:
+            await verifier.verify(text, signature["signature"], signature["x5u"])
+    print(f"{len(records)} records, {len(signatures)} signatures")
+
+
+asyncio.run(main(*sys.argv[1:]))

@@ -2,13 +2,16 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
+
+use kinto_serverless::resource::Kind;
 
 use crate::http::reading;
 use crate::sync;
 
 /// The answer to `--help`.
 pub const HELP: &str = "\
-Moves a Kinto into a table of kinto-serverless, and out of it.
+Moves a Kinto into a table of kinto-serverless, and out of it, and keeps the table.
 
 Usage: kinto-serverless import SOURCE TABLE [--dry-run] [--leave-out] [--overwrite]
                                [--raise-timestamps] [--write-capacity UNITS]
@@ -16,9 +19,15 @@ Usage: kinto-serverless import SOURCE TABLE [--dry-run] [--leave-out] [--overwri
        kinto-serverless verify https://SOURCE https://TARGET
        kinto-serverless export FILE.ndjson|s3://BUCKET/KEY TABLE
        kinto-serverless export FILE.yaml|--to-dump DIR TABLE
+       kinto-serverless purge-deleted KIND... MAX_RETAINED TABLE [--dry-run]
+       kinto-serverless raise-timestamps TABLE
+       kinto-serverless sweep TABLE [--tombstone-days DAYS]
 
 SOURCE
   postgres://…       Kinto's database, read at one moment
+  --from-dynamodb-export s3://BUCKET/PREFIX/AWSDynamoDB/ID|DIR
+                     an export that DynamoDB made of such a table, full and as
+                     DYNAMODB_JSON
   --from-dump DIR    its tables as CSV: objects.csv, timestamps.csv,
                      access_control_entries.csv, user_principals.csv
   https://…          another Kinto, by its API: https://user:password@host/v1,
@@ -36,15 +45,27 @@ was; later it brings what changed. verify tells what differs, and fails if
 anything does; of two servers it compares all that their APIs show one user. export writes everything to a file that import reads back, to one
 that kinto-wizard loads, or as CSV of Kinto's tables, with a script for psql.
 
+purge-deleted keeps the latest MAX_RETAINED tombstones of each list of that
+KIND (record, collection, group, bucket, account) and removes the others.
+raise-timestamps gives everything in a restored table a new time; interrupted
+and begun again it goes on. sweep has what nobody can see any more expire.
+Those three take --write-capacity.
+
   --dry-run          only tell what would be written and what would not fit
   --leave-out        go on without what does not fit
   --overwrite        lose what was written to the table through the API
   --raise-timestamps give everything a new time, so that clients hear of it
   --write-capacity   write capacity units a second at most
+  --tombstone-days   have tombstones expire that are older
   --work FILE        keep what was read over HTTP, and go on from there later
   --skip-record-permissions
                      do not ask over HTTP for the permissions of each record
   --help             print this";
+
+/// A day.
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// Words besides options: a command, each kind of object, and a number.
+const MAX_VALUES: usize = 7;
 
 /// What is asked for.
 #[derive(Debug, PartialEq, Eq)]
@@ -57,6 +78,8 @@ pub struct Options {
     pub reading: reading::Options,
     /// Whether to go on without what does not fit.
     pub leave_out: bool,
+    /// Whether to tell only what would be done.
+    pub dry_run: bool,
 }
 
 /// What to do.
@@ -70,6 +93,12 @@ pub enum Command {
     Compare(String, String),
     /// Write everything that the table holds.
     Export(Target, Table),
+    /// Remove tombstones of these kinds, but for so many of each list.
+    PurgeDeleted(Vec<Kind>, u64, Table),
+    /// Give everything new times.
+    RaiseTimestamps(Table),
+    /// Have expire what is over, and tombstones that are older.
+    Sweep(Option<Duration>, Table),
 }
 
 /// Where objects come from.
@@ -79,6 +108,8 @@ pub enum Source {
     Postgres(String),
     /// A directory of CSV files.
     Dump(PathBuf),
+    /// An export of DynamoDB's, by its URL or directory.
+    TableExport(String),
     /// Another Kinto, by the URL of its API.
     Http(String),
     /// A file of kinto-wizard's.
@@ -132,14 +163,17 @@ impl Options {
     ) -> Result<Option<Self>, OptionsError> {
         use lexopt::prelude::*;
 
-        let (mut values, mut dump, mut to_dump, mut table) = (vec![], None, None, None);
-        let (mut dry_run, mut leave_out) = (false, false);
+        let (mut values, mut from, mut to_dump, mut table) = (vec![], None, None, None);
+        let (mut dry_run, mut leave_out, mut tombstones_kept) = (false, false, None);
         let (mut sync, mut reading) = (sync::Options::default(), reading::Options::default());
         let mut parser = lexopt::Parser::from_args(arguments);
         while let Some(argument) = parser.next()? {
             match argument {
                 Long("help") | Short('h') => return Ok(None),
-                Long("from-dump") => dump = Some(PathBuf::from(parser.value()?)),
+                Long("from-dump") => from = Some(Source::Dump(parser.value()?.into())),
+                Long("from-dynamodb-export") => {
+                    from = Some(Source::TableExport(parser.value()?.string()?));
+                }
                 Long("to-dump") => to_dump = Some(PathBuf::from(parser.value()?)),
                 Long("table") => table = Some(Table::DynamoDb(parser.value()?.string()?)),
                 Long("data") => table = Some(Table::File(parser.value()?.string()?)),
@@ -153,17 +187,35 @@ impl Options {
                     let units = parser.value()?.parse::<std::num::NonZeroU64>()?;
                     sync.capacity = Some(units.get());
                 }
-                Value(value) if values.len() < 3 => values.push(value.string()?),
+                Long("tombstone-days") => {
+                    let days = parser.value()?.parse::<std::num::NonZeroU32>()?;
+                    tombstones_kept = Some(DAY * days.get());
+                }
+                Value(value) if values.len() < MAX_VALUES => values.push(value.string()?),
                 _ => return Err(argument.unexpected().into()),
             }
+        }
+        if let Some("purge-deleted") = values.first().map(String::as_str) {
+            let (kinds, max_retained) = to_purge(&values[1..])?;
+            let table = table.ok_or(OptionsError::Missing("a table"))?;
+            return Ok(Some(Self {
+                command: Command::PurgeDeleted(kinds, max_retained, table),
+                sync,
+                reading,
+                leave_out,
+                dry_run,
+            }));
         }
         let mut values = values.into_iter();
         let name = values.next().ok_or(OptionsError::Missing("a command"))?;
         let given = values.next();
         let other = values.next();
+        if let Some(value) = values.next() {
+            return Err(lexopt::Error::UnexpectedArgument(value.into()).into());
+        }
         let is_url = |url: &str| url.starts_with("https://") || url.starts_with("http://");
-        let source = |given: Option<String>| match (given, dump) {
-            (None, Some(directory)) => Ok(Source::Dump(directory)),
+        let source = |given: Option<String>| match (given, from) {
+            (None, Some(from)) => Ok(from),
             (Some(url), None)
                 if url.starts_with("postgres://") || url.starts_with("postgresql://") =>
             {
@@ -197,6 +249,8 @@ impl Options {
                 };
                 Command::Export(target, table?)
             }
+            ("raise-timestamps", None) if given.is_none() => Command::RaiseTimestamps(table?),
+            ("sweep", None) if given.is_none() => Command::Sweep(tombstones_kept, table?),
             _ => return Err(unexpected(&name).into()),
         };
         sync.writes = matches!(command, Command::Import(..)) && !dry_run;
@@ -205,8 +259,24 @@ impl Options {
             sync,
             reading,
             leave_out,
+            dry_run,
         }))
     }
+}
+
+/// The kinds of which tombstones are purged, and how many are retained: Kinto's own arguments.
+fn to_purge(values: &[String]) -> Result<(Vec<Kind>, u64), OptionsError> {
+    let (max_retained, kinds) = match values.split_last() {
+        Some((last, kinds)) if !kinds.is_empty() => (last, kinds),
+        _ => return Err(OptionsError::Missing("a kind, or how many to retain,")),
+    };
+    let unexpected = |value: &String| lexopt::Error::UnexpectedArgument(value.into());
+    let kinds = kinds
+        .iter()
+        .map(|kind| Kind::from_name(kind).ok_or_else(|| unexpected(kind)));
+    let kinds = kinds.collect::<Result<_, _>>()?;
+    let max_retained = max_retained.parse().map_err(|_| unexpected(max_retained))?;
+    Ok((kinds, max_retained))
 }
 
 fn is_yaml(file: &str) -> bool {
@@ -240,6 +310,9 @@ mod tests {
             dry.command,
             Command::Import(Source::Dump("d".into()), file())
         );
+        let of_dynamodb = command("import --from-dynamodb-export s3://b/AWSDynamoDB/1 --data t.db");
+        let source = Source::TableExport("s3://b/AWSDynamoDB/1".to_owned());
+        assert_eq!(of_dynamodb, Command::Import(source, file()));
         let verify = parse("verify x.ndjson --table t").unwrap().unwrap();
         assert!(!verify.sync.writes);
         let http = parse("import https://h/v1 --data t.db --work w");
@@ -265,6 +338,20 @@ mod tests {
     }
 
     #[test]
+    fn a_table_is_kept() {
+        let table = || Table::DynamoDb("t".to_owned());
+        let purge = parse("purge-deleted record bucket 10 --table t --dry-run");
+        let purge = purge.unwrap().unwrap();
+        let kinds = vec![Kind::Record, Kind::Bucket];
+        assert_eq!(purge.command, Command::PurgeDeleted(kinds, 10, table()));
+        assert!(purge.dry_run);
+        let raise = command("raise-timestamps --table t");
+        assert_eq!(raise, Command::RaiseTimestamps(table()));
+        let sweep = command("sweep --table t --tombstone-days 2");
+        assert_eq!(sweep, Command::Sweep(Some(2 * DAY), table()));
+    }
+
+    #[test]
     fn what_is_missing_or_too_much_is_refused() {
         for wrong in [
             "import",
@@ -279,6 +366,15 @@ mod tests {
             "import https://a https://b",
             "import a b c d --data t",
             "import x --data t --write-capacity 0",
+            "purge-deleted --table t",
+            "purge-deleted 3 --table t",
+            "purge-deleted record --table t",
+            "purge-deleted record -1 --table t",
+            "purge-deleted records 3 --table t",
+            "purge-deleted record 3",
+            "raise-timestamps x --table t",
+            "sweep x --table t",
+            "sweep --table t --tombstone-days 0",
         ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }

@@ -4,11 +4,13 @@ use std::error::Error;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use aws_config::BehaviorVersion;
 use kinto_local::LocalAws;
 use kinto_local::TABLE;
 use kinto_serverless::store::Store;
+use kinto_serverless::timestamp::Timestamp;
 
 use crate::export::ndjson::Ndjson;
 use crate::export::tables::Tables;
@@ -16,12 +18,16 @@ use crate::export::yaml::Yaml;
 use crate::export::{Format, export};
 use crate::http::client::{AUTH_VARIABLE, Client};
 use crate::http::comparison::compare;
+use crate::maintenance::purge::{self, purge};
+use crate::maintenance::raise::raise;
+use crate::maintenance::sweep::sweep;
 use crate::options::{Command, Options, Source, Table, Target};
 use crate::progress::Progress;
 use crate::s3::S3Object;
 use crate::source;
 use crate::staging::{Staging, UNFIT};
 use crate::sync::{Differences, Sync};
+use crate::table_export;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -75,6 +81,63 @@ pub async fn run(options: Options, out: &mut impl Write) -> Result<bool> {
             }
             Ok(true)
         }
+        Command::PurgeDeleted(kinds, max_retained, table) => {
+            let purging = purge::Options {
+                kinds: kinds.clone(),
+                max_retained: *max_retained,
+                dry_run: options.dry_run,
+                // Nobody else has the file.
+                wait: match table {
+                    Table::DynamoDb(_) => purge::WAIT,
+                    Table::File(_) => Duration::ZERO,
+                },
+                capacity: options.sync.capacity,
+            };
+            let purged = purge(&open(table).await?, &purging).await?;
+            let what = if options.dry_run {
+                "to remove"
+            } else {
+                "removed"
+            };
+            for (kind, count) in purged {
+                writeln!(out, "{kind}: {count} tombstones {what}")?;
+            }
+            Ok(true)
+        }
+        Command::RaiseTimestamps(table) => {
+            let (store, progress) = (open(table).await?, Progress::reading());
+            let capacity = options.sync.capacity;
+            let raised = raise(&store, capacity, Timestamp::now(), &progress).await;
+            progress.finish();
+            let raised = raised?;
+            writeln!(
+                out,
+                "{} objects and tombstones of {} lists raised, {} lists had been raised before",
+                raised.objects, raised.lists, raised.done_before
+            )?;
+            for list in raised.signed {
+                let collection = list.parent().map(ToString::to_string).unwrap_or_default();
+                writeln!(out, "to be signed again: {collection}")?;
+            }
+            writeln!(
+                out,
+                "Now rebuild the monitor, which tells whoever follows it."
+            )?;
+            Ok(true)
+        }
+        Command::Sweep(tombstones_kept, table) => {
+            let (store, progress) = (open(table).await?, Progress::reading());
+            let capacity = options.sync.capacity;
+            let swept = sweep(&store, *tombstones_kept, capacity, &progress).await;
+            progress.finish();
+            let swept = swept?;
+            writeln!(
+                out,
+                "{} items looked at, {} of deleted buckets and collections and {} old tombstones expire in a day",
+                swept.scanned, swept.orphans, swept.tombstones
+            )?;
+            Ok(true)
+        }
     }
 }
 
@@ -90,6 +153,10 @@ async fn sync(
     let staging = Staging::new()?;
     match from {
         Source::Postgres(url) => source::from_postgres(&staging, url).await?,
+        Source::TableExport(named) => {
+            let place = table_export::Place::open(named).await?;
+            table_export::read(&staging, &place).await?;
+        }
         Source::Dump(directory) => source::from_dump(&staging, directory)?,
         Source::Http(url) => source::from_http(&staging, &client(url)?, &options.reading).await?,
         Source::Yaml(path) => source::from_yaml(&staging, path)?,

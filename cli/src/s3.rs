@@ -64,6 +64,16 @@ impl S3Object {
         })
     }
 
+    /// The one whose key is this one's, a slash and a name.
+    #[must_use]
+    pub fn under(&self, name: &str) -> Self {
+        Self {
+            client: self.client.clone(),
+            bucket: self.bucket.clone(),
+            key: format!("{}/{name}", self.key),
+        }
+    }
+
     /// Copies it into a file.
     ///
     /// # Errors

@@ -5,7 +5,6 @@
 //! both are equal.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use kinto_serverless::resource::{Kind, ListUri, ObjectUri};
 use kinto_serverless::store::import::{ById, ImportWrite, MAX_BATCH, imported_list};
@@ -16,8 +15,9 @@ use kinto_serverless::store::{Content, Generation, Key, Object, Store, StoreErro
 use kinto_serverless::timestamp::Timestamp;
 use serde_json::Value;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
+use crate::maintenance::pace::Pace;
+use crate::maintenance::raise;
 use crate::progress::Progress;
 use crate::staging::{Staged, Staging, StagingError};
 
@@ -92,7 +92,7 @@ pub struct Sync<'a> {
     /// With the bytes of its items.
     waiting: (Vec<ImportWrite>, usize),
     under_way: JoinSet<std::result::Result<(), StoreError>>,
-    next_write: Instant,
+    pace: Pace,
     changes: Vec<CollectionChange>,
     /// Each with its parent's generation, whether something in it was changed, and the latest time of its objects.
     lists: Vec<(ListUri, Generation, bool, Timestamp)>,
@@ -182,7 +182,7 @@ impl<'a> Sync<'a> {
             has_history: staging.entry_counts()? != (0, 0),
             waiting: (vec![], 0),
             under_way: JoinSet::new(),
-            next_write: Instant::now(),
+            pace: Pace::new(options.capacity),
             changes: vec![],
             lists: vec![],
             found: Differences::default(),
@@ -326,7 +326,7 @@ impl<'a> Sync<'a> {
     /// What is added to the places that stand for times where all are raised.
     fn base(&self, reached: Option<Timestamp>) -> Timestamp {
         match self.options.raises {
-            true => self.now.max(reached.unwrap_or_default()),
+            true => raise::base(self.now, reached),
             false => Timestamp(0),
         }
     }
@@ -471,7 +471,7 @@ impl<'a> Sync<'a> {
                 let reached = before.map(|list| list.timestamp);
                 let told = self.staging.timestamp(uri)?;
                 let timestamp = match (told, reached) {
-                    _ if self.options.raises => self.base(reached).max(*latest).next(),
+                    _ if self.options.raises => raise::of_list(self.base(reached), *latest),
                     (Some(told), reached) => told.max(reached.unwrap_or_default()),
                     // Nobody looked at it there, who would have given it a time.
                     (None, Some(reached)) => reached,
@@ -592,11 +592,7 @@ impl<'a> Sync<'a> {
         }
         let units: u64 = writes.iter().map(ImportWrite::capacity).sum();
         let count = writes.len() as u64;
-        if let Some(capacity) = self.options.capacity {
-            tokio::time::sleep_until(self.next_write).await;
-            let pause = Duration::from_secs_f64(units as f64 / capacity as f64);
-            self.next_write = self.next_write.max(Instant::now()) + pause;
-        }
+        self.pace.spend(units).await;
         let store = self.store.clone();
         self.under_way
             .spawn(async move { store.write_batch(writes).await });

@@ -63,6 +63,12 @@ fn a_postgresql_shows_who_it_is_as_far_as_the_url_asks() {
 }
 
 #[test]
+#[ignore = "needs Kinto and PostgreSQL: tests/run"]
+fn tombstones_are_purged_as_by_kinto() {
+    run("purge.py", &[]);
+}
+
+#[test]
 #[ignore = "needs ministack: tests/run"]
 fn an_export_goes_to_s3_and_comes_back() {
     run("s3.py", &[]);

@@ -1,6 +1,7 @@
 //! Secrets by reference: a setting whose value is the ARN of a secret of Secrets Manager, or of a parameter of Systems
 //! Manager (SSM), stands for what is kept there.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -34,6 +35,27 @@ impl Keeper {
                 name,
                 "must be a secret, or the ARN of one in Secrets Manager or of a parameter of Systems Manager",
             )),
+        }
+    }
+}
+
+/// A secret or a parameter cannot be used; the message follows its name.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SecretError {
+    #[error("cannot be read: {}", DisplayErrorContext(&**source))]
+    Unreadable {
+        source: Box<dyn Error + Send + Sync>,
+    },
+    #[error("holds no string")]
+    NoString,
+    #[error("holds nothing")]
+    Nothing,
+}
+
+impl SecretError {
+    fn unreadable(error: impl Error + Send + Sync + 'static) -> Self {
+        Self::Unreadable {
+            source: Box::new(error),
         }
     }
 }
@@ -83,7 +105,8 @@ pub async fn resolve(
             Keeper::SecretsManager => secret(value, config).await,
             Keeper::ParameterStore => parameter(value, config).await,
         };
-        let problem = |problem| SettingError::new(name, format!("the secret {problem}"));
+        let problem =
+            |problem: SecretError| SettingError::new(name, format!("the secret {problem}"));
         // A line that ends in the editor is none of the secret.
         read.map_err(problem)?.trim().clone_into(value);
         Ok(())
@@ -91,26 +114,27 @@ pub async fn resolve(
     Ok(try_join_all(reads).await?.len())
 }
 
-/// The string of a secret, or what is wrong with it.
-async fn secret(arn: &str, config: &aws_config::SdkConfig) -> Result<String, String> {
+/// The string of a secret.
+async fn secret(arn: &str, config: &aws_config::SdkConfig) -> Result<String, SecretError> {
     let client = aws_sdk_secretsmanager::Client::new(config);
     let answer = client.get_secret_value().secret_id(arn).send().await;
-    let answer = answer.map_err(|e| format!("cannot be read: {}", DisplayErrorContext(&e)))?;
-    answer
-        .secret_string
-        .ok_or_else(|| "holds no string".to_owned())
+    let answer = answer.map_err(SecretError::unreadable)?;
+    answer.secret_string.ok_or(SecretError::NoString)
 }
 
-/// The value of a parameter, decrypted, or what is wrong with it.
-pub(crate) async fn parameter(arn: &str, config: &aws_config::SdkConfig) -> Result<String, String> {
+/// The value of a parameter, decrypted.
+pub(crate) async fn parameter(
+    arn: &str,
+    config: &aws_config::SdkConfig,
+) -> Result<String, SecretError> {
     let client = aws_sdk_ssm::Client::new(config);
     let answer = client.get_parameter().name(arn).with_decryption(true);
     let answer = answer.send().await;
-    let answer = answer.map_err(|e| format!("cannot be read: {}", DisplayErrorContext(&e)))?;
+    let answer = answer.map_err(SecretError::unreadable)?;
     answer
         .parameter
         .and_then(|parameter| parameter.value)
-        .ok_or_else(|| "holds nothing".to_owned())
+        .ok_or(SecretError::Nothing)
 }
 
 #[cfg(test)]

@@ -99,7 +99,7 @@ async fn decide<'r>(
     request: &'r Request,
     variables: &BTreeMap<String, String>,
     pauses: &[Duration],
-    start: impl AsyncFn() -> Result<(), String>,
+    start: impl AsyncFn() -> Result<(), CannotStart>,
 ) -> Answer<'r> {
     let properties = format!(
         "settings-{}",
@@ -120,7 +120,7 @@ async fn decide<'r>(
             before.unwrap_or(&properties).clone(),
         ),
         Ok(()) => (Status::Success, String::new(), properties),
-        Err(reason) => {
+        Err(CannotStart(reason)) => {
             let reason = reason.chars().take(MAX_REASON).collect();
             (
                 Status::Failed,
@@ -140,15 +140,33 @@ async fn decide<'r>(
     }
 }
 
+/// A function of the stack cannot start with the settings that are tried. Holds the causes too, as text: an operator reads it
+/// in the events of the stack.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct CannotStart(String);
+
+impl CannotStart {
+    fn of(function: &str, error: &dyn Error) -> Self {
+        let mut reason = format!("the {function} cannot start: {error}");
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            let _ = write!(reason, ": {error}");
+            cause = error.source();
+        }
+        Self(reason)
+    }
+}
+
 /// Starts once more after each pause until that works.
 async fn with_pauses(
     pauses: &[Duration],
-    start: impl AsyncFn() -> Result<(), String>,
-) -> Result<(), String> {
+    start: impl AsyncFn() -> Result<(), CannotStart>,
+) -> Result<(), CannotStart> {
     for pause in pauses {
         match start().await {
             Ok(()) => return Ok(()),
-            Err(reason) => tracing::warn!(reason, "tried again"),
+            Err(error) => tracing::warn!(reason = error.0, "tried again"),
         }
         tokio::time::sleep(*pause).await;
     }
@@ -156,31 +174,22 @@ async fn with_pauses(
 }
 
 /// Starts each function of the stack as it starts by itself, and throws it away.
-async fn start_all() -> Result<(), String> {
-    let refused = |function: &str, error: &dyn Error| {
-        let mut reason = format!("the {function} cannot start: {error}");
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            let _ = write!(reason, ": {error}");
-            cause = error.source();
-        }
-        reason
-    };
+async fn start_all() -> Result<(), CannotStart> {
     let environment = Environment::of_process().await;
     // On the heap, as the compiler does not look into types so deep.
     Box::pin(startup::api(environment.clone()))
         .await
-        .map_err(|it| refused("api", &it))?;
+        .map_err(|it| CannotStart::of("api", &it))?;
     Box::pin(startup::aggregator(environment.clone()))
         .await
-        .map_err(|it| refused("changes-aggregator", &it))?;
+        .map_err(|it| CannotStart::of("changes-aggregator", &it))?;
     Box::pin(startup::broadcaster(environment.clone()))
         .await
-        .map_err(|it| refused("broadcaster", &it))?;
+        .map_err(|it| CannotStart::of("broadcaster", &it))?;
     if std::env::var_os("NOTIFICATION_QUEUE_URL").is_some() {
         Box::pin(startup::notifier(environment))
             .await
-            .map_err(|it| refused("notifier", &it))?;
+            .map_err(|it| CannotStart::of("notifier", &it))?;
     }
     Ok(())
 }
@@ -237,7 +246,7 @@ mod tests {
         request: &Request,
         result: Result<(), &str>,
     ) -> (Status, String, String) {
-        let start = async || result.map_err(str::to_owned);
+        let start = async || result.map_err(|reason| CannotStart(reason.to_owned()));
         let answer = decide(request, &BTreeMap::new(), &[], start).await;
         (answer.status, answer.reason, answer.physical_resource_id)
     }
@@ -279,7 +288,7 @@ mod tests {
         let start = async || {
             attempts.set(attempts.get() + 1);
             if attempts.get() < 3 {
-                Err("access denied".to_owned())
+                Err(CannotStart("access denied".to_owned()))
             } else {
                 Ok(())
             }

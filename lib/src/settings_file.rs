@@ -3,6 +3,7 @@
 //! That is a parameter of Systems Manager (SSM), an object of S3, or a file. It is read at the start of a function and now and
 //! then while that is warm, and only where there is a reference.
 
+use std::error::Error;
 use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -14,6 +15,7 @@ use aws_sigv4::http_request::{
     UriPathNormalizationMode, sign,
 };
 use aws_sigv4::sign::v4;
+use http::StatusCode;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::http_client;
@@ -31,6 +33,25 @@ const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'/');
 /// How long S3 may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An object of S3 cannot be read; the message follows its name.
+#[derive(Debug, thiserror::Error)]
+enum ObjectError {
+    #[error("cannot be read: no region is set")]
+    NoRegion,
+    #[error("cannot be read: there are no credentials")]
+    NoCredentials,
+    #[error("cannot be read: {0}")]
+    Failed(#[source] Box<dyn Error + Send + Sync>),
+    #[error("cannot be read: S3 answers {0}")]
+    Refused(StatusCode),
+}
+
+impl ObjectError {
+    fn failed(error: impl Error + Send + Sync + 'static) -> Self {
+        Self::Failed(Box::new(error))
+    }
+}
 
 /// Takes over the settings of the `kinto.ini` that `KINTO_INI` refers to; returns warnings of what is of no matter in it.
 /// Makes no request, and no client, where there is no reference.
@@ -80,7 +101,7 @@ pub fn read_file(vars: &mut Vars, path: &Path) -> Result<Vec<String>, SettingErr
     vars.add_ini(&bytes, &here.to_string_lossy())
 }
 
-/// The object `key` of the bucket, which is in the function's own region; else what is wrong with it.
+/// The object `key` of the bucket, which is in the function's own region.
 ///
 /// One signed GET, with what the SDK signs with and the client that the functions have anyway: all of the SDK for S3
 /// would be the largest part of each of them (docs/decisions/022-settings.md).
@@ -89,9 +110,8 @@ async fn object_of_s3(
     bucket: &str,
     key: &str,
     config: &SdkConfig,
-) -> Result<Vec<u8>, String> {
-    let unreadable = |error: &dyn std::fmt::Display| format!("cannot be read: {error}");
-    let region = config.region().ok_or("cannot be read: no region is set")?;
+) -> Result<Vec<u8>, ObjectError> {
+    let region = config.region().ok_or(ObjectError::NoRegion)?;
     let endpoint = config.endpoint_url().map_or_else(
         || {
             let suffix = if partition == "aws-cn" { ".cn" } else { "" };
@@ -103,9 +123,9 @@ async fn object_of_s3(
     let url = format!("{endpoint}/{}", utf8_percent_encode(&path, UNRESERVED));
     let credentials = config
         .credentials_provider()
-        .ok_or("cannot be read: there are no credentials")?;
+        .ok_or(ObjectError::NoCredentials)?;
     let credentials = credentials.provide_credentials().await;
-    let identity = credentials.map_err(|error| unreadable(&error))?.into();
+    let identity = credentials.map_err(ObjectError::failed)?.into();
     let mut settings = SigningSettings::default();
     settings.percent_encoding_mode = PercentEncodingMode::Single;
     settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
@@ -117,23 +137,23 @@ async fn object_of_s3(
         .time(SystemTime::now())
         .settings(settings)
         .build()
-        .map_err(|error| unreadable(&error))?;
+        .map_err(ObjectError::failed)?;
     let body = SignableBody::Bytes(&[]);
     let signable = SignableRequest::new("GET", &url, std::iter::empty(), body);
-    let signable = signable.map_err(|error| unreadable(&error))?;
-    let signed = sign(signable, &parameters.into()).map_err(|error| unreadable(&error))?;
+    let signable = signable.map_err(ObjectError::failed)?;
+    let signed = sign(signable, &parameters.into()).map_err(ObjectError::failed)?;
     let client = http_client::builder(TIMEOUT).timeout(TIMEOUT).build();
-    let client = client.map_err(|error| unreadable(&error))?;
+    let client = client.map_err(ObjectError::failed)?;
     let mut request = client.get(&url);
     for (name, value) in signed.output().headers() {
         request = request.header(name, value);
     }
-    let mut answer = request.send().await.map_err(|error| unreadable(&error))?;
+    let mut answer = request.send().await.map_err(ObjectError::failed)?;
     if !answer.status().is_success() {
-        return Err(format!("cannot be read: S3 answers {}", answer.status()));
+        return Err(ObjectError::Refused(answer.status()));
     }
     let mut bytes = vec![];
-    while let Some(chunk) = answer.chunk().await.map_err(|error| unreadable(&error))? {
+    while let Some(chunk) = answer.chunk().await.map_err(ObjectError::failed)? {
         bytes.extend_from_slice(&chunk);
         // What is too large is refused where it is parsed.
         if bytes.len() > MAX_INI_BYTES {

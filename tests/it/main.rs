@@ -22,4 +22,5 @@ mod plugins;
 mod secrets;
 mod service;
 mod signer;
+mod sweeping;
 mod web;

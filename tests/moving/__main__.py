@@ -3,8 +3,8 @@
     python tests/moving KINTO_SERVERLESS KINTO_LOCAL [--sequences 40] [--seed SEED] [--kills 10] [--all]
 
 Kinto is filled by the random sequences of tests/differential. Then each user who sent requests, and nobody, gets every
-object and list that there is or was, from Kinto first and from the stack after the import. The verifier has to find
-each of the damages of `damages.py`, and an import that is killed and begun again has to come to the same.
+object, list and history that there is or was, from Kinto first and from the stack after the import: a sample, or with `--all`
+everything. The verifier has to find each of the damages of `damages.py`, and with `--all` so do the answers; an import that is killed and begun again has to come to the same.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import tempfile
 import time
 
 from sides import (
-    HOST, SETTINGS, Stack, ask, compare, fill, fill_accounts, questions, questions_of_history, run, send, storage, with_heads
+    HOST, SETTINGS, Stack, ask, compare, differences, fill, fill_accounts, questions, questions_of_history, run, send, storage, with_heads
 )
 
 from damages import DAMAGES
@@ -130,6 +130,16 @@ def main():
         if findings:
             sys.exit(1)
 
+        # The comparisons are tried themselves: a copy is equal, and a damaged one is not.
+        def answers_differ():
+            copy = Kinto(HOST, {**SETTINGS, **storage(postgres.url("damaged"))})
+            return next(differences(answers, copy), None)
+
+        postgres.dump("kinto", "damaged")
+        run(arguments.program, "verify", postgres.url("damaged"), "--data", data)
+        if arguments.all:
+            found = answers_differ()
+            assert found is None, f"a copy differs: {found}"
         missed = []
         for name, statement in DAMAGES:
             postgres.copy("kinto", "damaged")
@@ -141,6 +151,8 @@ def main():
             )
             if done.returncode != 1:
                 missed.append(f"{name}: {done.returncode}\n{done.stdout}{done.stderr}")
+            if arguments.all and answers_differ() is None:
+                missed.append(f"{name}: no answer differs")
         step(f"{len(DAMAGES)} damages, {len(missed)} missed")
         if missed:
             print("\n".join(missed))

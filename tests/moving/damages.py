@@ -44,7 +44,7 @@ DAMAGES = [
     ("an integer as a text", f"UPDATE objects SET data = data || '{{\"x\": \"1\"}}' WHERE {one(live('collection'))}"),
     ("a hash swapped", f"UPDATE objects SET data = data || '{{\"password\": \"$2b$12$x\"}}' WHERE {one(live('account'))}"),
     ("a member less", f"UPDATE objects SET data = jsonb_set(data, '{{members}}', (data->'members') - 0) WHERE {one(MEMBERS)}"),
-    ("a member more", f"UPDATE objects SET data = jsonb_set(data, '{{members}}', (data->'members') || '\"mallory\"') WHERE {one(live('group'))}"),
+    ("a member more", f"UPDATE objects SET data = jsonb_set(data, '{{members}}', (data->'members') || '\"mallory\"') WHERE {one(MEMBERS.replace('> 0', '>= 0'))}"),
     ("a record's permission less", f"DELETE FROM access_control_entries WHERE {ace('record')}"),
     ("a bucket's permission less", f"DELETE FROM access_control_entries WHERE {ace('bucket')}"),
     ("a group's permission less", f"DELETE FROM access_control_entries WHERE {ace('group')}"),

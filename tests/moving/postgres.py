@@ -57,6 +57,15 @@ class Postgres:
         idle = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'"
         self.maintain(f"DROP DATABASE IF EXISTS {name}", idle, f"CREATE DATABASE {name} TEMPLATE {database}")
 
+    def dump(self, database, name):
+        """A copy of a database as `pg_dump` takes it along."""
+        self.maintain(f"DROP DATABASE IF EXISTS {name}", f"CREATE DATABASE {name}")
+        dump = [os.path.join(self.programs, "pg_dump"), self.url(database)]
+        with subprocess.Popen(dump, stdout=subprocess.PIPE) as dumped:
+            load = [os.path.join(self.programs, "psql"), "--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1", self.url(name)]
+            subprocess.run(load, stdin=dumped.stdout, stdout=subprocess.DEVNULL, check=True)
+        assert dumped.returncode == 0
+
     def execute(self, statement, database):
         """Runs a statement; how many rows it changed."""
         connection = psycopg2.connect(self.url(database))

@@ -269,12 +269,14 @@ def run(*command, expected=0):
 
 
 def compare(answers, server):
-    findings = []
+    return list(differences(answers, server))
+
+
+def differences(answers, server):
     for question, before in answers.items():
         after = ask(server, question)
         if before != after and not is_meant(question[1], before, after):
-            findings.append(f"{question}\n  Kinto: {before}\n  ours:  {after}")
-    return findings
+            yield f"{question}\n  Kinto: {before}\n  ours:  {after}"
 
 
 def check(step, what, findings):

@@ -4,7 +4,9 @@
 
 Each file in tests/settings/*.ini is one that both read. Its first line says what is to become of it: `# compared`, or
 `# refused: WORDS`, where the local stack must not start and say these words (Kinto may). A line `# differs: PROBE: WHY`
-takes a probe out, with its reason.
+takes a probe out, with its reason. `%(provider)s` in a file stands for an OpenID provider that the test serves.
+
+Besides, the file that `kinto init` of this installation writes is compared: `generated`.
 """
 
 import json
@@ -14,7 +16,9 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -94,7 +98,9 @@ def seen(probe, from_elsewhere, host, status, headers, body):
         result["hello"] = {name: value[name] for name in HELLO if name in value}
         if value["project_name"] == "kinto-serverless":
             result["hello"]["project_name"] = "kinto"
-        result["hello"]["capabilities"] = sorted(value["capabilities"])
+        capabilities = value["capabilities"]
+        result["hello"]["capabilities"] = sorted(capabilities)
+        result["hello"]["providers"] = capabilities.get("openid", {}).get("providers")
         result["hello"].get("user", {}).pop("principals", None)
     elif isinstance(value.get("data"), list):
         result["objects"] = len(value["data"])
@@ -147,6 +153,43 @@ class Local:
         self.process.wait()
 
 
+class Provider(BaseHTTPRequestHandler):
+    """An OpenID provider: what it says of itself."""
+
+    def do_GET(self):
+        url = f"http://{self.headers['Host']}"
+        names = ["authorization_endpoint", "token_endpoint", "userinfo_endpoint", "jwks_uri"]
+        body = json.dumps({"issuer": url, **{name: f"{url}/{name}" for name in names}}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def served(ini, directory):
+    """The file, with the URL of a provider in its place where it names one."""
+    text = ini.read_text()
+    if "%(provider)s" not in text:
+        return ini
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Provider)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    ini = Path(directory) / ini.name
+    ini.write_text(text.replace("%(provider)s", f"http://127.0.0.1:{server.server_port}"))
+    return ini
+
+
+def generated(directory):
+    """The file that `kinto init` writes."""
+    ini = Path(directory) / "kinto.ini"
+    command = [sys.executable, "-W", "ignore", "-m", "kinto", "init", "--ini", ini, "--backend", "memory", "--cache-backend", "memory"]
+    subprocess.run(command, check=True, capture_output=True)
+    return ini
+
+
 def compare(ini):
     """The differences that both servers show with the file."""
     text = ini.read_text()
@@ -175,13 +218,16 @@ def compare(ini):
 
 
 def main():
-    names = sys.argv[1:] or sorted(file.stem for file in HERE.glob("*.ini"))
+    names = sys.argv[1:] or ["generated", *sorted(file.stem for file in HERE.glob("*.ini"))]
     if len(names) > 1:
         # Each in a process of its own: Kinto keeps settings in its modules (those of CORS).
         failed = sum(subprocess.run([sys.executable, "-W", "ignore", HERE, name]).returncode != 0 for name in names)
         print(f"{len(names) - failed} passed, {failed} failed")
         sys.exit(bool(failed))
-    found = compare(HERE / f"{names[0]}.ini")
+    with tempfile.TemporaryDirectory() as directory:
+        is_there = names[0] != "generated"
+        ini = served(HERE / f"{names[0]}.ini", directory) if is_there else generated(directory)
+        found = compare(ini)
     print(f"{names[0]}: {'differs' if found else 'the same'}")
     for difference in found:
         print(f"  {difference}")

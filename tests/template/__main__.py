@@ -59,6 +59,9 @@ DEPLOYMENTS = {
         "ApiReservedConcurrency": "100",
         "MaxReadRequestUnits": "0",
         "MaxWriteRequestUnits": "0",
+        "TombstoneDays": "90",
+        "ExportBucket": "kinto-exports",
+        "ExportSchedule": "cron(0 3 * * ? *)",
     },
     "another table, what Kinto had, and a Megaphone": {
         "TableName": "restored",
@@ -71,6 +74,7 @@ DEPLOYMENTS = {
         "AccessLogs": "false",
         "RequestLog": "false",
         "Metrics": "false",
+        "SweepUnits": "0",
         "TlsOnly": "false",
     },
 }
@@ -210,6 +214,20 @@ class Template(unittest.TestCase):
             for group in groups:
                 alarms = group["Properties"]["AlarmConfiguration"]["Alarms"]
                 self.assertTrue(alarms, name)
+
+    def test_nobody_may_delete_items_and_the_schedule_says_what_a_sweep_may_take(self):
+        for name, (template, conditions, _) in ALL.items():
+            roles = json.dumps([part for part in template["Resources"].values() if part["Type"] == "AWS::IAM::Role"])
+            self.assertNotIn("dynamodb:DeleteItem", roles)
+            self.assertEqual("dynamodb:Scan" in roles, conditions["Sweeps"], name)
+            self.assertEqual("SweepSchedule" in template["Resources"], conditions["Sweeps"], name)
+            if conditions["Sweeps"]:
+                (target,) = template["Resources"]["SweepSchedule"]["Properties"]["Targets"]
+                said = target["Input"]
+                said = said["Fn::Sub"] if isinstance(said, dict) else said
+                said = said if isinstance(said, str) else said[0]
+                asked = json.loads(re.sub(r"\$\{\w+\}", "1", said))
+                self.assertEqual(set(asked["sweep"]), {"units", "tombstone-days"})
 
     def test_nobody_reaches_table_stream_and_queues_without_tls(self):
         template, _, _ = ALL["defaults"]

@@ -26,7 +26,8 @@ pub enum ExportError {
     Database(#[from] rusqlite::Error),
 }
 
-type Result<T> = std::result::Result<T, ExportError>;
+/// What a form of export says.
+pub type Result<T> = std::result::Result<T, ExportError>;
 
 /// A form in which everything is written.
 pub trait Format {
@@ -81,6 +82,10 @@ async fn write_list(
 ) -> Result<u64> {
     let stored = store.stored_lists(std::slice::from_ref(list)).await?;
     if let Some(stored) = stored.get(list) {
+        // What is published and not in its place yet. Whoever reads the stream does the same.
+        if let Some(layer) = &stored.list.published.layer {
+            store.settle_layer(list, layer).await?;
+        }
         format.list(list, stored.list.timestamp)?;
     }
     let mut count = 0;

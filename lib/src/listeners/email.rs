@@ -75,7 +75,7 @@ struct Email {
 pub fn build(context: ListenerContext<'_>) -> Result<Arc<dyn Listener>, SettingError> {
     let template = |setting, usual| {
         let template = Template::parse(context.get(setting).unwrap_or(usual));
-        template.map_err(|problem| context.wrong(setting, problem))
+        template.map_err(|problem| context.wrong(setting, problem.to_string()))
     };
     Ok(Arc::new(Email {
         mailer: Mailer::new(context)?,
@@ -228,6 +228,15 @@ fn cut(text: &str, most: usize) -> String {
     )
 }
 
+/// A template cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum TemplateError {
+    #[error("has a brace alone; `{{{{` and `}}}}` stand for one")]
+    LoneBrace,
+    #[error("`{{{0}}}` is no placeholder that there is")]
+    UnknownField(String),
+}
+
 /// Text with placeholders.
 #[derive(Debug, PartialEq, Eq)]
 struct Template(Vec<Piece>);
@@ -239,8 +248,8 @@ enum Piece {
 }
 
 impl Template {
-    /// Parses a template, or says what is wrong with it.
-    fn parse(template: &str) -> Result<Self, String> {
+    /// Parses a template.
+    fn parse(template: &str) -> Result<Self, TemplateError> {
         let mut pieces = vec![];
         let mut rest = template;
         while let Some(at) = rest.find(['{', '}']) {
@@ -252,9 +261,9 @@ impl Template {
                 &from[2..]
             } else {
                 let field = from.strip_prefix('{').and_then(|from| from.split_once('}'));
-                let (name, rest) = field.ok_or("has a brace alone; `{{` and `}}` stand for one")?;
+                let (name, rest) = field.ok_or(TemplateError::LoneBrace)?;
                 if !is_field(name) {
-                    return Err(format!("`{{{name}}}` is no placeholder that there is"));
+                    return Err(TemplateError::UnknownField(name.to_owned()));
                 }
                 pieces.push(Piece::Field(name.to_owned()));
                 rest

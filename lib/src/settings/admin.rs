@@ -1,6 +1,7 @@
 //! `kinto.plugins.admin`: the build of Kinto Admin to serve.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,6 +12,21 @@ const LAYER: &str = "/opt/admin";
 /// The build of Kinto Admin 6.2 has five files.
 const MAX_FILES: usize = 1000;
 const MAX_DEPTH: usize = 8;
+
+/// A directory has no build of Kinto Admin that can be served.
+#[derive(Debug, thiserror::Error)]
+enum AssetsError {
+    #[error("there is no {0}")]
+    Missing(&'static str),
+    #[error("VERSION cannot be read ({0})")]
+    Version(#[source] io::Error),
+    #[error("the files cannot be listed ({0})")]
+    Unlisted(#[source] io::Error),
+    #[error("directories are more than {MAX_DEPTH} deep")]
+    TooDeep,
+    #[error("there are more than {MAX_FILES} files")]
+    TooMany,
+}
 
 /// The files of a build, found once at start: a request can name one of these and nothing else.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,13 +62,15 @@ impl AdminAssets {
         }
     }
 
-    fn find(directory: &Path) -> Result<Self, String> {
+    fn find(directory: &Path) -> Result<Self, AssetsError> {
         let mut files = BTreeMap::new();
         walk(directory, "", 0, &mut files)?;
-        let version = files.get("VERSION").ok_or("there is no VERSION")?;
-        let version = std::fs::read_to_string(version).map_err(|error| error.to_string())?;
+        let version = files
+            .get("VERSION")
+            .ok_or(AssetsError::Missing("VERSION"))?;
+        let version = std::fs::read_to_string(version).map_err(AssetsError::Version)?;
         if !files.contains_key("index.html") {
-            return Err("there is no index.html".to_owned());
+            return Err(AssetsError::Missing("index.html"));
         }
         Ok(Self {
             version: version.trim().to_owned(),
@@ -77,23 +95,22 @@ fn walk(
     prefix: &str,
     depth: usize,
     files: &mut BTreeMap<String, PathBuf>,
-) -> Result<(), String> {
-    let failed = |error: std::io::Error| format!("the files cannot be listed ({error})");
+) -> Result<(), AssetsError> {
     if depth == MAX_DEPTH {
-        return Err(format!("directories are more than {MAX_DEPTH} deep"));
+        return Err(AssetsError::TooDeep);
     }
-    for entry in std::fs::read_dir(directory).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
+    for entry in std::fs::read_dir(directory).map_err(AssetsError::Unlisted)? {
+        let entry = entry.map_err(AssetsError::Unlisted)?;
         let Some(name) = entry.file_name().to_str().map(str::to_owned) else {
             continue;
         };
         let path = format!("{prefix}{name}");
-        let kind = entry.file_type().map_err(failed)?;
+        let kind = entry.file_type().map_err(AssetsError::Unlisted)?;
         if kind.is_dir() {
             walk(&entry.path(), &format!("{path}/"), depth + 1, files)?;
         } else if kind.is_file() {
             if files.len() == MAX_FILES {
-                return Err(format!("there are more than {MAX_FILES} files"));
+                return Err(AssetsError::TooMany);
             }
             files.insert(path, entry.path());
         }

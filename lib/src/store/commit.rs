@@ -63,7 +63,8 @@ enum Failure {
     /// This is final for all attempts under the same token, unanswered ones included. For 10 minutes DynamoDB answers
     /// with success if one of them was committed; so none was. And none can be: our conditions require that what was
     /// read still holds, and once it does not, it never does again. Times of a list and of a generation of an object
-    /// only rise, a generation never returns, and neither objects nor items of lists are ever removed.
+    /// only rise, a generation never returns, items of lists are never removed, and objects only a day after they were
+    /// found to be over ([decision 28](../../../docs/decisions/028-sweeping.md)).
     Conflict,
     /// Refused for another reason: this attempt wrote nothing, but an earlier one may have.
     Refused(CommitError),

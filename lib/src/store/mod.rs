@@ -14,6 +14,7 @@
 //! | a publication, until it is settled | `#layer#`, a list's partition, `#`, a name | an object's id | [`publication`] |
 //! | an entry of a bucket's history | `#history#`, the bucket's generation, `#` and a shard | a time, `#` and its id | [`history`] |
 //! | how far a sweep is | `#sweep` | `#state` | [`sweep`] |
+//! | raising in progress | `#raise` | `#state` | [`raise`] |
 //! | turns at a contended item | `#turn#` and the item's key | `#turn` | [`Store::reserve_turn`] |
 //!
 //! No id may begin with `#`, so the reserved keys never collide with an object's. The local secondary index
@@ -36,6 +37,7 @@ mod object;
 pub mod outbox;
 pub mod polled_broadcast;
 pub mod publication;
+pub mod raise;
 mod read;
 pub mod recent;
 mod retries;

@@ -30,8 +30,10 @@ use super::{
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::timestamp::Timestamp;
 
-/// How long an item stays after it was found to be over: far longer than any request runs, so that none sees a part of
-/// what it reads disappear, and no condition that failed because of the item holds again while the transaction may be retried.
+/// How long an item stays after it was found to be over: far longer than any request runs.
+///
+/// So no request sees a part of what it reads disappear, and no condition that failed because of the item holds again while the
+/// transaction may be retried.
 pub const GRACE: Duration = Duration::from_secs(24 * 3600);
 /// How long a share must have been seen without its generation. A share may be written before the object that its
 /// generation is of, by a request that is still running.
@@ -120,7 +122,7 @@ impl Subject {
         let key = key_of(&item)?;
         if let Some(rest) = key.pk.strip_prefix("#shared#") {
             let generation = rest.split_once('#').map(|(generation, _)| generation);
-            let since = item.get(UNOWNED_SINCE).is_some();
+            let since = item.contains_key(UNOWNED_SINCE);
             let since = since.then(|| time(&item, UNOWNED_SINCE)).transpose()?;
             let parent = key.sk.rsplit_once('#').map(|(parent, _)| parent);
             return Ok(generation.zip(parent.and_then(ObjectUri::parse)).map(

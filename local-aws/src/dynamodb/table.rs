@@ -225,7 +225,7 @@ impl Table {
         }
         let place = (0, row.key.sk.clone());
         partition.by_key.insert(place, Arc::clone(&row));
-        self.tell(old, Some(row));
+        self.record_change(old, Some(row));
     }
 
     /// Removes expired items.
@@ -246,7 +246,7 @@ impl Table {
             !partition.by_key.is_empty()
         });
         for row in expired {
-            self.tell(Some(row), None);
+            self.record_change(Some(row), None);
         }
     }
 
@@ -265,7 +265,7 @@ impl Table {
         (records.collect(), last)
     }
 
-    fn tell(&mut self, old: Option<Arc<Row>>, new: Option<Arc<Row>>) {
+    fn record_change(&mut self, old: Option<Arc<Row>>, new: Option<Arc<Row>>) {
         self.last += 1;
         self.stream.push_back(Change {
             sequence: self.last,

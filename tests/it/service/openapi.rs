@@ -1,7 +1,7 @@
 //! The document at `__api__`.
 
 use serde_json::json;
-use tests::{Kinto, NOBODY};
+use tests::{COLLECTION, Kinto, NOBODY};
 
 /// Every method that Kinto's endpoints may accept, without those that `__api__` omits.
 const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
@@ -81,4 +81,24 @@ async fn the_openapi_document_is_valid() {
     stdin.write_all(api.to_string().as_bytes()).unwrap();
     drop(stdin);
     assert!(validator.wait().unwrap().success());
+}
+
+#[tokio::test]
+async fn the_etag_of_a_changeset_is_as_the_document_says_with_backdated_records_too() {
+    let kinto = Kinto::with_collection().await;
+    let api = kinto.get("/__api__").await.body;
+    let changeset =
+        &api["paths"]["/buckets/{bucket_id}/collections/{collection_id}/changeset"]["get"];
+    let pattern = changeset["responses"]["200"]["headers"]["ETag"]["pattern"].as_str();
+    let pattern = fancy_regex::Regex::new(pattern.unwrap()).unwrap();
+    for (id, data, numbers) in [("a", json!({}), 2), ("b", json!({"last_modified": 7}), 3)] {
+        let record = format!("{COLLECTION}/records/{id}");
+        assert_eq!(kinto.put(&record, json!({"data": data})).await.status, 201);
+        let answer = kinto
+            .get(&format!("{COLLECTION}/changeset?_expected=1"))
+            .await;
+        let etag = answer.header("etag");
+        assert_eq!(etag.split('-').count(), numbers, "{etag}");
+        assert!(pattern.is_match(etag).unwrap(), "{etag} {pattern}");
+    }
 }

@@ -7,8 +7,9 @@ use crate::resource::{Kind, MAX_ID_LENGTH};
 use crate::timestamp::Timestamp;
 
 const ETAG: &str = r#"^"[0-9]+"$"#;
-/// The entity tag of a changeset, which also has the time of the collection.
-const CHANGESET_ETAG: &str = r#"^"[0-9]+(-[0-9]+)?"$"#;
+/// The entity tag of a changeset, which also has the time of the collection and, if it is not zero, the number of backdated
+/// writes to its records.
+const CHANGESET_ETAG: &str = r#"^"[0-9]+(-[0-9]+){0,2}"$"#;
 const PRECONDITION: &str = r#"^("[0-9]+"|\*)$"#;
 const ID: &str = "^[a-zA-Z0-9][a-zA-Z0-9_-]*$";
 const ACCOUNT_ID: &str = "^[a-zA-Z0-9+.@][a-zA-Z0-9_+.@-]*$";

@@ -96,9 +96,7 @@ async fn handle(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let groups = groups.iter().filter_map(|group| ObjectUri::parse(group));
     let groups = groups.filter(|group| !is_below(group, &owned));
     let changed: BTreeSet<_> = others.into_iter().chain(groups).collect();
-    if owned.len() + changed.len() > MAX_CHANGES {
-        return Err(ApiError::RequestTooLarge);
-    }
+    check_count(owned.len() + changed.len())?;
     unit.read_more(store, needs_of(&owned, &changed)).await?;
     for uri in &owned {
         if unit.get(uri).is_some() {
@@ -112,6 +110,14 @@ async fn handle(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     }
     let data = json!({"data": {"principal": principal}});
     Ok(Response::json(StatusCode::OK, &data))
+}
+
+/// Checks that one request may delete or change so many objects.
+fn check_count(objects: usize) -> Result<(), ApiError> {
+    match objects > MAX_CHANGES {
+        true => Err(ApiError::TooManyObjects),
+        false => Ok(()),
+    }
 }
 
 /// Returns `true` if the permissions grant something to the principal itself.
@@ -174,5 +180,25 @@ fn forget(unit: &mut UnitOfWork, uri: &ObjectUri, principal: &str) {
 fn leave(group: &mut Map<String, Value>, principal: &str) {
     if let Some(Value::Array(members)) = group.get_mut("members") {
         members.retain(|member| member != principal);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_objects_than_a_request_changes_are_refused_and_the_message_says_how_many_and_what_to_do()
+     {
+        assert!(check_count(MAX_CHANGES).is_ok());
+        let error = check_count(MAX_CHANGES + 1).unwrap_err();
+        let body = error.body();
+        assert_eq!((&body["code"], &body["errno"]), (&json!(413), &json!(113)));
+        let message = body["message"].as_str().unwrap();
+        assert!(message.contains("more than 10,000 objects"), "{message}");
+        assert!(
+            message.contains("Delete collections, buckets or groups"),
+            "{message}"
+        );
     }
 }

@@ -166,6 +166,9 @@ pub enum ApiError {
     /// The writes are larger than one transaction can be: 413.
     #[error("request too large")]
     RequestTooLarge,
+    /// A user is to be deleted who has a permission on, or is in the group of, more objects than one request changes: 413.
+    #[error("too many objects of a user")]
+    TooManyObjects,
     /// The response is larger than Lambda can send, and nothing was done: 413.
     #[error("response too large")]
     ResponseTooLarge,
@@ -298,6 +301,7 @@ impl ApiError {
             | Self::TooManyValues
             | Self::Exhausted(_)
             | Self::RequestTooLarge
+            | Self::TooManyObjects
             | Self::ResponseTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Gone => StatusCode::GONE,
             Self::Vetoed { status, .. } => *status,
@@ -340,6 +344,7 @@ impl ApiError {
             | Self::TooManyValues
             | Self::Exhausted(_)
             | Self::RequestTooLarge
+            | Self::TooManyObjects
             | Self::ResponseTooLarge => 113,
             Self::PreconditionFailed { .. } => 114,
             Self::MethodNotAllowed { .. } => 115,
@@ -441,6 +446,9 @@ impl ApiError {
                 }
                 Self::RequestTooLarge => {
                     "This request writes too much at once: the limits are 4 MB, and changes of 5,000 members of groups. Put fewer requests into a batch, or ask for less at once with _limit."
+                }
+                Self::TooManyObjects => {
+                    "This user has permissions on, or is in, more than 10,000 objects, the most that one request deletes or changes. Delete collections, buckets or groups of theirs first, then send this again."
                 }
                 Self::ResponseTooLarge => {
                     "The response is larger than can be sent. Ask for less at once: use _limit, _since or pages of a list, or put fewer requests into a batch."

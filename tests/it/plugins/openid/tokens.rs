@@ -216,6 +216,11 @@ async fn a_provider_that_does_not_answer_is_no_reason_to_take_a_user_for_nobody(
     assert_eq!(hello.status, 200);
     let provider = &hello.body["capabilities"]["openid"]["providers"][0];
     assert_eq!(provider["userinfo_endpoint"], Value::Null);
+    // The next one does not wait for it.
+    let asked = async || openid.provider.received_requests().await.unwrap().len();
+    let before = asked().await;
+    assert_eq!(openid.kinto.get("/").await.status, 200);
+    assert_eq!(asked().await, before);
     let changes = "/buckets/monitor/collections/changes/records";
     assert_eq!(openid.get_with(changes, &bearer).await.status, 200);
 

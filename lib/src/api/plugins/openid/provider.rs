@@ -58,6 +58,8 @@ pub struct Provider {
     endpoints: tokio::sync::Mutex<Option<Fetched<Endpoints>>>,
     keys: tokio::sync::Mutex<Option<Fetched<Vec<Jwk>>>>,
     profiles: Mutex<HashMap<[u8; 32], Profile>>,
+    /// When it last did not name its endpoints to somebody who asked for its description.
+    unnamed_at: Mutex<Option<Instant>>,
     /// The time until which each token that it refused is not sent to it again. Apart from the profiles, so that
     /// made-up tokens take no place of true ones.
     refusals: Mutex<HashMap<[u8; 32], Instant>>,
@@ -126,6 +128,7 @@ impl Provider {
             endpoints: tokio::sync::Mutex::default(),
             keys: tokio::sync::Mutex::default(),
             profiles: Mutex::default(),
+            unnamed_at: Mutex::default(),
             refusals: Mutex::default(),
         }
     }
@@ -202,7 +205,11 @@ impl Provider {
         Ok(body.into())
     }
 
-    /// Its description in `GET /v1/`. A provider that does not answer is shown without what only it knows.
+    /// Its description in `GET /v1/`, as in Kinto 26.5, which asks the provider when it starts. Here the first to ask for it has
+    /// the provider asked, whose answer serves for [`METADATA_TTL`]: a function that starts to write a record need not know.
+    ///
+    /// A provider that does not answer is shown without what only it knows, and not asked for the sake of a description
+    /// for [`REFUSAL_TTL`].
     pub async fn capability(&self) -> Value {
         let OpenIdSettings {
             name,
@@ -212,19 +219,35 @@ impl Provider {
             header_type,
             ..
         } = &self.settings;
-        let endpoints = self.endpoints().await;
-        if let Err(error) = &endpoints {
-            tracing::warn!(%error, provider = %name, "a provider cannot be told of in full");
-        }
+        let endpoints = self.endpoints_if_it_answers().await;
         json!({
             "name": name,
-            "issuer": endpoints.as_ref().map_or(issuer, |endpoints| &endpoints.issuer),
+            "issuer": endpoints.as_ref().map_or(issuer, |it| &it.issuer),
             "auth_path": format!("/openid/{name}/login"),
             "client_id": client_id,
             "audience": audience.as_deref().unwrap_or_default(),
             "header_type": header_type,
-            "userinfo_endpoint": endpoints.as_ref().map(|endpoints| &*endpoints.userinfo_endpoint).ok(),
+            "userinfo_endpoint": endpoints.as_ref().map(|it| &*it.userinfo_endpoint),
         })
+    }
+
+    /// Its endpoints; `None` where it does not name them, or did not a while ago.
+    async fn endpoints_if_it_answers(&self) -> Option<Arc<Endpoints>> {
+        let unnamed_at = || {
+            self.unnamed_at
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        if unnamed_at().is_some_and(|at| at.elapsed() < REFUSAL_TTL) {
+            return None;
+        }
+        let endpoints = self.endpoints().await;
+        if let Err(error) = &endpoints {
+            let provider = &self.settings.name;
+            tracing::warn!(%error, %provider, "a provider cannot be told of in full");
+            *unnamed_at() = Some(Instant::now());
+        }
+        endpoints.ok()
     }
 
     /// The claims of a JSON Web Token that the provider signed for us and that is valid now; `None` for any other

@@ -1,4 +1,4 @@
-//! `kinto-serverless raise-timestamps`: after a restore clients with later `ETag`s hear of everything.
+//! `kinto-serverless raise-timestamps`: after a restore clients with later entity tags hear of everything.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

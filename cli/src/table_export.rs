@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use flate2::read::MultiGzDecoder;
 use kinto_local::{LocalAws, TABLE};
 use kinto_serverless::resource::{ListUri, ObjectUri};
-use kinto_serverless::store::history::{Stored, Told};
+use kinto_serverless::store::history::{EntryContent, Stored};
 use kinto_serverless::store::{Content, Object, Store};
 use kinto_serverless::timestamp::Timestamp;
 use serde::Deserialize;
@@ -219,14 +219,19 @@ impl Format for ToStaging<'_> {
         Ok(())
     }
 
-    fn entry(&mut self, bucket: &ObjectUri, entry: &Stored, told: &Told) -> export::Result<()> {
+    fn entry(
+        &mut self,
+        bucket: &ObjectUri,
+        entry: &Stored,
+        content: &EntryContent,
+    ) -> export::Result<()> {
         let (bucket, id, at) = (bucket.to_string(), &*entry.id, entry.time);
-        let data = (!entry.is_deleted).then(|| Value::Object(told.shown.clone()).to_string());
-        let replaced = Replaced::Said(told.replaces);
+        let data = (!entry.is_deleted).then(|| Value::Object(content.shown.clone()).to_string());
+        let replaced = Replaced::Said(content.replaces);
         self.0
             .add_entry(&bucket, id, at, data.as_deref(), replaced)?;
         let uri = format!("{bucket}/{HISTORY}/{id}");
-        for reader in &told.readers {
+        for reader in &content.readers {
             self.0.add_ace(&uri, "read", reader)?;
         }
         Ok(())

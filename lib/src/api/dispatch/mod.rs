@@ -61,7 +61,11 @@ impl Api {
                 let is_head = request.method == Method::HEAD;
                 let event = gateway::event(response, is_head, accept_encoding);
                 let is_sent = i64::from(outcome.status) == event.status_code;
-                let outcome = if is_sent { outcome } else { outcome.too_large() };
+                let outcome = if is_sent {
+                    outcome
+                } else {
+                    outcome.too_large()
+                };
                 (event, Some(outcome))
             }
             Err(error) => {

@@ -29,7 +29,7 @@ fn run(program_of_tests: &str, options: &[&str]) {
 #[test]
 #[ignore = "needs Kinto and PostgreSQL: tests/run"]
 fn every_answer_of_a_kinto_is_the_same_after_a_move() {
-    run("", &["--sequences", "16", "--kills", "4"]);
+    run("", &["--sequences", "16", "--kills", "10"]);
 }
 
 #[test]

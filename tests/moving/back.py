@@ -70,7 +70,8 @@ def main():
         step(said.strip())
         # The old tables, with all that was in them.
         load(postgres, dump, "kinto")
-        asked = list(questions(postgres, runs, 0.05))
+        # What `verify` tells of, below, is another.
+        asked = [question for question in questions(postgres, runs, 0.05) if "/buckets/times/" not in question[1]]
         with Stack(arguments.local, data) as server:
             # The first look gives a list its time, on either side.
             asked_of(server, asked)

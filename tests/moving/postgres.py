@@ -15,7 +15,7 @@ class Postgres:
         found = shutil.which("initdb") or max(glob.glob("/usr/lib/postgresql/*/bin/initdb"), default=None)
         if not found:
             raise SystemExit("PostgreSQL is not installed (tests/run)")
-        self.programs = os.path.dirname(found)
+        self.programs = os.path.dirname(os.path.realpath(found))
         # It refuses to run as root.
         self.user = ["runuser", "-u", "nobody", "--"] if os.geteuid() == 0 else []
         with socket.socket() as free:

@@ -76,6 +76,12 @@ def check_dynamodb_export(program, directory, s3, endpoint):
     data = ["--data", f"{directory}/three.db"]
     run(program, "import", "--from-dynamodb-export", f"s3://backups/{prefix}", *data)
     run(program, "verify", source, *data)
+    copied = Path(directory, "copied")
+    for found in s3.list_objects_v2(Bucket="backups", Prefix=f"{prefix}/")["Contents"]:
+        file = copied / found["Key"].removeprefix(f"{prefix}/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        s3.download_file("backups", found["Key"], str(file))
+    run(program, "verify", "--from-dynamodb-export", copied, *data)
     raised = ["--data", f"{directory}/two.db", "--raise-timestamps"]
     run(program, "import", "--from-dynamodb-export", f"s3://backups/{prefix}", *raised)
     # Not whole, not there, of another form.

@@ -227,3 +227,91 @@ fn read(row: &Row<'_>) -> rusqlite::Result<(StagedEntry, usize)> {
     };
     Ok((entry, length))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn add(staging: &Staging, id: &str, time: u64, record: &str, replaced: Replaced) {
+        let uri = format!("/buckets/b/collections/c/records/{record}");
+        let data = json!({"uri": uri, "target": {"data": {"last_modified": time - 1}}}).to_string();
+        let added = staging.add_entry("/buckets/b", id, Timestamp(time), Some(&data), replaced);
+        added.unwrap();
+    }
+
+    fn staged() -> Staging {
+        let staging = Staging::new().unwrap();
+        let at = Timestamp(1);
+        staging
+            .add_object("", "bucket", "b", at, Some("{}"))
+            .unwrap();
+        staging
+    }
+
+    #[test]
+    fn an_entry_replaces_what_the_one_before_it_tells_of_unless_the_source_says_otherwise() {
+        let staging = staged();
+        add(&staging, "x", 10, "r", Replaced::NotSaid);
+        add(&staging, "y", 20, "other", Replaced::NotSaid);
+        add(&staging, "z", 30, "r", Replaced::NotSaid);
+        add(&staging, "said", 40, "r", Replaced::Said(None));
+        add(
+            &staging,
+            "earlier",
+            50,
+            "r",
+            Replaced::Said(Some(Timestamp(3))),
+        );
+        for reader in ["carol", "alice"] {
+            staging
+                .add_ace("/buckets/b/history/z", "read", reader)
+                .unwrap();
+        }
+        staging.finish().unwrap();
+        let bucket = ObjectUri::bucket("b");
+        let entries = staging.entries(&bucket, (Timestamp::MAX, "")).unwrap();
+        let found = entries.iter().map(|entry| {
+            let content = entry.content.as_ref().unwrap();
+            (&*entry.id, content.replaces.map(|at| at.0))
+        });
+        let expected = [
+            ("earlier", Some(3)),
+            ("said", None),
+            ("z", Some(9)),
+            ("y", None),
+            ("x", None),
+        ];
+        assert_eq!(found.collect::<Vec<_>>(), expected);
+        let content = entries[2].content.as_ref().unwrap();
+        assert_eq!(content.readers, ["alice", "carol"]);
+        let rest = staging.entries(&bucket, (Timestamp(30), "z")).unwrap();
+        assert_eq!(rest.len(), 2);
+    }
+
+    #[test]
+    fn entries_without_a_bucket_and_what_is_none_are_left_out_and_named() {
+        let staging = staged();
+        let at = Timestamp(1);
+        let mut put = |parent: &str, data: &str| {
+            staging
+                .add_entry(parent, "e", at, Some(data), Replaced::NotSaid)
+                .unwrap();
+        };
+        put("/buckets/none", "{}");
+        put("/buckets/b", "[");
+        put("/buckets/b/collections/c", "{}");
+        staging.finish().unwrap();
+        assert_eq!(staging.entry_counts().unwrap(), (0, 0));
+        let findings = staging.findings().unwrap();
+        let found = findings
+            .iter()
+            .map(|finding| (&*finding.kind, finding.count));
+        let expected = [
+            ("does not fit: an entry of a history that is none", 2),
+            ("no parent: entry of a history", 1),
+        ];
+        assert_eq!(found.collect::<Vec<_>>(), expected);
+    }
+}

@@ -294,7 +294,7 @@ mod tests {
     fn entries_without_a_bucket_and_what_is_none_are_left_out_and_named() {
         let staging = staged();
         let at = Timestamp(1);
-        let mut put = |parent: &str, data: &str| {
+        let put = |parent: &str, data: &str| {
             staging
                 .add_entry(parent, "e", at, Some(data), Replaced::NotSaid)
                 .unwrap();

@@ -93,7 +93,7 @@ pub enum PublicationChange {
     /// It shows none any more.
     Forget,
     /// It shows this one.
-    Show(Show),
+    Show(Box<Show>),
 }
 
 /// What becomes of a list as the source of publications, and what must hold of that.
@@ -334,11 +334,12 @@ impl ListUpdate {
         match change {
             PublicationChange::Keep => {}
             PublicationChange::Forget => self.remove.push(FORGET_PUBLICATION),
-            PublicationChange::Show(Show {
-                signatures,
-                until,
-                layer,
-            }) => {
+            PublicationChange::Show(show) => {
+                let Show {
+                    signatures,
+                    until,
+                    layer,
+                } = *show;
                 if let Some(signatures) = signatures {
                     self.set.push("signatures = :signatures");
                     self.value(":signatures", AttributeValue::S(signatures));

@@ -288,7 +288,7 @@ impl ListSlot {
             wrote: TransactionWrites::default(),
             replaced,
             publication: match self.show {
-                Some(show) => PublicationChange::Show(show),
+                Some(show) => PublicationChange::Show(Box::new(show)),
                 None if replaced && showed => PublicationChange::Forget,
                 None => PublicationChange::Keep,
             },

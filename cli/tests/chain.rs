@@ -1,5 +1,7 @@
 //! `chain`: what is published with it verifies for a third party, and for nobody who trusts another root or name.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
+
 use std::ffi::OsString;
 use std::path::Path;
 

@@ -43,7 +43,7 @@ async fn a_setting_that_is_missing_or_wrong_is_named() {
         ("email", &email, "RECIPIENTS", ""),
         ("email", &email, "RECIPIENTS", ","),
         ("email", &email, "RECIPIENTS", "ops@example.org, nobody"),
-        ("email", &email, "SUBJECT", "{event}"),
+        ("email", &email, "SUBJECT", "{events}"),
         ("email", &email, "BODY", "{"),
     ] {
         let settings: Vec<_> = [(setting, value)]

@@ -1,4 +1,5 @@
-"""`kinto-serverless purge-deleted` beside Kinto's own command: the same tombstones go, and each answer stays the same.
+"""`kinto-serverless purge-deleted` beside Kinto's own command: the same tombstones go, and answers are the same but for the ETags of
+Kinto's lists, which go back where their latest tombstone goes.
 
     python tests/moving/purge.py KINTO_SERVERLESS KINTO_LOCAL
 """
@@ -70,12 +71,12 @@ def main():
         questions = [(USER, f"{url}{query}") for url in LISTS for query in ("", "?_since=0")]
         for user, url in questions:
             send(kinto, "GET", url, user)
-        data = f"{directory}/table.db"
+        data, headers = f"{directory}/table.db", {}
         run(program, "import", postgres.url("kinto"), "--data", data)
         step("filled, and moved")
 
         def purge_theirs(arguments):
-            command = [sys.executable, "-W", "ignore", "-m", "kinto", "purge-deleted", "--ini", ini, *arguments]
+            command = [Path(sys.executable).with_name("kinto"), "purge-deleted", "--ini", ini, *arguments]
             done = subprocess.run(command, capture_output=True, text=True, cwd=directory)
             assert done.returncode == 0, done.stderr
             return int(re.search(r"(\d+) tombstone\(s\) deleted", done.stderr)[1])
@@ -86,6 +87,9 @@ def main():
 
         def compared(what):
             answers = {question: told(send(kinto, "GET", question[1], question[0])) for question in questions}
+            for question, answer in answers.items():
+                # A list of Kinto's goes back in time with its latest tombstone; ours never does.
+                answer[1] = headers.setdefault(question, answer[1])
             with Stack(local, data) as server:
                 check(step, what, compare(answers, server))
 

@@ -185,7 +185,7 @@ def served(ini, directory):
 def generated(directory):
     """The file that `kinto init` writes."""
     ini = Path(directory) / "kinto.ini"
-    command = [sys.executable, "-W", "ignore", "-m", "kinto", "init", "--ini", ini, "--backend", "memory", "--cache-backend", "memory"]
+    command = [Path(sys.executable).with_name("kinto"), "init", "--ini", ini, "--backend", "memory", "--cache-backend", "memory"]
     subprocess.run(command, check=True, capture_output=True)
     return ini
 

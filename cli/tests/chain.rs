@@ -45,7 +45,7 @@ async fn send(stack: &Stack, method: &str, path: &str, body: Value) {
     assert!(answer.status().is_success(), "{answer:?}");
 }
 
-/// What tests/signer/third_party.py says, and whether it is content.
+/// What `third_party.py` says, and whether it is content.
 async fn third_party(url: &str, root: &str, name: &str) -> (bool, String) {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let python = std::env::var_os("KINTO_TEST_PYTHON").map_or_else(

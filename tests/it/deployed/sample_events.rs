@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tests::{Kinto, TABLE, put_item, settings};
 use wiremock::{Mock, MockServer, ResponseTemplate, matchers};
 
-const API: [(&str, i64); 8] = [
+const API: [(&str, i64); 9] = [
     ("api-hello", 200),
     ("api-put-bucket", 201),
     ("api-put-collection", 201),
@@ -27,6 +27,7 @@ const API: [(&str, i64); 8] = [
     ("api-get-monitor-changes", 200),
     ("api-get-broadcasts", 200),
     ("api-broken-json", 400),
+    ("refresh-signatures", 200),
 ];
 /// With the entries of monitor/changes afterwards: collections and their milliseconds after the first change.
 const STREAM: [(&str, &[(&str, u64)]); 6] = [

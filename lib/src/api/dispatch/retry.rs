@@ -142,7 +142,11 @@ impl Api {
         loop {
             // A first attempt rarely needs another.
             let keeps = alone.is_some() || contention.exists();
-            let decided = timeout_at(deadline, self.decide(calls, &mut last_read, keeps)).await;
+            let decided = timeout_at(
+                deadline,
+                Box::pin(self.decide(calls, &mut last_read, keeps)),
+            )
+            .await;
             let (unit, responses) = match decided.map_err(|_| late())? {
                 Err(ApiError::Overtaken) => {
                     notes::attempt();
@@ -176,10 +180,10 @@ impl Api {
             notes::attempt();
             let sent = Instant::now();
             let layers = unit.layers_to_show();
-            match unit.commit(&self.store, waits_for, deadline).await {
+            match Box::pin(unit.commit(&self.store, waits_for, deadline)).await {
                 Ok(()) => {
                     contention.took(sent.elapsed());
-                    self.settle(layers, deadline).await;
+                    Box::pin(self.settle(layers, deadline)).await;
                     return Ok(responses);
                 }
                 // What was read is out of date.

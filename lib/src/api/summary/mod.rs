@@ -160,10 +160,10 @@ impl Api {
     pub async fn handle(&self, event: ApiGatewayV2httpRequest) -> ApiGatewayV2httpResponse {
         let received = Instant::now();
         if !self.observers.exist() {
-            return self.answer_event(event, received).await.0;
+            return Box::pin(self.answer_event(event, received)).await.0;
         }
         let request_id = event.request_context.request_id.clone();
-        let answered = notes::noted_by(self.answer_event(event, received));
+        let answered = notes::noted_by(Box::pin(self.answer_event(event, received)));
         let ((answer, notes), capacity) = if self.observers.log_requests() {
             capacity::consumed_by(answered).await
         } else {

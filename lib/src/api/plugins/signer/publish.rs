@@ -111,7 +111,7 @@ async fn publish_one(
         tell(unit, review, &objects);
     }
     let text = text(&records, &times, timestamp)?;
-    let signed = sign(api, signer, unit, target, &text).await?;
+    let signed = Box::pin(sign(api, signer, unit, target, &text)).await?;
     let signatures = json!(signed.signatures);
     let layer = match objects.is_empty() {
         true => None,

@@ -159,11 +159,15 @@ impl Api {
     /// Answers one request; every error becomes a response.
     pub async fn handle(&self, event: ApiGatewayV2httpRequest) -> ApiGatewayV2httpResponse {
         let received = Instant::now();
-        if !self.observers.exist() {
-            return Box::pin(self.answer_event(event, received)).await.0;
+        let observed = self.observers.exist();
+        let request_id = event.request_context.request_id.as_ref();
+        let request_id = request_id.filter(|_| observed).cloned();
+        // Boxed, since each caller's future would hold it, and more than once.
+        let answered = Box::pin(self.answer_event(event, received));
+        if !observed {
+            return answered.await.0;
         }
-        let request_id = event.request_context.request_id.clone();
-        let answered = notes::noted_by(Box::pin(self.answer_event(event, received)));
+        let answered = notes::noted_by(answered);
         let ((answer, notes), capacity) = if self.observers.log_requests() {
             capacity::consumed_by(answered).await
         } else {

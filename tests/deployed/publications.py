@@ -71,7 +71,13 @@ class Bench:
         headers = [JSON, ("Authorization", "Basic " + base64.b64encode(f"{user}:".encode()).decode()), ("Accept-Encoding", "gzip")]
         data = json.dumps(body).encode() if body is not None else b""
         try:
-            status, out, answer = await (client or self.client).request(method, path, headers, data, timeout)
+            # Walks send at the same time, and a connection has one request.
+            used = client or http1.Client(self.stack.port)
+            try:
+                status, out, answer = await used.request(method, path, headers, data, timeout)
+            finally:
+                if client is None:
+                    used.close()
             answer = gzip.decompress(answer) if out.get("content-encoding") == "gzip" else answer
             return status, loads(answer) if answer else None
         except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.TimeoutError):

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use reqwest::ClientBuilder;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::{ClientBuilder, Error, Response};
 
 /// A client that follows no redirects: requests go where the settings say and nowhere else.
 pub fn builder(connect_timeout: Duration) -> ClientBuilder {
@@ -20,6 +20,21 @@ pub fn builder_without_retries(connect_timeout: Duration) -> ClientBuilder {
         // response.
         .pool_max_idle_per_host(0)
         .retry(reqwest::retry::never())
+}
+
+/// The body of a response; `None` if it has more than `max` bytes, of which no more are read.
+///
+/// # Errors
+/// The connection fails.
+pub async fn body_up_to(response: &mut Response, max: usize) -> Result<Option<Vec<u8>>, Error> {
+    let mut body = vec![];
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > max {
+            return Ok(None);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Some(body))
 }
 
 /// The pause that a response's `Retry-After` asks for; `None` if it is absent or invalid.

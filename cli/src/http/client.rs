@@ -5,7 +5,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use kinto_serverless::backoff::Backoff;
-use kinto_serverless::http_client::{builder, retry_after};
+use kinto_serverless::http_client::{body_up_to, builder, retry_after};
 use kinto_serverless::timestamp::Timestamp;
 use percent_encoding::percent_decode_str;
 use reqwest::header::{AUTHORIZATION, ETAG, HeaderMap, HeaderValue};
@@ -261,13 +261,9 @@ impl Client {
                 what: format!("redirected to {}; name that URL", to.unwrap_or("nowhere")),
             });
         }
-        let mut bytes = vec![];
-        while let Some(part) = response.chunk().await.map_err(failed)? {
-            if bytes.len() + part.len() > MAX_ANSWER {
-                return Err(HttpError::TooLarge(path.to_owned()));
-            }
-            bytes.extend_from_slice(&part);
-        }
+        let body = body_up_to(&mut response, MAX_ANSWER).await;
+        let bytes = body.map_err(failed)?;
+        let bytes = bytes.ok_or_else(|| HttpError::TooLarge(path.to_owned()))?;
         let body = match serde_json::from_slice(&bytes) {
             Ok(body) => body,
             Err(_) if is_head || bytes.is_empty() || !status.is_success() => Value::Null,

@@ -115,14 +115,9 @@ impl Webhook {
 }
 
 async fn body_of(mut answer: Response) -> Result<Vec<u8>, NotifyError> {
-    let mut body = vec![];
-    while let Some(chunk) = answer.chunk().await.map_err(failed)? {
-        body.extend_from_slice(&chunk);
-        if body.len() > MAX_ANSWER {
-            return Err(NotifyError::failed("the webhook's answer has no end"));
-        }
-    }
-    Ok(body)
+    let body = http_client::body_up_to(&mut answer, MAX_ANSWER).await;
+    let body = body.map_err(failed)?;
+    body.ok_or_else(|| NotifyError::failed("the webhook's answer has no end"))
 }
 
 fn failed(error: reqwest::Error) -> NotifyError {

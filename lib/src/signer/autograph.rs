@@ -6,11 +6,12 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::time::Duration;
 use uuid::Uuid;
 
+use super::signature::Signature;
 use crate::hmac;
 use crate::http_client;
 use crate::settings::Secret;
@@ -51,23 +52,12 @@ pub struct Autograph {
     pub key_ids: Vec<String>,
 }
 
-/// What it answers for one key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// The signature, as clients get it.
-    pub signature: String,
-    /// The URL of the chain of certificates.
-    pub x5u: String,
-    /// What else clients get.
-    pub more: Map<String, Value>,
-}
-
 impl Autograph {
     /// The signature of a collection's text by one of the keys.
     ///
     /// # Errors
     /// It refuses or does not answer.
-    pub async fn sign(&self, key_id: &str, text: &str) -> Result<Answer, Error> {
+    pub async fn sign(&self, key_id: &str, text: &str) -> Result<Signature, Error> {
         let mut url = self.server.clone();
         url.set_path("/sign/data");
         url.set_query(None);
@@ -82,14 +72,8 @@ impl Autograph {
         if !answer.status().is_success() {
             return Err(Error::Refused(answer.status()));
         }
-        let mut bytes = vec![];
-        while let Some(chunk) = answer.chunk().await? {
-            bytes.extend_from_slice(&chunk);
-            if bytes.len() > MAX_BYTES {
-                return Err(Error::Answer);
-            }
-        }
-        read(&bytes).ok_or(Error::Answer)
+        let body = http_client::body_up_to(&mut answer, MAX_BYTES).await?;
+        body.and_then(|body| read(&body)).ok_or(Error::Answer)
     }
 
     /// The `Authorization` of Hawk: an HMAC of the request, its body included.
@@ -111,7 +95,7 @@ impl Autograph {
 }
 
 /// The first signature of an answer.
-fn read(bytes: &[u8]) -> Option<Answer> {
+fn read(bytes: &[u8]) -> Option<Signature> {
     let mut answer: Value = serde_json::from_slice(bytes).ok()?;
     let fields = answer.get_mut(0)?.as_object_mut()?;
     let text = |name: &str| fields.get(name)?.as_str().map(str::to_owned);
@@ -120,7 +104,7 @@ fn read(bytes: &[u8]) -> Option<Answer> {
         let value = fields.get(*name)?;
         Some(((*name).to_owned(), value.clone()))
     });
-    Some(Answer {
+    Some(Signature {
         signature,
         x5u,
         more: more.collect(),

@@ -151,12 +151,7 @@ async fn fetch(url: &str) -> Result<Vec<u8>, String> {
     if !answer.status().is_success() {
         return Err(format!("the answer is {}", answer.status()));
     }
-    let mut bytes = vec![];
-    while let Some(chunk) = answer.chunk().await.map_err(failed)? {
-        bytes.extend_from_slice(&chunk);
-        if bytes.len() > MAX_BYTES {
-            return Err(format!("it has more than {MAX_BYTES} bytes"));
-        }
-    }
-    Ok(bytes)
+    let body = http_client::body_up_to(&mut answer, MAX_BYTES).await;
+    let body = body.map_err(failed)?;
+    body.ok_or_else(|| format!("it has more than {MAX_BYTES} bytes"))
 }

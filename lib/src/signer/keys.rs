@@ -7,13 +7,13 @@ use aws_config::SdkConfig;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE;
 use futures::future::try_join_all;
-use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Map;
 
 use super::autograph::{self, Autograph};
 use super::chain::{self, Chain, Chains};
 use super::kms::{self, Kms};
 use super::local_ecdsa::{self, LocalEcdsa};
+use super::signature::Signature;
 use crate::timestamp::Timestamp;
 
 /// The scheme of all signatures: ECDSA with P-384 and SHA-384.
@@ -50,18 +50,6 @@ impl fmt::Debug for Keys {
         shown.field("backend", backend);
         shown.field("chains", &self.chains).finish()
     }
-}
-
-/// One signature, as the metadata of a changeset show it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Signature {
-    /// r and s, 48 bytes each, in base64url.
-    pub signature: String,
-    /// The URL of the chain of certificates, the one of the key first; empty where there is none.
-    pub x5u: String,
-    /// `mode`, how it was made, and what else a service says of it.
-    #[serde(flatten)]
-    pub more: Map<String, Value>,
 }
 
 /// The signatures of a text.
@@ -138,13 +126,7 @@ impl Signer {
             Backend::Kms(ids) => try_join_all(ids.iter().map(|id| self.kms.sign(id, text))).await?,
             Backend::Autograph(autograph) => {
                 let ids = autograph.key_ids.iter();
-                let signed = try_join_all(ids.map(|id| autograph.sign(id, text))).await?;
-                let signatures = signed.into_iter().map(|answer| Signature {
-                    signature: answer.signature,
-                    x5u: answer.x5u,
-                    more: answer.more,
-                });
-                return Ok(signatures.collect());
+                return Ok(try_join_all(ids.map(|id| autograph.sign(id, text))).await?);
             }
         };
         let mut chains = keys.chains.iter();

@@ -14,6 +14,8 @@ use aws_sdk_kms::primitives::Blob;
 use aws_sdk_kms::types::{MessageType, SigningAlgorithmSpec};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE;
+use x509_cert::der::asn1::UintRef;
+use x509_cert::der::{Decode, Reader, SliceReader};
 
 use super::payload;
 
@@ -96,35 +98,15 @@ impl Kms {
 
 /// r and s at their full lengths, out of their DER: a SEQUENCE of two INTEGERs. `None` for everything else.
 fn fixed_of_der(der: &[u8]) -> Option<[u8; 2 * LENGTH]> {
-    let (both, rest) = value(0x30, der)?;
-    let (r, after) = value(0x02, both)?;
-    let (s, end) = value(0x02, after)?;
-    if !(rest.is_empty() && end.is_empty()) {
-        return None;
-    }
+    let mut reader = SliceReader::new(der).ok()?;
+    let both = reader.sequence(|reader| Ok([UintRef::decode(reader)?, UintRef::decode(reader)?]));
+    let both = reader.finish(both.ok()?).ok()?;
     let mut fixed = [0; 2 * LENGTH];
-    let (first, second) = fixed.split_at_mut(LENGTH);
-    for (integer, place) in [(r, first), (s, second)] {
-        // A zero byte before the first bit that is set makes it positive.
-        let integer = match integer {
-            [0, positive @ ..] => positive,
-            [first, ..] if *first < 0x80 => integer,
-            _ => return None,
-        };
-        let from = LENGTH.checked_sub(integer.len())?;
-        place[from..].copy_from_slice(integer);
+    for (integer, place) in both.iter().zip(fixed.chunks_exact_mut(LENGTH)) {
+        let from = LENGTH.checked_sub(integer.as_bytes().len())?;
+        place[from..].copy_from_slice(integer.as_bytes());
     }
     Some(fixed)
-}
-
-/// The value of the first element, which has this tag, and what comes after it. Lengths below 128 are one byte, and a
-/// signature has no others.
-fn value(tag: u8, der: &[u8]) -> Option<(&[u8], &[u8])> {
-    let [first, length @ 0..0x80, rest @ ..] = der else {
-        return None;
-    };
-    let length = usize::from(*length);
-    (*first == tag && length <= rest.len()).then(|| rest.split_at(length))
 }
 
 #[cfg(test)]

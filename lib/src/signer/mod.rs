@@ -8,6 +8,7 @@
 //! | [`payload`] | the text that is signed for a collection |
 //! | [`chain`] | certificates of keys, by the URL that signatures name |
 //! | [`keys`] | the keys of a source, and what signs with them |
+//! | [`signature`] | a signature as clients get it |
 //! | [`local_ecdsa`] | signing with a key in a file |
 //! | [`kms`] | signing with a key in KMS |
 //!
@@ -21,6 +22,7 @@ pub mod kms;
 pub mod local_ecdsa;
 pub mod payload;
 pub mod resources;
+pub mod signature;
 
 #[cfg(test)]
 pub(crate) mod tests;

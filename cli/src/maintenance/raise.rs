@@ -103,7 +103,8 @@ pub async fn raise(
             let to = of_list(base, latest);
             if store.raise_list(&list, &found.list, to, begun).await? {
                 raised.lists += 1;
-                if found.is_signed {
+                // They do not hold over other times.
+                if found.list.published.signatures.is_some() {
                     raised.signed.push(list.clone());
                 }
                 break;

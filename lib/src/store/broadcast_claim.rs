@@ -14,7 +14,7 @@
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
 
-use super::{Item, Key, Store, StoreError, ignore_failed_condition, number, time};
+use super::{Item, Key, Store, StoreError, ignore_failed_condition, number, optional_time, time};
 use crate::timestamp::Timestamp;
 
 /// The partition of all states.
@@ -77,7 +77,7 @@ impl Store {
         match update.send().await {
             Ok(answer) => {
                 let item = answer.attributes.unwrap_or_default();
-                let version = due.max(optional(&item, "due")?);
+                let version = due.max(optional_time(&item, "due")?);
                 Ok(version.map_or(ClaimOutcome::NothingDue, ClaimOutcome::Granted))
             }
             Err(error) => match error.as_service_error() {
@@ -121,16 +121,9 @@ impl Store {
     }
 }
 
-/// A time attribute that may be absent.
-fn optional(item: &Item, attribute: &'static str) -> Result<Option<Timestamp>, StoreError> {
-    item.contains_key(attribute)
-        .then(|| time(item, attribute))
-        .transpose()
-}
-
 /// The reason why a claim was not granted, from the item that failed its condition.
 fn refusal(item: &Item, due: Option<Timestamp>) -> Result<ClaimOutcome, StoreError> {
-    if due.max(optional(item, "due")?) <= optional(item, "sent")? {
+    if due.max(optional_time(item, "due")?) <= optional_time(item, "sent")? {
         return Ok(ClaimOutcome::NothingDue);
     }
     time(item, "not_before").map(ClaimOutcome::NotBefore)

@@ -13,6 +13,7 @@ use aws_sdk_dynamodb::config::interceptors::{
 use aws_sdk_dynamodb::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_dynamodb::error::BoxError;
 use aws_sdk_dynamodb::operation::batch_get_item::{BatchGetItemInput, BatchGetItemOutput};
+use aws_sdk_dynamodb::operation::batch_write_item::{BatchWriteItemInput, BatchWriteItemOutput};
 use aws_sdk_dynamodb::operation::get_item::{GetItemInput, GetItemOutput};
 use aws_sdk_dynamodb::operation::put_item::{PutItemInput, PutItemOutput};
 use aws_sdk_dynamodb::operation::query::{QueryInput, QueryOutput};
@@ -94,6 +95,7 @@ impl Intercept for Meter {
             GetItemInput,
             UpdateItemInput,
             PutItemInput,
+            BatchWriteItemInput,
             TransactGetItemsInput
         );
         Ok(())
@@ -126,6 +128,8 @@ impl Intercept for Meter {
             write = of_one(&output.consumed_capacity);
         } else if let Some(output) = output.downcast_ref::<PutItemOutput>() {
             write = of_one(&output.consumed_capacity);
+        } else if let Some(output) = output.downcast_ref::<BatchWriteItemOutput>() {
+            write = units(output.consumed_capacity());
         } else if let Some(output) = output.downcast_ref::<TransactGetItemsOutput>() {
             read = units(output.consumed_capacity());
         }

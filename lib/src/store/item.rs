@@ -89,6 +89,16 @@ pub(super) fn time(item: &Item, attribute: &'static str) -> Result<Timestamp, St
         .ok_or_else(|| malformed(item, attribute))
 }
 
+/// A time attribute of an item, which may be absent.
+pub(super) fn optional_time(
+    item: &Item,
+    attribute: &'static str,
+) -> Result<Option<Timestamp>, StoreError> {
+    item.contains_key(attribute)
+        .then(|| time(item, attribute))
+        .transpose()
+}
+
 /// Returns `true` if a flag of an item is set.
 pub(super) fn flag(item: &Item, attribute: &str) -> bool {
     item.get(attribute)

@@ -62,7 +62,7 @@ pub use write::{ListCondition, Write};
 
 use self::commit::is_contention;
 use self::error::ignore_failed_condition;
-use self::item::{flag, malformed, partition, string, time};
+use self::item::{flag, malformed, optional_time, partition, string, time};
 use self::read::all_pages;
 
 /// The sort key of the item that holds a list's timestamp.

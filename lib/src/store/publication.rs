@@ -20,7 +20,10 @@ use uuid::Uuid;
 
 use super::error::ignore_failed_condition;
 use super::import::{ImportWrite, MAX_BATCH};
-use super::{Item, Key, Object, Store, StoreError, all_pages, malformed, number, partition, time};
+use super::{
+    Item, Key, Object, Store, StoreError, all_pages, malformed, number, optional_time, partition,
+    time,
+};
 use crate::resource::ListUri;
 use crate::timestamp::Timestamp;
 
@@ -103,22 +106,23 @@ impl Published {
                 Err(_) => Err(malformed(item, name)),
             },
         };
-        let count = |name: &'static str| match item.get(name).map(AttributeValue::as_n) {
-            None => Ok(0),
-            Some(Ok(digits)) => digits.parse().map_err(|_| malformed(item, name)),
-            Some(Err(_)) => Err(malformed(item, name)),
-        };
-        let size = usize::try_from(count(LAYER_SIZE)?).unwrap_or(usize::MAX);
+        let size = usize::try_from(count(item, LAYER_SIZE)?).unwrap_or(usize::MAX);
         Ok(Self {
             signatures: text(SIGNATURES)?,
-            until: match item.contains_key(UNTIL) {
-                true => Some(time(item, UNTIL)?),
-                false => None,
-            },
+            until: optional_time(item, UNTIL)?,
             layer: text(LAYER)?.map(|name| Layer { name, size }),
             editor: text(EDITOR)?,
             reviewed: text(REVIEWED)?,
         })
+    }
+}
+
+/// A number of objects in an attribute of an item; 0 where it is absent.
+fn count(item: &Item, name: &'static str) -> Result<u64, StoreError> {
+    match item.get(name).map(AttributeValue::as_n) {
+        None => Ok(0),
+        Some(Ok(digits)) => digits.parse().map_err(|_| malformed(item, name)),
+        Some(Err(_)) => Err(malformed(item, name)),
     }
 }
 
@@ -273,10 +277,7 @@ impl Store {
             return Ok(Settling::Done);
         }
         let placed_to = item.get(PLACED_TO).cloned();
-        let placed = match item.contains_key(PLACED) {
-            true => time(&item, PLACED)?.0,
-            false => 0,
-        };
+        let placed = count(&item, PLACED)?;
         let mut query = self
             .client
             .query()

@@ -12,6 +12,7 @@ use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::error::ignore_failed_condition;
+use super::write::FORGET_SIGNATURES;
 use super::{
     BY_LAST_MODIFIED, Generation, Key, List, Store, StoreError, Version, flag, number, partition,
     string, time,
@@ -31,8 +32,6 @@ pub struct Raisable {
     pub list: List,
     /// Whether this raising has come to its end with it.
     pub is_done: bool,
-    /// Whether it shows signatures, which do not hold over other times.
-    pub is_signed: bool,
 }
 
 /// An object or tombstone, as far as its time is concerned.
@@ -125,7 +124,6 @@ impl Store {
             Ok(Raisable {
                 list: List::from_item(&item)?,
                 is_done: item.get(RAISED) == Some(&number(begun)),
-                is_signed: item.contains_key("signatures"),
             })
         });
         raisable.transpose()
@@ -212,7 +210,7 @@ impl Store {
             .set_key(Some(Key::list(uri).into_item()))
             // The entry of the outbox was told of when it was written.
             .update_expression(format!(
-                "SET #timestamp = :to, {RAISED} = :begun{shared} REMOVE signatures, entry"
+                "SET #timestamp = :to, {RAISED} = :begun{shared} REMOVE {FORGET_SIGNATURES}, entry"
             ))
             .condition_expression(format!("#timestamp = :was{are_shared}"))
             .expression_attribute_names("#timestamp", "timestamp")

@@ -25,7 +25,8 @@ use tokio::time::Instant;
 use super::error::ignore_failed_condition;
 use super::item::key_of;
 use super::{
-    Generation, Item, Key, Object, Store, StoreError, flag, history, number, string, time,
+    Generation, Item, Key, Object, Store, StoreError, flag, history, number, optional_time, string,
+    time,
 };
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::timestamp::Timestamp;
@@ -122,8 +123,7 @@ impl Subject {
         let key = key_of(&item)?;
         if let Some(rest) = key.pk.strip_prefix("#shared#") {
             let generation = rest.split_once('#').map(|(generation, _)| generation);
-            let since = item.contains_key(UNOWNED_SINCE);
-            let since = since.then(|| time(&item, UNOWNED_SINCE)).transpose()?;
+            let since = optional_time(&item, UNOWNED_SINCE)?;
             let parent = key.sk.rsplit_once('#').map(|(parent, _)| parent);
             return Ok(generation.zip(parent.and_then(ObjectUri::parse)).map(
                 |(generation, parent)| Self {

@@ -263,6 +263,8 @@ struct ListUpdate {
     values: Item,
 }
 
+/// The signatures that a list shows.
+pub(super) const FORGET_SIGNATURES: &str = "signatures, signed_until";
 /// How far an earlier layer of the list is settled.
 const FORGET_PLACED: &str = "layer_placed_to, layer_placed";
 const FORGET_LAYER: &str = "layer, layer_size, layer_placed_to, layer_placed";

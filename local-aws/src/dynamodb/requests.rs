@@ -106,6 +106,8 @@ pub struct Put {
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 pub struct BatchWrite {
     pub request_items: HashMap<String, Vec<BatchWriteItem>>,
+    #[serde(rename = "ReturnConsumedCapacity")]
+    _return_consumed_capacity: Option<String>,
 }
 
 /// One write of a `BatchWriteItem`.

@@ -20,7 +20,7 @@ use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditi
 use super::{CollectionChange, PARTITION, StoredMonitorEntry};
 use crate::settings::Debounce;
 use crate::store::polled_broadcast::PolledBroadcast;
-use crate::store::{Item, Key, Store, StoreError, malformed, number, time};
+use crate::store::{Item, Key, Store, StoreError, malformed, number, optional_time};
 use crate::timestamp::Timestamp;
 
 /// The sort key of the state; an entry's begins with a slash.
@@ -243,11 +243,7 @@ impl MonitorState {
             let began = timestamp(began).ok_or_else(|| malformed(item, "pending"))?;
             Ok((name.clone(), began))
         });
-        let optional = |attribute: &'static str| {
-            item.contains_key(attribute)
-                .then(|| time(item, attribute))
-                .transpose()
-        };
+        let optional = |attribute| optional_time(item, attribute);
         let latest = map(item, "latest")?.into_iter().flatten();
         let latest = latest.map(|(name, entry)| {
             latest_entry(name, entry).ok_or_else(|| malformed(item, "latest"))

@@ -3,28 +3,14 @@
 import sys
 from uuid import uuid4
 
-from kinto_http import Client, KintoBatchException, KintoException
+from checking import check, refused
+from kinto_http import Client, KintoBatchException
 from kinto_http.patch_type import JSONPatch, MergePatch
 
 URL = sys.argv[1]
 alice = Client(server_url=URL, auth=("alice", "secret"), bucket=f"python-{uuid4()}", collection="articles")
 bob = alice.clone(server_url=URL, auth=("bob", "secret"))
 nobody = alice.clone(server_url=URL, auth=None)
-
-
-def check(what, holds):
-    if not holds:
-        sys.exit(f"FAILED {what}")
-    print(f"ok {what}")
-
-
-def refused(status, call):
-    """Whether `call` fails with this status."""
-    try:
-        call()
-    except KintoException as error:
-        return error.response.status_code == status
-    return False
 
 
 def ids(records):

@@ -2,26 +2,13 @@
 
 import sys
 
-from kinto_http import Client, KintoException
+from checking import check, refused
+from kinto_http import Client
 
 URL = sys.argv[1]
 alice = Client(server_url=URL, auth=("alice", "secret"), bucket="main-workspace", collection="news")
 bob = alice.clone(auth=("bob", "secret"))
 reader = alice.clone(auth=None, bucket="main")
-
-
-def check(what, holds):
-    if not holds:
-        sys.exit(f"FAILED {what}")
-    print(f"ok {what}")
-
-
-def refused(status, call):
-    try:
-        call()
-    except KintoException as error:
-        return error.response.status_code == status
-    return False
 
 
 def source():

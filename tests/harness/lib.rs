@@ -60,6 +60,19 @@ pub struct Answer {
     pub headers: http::HeaderMap,
 }
 
+/// Awaits work in a thread of its own, and waits for that: a fault that is being injected is in the middle of a request,
+/// and this thread with it.
+pub fn in_own_thread<F: Future>(work: impl FnOnce() -> F + Send + 'static) {
+    let thread = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(work());
+    });
+    thread.join().unwrap();
+}
+
 /// Returns `true` if a webhook's request is signed with the key according to
 /// <https://github.com/standard-webhooks/standard-webhooks>.
 pub fn is_signed(request: &wiremock::Request, key: &[u8]) -> bool {

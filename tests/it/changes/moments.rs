@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use super::{CHANGESET, put};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tests::{Answer, COLLECTION, Kinto, cases, now};
+use tests::{Answer, COLLECTION, Kinto, cases, in_own_thread, now};
 
 /// A concurrent write to the collection while its changeset is read.
 #[derive(Clone, Debug)]
@@ -217,19 +217,11 @@ fn interfere(
         reads.fetch_or(target.ends_with("Query"), Ordering::SeqCst);
         let writes = left.lock().unwrap().next().unwrap_or_default();
         let (rival, seen) = (rival.clone(), Arc::clone(&seen));
-        // In a thread of its own: this one is in the middle of the request that the other write must precede.
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
-            runtime.block_on(async {
-                for one in &writes {
-                    write(&rival, one, &seen).await;
-                }
-            });
+        in_own_thread(async move || {
+            for one in &writes {
+                write(&rival, one, &seen).await;
+            }
         });
-        thread.join().unwrap();
         busy.store(false, Ordering::SeqCst);
         None
     });

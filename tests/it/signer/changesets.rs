@@ -15,7 +15,7 @@ use kinto_serverless::store::Store;
 use kinto_serverless::store::publication::Layer;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tests::{Kinto, TABLE, batch, cases, changed, execute};
+use tests::{Kinto, TABLE, batch, cases, changed, execute, in_own_thread};
 
 use super::{DESTINATION, Expect, PREVIEW, SOURCE, Signer, WITH_PREVIEW, WITHOUT_PREVIEW};
 
@@ -216,18 +216,11 @@ impl World {
             }
             let acts = left.lock().unwrap().next().unwrap_or_default();
             let world = Arc::clone(&world);
-            let thread = std::thread::spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build()
-                    .unwrap();
-                runtime.block_on(async {
-                    for act in &acts {
-                        world.act(act).await;
-                    }
-                });
+            in_own_thread(async move || {
+                for act in &acts {
+                    world.act(act).await;
+                }
             });
-            thread.join().unwrap();
             busy.store(false, Ordering::SeqCst);
             None
         });

@@ -17,7 +17,7 @@ use tests::{Answer, Kinto, now};
 use wiremock::matchers::{method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
-use super::{Expect, verifies};
+use super::{Expect, create_source, verifies};
 
 const SOURCE: &str = "/buckets/main-workspace/collections/news";
 const DESTINATION: &str = "/buckets/main/collections/news";
@@ -72,19 +72,6 @@ pub async fn chains(texts: &[(&str, String)]) -> MockServer {
             .await;
     }
     server
-}
-
-async fn create(kinto: &Kinto) {
-    kinto
-        .put("/buckets/main-workspace", json!({}))
-        .await
-        .expect(201);
-    kinto.put(SOURCE, json!({})).await.expect(201);
-    let record = format!("{SOURCE}/records/a");
-    kinto
-        .put(&record, json!({"data": {"n": 1}}))
-        .await
-        .expect(201);
 }
 
 async fn approve(kinto: &Kinto) -> Answer {
@@ -143,7 +130,7 @@ async fn two_keys_in_one_text_sign_side_by_side_each_with_its_chain() {
         ("KINTO_SIGNER_ECDSA_PRIVATE_KEY", &(second + &first)),
         ("KINTO_SIGNER_X5U", &urls.join(" ")),
     ]);
-    create(&kinto).await;
+    create_source(&kinto, SOURCE).await;
     approve(&kinto).await.expect(200);
     let changeset = changeset(&kinto).await;
     check(&changeset, &[&new, &old]);
@@ -169,7 +156,7 @@ async fn nothing_is_published_that_clients_could_not_verify() {
     .await;
     let private = ("KINTO_SIGNER_ECDSA_PRIVATE_KEY", &*pem);
     let before = with(&[private]);
-    create(&before).await;
+    create_source(&before, SOURCE).await;
     let source = before.get(SOURCE).await.expect(200);
     for name in ["other", "both", "over", "text", "large", "missing"] {
         let url = format!("{}/{name}.pem", chains.uri());
@@ -197,7 +184,7 @@ async fn no_cache_keeps_a_changeset_longer_than_its_certificates_are_valid() {
         ("KINTO_SIGNER_ECDSA_PRIVATE_KEY", &pem),
         ("KINTO_SIGNER_MAIN_WORKSPACE_NEWS_X5U", &url),
     ]);
-    create(&kinto).await;
+    create_source(&kinto, SOURCE).await;
     approve(&kinto).await.expect(200);
     let path = format!("{DESTINATION}/changeset?_expected=0");
     let answer = kinto.as_user("").get(&path).await;
@@ -210,7 +197,7 @@ async fn no_cache_keeps_a_changeset_longer_than_its_certificates_are_valid() {
 async fn what_was_signed_long_ago_is_signed_anew_under_a_time_that_caches_know() {
     let (pem, public) = key();
     let kinto = with(&[("KINTO_SIGNER_ECDSA_PRIVATE_KEY", &pem)]);
-    create(&kinto).await;
+    create_source(&kinto, SOURCE).await;
     approve(&kinto).await.expect(200);
     let before = changeset(&kinto).await;
     assert_eq!(
@@ -316,7 +303,7 @@ async fn autograph_signs_with_each_of_its_keys_and_says_the_rest() {
         ("KINTO_SIGNER_AUTOGRAPH_HAWK_SECRET", "secret"),
         ("KINTO_SIGNER_AUTOGRAPH_KEY_IDS", "one two"),
     ]);
-    create(&kinto).await;
+    create_source(&kinto, SOURCE).await;
     approve(&kinto).await.expect(200);
     let published = changeset(&kinto).await;
     check(&published, &[&public, &public]);

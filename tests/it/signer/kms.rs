@@ -19,7 +19,7 @@ use wiremock::matchers::any;
 use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate};
 
 use super::keys::{chain, chains};
-use super::{Expect, verifies};
+use super::{Expect, create_source, verifies};
 
 /// The first key.
 pub const KEY: &str = "arn:aws:kms:eu-central-1:123456789012:key/first";
@@ -132,17 +132,6 @@ async fn sdk(endpoint: &str) -> SdkConfig {
         .await
 }
 
-async fn create(kinto: &Kinto) {
-    let work = "/buckets/main-workspace";
-    kinto.put(work, json!({})).await.expect(201);
-    kinto.put(SOURCE, json!({})).await.expect(201);
-    let record = format!("{SOURCE}/records/a");
-    kinto
-        .put(&record, json!({"data": {"n": 1}}))
-        .await
-        .expect(201);
-}
-
 async fn approve(kinto: &Kinto) -> tests::Answer {
     let body = json!({"data": {"status": "to-sign"}});
     kinto.as_user(ALICE).patch(SOURCE, body).await
@@ -159,7 +148,7 @@ async fn what_is_published_has_a_signature_of_the_key_in_kms_with_the_url_of_its
         ("KINTO_SIGNER_MAIN_WORKSPACE_NEWS_X5U", &*url),
     ];
     let kinto = kms.kinto(&settings).await;
-    create(&kinto).await;
+    create_source(&kinto, SOURCE).await;
     kms.check(&kinto, 0, &[KEY]).await;
     approve(&kinto).await.expect(200);
     let metadata = kms.check(&kinto, 1, &[KEY]).await;
@@ -174,7 +163,7 @@ async fn two_keys_sign_side_by_side_while_one_takes_the_place_of_the_other() {
     let kms = Kms::with(&[KEY, NEXT]).await;
     let both = format!("{NEXT} {KEY}");
     let kinto = kms.kinto(&[("KINTO_SIGNER_KMS_KEY_IDS", &both)]).await;
-    create(&kinto).await;
+    create_source(&kinto, SOURCE).await;
     approve(&kinto).await.expect(200);
     let metadata = kms.check(&kinto, 1, &[NEXT, KEY]).await;
     assert_eq!(metadata["signature"], metadata["signatures"][0]);
@@ -185,7 +174,7 @@ async fn two_keys_sign_side_by_side_while_one_takes_the_place_of_the_other() {
 async fn where_kms_does_not_sign_the_answer_is_503_and_nothing_changes() {
     let kms = Kms::with(&[KEY]).await;
     let kinto = kms.kinto(&[("KINTO_SIGNER_KMS_KEY_IDS", KEY)]).await;
-    create(&kinto).await;
+    create_source(&kinto, SOURCE).await;
     let before = kinto.get(SOURCE).await.expect(200);
     let failures = [
         ResponseTemplate::new(500),

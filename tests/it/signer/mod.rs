@@ -56,6 +56,16 @@ pub fn new_key() -> (String, EcdsaKeyPair) {
     (pem, pair)
 }
 
+/// Creates a source with one record.
+async fn create_source(kinto: &Kinto, source: &str) {
+    let (bucket, _) = source.split_once("/collections/").unwrap();
+    kinto.put(bucket, json!({})).await.expect(201);
+    kinto.put(source, json!({})).await.expect(201);
+    let record = json!({"data": {"n": 1}});
+    let path = format!("{source}/records/a");
+    kinto.put(&path, record).await.expect(201);
+}
+
 const WITH_PREVIEW: &str = "/buckets/work -> /buckets/preview -> /buckets/main";
 const WITHOUT_PREVIEW: &str = "/buckets/work -> /buckets/main";
 

@@ -8,7 +8,7 @@ use fastrand::Rng;
 use kinto_local::{Fault, LocalAws};
 use kinto_serverless::timestamp::Timestamp;
 use serde_json::{Value, json};
-use tests::{BOB, Kinto, TABLE, cases, now};
+use tests::{BOB, Kinto, TABLE, cases, in_own_thread, now};
 
 use super::{expire, sweep};
 
@@ -190,20 +190,12 @@ fn interfere(kinto: &Kinto, rng: Rng) -> Unfinished {
             finish(&rival.aws, &left);
             let (rival, left) = (rival.clone(), Arc::clone(&left));
             let mut rng = rng.lock().unwrap().fork();
-            // In a thread of its own: this one is in the middle of the request that the other write must precede.
-            let thread = std::thread::spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build()
-                    .unwrap();
-                runtime.block_on(async {
-                    for _ in 0..writes {
-                        finish(&rival.aws, &left);
-                        write(&rival, &mut rng).await;
-                    }
-                });
+            in_own_thread(async move || {
+                for _ in 0..writes {
+                    finish(&rival.aws, &left);
+                    write(&rival, &mut rng).await;
+                }
             });
-            thread.join().unwrap();
         }
         busy.store(false, Ordering::SeqCst);
         fault

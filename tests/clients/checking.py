@@ -1,0 +1,20 @@
+"""How the clients' scripts check."""
+
+import sys
+
+from kinto_http import KintoException
+
+
+def check(what, holds):
+    if not holds:
+        sys.exit(f"FAILED {what}")
+    print(f"ok {what}")
+
+
+def refused(status, call):
+    """Whether `call` fails with this status."""
+    try:
+        call()
+    except KintoException as error:
+        return error.response.status_code == status
+    return False

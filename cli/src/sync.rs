@@ -392,7 +392,7 @@ impl<'a> Sync<'a> {
         let lists: Vec<_> = uri.child_lists().collect();
         for (list, stored) in self.store.stored_lists(&lists).await? {
             let mut closed = stored.list;
-            closed.timestamp = self.now.max(closed.timestamp.next());
+            closed.timestamp = self.now.later_than(closed.timestamp);
             closed.closed = true;
             if uri.kind() == Kind::Collection {
                 let change = change(uri, closed.timestamp, true);

@@ -109,11 +109,11 @@ impl Aggregator {
     /// behind it until the stream drops it.
     pub async fn handle(&self, event: Event) -> DynamoDbEventResponse {
         let layers = layers(&event.records);
-        let written = match self.metrics.counts() {
-            true => times_of_writes(&event.records),
-            false => vec![],
-        };
-        let (collections, buckets) = coalesce(event.records);
+        let Coalesced {
+            collections,
+            buckets,
+            written,
+        } = coalesce(event.records);
         let mut failed: Vec<String> = vec![];
 
         let deletions = stream::iter(buckets).map(
@@ -304,21 +304,26 @@ fn by_number(a: &str, b: &str) -> std::cmp::Ordering {
     a.len().cmp(&b.len()).then_with(|| a.cmp(b))
 }
 
-/// The latest change of each collection, and every deletion of a bucket.
+/// The changes of a batch of the stream.
 ///
 /// Each carries the sequence number of the first record that contributed to it: a retry must begin there.
-fn coalesce(
-    records: Vec<EventRecord>,
-) -> (
-    Vec<Numbered<CollectionChange>>,
-    Vec<Numbered<BucketGeneration>>,
-) {
+struct Coalesced {
+    /// The latest change of each collection.
+    collections: Vec<Numbered<CollectionChange>>,
+    /// Every deletion of a bucket.
+    buckets: Vec<Numbered<BucketGeneration>>,
+    /// The times of all changes of collections.
+    written: Vec<Timestamp>,
+}
+
+fn coalesce(records: Vec<EventRecord>) -> Coalesced {
     let mut collections = BTreeMap::<(String, String), Numbered<CollectionChange>>::new();
-    let mut buckets = vec![];
+    let (mut buckets, mut written) = (vec![], vec![]);
     for record in records {
         let sequence_number = record.change.sequence_number.clone().unwrap_or_default();
         match read(&record) {
             Some(StreamChange::Collection(entry)) => {
+                written.push(time_of_write(&record, &entry));
                 let key = (entry.bucket.clone(), entry.collection.clone());
                 match collections.get_mut(&key) {
                     Some(known) if known.change.last_modified < entry.last_modified => {
@@ -349,24 +354,22 @@ fn coalesce(
             ),
         }
     }
-    (collections.into_values().collect(), buckets)
+    Coalesced {
+        collections: collections.into_values().collect(),
+        buckets,
+        written,
+    }
 }
 
-/// When the changes of collections were written: at the new timestamp of their list. One that a client set to a time long
-/// past is taken from the stream, which knows the second.
-fn times_of_writes(records: &[EventRecord]) -> Vec<Timestamp> {
-    let time = |record: &EventRecord| match read(record) {
-        Some(StreamChange::Collection(change)) => {
-            let created = record
-                .change
-                .approximate_creation_date_time
-                .timestamp_millis();
-            let created = Timestamp(u64::try_from(created).unwrap_or_default());
-            Some(change.last_modified.max(created))
-        }
-        _ => None,
-    };
-    records.iter().filter_map(time).collect()
+/// The time at which a change was written: the new timestamp of its list. The stream, which knows the second, gives the time
+/// of one that a client set to a time long past.
+fn time_of_write(record: &EventRecord, change: &CollectionChange) -> Timestamp {
+    let created = record
+        .change
+        .approximate_creation_date_time
+        .timestamp_millis();
+    let created = Timestamp(u64::try_from(created).unwrap_or_default());
+    change.last_modified.max(created)
 }
 
 /// The layers that lists of records show ([`crate::store::publication`]): of each list the last, since what came before it

@@ -29,6 +29,11 @@ impl Timestamp {
         Self(self.0 + 1)
     }
 
+    /// This time, or the next millisecond after `previous` if that is later.
+    pub fn later_than(self, previous: Self) -> Self {
+        self.max(previous.next())
+    }
+
     /// This time plus `duration`.
     pub fn after(self, duration: Duration) -> Self {
         let milliseconds = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);

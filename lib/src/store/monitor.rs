@@ -397,7 +397,7 @@ impl Store {
             .condition_expression("#timestamp = :read AND generation = :generation")
             .expression_attribute_names("#timestamp", "timestamp")
             .expression_attribute_values(":true", AttributeValue::Bool(true))
-            .expression_attribute_values(":closing", number(now.max(list.timestamp.next())))
+            .expression_attribute_values(":closing", number(now.later_than(list.timestamp)))
             .expression_attribute_values(":read", number(list.timestamp))
             .expression_attribute_values(":generation", AttributeValue::S(generation.0));
         // A failed condition means that a write came between: the caller retries, and reads again.

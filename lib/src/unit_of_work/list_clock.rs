@@ -169,7 +169,7 @@ impl ListSlot {
             Some(at) => at,
             None => now,
         };
-        let time = given.max(previous.next());
+        let time = given.later_than(previous);
         self.now.timestamp = time;
         if !matches!(self.change, ListChange::Advanced(_) | ListChange::Replaced) {
             self.change = ListChange::Advanced(time);
@@ -181,7 +181,7 @@ impl ListSlot {
     /// knew the old list see that it was replaced.
     pub(super) fn replace(&mut self, now: Timestamp, generation: Generation, closed: bool) {
         self.now = List {
-            timestamp: now.max(self.now.timestamp.next()),
+            timestamp: now.later_than(self.now.timestamp),
             generation,
             closed,
             shares: Shares::none(),
@@ -205,7 +205,7 @@ impl ListSlot {
             .map_or(Timestamp(0), |read| read.timestamp);
         let reached = match self.change {
             _ if last => self.now.timestamp,
-            ListChange::Replaced => latest.unwrap_or_default().max(before.next()),
+            ListChange::Replaced => latest.unwrap_or_default().later_than(before),
             ListChange::Advanced(first) => latest.filter(|time| *time >= first).unwrap_or(before),
             ListChange::Checked | ListChange::None => before,
         };

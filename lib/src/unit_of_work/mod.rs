@@ -565,7 +565,7 @@ impl UnitOfWork {
             step.last_modified = list.next_timestamp(now, of_step);
             at = at.map(|at| match at < reached {
                 true => at,
-                false => at.max(list.now.timestamp.next()),
+                false => at.later_than(list.now.timestamp),
             });
         }
         list.next_timestamp(now, at)

@@ -109,7 +109,7 @@ impl Api {
                 response.map(|response| self.add_common_headers(request, response))
             }
             Ok(Dispatched::Call(call)) => {
-                let responses = Box::pin(self.run_with_retries(&[call], received)).await;
+                let responses = self.run_with_retries(&[call], received).await;
                 responses.map(|mut responses| responses.swap_remove(0))
             }
             Err(error) => Err(error),
@@ -194,9 +194,7 @@ impl Api {
             };
             answers.push((request, answer));
         }
-        let mut responses = Box::pin(self.run_with_retries(&calls, received))
-            .await?
-            .into_iter();
+        let mut responses = self.run_with_retries(&calls, received).await?.into_iter();
         let answers = answers.into_iter().filter_map(|(request, answer)| {
             let response = answer.or_else(|| responses.next())?;
             Some((request, response))
@@ -244,7 +242,7 @@ impl Api {
         let mut responses = Vec::with_capacity(calls.len());
         let mut length = 0;
         for call in calls {
-            let response = match Box::pin(call.answer(self, unit)).await {
+            let response = match call.answer(self, unit).await {
                 Ok(response) => self.add_common_headers(&call.request, response),
                 Err(error) if error.fails_batch() => return Err(error),
                 Err(error) => self.error_response(&call.request, error),

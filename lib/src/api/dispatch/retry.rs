@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::api::Api;
 use crate::api::dispatch::call::Call;
 use crate::api::summary::notes;
-use crate::api::web::error::{ApiError, Location};
+use crate::api::web::error::ApiError;
 use crate::api::web::response::Response;
 use crate::backoff::Backoff;
 use crate::notifier;
@@ -142,11 +142,7 @@ impl Api {
         loop {
             // A first attempt rarely needs another.
             let keeps = alone.is_some() || contention.exists();
-            let decided = timeout_at(
-                deadline,
-                Box::pin(self.decide(calls, &mut last_read, keeps)),
-            )
-            .await;
+            let decided = timeout_at(deadline, self.decide(calls, &mut last_read, keeps)).await;
             let (unit, responses) = match decided.map_err(|_| late())? {
                 Err(ApiError::Overtaken) => {
                     notes::attempt();
@@ -176,14 +172,13 @@ impl Api {
             }
             let asked = timeout_at(deadline, self.ask_listeners(&unit)).await;
             asked.map_err(|_| late())??;
-            let waits_for = |event: &_| notifier::waits_for(&self.settings.listeners, event);
             notes::attempt();
             let sent = Instant::now();
             let layers = unit.layers_to_show();
-            match Box::pin(unit.commit(&self.store, waits_for, deadline)).await {
+            match self.commit(unit, deadline).await {
                 Ok(()) => {
                     contention.took(sent.elapsed());
-                    Box::pin(self.settle(layers, deadline)).await;
+                    self.settle(layers, deadline).await;
                     return Ok(responses);
                 }
                 // What was read is out of date.
@@ -192,15 +187,7 @@ impl Api {
                     last_read = None;
                 }
                 Err(CommitError::Contended { lists }) => contention.met(lists),
-                Err(CommitError::Partial) => return Err(ApiError::PartlyWritten),
-                Err(CommitError::TooManyGroups { principal }) => {
-                    let problem = format!("{principal} is in too many groups of this bucket");
-                    return Err(ApiError::invalid(Location::Body, "data.members", problem));
-                }
-                Err(CommitError::TooLarge) => return Err(ApiError::RequestTooLarge),
-                Err(CommitError::Full) => return Err(ApiError::Full),
-                Err(CommitError::Unknown(error)) => return Err(ApiError::Unknown(error)),
-                Err(CommitError::Store(error)) => return Err(error.into()),
+                Err(error) => return Err(error.into()),
             }
             has_turn = false;
             let is_first = shared.take().is_some();
@@ -234,9 +221,7 @@ impl Api {
                     unit.read_more(&self.store, groups).await?;
                     unit = unit.allowed(Allowance::of_batch());
                 }
-                let has_subscribers =
-                    !self.settings.listeners.is_empty() || !self.on_write.is_empty();
-                let unit = unit.with_events(has_subscribers);
+                let unit = unit.with_events(self.has_subscribers());
                 let unit = unit.with_journal(self.settings.api.signer.is_some());
                 *last_read = keeps.then(|| (Instant::now(), unit.clone()));
                 unit
@@ -245,6 +230,20 @@ impl Api {
         let responses = self.answer_calls(calls, &mut unit).await?;
         plugins::after_writes(&self.on_write, self, &mut unit).await?;
         Ok((unit, responses))
+    }
+
+    /// Returns `true` if anybody is notified of writes.
+    pub fn has_subscribers(&self) -> bool {
+        !self.settings.listeners.is_empty() || !self.on_write.is_empty()
+    }
+
+    /// Commits a unit of work, with the events that listeners wait for.
+    ///
+    /// # Errors
+    /// As [`UnitOfWork::commit`].
+    pub async fn commit(&self, unit: UnitOfWork, deadline: Instant) -> Result<(), CommitError> {
+        let waits_for = |event: &_| notifier::waits_for(&self.settings.listeners, event);
+        unit.commit(&self.store, waits_for, deadline).await
     }
 
     /// Settles what was published. Where that does not succeed in time, others do it: who reads the stream, and who

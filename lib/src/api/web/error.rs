@@ -10,7 +10,7 @@ use crate::listeners::NotifyError;
 use crate::resource::{Kind, ObjectUri};
 use crate::settings::{ApiSettings, Policy};
 use crate::signer::keys;
-use crate::store::StoreError;
+use crate::store::{CommitError, StoreError};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::Exhausted;
 
@@ -217,6 +217,23 @@ impl From<StoreError> for ApiError {
         match error {
             StoreError::TooMuch => Self::ResponseTooLarge,
             error => Self::Store(error),
+        }
+    }
+}
+
+impl From<CommitError> for ApiError {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Conflict | CommitError::Contended { .. } => Self::Busy,
+            CommitError::Partial => Self::PartlyWritten,
+            CommitError::TooManyGroups { principal } => {
+                let problem = format!("{principal} is in too many groups of this bucket");
+                Self::invalid(Location::Body, "data.members", problem)
+            }
+            CommitError::TooLarge => Self::RequestTooLarge,
+            CommitError::Full => Self::Full,
+            CommitError::Unknown(error) => Self::Unknown(error),
+            CommitError::Store(error) => error.into(),
         }
     }
 }

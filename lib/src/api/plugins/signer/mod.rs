@@ -589,9 +589,8 @@ impl Source<'_, '_> {
                 ..Publication::default()
             };
             self.unit().plan(&preview, publication);
-        } else if let Some(review) = review.filter(|review| review.changes > 0) {
-            let changes = review.changes;
-            self.unit().tell_of_review(review, Some(changes), None);
+        } else if let Some(review) = review {
+            publish::tell(self.unit(), review, &[]);
         }
         self.unit().command(&records, false);
         let (user, date) = (self.user(), self.date());

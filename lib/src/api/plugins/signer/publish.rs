@@ -67,13 +67,13 @@ async fn publish_one(
         Some(records) => content::changes(records, &before.shared())?,
         None => BTreeMap::new(),
     };
-    let mut timestamp = unit.timestamp_of(&list);
+    let (now, mut timestamp) = (unit.now(), unit.timestamp_of(&list));
     let mut times = before.times().clone();
     let mut records = before.shared();
     let generation = Generation::unique();
     let mut objects = vec![];
     for (id, data) in changes {
-        timestamp = unit.now().max(timestamp.next());
+        timestamp = now.later_than(timestamp);
         times.insert(id.clone(), timestamp);
         let content = match data {
             Some(data) => Stored::Live {
@@ -92,7 +92,7 @@ async fn publish_one(
     }
     // A time of its own, which clients ask for and caches know, where nothing else gives one.
     if objects.is_empty() && publication.is_renewed {
-        timestamp = unit.now().max(timestamp.next());
+        timestamp = now.later_than(timestamp);
     }
     let at = (!objects.is_empty() || publication.is_renewed).then_some(timestamp);
     if !objects.is_empty() {
@@ -111,7 +111,7 @@ async fn publish_one(
         tell(unit, review, &objects);
     }
     let text = text(&records, &times, timestamp)?;
-    let signed = Box::pin(sign(api, signer, unit, target, &text)).await?;
+    let signed = sign(api, signer, unit, target, &text).await?;
     let signatures = json!(signed.signatures);
     let layer = match objects.is_empty() {
         true => None,
@@ -164,7 +164,7 @@ fn tell_of_records(
 }
 
 /// Tells of what a publication is to the review of its source.
-fn tell(unit: &mut UnitOfWork, review: Reviewing, objects: &[(String, Object)]) {
+pub fn tell(unit: &mut UnitOfWork, review: Reviewing, objects: &[(String, Object)]) {
     let count = review.changes + objects.len();
     match review.event {
         EventName::ReviewCanceled if count == 0 => {}

@@ -16,12 +16,12 @@ use crate::api::plugins;
 use crate::api::web::error::ApiError;
 use crate::api::web::request::Request;
 use crate::api::web::response::Response;
-use crate::notifier;
+use crate::backoff::Backoff;
 use crate::resource::{Kind, ObjectUri};
 use crate::settings::{Publishing, Role, SignerSettings};
 use crate::signer::resources::Resource;
+use crate::store::Generation;
 use crate::store::changeset::ChangesQuery;
-use crate::store::{CommitError, Generation};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::publications::Publication;
 use crate::unit_of_work::{Needs, UnitOfWork};
@@ -36,6 +36,10 @@ const RUN: Duration = Duration::from_secs(15);
 const COMMIT: Duration = Duration::from_secs(8);
 /// How often one is tried that others write at the same time.
 const ATTEMPTS: u32 = 5;
+/// The longest pause before the second attempt; it doubles each time, with full jitter.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The longest pause before any attempt.
+const MAX_PAUSE: Duration = Duration::from_millis(200);
 
 /// What a run did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -168,25 +172,19 @@ impl Api {
 
     /// Signs anew what a source has published.
     async fn refresh(&self, of: &Publishing) -> Result<(), ApiError> {
-        let mut attempts = 0;
-        loop {
-            let failed = match self.try_refresh(of).await {
-                Ok(()) => return Ok(()),
-                Err(error @ (ApiError::Overtaken | ApiError::Busy)) => error,
-                Err(error) => return Err(error),
-            };
-            attempts += 1;
-            if attempts == ATTEMPTS {
-                return Err(failed);
+        let mut backoff = Backoff::new(FIRST_PAUSE, MAX_PAUSE);
+        for _ in 1..ATTEMPTS {
+            match self.try_refresh(of).await {
+                Err(ApiError::Overtaken | ApiError::Busy) => sleep(backoff.next_pause()).await,
+                outcome => return outcome,
             }
-            sleep(Duration::from_millis(50) * attempts).await;
         }
+        self.try_refresh(of).await
     }
 
     async fn try_refresh(&self, of: &Publishing) -> Result<(), ApiError> {
-        let has_subscribers = !self.settings.listeners.is_empty() || !self.on_write.is_empty();
         let unit = UnitOfWork::read(&self.store, Timestamp::now(), needs_of(of)).await?;
-        let mut unit = unit.with_events(has_subscribers);
+        let mut unit = unit.with_events(self.has_subscribers());
         let Some(source) = unit.get(&of.source) else {
             return Ok(());
         };
@@ -207,17 +205,7 @@ impl Api {
         data.insert(SIGNED.to_owned(), date(unit.now()).into());
         unit.update(&of.source, data, permissions, None);
         plugins::after_writes(&self.on_write, self, &mut unit).await?;
-        let waits_for = |event: &_| notifier::waits_for(&self.settings.listeners, event);
-        let committed = unit
-            .commit(&self.store, waits_for, Instant::now() + COMMIT)
-            .await;
-        committed.map_err(|error| match error {
-            CommitError::Conflict | CommitError::Contended { .. } => ApiError::Overtaken,
-            CommitError::TooLarge => ApiError::RequestTooLarge,
-            CommitError::Full => ApiError::Full,
-            CommitError::Unknown(error) => ApiError::Unknown(error),
-            CommitError::Store(error) => error.into(),
-            CommitError::Partial | CommitError::TooManyGroups { .. } => ApiError::PartlyWritten,
-        })
+        self.commit(unit, Instant::now() + COMMIT).await?;
+        Ok(())
     }
 }

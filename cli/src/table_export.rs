@@ -35,7 +35,7 @@ pub enum TableExportError {
     /// A file.
     #[error("{0}: {1}")]
     File(PathBuf, std::io::Error),
-    /// What is in a file.
+    /// A file has other contents than an export.
     #[error("{0}: {1}")]
     Malformed(PathBuf, String),
     /// The temporary table.
@@ -182,7 +182,7 @@ fn of_table(error: impl ToString) -> TableExportError {
     TableExportError::Table(error.to_string())
 }
 
-/// What a table holds, taken in as what a source holds.
+/// Writes the contents of a table to the staging database, as those of a source.
 struct ToStaging<'s>(&'s Staging);
 
 impl From<StagingError> for ExportError {

@@ -45,7 +45,7 @@ async fn send(stack: &Stack, method: &str, path: &str, body: Value) {
     assert!(answer.status().is_success(), "{answer:?}");
 }
 
-/// What `third_party.py` says, and whether it is content.
+/// Returns the output of `third_party.py`, and whether it succeeded.
 async fn third_party(url: &str, root: &str, name: &str) -> (bool, String) {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let python = std::env::var_os("KINTO_TEST_PYTHON").map_or_else(

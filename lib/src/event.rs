@@ -57,18 +57,18 @@ pub struct Impacted {
     pub old: Option<Map<String, Value>>,
 }
 
-/// What an event tells of.
+/// The name of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum EventName {
     /// Writes.
     ResourceChanged,
     /// Somebody asks for a source to be reviewed.
     ReviewRequested,
-    /// What was under review is so no more.
+    /// A reviewer rejected the changes.
     ReviewRejected,
-    /// What was under review is published.
+    /// A reviewer approved the changes, and they are published.
     ReviewApproved,
-    /// What was not published was taken back.
+    /// The changes that were not published were taken back.
     ReviewCanceled,
 }
 
@@ -94,12 +94,12 @@ impl EventName {
     }
 }
 
-/// What a write of a source did to its review (Remote Settings, `signer/events.py`; `event` is ours).
+/// The effect of a write of a source on its review (Remote Settings, `signer/events.py`; `event` is ours).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Review {
     /// Which of the events of reviews it is.
     pub event: EventName,
-    /// What the editor said who requests, or the reviewer who rejects.
+    /// The comment of the editor who requests, or of the reviewer who rejects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,
     /// How many records were copied to the preview, published, or taken back; absent of a rejection, and of a request where
@@ -129,7 +129,7 @@ pub struct ResourceChanged {
     pub user_id: Option<String>,
     /// The kind of the objects: `bucket`, `group`, `collection`, `record` or `account`.
     pub resource_name: String,
-    /// What the event tells of a review, of the one object that it is about; of writes alone nothing.
+    /// The review that the event is about; `None` for an event of writes.
     #[serde(flatten)]
     pub review: Option<Review>,
     /// The ids in `uri`: `bucket_id`, `collection_id`, `record_id` and so on.
@@ -148,7 +148,7 @@ pub struct ResourceChanged {
 }
 
 impl ResourceChanged {
-    /// What it tells of.
+    /// Its name.
     pub fn name(&self) -> EventName {
         let review = self.review.as_ref();
         review.map_or(EventName::ResourceChanged, |review| review.event)
@@ -284,7 +284,7 @@ struct Gathered {
     request: usize,
     timestamp: Timestamp,
     impacted: Vec<(ObjectUri, Impacted)>,
-    /// What it tells of a review.
+    /// The review that it is about.
     review: Option<Review>,
     /// Whether its objects are reduced to what identifies them.
     is_truncated: bool,

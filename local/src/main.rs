@@ -20,7 +20,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// The interval of a long command's progress messages.
 const PROGRESS: Duration = Duration::from_secs(2);
 
-/// What the log shows by default: the lines of requests where a setting asks for them (`KINTO_REQUEST_LOG`).
+/// The log's default filter: the lines of requests where a setting asks for them (`KINTO_REQUEST_LOG`).
 const LEVELS: &str = "warn,request.summary=info";
 
 /// Several threads, whatever cores there are: one that hashes a password for a quarter of a second holds up no other request. (A

@@ -123,7 +123,7 @@ pub fn request(name: &str, key: &impl SigningKey) -> Result<String, rcgen::Error
     Ok(params.serialize_request(key)?.pem()?.replace('\r', ""))
 }
 
-/// What clients know a root by: its SHA-256 in hexadecimal with colons.
+/// The fingerprint by which clients know a root: its SHA-256 in hexadecimal with colons.
 pub fn fingerprint(der: &[u8]) -> String {
     let bytes = digest(&SHA256, der);
     let bytes: Vec<_> = bytes.as_ref().iter().map(|b| format!("{b:02X}")).collect();

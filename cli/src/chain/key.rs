@@ -21,7 +21,7 @@ pub fn body(pem: &str) -> Result<Vec<u8>, base64::DecodeError> {
     BASE64_STANDARD.decode(lines.map(str::trim).collect::<String>())
 }
 
-/// What every `SubjectPublicKeyInfo` of P-384 with an uncompressed point begins with (RFC 5480); the point follows.
+/// The first bytes of every `SubjectPublicKeyInfo` of P-384 with an uncompressed point (RFC 5480); the point follows.
 const HEAD: [u8; 23] = [
     0x30, 0x76, 0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b,
     0x81, 0x04, 0x00, 0x22, 0x03, 0x62, 0x00,

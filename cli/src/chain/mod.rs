@@ -42,7 +42,7 @@ csr prints a request that the key in KMS has signed, for a CA of others.
 /// Days that a certificate of a key is valid at most: all clients would have to learn of a new root before.
 const MAX_DAYS: u64 = 3650;
 
-/// What is asked for.
+/// The arguments of `chain` or `csr`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Options {
     /// Where a chain is written to; `None` for a request.

@@ -26,7 +26,7 @@ pub enum ExportError {
     Database(#[from] rusqlite::Error),
 }
 
-/// What a form of export says.
+/// The result of writing an export.
 pub type Result<T> = std::result::Result<T, ExportError>;
 
 /// A form in which everything is written.

@@ -37,8 +37,7 @@ DELETE FROM user_principals;
 COMMIT;
 ";
 
-/// What the script has in the place of `HISTORY` and `PERMISSIONS` where there are histories to put in the place of Kinto's, and where
-/// there are none, so that Kinto's stay.
+/// The script's `HISTORY` and `PERMISSIONS` where histories replace Kinto's; without histories Kinto's stay.
 const WITH_HISTORY: [&str; 2] = [", 'history'", ""];
 const WITHOUT_HISTORY: [&str; 2] = ["", " WHERE object_id NOT LIKE '/buckets/%/history/%'"];
 

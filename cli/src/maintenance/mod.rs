@@ -1,4 +1,5 @@
-//! What an operator does to a table: [`purge`] its tombstones, [`raise`] its times after a restore, [`sweep`] it.
+//! Maintenance of a table by an operator: [`purge`] removes tombstones, [`raise`] raises times after a restore, [`sweep`] marks
+//! items that are over.
 
 pub mod pace;
 pub mod purge;

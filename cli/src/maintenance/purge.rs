@@ -26,7 +26,7 @@ const MAX_WAITING: usize = 100_000;
 /// The write capacity units of a removal: of the item, and in the index.
 const UNITS: u64 = 2;
 
-/// What is purged.
+/// The options of a purge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// The kinds of which.

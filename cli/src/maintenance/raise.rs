@@ -38,7 +38,7 @@ pub enum RaiseError {
     InUse(ListUri),
 }
 
-/// What was raised.
+/// The result of a raising.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Raised {
     /// Lists.

@@ -19,7 +19,7 @@ const NOTHING: i64 = -1;
 pub(super) const SCHEMA: &str = "
     CREATE TABLE entries (bucket TEXT, time INTEGER, id TEXT, data TEXT, uri TEXT, written INTEGER, replaces INTEGER);";
 
-/// What a row of an entry is read from, beside its replaced time.
+/// The columns of an entry, with the time of the entry before it of the same object.
 const COLUMNS: &str = "time, id, data, uri, CASE WHEN replaces IS NOT NULL THEN replaces ELSE (SELECT written FROM entries AS p \
     WHERE p.bucket = e.bucket AND p.uri = e.uri AND p.time < e.time ORDER BY p.time DESC LIMIT 1) END, \
     (SELECT json_group_array(principal) FROM aces WHERE object = '/buckets/' || e.bucket || '/history/' || e.id \
@@ -34,11 +34,11 @@ pub struct StagedEntry {
     pub time: Timestamp,
     /// The list of what it tells of.
     pub list: ListUri,
-    /// What it tells; nothing of a tombstone.
+    /// Its content; `None` for a tombstone.
     pub content: Option<EntryContent>,
 }
 
-/// What an entry replaced, where the source says that.
+/// The time of the object that an entry replaced, if the source names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Replaced {
     /// It follows from the other entries.
@@ -47,7 +47,7 @@ pub enum Replaced {
     Said(Option<Timestamp>),
 }
 
-/// What of an entry's data has to be known before they are read.
+/// The fields of an entry's data that are needed before all are read.
 #[derive(Deserialize)]
 struct Names {
     uri: Option<String>,

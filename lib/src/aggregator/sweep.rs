@@ -17,7 +17,7 @@ const RUN: Duration = Duration::from_secs(30);
 /// A day.
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// What the schedule asks for.
+/// The request of the schedule.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct SweepRequest {

@@ -151,11 +151,11 @@ pub struct Api {
     endpoints: Arc<[Served]>,
     /// The code that plugins run after writes.
     on_write: Arc<[OnWrite]>,
-    /// What signs where something is published.
+    /// Signs publications.
     signer: Signer,
     /// Keeps requests that met contention from meeting it again; shared by clones.
     contention: Arc<retry::Contention>,
-    /// Who is told of each request.
+    /// The receivers of a summary of each request.
     observers: Observers,
 }
 

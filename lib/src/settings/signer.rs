@@ -15,7 +15,7 @@ use crate::timestamp::Timestamp;
 const DEFAULT_RESOURCES: &str = "/buckets/main-workspace -> /buckets/main-preview -> /buckets/main";
 /// What the variables end with that turn review on or off for a bucket or a collection.
 const TO_REVIEW_ENABLED: &str = "TO_REVIEW_ENABLED";
-/// What the variable ends with that has preview and destination deleted with their source.
+/// The end of the variable that has preview and destination deleted with their source.
 const HARD_DELETE: &str = "HARD_DELETE_DESTINATION_ON_SOURCE_DELETION";
 /// Settings that say when a warning about certificates is logged.
 const HEARTBEAT: &str = "HEARTBEAT_CERTIFICATE_";

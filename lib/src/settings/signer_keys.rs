@@ -13,7 +13,7 @@ use crate::signer::keys::{Backend, Keys};
 use crate::signer::local_ecdsa::LocalEcdsa;
 use crate::signer::resources::Resources;
 
-/// What all variables of the signer begin with.
+/// The prefix of all variables of the signer.
 pub(super) const PREFIX: &str = "KINTO_SIGNER_";
 /// The backends that sign with a key of one's own, under the names of either package.
 pub(super) const LOCAL_ECDSA: [&str; 2] = [
@@ -60,7 +60,8 @@ pub(super) fn name(id: &str) -> String {
     id.replace(['-', '.'], "_").to_ascii_uppercase()
 }
 
-/// What a variable without the prefix is for, where it is a setting of keys: empty for all sources.
+/// The scope of a setting of keys, given without the prefix: a bucket, or a bucket and a collection; empty for all sources.
+/// `None` for another setting.
 pub(super) fn scope(variable: &str) -> Option<&str> {
     SETTINGS.iter().find_map(|setting| {
         let scope = variable.strip_suffix(setting)?;
@@ -77,7 +78,7 @@ pub fn is_signer_secret(variable: &str) -> bool {
     variable.starts_with(PREFIX) && is_secret
 }
 
-/// What a source is called in variables: the names to look up, the narrowest first.
+/// The names of a source in variables, in the order in which they are looked up: the narrowest first.
 fn names(source: &ObjectUri) -> Vec<String> {
     let bucket = name(source.bucket_id());
     match source.kind() {

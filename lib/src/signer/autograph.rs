@@ -21,7 +21,7 @@ use crate::timestamp::Timestamp;
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// The most bytes of an answer.
 const MAX_BYTES: usize = 64 * 1024;
-/// What is taken over of an answer beside signature and x5u, where it is there.
+/// The fields of an answer that clients get beside signature and x5u.
 const MORE: [&str; 5] = ["mode", "public_key", "type", "signer_id", "ref"];
 const JSON: &str = "application/json";
 

@@ -46,7 +46,7 @@ pub enum Error {
     Key(String),
 }
 
-/// What there is to know of a chain.
+/// A chain of certificates.
 #[derive(Debug)]
 pub struct Chain {
     url: String,

@@ -81,7 +81,7 @@ pub enum Error {
     Chain(#[from] chain::Error),
 }
 
-/// What signs: the clients that keys are reached with.
+/// Signs with keys, wherever they are kept.
 #[derive(Clone, Debug, Default)]
 pub struct Signer {
     kms: Kms,

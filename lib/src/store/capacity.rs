@@ -2,7 +2,7 @@
 //! nothing).
 //!
 //! [`Store::metered`] asks for it with every request that is sent within [`consumed_by`], and for nothing elsewhere.
-//! What a failed request consumed is not in it: DynamoDB does not tell.
+//! It leaves out the capacity of failed requests, which DynamoDB does not tell.
 
 use std::cell::Cell;
 

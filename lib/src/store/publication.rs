@@ -77,7 +77,7 @@ pub struct Layer {
     pub size: usize,
 }
 
-/// What became of a layer by one step of settling it.
+/// The state of a layer after one step of settling it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settling {
     /// No list shows it: all is in its place.

@@ -47,7 +47,7 @@ const PARENTS: usize = 50;
 const CONCURRENCY: usize = 16;
 /// The most generations that a run remembers to be over.
 const MAX_OVER: usize = 10_000;
-/// What DynamoDB is taken to have consumed where it does not say, for an item that is scanned or marked.
+/// The capacity units assumed for an item that is scanned, and for one that is marked, where DynamoDB does not tell.
 const UNITS_OF_AN_ITEM: (f64, f64) = (0.5, 2.0);
 
 /// The item of a sweep's state.
@@ -55,7 +55,7 @@ const STATE: (&str, &str) = ("#sweep", "#state");
 /// When a share was first seen without its generation.
 const UNOWNED_SINCE: &str = "unowned";
 
-/// What a run of a sweep may do.
+/// The limits of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// How old a tombstone is, by its `last_modified`, when it is over; `None` keeps all that are not an earlier generation's.
@@ -66,7 +66,7 @@ pub struct Limits {
     pub deadline: Instant,
 }
 
-/// What a run did.
+/// The result of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Swept {
@@ -86,7 +86,7 @@ pub struct Swept {
 #[derive(Clone, Debug)]
 struct Subject {
     key: Key,
-    /// What it is under; `None` for buckets and accounts.
+    /// Its parent; `None` for buckets and accounts.
     parent: Option<ObjectUri>,
     /// The generation of that under which it was written.
     generation: Generation,
@@ -106,7 +106,7 @@ enum What {
     Share(Option<Timestamp>),
 }
 
-/// What was found of an item.
+/// The finding about an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mark {
     /// Its generation is over.
@@ -118,7 +118,7 @@ enum Mark {
 }
 
 impl Subject {
-    /// What an item is; `None` of those that no sweep concerns: they are never removed, or expire by themselves.
+    /// Reads an item; `None` if no sweep concerns it: such items are never removed, or expire by themselves.
     fn of(item: Item) -> Result<Option<Self>, StoreError> {
         let key = key_of(&item)?;
         if let Some(rest) = key.pk.strip_prefix("#shared#") {

@@ -115,7 +115,7 @@ pub struct UnitOfWork {
     journal: Option<Vec<Journaled>>,
     /// What published collections are to become.
     publications: BTreeMap<ObjectUri, Publication>,
-    /// What is to be written to lists by layers: more than fits into a transaction.
+    /// Objects to be written to lists by layers: more than fits into a transaction.
     layers: BTreeMap<ListUri, BTreeMap<String, Object>>,
     /// What remains of the request's allowance.
     pub allowance: Allowance,

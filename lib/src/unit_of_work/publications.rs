@@ -32,22 +32,22 @@ pub struct Publication {
     pub records: Option<Arc<BTreeMap<String, String>>>,
     /// Fields of the collection itself.
     pub metadata: Map<String, Value>,
-    /// What is to be told of it: how many records change, and how large these are, is known when it is published.
+    /// The review event to be sent with it; the publication adds the number and the size of the changes.
     pub review: Option<Reviewing>,
     /// Whether it gets another timestamp though its records stay as they are.
     pub is_renewed: bool,
 }
 
-/// What a command does to the review of a source.
+/// The effect of a command on the review of a source.
 #[derive(Clone, Debug)]
 pub struct Reviewing {
     /// The source.
     pub source: ObjectUri,
-    /// Who gave the command.
+    /// The user who gave the command.
     pub user_id: Option<String>,
-    /// What it was.
+    /// The event.
     pub event: EventName,
-    /// What they say.
+    /// The user's comment.
     pub comment: Option<String>,
     /// How many records it changes beside those of what is published.
     pub changes: usize,
@@ -230,7 +230,7 @@ impl UnitOfWork {
         self.lay(list, objects);
     }
 
-    /// What is to be written in layers, but for what the unit has written to its place since.
+    /// The objects to be written in layers, without those that the unit has written to their places since.
     pub fn take_layers(&mut self) -> Vec<(ListUri, Vec<(String, Object)>)> {
         let layers = std::mem::take(&mut self.layers).into_iter();
         let rest = layers.map(|(list, objects)| {

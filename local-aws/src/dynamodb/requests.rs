@@ -117,7 +117,7 @@ pub struct BatchWriteItem {
     pub put_request: PutRequest,
 }
 
-/// What a `BatchWriteItem` puts.
+/// The item that a `BatchWriteItem` puts.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 pub struct PutRequest {

@@ -30,7 +30,7 @@ impl Published {
         })
     }
 
-    /// What was published since the last call: the values by the names of their metrics.
+    /// The values published since the last call, by the names of their metrics.
     pub fn take(&self) -> Value {
         let mut all = Map::new();
         for line in self.0.lock().unwrap().drain(..) {

@@ -1,4 +1,4 @@
-//! What an operator is told: lines of the log, and metrics.
+//! Lines of the log, and metrics.
 
 mod counts;
 mod prometheus;

@@ -537,7 +537,7 @@ async fn a_publication_that_was_cut_short_is_settled_by_who_reads_the_stream() {
     }
 }
 
-/// What the stream tells of the item of the destination's list as it is now.
+/// The stream's record of the item of the destination's list as it is now.
 fn shown(signer: &Signer) -> Event {
     let key = json!({"pk": {"S": format!("{DESTINATION}#record")}, "sk": {"S": "#timestamp"}});
     let item = execute(&signer.kinto.aws, "GetItem", json!({"Key": key}))["Item"].clone();

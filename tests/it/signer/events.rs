@@ -1,4 +1,4 @@
-//! What listeners hear of reviews, and of what the stack publishes.
+//! The events that listeners get of reviews and publications.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use kinto_serverless::event::{Action, EventName, ResourceChanged};
@@ -22,7 +22,7 @@ const LISTENER: [(&str, &str); 5] = [
     ),
 ];
 
-/// What was put into the outbox since this was last called, by the parent.
+/// The events put into the outbox since the last call, by the parent.
 async fn told(signer: &Signer) -> Vec<(String, Vec<ResourceChanged>)> {
     let aws = signer.kinto.aws.dynamodb();
     let scan = aws.scan().table_name(TABLE).send().await.unwrap();

@@ -103,7 +103,7 @@ fn with<'s>(more: &[(&'s str, &'s str)]) -> Kinto {
     Kinto::with(&[&[includes, caches], more].concat())
 }
 
-/// What the schedule of the stack sends, with these days.
+/// The event that the stack's schedule sends, with these days.
 async fn refresh(kinto: &Kinto, days: u64) -> Value {
     let event = include_str!("../../../events/refresh-signatures.json");
     let event = event.replace("days=7", &format!("days={days}"));

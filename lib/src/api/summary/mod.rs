@@ -1,4 +1,4 @@
-//! What is told of a request when it was answered: a line of the log ([`request_log`]), and metrics ([`counts`]; for
+//! The summary of an answered request: a line of the log ([`request_log`]), and metrics ([`counts`]; for
 //! Prometheus, [`prometheus`]).
 //!
 //! Where none of these is wanted, nothing is noted, measured or asked for.
@@ -25,7 +25,7 @@ use crate::metrics::Metrics;
 use crate::settings::ApiSettings;
 use crate::store::capacity::{self, Capacity};
 
-/// Who is told of requests.
+/// The receivers of summaries of requests.
 #[derive(Clone, Debug)]
 pub struct Observers {
     request_log: Option<Arc<RequestLog>>,
@@ -48,7 +48,7 @@ pub struct Outcome {
     pub length: usize,
 }
 
-/// What is told of one request.
+/// The summary of one request.
 #[derive(Debug)]
 struct Summary<'a> {
     outcome: &'a Outcome,
@@ -95,7 +95,7 @@ impl Observers {
         self.request_log.is_some() && tracing::enabled!(target: TARGET, tracing::Level::INFO)
     }
 
-    /// What this process counted for Prometheus; `None` where the plugin is off.
+    /// The counters for Prometheus; `None` where the plugin is off.
     pub fn prometheus(&self) -> Option<&Registry> {
         self.prometheus.as_deref()
     }

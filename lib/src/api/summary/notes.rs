@@ -11,7 +11,7 @@ tokio::task_local! {
     static NOTES: RefCell<Notes>;
 }
 
-/// What was noted.
+/// The notes of one request.
 #[derive(Debug, Default)]
 pub struct Notes {
     /// The first user that the request, or one of its batch, was known to be from.

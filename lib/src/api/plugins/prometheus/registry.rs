@@ -1,4 +1,4 @@
-//! What this process counted of its requests, and that as Prometheus's text.
+//! The counters of this process's requests, and their form as Prometheus's text.
 //!
 //! Names, kinds and labels are those of Kinto 26.5, for what there is here too: `request_summary`,
 //! `request_duration_seconds`, `request_size` and `authentication`; `retries` and `turns` are our own. There is no
@@ -16,7 +16,7 @@ use crate::timestamp::Timestamp;
 
 /// The most that labels with ids may take, in bytes. Each may be in 60 lines, with the name of a metric.
 const MAX_LABELS: usize = 200_000;
-/// What a series takes beside its labels.
+/// The bytes of a series beside its labels.
 const NAMES: usize = 60;
 
 /// A request, as it is counted.
@@ -52,7 +52,7 @@ struct State {
     authentications: BTreeMap<Labels, Counter>,
     retries: Option<Counter>,
     turns: Option<Counter>,
-    /// What the labels of `requests` take.
+    /// The bytes of the labels of `requests`.
     labels: usize,
 }
 

@@ -17,7 +17,7 @@ const MAX_READ: usize = 24 * 1024 * 1024;
 /// A field of a record that says when it was validated: it is copied, and makes no difference.
 const SCHEMA: &str = "schema";
 
-/// What is to become of records, by id: the fields of what is to be there, `None` of what is to go.
+/// Changes of records, by id: the new fields, `None` for a deletion.
 pub type Changes = BTreeMap<String, Option<Map<String, Value>>>;
 
 /// Records by id: the JSON of their fields but for `id` and `last_modified`, and when each was written.

@@ -237,7 +237,7 @@ async fn check_target(
     }
 }
 
-/// What is read where a source changes, and what is published from it.
+/// The reads that a change of a source needs: the source, its targets, and their parents.
 fn needs_of(of: &Publishing) -> Needs {
     let mut needs = Needs::default();
     for collection in of.targets().chain([&of.source]) {
@@ -335,7 +335,7 @@ impl Source<'_, '_> {
         self.unit().plan(target, publication);
     }
 
-    /// What the command that made `old` the source of now is to its review, with what a field of it says.
+    /// The review event of the command that changed the source from `old`, with the text of a field as its comment.
     fn reviewing(
         &self,
         event: EventName,

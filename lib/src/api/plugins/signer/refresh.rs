@@ -1,7 +1,7 @@
 //! Signing anew what was signed long ago, by a schedule: clients verify certificates, and these end
 //! ([decision 29](../../../../../docs/decisions/029-keys.md)).
 //!
-//! What is signed anew gets another timestamp, though its records stay as they are: so monitor/changes and broadcasts tell of
+//! A publication that is signed again gets another timestamp, though its records stay as they are: so monitor/changes and broadcasts tell of
 //! it, clients ask with another `_expected`, and no cache answers with the old signature.
 
 use std::time::Duration;
@@ -41,12 +41,12 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// The longest pause before any attempt.
 const MAX_PAUSE: Duration = Duration::from_millis(200);
 
-/// What a run did.
+/// The result of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Refreshed {
     /// Sources whose publications were signed.
     pub signed: usize,
-    /// What failed, which is logged: sources, and certificates.
+    /// The sources and certificates that failed; they are logged.
     pub failed: usize,
     /// Sources that are left for the next run.
     pub left: usize,

@@ -162,7 +162,7 @@ def questions_of_history(postgres, runs, chance):
             yield user, url
             for query in (
                 f"_since={one[0]}", f"_before={one[0]}&_limit=3", f"_since={min(one[0], other[0])}&_before={max(one[0], other[0])}",
-                f"_sort=last_modified&_limit=5", f"uri={quote(one[1] or '')}", f"action={one[2]}&user_id={quote(one[5])}",
+                f"_sort=last_modified&_limit=5", f"uri={quote(one[1] or '')}", f"action={one[2]}&user_id={quote(one[5] or '')}",
                 f"target.data.last_modified={one[4]}", "resource_name=record&_fields=uri,action", f"gt_target.data.last_modified={other[4]}",
             ):
                 yield user, f"{url}?{query}"

@@ -1,7 +1,7 @@
 """Plays one sequence of requests to a real Kinto with kinto-changes and to kinto-local, and compares the answers.
 
     python3 -m venv /tmp/kinto && /tmp/kinto/bin/pip install -r tests/differential/requirements.txt
-    cargo build -p kinto-local
+    cargo build --workspace
     /tmp/kinto/bin/python tests/differential/changes.py target/debug/kinto-local
 
 Status, errno, the headers in HEADERS and the JSON body are compared. Each server has its own clock: a time is

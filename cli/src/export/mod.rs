@@ -117,13 +117,7 @@ async fn write_history(
     generation: &Generation,
     format: &mut dyn Format,
 ) -> Result<u64> {
-    let mut entries = store.history(HistoryRead {
-        bucket: generation,
-        list: None,
-        since: None,
-        before: None,
-        limit_hint: None,
-    });
+    let mut entries = store.history(HistoryRead::all(generation));
     let mut count = 0;
     while let Some(entry) = entries.next().await? {
         format.entry(bucket, &entry, &entry.content()?)?;

@@ -49,13 +49,7 @@ impl Sync<'_> {
             before: (Timestamp::MAX, String::new()),
             page: [].into(),
         };
-        let mut stored = self.store.history(HistoryRead {
-            bucket: generation,
-            list: None,
-            since: None,
-            before: None,
-            limit_hint: None,
-        });
+        let mut stored = self.store.history(HistoryRead::all(generation));
         let mut source = staged.next()?;
         let mut target = stored.next().await?;
         loop {

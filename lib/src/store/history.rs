@@ -329,6 +329,19 @@ pub struct HistoryRead<'r> {
     pub limit_hint: Option<usize>,
 }
 
+impl<'r> HistoryRead<'r> {
+    /// All entries of a bucket's history.
+    pub fn all(bucket: &'r Generation) -> Self {
+        Self {
+            bucket,
+            list: None,
+            since: None,
+            before: None,
+            limit_hint: None,
+        }
+    }
+}
+
 /// What is read of a history, the latest first.
 #[derive(Debug)]
 pub struct Entries {
@@ -424,11 +437,8 @@ impl Store {
         bucket: &Generation,
     ) -> Result<Option<Timestamp>, StoreError> {
         let mut entries = self.history(HistoryRead {
-            bucket,
-            list: None,
-            since: None,
-            before: None,
             limit_hint: Some(1),
+            ..HistoryRead::all(bucket)
         });
         Ok(entries.next().await?.map(|entry| entry.time))
     }

@@ -97,14 +97,9 @@ async fn nothing_is_asked_without_a_reference_and_a_wrong_one_is_named() {
     assert_eq!(server.received_requests().await.unwrap().len(), 0);
 }
 
-/// Runs a program of `tests/settings`, which needs real Kinto; it counts the differences.
+/// Runs a program of `tests/settings`, which needs real Kinto and what `cargo test --workspace` builds; it counts the differences.
 fn nothing_differs(program: &str) {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--package", "kinto-local"])
-        .current_dir(workspace)
-        .status();
-    assert!(built.unwrap().success());
     let compared = Command::new(workspace.join("target/venv/bin/python"))
         .args(["-W", "ignore"])
         .arg(workspace.join("tests/settings").join(program))

@@ -102,13 +102,7 @@ async fn entries(
     let Some(bucket) = unit.get(counted.bucket) else {
         return Ok(None);
     };
-    let mut entries = store.history(HistoryRead {
-        bucket: bucket.generation(),
-        list: None,
-        since: None,
-        before: None,
-        limit_hint: None,
-    });
+    let mut entries = store.history(HistoryRead::all(bucket.generation()));
     let (mut found, mut bytes) = (vec![], 0);
     while let Some(entry) = entries.next().await? {
         bytes += entries.take_bytes();

@@ -10,7 +10,7 @@ use kinto_serverless::resource::{Kind, ListUri, ObjectUri};
 use kinto_serverless::store::import::{ById, ImportWrite, MAX_BATCH, imported_list};
 use kinto_serverless::store::membership::{Member, Memberships};
 use kinto_serverless::store::monitor::CollectionChange;
-use kinto_serverless::store::shares::{Note, Shares};
+use kinto_serverless::store::shares::{ShareWrite, Shares};
 use kinto_serverless::store::{Content, Generation, Key, Object, Store, StoreError};
 use kinto_serverless::timestamp::Timestamp;
 use serde_json::Value;
@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use crate::maintenance::pace::Pace;
 use crate::maintenance::raise;
 use crate::progress::Progress;
-use crate::staging::{Staged, Staging, StagingError};
+use crate::staging::{StagedObject, Staging, StagingError};
 
 mod history;
 
@@ -100,14 +100,14 @@ pub struct Sync<'a> {
 }
 
 /// What both sides have under one id.
-type Pair = (String, Option<Staged>, Option<Object>);
+type ObjectPair = (String, Option<StagedObject>, Option<Object>);
 
 /// The objects of a list on both sides.
 struct Merge<'a> {
     staging: &'a Staging,
     list: &'a ListUri,
     after: String,
-    source: std::collections::VecDeque<Staged>,
+    source: std::collections::VecDeque<StagedObject>,
     has_more: bool,
     by_id: ById,
     target: std::collections::VecDeque<(String, Object)>,
@@ -128,7 +128,7 @@ impl<'a> Merge<'a> {
         }
     }
 
-    async fn next(&mut self) -> Result<Option<Pair>> {
+    async fn next(&mut self) -> Result<Option<ObjectPair>> {
         if self.source.is_empty() && self.has_more {
             self.source = self.staging.page(self.list, &self.after)?.into();
             match self.source.back() {
@@ -257,7 +257,7 @@ impl<'a> Sync<'a> {
                 parent.owns(&target.parent) && target.content != Content::Deleted
             };
             let live = target.as_ref().filter(is_there);
-            let source = source.map(|source| Staged {
+            let source = source.map(|source| StagedObject {
                 last_modified: Timestamp(base.0 + source.last_modified.0),
                 ..source
             });
@@ -266,7 +266,7 @@ impl<'a> Sync<'a> {
                 (None, Some(_)) if self.options.raises => {
                     extra += 1;
                     let ranked = self.staging.timestamp(list)?.unwrap_or_default();
-                    Some(Staged {
+                    Some(StagedObject {
                         id: uri.id().to_owned(),
                         last_modified: Timestamp(base.0 + ranked.0 + extra),
                         content: Content::Deleted,
@@ -281,7 +281,7 @@ impl<'a> Sync<'a> {
             );
             let generation = match (&source, live) {
                 (
-                    Some(Staged {
+                    Some(StagedObject {
                         content: Content::Deleted,
                         ..
                     }),
@@ -334,7 +334,7 @@ impl<'a> Sync<'a> {
     async fn object(
         &mut self,
         uri: &ObjectUri,
-        source: Option<Staged>,
+        source: Option<StagedObject>,
         target: Option<&Object>,
         generation: Generation,
         parent: &Generation,
@@ -553,7 +553,7 @@ impl<'a> Sync<'a> {
             read += page.len() as u64;
             let apart = page
                 .iter()
-                .filter(|principal| shares.add(principal, &mut added) == Note::Apart);
+                .filter(|principal| shares.add(principal, &mut added) == ShareWrite::Apart);
             let apart: Vec<_> = apart
                 .filter_map(|p| Key::share(list, generation, p))
                 .collect();

@@ -275,7 +275,7 @@ impl Origin {
 
 /// An event under construction.
 #[derive(Clone, Debug)]
-struct Gathered {
+struct PendingEvent {
     id: String,
     list: ListUri,
     action: Action,
@@ -290,7 +290,7 @@ struct Gathered {
     is_truncated: bool,
 }
 
-impl Gathered {
+impl PendingEvent {
     fn to_event(
         &self,
         date: Timestamp,
@@ -325,7 +325,7 @@ pub struct Events {
     /// The request in progress; without one, no events are gathered.
     origin: Option<Origin>,
     requests: usize,
-    gathered: Vec<Gathered>,
+    gathered: Vec<PendingEvent>,
 }
 
 impl Events {
@@ -384,7 +384,7 @@ impl Events {
         is_truncated: bool,
     ) {
         let Some(origin) = &self.origin else { return };
-        let same = |event: &&mut Gathered| {
+        let same = |event: &&mut PendingEvent| {
             event.list == *uri.list()
                 && event.action == action
                 && event.review.is_none()
@@ -397,7 +397,7 @@ impl Events {
                 }
                 event.impacted.push((uri.clone(), impacted));
             }
-            None => self.gathered.push(Gathered {
+            None => self.gathered.push(PendingEvent {
                 id: Uuid::new_v4().to_string(),
                 list: uri.list().clone(),
                 action,
@@ -423,7 +423,7 @@ impl Events {
         if !self.wanted {
             return;
         }
-        self.gathered.push(Gathered {
+        self.gathered.push(PendingEvent {
             id: Uuid::new_v4().to_string(),
             list: uri.list().clone(),
             action: Action::Update,
@@ -440,7 +440,7 @@ impl Events {
     }
 
     /// Those of writes, then those of reviews.
-    fn in_order(&self) -> impl Iterator<Item = &Gathered> {
+    fn in_order(&self) -> impl Iterator<Item = &PendingEvent> {
         let (writes, reviews): (Vec<_>, Vec<_>) = self
             .gathered
             .iter()

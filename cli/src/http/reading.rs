@@ -65,7 +65,7 @@ pub struct Options {
 
 /// What a reading found, but for the objects themselves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct ReadReport {
     /// The lists that could be read, parents before what is under them.
     pub lists: Vec<ListUri>,
     /// Lists that the user may not read, with what the server says.
@@ -104,7 +104,7 @@ pub async fn read(
     mirror: &mut Mirror,
     options: &Options,
     progress: &Progress,
-) -> Result<Found> {
+) -> Result<ReadReport> {
     let batch = hello["settings"]["batch_max_requests"].as_u64();
     let mut reader = Reader {
         client,
@@ -115,7 +115,7 @@ pub async fn read(
     };
     let capabilities = &hello["capabilities"];
     let has = |name: &str| capabilities.get(name).is_some();
-    let mut found = Found::default();
+    let mut found = ReadReport::default();
     let plugins = ["attachments", "history", "quotas"];
     let plugins = plugins.into_iter().filter(|name| has(name));
     found.plugins = plugins.map(str::to_owned).collect();

@@ -244,10 +244,10 @@ enum TemplateError {
 
 /// Text with placeholders.
 #[derive(Debug, PartialEq, Eq)]
-struct Template(Vec<Piece>);
+struct Template(Vec<TemplatePart>);
 
 #[derive(Debug, PartialEq, Eq)]
-enum Piece {
+enum TemplatePart {
     Text(String),
     Field(String),
 }
@@ -259,10 +259,10 @@ impl Template {
         let mut rest = template;
         while let Some(at) = rest.find(['{', '}']) {
             let (text, from) = rest.split_at(at);
-            pieces.push(Piece::Text(text.to_owned()));
+            pieces.push(TemplatePart::Text(text.to_owned()));
             let doubled = ["{{", "}}"].into_iter().find(|two| from.starts_with(two));
             rest = if let Some(two) = doubled {
-                pieces.push(Piece::Text(two[1..].to_owned()));
+                pieces.push(TemplatePart::Text(two[1..].to_owned()));
                 &from[2..]
             } else {
                 let field = from.strip_prefix('{').and_then(|from| from.split_once('}'));
@@ -270,19 +270,19 @@ impl Template {
                 if !is_field(name) {
                     return Err(TemplateError::UnknownField(name.to_owned()));
                 }
-                pieces.push(Piece::Field(name.to_owned()));
+                pieces.push(TemplatePart::Field(name.to_owned()));
                 rest
             };
         }
-        pieces.push(Piece::Text(rest.to_owned()));
+        pieces.push(TemplatePart::Text(rest.to_owned()));
         Ok(Self(pieces))
     }
 
     /// The text, with the fields of an event filled in.
     fn fill(&self, event: &Value) -> String {
         let pieces = self.0.iter().map(|piece| match piece {
-            Piece::Text(text) => text.clone(),
-            Piece::Field(name) => text_of(&event[name]),
+            TemplatePart::Text(text) => text.clone(),
+            TemplatePart::Field(name) => text_of(&event[name]),
         });
         pieces.collect()
     }

@@ -111,10 +111,10 @@ impl Chain {
 
 /// The chains that this process has fetched; clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Chains(Arc<Mutex<HashMap<String, Fetched>>>);
+pub struct Chains(Arc<Mutex<HashMap<String, CachedChain>>>);
 
 /// A chain, and when it was fetched.
-type Fetched = (Instant, Arc<Chain>);
+type CachedChain = (Instant, Arc<Chain>);
 
 impl Chains {
     /// The chain with that URL, fetched at most once an hour.

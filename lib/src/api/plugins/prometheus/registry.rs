@@ -21,7 +21,7 @@ const NAMES: usize = 60;
 
 /// A request, as it is counted.
 #[derive(Debug)]
-pub struct Counted<'a> {
+pub struct CountedRequest<'a> {
     /// Its method.
     pub method: &'a str,
     /// Kinto's name of its endpoint.
@@ -92,7 +92,7 @@ impl Registry {
     }
 
     /// Counts a request, or one of a batch.
-    pub fn count(&self, request: Counted<'_>) {
+    pub fn count(&self, request: CountedRequest<'_>) {
         let now = Timestamp::now();
         let mut state = self.lock();
         let labels = self.labels(&request, true);
@@ -155,7 +155,7 @@ impl Registry {
     }
 
     /// The labels of a request; without ids where these have no place.
-    fn labels(&self, request: &Counted<'_>, with_ids: bool) -> Labels {
+    fn labels(&self, request: &CountedRequest<'_>, with_ids: bool) -> Labels {
         let id_of = |name: &str| {
             let mut ids = request.ids.iter().filter(|_| with_ids);
             let found = ids.find(|(known, _)| known == name);
@@ -351,8 +351,8 @@ mod tests {
         Registry::new(PrometheusSettings::from_vars(&vars, "kinto").unwrap())
     }
 
-    fn record(id: &str) -> Counted<'static> {
-        Counted {
+    fn record(id: &str) -> CountedRequest<'static> {
+        CountedRequest {
             method: "PUT",
             endpoint: "record-object",
             ids: vec![("record_id".to_owned(), id.to_owned())],

@@ -6,9 +6,9 @@
 //! changes to layers, signs, and has the unit of work show it in the transaction that commits the request.
 
 pub mod certificates;
-mod content;
 mod publish;
 pub mod reading;
+mod records;
 pub mod refresh;
 pub mod transitions;
 
@@ -16,8 +16,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use self::content::{Changes, Content};
-use self::transitions::{Refusal, SIGNED, STATUS, Step, WORK_IN_PROGRESS, Who};
+use self::records::{Changes, Records};
+use self::transitions::{Actor, Refusal, SIGNED, STATUS, Transition, WORK_IN_PROGRESS};
 use crate::api::auth::authorization::ObjectRequest;
 use crate::api::dispatch::context::Context;
 use crate::api::plugins::Plugin;
@@ -25,11 +25,11 @@ use crate::api::web::error::ApiError;
 use crate::event::{Action, EventName, Impacted, Origin, OriginTarget, iso_8601};
 use crate::permission::{EVERYONE, Permissions};
 use crate::resource::{Kind, ListUri, ObjectUri};
-use crate::settings::{PluginName, Publishing, Role, SignerSettings};
+use crate::settings::{PluginName, Role, SignedResource, SignerSettings};
 use crate::signer::resources::Resource;
-use crate::store::{Content as Stored, Key, Object};
+use crate::store::{Content, Key, Object};
 use crate::timestamp::Timestamp;
-use crate::unit_of_work::publications::{Journaled, Publication, Reviewing};
+use crate::unit_of_work::publications::{JournalEntry, Publication, ReviewEvent};
 use crate::unit_of_work::{Needs, UnitOfWork};
 
 /// The user that the stack is when it publishes.
@@ -97,7 +97,7 @@ fn groups(source: &ObjectUri) -> [ObjectUri; 2] {
 }
 
 /// Whether the user does not come to own what a write of theirs leaves at `uri`: what is published, a source, or a record of
-/// one by who may write the whole source. Who leaves its editors is to write no more.
+/// one by who may write the whole source. Whoever leaves its editors shall write no more.
 pub fn is_owned_by_nobody(
     signer: Option<&SignerSettings>,
     uri: &ObjectUri,
@@ -143,7 +143,7 @@ pub async fn after_call(cx: &mut Context<'_>) -> Result<(), ApiError> {
                 };
                 let live = cx.unit.get(uri);
                 if let Some(live) = live.filter(|_| !signer.allow_floats)
-                    && content::has_floats(live.data)
+                    && records::has_floats(live.data)
                 {
                     let problem = "Numbers that are no integers cannot be signed";
                     return Err(refuse(Refusal::Invalid(problem)));
@@ -204,8 +204,8 @@ fn published() -> ApiError {
 /// readable.
 async fn check_target(
     cx: &mut Context<'_>,
-    entry: &Journaled,
-    of: &Publishing,
+    entry: &JournalEntry,
+    of: &SignedResource,
 ) -> Result<(), ApiError> {
     let unit = &mut *cx.unit;
     if entry.action == Action::Delete {
@@ -223,7 +223,7 @@ async fn check_target(
         };
     }
     let old = entry.old.as_ref().map(|old| &old.content);
-    let (Some(Stored::Live { data, permissions }), Some(new)) = (old, unit.get(&entry.uri)) else {
+    let (Some(Content::Live { data, permissions }), Some(new)) = (old, unit.get(&entry.uri)) else {
         return Err(published());
     };
     let other = |name: &str| new.permissions.granted(name) != permissions.granted(name);
@@ -238,7 +238,7 @@ async fn check_target(
 }
 
 /// The reads that a change of a source needs: the source, its targets, and their parents.
-fn needs_of(of: &Publishing) -> Needs {
+fn needs_of(of: &SignedResource) -> Needs {
     let mut needs = Needs::default();
     for collection in of.targets().chain([&of.source]) {
         needs.objects.extend(collection.lineage().cloned());
@@ -253,7 +253,7 @@ fn needs_of(of: &Publishing) -> Needs {
 /// A source that a call has written to.
 struct Source<'c, 'a> {
     cx: &'c mut Context<'a>,
-    of: Publishing,
+    of: SignedResource,
 }
 
 impl Source<'_, '_> {
@@ -313,26 +313,26 @@ impl Source<'_, '_> {
     }
 
     /// Has what is published become `records`, or be signed as it is.
-    fn plan(&mut self, targets: Vec<ObjectUri>, records: Option<&Content>) {
+    fn plan(&mut self, targets: Vec<ObjectUri>, records: Option<&Records>) {
         let metadata = self.metadata();
         for target in targets {
             let publication = Publication {
-                records: records.map(Content::shared),
+                records: records.map(Records::shared),
                 metadata: metadata.clone(),
                 review: None,
                 is_renewed: false,
             };
-            self.unit().plan(&target, publication);
+            self.unit().plan_publication(&target, publication);
         }
     }
 
     /// Has the publication of a target be told of as what it is to the review.
-    fn tell_with(&mut self, target: &ObjectUri, review: Reviewing) {
+    fn plan_review_event(&mut self, target: &ObjectUri, review: ReviewEvent) {
         let publication = Publication {
             review: Some(review),
             ..Publication::default()
         };
-        self.unit().plan(target, publication);
+        self.unit().plan_publication(target, publication);
     }
 
     /// The review event of the command that changed the source from `old`, with the text of a field as its comment.
@@ -341,14 +341,14 @@ impl Source<'_, '_> {
         event: EventName,
         old: Option<&Object>,
         comment: Option<&str>,
-    ) -> Option<Reviewing> {
+    ) -> Option<ReviewEvent> {
         let source = &self.of.source;
         let comment = comment.map(|field| {
             let data = self.data();
             let comment = data.get(field).and_then(Value::as_str);
             comment.unwrap_or_default().to_owned()
         });
-        Some(Reviewing {
+        Some(ReviewEvent {
             source: source.clone(),
             user_id: self.cx.user.id.clone(),
             event,
@@ -362,10 +362,10 @@ impl Source<'_, '_> {
     }
 
     /// The source's records as they are at this place in the batch.
-    async fn content(&mut self) -> Result<Content, ApiError> {
+    async fn content(&mut self) -> Result<Records, ApiError> {
         let records = self.records();
         publish::settle(self.cx.api, self.cx.unit, &records).await?;
-        Content::read(&self.cx.api.store, self.cx.unit, &records).await
+        Records::read(&self.cx.api.store, self.cx.unit, &records).await
     }
 
     /// Creates what is published to where it is not there.
@@ -450,39 +450,39 @@ impl Source<'_, '_> {
     }
 
     /// It was updated: a command is carried out, if this is one.
-    async fn updated(mut self, entry: &Journaled) -> Result<(), ApiError> {
+    async fn updated(mut self, entry: &JournalEntry) -> Result<(), ApiError> {
         let old = match &entry.old {
             Some(Object {
-                content: Stored::Live { data, .. },
+                content: Content::Live { data, .. },
                 ..
             }) => data.clone(),
             _ => Map::new(),
         };
         let is_in = |group: &ObjectUri| self.cx.user.principals.contains(&group.to_string());
         let [is_editor, is_reviewer] = groups(&self.of.source).each_ref().map(is_in);
-        let who = Who {
+        let who = Actor {
             id: self.cx.user.id.as_deref(),
             is_editor,
             is_reviewer,
         };
         let step = transitions::of_update(&old, &self.data(), who, self.of.is_reviewed);
         match step.map_err(refuse)? {
-            Step::Nothing => self.keep_groups(),
-            Step::Reject => {
+            Transition::Nothing => self.keep_groups(),
+            Transition::Reject => {
                 self.keep_groups();
                 let old = entry.old.as_ref();
                 let rejected = EventName::ReviewRejected;
                 if let Some(review) = self.reviewing(rejected, old, Some(REVIEWER_COMMENT)) {
-                    self.unit().tell_of_review(review, None, None);
+                    self.unit().add_review_event(review, None, None);
                 }
             }
-            Step::RequestReview => self.request_review(entry.old.as_ref()).await?,
-            Step::Approve => self.approve(entry.old.as_ref()).await?,
-            Step::Resign => {
+            Transition::RequestReview => self.request_review(entry.old.as_ref()).await?,
+            Transition::Approve => self.approve(entry.old.as_ref()).await?,
+            Transition::Resign => {
                 self.resign(old.get(STATUS).cloned().unwrap_or_default())
                     .await?
             }
-            Step::Rollback => self.roll_back(entry.old.as_ref()).await?,
+            Transition::Rollback => self.roll_back(entry.old.as_ref()).await?,
         }
         Ok(())
     }
@@ -506,13 +506,13 @@ impl Source<'_, '_> {
             let content = self.content().await?;
             self.plan(vec![preview.clone()], Some(&content));
             if let Some(review) = review {
-                self.tell_with(&preview, review);
+                self.plan_review_event(&preview, review);
             }
         } else if let Some(review) = review {
-            self.unit().tell_of_review(review, None, None);
+            self.unit().add_review_event(review, None, None);
         }
         let records = self.records();
-        self.unit().command(&records, true);
+        self.unit().end_editing(&records, true);
         let mut fields = json!({
             "last_review_request_by": self.user(),
             "last_review_request_date": self.date(),
@@ -535,10 +535,10 @@ impl Source<'_, '_> {
         self.plan(self.of.targets().cloned().collect(), Some(&content));
         if let Some(review) = self.reviewing(EventName::ReviewApproved, old, None) {
             let destination = self.of.destination.clone();
-            self.tell_with(&destination, review);
+            self.plan_review_event(&destination, review);
         }
         let records = self.records();
-        self.unit().command(&records, false);
+        self.unit().end_editing(&records, false);
         let (user, date) = (self.user(), self.date());
         self.update(json!({
             "status": SIGNED,
@@ -570,10 +570,10 @@ impl Source<'_, '_> {
         let destination = self.of.destination.children(Kind::Record);
         publish::settle(self.cx.api, self.cx.unit, &destination).await?;
         let source = self.content().await?;
-        let published = Content::read(&self.cx.api.store, self.cx.unit, &destination).await?;
+        let published = Records::read(&self.cx.api.store, self.cx.unit, &destination).await?;
         let changes = published.changes_of(&source)?;
         let review = self.reviewing(EventName::ReviewCanceled, old, None);
-        let review = review.map(|review| Reviewing {
+        let review = review.map(|review| ReviewEvent {
             changes: changes.len(),
             ..review
         });
@@ -588,11 +588,11 @@ impl Source<'_, '_> {
                 review,
                 ..Publication::default()
             };
-            self.unit().plan(&preview, publication);
+            self.unit().plan_publication(&preview, publication);
         } else if let Some(review) = review {
-            publish::tell(self.unit(), review, &[]);
+            publish::add_review_event(self.unit(), review, &[]);
         }
-        self.unit().command(&records, false);
+        self.unit().end_editing(&records, false);
         let (user, date) = (self.user(), self.date());
         self.update(json!({
             "status": SIGNED,
@@ -631,7 +631,7 @@ impl Source<'_, '_> {
     }
 
     /// The same of more than fits into a transaction. The permissions of what stays are read 100 at once and kept alone.
-    async fn take_back_many(&mut self, changes: Changes, source: &Content) -> Result<(), ApiError> {
+    async fn take_back_many(&mut self, changes: Changes, source: &Records) -> Result<(), ApiError> {
         let records = self.records();
         let store = &self.cx.api.store;
         let stays = |id: &&String| source.times().contains_key(*id);
@@ -651,11 +651,11 @@ impl Source<'_, '_> {
             let written = self.cx.unit.get(&records.clone().object(&*id));
             let written = written.map(|live| live.permissions.clone());
             let content = match data {
-                Some(data) => Stored::Live {
+                Some(data) => Content::Live {
                     data,
                     permissions: written.or_else(|| kept.remove(&id)).unwrap_or_default(),
                 },
-                None => Stored::Deleted,
+                None => Content::Deleted,
             };
             (id, content)
         });
@@ -665,7 +665,7 @@ impl Source<'_, '_> {
         for id in ids {
             let uri = records.clone().object(&*id);
             let before = source.times().get(&id).copied();
-            self.unit().tell_of_written(&uri, before);
+            self.unit().add_layer_write_event(&uri, before);
         }
         Ok(())
     }
@@ -696,10 +696,10 @@ impl Source<'_, '_> {
                 continue;
             }
             let publication = Publication {
-                records: Some(Content::default().shared()),
+                records: Some(Records::default().shared()),
                 ..Publication::default()
             };
-            self.unit().plan(&target, publication);
+            self.unit().plan_publication(&target, publication);
         }
         Ok(())
     }
@@ -722,7 +722,7 @@ impl Source<'_, '_> {
         if is_edited && self.cx.unit.rely_on_editor(&records, editor) {
             return Ok(());
         }
-        self.cx.unit.begin_to_edit(&records, editor);
+        self.cx.unit.begin_editing(&records, editor);
         let needs = Needs {
             lists: [self.of.source.list().clone()].into(),
             ..Needs::default()

@@ -18,7 +18,7 @@ use crate::api::web::request::Request;
 use crate::api::web::response::Response;
 use crate::backoff::Backoff;
 use crate::resource::{Kind, ObjectUri};
-use crate::settings::{Publishing, Role, SignerSettings};
+use crate::settings::{Role, SignedResource, SignerSettings};
 use crate::signer::resources::Resource;
 use crate::store::Generation;
 use crate::store::changeset::ChangesQuery;
@@ -135,7 +135,7 @@ impl Api {
         signer: &SignerSettings,
         line: &Resource,
         due: Timestamp,
-    ) -> Result<Vec<Publishing>, ApiError> {
+    ) -> Result<Vec<SignedResource>, ApiError> {
         let bucket = line.source.bucket_uri();
         let list = bucket.children(Kind::Collection);
         let needs = Needs {
@@ -171,7 +171,7 @@ impl Api {
     }
 
     /// Signs anew what a source has published.
-    async fn refresh(&self, of: &Publishing) -> Result<(), ApiError> {
+    async fn refresh(&self, of: &SignedResource) -> Result<(), ApiError> {
         let mut backoff = Backoff::new(FIRST_PAUSE, MAX_PAUSE);
         for _ in 1..ATTEMPTS {
             match self.try_refresh(of).await {
@@ -182,7 +182,7 @@ impl Api {
         self.try_refresh(of).await
     }
 
-    async fn try_refresh(&self, of: &Publishing) -> Result<(), ApiError> {
+    async fn try_refresh(&self, of: &SignedResource) -> Result<(), ApiError> {
         let unit = UnitOfWork::read(&self.store, Timestamp::now(), needs_of(of)).await?;
         let mut unit = unit.with_events(self.has_subscribers());
         let Some(source) = unit.get(&of.source) else {
@@ -199,7 +199,7 @@ impl Api {
                 is_renewed: true,
                 ..Publication::default()
             };
-            unit.plan(&target, publication);
+            unit.plan_publication(&target, publication);
         }
         data.insert("last_signature_by".to_owned(), json!(PLUGIN_USER));
         data.insert(SIGNED.to_owned(), date(unit.now()).into());

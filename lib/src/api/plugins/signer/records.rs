@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::api::web::error::ApiError;
 use crate::resource::ListUri;
 use crate::store::changeset::ChangesQuery;
-use crate::store::{Content as Stored, Store};
+use crate::store::{Content, Store};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::UnitOfWork;
 
@@ -22,12 +22,12 @@ pub type Changes = BTreeMap<String, Option<Map<String, Value>>>;
 
 /// Records by id: the JSON of their fields but for `id` and `last_modified`, and when each was written.
 #[derive(Clone, Debug, Default)]
-pub struct Content {
+pub struct Records {
     records: Arc<BTreeMap<String, String>>,
     times: BTreeMap<String, Timestamp>,
 }
 
-impl Content {
+impl Records {
     /// Reads a list that has no layer, at the moment at which the unit read its item; what the unit has written takes the
     /// place of what was there.
     ///
@@ -61,7 +61,7 @@ impl Content {
         }
         for (id, object) in unit.written_in(list) {
             match &object.content {
-                Stored::Live { data, .. } if generation.owns(&object.parent) => {
+                Content::Live { data, .. } if generation.owns(&object.parent) => {
                     times.insert(id.to_owned(), object.last_modified);
                     let data = Value::Object(data.clone()).to_string();
                     records.insert(id.to_owned(), data);
@@ -100,7 +100,7 @@ impl Content {
 /// What makes `before` the records of `after`.
 ///
 /// # Errors
-/// As [`Content::changes_of`].
+/// As [`Records::changes_of`].
 pub fn changes(
     after: &BTreeMap<String, String>,
     before: &BTreeMap<String, String>,

@@ -60,8 +60,6 @@ pub const FIELDS: [&str; 13] = [
 
 /// The most bytes in a subject; a longer one is truncated. A line of a mail has 998 (RFC 5322).
 const MAX_SUBJECT: usize = 250;
-/// The answer of servers that refuse a name or password (RFC 4954).
-const AUTHENTICATION_FAILED: u16 = 535;
 /// The most bytes in a body; a longer one is truncated. Servers accept far more, but nobody reads it.
 const MAX_BODY: usize = 100 * 1024;
 
@@ -184,14 +182,8 @@ impl Mailer {
         }
         let message = message.body(cut(&body, MAX_BODY));
         let message = message.map_err(|error| NotifyError::Permanent(error.to_string()))?;
-        match self.transport.send(message).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.status().map(u16::from) == Some(AUTHENTICATION_FAILED) => {
-                Err(NotifyError::Unauthorized(error.to_string()))
-            }
-            Err(error) if error.is_permanent() => Err(NotifyError::Permanent(error.to_string())),
-            Err(error) => Err(NotifyError::failed(error)),
-        }
+        let sent = self.transport.send(message).await;
+        sent.map(drop).map_err(|error| NotifyError::of_smtp(&error))
     }
 }
 

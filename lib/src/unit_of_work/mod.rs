@@ -310,10 +310,15 @@ impl UnitOfWork {
 
     /// The last transactions' writes to a list before it was read, under the parent that the unit sees.
     pub fn recent_writes(&self, list: &ListUri) -> RecentWrites {
-        let read = self.lists.get(list).and_then(|slot| slot.read.as_ref());
-        let generation = self.generation_of(list);
-        read.filter(|list| generation.is_some_and(|generation| generation.owns(&list.generation)))
+        self.list_as_read(list)
             .map_or_else(RecentWrites::default, |list| list.recent.clone())
+    }
+
+    /// A list as it was read, if that was under the parent that the unit sees.
+    pub(super) fn list_as_read(&self, list: &ListUri) -> Option<&List> {
+        let read = self.lists.get(list)?.read.as_ref()?;
+        let generation = self.generation_of(list)?;
+        generation.owns(&read.generation).then_some(read)
     }
 
     /// The timestamp of a list, for a response that relies on it. The commit fails if the timestamp has changed by

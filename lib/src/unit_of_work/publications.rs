@@ -126,9 +126,7 @@ impl UnitOfWork {
 
     /// What was read of a list's publications, under the parent that the unit sees.
     pub fn published_in(&self, list: &ListUri) -> Published {
-        let read = self.lists.get(list).and_then(|slot| slot.read.as_ref());
-        let generation = self.generation_of(list);
-        read.filter(|list| Some(&list.generation) == generation.as_ref())
+        self.list_as_read(list)
             .map(|list| list.published.clone())
             .unwrap_or_default()
     }

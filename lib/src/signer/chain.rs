@@ -134,7 +134,10 @@ impl Chains {
             problem,
         })?;
         let chain = Arc::new(Chain::parse(url, &bytes)?);
-        kept().insert(url.to_owned(), (Instant::now(), Arc::clone(&chain)));
+        let mut kept = kept();
+        // A service names another chain whenever it renews one.
+        kept.retain(|_, (at, _)| at.elapsed() < KEPT);
+        kept.insert(url.to_owned(), (Instant::now(), Arc::clone(&chain)));
         Ok(chain)
     }
 }

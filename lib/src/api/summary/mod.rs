@@ -184,7 +184,7 @@ impl Api {
                 capacity,
             };
             if let Some(log) = &self.observers.request_log {
-                log.tell(&summary);
+                log.write(&summary);
             }
             counts::count(&self.observers.metrics, &summary);
             if let Some(registry) = self.observers.prometheus() {

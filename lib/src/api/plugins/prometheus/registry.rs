@@ -95,19 +95,12 @@ impl Registry {
     pub fn count(&self, request: CountedRequest<'_>) {
         let now = Timestamp::now();
         let mut state = self.lock();
-        let labels = self.labels(&request, true);
-        let size = NAMES
-            + labels
-                .iter()
-                .map(|(name, id)| name.len() + id.len())
-                .sum::<usize>();
-        let is_known = state.requests.contains_key(&labels);
-        let labels = match is_known || state.labels + size <= MAX_LABELS {
-            true => labels,
-            false => self.labels(&request, false),
-        };
+        let mut labels = self.labels(&request, true);
+        if !state.requests.contains_key(&labels) && state.labels + size_of(&labels) > MAX_LABELS {
+            labels = self.labels(&request, false);
+        }
         if !state.requests.contains_key(&labels) {
-            state.labels += size;
+            state.labels += size_of(&labels);
         }
         let bounds = &self.settings.buckets;
         let series = state.requests.entry(labels).or_insert_with(|| Series {
@@ -307,6 +300,12 @@ impl Counter {
             created: now,
         }
     }
+}
+
+/// The bytes that a series with these labels takes, about.
+fn size_of(labels: &Labels) -> usize {
+    let lengths = labels.iter().map(|(name, id)| name.len() + id.len());
+    NAMES + lengths.sum::<usize>()
 }
 
 fn created_of(state: &State) -> impl Iterator<Item = (&Labels, Timestamp)> {

@@ -38,6 +38,8 @@
 //! | [`plugins::openid::provider`] | an identity provider, and its tokens |
 //! | [`plugins::signer`] | review, signatures and publication |
 //! | [`plugins::signer::transitions`] | the statuses of a source |
+//! | [`plugins::signer::source`] | a source that was written: its groups, targets and status |
+//! | [`plugins::signer::commands`] | reviews, approvals, rollbacks |
 //! | [`plugins::signer::records`] | the records of a source or of what is published, compared |
 //! | [`plugins::signer::publish`] | layers, signatures, what the commit shows |
 //! | [`plugins::signer::certificates`] | certificates that near their end |

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use super::origin;
 use super::records::{self, Records};
-use super::{MAX_IN_PLACE, origin};
 use crate::api::Api;
 use crate::api::web::error::ApiError;
 use crate::event::EventName;
@@ -18,6 +18,10 @@ use crate::store::{Content, Generation, Object};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::UnitOfWork;
 use crate::unit_of_work::publications::{Publication, ReviewEvent};
+
+/// The most records that a rollback writes to their places: they fit into one transaction beside all else. More are written
+/// in a layer; of more, and of more that are published at once, listeners are sent only what identifies each.
+pub(super) const MAX_IN_PLACE: usize = 75;
 
 /// Publishes what was planned.
 ///

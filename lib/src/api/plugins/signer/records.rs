@@ -12,7 +12,7 @@ use crate::store::{Content, Store};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::UnitOfWork;
 
-/// Bytes of records that are published together at most: what a changeset could still send.
+/// The most bytes of records that are published together: what a changeset can still send.
 const MAX_READ: usize = 24 * 1024 * 1024;
 /// A field of a record that says when it was validated: it is copied, and makes no difference.
 const SCHEMA: &str = "schema";
@@ -32,7 +32,7 @@ impl Records {
     /// place of what was there.
     ///
     /// # Errors
-    /// [`ApiError::Overtaken`] where something was written meanwhile; and that it is too much.
+    /// [`ApiError::Overtaken`] where something was written meanwhile; [`ApiError::TooLargeToPublish`]; failures of the table.
     pub async fn read(store: &Store, unit: &UnitOfWork, list: &ListUri) -> Result<Self, ApiError> {
         let Some(generation) = unit.generation_of(list) else {
             return Ok(Self::default());
@@ -46,7 +46,7 @@ impl Records {
         };
         let changes = store.changes(list, &generation, at, wanted).await?;
         if changes.are_too_large() {
-            return Err(ApiError::RequestTooLarge);
+            return Err(ApiError::TooLargeToPublish);
         }
         if changes.timestamp() != at || !changes.show(&unit.recent_writes(list)) {
             return Err(ApiError::Overtaken);

@@ -4,6 +4,10 @@
 
 use serde_json::{Map, Value};
 
+/// The field in which an editor writes to reviewers.
+pub const EDITOR_COMMENT: &str = "last_editor_comment";
+/// The field in which a reviewer answers.
+pub const REVIEWER_COMMENT: &str = "last_reviewer_comment";
 /// The field of a source that has its status.
 pub const STATUS: &str = "status";
 /// Everything is published.

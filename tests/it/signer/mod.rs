@@ -7,6 +7,7 @@ mod keys;
 mod kms;
 mod rollback;
 mod transitions;
+mod walks;
 
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::signature::{

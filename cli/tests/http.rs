@@ -178,9 +178,9 @@ async fn read_on(server: &MockServer, mirror: &mut Mirror) -> Found {
 
 fn times(mirror: &Mirror) -> Vec<u64> {
     let mut times = vec![];
-    let visited = mirror.by_time(&HISTORY, |entry| {
+    let visited: rusqlite::Result<()> = mirror.by_time(&HISTORY, |entry| {
         times.push(entry.last_modified.0);
-        rusqlite::Result::Ok(())
+        Ok(())
     });
     visited.unwrap();
     times

@@ -424,7 +424,8 @@ impl<'a> Sync<'a> {
             .spawn(async move { store.write_batch(writes).await });
         self.found.written.0 += count;
         self.found.written.1 += units;
-        self.progress.wrote(count, units);
+        let (items, units) = self.found.written;
+        self.progress.wrote(items, units);
         Ok(())
     }
 

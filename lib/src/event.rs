@@ -1,6 +1,6 @@
 //! `ResourceChanged`: the event of writes, as listeners receive it (Kinto 26.5, `core/events.py`).
 //!
-//! One event covers all changes of one transaction to the objects of one list by one action. What a write does to a
+//! One event covers all changes of one transaction to the objects of one list by one action of one user. What a write does to a
 //! review has an event of its own behind them, which says so in [`Review`] (Remote Settings).
 
 use std::collections::BTreeMap;
@@ -111,7 +111,7 @@ pub struct Review {
     pub changes_size_bytes: Option<usize>,
 }
 
-/// All changes to the objects of one list, by one action, in one transaction.
+/// All changes to the objects of one list, by one action of one user, in one transaction.
 ///
 /// Its JSON is Kinto's payload with `impacted_records`, and with fields that Kinto lacks: `id`, `date`,
 /// `impacted_uris`.
@@ -123,9 +123,10 @@ pub struct ResourceChanged {
     pub timestamp: Timestamp,
     /// The action.
     pub action: Action,
-    /// The URI of the request: the object, or the list. In a batch, the first request's.
+    /// The URI of the request: the object, or the list. In a batch, that of the user's first request that did so.
     pub uri: String,
-    /// The user; `null` if anonymous. In a batch, the first request's.
+    /// The user who did all of it; `null` if anonymous. What the stack does itself is not the user's (in Kinto, too), and a batch
+    /// whose requests have credentials of their own has events for each user (in Kinto they are the first one's).
     pub user_id: Option<String>,
     /// The kind of the objects: `bucket`, `group`, `collection`, `record` or `account`.
     pub resource_name: String,
@@ -387,6 +388,7 @@ impl Events {
         let same = |event: &&mut PendingEvent| {
             event.list == *uri.list()
                 && event.action == action
+                && event.origin.user_id == origin.user_id
                 && event.review.is_none()
                 && event.is_truncated == is_truncated
         };

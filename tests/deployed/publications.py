@@ -1,12 +1,17 @@
-"""Publications of the deployed functions while these are killed: every changeset that anybody sees verifies, by examples/verify.py.
+"""Publications of the deployed functions while these are killed: every changeset that anybody sees verifies, by autograph-utils where
+the Python that runs this has it (target/venv/bin/python, see trust.py), else by examples/verify.py.
 
     python3 tests/deployed/publications.py [--functions DIR] [--walks 200] [--seed 1] [--isolation partition] [--faults heavy]
-    python3 tests/deployed/publications.py --measure 1000,10000 [--bytes 900] [--functions DIR]
+    python3 tests/deployed/publications.py --measure 1000,10000 [--bytes 900] [--latency 5] [--partitions 4] [--kill] [--functions DIR]
 
 A walk: one source with preview and destination; somebody edits, requests, approves, rolls back and signs again, with answers
 that get lost and functions that are killed; others read both targets, whole and with `_since`. Then the faults end, and what
-was cut short has to end by itself. `--measure` publishes that many changed records once and says how long each command took,
-how much of that the api's process computed, and what it asked of the table and costs.
+was cut short has to end by itself.
+
+`--measure` publishes that many changed records once, while others read, and says how long each command took, how much of that the
+api's process computed, and what it asked of the table and costs. Each request to the table takes `--latency` milliseconds at least; with
+`--partitions` it refuses what is more than 1,000 write units a second for one of so many partitions, as DynamoDB does. `--kill` kills
+the api while it writes, the api when it has committed, and the aggregator while it settles.
 """
 
 import argparse
@@ -14,52 +19,44 @@ import asyncio
 import base64
 import gzip
 import json
-import os
 import random
-import subprocess
 import sys
 import time
 
 import http1
+from dynamo import Throughput
 from histories import Faults
 from run import FUNCTIONS, LOGS, Stack, cpu_of, loads
-
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "examples"))
-import verify  # noqa: E402
+from trust import Trust
 
 JSON = ("Content-Type", "application/json")
 WORK, TARGETS = "/v1/buckets/work", ["/v1/buckets/preview", "/v1/buckets/main"]
 RESOURCES = "/buckets/work -> /buckets/preview -> /buckets/main"
-# Walks that share a stack.
-PER_STACK = 10
+# Seconds between two reads of one reader.
+PAUSE = 0.05
 # Dollars of a million units on demand (us-east-1).
 RRU, WRU = 0.125, 0.625
-
-
-def key_pair():
-    """A private key as PEM, and its point."""
-    pem = subprocess.run(["openssl", "ecparam", "-name", "secp384r1", "-genkey", "-noout"], check=True, capture_output=True).stdout
-    public = subprocess.run(["openssl", "ec", "-pubout", "-outform", "DER"], input=pem, check=True, capture_output=True).stdout
-    point = public[-96:]
-    return pem.decode(), (int.from_bytes(point[:48], "big"), int.from_bytes(point[48:], "big"))
 
 
 class Bench:
     """A stack that signs, and its users."""
 
     def __init__(self, options, seed=0, faults=None):
-        pem, self.key = key_pair()
-        settings = {
-            "KINTO_CHANGES_RESOURCES": "/buckets/main", "KINTO_INCLUDES": "kinto_remote_settings",
-            "KINTO_SIGNER_RESOURCES": RESOURCES, "KINTO_SIGNER_TO_REVIEW_ENABLED": "true", "KINTO_SIGNER_ECDSA_PRIVATE_KEY": pem,
-        }
-        self.stack = Stack(options.functions, settings, options.apis, options.isolation, seed=seed, slow=faults is not None,
-                           listeners=False, faults=faults, folder=options.logs, proto="http")
-        if faults is not None:
-            faults.table = self.stack.table
-        self.stack.faulty = False
+        self.options, self.seed, self.faults = options, seed, faults
 
     async def start(self):
+        self.trust = await Trust().start()
+        settings = {
+            "KINTO_CHANGES_RESOURCES": "/buckets/main", "KINTO_INCLUDES": "kinto_remote_settings",
+            "KINTO_SIGNER_RESOURCES": RESOURCES, "KINTO_SIGNER_TO_REVIEW_ENABLED": "true",
+            "KINTO_SIGNER_ECDSA_PRIVATE_KEY": self.trust.pem, "KINTO_SIGNER_X5U": self.trust.x5u,
+        }
+        options = self.options
+        self.stack = Stack(options.functions, settings, options.apis, options.isolation, seed=self.seed, slow=self.faults is not None,
+                           listeners=False, faults=self.faults, folder=options.logs, proto="http")
+        if self.faults is not None:
+            self.faults.table = self.stack.table
+        self.stack.faulty = False
         await self.stack.start()
         self.client = http1.Client(self.stack.port)
         self.bob = (await self.send("bob", "GET", "/v1/"))[1]["user"]["id"]
@@ -102,6 +99,7 @@ class Bench:
     async def stop(self):
         self.client.close()
         await self.stack.stop()
+        await self.trust.stop()
 
 
 class Walk:
@@ -112,15 +110,14 @@ class Walk:
         self.seen, self.verified, self.problems, self.n, self.over = 0, set(), [], 0, False
         self.told = {}
 
-    def check(self, changeset, what):
+    async def check(self, changeset, what):
         """Each changeset once: many are the same."""
         self.seen += 1
-        signature = changeset["metadata"]["signature"]["signature"]
         records = sorted((record["id"], record["n"], record["last_modified"]) for record in changeset["changes"])
-        name = (signature, changeset["timestamp"], str(records))
+        name = (str(changeset["metadata"]["signatures"]), changeset["timestamp"], hash(str(records)))
         if name not in self.verified:
             self.verified.add(name)
-            if not verify.verifies(changeset, self.bench.key):
+            if not await self.bench.trust.verifies(changeset):
                 self.problems.append(f"{self.id}: {what} does not verify: {changeset}")
 
     async def reader(self, target, follows):
@@ -134,9 +131,9 @@ class Walk:
                     merged = {record["id"]: record for record in known["changes"]}
                     merged.update((record["id"], record) for record in changeset["changes"])
                     changeset["changes"] = [record for record in merged.values() if not record.get("deleted")]
-                self.check(changeset, f"{target}{since}")
+                await self.check(changeset, f"{target}{since}")
                 known = changeset
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(PAUSE)
         client.close()
 
     async def edit(self, most):
@@ -184,7 +181,7 @@ class Walk:
             if status != 200:
                 self.problems.append(f"{self.id}: {target} answers {status}")
                 continue
-            self.check(changeset, f"{target} at rest")
+            await self.check(changeset, f"{target} at rest")
         _, source = await self.bench.send("alice", "GET", self.source)
         if source["data"]["status"] == "signed":
             _, records = await self.bench.send("alice", "GET", self.source + "/records")
@@ -196,10 +193,10 @@ class Walk:
 async def walks(options):
     seen = verified = 0
     told, problems = {}, []
-    for first in range(0, options.walks, PER_STACK):
+    for first in range(0, options.walks, options.together):
         seed = options.seed + first
         bench = await Bench(options, seed, Faults(options.faults, seed)).start()
-        some = [Walk(bench, seed + n, random.Random(seed + n), options.rounds) for n in range(min(PER_STACK, options.walks - first))]
+        some = [Walk(bench, seed + n, random.Random(seed + n), options.rounds) for n in range(min(options.together, options.walks - first))]
         for walk in some:
             await bench.make(walk.source)
         bench.stack.faulty = True
@@ -227,49 +224,111 @@ async def walks(options):
         sys.exit("\n".join(problems[:20]))
     if not verified:
         sys.exit("nothing was seen")
+    print(f"all verified by {Trust.verified_by()}")
+
+
+class Kills:
+    """Kills of functions at certain requests to the table, in place of random faults."""
+
+    def __init__(self, changes):
+        batches = max(1, changes // 25)
+        self.at = {
+            ("api", "BatchWriteItem"): {batches // 2: "kill_during", batches: "kill_after"},
+            ("api", "TransactWriteItems"): {1: "kill_before", 2: "kill_after"},
+            ("changes-aggregator", "PutItem"): {changes // 4: "kill_during", changes // 2: "kill_before"},
+            ("changes-aggregator", "UpdateItem"): {1: "kill_before", 2: "kill_after"},
+        }
+        self.counts = {}
+
+    def aws(self, caller, operation):
+        what = (caller.rsplit("-", 1)[0], operation)
+        self.counts[what] = self.counts.get(what, 0) + 1
+        return self.at.get(what, {}).get(self.counts[what])
+
+    def megaphone(self):
+        return None
+
+
+class Readers:
+    """Read a target again and again, whole and with `_since`, while it is published."""
+
+    def __init__(self, bench, source):
+        self.walk = Walk(bench, "", None, 0)
+        self.walk.id = source.rsplit("/", 1)[1]
+        readers = [(target, follows) for target in TARGETS for follows in (0, 1)]
+        self.tasks = [asyncio.ensure_future(self.walk.reader(*reader)) for reader in readers]
+
+    async def end(self):
+        self.walk.over = True
+        await asyncio.gather(*self.tasks)
+        print(f"{self.walk.seen} changesets seen, {len(self.walk.verified)} of them distinct")
+        self.walk.problems and sys.exit(str(self.walk.problems[0])[:2000])
+        self.walk.verified or sys.exit("nothing was seen")
 
 
 async def measure(options, changes):
     """An approval of that many new records: seconds, and units by operation."""
-    bench = await Bench(options).start()
+    bench = await Bench(options, faults=Kills(changes) if options.kill else None).start()
+    bench.stack.table.slow = False
     source = f"{WORK}/collections/large"
     await bench.make(source)
     text = "x" * options.bytes
     for start in range(0, changes, 25):
-        requests = [{"method": "PUT", "path": f"{source}/records/r{n}".removeprefix("/v1"), "body": {"data": {"t": text}}}
+        requests = [{"method": "PUT", "path": f"{source}/records/r{n}".removeprefix("/v1"), "body": {"data": {"n": n, "t": text}}}
                     for n in range(start, min(start + 25, changes))]
         status, answer = await bench.send("alice", "POST", "/v1/batch", {"requests": requests})
         assert status == 200, answer
     await bench.rest()
+    table = bench.stack.table
+    table.latency, table.throughput = options.latency / 1000, Throughput(options.partitions) if options.partitions else None
+    readers = Readers(bench, source) if options.kill else None
     phases = [("alice", "to-review"), ("bob", "to-sign")]
     for user, command in phases:
-        table = bench.stack.table
-        table.consumed.clear()
-        cpu = sum(cpu_of(instance.process) for instance in bench.stack.api.instances if instance.process)
-        begin = time.monotonic()
-        status, answer = await bench.send(user, "PATCH", source, {"data": {"status": command}})
-        took = time.monotonic() - begin
-        cpu = sum(cpu_of(instance.process) for instance in bench.stack.api.instances if instance.process) - cpu
-        await bench.rest(600)
-        settled = time.monotonic() - begin
-        print(f"\n{changes} records of {options.bytes} bytes, {command}: {status} after {took:.1f} s, {cpu:.1f} s of them computed by the api; "
-              f"at rest after {settled:.1f} s")
-        print("| by | operation | requests | RRU | WRU |\n| --- | --- | --- | --- | --- |")
-        units, reads, writes = {}, 0, 0
-        for who, operation, items, read, write, index in table.consumed:
-            row = units.setdefault((who, operation), [0, 0, 0])
-            row[0] += bool(items)
-            row[1] += read
-            row[2] += write + index
-        for (who, operation), (count, read, write) in sorted(units.items()):
-            print(f"| {who} | {operation} | {count} | {read:g} | {write:g} |")
-            reads, writes = reads + read, writes + write
-        print(f"{reads:g} RRU and {writes:g} WRU: {(reads * RRU + writes * WRU) / 1e6:.4f} $")
-        status == 200 or sys.exit(f"{status}: {answer}")
+        if options.kill:
+            bench.stack.faults, bench.stack.faulty = Kills(changes), True
+        await carry_out(bench, source, user, command, f"{changes} records of {options.bytes} bytes, {command}")
+        if options.kill:
+            bench.stack.faulty = False
+            print(f"killed: {bench.stack.injected}")
+            missed = [(what, at) for what, faults in bench.stack.faults.at.items() for at in faults if bench.stack.faults.counts.get(what, 0) < at]
+            missed and sys.exit(f"never came so far: {missed}")
+            bench.stack.injected = {}
+    if readers:
+        await readers.end()
     _, changeset = await bench.send("carol", "GET", f"{TARGETS[1]}/collections/large/changeset?_expected=0")
-    if len(changeset["changes"]) != changes or not verify.verifies(changeset, bench.key):
+    if len(changeset["changes"]) != changes or not await bench.trust.verifies(changeset):
         sys.exit("what is published is not all, or does not verify")
     await bench.stop()
+
+
+async def carry_out(bench, source, user, command, what):
+    table, api = bench.stack.table, bench.stack.api.instances
+    table.consumed.clear()
+    cpu = sum(cpu_of(instance.process) for instance in api if instance.process)
+    begin = time.monotonic()
+    told = []
+    for _ in range(10):
+        status, answer = await bench.send(user, "PATCH", source, {"data": {"status": command}})
+        told.append(f"{status} after {time.monotonic() - begin:.1f} s")
+        if not bench.stack.faulty or status is not None and status < 500:
+            break
+    cpu = sum(cpu_of(instance.process) for instance in api if instance.process) - cpu
+    await bench.rest(600) or sys.exit("the stack does not come to rest")
+    settled = time.monotonic() - begin
+    print(f"\n{what}: {', '.join(told)}, {cpu:.1f} s of them computed by the api; at rest after {settled:.1f} s")
+    print("| by | operation | requests | RRU | WRU |\n| --- | --- | --- | --- | --- |")
+    units, reads, writes = {}, 0, 0
+    for who, operation, items, read, write, index in table.consumed:
+        row = units.setdefault((who, operation), [0, 0, 0])
+        row[0] += bool(items)
+        row[1] += read
+        row[2] += write + index
+    for (who, operation), (count, read, write) in sorted(units.items()):
+        print(f"| {who} | {operation} | {count} | {read:g} | {write:g} |")
+        reads, writes = reads + read, writes + write
+    print(f"{reads:g} RRU and {writes:g} WRU: {(reads * RRU + writes * WRU) / 1e6:.4f} $", flush=True)
+    # What was killed behind its commit is refused when it is sent again.
+    status in ((200, 400) if bench.stack.faulty else (200,)) or sys.exit(f"{status}: {answer}")
 
 
 async def main():
@@ -277,6 +336,7 @@ async def main():
     parser.add_argument("--functions", default=FUNCTIONS)
     parser.add_argument("--logs", default=LOGS)
     parser.add_argument("--walks", type=int, default=20)
+    parser.add_argument("--together", type=int, default=10, help="walks that share a stack")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--apis", type=int, default=4)
@@ -284,6 +344,9 @@ async def main():
     parser.add_argument("--faults", default="heavy")
     parser.add_argument("--measure")
     parser.add_argument("--bytes", type=int, default=900)
+    parser.add_argument("--latency", type=float, default=0)
+    parser.add_argument("--partitions", type=int)
+    parser.add_argument("--kill", action="store_true")
     options = parser.parse_args()
     if options.measure:
         for changes in options.measure.split(","):

@@ -68,6 +68,23 @@ async fn kinto_admin_works_in_a_browser() {
 }
 
 #[tokio::test]
+#[ignore = "needs node, Kinto Admin and Chromium: tests/run"]
+async fn kinto_admin_reviews_and_shows_the_history_in_a_browser() {
+    let build = workspace().join("admin/opt/admin");
+    let pem = crate::signer::new_key().0;
+    let includes = "kinto.plugins.admin kinto.plugins.history kinto_remote_settings";
+    let stack = stack(&[
+        ("KINTO_INCLUDES", includes),
+        ("KINTO_ADMIN_ASSETS_PATH", &build.display().to_string()),
+        ("KINTO_SIGNER_TO_REVIEW_ENABLED", "true"),
+        ("KINTO_SIGNER_ECDSA_PRIVATE_KEY", &pem),
+    ])
+    .await;
+    client_of(&stack, "node", "with_kinto_admin_reviews.mjs").await;
+    stack.stop().await;
+}
+
+#[tokio::test]
 #[ignore = "needs Kinto's source: tests/run"]
 async fn kintos_own_tests_fail_only_where_it_is_said() {
     let mut python = installed("python");
@@ -225,12 +242,12 @@ async fn stack(more: &[(&str, &str)]) -> Stack {
 }
 
 /// A program that `tests/run` has installed.
-fn installed(program: &str) -> Command {
+pub fn installed(program: &str) -> Command {
     Command::new(workspace().join("target/venv/bin").join(program))
 }
 
 /// Returns `true` if the command succeeds; its output becomes this test's.
-async fn succeeds(mut command: Command) -> bool {
+pub async fn succeeds(mut command: Command) -> bool {
     let output = command
         .stdin(Stdio::null())
         .kill_on_drop(true)
@@ -242,7 +259,7 @@ async fn succeeds(mut command: Command) -> bool {
     output.status.success()
 }
 
-fn workspace() -> PathBuf {
+pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .expect("the workspace is above tests/")

@@ -14,18 +14,28 @@ import canonicaljson
 from autograph_utils import ExactMatch, MemoryCache, SignatureVerifier, decode_mozilla_hash
 
 
+def verifier(session, root, name):
+    return SignatureVerifier(session, MemoryCache(), decode_mozilla_hash(root), ExactMatch(name))
+
+
+async def check(verifier, changeset):
+    """The number of its signatures; raises unless each of them verifies."""
+    records = sorted(changeset["changes"], key=lambda record: record["id"])
+    content = {"data": records, "last_modified": str(changeset["timestamp"])}
+    text = canonicaljson.dumps(content).encode()
+    signatures = changeset["metadata"]["signatures"]
+    for signature in signatures:
+        await verifier.verify(text, signature["signature"], signature["x5u"])
+    return len(signatures)
+
+
 async def main(url, root, name):
     async with aiohttp.ClientSession() as session:
         async with session.get(f"{url}/changeset?_expected=0") as answer:
             changeset = await answer.json()
-        records = sorted(changeset["changes"], key=lambda record: record["id"])
-        content = {"data": records, "last_modified": str(changeset["timestamp"])}
-        text = canonicaljson.dumps(content).encode()
-        verifier = SignatureVerifier(session, MemoryCache(), decode_mozilla_hash(root), ExactMatch(name))
-        signatures = changeset["metadata"]["signatures"]
-        for signature in signatures:
-            await verifier.verify(text, signature["signature"], signature["x5u"])
-    print(f"{len(records)} records, {len(signatures)} signatures")
+        signatures = await check(verifier(session, root, name), changeset)
+    print(f"{len(changeset['changes'])} records, {signatures} signatures")
 
 
-asyncio.run(main(*sys.argv[1:]))
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

@@ -92,10 +92,20 @@ async fn nothing_is_lost_under_many_faults_while_partitions_commit_one_after_the
 }
 
 #[tokio::test]
-#[ignore = "needs the functions' binaries: tests/run"]
+#[ignore = "needs the functions' binaries and autograph-utils: tests/run"]
 async fn every_changeset_verifies_while_those_who_publish_are_killed() {
-    let arguments = ["--walks", "6", "--rounds", "3", "--isolation", "partition"];
-    run("publications.py", "publications", &arguments).await;
+    publications("publications", &["--walks", "6", "--rounds", "3"]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs the functions' binaries and autograph-utils: tests/run"]
+async fn every_changeset_verifies_while_a_large_publication_is_cut_short() {
+    let arguments = ["--measure", "600", "--kill", "--latency", "5"];
+    publications(
+        "publications-large",
+        &[&arguments[..], &["--partitions", "4"]].concat(),
+    )
+    .await;
 }
 
 /// Runs one of `tests/deployed/scenarios.py`.
@@ -119,10 +129,20 @@ async fn history(faults: &str, isolation: &str, seed: &str) {
     run("histories.py", &format!("{faults}-{isolation}"), &arguments).await;
 }
 
+/// Publications, verified by autograph-utils, which is in target/venv.
+async fn publications(name: &str, arguments: &[&str]) {
+    let python = workspace().join("target/venv/bin/python");
+    run_by(&python, "publications.py", name, arguments).await;
+}
+
 /// Runs a script, which prints its checks and fails if one does.
 async fn run(script: &str, name: &str, arguments: &[&str]) {
+    run_by(Path::new("python3"), script, name, arguments).await;
+}
+
+async fn run_by(python: &Path, script: &str, name: &str, arguments: &[&str]) {
     let logs = workspace().join("target/deployed").join(name);
-    let mut command = Command::new("python3");
+    let mut command = Command::new(python);
     command
         .arg(workspace().join("tests/deployed").join(script))
         .args(arguments)

@@ -9,6 +9,7 @@ mod races;
 mod rollback;
 mod settling;
 mod transitions;
+mod walks;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 

@@ -252,6 +252,12 @@ pub enum OriginTarget {
 }
 
 impl Origin {
+    /// Whether the stack itself writes, as a consequence of what a user wrote: events tell of the two apart.
+    fn is_of_plugin(&self) -> bool {
+        let user_id = self.user_id.as_deref();
+        user_id.is_some_and(|id| id.starts_with("plugin:"))
+    }
+
     fn uri(&self) -> String {
         match &self.target {
             OriginTarget::Object(uri) => uri.to_string(),
@@ -387,6 +393,7 @@ impl Events {
         let same = |event: &&mut Gathered| {
             event.list == *uri.list()
                 && event.action == action
+                && event.origin.is_of_plugin() == origin.is_of_plugin()
                 && event.review.is_none()
                 && event.is_truncated == is_truncated
         };

@@ -31,8 +31,11 @@ impl Progress {
         self.0.inc(objects);
     }
 
-    /// So many items were written, with write capacity units.
-    pub fn wrote(&self, _items: u64, _units: u64) {}
+    /// So many items were written in all, with write capacity units.
+    pub fn wrote(&self, items: u64, units: u64) {
+        let message = format!("; {items} items written with {units} write capacity units");
+        self.0.set_message(message);
+    }
 
     /// It ends.
     pub fn finish(&self) {

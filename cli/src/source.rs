@@ -12,10 +12,12 @@ use serde_json::{Map, Value};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::http::client::Client;
+use crate::http::history::history_of;
 use crate::http::mirror::Mirror;
+use crate::http::readers::Readers;
 use crate::http::reading::{self, ReadingError};
 use crate::progress::Progress;
-use crate::staging::entries::{HISTORY, Replaced};
+use crate::staging::entries::{HISTORY, ReplacedTime};
 use crate::staging::{Staging, StagingError};
 use crate::tls::{self, TlsError};
 use crate::yaml::{self, YamlError};
@@ -23,7 +25,8 @@ use crate::yaml::{self, YamlError};
 /// What nobody is told over HTTP.
 pub const NOT_OVER_HTTP: &str = "\
 Kinto's API does not show everything: permissions of objects in whose own `write` the user is not, what the user may
-not read, tombstones of lists of which only some objects are shared, grants by settings, attachments' files, history.";
+not read, tombstones of lists of which only some objects are shared, grants by settings, attachments' files, and who
+may see an entry of a history: that follows from permissions that other entries tell of.";
 
 /// What a file of kinto-wizard's lacks.
 pub const NOT_IN_YAML: &str = "\
@@ -211,7 +214,7 @@ pub fn from_ndjson(staging: &Staging, path: &Path) -> Result<()> {
         if let Some(bucket) = line["history"].as_str() {
             let id = line["id"].as_str().ok_or_else(malformed)?;
             let data = line.get("data").map(Value::to_string);
-            let replaced = Replaced::Said(line["replaces"].as_u64().map(Timestamp));
+            let replaced = ReplacedTime::Said(line["replaces"].as_u64().map(Timestamp));
             staging.add_entry(bucket, id, last_modified, data.as_deref(), replaced)?;
             let uri = format!("{bucket}/{HISTORY}/{id}");
             for reader in line["readers"].as_array().into_iter().flatten() {
@@ -263,8 +266,13 @@ pub async fn from_http(
     for list in &found.lists {
         from_mirror(staging, &mirror, list)?;
     }
+    // Where it is false nobody sees an entry but by the bucket.
+    let explicit = hello["settings"]["explicit_permissions"] != false;
+    for bucket in &found.histories {
+        history_from_mirror(staging, &mirror, bucket, explicit)?;
+    }
     for (list, refusal) in found.unreadable {
-        staging.note("not readable", &list.to_string(), &refusal)?;
+        staging.note("not readable", &list, &refusal)?;
     }
     for plugin in found.plugins {
         staging.note("not read", "plugin", &plugin)?;
@@ -298,6 +306,35 @@ fn from_mirror(staging: &Staging, mirror: &Mirror, list: &ListUri) -> Result<()>
     Ok(())
 }
 
+/// Takes in the history of a bucket, after the objects.
+fn history_from_mirror(
+    staging: &Staging,
+    mirror: &Mirror,
+    bucket: &ObjectUri,
+    explicit: bool,
+) -> Result<()> {
+    let history = history_of(bucket);
+    let bucket_name = bucket.to_string();
+    let mut readers = Readers::new(mirror, bucket)?;
+    mirror.by_time(&history, |entry| {
+        let (id, data) = (&*entry.id, entry.data.as_deref());
+        let (at, replaced) = (entry.last_modified, ReplacedTime::NotSaid);
+        staging.add_entry(&bucket_name, id, at, data, replaced)?;
+        let Some(data) = data.filter(|_| explicit) else {
+            return Ok(());
+        };
+        let uri = format!("{history}/{id}");
+        let (principals, are_all) = readers.of(data, at);
+        for principal in principals {
+            staging.add_ace(&uri, "read", &principal)?;
+        }
+        if !are_all {
+            staging.note("not told who may see it: entry of a history", &uri, "")?;
+        }
+        Ok(())
+    })
+}
+
 fn add_permissions(
     staging: &Staging,
     uri: &str,
@@ -328,7 +365,7 @@ pub fn from_yaml(staging: &Staging, path: &Path) -> Result<()> {
     let since_1970 = changed.duration_since(std::time::UNIX_EPOCH);
     let changed = since_1970.map_or(0, |since| since.as_millis() as u64);
     let mut without_time = 0;
-    let read = yaml::read(file, |mut object: yaml::Described| {
+    let read = yaml::read(file, |mut object: yaml::YamlObject| {
         let list = &object.list;
         let kind = list.kind().name();
         let uri = list.clone().object(&*object.id).to_string();
@@ -365,6 +402,12 @@ pub fn from_yaml(staging: &Staging, path: &Path) -> Result<()> {
 enum YamlFailure {
     Yaml(YamlError),
     Staging(StagingError),
+}
+
+impl From<rusqlite::Error> for SourceError {
+    fn from(error: rusqlite::Error) -> Self {
+        ReadingError::from(error).into()
+    }
 }
 
 impl From<YamlError> for YamlFailure {

@@ -1,5 +1,9 @@
 //! An export that DynamoDB made of a table itself (`ExportTableToPointInTime`, `DYNAMODB_JSON`), in S3 or in a directory.
 //!
+//! Its files are those of AWS's "DynamoDB table export output format". `manifest-summary.json`, written last, says what it is and
+//! how many items it has; each line of `manifest-files.json` names a data file, with its items and its MD5; a data file is compressed
+//! and has a line of JSON for each item. Nothing is taken of an export that is not what its manifests say.
+//!
 //! Its items come in no order, so all of them go into a table in a temporary file first, as they are; what that holds is
 //! then read as any table's.
 
@@ -7,24 +11,30 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use flate2::read::MultiGzDecoder;
 use kinto_local::{LocalAws, TABLE};
 use kinto_serverless::resource::{ListUri, ObjectUri};
-use kinto_serverless::store::history::{EntryContent, Stored};
+use kinto_serverless::store::history::{EntryContent, RawEntry};
 use kinto_serverless::store::{Content, Object, Store};
 use kinto_serverless::timestamp::Timestamp;
+use md5::{Digest, Md5};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::export::{self, ExportError, Format, export};
 use crate::s3::{S3Error, S3Object};
-use crate::staging::entries::{HISTORY, Replaced};
+use crate::staging::entries::{HISTORY, ReplacedTime};
 use crate::staging::{Staging, StagingError};
 
 /// Items that are put at once, and the most bytes of them, but for one.
 const BATCH: (usize, usize) = (500, 1 << 20);
 /// Bytes of a line at most: an item of 400 KB, with escapes.
 const MAX_LINE: u64 = 4 * 1024 * 1024;
+/// The type and the format of exports that can be imported.
+const FULL: &str = "FULL_EXPORT";
+const FORMAT: &str = "DYNAMODB_JSON";
 
 /// Why an export cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +60,7 @@ type Result<T> = std::result::Result<T, TableExportError>;
 
 /// Where an export lies.
 #[derive(Debug)]
-pub enum Place {
+pub enum ExportLocation {
     /// In S3.
     S3(S3Object),
     /// In a directory that `aws s3 cp --recursive` made.
@@ -62,6 +72,7 @@ pub enum Place {
 #[serde(rename_all = "camelCase")]
 struct Summary {
     output_format: String,
+    /// None in exports from before there were incremental ones.
     export_type: Option<String>,
     item_count: u64,
 }
@@ -70,10 +81,13 @@ struct Summary {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct DataFile {
+    item_count: u64,
+    /// Of the file as it lies there, in base64.
+    md5_checksum: String,
     data_file_s3_key: String,
 }
 
-impl Place {
+impl ExportLocation {
     /// The export in `s3://BUCKET/PREFIX/AWSDynamoDB/ID`, or in a directory.
     ///
     /// # Errors
@@ -95,56 +109,82 @@ impl Place {
             Self::Directory(directory) => Ok(directory.join(name)),
         }
     }
+
+    async fn text(&self, name: &str, temporary: &Path) -> Result<String> {
+        let path = self.file(name, temporary).await?;
+        std::fs::read_to_string(&path).map_err(|error| TableExportError::File(path, error))
+    }
 }
 
 /// Takes in all that an export holds.
 ///
 /// # Errors
 /// It is not there as a whole, is none of a whole table, or holds what our tables do not.
-pub async fn read(staging: &Staging, place: &Place) -> Result<()> {
+pub async fn read(staging: &Staging, place: &ExportLocation) -> Result<()> {
     let temporary = staging.directory().join("part");
-    let summary: Summary = {
-        let path = place.file("manifest-summary.json", &temporary).await?;
-        let text =
-            std::fs::read(&path).map_err(|error| TableExportError::File(path.clone(), error))?;
-        serde_json::from_slice(&text).map_err(|error| malformed(&path, error))?
-    };
-    let is_whole = summary.export_type.is_none_or(|of| of == "FULL_EXPORT");
-    if summary.output_format != "DYNAMODB_JSON" || !is_whole {
-        let what = "only a full export as DYNAMODB_JSON can be imported";
-        return Err(malformed(&temporary, what));
+    let summary_name = Path::new("manifest-summary.json");
+    let summary = place.text("manifest-summary.json", &temporary).await?;
+    let summary: Summary =
+        serde_json::from_str(&summary).map_err(|error| malformed(summary_name, error))?;
+    let kind = summary.export_type.as_deref().unwrap_or(FULL);
+    for (is, wanted) in [(kind, FULL), (&*summary.output_format, FORMAT)] {
+        if is != wanted {
+            let what = format!("the export is {is}, and only {wanted} can be imported");
+            return Err(malformed(summary_name, what));
+        }
     }
-    let files: Vec<DataFile> = {
-        let path = place.file("manifest-files.json", &temporary).await?;
-        let text = std::fs::read_to_string(&path);
-        let text = text.map_err(|error| TableExportError::File(path.clone(), error))?;
-        let files = text.lines().map(serde_json::from_str);
-        files
-            .collect::<std::result::Result<_, _>>()
-            .map_err(|error| malformed(&path, error))?
-    };
+    let files = place.text("manifest-files.json", &temporary).await?;
+    let files = files.lines().map(serde_json::from_str);
+    let files = files.collect::<std::result::Result<Vec<DataFile>, _>>();
+    let files = files.map_err(|error| malformed(Path::new("manifest-files.json"), error))?;
     let table = staging.directory().join("table.db");
     let aws = LocalAws::open_for_import(&table.to_string_lossy()).map_err(of_table)?;
     aws.create_table(TABLE).map_err(of_table)?;
     let mut count = 0;
     for file in files {
         let name = file.data_file_s3_key.rsplit('/').next().unwrap_or_default();
-        let path = place.file(&format!("data/{name}"), &temporary).await?;
-        count += put_all(&aws, &path)?;
+        let name = format!("data/{name}");
+        let path = place.file(&name, &temporary).await?;
+        if md5_of(&path)? != file.md5_checksum {
+            return Err(malformed(Path::new(&name), "its MD5 is not the manifest's"));
+        }
+        let items = put_all(&aws, &path)?;
+        check_count(Path::new(&name), items, file.item_count)?;
+        count += items;
     }
-    if count != summary.item_count {
-        let what = format!("{count} items, not {}", summary.item_count);
-        return Err(malformed(&temporary, what));
-    }
+    check_count(summary_name, count, summary.item_count)?;
     let store = Store::new(aws.dynamodb(), TABLE);
     export(&store, &mut ToStaging(staging)).await?;
     Ok(())
+}
+
+fn check_count(path: &Path, found: u64, told: u64) -> Result<()> {
+    match found == told {
+        true => Ok(()),
+        false => Err(malformed(path, format!("{found} items, not {told}"))),
+    }
+}
+
+fn md5_of(path: &Path) -> Result<String> {
+    let failed = |error| TableExportError::File(path.to_owned(), error);
+    let mut file = File::open(path).map_err(failed)?;
+    let (mut md5, mut part) = (Md5::new(), vec![0; 1 << 16]);
+    loop {
+        match file.read(&mut part).map_err(failed)? {
+            0 => return Ok(BASE64.encode(md5.finalize())),
+            count => md5.update(&part[..count]),
+        }
+    }
 }
 
 /// Puts the items of a file into the table; how many these are.
 fn put_all(aws: &LocalAws, path: &Path) -> Result<u64> {
     let failed = |error| TableExportError::File(path.to_owned(), error);
     let file = File::open(path).map_err(failed)?;
+    // Of a partition without items there may be a file without a byte.
+    if file.metadata().map_err(failed)?.len() == 0 {
+        return Ok(0);
+    }
     let mut lines = BufReader::with_capacity(1 << 16, MultiGzDecoder::new(file));
     let (mut line, mut puts, mut waiting, mut count) = (String::new(), String::new(), 0, 0);
     loop {
@@ -222,12 +262,12 @@ impl Format for ToStaging<'_> {
     fn entry(
         &mut self,
         bucket: &ObjectUri,
-        entry: &Stored,
+        entry: &RawEntry,
         content: &EntryContent,
     ) -> export::Result<()> {
         let (bucket, id, at) = (bucket.to_string(), &*entry.id, entry.time);
         let data = (!entry.is_deleted).then(|| Value::Object(content.shown.clone()).to_string());
-        let replaced = Replaced::Said(content.replaces);
+        let replaced = ReplacedTime::Said(content.replaces);
         self.0
             .add_entry(&bucket, id, at, data.as_deref(), replaced)?;
         let uri = format!("{bucket}/{HISTORY}/{id}");

@@ -2,11 +2,11 @@
 
 use kinto_cli::http::client::Client;
 use kinto_cli::http::mirror::Mirror;
-use kinto_cli::http::reading::{self, Found, Options, ReadingError};
+use kinto_cli::http::reading::{self, Options, ReadReport, ReadingError};
 use kinto_cli::progress::Progress;
-use kinto_serverless::resource::ListUri;
+use kinto_serverless::resource::{ListUri, ObjectUri};
 use serde_json::{Value, json};
-use wiremock::matchers::{method, path, query_param};
+use wiremock::matchers::{method, path, query_param, query_param_is_missing};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 async fn kinto() -> MockServer {
@@ -40,7 +40,9 @@ fn head(count: u64) -> ResponseTemplate {
 }
 
 /// What is read with credentials, and the copy.
-async fn read(server: &MockServer) -> (Result<Found, ReadingError>, Mirror, tempfile::TempDir) {
+async fn read(
+    server: &MockServer,
+) -> (Result<ReadReport, ReadingError>, Mirror, tempfile::TempDir) {
     let client = Client::new(&server.uri(), Some("alice:secret")).expect("the URL is one");
     let hello = client.hello().await.expect("it answers");
     let directory = tempfile::tempdir().expect("a new copy opens");
@@ -117,4 +119,103 @@ async fn a_list_that_never_shows_what_it_counts_is_told_of() {
         ),
         "{error}"
     );
+}
+
+const HISTORY: &str = "/buckets/b/history";
+
+/// A Kinto with one bucket, and nothing in it but a history.
+async fn kinto_with_history() -> MockServer {
+    let server = MockServer::start().await;
+    let hello = json!({"settings": {}, "capabilities": {"history": {}}});
+    let json = |body: Value| ResponseTemplate::new(200).set_body_json(body);
+    answer(&server, "GET", "/v1/", json(hello)).await;
+    let bucket = json!([{"id": "b", "last_modified": 9}]);
+    answer(&server, "GET", "/v1/buckets", list(bucket)).await;
+    answer(&server, "HEAD", "/v1/buckets", head(1)).await;
+    let permissions = json!({"data": {}, "permissions": {"write": ["alice"]}});
+    let batch = json!({"responses": [{"status": 200, "body": permissions}]});
+    answer(&server, "POST", "/v1/batch", json(batch)).await;
+    for lists in ["/v1/buckets/b/groups", "/v1/buckets/b/collections"] {
+        answer(&server, "GET", lists, list(json!([]))).await;
+        answer(&server, "HEAD", lists, head(0)).await;
+    }
+    server
+}
+
+/// Answers for the history since a time, on the page of a token, where the last entry is at 30 and nothing is certain after 25.
+async fn history(server: &MockServer, since: &str, token: Option<&str>, times: &[u64], next: &str) {
+    let entries = times.iter().enumerate().map(|(number, time)| {
+        json!({"id": format!("{since}-{}-{number}", token.is_some()), "last_modified": time})
+    });
+    let answer = list(entries.collect()).append_header("ETag", "\"25\"");
+    let answer = match next {
+        "" => answer,
+        next => answer.append_header("Next-Page", next),
+    };
+    let mock = Mock::given(method("GET")).and(path(format!("/v1{HISTORY}")));
+    let mock = mock.and(query_param("_since", since));
+    let mock = match token {
+        Some(token) => mock.and(query_param("_token", token)),
+        None => mock.and(query_param_is_missing("_token")),
+    };
+    mock.respond_with(answer).mount(server).await;
+}
+
+/// The history begins with an entry of that time.
+async fn begins(server: &MockServer, time: u64) {
+    let first = Mock::given(method("GET")).and(path(format!("/v1{HISTORY}")));
+    let first = first.and(query_param("_limit", "1"));
+    let first = first.respond_with(list(json!([{"id": "first", "last_modified": time}])));
+    first.mount(server).await;
+}
+
+/// Reads into a copy that is there already.
+async fn read_on(server: &MockServer, mirror: &mut Mirror) -> Found {
+    let client = Client::new(&server.uri(), Some("alice:secret")).unwrap();
+    let hello = client.hello().await.unwrap();
+    let (options, progress) = (Options::default(), Progress::reading());
+    let found = reading::read(&client, &hello, mirror, &options, &progress).await;
+    found.unwrap()
+}
+
+fn times(mirror: &Mirror) -> Vec<u64> {
+    let mut times = vec![];
+    let visited: rusqlite::Result<()> = mirror.by_time(&HISTORY, |entry| {
+        times.push(entry.last_modified.0);
+        Ok(())
+    });
+    visited.unwrap();
+    times
+}
+
+#[tokio::test]
+async fn a_history_is_read_with_entries_of_one_time_and_again_from_where_it_is_certain() {
+    let server = kinto_with_history().await;
+    // The server calls itself otherwise than we do.
+    let next = "http://inside:8888/v1/buckets/b/history?_since=0&_token=a%2Bb";
+    history(&server, "0", None, &[10, 20], next).await;
+    history(&server, "0", Some("a+b"), &[20, 30], "").await;
+    let (found, mut mirror, _directory) = read(&server).await;
+    assert_eq!(found.unwrap().histories, [ObjectUri::bucket("b")]);
+    assert_eq!(times(&mirror), [10, 20, 20, 30]);
+    assert_eq!(mirror.reached(&HISTORY).unwrap().0, 25);
+
+    history(&server, "25", None, &[28, 30], "").await;
+    begins(&server, 10).await;
+    read_on(&server, &mut mirror).await;
+    assert_eq!(times(&mirror), [10, 20, 20, 28, 30, 30]);
+}
+
+#[tokio::test]
+async fn a_history_that_begins_otherwise_is_read_anew() {
+    let server = kinto_with_history().await;
+    history(&server, "0", None, &[10, 20], "").await;
+    let (_, mut mirror, _directory) = read(&server).await;
+    let server = kinto_with_history().await;
+    history(&server, "20", None, &[40], "").await;
+    history(&server, "25", None, &[40], "").await;
+    history(&server, "0", None, &[35, 40], "").await;
+    begins(&server, 35).await;
+    read_on(&server, &mut mirror).await;
+    assert_eq!(times(&mirror), [35, 40]);
 }

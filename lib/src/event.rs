@@ -1,6 +1,6 @@
 //! `ResourceChanged`: the event of writes, as listeners receive it (Kinto 26.5, `core/events.py`).
 //!
-//! One event covers all changes of one transaction to the objects of one list by one action. What a write does to a
+//! One event covers all changes of one transaction to the objects of one list by one action of one user. What a write does to a
 //! review has an event of its own behind them, which says so in [`Review`] (Remote Settings).
 
 use std::collections::BTreeMap;
@@ -111,7 +111,7 @@ pub struct Review {
     pub changes_size_bytes: Option<usize>,
 }
 
-/// All changes to the objects of one list, by one action, in one transaction.
+/// All changes to the objects of one list, by one action of one user, in one transaction.
 ///
 /// Its JSON is Kinto's payload with `impacted_records`, and with fields that Kinto lacks: `id`, `date`,
 /// `impacted_uris`.
@@ -123,9 +123,10 @@ pub struct ResourceChanged {
     pub timestamp: Timestamp,
     /// The action.
     pub action: Action,
-    /// The URI of the request: the object, or the list. In a batch, the first request's.
+    /// The URI of the request: the object, or the list. In a batch, that of the user's first request that did so.
     pub uri: String,
-    /// The user; `null` if anonymous. In a batch, the first request's.
+    /// The user who did all of it; `null` if anonymous. What the stack does itself is not the user's (in Kinto, too), and a batch
+    /// whose requests have credentials of their own has events for each user (in Kinto they are the first one's).
     pub user_id: Option<String>,
     /// The kind of the objects: `bucket`, `group`, `collection`, `record` or `account`.
     pub resource_name: String,
@@ -252,12 +253,6 @@ pub enum OriginTarget {
 }
 
 impl Origin {
-    /// Whether the stack itself writes, as a consequence of what a user wrote: events tell of the two apart.
-    fn is_of_plugin(&self) -> bool {
-        let user_id = self.user_id.as_deref();
-        user_id.is_some_and(|id| id.starts_with("plugin:"))
-    }
-
     fn uri(&self) -> String {
         match &self.target {
             OriginTarget::Object(uri) => uri.to_string(),
@@ -281,7 +276,7 @@ impl Origin {
 
 /// An event under construction.
 #[derive(Clone, Debug)]
-struct Gathered {
+struct PendingEvent {
     id: String,
     list: ListUri,
     action: Action,
@@ -296,7 +291,7 @@ struct Gathered {
     is_truncated: bool,
 }
 
-impl Gathered {
+impl PendingEvent {
     fn to_event(
         &self,
         date: Timestamp,
@@ -331,7 +326,7 @@ pub struct Events {
     /// The request in progress; without one, no events are gathered.
     origin: Option<Origin>,
     requests: usize,
-    gathered: Vec<Gathered>,
+    gathered: Vec<PendingEvent>,
 }
 
 impl Events {
@@ -390,10 +385,10 @@ impl Events {
         is_truncated: bool,
     ) {
         let Some(origin) = &self.origin else { return };
-        let same = |event: &&mut Gathered| {
+        let same = |event: &&mut PendingEvent| {
             event.list == *uri.list()
                 && event.action == action
-                && event.origin.is_of_plugin() == origin.is_of_plugin()
+                && event.origin.user_id == origin.user_id
                 && event.review.is_none()
                 && event.is_truncated == is_truncated
         };
@@ -404,7 +399,7 @@ impl Events {
                 }
                 event.impacted.push((uri.clone(), impacted));
             }
-            None => self.gathered.push(Gathered {
+            None => self.gathered.push(PendingEvent {
                 id: Uuid::new_v4().to_string(),
                 list: uri.list().clone(),
                 action,
@@ -430,7 +425,7 @@ impl Events {
         if !self.wanted {
             return;
         }
-        self.gathered.push(Gathered {
+        self.gathered.push(PendingEvent {
             id: Uuid::new_v4().to_string(),
             list: uri.list().clone(),
             action: Action::Update,
@@ -447,7 +442,7 @@ impl Events {
     }
 
     /// Those of writes, then those of reviews.
-    fn in_order(&self) -> impl Iterator<Item = &Gathered> {
+    fn in_order(&self) -> impl Iterator<Item = &PendingEvent> {
         let (writes, reviews): (Vec<_>, Vec<_>) = self
             .gathered
             .iter()

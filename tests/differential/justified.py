@@ -190,6 +190,11 @@ def private(sent, kinto, ours, difference):
     return difference.ours == f"private, {difference.kinto}"
 
 
+def told_by_user(sent, kinto, ours, difference):
+    """Of events of batches whose requests have credentials of their own."""
+    return "/batch" in sent.url and b'"Authorization"' in sent.body and difference.where.startswith("events")
+
+
 def told_again(sent, kinto, ours, difference):
     return difference.where == "events again"
 
@@ -326,6 +331,11 @@ JUSTIFIED = [
         "A request that meets another's write is decided and told again; here the aggregator's, which closes the lists "
         "of a deleted bucket",
         told_again,
+        ends=False,
+    ),
+    Justified(
+        "An event names who did what it tells of; in Kinto a batch's first user, whoever sends its other requests",
+        told_by_user,
         ends=False,
     ),
     Justified(

@@ -242,12 +242,12 @@ async fn stack(more: &[(&str, &str)]) -> Stack {
 }
 
 /// A program that `tests/run` has installed.
-fn installed(program: &str) -> Command {
+pub fn installed(program: &str) -> Command {
     Command::new(workspace().join("target/venv/bin").join(program))
 }
 
 /// Returns `true` if the command succeeds; its output becomes this test's.
-async fn succeeds(mut command: Command) -> bool {
+pub async fn succeeds(mut command: Command) -> bool {
     let output = command
         .stdin(Stdio::null())
         .kill_on_drop(true)
@@ -259,7 +259,7 @@ async fn succeeds(mut command: Command) -> bool {
     output.status.success()
 }
 
-fn workspace() -> PathBuf {
+pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .expect("the workspace is above tests/")

@@ -4,10 +4,11 @@
 
 Kinto is filled by the random sequences of tests/differential. Then each user who sent requests, and nobody, gets every
 object, list and history that there is or was, from Kinto first and from the stack after the import: a sample, or with `--all`
-everything. The verifier has to find each of the damages of `damages.py`, and with `--all` so do the answers; an import that is killed and begun again has to come to the same.
+everything, by several processes at once. The verifier has to find each of the damages of `damages.py`, and with `--all` so do the answers; an import that is killed and begun again has to come to the same.
 """
 
 import argparse
+import os
 import random
 import re
 import shutil
@@ -15,11 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 
 from sides import (
-    HOST, SETTINGS, Stack, ask, compare, differences, fill, fill_accounts, questions, questions_of_history, run, send, storage, with_heads
+    HOST, SETTINGS, Stack, ask, compare, differences, fill, fill_accounts, look, questions, questions_of_history, run, send, storage, with_heads
 )
 
+from crowd import Crowd
 from damages import DAMAGES
 from postgres import Postgres
 from servers import Kinto
@@ -96,7 +99,9 @@ def main():
     def step(text):
         print(f"{time.monotonic() - begin:6.1f} s: {text}", flush=True)
 
-    with tempfile.TemporaryDirectory() as directory, Postgres(directory) as postgres:
+    with ExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory())
+        postgres = stack.enter_context(Postgres(directory))
         url = postgres.url("kinto")
         kinto = Kinto(HOST, {**SETTINGS, **storage(url)})
         for backend in kinto.backends:
@@ -105,11 +110,17 @@ def main():
         fill_accounts(kinto, 6)
         chances = (1, 1, 1) if arguments.all else (0.05, 0.1, 0.1)
         asked = [*questions(postgres, runs, chances[0]), *questions_of_history(postgres, runs, chances[1])]
-        asked = list(with_heads(asked, chances[2]))
-        # The first look at a list gives it a time.
-        for question in asked:
-            ask(kinto, question)
-        answers = {question: ask(kinto, question) for question in asked}
+        asked = list(dict.fromkeys(with_heads(asked, chances[2])))
+        look(kinto, postgres)
+        crowd = stack.enter_context(Crowd()) if arguments.all else None
+
+        def answers_of_kinto():
+            return crowd.answers(url, asked) if crowd else {question: ask(kinto, question) for question in asked}
+
+        def compare_with(server):
+            return list(crowd.differences(f"http://{server.host}", answers)) if crowd else compare(answers, server)
+
+        answers = answers_of_kinto()
         count = sum(1 for answer in answers.values() if answer[0] == 200)
         of_history = [question for question in answers if "/history" in question[1] or "/snapshot" in question[1]]
         told_of_history = sum(1 for question in of_history if answers[question][0] == 200)
@@ -123,7 +134,7 @@ def main():
         assert " 0 items written" in again, again
         run(arguments.program, "verify", url, "--data", data)
         with Stack(arguments.local, data) as server:
-            findings = compare(answers, server)
+            findings = compare_with(server)
         for finding in findings[:10]:
             print(finding)
         step(f"{len(findings)} differences")
@@ -131,19 +142,23 @@ def main():
             sys.exit(1)
 
         # The comparisons are tried themselves: a copy is equal, and a damaged one is not.
-        def answers_differ():
+        def answers_differ(near):
             copy = Kinto(HOST, {**SETTINGS, **storage(postgres.url("damaged"))})
-            return next(differences(answers, copy), None)
+            # Of what was damaged first: there a difference is found soon.
+            ordered = sorted(answers.items(), key=lambda answer: -len(os.path.commonprefix([answer[0][1], near])))
+            return next(differences(dict(ordered), copy), None)
 
         postgres.dump("kinto", "damaged")
         run(arguments.program, "verify", postgres.url("damaged"), "--data", data)
         if arguments.all:
-            found = answers_differ()
+            found = next(crowd.differences(postgres.url("damaged"), answers), None)
             assert found is None, f"a copy differs: {found}"
+            step("a copy is equal")
         missed = []
         for name, statement in DAMAGES:
             postgres.copy("kinto", "damaged")
-            if not postgres.execute(statement, "damaged"):
+            near = postgres.damage(statement, "damaged")
+            if near is None:
                 missed.append(f"{name}: nothing to damage")
                 continue
             done = subprocess.run(
@@ -151,7 +166,7 @@ def main():
             )
             if done.returncode != 1:
                 missed.append(f"{name}: {done.returncode}\n{done.stdout}{done.stderr}")
-            if arguments.all and answers_differ() is None:
+            if arguments.all and answers_differ(near) is None:
                 missed.append(f"{name}: no answer differs")
         step(f"{len(DAMAGES)} damages, {len(missed)} missed")
         if missed:
@@ -183,12 +198,11 @@ def main():
 
         fill(kinto, 4, f"{arguments.seed}later")
         postgres.execute("DELETE FROM objects WHERE deleted AND resource_name = 'record'", "kinto")
-        for question in asked:
-            ask(kinto, question)
-        answers = {question: ask(kinto, question) for question in asked}
+        look(kinto, postgres)
+        answers = answers_of_kinto()
         step(run(arguments.program, "import", url, "--data", killed, "--leave-out").strip())
         with Stack(arguments.local, killed) as server:
-            findings = [finding for finding in compare(answers, server) if "/records" not in finding and "/snapshot" not in finding]
+            findings = [finding for finding in compare_with(server) if "/records" not in finding and "/snapshot" not in finding]
         for finding in findings[:10]:
             print(finding)
         step(f"caught up, {len(findings)} differences")

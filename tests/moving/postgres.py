@@ -55,16 +55,26 @@ class Postgres:
     def copy(self, database, name):
         """A copy of a database, in the place of one of that name. Nobody is connected to it meanwhile."""
         idle = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'"
-        self.maintain(f"DROP DATABASE IF EXISTS {name}", idle, f"CREATE DATABASE {name} TEMPLATE {database}")
+        self.maintain(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", idle, f"CREATE DATABASE {name} TEMPLATE {database}")
 
     def dump(self, database, name):
         """A copy of a database as `pg_dump` takes it along."""
-        self.maintain(f"DROP DATABASE IF EXISTS {name}", f"CREATE DATABASE {name}")
+        self.maintain(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", f"CREATE DATABASE {name}")
         dump = [os.path.join(self.programs, "pg_dump"), self.url(database)]
         with subprocess.Popen(dump, stdout=subprocess.PIPE) as dumped:
             load = [os.path.join(self.programs, "psql"), "--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1", self.url(name)]
             subprocess.run(load, stdin=dumped.stdout, stdout=subprocess.DEVNULL, check=True)
         assert dumped.returncode == 0
+
+    def damage(self, statement, database):
+        """Runs a statement that changes one row; the path of the object that the row is of, `None` where it changed none."""
+        if "timestamps" in statement:
+            return "/buckets" if self.execute(statement, database) else None
+        path = "CASE resource_name WHEN 'account' THEN '' ELSE parent_id END || '/' || resource_name || 's/' || id"
+        if "objects" not in statement.split("WHERE")[0]:
+            path = "object_id"
+        rows = self.rows(f"{statement} RETURNING {path}", database)
+        return rows[0][0] if rows else None
 
     def execute(self, statement, database):
         """Runs a statement; how many rows it changed."""
@@ -80,5 +90,6 @@ class Postgres:
         with connection, connection.cursor() as cursor:
             cursor.execute(query)
             found = cursor.fetchall()
+        connection.commit()
         connection.close()
         return found

@@ -5,6 +5,7 @@
 
 import base64
 import gzip
+import hashlib
 import json
 import os
 import socket
@@ -46,22 +47,42 @@ def create_table(dynamodb):
     )
 
 
-def as_dynamodb_exports(dynamodb, s3, prefix):
-    """What `ExportTableToPointInTime` writes, as AWS documents it: items in no order, in compressed files that a manifest names."""
+def as_dynamodb_exports(dynamodb, s3, export):
+    """What `ExportTableToPointInTime` writes, which no emulator does.
+
+    Names and fields are those of AWS's page "DynamoDB table export output format", where the documented `md5Checksum` and `etag` of a
+    file show that the former is of the object as it is stored: an object of one part has the MD5 of its MD5 as its `ETag`. The files
+    `.md5`, which that page calls `.checksum`, and files of partitions without items are as in exports of AWS that others describe.
+    """
+    prefix = f"kinto/AWSDynamoDB/{export}"
     pages = dynamodb.get_paginator("scan").paginate(TableName="kinto")
     items = [item for page in pages for item in page["Items"]]
     items.reverse()
     binary = lambda value: base64.b64encode(value).decode()  # noqa: E731
     files = []
-    for number in range(3):
-        lines = "".join(json.dumps({"Item": item}, default=binary) + "\n" for item in items[number::3])
-        key = f"{prefix}/data/part{number}.json.gz"
-        s3.put_object(Bucket="backups", Key=key, Body=gzip.compress(lines.encode()))
-        files.append(json.dumps({"itemCount": len(items[number::3]), "md5Checksum": "", "etag": "", "dataFileS3Key": key}) + "\n")
-    s3.put_object(Bucket="backups", Key=f"{prefix}/manifest-files.json", Body="".join(files))
-    summary = {"version": "2023-08-01", "exportType": "FULL_EXPORT", "outputFormat": "DYNAMODB_JSON", "itemCount": len(items), "manifestFilesS3Key": f"{prefix}/manifest-files.json"}
-    s3.put_object(Bucket="backups", Key=f"{prefix}/manifest-summary.json", Body=json.dumps(summary))
-    return summary
+    for number in range(5):
+        some = items[number::3] if number < 3 else []
+        lines = ["".join(json.dumps({"Item": item}, default=binary) + "\n" for item in half) for half in (some[:7], some[7:])]
+        # Of several members, of none, and without a byte.
+        body = b"".join(gzip.compress(half.encode()) for half in lines) if number < 4 else b""
+        key = f"{prefix}/data/{number}bafybeiczss3yxay3o4abn.json.gz"
+        s3.put_object(Bucket="backups", Key=key, Body=body)
+        md5 = hashlib.md5(body).digest()
+        file = {"itemCount": len(some), "md5Checksum": base64.b64encode(md5).decode(), "etag": f"{hashlib.md5(md5).hexdigest()}-1", "dataFileS3Key": key}
+        files.append(json.dumps(file) + "\n")
+    summary = {
+        "version": "2023-08-01", "exportArn": f"arn:aws:dynamodb:us-east-1:123456789012:table/kinto/export/{export}",
+        "startTime": "2026-11-04T07:28:34.028Z", "endTime": "2026-11-04T07:33:43.897Z", "exportTime": "2026-11-04T07:28:34.028Z",
+        "tableArn": "arn:aws:dynamodb:us-east-1:123456789012:table/kinto", "tableId": "12345a12-abcd-123a-ab12-1234abc12345",
+        "s3Bucket": "backups", "s3Prefix": "kinto", "s3SseAlgorithm": "AES256", "s3SseKmsKeyId": None,
+        "manifestFilesS3Key": f"{prefix}/manifest-files.json", "billedSizeBytes": 0, "itemCount": len(items),
+        "outputFormat": "DYNAMODB_JSON", "exportType": "FULL_EXPORT",
+    }
+    s3.put_object(Bucket="backups", Key=f"{prefix}/_started", Body=b"")
+    for name, text in (("files", "".join(files)), ("summary", json.dumps(summary))):
+        s3.put_object(Bucket="backups", Key=f"{prefix}/manifest-{name}.json", Body=text)
+        s3.put_object(Bucket="backups", Key=f"{prefix}/manifest-{name}.md5", Body=base64.b64encode(hashlib.md5(text.encode()).digest()))
+    return summary, files
 
 
 def check_dynamodb_export(program, directory, s3, endpoint):
@@ -71,8 +92,9 @@ def check_dynamodb_export(program, directory, s3, endpoint):
     write(source, 60, 300)
     run(program, "import", source, "--table", "kinto")
     run(program, "verify", source, "--table", "kinto")
-    prefix = "kinto/AWSDynamoDB/01700000000000-abcdef"
-    summary = as_dynamodb_exports(dynamodb, s3, prefix)
+    export = "01700000000000-a1b2c3d4"
+    prefix = f"kinto/AWSDynamoDB/{export}"
+    summary, files = as_dynamodb_exports(dynamodb, s3, export)
     data = ["--data", f"{directory}/three.db"]
     run(program, "import", "--from-dynamodb-export", f"s3://backups/{prefix}", *data)
     run(program, "verify", source, *data)
@@ -85,14 +107,36 @@ def check_dynamodb_export(program, directory, s3, endpoint):
     raised = ["--data", f"{directory}/two.db", "--raise-timestamps"]
     run(program, "import", "--from-dynamodb-export", f"s3://backups/{prefix}", *raised)
     # Not whole, not there, of another form.
-    for changed in ({"itemCount": summary["itemCount"] + 1}, {"outputFormat": "ION"}, {"exportType": "INCREMENTAL_EXPORT"}, {"itemCount": "x"}):
-        s3.put_object(Bucket="backups", Key=f"{prefix}/manifest-summary.json", Body=json.dumps({**summary, **changed}))
-        run(program, "import", "--from-dynamodb-export", f"s3://backups/{prefix}", *data, expected=2)
-    s3.put_object(Bucket="backups", Key=f"{prefix}/manifest-summary.json", Body=json.dumps(summary))
-    s3.put_object(Bucket="backups", Key=f"{prefix}/data/part1.json.gz", Body=gzip.compress(b'{"Item": {"pk": 1}}'))
-    run(program, "import", "--from-dynamodb-export", f"s3://backups/{prefix}", *data, expected=2)
+    def refused(*expected):
+        command = [program, "import", "--from-dynamodb-export", f"s3://backups/{prefix}", *data]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 2 and all(text in done.stderr for text in expected), done
+
+    def put(name, body):
+        s3.put_object(Bucket="backups", Key=f"{prefix}/{name}", Body=body)
+
+    for changed, *expected in (
+        ({"itemCount": summary["itemCount"] + 1}, "items, not"), ({"outputFormat": "ION"}, "ION"), ({"itemCount": "x"}, "manifest-summary"),
+        ({"exportType": "INCREMENTAL_EXPORT", "outputView": "NEW_AND_OLD_IMAGES", "exportFromTime": "2026-11-04T07:28:34.028Z"}, "INCREMENTAL_EXPORT", "FULL_EXPORT"),
+    ):
+        put("manifest-summary.json", json.dumps({**summary, **changed}))
+        refused(*expected)
+    # As before there were incremental ones.
+    put("manifest-summary.json", json.dumps({name: value for name, value in summary.items() if name != "exportType"} | {"version": "2020-06-30"}))
+    run(program, "verify", "--from-dynamodb-export", f"s3://backups/{prefix}", *data)
+    first = json.loads(files[0])
+    for changed, expected in (({"md5Checksum": "sQMSpEILNgoQmarvDFonGQ=="}, "MD5"), ({"itemCount": 1}, "items, not 1")):
+        put("manifest-files.json", json.dumps({**first, **changed}) + "\n" + "".join(files[1:]))
+        refused(expected)
+    put("manifest-files.json", "".join(files[1:]))
+    refused("items, not")
+    body = gzip.compress(b'{"Item": {"pk": 1}}')
+    file = {**first, "itemCount": 1, "md5Checksum": base64.b64encode(hashlib.md5(body).digest()).decode()}
+    put(first["dataFileS3Key"].removeprefix(f"{prefix}/"), body)
+    put("manifest-files.json", json.dumps(file) + "\n")
+    refused()
     s3.delete_object(Bucket="backups", Key=f"{prefix}/manifest-summary.json")
-    run(program, "import", "--from-dynamodb-export", f"s3://backups/{prefix}", *data, expected=2)
+    refused()
     run(program, "verify", source, *data)
     print(f"{summary['itemCount']} items of an export as DynamoDB makes it")
 

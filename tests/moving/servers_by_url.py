@@ -19,7 +19,7 @@ from servers import Kinto
 COLLECTION = "/buckets/of-account1/collections/c"
 # Each by the creator of what it changes, with what is to be told of it.
 CHANGES = [
-    ("PATCH", f"{COLLECTION}/records/r1", {"data": {"n": 5}}, ["data", "last_modified", "timestamp of a list", "changes of a changeset"]),
+    ("PATCH", f"{COLLECTION}/records/r1", {"data": {"n": 5}}, ["data", "last_modified", "timestamp of a list", "changes of a changeset", "entry of a history that the source lacks"]),
     ("PATCH", f"{COLLECTION}/records/r1", {"permissions": {"read": ["mallory"]}}, ["permissions", "last_modified"]),
     ("DELETE", f"{COLLECTION}/records/r1", None, ["object that is deleted", "timestamp of a changeset"]),
     ("PUT", f"{COLLECTION}/records/new", {"data": {}}, ["object that the source lacks", "entry of the monitor"]),
@@ -28,6 +28,7 @@ CHANGES = [
     ("DELETE", COLLECTION, None, ["object that is deleted"]),
     ("PATCH", "/buckets/of-account1/groups/g", {"data": {"members": ["mallory"]}}, ["data"]),
     ("PUT", "/buckets/more", None, ["object that the source lacks"]),
+    ("DELETE", "/buckets/of-account1/history?resource_name=group", None, ["entry of a history"]),
 ]
 
 

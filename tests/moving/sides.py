@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "differential"))
 
+import transaction
 import waitress
 from comparison import Comparison
 from generator import Generator
@@ -96,6 +97,17 @@ def fill_accounts(kinto, count):
     send(kinto, "DELETE", "/buckets/of-account4", "account4")
 
 
+def look(kinto, postgres):
+    """Looks at every list there is. The first look at a list gives it a time in Kinto."""
+    lists = {("", "bucket")}
+    for kind, parent, name in postgres.rows("SELECT resource_name, parent_id, id FROM objects WHERE resource_name IN ('bucket', 'collection')"):
+        uri = f"{parent}/{kind}s/{name}"
+        lists |= {(uri, "record")} if kind == "collection" else {(uri, "group"), (uri, "collection"), (uri, "history")}
+    with transaction.manager:
+        for parent, kind in sorted(lists):
+            kinto.app.registry.storage.resource_timestamp(kind, parent)
+
+
 def send(server, method, url, user, body=None):
     headers = {"Content-Type": "application/json"} if body else {}
     if user:
@@ -174,10 +186,10 @@ def questions_of_history(postgres, runs, chance):
 
 
 def with_heads(asked, chance):
-    """The questions, and `HEAD` for some of them."""
+    """The questions, and `HEAD` for some of them: fewer of those with a query."""
     for question in asked:
         yield question
-        if random.random() < chance:
+        if random.random() < (min(chance, 0.1) if "?" in question[1] else chance):
             yield *question, "HEAD"
 
 

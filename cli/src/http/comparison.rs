@@ -1,17 +1,19 @@
 //! Two Kintos compared by what their APIs show one user: every object, the timestamps of lists, changesets with their
-//! signatures, and the monitor.
+//! signatures, the monitor, and histories.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::path::PathBuf;
 
-use kinto_serverless::resource::{Kind, ListUri, ObjectUri};
+use kinto_serverless::resource::{Kind, ObjectUri};
 use reqwest::StatusCode;
 use serde_json::{Map, Value};
 
 use super::client::{Client, HttpError};
+use super::history::history_of;
 use super::mirror::{Mirror, Mirrored};
-use super::reading::{self, Found, Options, ReadingError};
+use super::reading::{self, Options, ReadReport, ReadingError};
 use crate::progress::Progress;
 use crate::sync::Differences;
 
@@ -25,7 +27,7 @@ struct Side<'a> {
     client: &'a Client,
     hello: Value,
     mirror: Mirror,
-    found: Found,
+    found: ReadReport,
 }
 
 impl<'a> Side<'a> {
@@ -107,13 +109,32 @@ fn compare_lists(source: &Side<'_>, target: &Side<'_>, found: &mut Differences) 
         if source.mirror.timestamp(list)? != target.mirror.timestamp(list)? {
             found.add("timestamp of a list", list);
         }
-        compare_objects(list, source, target, found)?;
+        compare_objects(list, Some(list.kind()), source, target, found)?;
+    }
+    compare_histories(source, target, found)
+}
+
+/// Compares the histories of the buckets that both have. A source without histories has none to compare.
+fn compare_histories(source: &Side<'_>, target: &Side<'_>, found: &mut Differences) -> Result<()> {
+    let histories = |side: &Side<'_>| {
+        let histories = side.found.histories.iter();
+        histories.cloned().collect::<BTreeSet<_>>()
+    };
+    let (histories, others) = (histories(source), histories(target));
+    for bucket in &histories {
+        if others.contains(bucket) {
+            compare_objects(&history_of(bucket), None, source, target, found)?;
+        } else if target.mirror.is_live(bucket)? {
+            found.add("history that is not shown", bucket);
+        }
     }
     Ok(())
 }
 
+/// Compares the objects of a list, or the entries of a history, which are of no kind.
 fn compare_objects(
-    list: &ListUri,
+    list: &impl Display,
+    kind: Option<Kind>,
     source: &Side<'_>,
     target: &Side<'_>,
     found: &mut Differences,
@@ -136,16 +157,26 @@ fn compare_objects(
         let Some(present) = present else {
             return Ok(());
         };
-        let uri = list.clone().object(&*present.id);
+        let uri = format!("{list}/{}", present.id);
         let is_live = present.data.is_some();
         match order {
-            Ordering::Less if is_live => found.add("object that is missing", &uri),
-            Ordering::Less => found.add("tombstone that is missing", &uri),
-            Ordering::Greater if is_live => found.add("object that the source lacks", &uri),
-            Ordering::Greater => found.add("tombstone that the source lacks", &uri),
+            Ordering::Less if kind.is_none() => {
+                found.add("entry of a history that is missing", uri);
+            }
+            Ordering::Greater if kind.is_none() => {
+                found.add("entry of a history that the source lacks", uri);
+            }
+            Ordering::Less if is_live => found.add("object that is missing", uri),
+            Ordering::Less => found.add("tombstone that is missing", uri),
+            Ordering::Greater if is_live => found.add("object that the source lacks", uri),
+            Ordering::Greater => found.add("tombstone that the source lacks", uri),
             Ordering::Equal => {
                 if let (Some(one), Some(other)) = (&one, &other) {
-                    compare_object(&uri, one, other, found);
+                    match kind {
+                        Some(kind) => compare_object(&uri, kind, one, other, found),
+                        None if are_same(one, other) => {}
+                        None => found.add("entry of a history", uri),
+                    }
                 }
             }
         }
@@ -158,13 +189,19 @@ fn compare_objects(
     }
 }
 
-fn compare_object(uri: &ObjectUri, one: &Mirrored, other: &Mirrored, found: &mut Differences) {
+fn compare_object(
+    uri: &str,
+    kind: Kind,
+    one: &Mirrored,
+    other: &Mirrored,
+    found: &mut Differences,
+) {
     match (&one.data, &other.data) {
         (Some(_), None) => found.add("object that is deleted", uri),
         (None, Some(_)) => found.add("object that the source deleted", uri),
         (Some(data), Some(other_data)) => {
             // Of an account Kinto shows the hash of its password.
-            let of = |data| shown(parsed(data), uri.kind());
+            let of = |data| shown(parsed(data), kind);
             if of(data) != of(other_data) {
                 found.add("data", uri);
             }
@@ -179,6 +216,12 @@ fn compare_object(uri: &ObjectUri, one: &Mirrored, other: &Mirrored, found: &mut
     {
         found.add("permissions", uri);
     }
+}
+
+/// Whether an entry of a history is the same one.
+fn are_same(one: &Mirrored, other: &Mirrored) -> bool {
+    let data = |entry: &Mirrored| entry.data.as_deref().map(|data| as_numbers(parsed(data)));
+    one.last_modified == other.last_modified && data(one) == data(other)
 }
 
 fn parsed(json: &str) -> Value {
@@ -253,20 +296,20 @@ async fn compare_changesets(
 }
 
 /// A status and a body.
-type Shown = (StatusCode, Value);
+type StatusAndBody = (StatusCode, Value);
 
 /// The answers of both to one request.
 async fn both(
     source: &Side<'_>,
     target: &Side<'_>,
     path: &str,
-) -> std::result::Result<(Shown, Shown), HttpError> {
+) -> std::result::Result<(StatusAndBody, StatusAndBody), HttpError> {
     let one = source.client.get(path).await?;
     let other = target.client.get(path).await?;
     Ok(((one.status, one.body), (other.status, other.body)))
 }
 
-fn compare_changeset(of: &str, one: Shown, other: Shown, found: &mut Differences) {
+fn compare_changeset(of: &str, one: StatusAndBody, other: StatusAndBody, found: &mut Differences) {
     let ((status, mut one), (other_status, mut other)) = (one, other);
     if status == StatusCode::NOT_FOUND {
         return;

@@ -1,8 +1,10 @@
-//! What was read of another Kinto, in an `SQLite` file, with how far each list was read.
+//! What was read of another Kinto, in an `SQLite` file, with how far each list was read. A list is named by its path, and so is
+//! the history of a bucket, whose entries are objects here.
 
+use std::fmt::Display;
 use std::path::Path;
 
-use kinto_serverless::resource::{ListUri, ObjectUri};
+use kinto_serverless::resource::ObjectUri;
 use kinto_serverless::timestamp::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -58,7 +60,7 @@ impl Mirror {
     ///
     /// # Errors
     /// The file fails, as in all that follows.
-    pub fn reached(&self, list: &ListUri) -> Result<Timestamp> {
+    pub fn reached(&self, list: &impl Display) -> Result<Timestamp> {
         let sql = "SELECT reached FROM lists WHERE list = ?";
         let mut select = self.0.prepare_cached(sql)?;
         let reached: Option<i64> = select
@@ -67,11 +69,16 @@ impl Mirror {
         Ok(Timestamp(reached.unwrap_or_default().cast_unsigned()))
     }
 
-    /// Keeps objects, and that the list was read up to the latest of them.
+    /// Keeps objects, and that the list was read up to a time.
     ///
     /// # Errors
     /// See [`Self::reached`].
-    pub fn keep(&mut self, list: &ListUri, objects: &[Mirrored]) -> Result<()> {
+    pub fn keep(
+        &mut self,
+        list: &impl Display,
+        objects: &[Mirrored],
+        reached: Timestamp,
+    ) -> Result<()> {
         let list = list.to_string();
         let all = self.0.transaction()?;
         for object in objects {
@@ -85,11 +92,9 @@ impl Mirror {
                 object.permissions
             ])?;
         }
-        let latest = objects.iter().map(|object| object.last_modified).max();
-        let latest = latest.unwrap_or_default().0.cast_signed();
         let sql = "INSERT INTO lists VALUES (?, ?, NULL) ON CONFLICT DO UPDATE SET \
             reached = max(reached, excluded.reached)";
-        all.execute(sql, params![list, latest])?;
+        all.execute(sql, params![list, reached.0.cast_signed()])?;
         all.commit()
     }
 
@@ -97,7 +102,7 @@ impl Mirror {
     ///
     /// # Errors
     /// See [`Self::reached`].
-    pub fn keep_timestamp(&self, list: &ListUri, timestamp: Timestamp) -> Result<()> {
+    pub fn keep_timestamp(&self, list: &impl Display, timestamp: Timestamp) -> Result<()> {
         let sql = "INSERT INTO lists VALUES (?, 0, ?) ON CONFLICT DO UPDATE SET timestamp = excluded.timestamp";
         self.0
             .execute(sql, params![list.to_string(), timestamp.0.cast_signed()])?;
@@ -108,7 +113,7 @@ impl Mirror {
     ///
     /// # Errors
     /// See [`Self::reached`].
-    pub fn timestamp(&self, list: &ListUri) -> Result<Option<Timestamp>> {
+    pub fn timestamp(&self, list: &impl Display) -> Result<Option<Timestamp>> {
         let sql = "SELECT timestamp FROM lists WHERE list = ?";
         let row = |row: &Row<'_>| row.get::<_, Option<i64>>(0);
         let found = self.0.query_row(sql, [list.to_string()], row).optional()?;
@@ -119,7 +124,7 @@ impl Mirror {
     ///
     /// # Errors
     /// See [`Self::reached`].
-    pub fn forget(&self, list: &ListUri) -> Result<()> {
+    pub fn forget(&self, list: &impl Display) -> Result<()> {
         for sql in [
             "DELETE FROM objects WHERE list = ?",
             "DELETE FROM lists WHERE list = ?",
@@ -133,7 +138,7 @@ impl Mirror {
     ///
     /// # Errors
     /// See [`Self::reached`].
-    pub fn live(&self, list: &ListUri) -> Result<u64> {
+    pub fn live(&self, list: &impl Display) -> Result<u64> {
         let sql = "SELECT count(data) FROM objects WHERE list = ?";
         self.0
             .query_row(sql, [list.to_string()], |row| row.get::<_, u64>(0))
@@ -149,37 +154,81 @@ impl Mirror {
         select.exists(params![uri.list().to_string(), uri.id()])
     }
 
+    /// An object.
+    ///
+    /// # Errors
+    /// See [`Self::reached`].
+    pub fn object(&self, uri: &ObjectUri) -> Result<Option<Mirrored>> {
+        let sql =
+            "SELECT id, last_modified, data, permissions FROM objects WHERE list = ? AND id = ?";
+        let mut select = self.0.prepare_cached(sql)?;
+        select
+            .query_row(params![uri.list().to_string(), uri.id()], mirrored)
+            .optional()
+    }
+
     /// The objects of a list by their ids, one after the other.
-    pub fn objects<'a>(&'a self, list: &'a ListUri) -> Objects<'a> {
+    pub fn objects(&self, list: &impl Display) -> Objects<'_> {
         Objects {
             mirror: self,
-            list,
+            list: list.to_string(),
             after: String::new(),
             page: vec![].into_iter(),
         }
     }
 
+    /// Visits the objects of a list in the order of their times.
+    ///
+    /// # Errors
+    /// See [`Self::reached`]; those of the visitor.
+    pub fn by_time<E: From<rusqlite::Error>>(
+        &self,
+        list: &impl Display,
+        mut visit: impl FnMut(Mirrored) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        let sql = "SELECT id, last_modified, data, permissions FROM objects WHERE list = ? ORDER BY last_modified, id";
+        let mut select = self.0.prepare_cached(sql)?;
+        let mut rows = select.query([list.to_string()])?;
+        while let Some(row) = rows.next()? {
+            visit(mirrored(row)?)?;
+        }
+        Ok(())
+    }
+
+    /// The time of the earliest live object of a list.
+    ///
+    /// # Errors
+    /// See [`Self::reached`].
+    pub fn earliest(&self, list: &impl Display) -> Result<Option<Timestamp>> {
+        let sql = "SELECT min(last_modified) FROM objects WHERE list = ? AND data IS NOT NULL";
+        let row = |row: &Row<'_>| row.get::<_, Option<i64>>(0);
+        let found = self.0.query_row(sql, [list.to_string()], row)?;
+        Ok(found.map(|ms| Timestamp(ms.cast_unsigned())))
+    }
+
     /// The next objects of a list.
-    fn page(&self, list: &ListUri, after: &str) -> Result<Vec<Mirrored>> {
+    fn page(&self, list: &str, after: &str) -> Result<Vec<Mirrored>> {
         let sql = "SELECT id, last_modified, data, permissions FROM objects WHERE list = ? AND id > ? ORDER BY id LIMIT ?";
         let mut select = self.0.prepare_cached(sql)?;
-        let rows = select.query_map(params![list.to_string(), after, PAGE], |row| {
-            Ok(Mirrored {
-                id: row.get(0)?,
-                last_modified: Timestamp(row.get::<_, i64>(1)?.cast_unsigned()),
-                data: row.get(2)?,
-                permissions: row.get(3)?,
-            })
-        })?;
+        let rows = select.query_map(params![list, after, PAGE], mirrored)?;
         rows.collect()
     }
+}
+
+fn mirrored(row: &Row<'_>) -> Result<Mirrored> {
+    Ok(Mirrored {
+        id: row.get(0)?,
+        last_modified: Timestamp(row.get::<_, i64>(1)?.cast_unsigned()),
+        data: row.get(2)?,
+        permissions: row.get(3)?,
+    })
 }
 
 /// The objects of a list.
 #[derive(Debug)]
 pub struct Objects<'a> {
     mirror: &'a Mirror,
-    list: &'a ListUri,
+    list: String,
     after: String,
     page: std::vec::IntoIter<Mirrored>,
 }
@@ -189,7 +238,7 @@ impl Iterator for Objects<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.page.as_slice().is_empty() {
-            match self.mirror.page(self.list, &self.after) {
+            match self.mirror.page(&self.list, &self.after) {
                 Ok(page) => self.page = page.into_iter(),
                 Err(error) => return Some(Err(error)),
             }
@@ -221,13 +270,14 @@ mod tests {
         let (mut mirror, _) = Mirror::open(&path, "https://a/v1").unwrap();
         assert_eq!(mirror.reached(&list).unwrap(), Timestamp(0));
         let read = [object("x", 5, Some("{}")), object("y", 9, Some("{}"))];
-        mirror.keep(&list, &read).unwrap();
+        mirror.keep(&list, &read, Timestamp(9)).unwrap();
         drop(mirror);
 
         let (mut mirror, is_same) = Mirror::open(&path, "https://a/v1").unwrap();
         assert!(is_same);
         assert_eq!(mirror.reached(&list).unwrap(), Timestamp(9));
-        mirror.keep(&list, &[object("x", 12, None)]).unwrap();
+        let deleted = [object("x", 12, None)];
+        mirror.keep(&list, &deleted, Timestamp(12)).unwrap();
         assert_eq!(mirror.live(&list).unwrap(), 1);
         let objects: Vec<_> = mirror.objects(&list).map(Result::unwrap).collect();
         assert_eq!(objects, [object("x", 12, None), object("y", 9, Some("{}"))]);

@@ -3,21 +3,23 @@
 //! A list is read in the order of its times, each page from where the last one ended (`_since`). So a reading that
 //! was cut short goes on, and a later one gets what changed. What `_since` does not tell of is found by counting: a list
 //! deleted with its parent and made anew, objects written under a past time. A list whose count differs is read anew.
+//! The histories of buckets are read in [`super::history`].
 
 use std::path::PathBuf;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
-use kinto_serverless::resource::{Kind, ListUri};
+use kinto_serverless::resource::{Kind, ListUri, ObjectUri};
 use kinto_serverless::timestamp::Timestamp;
 use reqwest::StatusCode;
 use serde_json::{Map, Value};
 
 use super::client::{Answer, Client, HttpError, message};
+use super::history::history_of;
 use super::mirror::{Mirror, Mirrored};
 use crate::progress::Progress;
 
 /// Objects of a page, where they are small enough for one answer.
-const PAGE: usize = 1000;
+pub(super) const PAGE: usize = 1000;
 /// Batches under way at once.
 const CONCURRENCY: usize = 4;
 /// Requests in a batch, where the server does not say how many it takes (Kinto's default).
@@ -39,7 +41,7 @@ pub enum ReadingError {
     OtherSource,
     /// Nothing can be read: to take that for a source that holds nothing would empty the table.
     #[error("{0} may not be read: {1}")]
-    Refused(ListUri, String),
+    Refused(String, String),
     /// A list is never the same twice.
     #[error("{list} says that it has {counted} objects and shows {read}; is it being written to?")]
     Count {
@@ -52,7 +54,7 @@ pub enum ReadingError {
     },
 }
 
-type Result<T> = std::result::Result<T, ReadingError>;
+pub(super) type Result<T> = std::result::Result<T, ReadingError>;
 
 /// How a Kinto is read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,11 +67,13 @@ pub struct Options {
 
 /// What a reading found, but for the objects themselves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct ReadReport {
     /// The lists that could be read, parents before what is under them.
     pub lists: Vec<ListUri>,
-    /// Lists that the user may not read, with what the server says.
-    pub unreadable: Vec<(ListUri, String)>,
+    /// The buckets whose histories could be read.
+    pub histories: Vec<ObjectUri>,
+    /// Lists and histories that the user may not read, with what the server says.
+    pub unreadable: Vec<(String, String)>,
     /// Plugins of the server whose objects were not read.
     pub plugins: Vec<String>,
 }
@@ -104,19 +108,21 @@ pub async fn read(
     mirror: &mut Mirror,
     options: &Options,
     progress: &Progress,
-) -> Result<Found> {
+) -> Result<ReadReport> {
     let batch = hello["settings"]["batch_max_requests"].as_u64();
+    let capabilities = &hello["capabilities"];
+    let has = |name: &str| capabilities.get(name).is_some();
+    let trims = |name| capabilities["history"].get(name).is_some();
     let mut reader = Reader {
         client,
         mirror,
         progress,
         batch: usize::try_from(batch.unwrap_or(BATCH).clamp(1, 100)).unwrap_or(1),
         skips_record_permissions: options.skips_record_permissions,
+        trims_histories: trims("auto_trim_max_count") || trims("auto_trim_user_ids"),
     };
-    let capabilities = &hello["capabilities"];
-    let has = |name: &str| capabilities.get(name).is_some();
-    let mut found = Found::default();
-    let plugins = ["attachments", "history", "quotas"];
+    let mut found = ReadReport::default();
+    let plugins = ["attachments", "quotas"];
     let plugins = plugins.into_iter().filter(|name| has(name));
     found.plugins = plugins.map(str::to_owned).collect();
     let mut lists = vec![ListUri::buckets()];
@@ -126,9 +132,9 @@ pub async fn read(
     while let Some(list) = lists.pop() {
         if let Some(refusal) = reader.list(&list).await? {
             if list == ListUri::buckets() {
-                return Err(ReadingError::Refused(list, refusal));
+                return Err(ReadingError::Refused(list.to_string(), refusal));
             }
-            found.unreadable.push((list, refusal));
+            found.unreadable.push((list.to_string(), refusal));
             continue;
         }
         if !list.kind().children().is_empty() {
@@ -141,15 +147,29 @@ pub async fn read(
         }
         found.lists.push(list);
     }
+    if has("history") {
+        let live = reader.mirror.objects(&ListUri::buckets());
+        let live = live.filter(|bucket| bucket.as_ref().map_or(true, |of| of.data.is_some()));
+        let buckets = live.map(|bucket| Ok(ObjectUri::bucket(bucket?.id)));
+        for bucket in buckets.collect::<Result<Vec<_>>>()? {
+            let history = history_of(&bucket);
+            match reader.history(&history).await? {
+                None => found.histories.push(bucket),
+                Some(refusal) => found.unreadable.push((history, refusal)),
+            }
+        }
+    }
     Ok(found)
 }
 
-struct Reader<'a> {
-    client: &'a Client,
-    mirror: &'a mut Mirror,
-    progress: &'a Progress,
+pub(super) struct Reader<'a> {
+    pub(super) client: &'a Client,
+    pub(super) mirror: &'a mut Mirror,
+    pub(super) progress: &'a Progress,
     batch: usize,
     skips_record_permissions: bool,
+    /// Whether old entries of histories go by themselves.
+    pub(super) trims_histories: bool,
 }
 
 impl Reader<'_> {
@@ -164,7 +184,7 @@ impl Reader<'_> {
             let number = head.number("Total-Objects");
             counted = match number.or_else(|| head.number("Total-Records")) {
                 Some(counted) if head.status.is_success() => counted,
-                _ => return self.refusal(list, &head).map(Some),
+                _ => return self.refusal(&list.to_string(), &head).map(Some),
             };
             read = self.mirror.live(list)?;
             if counted == read {
@@ -186,14 +206,14 @@ impl Reader<'_> {
 
     /// What is said where the user may not read a list, or it is not there; any other answer is a failure, and so is that
     /// credentials are not valid, or no longer.
-    fn refusal(&self, list: &ListUri, answer: &Answer) -> Result<String> {
+    pub(super) fn refusal(&self, list: &str, answer: &Answer) -> Result<String> {
         let said = format!("{} {}", answer.status, message(&answer.body));
         match answer.status {
             StatusCode::UNAUTHORIZED if !self.client.has_credentials() => Ok(said),
             StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => {
                 Ok(said)
             }
-            _ => Err(ReadingError::Refused(list.clone(), said)),
+            _ => Err(ReadingError::Refused(list.to_owned(), said)),
         }
     }
 
@@ -210,14 +230,13 @@ impl Reader<'_> {
                 }
                 answer => answer?,
             };
-            let objects = match answer.body.get_mut("data").map(Value::take) {
-                Some(Value::Array(objects)) if answer.status.is_success() => objects,
-                _ => return self.refusal(list, &answer).map(Some),
+            let Some(mut objects) = objects_of(&mut answer, &path)? else {
+                return self.refusal(&list.to_string(), &answer).map(Some);
             };
-            let objects = objects.into_iter().map(|object| parse(object, &path));
-            let mut objects = objects.collect::<Result<Vec<_>>>()?;
             self.permissions(list, &mut objects).await?;
-            self.mirror.keep(list, &objects)?;
+            let latest = objects.iter().map(|object| object.last_modified).max();
+            self.mirror
+                .keep(list, &objects, latest.unwrap_or_default())?;
             self.progress.advance(objects.len() as u64);
             if objects.is_empty() || !answer.headers.contains_key("Next-Page") {
                 return Ok(None);
@@ -279,6 +298,16 @@ impl Reader<'_> {
         });
         shown.collect()
     }
+}
+
+/// The objects of an answer, which stays without them; `None` where it has none to show.
+pub(super) fn objects_of(answer: &mut Answer, path: &str) -> Result<Option<Vec<Mirrored>>> {
+    let objects = match answer.body.get_mut("data").map(Value::take) {
+        Some(Value::Array(objects)) if answer.status.is_success() => objects,
+        _ => return Ok(None),
+    };
+    let objects = objects.into_iter().map(|object| parse(object, path));
+    objects.collect::<Result<_>>().map(Some)
 }
 
 fn parse(object: Value, path: &str) -> Result<Mirrored> {

@@ -4,7 +4,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use kinto_serverless::event::{Action, EventName, ResourceChanged};
 use kinto_serverless::store::outbox;
 use serde_json::json;
-use tests::{ALICE, BOB, TABLE};
+use tests::{ALICE, BOB, TABLE, batch};
 
 use super::{DESTINATION, Expect, PREVIEW, SOURCE, Signer, WITH_PREVIEW, WITHOUT_PREVIEW};
 
@@ -219,4 +219,41 @@ async fn what_the_stack_publishes_is_told_of_as_its_own_writes() {
         );
         assert!(event.impacted_records[0].new.contains_key("signature"));
     }
+}
+
+#[tokio::test]
+async fn what_a_user_and_the_stack_write_in_one_commit_is_told_and_kept_as_that_of_each() {
+    let includes = "kinto.plugins.history kinto_remote_settings";
+    let more = [&LISTENER[..], &[("KINTO_INCLUDES", includes)]].concat();
+    let signer = Signer::with_more(WITH_PREVIEW, "true", &more).await;
+    let (alice, plugin) = (signer.kinto.user_id().await, "plugin:remote-settings");
+    told(&signer).await;
+    let requests = vec![
+        json!({"method": "PATCH", "path": SOURCE, "body": {"data": {"sort": "n"}}}),
+        json!({"method": "PUT", "path": format!("{SOURCE}/records/a"), "body": {"data": {"n": 1}}}),
+    ];
+    let answer = batch(&signer.kinto, requests).await;
+    answer.expect(200);
+    let told = told(&signer).await;
+    let events = told.iter().find(|(of, _)| of == "/buckets/work");
+    let writers = events.unwrap().1.iter().map(|event| {
+        assert_eq!(event.impacted_uris, [SOURCE]);
+        let new = &event.impacted_records[0].new;
+        (event.user_id.as_deref(), new["status"].as_str())
+    });
+    let expected = [
+        (Some(&*alice), Some("signed")),
+        (Some(plugin), Some("work-in-progress")),
+    ];
+    assert!(writers.eq(expected), "{told:?}");
+
+    signer.set(ALICE, "to-review").await.expect(200);
+    signer.set(BOB, "to-sign").await.expect(200);
+    let bob = signer.kinto.as_user(BOB).user_id().await;
+    let updates = "/buckets/work/history?collection_id=news&resource_name=collection&action=update&_sort=last_modified";
+    let history = signer.kinto.get(updates).await.expect(200);
+    let entries = history["data"].as_array().unwrap().iter();
+    let writers: Vec<_> = entries.map(|entry| entry["user_id"].as_str()).collect();
+    let expected = [plugin, &alice, plugin, &alice, plugin, &bob, plugin];
+    assert_eq!(writers, expected.map(Some), "{history}");
 }

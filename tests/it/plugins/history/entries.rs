@@ -257,3 +257,27 @@ async fn accounts_have_none_and_a_default_bucket_has_its_own() {
         .collect();
     assert_eq!(kinds, ["record", "collection", "bucket"]);
 }
+
+#[tokio::test]
+async fn an_entry_names_who_sent_its_request_of_a_batch() {
+    let kinto = kinto(&[]);
+    let grant = json!({"permissions": {"write": ["system.Authenticated"]}});
+    assert_eq!(kinto.put(BUCKET, grant).await.status, 201);
+    let as_bob = json!({"Authorization": tests::BOB});
+    let path = |id: &str| format!("{BUCKET}/groups/{id}");
+    let body = json!({"data": {"members": []}});
+    let requests = vec![
+        json!({"method": "PUT", "path": path("a"), "body": body}),
+        json!({"method": "PUT", "path": path("b"), "body": body, "headers": as_bob}),
+        json!({"method": "PUT", "path": path("c"), "body": body}),
+    ];
+    assert_eq!(batch(&kinto, requests).await.status, 200);
+    let (alice, bob) = (
+        kinto.user_id().await,
+        kinto.as_user(tests::BOB).user_id().await,
+    );
+    for (id, user) in [("a", &alice), ("b", &bob), ("c", &alice)] {
+        let history = kinto.get(&format!("{HISTORY}?group_id={id}")).await;
+        assert_eq!(entries(&history)[0]["user_id"], **user, "{id}");
+    }
+}

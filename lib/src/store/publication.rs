@@ -3,7 +3,7 @@
 //!
 //! | `pk` | `sk` | holds |
 //! | --- | --- | --- |
-//! | `#layer#`, the list's partition, `#`, the layer's name, `#` and a number | an object's id | the object, its time as `at`; `expires` |
+//! | `#layer#`, the list's partition, `#` and the layer's name; behind it, but for the first, `#` and a number | an object's id | the object, its time as `at`; `expires` |
 //!
 //! A partition takes 1,000 WCU a second (DynamoDB), so a large layer lies in several, by a hash of the ids.
 //!
@@ -150,8 +150,13 @@ impl Layer {
         usize::from(Sha256::digest(id)[0]) % self.partitions()
     }
 
+    /// The key of a partition; the first one's is that of the whole layer where there was one for each.
     fn partition(&self, list: &ListUri, number: usize) -> String {
-        format!("{PARTITION}{}#{}#{number}", partition(list), self.name)
+        let first = format!("{PARTITION}{}#{}", partition(list), self.name);
+        match number {
+            0 => first,
+            _ => format!("{first}#{number}"),
+        }
     }
 
     fn key(&self, list: &ListUri, id: &str) -> Key {

@@ -57,7 +57,7 @@ async fn a_partition_that_is_nearly_full_is_named_by_some_of_the_commits_to_it()
     sizes(&kinto, 9.5, 0.0);
     assert_eq!(reported(&kinto, &log).await.0, [LIST]);
     sizes(&kinto, 7.9, 0.0);
-    assert_eq!(reported(&kinto, &log).await.0, [String::new(); 0]);
+    assert!(reported(&kinto, &log).await.0.is_empty());
 }
 
 #[tokio::test]

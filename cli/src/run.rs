@@ -154,7 +154,7 @@ async fn sync(
     match from {
         Source::Postgres(url) => source::from_postgres(&staging, url).await?,
         Source::TableExport(named) => {
-            let place = table_export::Place::open(named).await?;
+            let place = table_export::ExportLocation::open(named).await?;
             table_export::read(&staging, &place).await?;
         }
         Source::Dump(directory) => source::from_dump(&staging, directory)?,

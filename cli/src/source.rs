@@ -17,7 +17,7 @@ use crate::http::mirror::Mirror;
 use crate::http::readers::Readers;
 use crate::http::reading::{self, ReadingError};
 use crate::progress::Progress;
-use crate::staging::entries::{HISTORY, Replaced};
+use crate::staging::entries::{HISTORY, ReplacedTime};
 use crate::staging::{Staging, StagingError};
 use crate::tls::{self, TlsError};
 use crate::yaml::{self, YamlError};
@@ -214,7 +214,7 @@ pub fn from_ndjson(staging: &Staging, path: &Path) -> Result<()> {
         if let Some(bucket) = line["history"].as_str() {
             let id = line["id"].as_str().ok_or_else(malformed)?;
             let data = line.get("data").map(Value::to_string);
-            let replaced = Replaced::Said(line["replaces"].as_u64().map(Timestamp));
+            let replaced = ReplacedTime::Said(line["replaces"].as_u64().map(Timestamp));
             staging.add_entry(bucket, id, last_modified, data.as_deref(), replaced)?;
             let uri = format!("{bucket}/{HISTORY}/{id}");
             for reader in line["readers"].as_array().into_iter().flatten() {
@@ -365,7 +365,7 @@ pub fn from_yaml(staging: &Staging, path: &Path) -> Result<()> {
     let since_1970 = changed.duration_since(std::time::UNIX_EPOCH);
     let changed = since_1970.map_or(0, |since| since.as_millis() as u64);
     let mut without_time = 0;
-    let read = yaml::read(file, |mut object: yaml::Described| {
+    let read = yaml::read(file, |mut object: yaml::YamlObject| {
         let list = &object.list;
         let kind = list.kind().name();
         let uri = list.clone().object(&*object.id).to_string();

@@ -14,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 
-use entries::Replaced;
+use entries::ReplacedTime;
 
 pub mod entries;
 
@@ -57,7 +57,7 @@ pub struct Staging {
 
 /// An object of the source.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Staged {
+pub struct StagedObject {
     /// Its id.
     pub id: String,
     /// When it was last written.
@@ -66,7 +66,7 @@ pub struct Staged {
     pub content: Content,
 }
 
-impl Staged {
+impl StagedObject {
     /// As the table holds it.
     pub fn to_object(&self, generation: Generation, parent: Generation) -> Object {
         Object {
@@ -125,7 +125,7 @@ impl Staging {
         data: Option<&str>,
     ) -> Result<()> {
         if kind == entries::HISTORY {
-            return self.add_entry(parent, id, last_modified, data, Replaced::NotSaid);
+            return self.add_entry(parent, id, last_modified, data, ReplacedTime::NotSaid);
         }
         // Accounts are each their own parent in Kinto.
         let parent = if kind == Kind::Account.name() {
@@ -336,7 +336,7 @@ impl Staging {
     ///
     /// # Errors
     /// See [`Self::add_object`].
-    pub fn page(&self, list: &ListUri, after: &str) -> Result<Vec<Staged>> {
+    pub fn page(&self, list: &ListUri, after: &str) -> Result<Vec<StagedObject>> {
         let sql = "SELECT id, last_modified, data, (SELECT json_group_array(json_array(permission, principal)) FROM aces \
             WHERE object = ?1 || id) FROM objects WHERE parent = ?2 AND kind = ?3 AND id > ?4 ORDER BY id LIMIT ?5";
         let mut select = self.db.prepare_cached(sql)?;
@@ -357,7 +357,7 @@ impl Staging {
                     permissions: permissions(list.kind(), &aces),
                 },
             };
-            page.push(Staged {
+            page.push(StagedObject {
                 id: row.get(0)?,
                 last_modified: Timestamp(row.get::<_, i64>(1)?.cast_unsigned()),
                 content,

@@ -4,24 +4,27 @@
 //! killed is begun again, a second run brings what changed since the first, and a run that writes nothing tells whether
 //! both are equal.
 
+mod history;
+mod lists;
+mod merge;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use kinto_serverless::resource::{Kind, ListUri, ObjectUri};
-use kinto_serverless::store::import::{ById, ImportWrite, MAX_BATCH, imported_list};
+use kinto_serverless::store::import::{ImportWrite, MAX_BATCH};
 use kinto_serverless::store::membership::{Member, Memberships};
 use kinto_serverless::store::monitor::CollectionChange;
-use kinto_serverless::store::shares::{Note, Shares};
 use kinto_serverless::store::{Content, Generation, Key, Object, Store, StoreError};
 use kinto_serverless::timestamp::Timestamp;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
+use self::lists::change;
+use self::merge::Merge;
 use crate::maintenance::pace::Pace;
 use crate::maintenance::raise;
 use crate::progress::Progress;
-use crate::staging::{Staged, Staging, StagingError};
-
-mod history;
+use crate::staging::{StagedObject, Staging, StagingError};
 
 /// `BatchWriteItem`s under way at once.
 const CONCURRENCY: usize = 16;
@@ -97,66 +100,6 @@ pub struct Sync<'a> {
     /// Each with its parent's generation, whether something in it was changed, and the latest time of its objects.
     lists: Vec<(ListUri, Generation, bool, Timestamp)>,
     found: Differences,
-}
-
-/// What both sides have under one id.
-type Pair = (String, Option<Staged>, Option<Object>);
-
-/// The objects of a list on both sides.
-struct Merge<'a> {
-    staging: &'a Staging,
-    list: &'a ListUri,
-    after: String,
-    source: std::collections::VecDeque<Staged>,
-    has_more: bool,
-    by_id: ById,
-    target: std::collections::VecDeque<(String, Object)>,
-    target_has_more: bool,
-}
-
-impl<'a> Merge<'a> {
-    fn new(staging: &'a Staging, store: &Store, list: &'a ListUri) -> Self {
-        Self {
-            staging,
-            list,
-            after: String::new(),
-            source: [].into(),
-            has_more: true,
-            by_id: store.objects_by_id(list),
-            target: [].into(),
-            target_has_more: true,
-        }
-    }
-
-    async fn next(&mut self) -> Result<Option<Pair>> {
-        if self.source.is_empty() && self.has_more {
-            self.source = self.staging.page(self.list, &self.after)?.into();
-            match self.source.back() {
-                Some(last) => self.after.clone_from(&last.id),
-                None => self.has_more = false,
-            }
-        }
-        while self.target.is_empty() && self.target_has_more {
-            match self.by_id.next().await? {
-                Some(page) => self.target = page.into(),
-                None => self.target_has_more = false,
-            }
-        }
-        let order = match (self.source.front(), self.target.front()) {
-            (None, None) => return Ok(None),
-            (Some(_), None) => std::cmp::Ordering::Less,
-            (None, Some(_)) => std::cmp::Ordering::Greater,
-            (Some(source), Some((id, _))) => source.id.cmp(id),
-        };
-        let source = self.source.pop_front_if(|_| order.is_le());
-        let target = self.target.pop_front_if(|_| order.is_ge());
-        let id = match (&source, &target) {
-            (Some(source), _) => source.id.clone(),
-            (None, Some((id, _))) => id.clone(),
-            (None, None) => return Ok(None),
-        };
-        Ok(Some((id, source, target.map(|(_, object)| object))))
-    }
 }
 
 impl<'a> Sync<'a> {
@@ -257,7 +200,7 @@ impl<'a> Sync<'a> {
                 parent.owns(&target.parent) && target.content != Content::Deleted
             };
             let live = target.as_ref().filter(is_there);
-            let source = source.map(|source| Staged {
+            let source = source.map(|source| StagedObject {
                 last_modified: Timestamp(base.0 + source.last_modified.0),
                 ..source
             });
@@ -266,7 +209,7 @@ impl<'a> Sync<'a> {
                 (None, Some(_)) if self.options.raises => {
                     extra += 1;
                     let ranked = self.staging.timestamp(list)?.unwrap_or_default();
-                    Some(Staged {
+                    Some(StagedObject {
                         id: uri.id().to_owned(),
                         last_modified: Timestamp(base.0 + ranked.0 + extra),
                         content: Content::Deleted,
@@ -281,7 +224,7 @@ impl<'a> Sync<'a> {
             );
             let generation = match (&source, live) {
                 (
-                    Some(Staged {
+                    Some(StagedObject {
                         content: Content::Deleted,
                         ..
                     }),
@@ -334,7 +277,7 @@ impl<'a> Sync<'a> {
     async fn object(
         &mut self,
         uri: &ObjectUri,
-        source: Option<Staged>,
+        source: Option<StagedObject>,
         target: Option<&Object>,
         generation: Generation,
         parent: &Generation,
@@ -436,7 +379,7 @@ impl<'a> Sync<'a> {
                 let groups: BTreeSet<_> = groups.into_iter().collect();
                 let held = stored
                     .get(&member)
-                    .filter(|held| held.bucket == *generation);
+                    .filter(|held| generation.owns(&held.bucket));
                 if held.map_or(groups.is_empty(), |held| held.groups == groups) {
                     continue;
                 }
@@ -450,123 +393,6 @@ impl<'a> Sync<'a> {
             }
         }
         self.flush().await
-    }
-
-    /// The monitor and the lists' own items, once all objects are there.
-    async fn end_lists(&mut self) -> Result<()> {
-        let lists = std::mem::take(&mut self.lists);
-        let mut items = vec![];
-        for chunk in lists.chunks(100) {
-            let uris: Vec<_> = chunk.iter().map(|(uri, ..)| uri.clone()).collect();
-            let stored = self.store.stored_lists(&uris).await?;
-            for (uri, generation, changed, latest) in chunk {
-                let stored = stored.get(uri);
-                let before = stored.map(|stored| &stored.list);
-                if stored.is_some_and(|stored| stored.is_written_by_api) {
-                    if self.found.used.0 == 0 {
-                        self.found.used.1 = uri.to_string();
-                    }
-                    self.found.used.0 += 1;
-                }
-                let reached = before.map(|list| list.timestamp);
-                let told = self.staging.timestamp(uri)?;
-                let timestamp = match (told, reached) {
-                    _ if self.options.raises => raise::of_list(self.base(reached), *latest),
-                    (Some(told), reached) => told.max(reached.unwrap_or_default()),
-                    // Nobody looked at it there, who would have given it a time.
-                    (None, Some(reached)) => reached,
-                    (None, None) => self.now,
-                };
-                if told.is_some_and(|told| !self.options.raises && reached != Some(told)) {
-                    self.found.add("timestamp of a list", uri);
-                }
-                let is_open =
-                    before.is_some_and(|list| !list.closed && list.generation == *generation);
-                // What is named beside these may stay: it only says that there may be something.
-                let named = before.filter(|list| is_open && list.shares.are_known());
-                let named = named.map_or_else(Shares::none, |list| list.shares.clone());
-                let shares = self.shares(uri, generation, named).await?;
-                if !is_open {
-                    self.found.add("list that is not open", uri);
-                }
-                if is_open && before.is_some_and(|list| list.shares != shares) {
-                    self.found.add("shares of a list", uri);
-                }
-                let is_same = is_open
-                    && reached == Some(timestamp)
-                    && !changed
-                    && before.is_some_and(|list| list.shares == shares)
-                    && stored.is_some_and(|stored| !stored.is_written_by_api);
-                if let (Kind::Record, Some(collection)) = (uri.kind(), uri.parent()) {
-                    self.changes.push(change(collection, timestamp, false));
-                }
-                if !is_same {
-                    let past = before.map_or(0, |list| list.backdated_writes + 1);
-                    items.push((
-                        uri.clone(),
-                        imported_list(timestamp, generation.clone(), past, shares),
-                    ));
-                }
-            }
-        }
-        self.flush().await?;
-        self.monitor().await?;
-        for (uri, list) in items {
-            self.write(ImportWrite::list(&uri, list)?).await?;
-        }
-        self.flush().await
-    }
-
-    async fn monitor(&mut self) -> Result<()> {
-        let changes = std::mem::take(&mut self.changes);
-        let (_, known) = self.store.monitor().await?;
-        let known: std::collections::HashMap<_, _> = known
-            .into_iter()
-            .map(|entry| (entry.change.uri(), entry.change))
-            .collect();
-        for change in &changes {
-            let uri = change.uri();
-            let entry = known.get(&uri);
-            let told = self.staging.timestamp(&uri.children(Kind::Record))?;
-            if told.is_some() && entry != Some(change) || entry.is_none() {
-                self.found.add("entry of the monitor", uri);
-            }
-        }
-        if self.options.writes {
-            let new = self.store.import_into_monitor(changes).await?;
-            self.found.written.0 += new as u64;
-        }
-        Ok(())
-    }
-
-    /// With whom a list is shared: notes those that its item has no room for.
-    async fn shares(
-        &mut self,
-        list: &ListUri,
-        generation: &Generation,
-        mut shares: Shares,
-    ) -> Result<Shares> {
-        let count = self.staging.find_shares(list)?;
-        let (mut added, mut read) = (BTreeSet::new(), 0);
-        while read < count {
-            let page = self.staging.shares(read)?;
-            read += page.len() as u64;
-            let apart = page
-                .iter()
-                .filter(|principal| shares.add(principal, &mut added) == Note::Apart);
-            let apart: Vec<_> = apart
-                .filter_map(|p| Key::share(list, generation, p))
-                .collect();
-            if page.is_empty() {
-                break;
-            }
-            let noted = self.store.read(&apart).await?;
-            for key in apart.into_iter().filter(|key| !noted.contains_key(key)) {
-                self.found.add("shares of a list", list);
-                self.write(ImportWrite::share(key)?).await?;
-            }
-        }
-        Ok(shares)
     }
 
     async fn write(&mut self, write: ImportWrite) -> Result<()> {
@@ -619,14 +445,5 @@ impl<'a> Sync<'a> {
             self.end_one().await?;
         }
         Ok(())
-    }
-}
-
-fn change(collection: &ObjectUri, last_modified: Timestamp, deleted: bool) -> CollectionChange {
-    CollectionChange {
-        bucket: collection.bucket_id().to_owned(),
-        collection: collection.id().to_owned(),
-        last_modified,
-        deleted,
     }
 }

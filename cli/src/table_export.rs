@@ -16,7 +16,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use flate2::read::MultiGzDecoder;
 use kinto_local::{LocalAws, TABLE};
 use kinto_serverless::resource::{ListUri, ObjectUri};
-use kinto_serverless::store::history::{EntryContent, Stored};
+use kinto_serverless::store::history::{EntryContent, RawEntry};
 use kinto_serverless::store::{Content, Object, Store};
 use kinto_serverless::timestamp::Timestamp;
 use md5::{Digest, Md5};
@@ -25,7 +25,7 @@ use serde_json::Value;
 
 use crate::export::{self, ExportError, Format, export};
 use crate::s3::{S3Error, S3Object};
-use crate::staging::entries::{HISTORY, Replaced};
+use crate::staging::entries::{HISTORY, ReplacedTime};
 use crate::staging::{Staging, StagingError};
 
 /// Items that are put at once, and the most bytes of them, but for one.
@@ -60,7 +60,7 @@ type Result<T> = std::result::Result<T, TableExportError>;
 
 /// Where an export lies.
 #[derive(Debug)]
-pub enum Place {
+pub enum ExportLocation {
     /// In S3.
     S3(S3Object),
     /// In a directory that `aws s3 cp --recursive` made.
@@ -87,7 +87,7 @@ struct DataFile {
     data_file_s3_key: String,
 }
 
-impl Place {
+impl ExportLocation {
     /// The export in `s3://BUCKET/PREFIX/AWSDynamoDB/ID`, or in a directory.
     ///
     /// # Errors
@@ -120,7 +120,7 @@ impl Place {
 ///
 /// # Errors
 /// It is not there as a whole, is none of a whole table, or holds what our tables do not.
-pub async fn read(staging: &Staging, place: &Place) -> Result<()> {
+pub async fn read(staging: &Staging, place: &ExportLocation) -> Result<()> {
     let temporary = staging.directory().join("part");
     let summary_name = Path::new("manifest-summary.json");
     let summary = place.text("manifest-summary.json", &temporary).await?;
@@ -262,12 +262,12 @@ impl Format for ToStaging<'_> {
     fn entry(
         &mut self,
         bucket: &ObjectUri,
-        entry: &Stored,
+        entry: &RawEntry,
         content: &EntryContent,
     ) -> export::Result<()> {
         let (bucket, id, at) = (bucket.to_string(), &*entry.id, entry.time);
         let data = (!entry.is_deleted).then(|| Value::Object(content.shown.clone()).to_string());
-        let replaced = Replaced::Said(content.replaces);
+        let replaced = ReplacedTime::Said(content.replaces);
         self.0
             .add_entry(&bucket, id, at, data.as_deref(), replaced)?;
         let uri = format!("{bucket}/{HISTORY}/{id}");

@@ -28,7 +28,7 @@ type Result<T, E = YamlError> = std::result::Result<T, E>;
 
 /// An object of the file.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Described {
+pub struct YamlObject {
     /// Where it is.
     pub list: ListUri,
     /// Its id there.
@@ -45,7 +45,7 @@ pub struct Described {
 /// The file cannot be read, or is no YAML of kinto-wizard's; `E` for what `found` fails with.
 pub fn read<E: From<YamlError>>(
     file: impl Read + 'static,
-    mut found: impl FnMut(Described) -> Result<(), E>,
+    mut found: impl FnMut(YamlObject) -> Result<(), E>,
 ) -> Result<(), E> {
     let chars = Characters::new(file);
     let mut reader = Reader {
@@ -139,7 +139,7 @@ impl<R: Read> Reader<R> {
     fn objects<E: From<YamlError>>(
         &mut self,
         list: &ListUri,
-        found: &mut impl FnMut(Described) -> Result<(), E>,
+        found: &mut impl FnMut(YamlObject) -> Result<(), E>,
     ) -> Result<(), E> {
         if !self.begins_mapping()? {
             return Ok(());
@@ -164,7 +164,7 @@ impl<R: Read> Reader<R> {
         &mut self,
         list: &ListUri,
         id: String,
-        found: &mut impl FnMut(Described) -> Result<(), E>,
+        found: &mut impl FnMut(YamlObject) -> Result<(), E>,
     ) -> Result<(), E> {
         let uri = list.clone().object(&*id);
         let (mut data, mut permissions) = (Map::new(), None);
@@ -188,7 +188,7 @@ impl<R: Read> Reader<R> {
                 }
             }
         }
-        found(Described {
+        found(YamlObject {
             list: list.clone(),
             id,
             data,
@@ -397,7 +397,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    fn all(text: &str) -> Result<Vec<Described>> {
+    fn all(text: &str) -> Result<Vec<YamlObject>> {
         let mut all = vec![];
         read(std::io::Cursor::new(text.to_owned()), |object| {
             all.push(object);

@@ -2,7 +2,7 @@
 
 use kinto_cli::http::client::Client;
 use kinto_cli::http::mirror::Mirror;
-use kinto_cli::http::reading::{self, Found, Options, ReadingError};
+use kinto_cli::http::reading::{self, Options, ReadReport, ReadingError};
 use kinto_cli::progress::Progress;
 use kinto_serverless::resource::{ListUri, ObjectUri};
 use serde_json::{Value, json};
@@ -40,7 +40,9 @@ fn head(count: u64) -> ResponseTemplate {
 }
 
 /// What is read with credentials, and the copy.
-async fn read(server: &MockServer) -> (Result<Found, ReadingError>, Mirror, tempfile::TempDir) {
+async fn read(
+    server: &MockServer,
+) -> (Result<ReadReport, ReadingError>, Mirror, tempfile::TempDir) {
     let client = Client::new(&server.uri(), Some("alice:secret")).expect("the URL is one");
     let hello = client.hello().await.expect("it answers");
     let directory = tempfile::tempdir().expect("a new copy opens");

@@ -32,7 +32,7 @@ use crate::store::monitor::{CollectionChange, MonitorState, split_update};
 use crate::store::publication::Layer;
 use crate::store::{Store, StoreError, TIMESTAMP_KEY};
 use crate::timestamp::Timestamp;
-use recorder::{Held, Recorder};
+use recorder::{KnownState, Recorder};
 
 /// The most concurrent requests to the table.
 const CONCURRENCY: usize = 16;
@@ -62,7 +62,7 @@ type BucketGeneration = (String, String);
 
 /// A change with its place in the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Numbered<T> {
+struct Sequenced<T> {
     /// The sequence number of the first record that contributed to it.
     sequence_number: String,
     change: T,
@@ -109,7 +109,7 @@ impl Aggregator {
     /// behind it until the stream drops it.
     pub async fn handle(&self, event: Event) -> DynamoDbEventResponse {
         let layers = layers(&event.records);
-        let Coalesced {
+        let CoalescedBatch {
             collections,
             buckets,
             written,
@@ -117,7 +117,7 @@ impl Aggregator {
         let mut failed: Vec<String> = vec![];
 
         let deletions = stream::iter(buckets).map(
-            async |Numbered {
+            async |Sequenced {
                        sequence_number,
                        change: (bucket, generation),
                    }| {
@@ -145,7 +145,7 @@ impl Aggregator {
         // Usually who published has done so by now. Of a large layer one step: its write comes behind what has come
         // meanwhile, so that nobody waits for more than a step.
         let settled = stream::iter(layers).map(
-            async |Numbered {
+            async |Sequenced {
                        sequence_number,
                        change: (list, layer),
                    }| {
@@ -168,7 +168,10 @@ impl Aggregator {
 
     /// Records changes in the monitor and requests their broadcasts. Returns the failures, each with the record from
     /// which to retry.
-    async fn record(&self, mut changes: Vec<Numbered<CollectionChange>>) -> Vec<(String, Failure)> {
+    async fn record(
+        &self,
+        mut changes: Vec<Sequenced<CollectionChange>>,
+    ) -> Vec<(String, Failure)> {
         // If a batch holds several collections, their positions are in order of their timestamps.
         changes.sort_by_key(|change| change.change.last_modified);
         let mut failed = vec![];
@@ -198,7 +201,7 @@ impl Aggregator {
             if let Err(failure) = self.request_broadcasts(&state, concerns).await {
                 failed.extend(earliest(update).map(|number| (number, failure)));
             }
-            held = Held::fresh(state);
+            held = KnownState::fresh(state);
             left = rest;
         }
         // The remembered state may not have shown it.
@@ -213,12 +216,12 @@ impl Aggregator {
 
     /// The monitor's state, in which every entry of an earlier version has a position; and whether there were any to
     /// adopt.
-    async fn held(&self) -> Result<(Held, bool), Failure> {
+    async fn held(&self) -> Result<(KnownState, bool), Failure> {
         let held = self.recorder.held().await?;
         if !held.state.needs_adoption() {
             return Ok((held, false));
         }
-        Ok((Held::fresh(self.adopt(held.state).await?), true))
+        Ok((KnownState::fresh(self.adopt(held.state).await?), true))
     }
 
     /// Gives positions to entries that functions of an earlier version left, and requests their broadcasts
@@ -289,7 +292,7 @@ impl Audience {
 }
 
 /// The first record of the stream that contributed to one of the changes.
-fn earliest(changes: &[Numbered<CollectionChange>]) -> Option<String> {
+fn earliest(changes: &[Sequenced<CollectionChange>]) -> Option<String> {
     let numbers = changes.iter().map(|change| &change.sequence_number);
     numbers.min_by(|a, b| by_number(a, b)).cloned()
 }
@@ -307,17 +310,17 @@ fn by_number(a: &str, b: &str) -> std::cmp::Ordering {
 /// The changes of a batch of the stream.
 ///
 /// Each carries the sequence number of the first record that contributed to it: a retry must begin there.
-struct Coalesced {
+struct CoalescedBatch {
     /// The latest change of each collection.
-    collections: Vec<Numbered<CollectionChange>>,
+    collections: Vec<Sequenced<CollectionChange>>,
     /// Every deletion of a bucket.
-    buckets: Vec<Numbered<BucketGeneration>>,
+    buckets: Vec<Sequenced<BucketGeneration>>,
     /// The times of all changes of collections.
     written: Vec<Timestamp>,
 }
 
-fn coalesce(records: Vec<EventRecord>) -> Coalesced {
-    let mut collections = BTreeMap::<(String, String), Numbered<CollectionChange>>::new();
+fn coalesce(records: Vec<EventRecord>) -> CoalescedBatch {
+    let mut collections = BTreeMap::<(String, String), Sequenced<CollectionChange>>::new();
     let (mut buckets, mut written) = (vec![], vec![]);
     for record in records {
         let sequence_number = record.change.sequence_number.clone().unwrap_or_default();
@@ -333,7 +336,7 @@ fn coalesce(records: Vec<EventRecord>) -> Coalesced {
                     None => {
                         _ = collections.insert(
                             key,
-                            Numbered {
+                            Sequenced {
                                 sequence_number,
                                 change: entry,
                             },
@@ -342,7 +345,7 @@ fn coalesce(records: Vec<EventRecord>) -> Coalesced {
                 }
             }
             Some(StreamChange::BucketDeleted { bucket, generation }) => {
-                buckets.push(Numbered {
+                buckets.push(Sequenced {
                     sequence_number,
                     change: (bucket, generation),
                 });
@@ -354,7 +357,7 @@ fn coalesce(records: Vec<EventRecord>) -> Coalesced {
             ),
         }
     }
-    Coalesced {
+    CoalescedBatch {
         collections: collections.into_values().collect(),
         buckets,
         written,
@@ -374,7 +377,7 @@ fn time_of_write(record: &EventRecord, change: &CollectionChange) -> Timestamp {
 
 /// The layers that lists of records show ([`crate::store::publication`]): of each list the last, since what came before it
 /// was settled.
-fn layers(records: &[EventRecord]) -> Vec<Numbered<(ListUri, Layer)>> {
+fn layers(records: &[EventRecord]) -> Vec<Sequenced<(ListUri, Layer)>> {
     let mut layers = BTreeMap::new();
     for record in records {
         let image = &record.change.new_image;
@@ -392,7 +395,7 @@ fn layers(records: &[EventRecord]) -> Vec<Numbered<(ListUri, Layer)>> {
                 name: name.to_owned(),
                 size,
             };
-            let numbered = Numbered {
+            let numbered = Sequenced {
                 sequence_number: record.change.sequence_number.clone().unwrap_or_default(),
                 change: (collection.children(Kind::Record), layer),
             };

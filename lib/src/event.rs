@@ -276,7 +276,7 @@ impl Origin {
 
 /// An event under construction.
 #[derive(Clone, Debug)]
-struct Gathered {
+struct PendingEvent {
     id: String,
     list: ListUri,
     action: Action,
@@ -291,7 +291,7 @@ struct Gathered {
     is_truncated: bool,
 }
 
-impl Gathered {
+impl PendingEvent {
     fn to_event(
         &self,
         date: Timestamp,
@@ -326,7 +326,7 @@ pub struct Events {
     /// The request in progress; without one, no events are gathered.
     origin: Option<Origin>,
     requests: usize,
-    gathered: Vec<Gathered>,
+    gathered: Vec<PendingEvent>,
 }
 
 impl Events {
@@ -385,7 +385,7 @@ impl Events {
         is_truncated: bool,
     ) {
         let Some(origin) = &self.origin else { return };
-        let same = |event: &&mut Gathered| {
+        let same = |event: &&mut PendingEvent| {
             event.list == *uri.list()
                 && event.action == action
                 && event.origin.user_id == origin.user_id
@@ -399,7 +399,7 @@ impl Events {
                 }
                 event.impacted.push((uri.clone(), impacted));
             }
-            None => self.gathered.push(Gathered {
+            None => self.gathered.push(PendingEvent {
                 id: Uuid::new_v4().to_string(),
                 list: uri.list().clone(),
                 action,
@@ -425,7 +425,7 @@ impl Events {
         if !self.wanted {
             return;
         }
-        self.gathered.push(Gathered {
+        self.gathered.push(PendingEvent {
             id: Uuid::new_v4().to_string(),
             list: uri.list().clone(),
             action: Action::Update,
@@ -442,7 +442,7 @@ impl Events {
     }
 
     /// Those of writes, then those of reviews.
-    fn in_order(&self) -> impl Iterator<Item = &Gathered> {
+    fn in_order(&self) -> impl Iterator<Item = &PendingEvent> {
         let (writes, reviews): (Vec<_>, Vec<_>) = self
             .gathered
             .iter()

@@ -218,11 +218,7 @@ impl Notifier {
         };
         tracing::error!(listener, count, %error, "a listener is not told");
         let pause = match &error {
-            Failure::Listener(
-                NotifyError::Refused { .. }
-                | NotifyError::Permanent(_)
-                | NotifyError::Unauthorized(_),
-            ) => {
+            Failure::Listener(error) if error.is_permanent() => {
                 if count >= MAX_REFUSALS {
                     return self.dead_letter(message).await;
                 }
@@ -231,7 +227,7 @@ impl Notifier {
             Failure::Listener(NotifyError::Failed { retry_after, .. }) => {
                 backoff::after_failure(count).max(retry_after.unwrap_or_default())
             }
-            Failure::Store(_) | Failure::Queue(_) | Failure::NotYet => {
+            Failure::Listener(_) | Failure::Store(_) | Failure::Queue(_) | Failure::NotYet => {
                 backoff::after_failure(count)
             }
         };

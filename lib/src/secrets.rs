@@ -12,12 +12,12 @@ use crate::settings::{SettingError, Vars};
 
 /// Where a secret is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Keeper {
+enum SecretService {
     SecretsManager,
     ParameterStore,
 }
 
-impl Keeper {
+impl SecretService {
     /// Who keeps the secret that the value of a setting refers to; `None` for a value that is the secret itself.
     ///
     /// # Errors
@@ -96,14 +96,14 @@ pub async fn resolve(
 ) -> Result<usize, SettingError> {
     let mut references = vec![];
     for (name, value) in vars.values_mut().filter(|(name, _)| needs(name)) {
-        if let Some(keeper) = Keeper::of(name, value)? {
+        if let Some(keeper) = SecretService::of(name, value)? {
             references.push((name, value, keeper));
         }
     }
     let reads = references.into_iter().map(async |(name, value, keeper)| {
         let read = match keeper {
-            Keeper::SecretsManager => secret(value, config).await,
-            Keeper::ParameterStore => parameter(value, config).await,
+            SecretService::SecretsManager => secret(value, config).await,
+            SecretService::ParameterStore => parameter(value, config).await,
         };
         let problem =
             |problem: SecretError| SettingError::new(name, format!("the secret {problem}"));
@@ -154,12 +154,12 @@ mod tests {
 
     #[test]
     fn secrets_and_parameters_are_told_apart_and_from_secrets_themselves() {
-        let keeper = |value| Keeper::of("KEY", value).ok().flatten();
+        let keeper = |value| SecretService::of("KEY", value).ok().flatten();
         let secret = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:key-AbCdEf";
-        assert_eq!(keeper(secret), Some(Keeper::SecretsManager));
+        assert_eq!(keeper(secret), Some(SecretService::SecretsManager));
         let parameter = "arn:aws-cn:ssm:cn-north-1:123456789012:parameter/kinto/key";
-        assert_eq!(keeper(parameter), Some(Keeper::ParameterStore));
+        assert_eq!(keeper(parameter), Some(SecretService::ParameterStore));
         assert_eq!(keeper("hush"), None);
-        assert!(Keeper::of("KEY", "arn:aws:ssm:eu-central-1:1:document/key").is_err());
+        assert!(SecretService::of("KEY", "arn:aws:ssm:eu-central-1:1:document/key").is_err());
     }
 }

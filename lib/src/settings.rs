@@ -39,7 +39,7 @@ pub use self::listeners::ListenerSettings;
 pub use self::megaphone::MegaphoneSettings;
 pub use self::openid::{OpenIdSettings, UrlPattern};
 pub use self::prometheus::PrometheusSettings;
-pub use self::signer::{Publishing, Role, SignerSettings};
+pub use self::signer::{Role, SignedResource, SignerSettings};
 pub use self::signer_keys::is_signer_secret;
 pub use self::web::{EndOfService, EndpointType, Redirects, WebSettings};
 use crate::hmac;

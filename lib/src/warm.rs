@@ -51,7 +51,7 @@ struct State<T> {
 }
 
 /// What was fetched.
-struct Fetched {
+struct FetchedVars {
     vars: Vars,
     /// What the log is to be told of the file.
     warnings: Vec<String>,
@@ -143,7 +143,7 @@ impl<T> Warm<T> {
     }
 }
 
-impl Fetched {
+impl FetchedVars {
     fn log(&self) {
         for warning in &self.warnings {
             tracing::warn!("{warning}");
@@ -152,13 +152,16 @@ impl Fetched {
 }
 
 /// Fetches what the variables refer to.
-async fn fetch(given: &Environment, names_secrets: NamesSecrets) -> Result<Fetched, StartError> {
+async fn fetch(
+    given: &Environment,
+    names_secrets: NamesSecrets,
+) -> Result<FetchedVars, StartError> {
     let mut vars = given.vars.clone();
     let warnings = settings_file::read(&mut vars, &given.sdk).await?;
     let secrets = names_secrets(&vars)?;
     let is_secret = |name: &str| secrets.iter().any(|secret| secret == name);
     let resolved = secrets::resolve(&mut vars, is_secret, &given.sdk).await?;
-    Ok(Fetched {
+    Ok(FetchedVars {
         is_remote: resolved > 0 || given.vars.text(settings_file::KINTO_INI).is_some(),
         warnings,
         vars,

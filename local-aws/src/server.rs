@@ -95,4 +95,4 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 }
 
 /// The result of services that always respond.
-pub type Answered = Result<Response<Full<Bytes>>, Infallible>;
+pub type ServiceResult = Result<Response<Full<Bytes>>, Infallible>;

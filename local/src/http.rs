@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use local_aws::server::{self, Answered};
+use local_aws::server::{self, ServiceResult};
 
 /// The most bytes in a payload that API Gateway accepts.
 const MAX_BODY: usize = 10 * 1024 * 1024;
@@ -36,7 +36,7 @@ where
     .await;
 }
 
-async fn answer<H, F>(request: Request<Incoming>, peer: SocketAddr, handler: H) -> Answered
+async fn answer<H, F>(request: Request<Incoming>, peer: SocketAddr, handler: H) -> ServiceResult
 where
     H: Fn(ApiGatewayV2httpRequest) -> F,
     F: Future<Output = ApiGatewayV2httpResponse>,

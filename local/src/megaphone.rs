@@ -33,7 +33,7 @@ pub struct Megaphone {
     prints: bool,
     watch: Watch,
     broadcasts: Arc<Mutex<BTreeMap<String, String>>>,
-    arrivals: Arc<Mutex<Vec<Arrival>>>,
+    arrivals: Arc<Mutex<Vec<ReceivedBroadcast>>>,
     mood: Arc<Mutex<Option<FaultPolicy>>>,
 }
 
@@ -41,7 +41,7 @@ type FaultPolicy = Arc<dyn Fn() -> Behaviour + Send + Sync>;
 
 /// A broadcast that took effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Arrival {
+pub struct ReceivedBroadcast {
     /// `broadcaster_id/channel_id`
     pub channel: String,
     /// The version, with its quotes.
@@ -137,7 +137,7 @@ impl Megaphone {
     }
 
     /// Every broadcast that took effect, in order.
-    pub fn arrivals(&self) -> Vec<Arrival> {
+    pub fn arrivals(&self) -> Vec<ReceivedBroadcast> {
         let arrivals = self.arrivals.lock();
         arrivals.unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -273,7 +273,7 @@ impl Megaphone {
         let arrivals = self.arrivals.lock();
         arrivals
             .unwrap_or_else(PoisonError::into_inner)
-            .push(Arrival {
+            .push(ReceivedBroadcast {
                 channel: name.clone(),
                 version: version.to_owned(),
                 at: Instant::now(),

@@ -152,12 +152,12 @@ impl Watch {
 /// The state that the view shows.
 pub struct View {
     banner: Vec<String>,
-    stages: [Seen; Stage::ALL.len()],
+    stages: [StageCount; Stage::ALL.len()],
     last: VecDeque<String>,
 }
 
 #[derive(Default)]
-struct Seen {
+struct StageCount {
     count: u64,
     lags: VecDeque<Duration>,
 }

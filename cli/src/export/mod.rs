@@ -5,7 +5,7 @@ pub mod tables;
 pub mod yaml;
 
 use kinto_serverless::resource::{Kind, ListUri, ObjectUri};
-use kinto_serverless::store::history::{EntryContent, HistoryRead, Stored};
+use kinto_serverless::store::history::{EntryContent, HistoryRead, RawEntry};
 use kinto_serverless::store::{Content, Generation, Object, Store, StoreError};
 use kinto_serverless::timestamp::Timestamp;
 
@@ -47,7 +47,8 @@ pub trait Format {
     ///
     /// # Errors
     /// The file fails.
-    fn entry(&mut self, bucket: &ObjectUri, entry: &Stored, content: &EntryContent) -> Result<()>;
+    fn entry(&mut self, bucket: &ObjectUri, entry: &RawEntry, content: &EntryContent)
+    -> Result<()>;
 
     /// Nothing follows.
     ///

@@ -7,7 +7,7 @@
 use std::io::Write;
 
 use kinto_serverless::resource::{ListUri, ObjectUri};
-use kinto_serverless::store::history::{EntryContent, Stored};
+use kinto_serverless::store::history::{EntryContent, RawEntry};
 use kinto_serverless::store::{Content, Object};
 use kinto_serverless::timestamp::Timestamp;
 use serde_json::json;
@@ -49,7 +49,12 @@ impl<W: Write> Format for Ndjson<W> {
         Ok(writeln!(self.0, "{line}")?)
     }
 
-    fn entry(&mut self, bucket: &ObjectUri, entry: &Stored, content: &EntryContent) -> Result<()> {
+    fn entry(
+        &mut self,
+        bucket: &ObjectUri,
+        entry: &RawEntry,
+        content: &EntryContent,
+    ) -> Result<()> {
         let (bucket, id, time) = (bucket.to_string(), &entry.id, entry.time);
         let line = match entry.is_deleted {
             true => json!({"history": bucket, "id": id, "last_modified": time}),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use csv::{QuoteStyle, Writer, WriterBuilder};
 use kinto_serverless::resource::{Kind, ListUri, ObjectUri};
-use kinto_serverless::store::history::{EntryContent, Stored};
+use kinto_serverless::store::history::{EntryContent, RawEntry};
 use kinto_serverless::store::{Content, Object};
 use kinto_serverless::timestamp::Timestamp;
 use rusqlite::{Connection, params};
@@ -173,7 +173,12 @@ impl Format for Tables {
         Ok(())
     }
 
-    fn entry(&mut self, bucket: &ObjectUri, entry: &Stored, content: &EntryContent) -> Result<()> {
+    fn entry(
+        &mut self,
+        bucket: &ObjectUri,
+        entry: &RawEntry,
+        content: &EntryContent,
+    ) -> Result<()> {
         self.has_history = true;
         let uri = format!("{bucket}/{HISTORY}/{}", entry.id);
         let mut texts = content.readers.iter().chain(content.shown.keys());

@@ -6,7 +6,7 @@ use std::io::Write;
 
 use kinto_serverless::permission::Permissions;
 use kinto_serverless::resource::{Kind, ListUri, ObjectUri};
-use kinto_serverless::store::history::{EntryContent, Stored};
+use kinto_serverless::store::history::{EntryContent, RawEntry};
 use kinto_serverless::store::{Content, Object};
 use kinto_serverless::timestamp::Timestamp;
 use serde_json::{Map, Value, json};
@@ -89,7 +89,7 @@ impl<W: Write> Format for Yaml<W> {
         }
     }
 
-    fn entry(&mut self, _: &ObjectUri, _: &Stored, _: &EntryContent) -> Result<()> {
+    fn entry(&mut self, _: &ObjectUri, _: &RawEntry, _: &EntryContent) -> Result<()> {
         self.left_out.2 += 1;
         Ok(())
     }
@@ -128,7 +128,7 @@ fn escaped(json: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::yaml::{Described, YamlError, read};
+    use crate::yaml::{YamlError, YamlObject, read};
     use kinto_serverless::store::Generation;
     use proptest::prelude::*;
 
@@ -156,7 +156,7 @@ mod tests {
             }
             yaml.finish().unwrap();
             let mut found = vec![];
-            let read = read(std::io::Cursor::new(out), |object: Described| {
+            let read = read(std::io::Cursor::new(out), |object: YamlObject| {
                 found.push(object);
                 Ok::<_, YamlError>(())
             });

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::client::{Client, HttpError};
 use super::history::history_of;
 use super::mirror::{Mirror, Mirrored};
-use super::reading::{self, Found, Options, ReadingError};
+use super::reading::{self, Options, ReadReport, ReadingError};
 use crate::progress::Progress;
 use crate::sync::Differences;
 
@@ -27,7 +27,7 @@ struct Side<'a> {
     client: &'a Client,
     hello: Value,
     mirror: Mirror,
-    found: Found,
+    found: ReadReport,
 }
 
 impl<'a> Side<'a> {
@@ -296,20 +296,20 @@ async fn compare_changesets(
 }
 
 /// A status and a body.
-type Shown = (StatusCode, Value);
+type StatusAndBody = (StatusCode, Value);
 
 /// The answers of both to one request.
 async fn both(
     source: &Side<'_>,
     target: &Side<'_>,
     path: &str,
-) -> std::result::Result<(Shown, Shown), HttpError> {
+) -> std::result::Result<(StatusAndBody, StatusAndBody), HttpError> {
     let one = source.client.get(path).await?;
     let other = target.client.get(path).await?;
     Ok(((one.status, one.body), (other.status, other.body)))
 }
 
-fn compare_changeset(of: &str, one: Shown, other: Shown, found: &mut Differences) {
+fn compare_changeset(of: &str, one: StatusAndBody, other: StatusAndBody, found: &mut Differences) {
     let ((status, mut one), (other_status, mut other)) = (one, other);
     if status == StatusCode::NOT_FOUND {
         return;

@@ -67,7 +67,7 @@ pub struct Options {
 
 /// What a reading found, but for the objects themselves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct ReadReport {
     /// The lists that could be read, parents before what is under them.
     pub lists: Vec<ListUri>,
     /// The buckets whose histories could be read.
@@ -108,7 +108,7 @@ pub async fn read(
     mirror: &mut Mirror,
     options: &Options,
     progress: &Progress,
-) -> Result<Found> {
+) -> Result<ReadReport> {
     let batch = hello["settings"]["batch_max_requests"].as_u64();
     let capabilities = &hello["capabilities"];
     let has = |name: &str| capabilities.get(name).is_some();
@@ -121,7 +121,7 @@ pub async fn read(
         skips_record_permissions: options.skips_record_permissions,
         trims_histories: trims("auto_trim_max_count") || trims("auto_trim_user_ids"),
     };
-    let mut found = Found::default();
+    let mut found = ReadReport::default();
     let plugins = ["attachments", "quotas"];
     let plugins = plugins.into_iter().filter(|name| has(name));
     found.plugins = plugins.map(str::to_owned).collect();

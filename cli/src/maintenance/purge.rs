@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use kinto_serverless::resource::{Kind, ListUri};
-use kinto_serverless::store::raise::Dated;
+use kinto_serverless::store::raise::ObjectTime;
 use kinto_serverless::store::{Store, StoreError};
 use kinto_serverless::timestamp::Timestamp;
 use tokio::time::Instant;
@@ -93,7 +93,7 @@ pub async fn purge(
 /// Tombstones that were found and are still there, each with when it may go.
 struct Waiting<'s> {
     store: &'s Store,
-    found: VecDeque<(Instant, ListUri, Dated)>,
+    found: VecDeque<(Instant, ListUri, ObjectTime)>,
     pace: Pace,
 }
 
@@ -101,7 +101,7 @@ impl Waiting<'_> {
     async fn add(
         &mut self,
         list: &ListUri,
-        tombstone: Dated,
+        tombstone: ObjectTime,
         wait: Duration,
     ) -> Result<(), StoreError> {
         if self.found.len() >= MAX_WAITING {

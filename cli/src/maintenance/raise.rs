@@ -2,7 +2,7 @@
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use kinto_serverless::resource::ListUri;
-use kinto_serverless::store::raise::Dated;
+use kinto_serverless::store::raise::ObjectTime;
 use kinto_serverless::store::{Store, StoreError};
 use kinto_serverless::timestamp::Timestamp;
 
@@ -116,6 +116,6 @@ pub async fn raise(
 }
 
 /// The write capacity units of an update: of the item, and twice of the index, from which it is taken and put.
-fn units(object: &Dated) -> u64 {
+fn units(object: &ObjectTime) -> u64 {
     3 * object.size.div_ceil(1024).max(1) as u64
 }

@@ -40,7 +40,7 @@ pub struct StagedEntry {
 
 /// The time of the object that an entry replaced, if the source names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Replaced {
+pub enum ReplacedTime {
     /// It follows from the other entries.
     NotSaid,
     /// Nothing was there, or what was written at that time.
@@ -76,7 +76,7 @@ impl Staging {
         id: &str,
         time: Timestamp,
         data: Option<&str>,
-        replaced: Replaced,
+        replaced: ReplacedTime,
     ) -> Result<()> {
         let bucket = ObjectUri::parse(parent).filter(|uri| uri.bucket_uri() == uri);
         let names = data.map(serde_json::from_str::<Names>).transpose();
@@ -90,8 +90,8 @@ impl Staging {
             written = names.target.and_then(|target| target.data?.last_modified);
         }
         let replaces = match replaced {
-            Replaced::NotSaid => None,
-            Replaced::Said(at) => Some(at.map_or(NOTHING, millis)),
+            ReplacedTime::NotSaid => None,
+            ReplacedTime::Said(at) => Some(at.map_or(NOTHING, millis)),
         };
         let sql = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)";
         let written = millis(Timestamp(written.unwrap_or_default()));
@@ -234,7 +234,7 @@ mod tests {
 
     use super::*;
 
-    fn add(staging: &Staging, id: &str, time: u64, record: &str, replaced: Replaced) {
+    fn add(staging: &Staging, id: &str, time: u64, record: &str, replaced: ReplacedTime) {
         let uri = format!("/buckets/b/collections/c/records/{record}");
         let data = json!({"uri": uri, "target": {"data": {"last_modified": time - 1}}}).to_string();
         let added = staging.add_entry("/buckets/b", id, Timestamp(time), Some(&data), replaced);
@@ -253,16 +253,16 @@ mod tests {
     #[test]
     fn an_entry_replaces_what_the_one_before_it_tells_of_unless_the_source_says_otherwise() {
         let staging = staged();
-        add(&staging, "x", 10, "r", Replaced::NotSaid);
-        add(&staging, "y", 20, "other", Replaced::NotSaid);
-        add(&staging, "z", 30, "r", Replaced::NotSaid);
-        add(&staging, "said", 40, "r", Replaced::Said(None));
+        add(&staging, "x", 10, "r", ReplacedTime::NotSaid);
+        add(&staging, "y", 20, "other", ReplacedTime::NotSaid);
+        add(&staging, "z", 30, "r", ReplacedTime::NotSaid);
+        add(&staging, "said", 40, "r", ReplacedTime::Said(None));
         add(
             &staging,
             "earlier",
             50,
             "r",
-            Replaced::Said(Some(Timestamp(3))),
+            ReplacedTime::Said(Some(Timestamp(3))),
         );
         for reader in ["carol", "alice"] {
             staging
@@ -296,7 +296,7 @@ mod tests {
         let at = Timestamp(1);
         let put = |parent: &str, data: &str| {
             staging
-                .add_entry(parent, "e", at, Some(data), Replaced::NotSaid)
+                .add_entry(parent, "e", at, Some(data), ReplacedTime::NotSaid)
                 .unwrap();
         };
         put("/buckets/none", "{}");

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use kinto_serverless::resource::ObjectUri;
-use kinto_serverless::store::history::{Entry, HistoryRead, Stored, TOMBSTONES_KEPT};
+use kinto_serverless::store::history::{Entry, HistoryRead, RawEntry, TOMBSTONES_KEPT};
 use kinto_serverless::store::import::ImportWrite;
 use kinto_serverless::store::{Generation, Key};
 use kinto_serverless::timestamp::Timestamp;
@@ -13,14 +13,14 @@ use crate::staging::Staging;
 use crate::staging::entries::StagedEntry;
 
 /// The entries of the source, page by page.
-struct Staged<'a> {
+struct StagedEntries<'a> {
     staging: &'a Staging,
     bucket: &'a ObjectUri,
     before: (Timestamp, String),
     page: VecDeque<StagedEntry>,
 }
 
-impl Staged<'_> {
+impl StagedEntries<'_> {
     fn next(&mut self) -> Result<Option<StagedEntry>> {
         if self.page.is_empty() {
             let (time, id) = &self.before;
@@ -43,7 +43,7 @@ impl Sync<'_> {
         if !self.has_history {
             return Ok(());
         }
-        let mut staged = Staged {
+        let mut staged = StagedEntries {
             staging: self.staging,
             bucket,
             before: (Timestamp::MAX, String::new()),
@@ -89,7 +89,7 @@ impl Sync<'_> {
         bucket: &ObjectUri,
         generation: &Generation,
         source: Option<StagedEntry>,
-        target: Option<Stored>,
+        target: Option<RawEntry>,
     ) -> Result<()> {
         let uri = |id: &str| format!("{bucket}/history/{id}");
         let Some(source) = source else {

@@ -12,7 +12,7 @@ use aws_lambda_events::dynamodb::{Event, EventRecord};
 use aws_lambda_events::streams::DynamoDbEventResponse;
 
 use super::sweep::SweepRequest;
-use super::{Aggregator, CONCURRENCY, Failure, Numbered};
+use super::{Aggregator, CONCURRENCY, Failure, Sequenced};
 use crate::queue::QueueError;
 use crate::store::StoreError;
 use crate::store::monitor::CollectionChange;
@@ -149,7 +149,7 @@ impl Aggregator {
         rebuilt.removed = ghosts.len();
 
         missing.extend(ghosts);
-        let missing = missing.into_iter().map(|change| Numbered {
+        let missing = missing.into_iter().map(|change| Sequenced {
             sequence_number: String::new(),
             change,
         });

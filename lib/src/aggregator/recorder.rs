@@ -12,7 +12,7 @@ use super::Audience;
 use crate::backoff::Backoff;
 use crate::resource::ObjectUri;
 use crate::store::monitor::{
-    CollectionChange, MonitorState, Replaced, StoredEntry, StoredMonitorEntry, split_update,
+    CollectionChange, MonitorState, StateUpdate, StoredEntry, StoredMonitorEntry, split_update,
 };
 use crate::store::{Store, StoreError};
 use crate::timestamp::Timestamp;
@@ -25,19 +25,19 @@ const INITIAL_BACKOFF: Duration = Duration::from_millis(8);
 const MAX_BACKOFF: Duration = Duration::from_millis(500);
 
 /// The entries of collections that are in items of their own.
-type Stored = HashMap<ObjectUri, StoredMonitorEntry>;
+type StoredEntries = HashMap<ObjectUri, StoredMonitorEntry>;
 
 /// Records changes in the monitor's state.
 #[derive(Clone, Debug)]
 pub(super) struct Recorder {
     store: Store,
     pub(super) audience: Audience,
-    remembered: Arc<Mutex<Option<Remembered>>>,
+    remembered: Arc<Mutex<Option<LastWritten>>>,
 }
 
 /// The state that this process wrote last.
 #[derive(Clone, Debug)]
-struct Remembered {
+struct LastWritten {
     state: MonitorState,
     /// Whether nobody else wrote between the last two updates. Otherwise reading the state first is cheaper than a
     /// failed update.
@@ -45,7 +45,7 @@ struct Remembered {
 }
 
 /// A state, and whether it was read or returned since the present changes arrived.
-pub(super) struct Held {
+pub(super) struct KnownState {
     pub(super) state: MonitorState,
     is_fresh: bool,
 }
@@ -61,17 +61,17 @@ impl Recorder {
 
     /// The state to record changes in: the remembered one if it is likely to be current, else that of the table, by one
     /// `GetItem`.
-    pub(super) async fn held(&self) -> Result<Held, StoreError> {
-        let is_trusted = |remembered: &Remembered| {
+    pub(super) async fn held(&self) -> Result<KnownState, StoreError> {
+        let is_trusted = |remembered: &LastWritten| {
             remembered.was_undisturbed && !remembered.state.needs_adoption()
         };
         let remembered = self.lock().clone();
         match remembered.filter(is_trusted) {
-            Some(Remembered { state, .. }) => Ok(Held {
+            Some(LastWritten { state, .. }) => Ok(KnownState {
                 state,
                 is_fresh: false,
             }),
-            None => Ok(Held::fresh(self.store.monitor_state().await?)),
+            None => Ok(KnownState::fresh(self.store.monitor_state().await?)),
         }
     }
 
@@ -85,10 +85,10 @@ impl Recorder {
     /// The table failed, or others wrote before every attempt.
     pub(super) async fn record(
         &self,
-        held: Held,
+        held: KnownState,
         changes: &[&CollectionChange],
     ) -> Result<MonitorState, StoreError> {
-        let record = |state: &mut MonitorState, stored: &Stored| {
+        let record = |state: &mut MonitorState, stored: &StoredEntries| {
             for change in changes {
                 let entry = state.record(change, stored.get(&change.uri()));
                 self.raise_due_versions(state, &entry);
@@ -118,7 +118,7 @@ impl Recorder {
         let positions = stored.iter().map(|stored| stored.entry.position);
         let mut state = read.clone();
         state.start(positions.max().unwrap_or_default(), pull, Timestamp::now());
-        let (Replaced::Done(state) | Replaced::Refused(state)) =
+        let (StateUpdate::Done(state) | StateUpdate::Refused(state)) =
             self.store.replace_monitor_state(&read, state).await?;
         Ok(state)
     }
@@ -142,7 +142,7 @@ impl Recorder {
         let mut left = &*changes;
         while !left.is_empty() {
             let (part, rest) = split_update(left, |change| change);
-            let record = |state: &mut MonitorState, _: &Stored| {
+            let record = |state: &mut MonitorState, _: &StoredEntries| {
                 for change in part {
                     if !state.knows(change) {
                         // Megaphone may have got each one's timestamp as its version.
@@ -152,7 +152,7 @@ impl Recorder {
                     }
                 }
             };
-            state = self.update(Held::fresh(state), &[], record).await?;
+            state = self.update(KnownState::fresh(state), &[], record).await?;
             left = rest;
         }
         Ok(state)
@@ -164,19 +164,19 @@ impl Recorder {
         state: MonitorState,
         version: u64,
     ) -> Result<MonitorState, StoreError> {
-        let adopt = |state: &mut MonitorState, _: &Stored| {
+        let adopt = |state: &mut MonitorState, _: &StoredEntries| {
             state.adopt(version, Timestamp::now());
         };
-        self.update(Held::fresh(state), &[], adopt).await
+        self.update(KnownState::fresh(state), &[], adopt).await
     }
 
     /// Changes the state by `apply`, which gets the items of those of these collections that the state does not know
     /// enough about. Entries that leave the state are put into items of their own first.
     async fn update(
         &self,
-        mut held: Held,
+        mut held: KnownState,
         collections: &[&CollectionChange],
-        apply: impl Fn(&mut MonitorState, &Stored),
+        apply: impl Fn(&mut MonitorState, &StoredEntries),
     ) -> Result<MonitorState, StoreError> {
         let mut backoff = Backoff::new(INITIAL_BACKOFF, MAX_BACKOFF);
         for _ in 0..MAX_ATTEMPTS {
@@ -190,17 +190,17 @@ impl Recorder {
                     return Ok(next);
                 }
                 // With nothing to write, no failed update would show that the state has changed.
-                held = Held::fresh(self.store.monitor_state().await?);
+                held = KnownState::fresh(self.store.monitor_state().await?);
                 continue;
             }
             let folded = next.fold(held.state.clock());
             self.store.put_monitor_entries(folded).await?;
             match self.store.replace_monitor_state(&held.state, next).await? {
-                Replaced::Done(state) => {
+                StateUpdate::Done(state) => {
                     self.remember(&held.state, &state);
                     return Ok(state);
                 }
-                Replaced::Refused(present) => held = Held::fresh(present),
+                StateUpdate::Refused(present) => held = KnownState::fresh(present),
             }
             tokio::time::sleep(backoff.next_pause()).await;
         }
@@ -211,20 +211,20 @@ impl Recorder {
         let mut remembered = self.lock();
         let before = remembered.as_ref();
         let was_undisturbed = before.is_none_or(|before| before.state.clock() == replaced.clock());
-        *remembered = Some(Remembered {
+        *remembered = Some(LastWritten {
             state: state.clone(),
             was_undisturbed,
         });
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Remembered>> {
+    fn lock(&self) -> MutexGuard<'_, Option<LastWritten>> {
         self.remembered
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Held {
+impl KnownState {
     pub(super) fn fresh(state: MonitorState) -> Self {
         Self {
             state,

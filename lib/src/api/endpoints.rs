@@ -3,7 +3,7 @@
 //! The first row that matches a path answers. Each plugin has rows of its own ([`plugins`]).
 
 use crate::api::changes::{broadcasts, changeset, monitor, monitor_entry};
-use crate::api::dispatch::endpoint::{ACTION, About, Audience, Endpoint, Handler, Served};
+use crate::api::dispatch::endpoint::{ACTION, About, Audience, Endpoint, Handler, ServedEndpoint};
 use crate::api::plugins;
 use crate::api::service::operation::{
     Operation, body, described, list_parameters, reference, required, responses,
@@ -180,11 +180,11 @@ fn has_changes(settings: &ApiSettings) -> bool {
 }
 
 /// The endpoints that these settings serve, in the order in which a path is matched with them.
-pub fn served(settings: &ApiSettings) -> Vec<Served> {
+pub fn served(settings: &ApiSettings) -> Vec<ServedEndpoint> {
     let plugins = plugins::enabled(settings);
     let endpoints = plugins.flat_map(|plugin| plugin.endpoints).chain(ENDPOINTS);
     let served = endpoints.filter(|endpoint| (endpoint.is_served)(settings));
-    let served = served.map(|endpoint| Served {
+    let served = served.map(|endpoint| ServedEndpoint {
         endpoint,
         methods: endpoint.methods(settings),
     });

@@ -38,7 +38,9 @@
 //! | [`plugins::openid::provider`] | an identity provider, and its tokens |
 //! | [`plugins::signer`] | review, signatures and publication |
 //! | [`plugins::signer::transitions`] | the statuses of a source |
-//! | [`plugins::signer::content`] | records, compared and copied |
+//! | [`plugins::signer::source`] | a source that was written: its groups, targets and status |
+//! | [`plugins::signer::commands`] | reviews, approvals, rollbacks |
+//! | [`plugins::signer::records`] | the records of a source or of what is published, compared |
 //! | [`plugins::signer::publish`] | layers, signatures, what the commit shows |
 //! | [`plugins::signer::certificates`] | certificates that near their end |
 //! | [`plugins::signer::refresh`] | signing anew by a schedule |
@@ -122,7 +124,7 @@ use std::sync::Arc;
 use self::auth::passwords::Passwords;
 use self::changes::changeset_cache::ChangesetCache;
 use self::changes::monitor_cache::MonitorCache;
-use self::dispatch::endpoint::Served;
+use self::dispatch::endpoint::ServedEndpoint;
 use self::dispatch::retry;
 use self::plugins::OnWrite;
 use self::plugins::openid::provider::Provider;
@@ -148,7 +150,7 @@ pub struct Api {
     changesets: Arc<ChangesetCache>,
     providers: Arc<[Provider]>,
     /// The endpoints that the settings serve, and their methods.
-    endpoints: Arc<[Served]>,
+    endpoints: Arc<[ServedEndpoint]>,
     /// The code that plugins run after writes.
     on_write: Arc<[OnWrite]>,
     /// Signs publications.

@@ -19,14 +19,14 @@ pub enum Field {
 /// Finds the field at `path`, one key for each object on the way. As elsewhere, the last one of duplicate keys counts.
 pub fn at(path: &[&str], json: &[u8]) -> Field {
     let mut json = serde_json::Deserializer::from_slice(json);
-    let found = At(path).deserialize(&mut json);
+    let found = FieldSeed(path).deserialize(&mut json);
     let found = found.and_then(|found| json.end().map(|()| found));
     found.unwrap_or(Field::Missing)
 }
 
-struct At<'p>(&'p [&'p str]);
+struct FieldSeed<'p>(&'p [&'p str]);
 
-impl At<'_> {
+impl FieldSeed<'_> {
     /// The field for a value that is no string.
     fn other(&self) -> Field {
         match self.0 {
@@ -36,7 +36,7 @@ impl At<'_> {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for At<'_> {
+impl<'de> DeserializeSeed<'de> for FieldSeed<'_> {
     type Value = Field;
 
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Field, D::Error> {
@@ -44,7 +44,7 @@ impl<'de> DeserializeSeed<'de> for At<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for At<'_> {
+impl<'de> Visitor<'de> for FieldSeed<'_> {
     type Value = Field;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -55,7 +55,9 @@ impl<'de> Visitor<'de> for At<'_> {
         let mut found = self.other();
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {
             match self.0 {
-                [first, rest @ ..] if key == *first => found = map.next_value_seed(At(rest))?,
+                [first, rest @ ..] if key == *first => {
+                    found = map.next_value_seed(FieldSeed(rest))?
+                }
                 _ => _ = map.next_value::<IgnoredAny>()?,
             }
         }

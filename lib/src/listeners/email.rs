@@ -60,8 +60,6 @@ pub const FIELDS: [&str; 13] = [
 
 /// The most bytes in a subject; a longer one is truncated. A line of a mail has 998 (RFC 5322).
 const MAX_SUBJECT: usize = 250;
-/// The answer of servers that refuse a name or password (RFC 4954).
-const AUTHENTICATION_FAILED: u16 = 535;
 /// The most bytes in a body; a longer one is truncated. Servers accept far more, but nobody reads it.
 const MAX_BODY: usize = 100 * 1024;
 
@@ -184,14 +182,8 @@ impl Mailer {
         }
         let message = message.body(cut(&body, MAX_BODY));
         let message = message.map_err(|error| NotifyError::Permanent(error.to_string()))?;
-        match self.transport.send(message).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.status().map(u16::from) == Some(AUTHENTICATION_FAILED) => {
-                Err(NotifyError::Unauthorized(error.to_string()))
-            }
-            Err(error) if error.is_permanent() => Err(NotifyError::Permanent(error.to_string())),
-            Err(error) => Err(NotifyError::failed(error)),
-        }
+        let sent = self.transport.send(message).await;
+        sent.map(drop).map_err(|error| NotifyError::of_smtp(&error))
     }
 }
 
@@ -244,10 +236,10 @@ enum TemplateError {
 
 /// Text with placeholders.
 #[derive(Debug, PartialEq, Eq)]
-struct Template(Vec<Piece>);
+struct Template(Vec<TemplatePart>);
 
 #[derive(Debug, PartialEq, Eq)]
-enum Piece {
+enum TemplatePart {
     Text(String),
     Field(String),
 }
@@ -259,10 +251,10 @@ impl Template {
         let mut rest = template;
         while let Some(at) = rest.find(['{', '}']) {
             let (text, from) = rest.split_at(at);
-            pieces.push(Piece::Text(text.to_owned()));
+            pieces.push(TemplatePart::Text(text.to_owned()));
             let doubled = ["{{", "}}"].into_iter().find(|two| from.starts_with(two));
             rest = if let Some(two) = doubled {
-                pieces.push(Piece::Text(two[1..].to_owned()));
+                pieces.push(TemplatePart::Text(two[1..].to_owned()));
                 &from[2..]
             } else {
                 let field = from.strip_prefix('{').and_then(|from| from.split_once('}'));
@@ -270,19 +262,19 @@ impl Template {
                 if !is_field(name) {
                     return Err(TemplateError::UnknownField(name.to_owned()));
                 }
-                pieces.push(Piece::Field(name.to_owned()));
+                pieces.push(TemplatePart::Field(name.to_owned()));
                 rest
             };
         }
-        pieces.push(Piece::Text(rest.to_owned()));
+        pieces.push(TemplatePart::Text(rest.to_owned()));
         Ok(Self(pieces))
     }
 
     /// The text, with the fields of an event filled in.
     fn fill(&self, event: &Value) -> String {
         let pieces = self.0.iter().map(|piece| match piece {
-            Piece::Text(text) => text.clone(),
-            Piece::Field(name) => text_of(&event[name]),
+            TemplatePart::Text(text) => text.clone(),
+            TemplatePart::Field(name) => text_of(&event[name]),
         });
         pieces.collect()
     }

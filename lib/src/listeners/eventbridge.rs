@@ -14,7 +14,7 @@ use aws_sdk_eventbridge::primitives::{DateTime, DateTimeFormat};
 use aws_sdk_eventbridge::types::PutEventsRequestEntry;
 use futures::future::BoxFuture;
 
-use super::{Listener, ListenerContext, NotifyError, aws_failed, is_throttling};
+use super::{Listener, ListenerContext, NotifyError};
 use crate::event::ResourceChanged;
 use crate::settings::SettingError;
 
@@ -57,20 +57,14 @@ impl Listener for Bus {
                     .detail(detail)
                     .build();
                 let answer = self.client.put_events().entries(entry).send().await;
-                let answer = answer.map_err(aws_failed)?;
+                let answer = answer.map_err(NotifyError::of_aws)?;
                 // An entry can fail although the request succeeds.
                 for entry in answer.entries() {
                     let Some(code) = entry.error_code() else {
                         continue;
                     };
                     let message = entry.error_message().unwrap_or_default();
-                    let message = format!("PutEvents: {code}: {message}");
-                    let passes = is_throttling(Some(code)) || code.starts_with("Internal");
-                    return Err(if passes {
-                        NotifyError::failed(message)
-                    } else {
-                        NotifyError::Permanent(message)
-                    });
+                    return Err(NotifyError::of_entry(code, message));
                 }
             }
             Ok(())

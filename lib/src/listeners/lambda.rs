@@ -15,7 +15,7 @@ use aws_sdk_lambda::config::timeout::TimeoutConfig;
 use aws_sdk_lambda::primitives::Blob;
 use futures::future::BoxFuture;
 
-use super::{Listener, ListenerContext, NotifyError, aws_failed, read_answer};
+use super::{Listener, ListenerContext, NotifyError, read_answer};
 use crate::event::ResourceChanged;
 use crate::settings::SettingError;
 
@@ -60,7 +60,7 @@ impl Listener for Function {
             for (_, input) in event.to_json_within(MAX_INPUT) {
                 let request = self.client.invoke().function_name(&self.name);
                 let answer = request.payload(Blob::new(input)).send().await;
-                let answer = answer.map_err(aws_failed)?;
+                let answer = answer.map_err(NotifyError::of_aws)?;
                 if let Some(error) = answer.function_error() {
                     return Err(NotifyError::failed(format!("the function failed: {error}")));
                 }

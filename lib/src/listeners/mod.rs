@@ -12,23 +12,21 @@
 pub mod custom;
 pub mod email;
 pub mod eventbridge;
+mod failure;
 pub mod lambda;
 pub mod sqs;
 pub mod webhook;
 
-use std::error::Error;
 use std::fmt::Debug;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
-use aws_sdk_sqs::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde_json::Value;
 
+pub use self::failure::NotifyError;
 use crate::event::ResourceChanged;
-use crate::http_client::parse_retry_after;
 use crate::secrets::RefusedCredentials;
 use crate::settings::{ListenerSettings, SettingError, Vars};
 
@@ -43,45 +41,6 @@ pub trait Listener: Debug + Send + Sync {
     /// Notifies the listener of the part of an event that it subscribes to ([`ListenerSettings::select`]). Must finish
     /// within [`ListenerSettings::timeout`], which is enforced unless it blocks its thread; a panic is a failure.
     fn notify<'a>(&'a self, event: &'a ResourceChanged) -> BoxFuture<'a, Result<(), NotifyError>>;
-}
-
-/// A failed or refused notification.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotifyError {
-    /// Before the commit: refuses the write, with this response to the client. After it, when it is too late to refuse,
-    /// the same as [`NotifyError::Permanent`].
-    #[error("refused with {status}: {message}")]
-    Refused {
-        /// The HTTP status of the response, 400 to 599.
-        status: u16,
-        /// Its message.
-        message: String,
-    },
-    /// The notification can never succeed. Before the commit, nothing is written; after it, the event is given up if
-    /// the failure persists.
-    #[error("{0}")]
-    Permanent(String),
-    /// The receiver refuses our credentials. As [`NotifyError::Permanent`], but secrets are fetched again.
-    #[error("{0}")]
-    Unauthorized(String),
-    /// The notification failed, or got no answer. Before the commit, nothing is written; after it, it is retried.
-    #[error("{message}")]
-    Failed {
-        /// The failure, for the log.
-        message: String,
-        /// The pause that the receiver asks for.
-        retry_after: Option<Duration>,
-    },
-}
-
-impl NotifyError {
-    /// A failed notification because of `error`.
-    pub fn failed(error: impl ToString) -> Self {
-        Self::Failed {
-            message: error.to_string(),
-            retry_after: None,
-        }
-    }
 }
 
 /// The AWS clients of listeners.
@@ -283,33 +242,6 @@ impl FromIterator<(ListenerSettings, Arc<dyn Listener>)> for Listeners {
             refused: RefusedCredentials::default(),
         }
     }
-}
-
-/// The meaning of a failed AWS call. A 4xx is about the request, which will not change, except for too many requests,
-/// or a function that is being updated (409).
-fn aws_failed<E>(error: SdkError<E>) -> NotifyError
-where
-    E: Error + ProvideErrorMetadata + Send + Sync + 'static,
-{
-    let answer = error.raw_response();
-    let status = answer.map_or(0, |answer| answer.status().as_u16());
-    let header = answer.and_then(|answer| answer.headers().get("retry-after"));
-    let passes = matches!(status, 408 | 409 | 429) || is_throttling(error.code());
-    let retry_after = header.and_then(|value| parse_retry_after(value, SystemTime::now()));
-    let message = DisplayErrorContext(error).to_string();
-    if (400..500).contains(&status) && !passes {
-        return NotifyError::Permanent(message);
-    }
-    NotifyError::Failed {
-        message,
-        retry_after,
-    }
-}
-
-/// Returns `true` if an error's code means too many requests, for which most services use status 400.
-fn is_throttling(code: Option<&str>) -> bool {
-    let said = ["Throttl", "TooManyRequests", "LimitExceeded"];
-    code.is_some_and(|code| said.iter().any(|said| code.contains(said)))
 }
 
 /// Reads the answer of a function or webhook: anything, or a refusal, e.g.

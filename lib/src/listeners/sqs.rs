@@ -13,7 +13,7 @@ use std::sync::Arc;
 use aws_sdk_sqs::Client;
 use futures::future::BoxFuture;
 
-use super::{Listener, ListenerContext, NotifyError, aws_failed};
+use super::{Listener, ListenerContext, NotifyError};
 use crate::event::ResourceChanged;
 use crate::queue::group_id;
 use crate::settings::SettingError;
@@ -53,7 +53,7 @@ impl Listener for Queue {
                         .message_group_id(group_id("", &event.list_uri()))
                         .message_deduplication_id(id);
                 }
-                message.send().await.map_err(aws_failed)?;
+                message.send().await.map_err(NotifyError::of_aws)?;
             }
             Ok(())
         })

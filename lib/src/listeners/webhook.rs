@@ -17,8 +17,8 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use futures::future::BoxFuture;
+use reqwest::Response;
 use reqwest::header::CONTENT_TYPE;
-use reqwest::{Response, StatusCode};
 
 use super::{Listener, ListenerContext, NotifyError, read_answer};
 use crate::event::ResourceChanged;
@@ -96,21 +96,8 @@ impl Webhook {
             return read_answer(&body_of(answer).await?);
         }
         let message = format!("the webhook answered {status}");
-        if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-            return Err(NotifyError::Unauthorized(message));
-        }
-        let passes = status.is_server_error()
-            || matches!(
-                status,
-                StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT
-            );
-        if !passes {
-            return Err(NotifyError::Permanent(message));
-        }
-        Err(NotifyError::Failed {
-            message,
-            retry_after: http_client::retry_after(answer.headers()),
-        })
+        let retry_after = http_client::retry_after(answer.headers());
+        Err(NotifyError::of_http(status.as_u16(), message, retry_after))
     }
 }
 

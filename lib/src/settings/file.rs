@@ -11,7 +11,7 @@ use super::{SettingError, Vars, native};
 
 /// The treatment of a setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+enum Treatment {
     Known,
     /// It stops the start, for this reason.
     Refused(&'static str),
@@ -83,42 +83,51 @@ const KNOWN: &[&str] = &[
 ];
 
 /// Prefixes of settings, with their treatment.
-const BY_PREFIX: &[(&str, Fate)] = &[
-    ("multiauth_policy_", Fate::Known),
-    ("event_listeners_", Fate::Known),
-    ("signer_", Fate::Known),
-    ("quotas_", Fate::Refused("there are no quotas here")),
+const BY_PREFIX: &[(&str, Treatment)] = &[
+    ("multiauth_policy_", Treatment::Known),
+    ("event_listeners_", Treatment::Known),
+    ("signer_", Treatment::Known),
+    ("quotas_", Treatment::Refused("there are no quotas here")),
     (
         "attachment_",
-        Fate::Refused("there are no attachments here"),
+        Treatment::Refused("there are no attachments here"),
     ),
     (
         "account_validation",
-        Fate::Refused("accounts are not validated by mail here"),
+        Treatment::Refused("accounts are not validated by mail here"),
     ),
-    ("emailer_", Fate::Refused("there is no kinto-emailer here")),
-    ("fxa_", Fate::Refused("there is no kinto-fxa here")),
-    ("fxaoauth_", Fate::Refused("there is no kinto-fxa here")),
-    ("portier_", Fate::Refused("there is no kinto-portier here")),
-    ("ldap_", Fate::Refused("there is no kinto-ldap here")),
-    ("storage_", Fate::Ignored(BACKEND)),
-    ("cache_backend", Fate::Ignored(BACKEND)),
-    ("cache_url", Fate::Ignored(BACKEND)),
-    ("cache_hosts", Fate::Ignored(BACKEND)),
-    ("cache_prefix", Fate::Ignored(BACKEND)),
-    ("cache_pool_", Fate::Ignored(BACKEND)),
-    ("cache_max_", Fate::Ignored(BACKEND)),
-    ("permission_backend", Fate::Ignored(BACKEND)),
-    ("permission_url", Fate::Ignored(BACKEND)),
-    ("permission_pool_", Fate::Ignored(BACKEND)),
-    ("permission_max_", Fate::Ignored(BACKEND)),
-    ("statsd_", Fate::Ignored(OPERATION)),
-    ("sentry_", Fate::Ignored(OPERATION)),
-    ("newrelic_", Fate::Ignored(OPERATION)),
-    ("profiler_", Fate::Ignored(OPERATION)),
-    ("metrics_", Fate::Ignored(OPERATION)),
-    ("prometheus_", Fate::Ignored(OPERATION)),
-    ("logging_", Fate::Ignored(OPERATION)),
+    (
+        "emailer_",
+        Treatment::Refused("there is no kinto-emailer here"),
+    ),
+    ("fxa_", Treatment::Refused("there is no kinto-fxa here")),
+    (
+        "fxaoauth_",
+        Treatment::Refused("there is no kinto-fxa here"),
+    ),
+    (
+        "portier_",
+        Treatment::Refused("there is no kinto-portier here"),
+    ),
+    ("ldap_", Treatment::Refused("there is no kinto-ldap here")),
+    ("storage_", Treatment::Ignored(BACKEND)),
+    ("cache_backend", Treatment::Ignored(BACKEND)),
+    ("cache_url", Treatment::Ignored(BACKEND)),
+    ("cache_hosts", Treatment::Ignored(BACKEND)),
+    ("cache_prefix", Treatment::Ignored(BACKEND)),
+    ("cache_pool_", Treatment::Ignored(BACKEND)),
+    ("cache_max_", Treatment::Ignored(BACKEND)),
+    ("permission_backend", Treatment::Ignored(BACKEND)),
+    ("permission_url", Treatment::Ignored(BACKEND)),
+    ("permission_pool_", Treatment::Ignored(BACKEND)),
+    ("permission_max_", Treatment::Ignored(BACKEND)),
+    ("statsd_", Treatment::Ignored(OPERATION)),
+    ("sentry_", Treatment::Ignored(OPERATION)),
+    ("newrelic_", Treatment::Ignored(OPERATION)),
+    ("profiler_", Treatment::Ignored(OPERATION)),
+    ("metrics_", Treatment::Ignored(OPERATION)),
+    ("prometheus_", Treatment::Ignored(OPERATION)),
+    ("logging_", Treatment::Ignored(OPERATION)),
 ];
 
 const BACKEND: &str = "everything is kept in DynamoDB";
@@ -156,22 +165,22 @@ const GENERATORS: [(&str, &str); 6] = [
 ];
 
 /// The treatment of a setting, by its value and by its name, in lower case and with `_` for `.` and `-`.
-fn fate(name: &str, value: &str) -> Fate {
+fn fate(name: &str, value: &str) -> Treatment {
     if KNOWN.contains(&name) {
-        return Fate::Known;
+        return Treatment::Known;
     }
     if let Some((_, only)) = GENERATORS.iter().find(|(generator, _)| *generator == name) {
         return if value == *only {
-            Fate::Known
+            Treatment::Known
         } else {
-            Fate::Refused("code of one's own cannot be used here")
+            Treatment::Refused("code of one's own cannot be used here")
         };
     }
     let prefixed = BY_PREFIX
         .iter()
         .find(|(prefix, _)| name.starts_with(prefix));
     if name == "account_validation" && is_flag(value) == Some(false) {
-        return Fate::Known;
+        return Treatment::Known;
     }
     if let Some((_, fate)) = prefixed {
         return *fate;
@@ -179,9 +188,9 @@ fn fate(name: &str, value: &str) -> Fate {
     let is_switch =
         (name.starts_with("object_") || name.starts_with("plural_")) && name.ends_with("_enabled");
     if is_switch || KNOWN_ENDS.iter().any(|end| name.ends_with(end)) {
-        return Fate::Known;
+        return Treatment::Known;
     }
-    Fate::Ignored("it is not known")
+    Treatment::Ignored("it is not known")
 }
 
 /// The boolean that a flag's text stands for; `None` if it is no flag.
@@ -231,17 +240,17 @@ impl Vars {
             let name = plain(&entry.key);
             let mut value = native::text_of(&entry.value);
             let fate = match fate(&name, &value) {
-                Fate::Known if !is_written_as_known(&entry.key, &name) => {
-                    Fate::Ignored("names are in lower case")
+                Treatment::Known if !is_written_as_known(&entry.key, &name) => {
+                    Treatment::Ignored("names are in lower case")
                 }
                 fate => fate,
             };
             match fate {
-                Fate::Known => {}
-                Fate::Refused(why) => {
+                Treatment::Known => {}
+                Treatment::Refused(why) => {
                     return Err(refuse(entry.refuse(format!("is not supported: {why}"))));
                 }
-                Fate::Ignored(why) => {
+                Treatment::Ignored(why) => {
                     warnings.push(format!(
                         "kinto.ini, line {}, `{}` makes no difference: {why}",
                         entry.line, entry.key
@@ -295,7 +304,7 @@ impl Vars {
             let Some(name) = variable.strip_prefix("KINTO_") else {
                 continue;
             };
-            if let Fate::Refused(why) = fate(&name.to_ascii_lowercase(), value) {
+            if let Treatment::Refused(why) = fate(&name.to_ascii_lowercase(), value) {
                 return Err(SettingError::new(
                     variable,
                     format!("is not supported: {why}"),

@@ -94,7 +94,7 @@ impl CertificateWarning {
 
 /// A source with the collections that it is published to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Publishing {
+pub struct SignedResource {
     /// Where people write.
     pub source: ObjectUri,
     /// What reviewers look at.
@@ -105,7 +105,7 @@ pub struct Publishing {
     pub is_reviewed: bool,
 }
 
-impl Publishing {
+impl SignedResource {
     /// The collections that the stack alone writes.
     pub fn targets(&self) -> impl Iterator<Item = &ObjectUri> {
         self.preview.iter().chain([&self.destination])
@@ -116,9 +116,9 @@ impl Publishing {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Role {
     /// People write it, and it is published.
-    Source(Publishing),
+    Source(SignedResource),
     /// The stack writes it. With the collection that it is published from.
-    Target(Publishing),
+    Target(SignedResource),
 }
 
 impl SignerSettings {
@@ -217,13 +217,13 @@ impl SignerSettings {
     }
 
     /// What becomes of a collection with that id in the source of a line.
-    fn publishing(&self, line: &Resource, id: &str) -> Publishing {
+    fn publishing(&self, line: &Resource, id: &str) -> SignedResource {
         let under = |place: &ObjectUri| match place.kind() {
             Kind::Bucket => place.children(Kind::Collection).object(id),
             _ => place.clone(),
         };
         let source = under(&line.source);
-        Publishing {
+        SignedResource {
             preview: line.preview.as_ref().map(under),
             destination: under(&line.destination),
             is_reviewed: self.is_reviewed(source.bucket_id(), Some(source.id())),

@@ -111,10 +111,10 @@ impl Chain {
 
 /// The chains that this process has fetched; clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Chains(Arc<Mutex<HashMap<String, Fetched>>>);
+pub struct Chains(Arc<Mutex<HashMap<String, CachedChain>>>);
 
 /// A chain, and when it was fetched.
-type Fetched = (Instant, Arc<Chain>);
+type CachedChain = (Instant, Arc<Chain>);
 
 impl Chains {
     /// The chain with that URL, fetched at most once an hour.
@@ -134,7 +134,10 @@ impl Chains {
             problem,
         })?;
         let chain = Arc::new(Chain::parse(url, &bytes)?);
-        kept().insert(url.to_owned(), (Instant::now(), Arc::clone(&chain)));
+        let mut kept = kept();
+        // A service names another chain whenever it renews one.
+        kept.retain(|_, (at, _)| at.elapsed() < KEPT);
+        kept.insert(url.to_owned(), (Instant::now(), Arc::clone(&chain)));
         Ok(chain)
     }
 }

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::publication::Layer;
-use super::recent::{Covered, RecentWrites};
+use super::recent::{ReadRange, RecentWrites};
 use super::{BY_LAST_MODIFIED, Generation, Item, Store, StoreError, flag, number, string, time};
 use crate::resource::ListUri;
 use crate::timestamp::Timestamp;
@@ -115,7 +115,7 @@ impl Changes {
     pub fn show(&self, recent: &RecentWrites) -> bool {
         let earliest = self.read.first().filter(|_| !self.is_whole);
         let since = self.wanted.since.next();
-        let covered = Covered {
+        let covered = ReadRange {
             times: earliest.map_or(since, |change| change.last_modified)..=self.timestamp,
             tombstones: true,
         };
@@ -226,7 +226,7 @@ impl Store {
     ///
     /// # Errors
     /// Failures of the table.
-    pub async fn lay_over(
+    pub async fn apply_layer(
         &self,
         list: &ListUri,
         layer: &Layer,

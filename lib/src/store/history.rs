@@ -127,7 +127,7 @@ pub struct Removal {
 
 impl Removal {
     /// The removal of an entry that was read, at that time.
-    pub fn of(entry: &Stored, at: Timestamp) -> Self {
+    pub fn of(entry: &RawEntry, at: Timestamp) -> Self {
         Self {
             tombstone: Key {
                 pk: entry.key.pk.clone(),
@@ -163,7 +163,7 @@ pub(super) fn tombstone(key: Key, expires: Timestamp) -> Item {
 
 /// An entry, or a tombstone, as it is stored: what it tells is not read.
 #[derive(Clone, Debug)]
-pub struct Stored {
+pub struct RawEntry {
     /// Its key.
     pub key: Key,
     /// Its id.
@@ -175,7 +175,7 @@ pub struct Stored {
     told: Vec<u8>,
 }
 
-impl Stored {
+impl RawEntry {
     /// `None` of what was deleted and has not gone yet.
     fn from_item(mut item: Item) -> Result<Option<Self>, StoreError> {
         let (pk, sk) = (string(&item, "pk")?, string(&item, "sk")?);
@@ -356,7 +356,7 @@ pub struct Entries {
 struct Shard {
     /// Asks for the next page; `None` when there is no more.
     next: Option<QueryFluentBuilder>,
-    read: VecDeque<Stored>,
+    read: VecDeque<RawEntry>,
 }
 
 impl Entries {
@@ -365,7 +365,7 @@ impl Entries {
     ///
     /// # Errors
     /// Failures of the table.
-    pub async fn next(&mut self) -> Result<Option<Stored>, StoreError> {
+    pub async fn next(&mut self) -> Result<Option<RawEntry>, StoreError> {
         let is_open = |shard: &Shard| shard.read.is_empty() && shard.next.is_some();
         while self.shards.iter().any(is_open) {
             let limit = self.limit;
@@ -398,7 +398,7 @@ impl Shard {
         let mut bytes = 0;
         for item in page.items.unwrap_or_default() {
             bytes += OVERHEAD;
-            if let Some(entry) = Stored::from_item(item)? {
+            if let Some(entry) = RawEntry::from_item(item)? {
                 bytes += entry.told.len();
                 self.read.push_back(entry);
             }
@@ -447,9 +447,9 @@ impl Store {
     ///
     /// # Errors
     /// Failures of the table.
-    pub async fn history_entries(&self, keys: &[Key]) -> Result<Vec<Stored>, StoreError> {
+    pub async fn history_entries(&self, keys: &[Key]) -> Result<Vec<RawEntry>, StoreError> {
         let found = self.read(keys).await?;
-        let found = found.into_values().map(Stored::from_item);
+        let found = found.into_values().map(RawEntry::from_item);
         found.filter_map(Result::transpose).collect()
     }
 
@@ -532,7 +532,7 @@ mod tests {
 
     #[test]
     fn an_entry_is_read_as_it_was_written() {
-        let stored = Stored::from_item(entry("x").unwrap().into_item());
+        let stored = RawEntry::from_item(entry("x").unwrap().into_item());
         let stored = stored.unwrap().unwrap();
         assert_eq!(stored.content().unwrap(), content("x"));
         assert_eq!((stored.time, stored.is_deleted), (Timestamp(5), false));
@@ -579,15 +579,15 @@ mod tests {
 
     #[test]
     fn a_tombstone_keeps_the_id_and_has_a_time_of_its_own() {
-        let stored = Stored::from_item(entry("x").unwrap().into_item());
+        let stored = RawEntry::from_item(entry("x").unwrap().into_item());
         let stored = stored.unwrap().unwrap();
         let removal = Removal::of(&stored, Timestamp(9));
         assert!(
-            Stored::from_item(removal.clone().into_entry())
+            RawEntry::from_item(removal.clone().into_entry())
                 .unwrap()
                 .is_none()
         );
-        let tombstone = Stored::from_item(removal.into_tombstone())
+        let tombstone = RawEntry::from_item(removal.into_tombstone())
             .unwrap()
             .unwrap();
         assert_eq!((&tombstone.id, tombstone.time), (&stored.id, Timestamp(9)));

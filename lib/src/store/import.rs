@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::history::{self, Entry};
 use super::membership::{Member, Memberships};
-use super::monitor::{CollectionChange, Replaced, split_update};
+use super::monitor::{CollectionChange, StateUpdate, split_update};
 use super::shares::Shares;
 use super::{
     Generation, Item, Key, List, Object, RETRY_TIME, Store, StoreError, TIMESTAMP_KEY, number,
@@ -360,8 +360,8 @@ impl Store {
             if next.clock() > before || !state.has_clock() {
                 self.put_monitor_entries(next.fold(state.clock())).await?;
                 match self.replace_monitor_state(&state, next).await? {
-                    Replaced::Done(written) => state = written,
-                    Replaced::Refused(present) => {
+                    StateUpdate::Done(written) => state = written,
+                    StateUpdate::Refused(present) => {
                         attempts += 1;
                         if attempts == MAX_ATTEMPTS {
                             return Err(StoreError::MonitorContended(attempts));

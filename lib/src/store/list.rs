@@ -46,7 +46,7 @@ impl ListRead<'_> {
 
 /// An object of a list as it is stored: its data is not parsed.
 #[derive(Debug)]
-pub struct Listed {
+pub struct ListedObject {
     /// Its id.
     pub id: String,
     /// When it was last written.
@@ -54,7 +54,7 @@ pub struct Listed {
     item: Item,
 }
 
-impl Listed {
+impl ListedObject {
     fn from_item(item: Item) -> Result<Self, StoreError> {
         Ok(Self {
             id: string(&item, "sk")?,
@@ -112,7 +112,7 @@ impl Listed {
 #[derive(Debug)]
 pub struct Page {
     /// The objects, the latest first.
-    pub objects: Vec<Listed>,
+    pub objects: Vec<ListedObject>,
     /// How many bytes of the table that was, about.
     pub bytes: usize,
 }
@@ -144,7 +144,7 @@ impl Pages {
         let mut bytes = usize::try_from(read).unwrap_or_default() * OVERHEAD;
         let mut objects = Vec::with_capacity(page.items().len());
         for item in page.items.unwrap_or_default() {
-            let object = Listed::from_item(item)?;
+            let object = ListedObject::from_item(item)?;
             bytes += object.data().map_or(0, str::len);
             objects.push(object);
         }

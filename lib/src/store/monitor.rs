@@ -21,7 +21,7 @@ use crate::store::{Generation, List, Object};
 use crate::timestamp::Timestamp;
 
 use state::STATE_KEY;
-pub use state::{MonitorState, Replaced, split_update};
+pub use state::{MonitorState, StateUpdate, split_update};
 
 /// The partition of all entries, and of their state.
 const PARTITION: &str = "#monitor";

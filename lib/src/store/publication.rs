@@ -79,16 +79,16 @@ pub struct Layer {
 
 /// The state of a layer after one step of settling it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settling {
+pub enum SettleProgress {
     /// No list shows it: all is in its place.
     Done,
     /// There is more to do.
-    GoesOn,
+    Unfinished,
 }
 
 /// What a list's item is to show.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Show {
+pub struct PublicationWrite {
     /// JSON of the signatures; `None` of a source, which has none.
     pub signatures: Option<String>,
     /// Until when their certificates are valid.
@@ -259,7 +259,7 @@ impl Store {
     /// # Errors
     /// Failures of the table; then it is to be called again, and goes on from the last step.
     pub async fn settle_layer(&self, list: &ListUri, layer: &Layer) -> Result<(), StoreError> {
-        while self.settle_step(list, layer).await? == Settling::GoesOn {}
+        while self.settle_step(list, layer).await? == SettleProgress::Unfinished {}
         Ok(())
     }
 
@@ -269,12 +269,16 @@ impl Store {
     ///
     /// # Errors
     /// Failures of the table; [`StoreError::Unsettled`] where objects of the layer are not there.
-    pub async fn settle_step(&self, list: &ListUri, layer: &Layer) -> Result<Settling, StoreError> {
+    pub async fn settle_step(
+        &self,
+        list: &ListUri,
+        layer: &Layer,
+    ) -> Result<SettleProgress, StoreError> {
         let key = Key::list(list);
         let item = self.read(std::slice::from_ref(&key)).await?.remove(&key);
         let item = item.unwrap_or_default();
         if Published::from_item(&item)?.layer.as_ref() != Some(layer) {
-            return Ok(Settling::Done);
+            return Ok(SettleProgress::Done);
         }
         let placed_to = item.get(PLACED_TO).cloned();
         let placed = count(&item, PLACED)?;
@@ -333,8 +337,8 @@ impl Store {
         };
         ignore_failed_condition("UpdateItem", update.send().await)?;
         match goes_on {
-            true => Ok(Settling::GoesOn),
-            false => Ok(Settling::Done),
+            true => Ok(SettleProgress::Unfinished),
+            false => Ok(SettleProgress::Done),
         }
     }
 

@@ -27,7 +27,7 @@ const RAISED: &str = "raised";
 
 /// A list that may be raised.
 #[derive(Clone, Debug)]
-pub struct Raisable {
+pub struct ListToRaise {
     /// The list.
     pub list: List,
     /// Whether this raising has come to its end with it.
@@ -36,7 +36,7 @@ pub struct Raisable {
 
 /// An object or tombstone, as far as its time is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Dated {
+pub struct ObjectTime {
     /// Its id.
     pub id: String,
     /// Its state.
@@ -56,7 +56,7 @@ impl Times {
     ///
     /// # Errors
     /// Failures of the table.
-    pub async fn next(&mut self) -> Result<Option<Vec<Dated>>, StoreError> {
+    pub async fn next(&mut self) -> Result<Option<Vec<ObjectTime>>, StoreError> {
         let Some(query) = self.0.take() else {
             return Ok(None);
         };
@@ -67,7 +67,7 @@ impl Times {
         let items = page.items.unwrap_or_default().into_iter();
         let dated = items.map(|item| {
             let data = item.get("data").and_then(|data| data.as_s().ok());
-            Ok(Dated {
+            Ok(ObjectTime {
                 id: string(&item, "sk")?,
                 version: Version {
                     generation: Generation(string(&item, "generation")?),
@@ -117,11 +117,11 @@ impl Store {
         &self,
         uri: &ListUri,
         begun: Timestamp,
-    ) -> Result<Option<Raisable>, StoreError> {
+    ) -> Result<Option<ListToRaise>, StoreError> {
         let key = Key::list(uri);
         let found = self.read(std::slice::from_ref(&key)).await?.remove(&key);
         let raisable = found.map(|item| {
-            Ok(Raisable {
+            Ok(ListToRaise {
                 list: List::from_item(&item)?,
                 is_done: item.get(RAISED) == Some(&number(begun)),
             })
@@ -166,7 +166,7 @@ impl Store {
     pub async fn raise_object(
         &self,
         list: &ListUri,
-        object: Dated,
+        object: ObjectTime,
         to: Timestamp,
     ) -> Result<(), StoreError> {
         let key = Key::object(&list.clone().object(object.id));
@@ -231,7 +231,7 @@ impl Store {
     pub async fn remove_tombstone(
         &self,
         list: &ListUri,
-        tombstone: Dated,
+        tombstone: ObjectTime,
     ) -> Result<(), StoreError> {
         let key = Key::object(&list.clone().object(tombstone.id));
         let delete = self

@@ -53,7 +53,7 @@ const DELETED: u64 = 1 << (8 * HASH - 1);
 
 /// An object that a transaction wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Named {
+struct WrittenObject {
     /// The hash of its id.
     hash: u64,
     last_modified: Timestamp,
@@ -65,19 +65,19 @@ struct Named {
 pub struct TransactionWrites {
     /// The time of the transaction.
     pub at: Timestamp,
-    objects: Vec<Named>,
+    objects: Vec<WrittenObject>,
 }
 
 /// The writes of the last transactions to a list, which may be unfinished.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecentWrites {
     /// The time of each transaction with its writes; the last one first.
-    transactions: Vec<(Timestamp, Vec<Named>)>,
+    transactions: Vec<(Timestamp, Vec<WrittenObject>)>,
 }
 
 /// The part of a list that a read covers.
 #[derive(Clone, Debug)]
-pub struct Covered {
+pub struct ReadRange {
     /// The covered times.
     pub times: RangeInclusive<Timestamp>,
     /// Whether tombstones are covered.
@@ -87,7 +87,7 @@ pub struct Covered {
 impl TransactionWrites {
     /// Adds an object.
     pub fn add(&mut self, id: &str, last_modified: Timestamp, is_deleted: bool) {
-        self.objects.push(Named {
+        self.objects.push(WrittenObject {
             hash: hash(id),
             last_modified,
             is_deleted,
@@ -158,7 +158,7 @@ impl RecentWrites {
     /// moved out of what the read covers, is missed in vain: read this again, and then the list.
     pub fn is_seen<'a>(
         &self,
-        covered: &Covered,
+        covered: &ReadRange,
         now: Timestamp,
         read: impl IntoIterator<Item = (&'a str, Timestamp)>,
     ) -> bool {
@@ -207,7 +207,7 @@ fn take(bytes: &mut &[u8], width: usize) -> Option<u64> {
 }
 
 /// The time of a transaction, the timestamp that it gave the list, and its writes; `None` if the bytes are malformed.
-fn named(mut bytes: &[u8]) -> Option<(Timestamp, Timestamp, Vec<Named>)> {
+fn named(mut bytes: &[u8]) -> Option<(Timestamp, Timestamp, Vec<WrittenObject>)> {
     let (at, reached) = (take(&mut bytes, TIME)?, take(&mut bytes, TIME)?);
     let (mut time, mut objects) = (reached, vec![]);
     while !bytes.is_empty() {
@@ -222,7 +222,7 @@ fn named(mut bytes: &[u8]) -> Option<(Timestamp, Timestamp, Vec<Named>)> {
         }
         let later = (zigzag >> 1) ^ (zigzag & 1).wrapping_neg();
         time = time.wrapping_add(later);
-        objects.push(Named {
+        objects.push(WrittenObject {
             hash: hash & !DELETED,
             last_modified: Timestamp(time),
             is_deleted: hash & DELETED != 0,
@@ -282,8 +282,8 @@ mod tests {
         RecentWrites::from_item(&item(transactions))
     }
 
-    fn covered(first: u64, tombstones: bool) -> Covered {
-        Covered {
+    fn covered(first: u64, tombstones: bool) -> ReadRange {
+        ReadRange {
             times: Timestamp(first)..=Timestamp::MAX,
             tombstones,
         }

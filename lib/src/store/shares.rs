@@ -48,7 +48,7 @@ pub enum SharesChange {
 
 /// The place to note that something is shared with a principal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Note {
+pub enum ShareWrite {
     /// Nowhere: it is noted already, or the list's shares are not known.
     No,
     /// In the list's item.
@@ -117,17 +117,17 @@ impl Shares {
 
     /// Records that something is shared with a principal; adds to `added` what the list's item lacks. Returns where
     /// else to note it.
-    pub fn add(&mut self, principal: &str, added: &mut BTreeSet<String>) -> Note {
+    pub fn add(&mut self, principal: &str, added: &mut BTreeSet<String>) -> ShareWrite {
         if !self.are_known() || self.0.contains(principal) || principal.is_empty() {
-            return Note::No;
+            return ShareWrite::No;
         }
         let is_of_system = matches!(principal, EVERYONE | AUTHENTICATED);
         // Beside `ALL`, and `MORE` and the two of the system if they are there.
         let is_named = is_of_system || principal.len() <= MAX_LENGTH && self.0.len() <= MAX_NAMED;
         let (names, note) = match is_named {
-            true => (vec![principal], Note::InList),
-            false if is_group(principal) => (vec![MORE, MORE_GROUPS], Note::Apart),
-            false => (vec![MORE], Note::Apart),
+            true => (vec![principal], ShareWrite::InList),
+            false if is_group(principal) => (vec![MORE, MORE_GROUPS], ShareWrite::Apart),
+            false => (vec![MORE], ShareWrite::Apart),
         };
         for name in names {
             if self.0.insert(name.to_owned()) {
@@ -135,7 +135,7 @@ impl Shares {
             }
         }
         match note {
-            Note::Apart if principal.len() > MAX_IN_KEY => Note::No,
+            ShareWrite::Apart if principal.len() > MAX_IN_KEY => ShareWrite::No,
             note => note,
         }
     }
@@ -192,12 +192,12 @@ mod tests {
     fn the_first_few_are_named_in_the_list_the_others_apart() {
         let (mut shares, mut added) = (Shares::none(), BTreeSet::new());
         for n in 0..MAX_NAMED {
-            assert_eq!(shares.add(&format!("u{n}"), &mut added), Note::InList);
+            assert_eq!(shares.add(&format!("u{n}"), &mut added), ShareWrite::InList);
         }
         assert!(!shares.are_more());
-        assert_eq!(shares.add("v", &mut added), Note::Apart);
-        assert_eq!(shares.add("u0", &mut added), Note::No);
-        assert_eq!(shares.add(EVERYONE, &mut added), Note::InList);
+        assert_eq!(shares.add("v", &mut added), ShareWrite::Apart);
+        assert_eq!(shares.add("u0", &mut added), ShareWrite::No);
+        assert_eq!(shares.add(EVERYONE, &mut added), ShareWrite::InList);
         assert!(shares.are_more() && shares.name_one_of(&["u3".to_owned()]));
         assert!(!shares.name_one_of(&["v".to_owned()]));
         assert_eq!(added.len(), MAX_NAMED + 2);
@@ -208,7 +208,7 @@ mod tests {
         let (mut shares, mut added) = (Shares::none(), BTreeSet::new());
         assert_eq!(
             shares.add(&"x".repeat(MAX_LENGTH + 1), &mut added),
-            Note::Apart
+            ShareWrite::Apart
         );
     }
 
@@ -222,7 +222,7 @@ mod tests {
         assert!(shares.name_groups() && shares.groups().count() == MAX_NAMED);
         shares.add("u", &mut added);
         assert!(shares.name_groups());
-        assert_eq!(shares.add(&group(MAX_NAMED), &mut added), Note::Apart);
+        assert_eq!(shares.add(&group(MAX_NAMED), &mut added), ShareWrite::Apart);
         assert!(!shares.name_groups() && added.contains(MORE_GROUPS));
         assert!(!Shares::default().name_groups());
     }
@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn a_list_that_does_not_know_all_learns_of_none() {
         let (mut shares, mut added) = (Shares::default(), BTreeSet::new());
-        assert_eq!(shares.add("u", &mut added), Note::No);
+        assert_eq!(shares.add("u", &mut added), ShareWrite::No);
         assert!(added.is_empty() && !shares.are_known());
     }
 }

@@ -90,11 +90,11 @@ struct Subject {
     parent: Option<ObjectUri>,
     /// The generation of that under which it was written.
     generation: Generation,
-    what: What,
+    what: SubjectKind,
 }
 
 #[derive(Clone, Debug)]
-enum What {
+enum SubjectKind {
     Object {
         generation: Generation,
         last_modified: Timestamp,
@@ -108,7 +108,7 @@ enum What {
 
 /// The finding about an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mark {
+enum Verdict {
     /// Its generation is over.
     Orphan,
     /// It is a tombstone that is too old.
@@ -129,7 +129,7 @@ impl Subject {
                 |(generation, parent)| Self {
                     generation: Generation(generation.to_owned()),
                     parent: Some(parent),
-                    what: What::Share(since),
+                    what: SubjectKind::Share(since),
                     key: key.clone(),
                 },
             ));
@@ -142,7 +142,7 @@ impl Subject {
             return Ok(Some(Self {
                 generation: Generation(string(&item, "generation")?),
                 parent: Some(parent),
-                what: What::Memberships,
+                what: SubjectKind::Memberships,
                 key,
             }));
         }
@@ -150,7 +150,7 @@ impl Subject {
             return Ok(Some(Self {
                 generation,
                 parent: Some(uri.bucket_uri().clone()),
-                what: What::Entry,
+                what: SubjectKind::Entry,
                 key,
             }));
         }
@@ -161,7 +161,7 @@ impl Subject {
         Ok(Some(Self {
             generation: Generation(string(&item, "parent")?),
             parent: list.parent().cloned(),
-            what: What::Object {
+            what: SubjectKind::Object {
                 generation: Generation(string(&item, "generation")?),
                 last_modified: time(&item, "last_modified")?,
                 is_deleted: flag(&item, "deleted"),
@@ -172,14 +172,14 @@ impl Subject {
 
     /// Returns `true` if it is written in the transaction that creates the object of its generation, or in a later one.
     fn follows_its_generation(&self) -> bool {
-        !matches!(self.what, What::Share(_))
+        !matches!(self.what, SubjectKind::Share(_))
     }
 
     /// Returns `true` of a tombstone from before that time.
     fn is_tombstone_before(&self, before: Option<Timestamp>) -> bool {
         match (&self.what, before) {
             (
-                What::Object {
+                SubjectKind::Object {
                     last_modified,
                     is_deleted: true,
                     ..
@@ -207,7 +207,7 @@ fn list_of(pk: &str) -> Option<ListUri> {
 }
 
 /// One run.
-struct Run<'s> {
+struct SweepRun<'s> {
     store: &'s Store,
     now: Timestamp,
     tombstones_before: Option<Timestamp>,
@@ -283,7 +283,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<(Swept, Option<Key>), StoreError> {
         let kept = limits.tombstones_kept;
-        let mut run = Run {
+        let mut run = SweepRun {
             store: self,
             now,
             tombstones_before: kept.map(|kept| Timestamp(now.0.saturating_sub(millis(kept)))),
@@ -302,7 +302,7 @@ impl Store {
     }
 }
 
-impl Run<'_> {
+impl SweepRun<'_> {
     /// Sweeps a page behind that key. Gives its end, unless it is the table's.
     async fn page(&mut self, after: Option<Key>) -> Result<Option<Key>, StoreError> {
         let page = self
@@ -337,8 +337,8 @@ impl Run<'_> {
         }
         let marks = self.judge(subjects).await?;
         let count = |wanted| marks.iter().filter(|(_, mark)| *mark == wanted).count() as u64;
-        self.swept.orphans += count(Mark::Orphan);
-        self.swept.tombstones += count(Mark::Tombstone);
+        self.swept.orphans += count(Verdict::Orphan);
+        self.swept.tombstones += count(Verdict::Tombstone);
         let used = stream::iter(marks)
             .map(|(subject, mark)| self.mark(subject, mark))
             .buffer_unordered(CONCURRENCY);
@@ -348,7 +348,10 @@ impl Run<'_> {
     }
 
     /// Which of them are over.
-    async fn judge(&mut self, subjects: Vec<Subject>) -> Result<Vec<(Subject, Mark)>, StoreError> {
+    async fn judge(
+        &mut self,
+        subjects: Vec<Subject>,
+    ) -> Result<Vec<(Subject, Verdict)>, StoreError> {
         let parents: BTreeSet<_> = subjects.iter().filter_map(|it| it.parent.clone()).collect();
         let parents: Vec<_> = parents.into_iter().collect();
         let present = self.present(&parents).await?;
@@ -368,7 +371,7 @@ impl Run<'_> {
                         .push(subject);
                 }
                 _ if subject.is_tombstone_before(self.tombstones_before) => {
-                    marks.push((subject, Mark::Tombstone));
+                    marks.push((subject, Verdict::Tombstone));
                 }
                 _ => {}
             }
@@ -377,9 +380,11 @@ impl Run<'_> {
             let is_over = self.is_over(&origin, &orphans).await?;
             for orphan in orphans {
                 let mark = match orphan.what {
-                    _ if is_over => Mark::Orphan,
-                    What::Share(None) => Mark::Unowned,
-                    What::Share(Some(since)) if self.now.since(since) > UNOWNED => Mark::Orphan,
+                    _ if is_over => Verdict::Orphan,
+                    SubjectKind::Share(None) => Verdict::Unowned,
+                    SubjectKind::Share(Some(since)) if self.now.since(since) > UNOWNED => {
+                        Verdict::Orphan
+                    }
                     _ => continue,
                 };
                 if self.has_left_the_monitor(&orphan).await {
@@ -457,7 +462,7 @@ impl Run<'_> {
     /// Returns `true` unless it is a collection whose list of records is open: the monitor hears that it is gone from that
     /// list, which is found by the collection's item. Closes it, as the aggregator does.
     async fn has_left_the_monitor(&self, subject: &Subject) -> bool {
-        let What::Object { generation, .. } = &subject.what else {
+        let SubjectKind::Object { generation, .. } = &subject.what else {
             return true;
         };
         let list = list_of(&subject.key.pk).filter(|list| list.kind() == Kind::Collection);
@@ -476,11 +481,11 @@ impl Run<'_> {
     }
 
     /// Marks an item, if it still is what was judged. Gives the units that it took.
-    async fn mark(&self, subject: Subject, mark: Mark) -> Result<f64, StoreError> {
+    async fn mark(&self, subject: Subject, mark: Verdict) -> Result<f64, StoreError> {
         let (attribute, value) = match mark {
-            Mark::Unowned => (UNOWNED_SINCE, self.now),
+            Verdict::Unowned => (UNOWNED_SINCE, self.now),
             // DynamoDB's TTL counts seconds.
-            Mark::Orphan | Mark::Tombstone => {
+            Verdict::Orphan | Verdict::Tombstone => {
                 ("expires", Timestamp(self.now.after(GRACE).0 / 1000))
             }
         };
@@ -495,7 +500,7 @@ impl Run<'_> {
             .return_consumed_capacity(ReturnConsumedCapacity::Total);
         let carried = AttributeValue::S(subject.generation.0);
         update = match subject.what {
-            What::Object {
+            SubjectKind::Object {
                 generation,
                 last_modified,
                 ..
@@ -506,10 +511,10 @@ impl Run<'_> {
                 .expression_attribute_values(":generation", AttributeValue::S(generation.0))
                 .expression_attribute_values(":last_modified", number(last_modified))
                 .expression_attribute_values(":parent", carried),
-            What::Memberships => update
+            SubjectKind::Memberships => update
                 .condition_expression("generation = :generation")
                 .expression_attribute_values(":generation", carried),
-            What::Entry | What::Share(_) => update.condition_expression("attribute_exists(pk)"),
+            SubjectKind::Entry | SubjectKind::Share(_) => update.condition_expression("attribute_exists(pk)"),
         };
         let updated = update.send().await;
         let units = updated

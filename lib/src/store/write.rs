@@ -8,7 +8,7 @@ use super::generation::Generation;
 use super::item::{Item, Key, number};
 use super::membership::{Member, MembershipChanges};
 use super::object::{List, Object, Version};
-use super::publication::Show;
+use super::publication::PublicationWrite;
 use super::recent::{self, TransactionWrites};
 use super::shares::{Shares, SharesChange};
 use super::{Store, history, outbox};
@@ -93,7 +93,7 @@ pub enum PublicationChange {
     /// It shows none any more.
     Forget,
     /// It shows this one.
-    Show(Box<Show>),
+    Publish(Box<PublicationWrite>),
 }
 
 /// What becomes of a list as the source of publications, and what must hold of that.
@@ -169,7 +169,7 @@ impl Store {
                 let is_new = replaced || condition == ListCondition::Absent;
                 // Who shows a layer has seen all that was written before: what that deletes is not looked for.
                 let is_new = is_new
-                    || matches!(&publication, PublicationChange::Show(show) if show.layer.is_some());
+                    || matches!(&publication, PublicationChange::Publish(show) if show.layer.is_some());
                 update.publish(publication, replaced);
                 if list.is_some() || is_backdated {
                     let reached = list.map(|list| list.timestamp);
@@ -336,8 +336,8 @@ impl ListUpdate {
         match change {
             PublicationChange::Keep => {}
             PublicationChange::Forget => self.remove.push(FORGET_PUBLICATION),
-            PublicationChange::Show(show) => {
-                let Show {
+            PublicationChange::Publish(show) => {
+                let PublicationWrite {
                     signatures,
                     until,
                     layer,

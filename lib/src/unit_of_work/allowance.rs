@@ -26,19 +26,19 @@ pub enum Exhausted {
 
 /// What remains of a request's allowance.
 #[derive(Debug)]
-pub struct Allowance(Mutex<Left>);
+pub struct Allowance(Mutex<Remaining>);
 
 #[derive(Clone, Debug)]
-struct Left {
+struct Remaining {
     bytes: usize,
     steps: usize,
     hashes: usize,
     /// The outcome of each account's password check.
-    passwords: HashMap<String, Checked>,
+    passwords: HashMap<String, PasswordCheck>,
 }
 
 #[derive(Clone, Debug)]
-struct Checked {
+struct PasswordCheck {
     password: String,
     matches: bool,
 }
@@ -46,7 +46,7 @@ struct Checked {
 impl Default for Allowance {
     /// The allowance of a single request.
     fn default() -> Self {
-        Self(Mutex::new(Left {
+        Self(Mutex::new(Remaining {
             bytes: MAX_READ,
             steps: MAX_STEPS,
             hashes: MAX_HASHES,
@@ -70,7 +70,7 @@ impl Allowance {
         allowance
     }
 
-    fn left(&self) -> MutexGuard<'_, Left> {
+    fn left(&self) -> MutexGuard<'_, Remaining> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -120,7 +120,7 @@ impl Allowance {
             };
         }
         self.hash()?;
-        let checked = Checked {
+        let checked = PasswordCheck {
             password: password.to_owned(),
             matches: check(),
         };

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use crate::resource::ListUri;
-use crate::store::publication::{self, Published, Show};
+use crate::store::publication::{self, PublicationWrite, Published};
 use crate::store::recent::{RecentWrites, TransactionWrites};
-use crate::store::shares::{Note, Shares, SharesChange};
+use crate::store::shares::{ShareWrite, Shares, SharesChange};
 use crate::store::write::{PublicationChange, SourceChange};
 use crate::store::{Generation, List, ListCondition, Write};
 use crate::timestamp::Timestamp;
@@ -23,7 +23,7 @@ pub(super) struct ListSlot {
     /// The principals that objects of the list are newly shared with.
     shared: BTreeSet<String>,
     /// What its item is to show of a publication.
-    pub(super) show: Option<Show>,
+    pub(super) show: Option<PublicationWrite>,
     /// What becomes of it as a source.
     pub(super) source: SourceSlot,
 }
@@ -132,7 +132,7 @@ impl ListSlot {
     }
 
     /// Has the item show a publication, whose objects have times up to `at` where it changes any.
-    pub(super) fn publish(&mut self, at: Option<Timestamp>, show: Show) {
+    pub(super) fn publish(&mut self, at: Option<Timestamp>, show: PublicationWrite) {
         if let Some(at) = at {
             self.next_timestamp(at, None);
         }
@@ -141,7 +141,7 @@ impl ListSlot {
     }
 
     /// Makes the write a command, which rests on all that the list holds; after it that is under review, or not.
-    pub(super) fn command(&mut self, is_reviewed: bool) {
+    pub(super) fn end_editing(&mut self, is_reviewed: bool) {
         self.relied_on = true;
         self.source = SourceSlot {
             is_exact: true,
@@ -151,7 +151,7 @@ impl ListSlot {
     }
 
     /// Records that an object of the list is shared with a principal. Returns where else to note it.
-    pub(super) fn share(&mut self, principal: &str) -> Note {
+    pub(super) fn share(&mut self, principal: &str) -> ShareWrite {
         self.now.shares.add(principal, &mut self.shared)
     }
 
@@ -288,7 +288,7 @@ impl ListSlot {
             wrote: TransactionWrites::default(),
             replaced,
             publication: match self.show {
-                Some(show) => PublicationChange::Show(Box::new(show)),
+                Some(show) => PublicationChange::Publish(Box::new(show)),
                 None if replaced && showed => PublicationChange::Forget,
                 None => PublicationChange::Keep,
             },

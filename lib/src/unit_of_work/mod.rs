@@ -23,7 +23,7 @@ use tokio::time::Instant;
 pub use self::allowance::{Allowance, Exhausted};
 
 use self::list_clock::ListSlot;
-use self::publications::{Journaled, Publication};
+use self::publications::{JournalEntry, Publication};
 use self::slot::ObjectSlot;
 use crate::event::{Action, Events, Impacted, Origin, ResourceChanged};
 use crate::permission::Permissions;
@@ -110,13 +110,13 @@ pub struct UnitOfWork {
     /// Lists that were read whole, without the data of their objects.
     walked: HashMap<ListUri, Arc<Vec<(String, Object)>>>,
     /// What the layers of lists hold, as far as it was read.
-    laid: HashMap<ListUri, HashMap<String, Object>>,
+    layer_objects: HashMap<ListUri, HashMap<String, Object>>,
     /// What was written, where somebody asks.
-    journal: Option<Vec<Journaled>>,
+    journal: Option<Vec<JournalEntry>>,
     /// What published collections are to become.
     publications: BTreeMap<ObjectUri, Publication>,
     /// Objects to be written to lists by layers: more than fits into a transaction.
-    layers: BTreeMap<ListUri, BTreeMap<String, Object>>,
+    layer_writes: BTreeMap<ListUri, BTreeMap<String, Object>>,
     /// What remains of the request's allowance.
     pub allowance: Allowance,
 }
@@ -137,10 +137,10 @@ impl UnitOfWork {
             removals: vec![],
             trims: vec![],
             walked: HashMap::new(),
-            laid: HashMap::new(),
+            layer_objects: HashMap::new(),
             journal: None,
             publications: BTreeMap::new(),
-            layers: BTreeMap::new(),
+            layer_writes: BTreeMap::new(),
             allowance: Allowance::default(),
         };
         unit.read_more(store, needs).await?;
@@ -238,7 +238,7 @@ impl UnitOfWork {
         let objects = self.objects.iter();
         let of_list = objects.filter(move |(uri, _)| uri.list() == list);
         let written = of_list.filter_map(|(uri, slot)| Some((uri.id(), slot.written.as_ref()?)));
-        let laid = self.laid.get(list).into_iter().flatten();
+        let laid = self.layer_objects.get(list).into_iter().flatten();
         let laid = laid.filter(|(id, _)| !self.is_written(&list.clone().object(&***id)));
         written.chain(laid.map(|(id, object)| (&**id, object)))
     }
@@ -253,7 +253,9 @@ impl UnitOfWork {
     pub fn get(&self, uri: &ObjectUri) -> Option<LiveObject<'_>> {
         let slot = self.objects.get(uri)?;
         let written = slot.written.as_ref();
-        let object = written.or_else(|| self.laid(uri)).or(slot.read.as_ref())?;
+        let object = written
+            .or_else(|| self.layer_object(uri))
+            .or(slot.read.as_ref())?;
         let Content::Live { data, permissions } = &object.content else {
             return None;
         };
@@ -279,7 +281,9 @@ impl UnitOfWork {
         self.get(uri)?;
         let slot = self.objects.get(uri)?;
         let written = slot.written.as_ref();
-        written.or_else(|| self.laid(uri)).or(slot.read.as_ref())
+        written
+            .or_else(|| self.layer_object(uri))
+            .or(slot.read.as_ref())
     }
 
     /// The generation that the existing objects of a list carry as their parent's; `None` if the parent does not exist.
@@ -306,10 +310,15 @@ impl UnitOfWork {
 
     /// The last transactions' writes to a list before it was read, under the parent that the unit sees.
     pub fn recent_writes(&self, list: &ListUri) -> RecentWrites {
-        let read = self.lists.get(list).and_then(|slot| slot.read.as_ref());
-        let generation = self.generation_of(list);
-        read.filter(|list| generation.is_some_and(|generation| generation.owns(&list.generation)))
+        self.list_as_read(list)
             .map_or_else(RecentWrites::default, |list| list.recent.clone())
+    }
+
+    /// A list as it was read, if that was under the parent that the unit sees.
+    pub(super) fn list_as_read(&self, list: &ListUri) -> Option<&List> {
+        let read = self.lists.get(list)?.read.as_ref()?;
+        let generation = self.generation_of(list)?;
+        generation.owns(&read.generation).then_some(read)
     }
 
     /// The timestamp of a list, for a response that relies on it. The commit fails if the timestamp has changed by

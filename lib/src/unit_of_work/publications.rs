@@ -10,13 +10,13 @@ use super::list_clock::{Editor, ListChange};
 use crate::event::{Action, EventName, Impacted, Review};
 use crate::permission::Permissions;
 use crate::resource::{ListUri, ObjectUri};
-use crate::store::publication::{self, Layer, Published, Show};
+use crate::store::publication::{self, Layer, PublicationWrite, Published};
 use crate::store::{Content, Generation, Object};
 use crate::timestamp::Timestamp;
 
 /// An object that was written, with what it was before.
 #[derive(Clone, Debug)]
-pub struct Journaled {
+pub struct JournalEntry {
     /// Which.
     pub uri: ObjectUri,
     /// What was done to it.
@@ -33,14 +33,14 @@ pub struct Publication {
     /// Fields of the collection itself.
     pub metadata: Map<String, Value>,
     /// The review event to be sent with it; the publication adds the number and the size of the changes.
-    pub review: Option<Reviewing>,
+    pub review: Option<ReviewEvent>,
     /// Whether it gets another timestamp though its records stay as they are.
     pub is_renewed: bool,
 }
 
 /// The effect of a command on the review of a source.
 #[derive(Clone, Debug)]
-pub struct Reviewing {
+pub struct ReviewEvent {
     /// The source.
     pub source: ObjectUri,
     /// The user who gave the command.
@@ -65,7 +65,7 @@ impl UnitOfWork {
     }
 
     /// What was written since this was last asked, in order; nothing where no journal is kept.
-    pub fn take_journal(&mut self) -> Vec<Journaled> {
+    pub fn take_journal(&mut self) -> Vec<JournalEntry> {
         self.journal
             .as_mut()
             .map(std::mem::take)
@@ -78,7 +78,7 @@ impl UnitOfWork {
         }
         let slot = self.objects.get(uri);
         let old = slot.and_then(|slot| slot.written.as_ref().or(slot.read.as_ref()));
-        let entry = Journaled {
+        let entry = JournalEntry {
             uri: uri.clone(),
             action,
             old: old.cloned(),
@@ -87,7 +87,7 @@ impl UnitOfWork {
     }
 
     /// Has a published collection become something when the request ends. Of several the last one counts.
-    pub fn plan(&mut self, target: &ObjectUri, publication: Publication) {
+    pub fn plan_publication(&mut self, target: &ObjectUri, publication: Publication) {
         let planned = self.publications.entry(target.clone()).or_default();
         planned.records = publication.records.or(planned.records.take());
         planned.metadata.extend(publication.metadata);
@@ -96,9 +96,9 @@ impl UnitOfWork {
     }
 
     /// Tells of a review, behind all that is told of writes; of `changes` that it made, and of their bytes, if anything.
-    pub fn tell_of_review(
+    pub fn add_review_event(
         &mut self,
-        reviewing: Reviewing,
+        reviewing: ReviewEvent,
         changes: Option<usize>,
         bytes: Option<usize>,
     ) {
@@ -109,7 +109,7 @@ impl UnitOfWork {
             changes_count: changes,
             changes_size_bytes: bytes,
         };
-        let Reviewing {
+        let ReviewEvent {
             source,
             user_id,
             impacted,
@@ -120,15 +120,13 @@ impl UnitOfWork {
     }
 
     /// What published collections are to become.
-    pub fn take_plans(&mut self) -> BTreeMap<ObjectUri, Publication> {
+    pub fn take_publications(&mut self) -> BTreeMap<ObjectUri, Publication> {
         std::mem::take(&mut self.publications)
     }
 
     /// What was read of a list's publications, under the parent that the unit sees.
     pub fn published_in(&self, list: &ListUri) -> Published {
-        let read = self.lists.get(list).and_then(|slot| slot.read.as_ref());
-        let generation = self.generation_of(list);
-        read.filter(|list| Some(&list.generation) == generation.as_ref())
+        self.list_as_read(list)
             .map(|list| list.published.clone())
             .unwrap_or_default()
     }
@@ -151,7 +149,7 @@ impl UnitOfWork {
     }
 
     /// The layers that the commit is to show, with their lists.
-    pub fn layers_to_show(&self) -> Vec<(ListUri, Layer)> {
+    pub fn layers_to_settle(&self) -> Vec<(ListUri, Layer)> {
         let lists = self.lists.iter();
         let shown = lists.filter_map(|(uri, slot)| {
             let layer = slot.show.as_ref()?.layer.clone()?;
@@ -161,14 +159,14 @@ impl UnitOfWork {
     }
 
     /// Has the list's item show a publication when it is as it was read; `at` is the latest time of what changes.
-    pub fn publish(&mut self, list: &ListUri, at: Option<Timestamp>, show: Show) {
+    pub fn publish(&mut self, list: &ListUri, at: Option<Timestamp>, show: PublicationWrite) {
         self.list(list).publish(at, show);
     }
 
     /// Makes this a command with the list as its source: nothing else may have been written to the list since it was read.
     /// After it, what the list holds is under review, or not.
-    pub fn command(&mut self, list: &ListUri, is_reviewed: bool) {
-        self.list(list).command(is_reviewed);
+    pub fn end_editing(&mut self, list: &ListUri, is_reviewed: bool) {
+        self.list(list).end_editing(is_reviewed);
     }
 
     /// Whether what a list held when it was read is what is under review, as far as that was noted.
@@ -201,7 +199,7 @@ impl UnitOfWork {
     }
 
     /// Makes the user the editor of a list.
-    pub fn begin_to_edit(&mut self, list: &ListUri, user: &str) {
+    pub fn begin_editing(&mut self, list: &ListUri, user: &str) {
         self.list(list).source.editor = Some(Editor::New(user.to_owned()));
     }
 
@@ -225,14 +223,14 @@ impl UnitOfWork {
             };
             objects.insert(id, object);
         }
-        let layer = self.layers.entry(list.clone()).or_default();
+        let layer = self.layer_writes.entry(list.clone()).or_default();
         layer.extend(objects.iter().map(|(id, it)| (id.clone(), it.clone())));
-        self.lay(list, objects);
+        self.insert_layer_objects(list, objects);
     }
 
     /// The objects to be written in layers, without those that the unit has written to their places since.
-    pub fn take_layers(&mut self) -> Vec<(ListUri, Vec<(String, Object)>)> {
-        let layers = std::mem::take(&mut self.layers).into_iter();
+    pub fn take_layer_writes(&mut self) -> Vec<(ListUri, Vec<(String, Object)>)> {
+        let layers = std::mem::take(&mut self.layer_writes).into_iter();
         let rest = layers.map(|(list, objects)| {
             let objects = objects.into_iter();
             let kept = objects.filter(|(id, _)| !self.is_written(&list.clone().object(&**id)));
@@ -243,7 +241,7 @@ impl UnitOfWork {
     }
 
     /// Records what was written to an object in a layer, for listeners; of `many` what identifies it alone.
-    pub fn tell_of_laid(
+    pub fn add_layer_event(
         &mut self,
         uri: &ObjectUri,
         object: &Object,
@@ -274,8 +272,8 @@ impl UnitOfWork {
     }
 
     /// Records what this unit writes to an object in a layer, for listeners; `before` is the time of what was there.
-    pub fn tell_of_written(&mut self, uri: &ObjectUri, before: Option<Timestamp>) {
-        let Some(object) = self.laid(uri).cloned() else {
+    pub fn add_layer_write_event(&mut self, uri: &ObjectUri, before: Option<Timestamp>) {
+        let Some(object) = self.layer_object(uri).cloned() else {
             return;
         };
         let old = before.map(|last_modified| Object {
@@ -286,16 +284,19 @@ impl UnitOfWork {
             },
             ..object.clone()
         });
-        self.tell_of_laid(uri, &object, old.as_ref(), true);
+        self.add_layer_event(uri, &object, old.as_ref(), true);
     }
 
     /// Takes in what the layer of a list holds: of the list, objects or all of it.
-    pub fn lay(&mut self, list: &ListUri, objects: HashMap<String, Object>) {
-        self.laid.entry(list.clone()).or_default().extend(objects);
+    pub fn insert_layer_objects(&mut self, list: &ListUri, objects: HashMap<String, Object>) {
+        self.layer_objects
+            .entry(list.clone())
+            .or_default()
+            .extend(objects);
     }
 
     /// An object that the layer of its list holds.
-    pub(super) fn laid(&self, uri: &ObjectUri) -> Option<&Object> {
-        self.laid.get(uri.list())?.get(uri.id())
+    pub(super) fn layer_object(&self, uri: &ObjectUri) -> Option<&Object> {
+        self.layer_objects.get(uri.list())?.get(uri.id())
     }
 }

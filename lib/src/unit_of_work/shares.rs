@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::UnitOfWork;
 use crate::permission::{AUTHENTICATED, EVERYONE, Permissions};
 use crate::resource::{ListUri, ObjectUri};
-use crate::store::shares::Note;
+use crate::store::shares::ShareWrite;
 use crate::store::{Key, Object, Store, StoreError};
 
 impl UnitOfWork {
@@ -71,7 +71,7 @@ impl UnitOfWork {
             .map(|principal| (*principal).to_owned())
             .collect();
         for principal in shared {
-            if self.list(uri.list()).share(&principal) == Note::Apart {
+            if self.list(uri.list()).share(&principal) == ShareWrite::Apart {
                 self.shares
                     .extend(Key::share(uri.list(), &object.parent, &principal));
             }

@@ -32,7 +32,7 @@ pub struct Memory {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Found<'a> {
+struct GetItemOutput<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     item: Option<&'a Item>,
 }
@@ -45,10 +45,10 @@ struct Batch<'a> {
 }
 
 /// The condition of a write failed; holds the existing item, if that was asked for.
-struct Unmet(Option<Arc<Row>>);
+struct ConditionFailed(Option<Arc<Row>>);
 
 /// The outcome of a write that is being checked.
-type Outcome = Result<Row, Unmet>;
+type Outcome = Result<Row, ConditionFailed>;
 
 impl Memory {
     /// Creates the table, unless it exists.
@@ -261,16 +261,16 @@ impl Memory {
     }
 }
 
-fn found<'t>(table: &'t Table, key: &Key) -> Found<'t> {
+fn found<'t>(table: &'t Table, key: &Key) -> GetItemOutput<'t> {
     let row = table.get(key);
-    Found {
+    GetItemOutput {
         item: row.map(|row| row.item()),
     }
 }
 
 const CONDITION_FAILED: &str = "The conditional request failed";
 
-impl Unmet {
+impl ConditionFailed {
     /// Adds the item that failed the condition to an error.
     fn add_to(&self, error: &mut Value) {
         if let Some(row) = &self.0 {
@@ -279,8 +279,8 @@ impl Unmet {
     }
 }
 
-impl From<Unmet> for DynamoDbError {
-    fn from(unmet: Unmet) -> Self {
+impl From<ConditionFailed> for DynamoDbError {
+    fn from(unmet: ConditionFailed) -> Self {
         let mut refused = Self::new("ConditionalCheckFailedException", CONDITION_FAILED);
         unmet.add_to(&mut refused.body);
         refused
@@ -307,7 +307,7 @@ fn check(
     old: Option<&Arc<Row>>,
     placeholders: Placeholders<'_>,
     on_failure: OnFailure,
-) -> Result<Result<(), Unmet>, DynamoDbError> {
+) -> Result<Result<(), ConditionFailed>, DynamoDbError> {
     let Some(condition) = condition else {
         return Ok(Ok(()));
     };
@@ -316,7 +316,7 @@ fn check(
         return Ok(Ok(()));
     }
     let asked_for = old.filter(|_| on_failure == OnFailure::AllOld);
-    Ok(Err(Unmet(asked_for.cloned())))
+    Ok(Err(ConditionFailed(asked_for.cloned())))
 }
 
 /// The keys; an error if two are the same.

@@ -15,7 +15,7 @@ use std::time::Duration;
 use aws_lambda_events::dynamodb::Event;
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent};
 use kinto_local::dynamodb::DynamoDb;
-use kinto_local::megaphone::{Arrival, Megaphone as Receiver};
+use kinto_local::megaphone::{Megaphone as Receiver, ReceivedBroadcast};
 use kinto_local::queue::Redrive;
 use kinto_local::{LocalAws, server};
 use kinto_serverless::aggregator::Aggregator;
@@ -160,14 +160,14 @@ fn clock(begin: Instant) -> Timestamp {
     Timestamp(1_795_289_972_000).after(begin.elapsed())
 }
 
-fn versions(arrivals: &[Arrival]) -> Vec<u64> {
-    let version = |arrival: &Arrival| arrival.version.trim_matches('"').parse().unwrap();
+fn versions(arrivals: &[ReceivedBroadcast]) -> Vec<u64> {
+    let version = |arrival: &ReceivedBroadcast| arrival.version.trim_matches('"').parse().unwrap();
     arrivals.iter().map(version).collect()
 }
 
 /// The whole seconds of each arrival since `begin`.
-fn seconds(arrivals: &[Arrival], begin: Instant) -> Vec<u64> {
-    let seconds = |arrival: &Arrival| arrival.at.duration_since(begin).as_secs();
+fn seconds(arrivals: &[ReceivedBroadcast], begin: Instant) -> Vec<u64> {
+    let seconds = |arrival: &ReceivedBroadcast| arrival.at.duration_since(begin).as_secs();
     arrivals.iter().map(seconds).collect()
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{World, by_hand, clock, killed_after, seconds, versions};
-use kinto_local::megaphone::Arrival;
+use kinto_local::megaphone::ReceivedBroadcast;
 use tokio::time::{Instant, sleep};
 
 #[tokio::test(start_paused = true)]
@@ -60,7 +60,7 @@ async fn a_function_that_is_stopped_anywhere_neither_loses_a_broadcast_nor_break
             told == [2] || told == [1, 2],
             "stopped after {waits} waits: {told:?}"
         );
-        let apart = |pair: &[Arrival]| pair[1].at.duration_since(pair[0].at) >= WINDOW;
+        let apart = |pair: &[ReceivedBroadcast]| pair[1].at.duration_since(pair[0].at) >= WINDOW;
         assert!(
             arrivals.windows(2).all(apart),
             "stopped after {waits} waits"

@@ -5,9 +5,13 @@ mod events;
 mod example;
 mod keys;
 mod kms;
+mod races;
 mod rollback;
+mod settling;
 mod transitions;
 mod walks;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::signature::{
@@ -208,4 +212,45 @@ impl Expect for Answer {
 #[track_caller]
 pub fn refused(answer: Answer, status: u16) -> u64 {
     answer.expect(status)["errno"].as_u64().unwrap()
+}
+
+/// The source with records that a publication changes in every way.
+async fn prepared() -> Signer {
+    let signer = Signer::with(WITH_PREVIEW, "true").await;
+    for id in ["a", "b", "c"] {
+        signer.write(tests::ALICE, id, 1).await.expect(201);
+    }
+    signer.set(tests::ALICE, "to-review").await.expect(200);
+    signer.set(tests::BOB, "to-sign").await.expect(200);
+    signer.write(tests::ALICE, "a", 2).await.expect(200);
+    signer.write(tests::ALICE, "d", 2).await.expect(201);
+    let gone = format!("{SOURCE}/records/b");
+    signer.kinto.delete(&gone).await.expect(200);
+    signer
+}
+
+/// Has `rival` act once, before the request to the table that is the `at`-th of others.
+fn once(
+    signer: &Signer,
+    at: u64,
+    counts: impl Fn(&str) -> bool + Send + Sync + 'static,
+    rival: impl AsyncFn() + Send + Sync + Clone + 'static,
+) {
+    let (count, busy) = (AtomicU64::new(0), AtomicBool::new(false));
+    signer.kinto.aws.inject(move |target, _| {
+        if busy.load(Ordering::SeqCst) || !counts(target) {
+            return None;
+        }
+        if count.fetch_add(1, Ordering::SeqCst) == at {
+            busy.store(true, Ordering::SeqCst);
+            let rival = rival.clone();
+            let thread = std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread();
+                let runtime = { runtime }.enable_all().build().unwrap();
+                runtime.block_on(rival());
+            });
+            thread.join().unwrap();
+        }
+        None
+    });
 }

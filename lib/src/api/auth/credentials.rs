@@ -7,7 +7,7 @@ use base64::prelude::BASE64_STANDARD;
 use http::header::AUTHORIZATION;
 
 use crate::api::auth::account_id;
-use crate::api::auth::passwords::{Expected, Passwords};
+use crate::api::auth::passwords::{ExpectedHash, Passwords};
 use crate::api::auth::principals::{MAX_OTHER_BUCKETS, User, principals_in_groups};
 use crate::api::plugins::openid::provider::Provider;
 use crate::api::web::error::ApiError;
@@ -164,7 +164,7 @@ impl AccountClaim {
         let account = unit.get(&self.uri);
         let hash = account.and_then(|account| account.data.get(account_id::PASSWORD)?.as_str());
         let password = self.password.reveal();
-        let expected = hash.map_or(Expected::Nothing(self.uri.id()), Expected::Hash);
+        let expected = hash.map_or(ExpectedHash::Nothing(self.uri.id()), ExpectedHash::Hash);
         match passwords.finding(password, expected) {
             Some(matches) => Ok(matches),
             None => unit

@@ -30,14 +30,14 @@ pub fn hash(password: &str) -> String {
 
 /// The hash that a password must match, or its absence.
 #[derive(Clone, Copy, Debug)]
-pub enum Expected<'a> {
+pub enum ExpectedHash<'a> {
     /// The hash that an account has.
     Hash(&'a str),
     /// No hash, which no password matches: the account with this id does not exist, or has no password.
     Nothing(&'a str),
 }
 
-impl<'a> Expected<'a> {
+impl<'a> ExpectedHash<'a> {
     /// The hash or the id, as a unique name. An id cannot equal a hash, which has characters that no id has.
     pub fn name(self) -> &'a str {
         match self {
@@ -50,10 +50,10 @@ impl<'a> Expected<'a> {
 pub struct Passwords {
     key: Secret,
     ttl: Duration,
-    findings: Mutex<HashMap<[u8; 32], Finding>>,
+    findings: Mutex<HashMap<[u8; 32], CachedCheck>>,
 }
 
-struct Finding {
+struct CachedCheck {
     matches: bool,
     until: Instant,
 }
@@ -72,7 +72,7 @@ impl Passwords {
     ///
     /// Findings are kept by hash and password. No two hashes are equal, so a changed password never meets an old
     /// finding.
-    pub fn finding(&self, password: &str, expected: Expected<'_>) -> Option<bool> {
+    pub fn finding(&self, password: &str, expected: ExpectedHash<'_>) -> Option<bool> {
         if password.len() > MAX_LENGTH {
             return Some(false);
         }
@@ -81,11 +81,11 @@ impl Passwords {
 
     /// Returns `true` if the password has this hash. Computes it unless a finding is cached, and takes as long where
     /// there is no hash.
-    pub fn matches(&self, password: &str, expected: Expected<'_>) -> bool {
+    pub fn matches(&self, password: &str, expected: ExpectedHash<'_>) -> bool {
         self.finding(password, expected).unwrap_or_else(|| {
             let (hash, exists) = match expected {
-                Expected::Hash(hash) => (hash, true),
-                Expected::Nothing(_) => (HASH_OF_NOTHING, false),
+                ExpectedHash::Hash(hash) => (hash, true),
+                ExpectedHash::Nothing(_) => (HASH_OF_NOTHING, false),
             };
             let matches = bcrypt::verify(password, hash).unwrap_or(false) && exists;
             self.keep(self.key_of(password, expected), matches, Instant::now());
@@ -93,7 +93,7 @@ impl Passwords {
         })
     }
 
-    fn key_of(&self, password: &str, expected: Expected<'_>) -> [u8; 32] {
+    fn key_of(&self, password: &str, expected: ExpectedHash<'_>) -> [u8; 32] {
         hmac::sign(
             self.key.as_bytes(),
             &format!("{}:{password}", expected.name()),
@@ -117,7 +117,7 @@ impl Passwords {
         findings.retain(|_, finding| finding.until > now);
         if findings.len() < MAX_FINDINGS {
             let until = now + self.ttl;
-            findings.insert(key, Finding { matches, until });
+            findings.insert(key, CachedCheck { matches, until });
         }
     }
 }
@@ -146,20 +146,23 @@ mod tests {
     #[test]
     fn a_hash_of_kintos_is_of_its_password_alone() {
         let passwords = passwords(Duration::ZERO);
-        assert!(passwords.matches("pw", Expected::Hash(HASH)));
+        assert!(passwords.matches("pw", ExpectedHash::Hash(HASH)));
         for wrong in ["pw2", "p", "", &"pw".repeat(99)] {
-            assert!(!passwords.matches(wrong, Expected::Hash(HASH)), "{wrong}");
+            assert!(
+                !passwords.matches(wrong, ExpectedHash::Hash(HASH)),
+                "{wrong}"
+            );
         }
-        assert!(!passwords.matches("pw", Expected::Hash("no hash")));
+        assert!(!passwords.matches("pw", ExpectedHash::Hash("no hash")));
     }
 
     #[test]
     fn nothing_matches_where_there_is_no_account_and_that_takes_as_long() {
         let passwords = passwords(Duration::from_secs(30));
-        assert!(!passwords.matches("pw", Expected::Nothing("alice")));
+        assert!(!passwords.matches("pw", ExpectedHash::Nothing("alice")));
         // The finding for one id does not count for another: each is checked.
         assert_eq!(passwords.findings.lock().unwrap().len(), 1);
-        assert!(!passwords.matches("pw", Expected::Nothing("bob")));
+        assert!(!passwords.matches("pw", ExpectedHash::Nothing("bob")));
         assert_eq!(passwords.findings.lock().unwrap().len(), 2);
         let cost = |hash: &str| hash[..7].to_owned();
         assert_eq!(cost(HASH_OF_NOTHING), cost(&hash("pw")));
@@ -171,9 +174,9 @@ mod tests {
         let hash = hash(&longest);
         assert!(hash.starts_with("$2b$12$"), "{hash}");
         let passwords = passwords(Duration::ZERO);
-        assert!(passwords.matches(&longest, Expected::Hash(&hash)));
-        assert!(!passwords.matches(&longest[1..], Expected::Hash(&hash)));
-        assert!(!passwords.matches(&format!("{longest}y"), Expected::Hash(&hash)));
+        assert!(passwords.matches(&longest, ExpectedHash::Hash(&hash)));
+        assert!(!passwords.matches(&longest[1..], ExpectedHash::Hash(&hash)));
+        assert!(!passwords.matches(&format!("{longest}y"), ExpectedHash::Hash(&hash)));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use crate::api::Api;
 use crate::api::changes::changeset_cache::Snapshot;
 use crate::api::changes::collection::{Collection, MAX_ATTEMPTS, MAX_READ};
-use crate::api::changes::published::{self, Asked, Read};
+use crate::api::changes::published::{self, CollectionReader, ReadRecords};
 use crate::api::web::cache_control;
 use crate::api::web::error::{ApiError, Detail, Location};
 use crate::api::web::media_type;
@@ -153,7 +153,7 @@ pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     };
     // A list that has a layer is not written to before that is settled.
     if collection.published.signatures.is_some() || collection.published.layer.is_some() {
-        let asked = Asked {
+        let asked = CollectionReader {
             api,
             request,
             credentials,
@@ -162,11 +162,11 @@ pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
         };
         let (collection, read) = published::read(&asked, collection, remembered, wanted).await?;
         let state = match read {
-            Read::Whole(state) => {
+            ReadRecords::Whole(state) => {
                 api.changesets.keep(&records, Arc::clone(&state));
                 state
             }
-            Read::Part(state) => state,
+            ReadRecords::Part(state) => state,
         };
         let response = Response::json_text(StatusCode::OK, body_of(&collection, &state, &query)?);
         return Ok(described(response, &collection, state.timestamp));

@@ -21,11 +21,11 @@ const OVERHEAD: usize = 128;
 #[derive(Debug)]
 pub struct ChangesetCache {
     max_bytes: usize,
-    kept: Mutex<Kept>,
+    kept: Mutex<CacheState>,
 }
 
 #[derive(Debug, Default)]
-struct Kept {
+struct CacheState {
     /// The states, each with the value of `now` at its last use.
     states: HashMap<ListUri, (u64, Arc<Snapshot>)>,
     bytes: usize,
@@ -103,13 +103,13 @@ impl ChangesetCache {
         kept.states.insert(list.clone(), (now, state));
     }
 
-    fn lock(&self) -> MutexGuard<'_, Kept> {
+    fn lock(&self) -> MutexGuard<'_, CacheState> {
         // Nothing that is done under this lock fails halfway.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Kept {
+impl CacheState {
     fn forget(&mut self, list: &ListUri) {
         if let Some((_, state)) = self.states.remove(list) {
             self.bytes -= state.bytes;

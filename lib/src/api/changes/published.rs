@@ -15,7 +15,7 @@ use crate::store::changeset::{Changes, ChangesQuery};
 use crate::store::recent::COMMIT_PAUSES;
 
 /// Who asks for what.
-pub struct Asked<'a> {
+pub struct CollectionReader<'a> {
     /// The API.
     pub api: &'a Api,
     /// The request.
@@ -29,14 +29,14 @@ pub struct Asked<'a> {
 }
 
 /// Records of a collection at one moment.
-pub enum Read {
+pub enum ReadRecords {
     /// All.
     Whole(Arc<Snapshot>),
     /// Those that were asked for.
     Part(Arc<Snapshot>),
 }
 
-impl Asked<'_> {
+impl CollectionReader<'_> {
     /// The collection as it is now.
     async fn collection(&self) -> Result<Collection, ApiError> {
         let Self {
@@ -63,11 +63,11 @@ impl Asked<'_> {
 /// # Errors
 /// 503 when it is published anew each time that it is read, and that it is too large to be sent.
 pub async fn read(
-    asked: &Asked<'_>,
+    asked: &CollectionReader<'_>,
     mut collection: Collection,
     remembered: Option<Arc<Snapshot>>,
     wanted: ChangesQuery,
-) -> Result<(Collection, Read), ApiError> {
+) -> Result<(Collection, ReadRecords), ApiError> {
     let (store, records) = (&asked.api.store, asked.records);
     let mut pauses = COMMIT_PAUSES.into_iter();
     for _ in 0..MAX_ATTEMPTS {
@@ -79,7 +79,7 @@ pub async fn read(
             .filter(|state| wanted.since <= state.timestamp && state.timestamp <= at);
         // The timestamp tells a state of a published list: what it shows does not change when it is settled.
         if let Some(state) = remembered.filter(|state| state.timestamp == at) {
-            let read = Read::Whole(Arc::clone(state));
+            let read = ReadRecords::Whole(Arc::clone(state));
             return Ok((collection, read));
         }
         let layer = collection.published.layer.clone();
@@ -98,7 +98,7 @@ pub async fn read(
             None => store.changes(records, generation, at, wanted).await?,
         };
         let is_whole = match &layer {
-            Some(layer) => store.lay_over(records, layer, &mut changes).await?,
+            Some(layer) => store.apply_layer(records, layer, &mut changes).await?,
             None => true,
         };
         if changes.are_too_large() {
@@ -114,9 +114,9 @@ pub async fn read(
                 )
             };
             let read = match remembered {
-                Some(state) => Read::Whole(Arc::new(state.advanced(&changes))),
-                None if wanted.is_all() => Read::Whole(Arc::new(of_list())),
-                None => Read::Part(Arc::new(of_list())),
+                Some(state) => ReadRecords::Whole(Arc::new(state.advanced(&changes))),
+                None if wanted.is_all() => ReadRecords::Whole(Arc::new(of_list())),
+                None => ReadRecords::Part(Arc::new(of_list())),
             };
             return Ok((collection, read));
         }

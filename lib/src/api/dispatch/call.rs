@@ -148,7 +148,7 @@ impl Call {
         signer::reading::settle_before_write(api, unit, request, target).await?;
         let published = signer::reading::published_list(settings.signer.as_ref(), request, target);
         let layer = match &published {
-            Some(list) => signer::reading::lay(&api.store, unit, target, list).await?,
+            Some(list) => signer::reading::read_layer(&api.store, unit, target, list).await?,
             None => None,
         };
         unit.set_origin(|| origin(request, target, &user));

@@ -220,7 +220,7 @@ impl std::fmt::Debug for Endpoint {
 
 /// An endpoint that is served, with the methods that the settings leave it.
 #[derive(Clone, Debug)]
-pub struct Served {
+pub struct ServedEndpoint {
     /// The endpoint.
     pub endpoint: &'static Endpoint,
     /// The methods that it takes.

@@ -174,7 +174,7 @@ impl Api {
             asked.map_err(|_| late())??;
             notes::attempt();
             let sent = Instant::now();
-            let layers = unit.layers_to_show();
+            let layers = unit.layers_to_settle();
             match self.commit(unit, deadline).await {
                 Ok(()) => {
                     contention.took(sent.elapsed());

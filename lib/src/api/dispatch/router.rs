@@ -1,7 +1,7 @@
 //! Routing: method and path in, a row of the table of endpoints out.
 
 use crate::api::auth::authorization::{MONITOR, RESERVED};
-use crate::api::dispatch::endpoint::{Endpoint, READ, Served};
+use crate::api::dispatch::endpoint::{Endpoint, READ, ServedEndpoint};
 use crate::api::dispatch::target::Target;
 use crate::api::web::error::ApiError;
 use crate::api::web::request::{PREFIX, Request};
@@ -22,12 +22,12 @@ pub enum Routed {
 }
 
 /// The endpoint of a path with its version, whatever the method.
-pub fn endpoint<'e>(path: &str, endpoints: &'e [Served]) -> Option<&'e Served> {
+pub fn endpoint<'e>(path: &str, endpoints: &'e [ServedEndpoint]) -> Option<&'e ServedEndpoint> {
     Some(find(path.strip_prefix(PREFIX)?, endpoints)?.0)
 }
 
 /// The first endpoint that a path without its version leads to, and its target.
-fn find<'e>(path: &str, endpoints: &'e [Served]) -> Option<(&'e Served, Target)> {
+fn find<'e>(path: &str, endpoints: &'e [ServedEndpoint]) -> Option<(&'e ServedEndpoint, Target)> {
     endpoints.iter().find_map(|served| {
         let ids = served.endpoint.ids_in(path)?;
         Some((served, served.endpoint.target(&ids)))
@@ -42,7 +42,7 @@ fn find<'e>(path: &str, endpoints: &'e [Served]) -> Option<(&'e Served, Target)>
 pub fn route(
     request: &Request,
     settings: &ApiSettings,
-    endpoints: &[Served],
+    endpoints: &[ServedEndpoint],
 ) -> Result<Routed, ApiError> {
     if settings.readonly && !READ.contains(&request.method) {
         let allow = READ.to_vec();

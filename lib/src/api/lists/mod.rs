@@ -31,7 +31,7 @@ use crate::api::web::preconditions::{Outcome, Preconditions};
 use crate::api::web::response::{NEXT_PAGE, Response};
 use crate::permission::Access;
 use crate::resource::{Kind, ListUri, ObjectUri};
-use crate::store::list::{ListRead, Listed};
+use crate::store::list::{ListRead, ListedObject};
 use crate::store::recent::RecentWrites;
 use crate::store::{Content, Key, Object, Store, StoreError};
 use crate::timestamp::Timestamp;
@@ -135,7 +135,7 @@ pub async fn handle(cx: &mut Context<'_>, list: &ListUri) -> Result<Response, Ap
         Outcome::Failed => return Err(ApiError::precondition_failed(timestamp)),
     }
     let query = query?;
-    let chosen = Chosen {
+    let chosen = ListRequest {
         object_request: &object_request,
         access,
         list,
@@ -227,7 +227,7 @@ async fn shares_some(
 }
 
 /// The objects of a list that a request is about.
-struct Chosen<'a> {
+struct ListRequest<'a> {
     object_request: &'a ObjectRequest<'a>,
     access: Access,
     list: &'a ListUri,
@@ -235,7 +235,7 @@ struct Chosen<'a> {
     scope: Scope,
 }
 
-impl Chosen<'_> {
+impl ListRequest<'_> {
     /// Counts the objects. The table itself counts those that are bounded by times alone.
     async fn count(&self, unit: &UnitOfWork, store: &Store) -> Result<usize, ApiError> {
         let Self { list, query, .. } = *self;
@@ -258,7 +258,7 @@ impl Chosen<'_> {
         let mut readings = Readings::of(unit, list);
         loop {
             let mut count = 0;
-            let see = |_: &Listed, fields: &Map<String, Value>| {
+            let see = |_: &ListedObject, fields: &Map<String, Value>| {
                 count += usize::from(query.counts(fields));
                 Ok(ControlFlow::Continue(()))
             };
@@ -277,7 +277,7 @@ impl Chosen<'_> {
             let mut selection = Selection::of(query);
             let mut bytes = 0;
             let mut times = Times::default();
-            let see = |object: &Listed, fields: &Map<String, Value>| {
+            let see = |object: &ListedObject, fields: &Map<String, Value>| {
                 let is_earlier = query.is_by_time() && times.next(object.last_modified);
                 if is_earlier && query.is_of_bounds() && bytes > MAX_READ {
                     return Ok(ControlFlow::Break(()));
@@ -321,7 +321,7 @@ impl Chosen<'_> {
             let mut selection = Selection::of(query);
             let mut failed = None;
             let mut times = Times::default();
-            let see = |object: &Listed, fields: &Map<String, Value>| {
+            let see = |object: &ListedObject, fields: &Map<String, Value>| {
                 let is_earlier = query.is_by_time() && times.next(object.last_modified);
                 if object.is_deleted() {
                     return Ok(ControlFlow::Continue(()));
@@ -381,7 +381,7 @@ impl Chosen<'_> {
         store: &Store,
         recent: &RecentWrites,
         limit_hint: Option<usize>,
-        mut see: impl FnMut(&Listed, &Map<String, Value>) -> Result<ControlFlow<()>, StoreError>,
+        mut see: impl FnMut(&ListedObject, &Map<String, Value>) -> Result<ControlFlow<()>, StoreError>,
     ) -> Result<bool, ApiError> {
         let Self {
             object_request,
@@ -390,7 +390,7 @@ impl Chosen<'_> {
             query,
             ref scope,
         } = *self;
-        let mut see = |object: &Listed| {
+        let mut see = |object: &ListedObject| {
             if matches!(scope, Scope::Shared)
                 && !object_request.is_shared(access, list, &object.id, &object.permissions()?)
             {
@@ -412,7 +412,7 @@ impl Chosen<'_> {
         if let Scope::Only(objects) = scope {
             for (id, object) in objects {
                 let key = Key::object(&list.clone().object(&**id));
-                _ = see(&Listed::of(key, object))?;
+                _ = see(&ListedObject::of(key, object))?;
             }
             return Ok(false);
         }
@@ -488,7 +488,7 @@ fn tombstone() -> Map<String, Value> {
 }
 
 /// An object of a list, or its tombstone, as the API shows it.
-fn text_of(object: &Listed) -> String {
+fn text_of(object: &ListedObject) -> String {
     let data = object.data().unwrap_or("{\"deleted\":true}");
     metadata::with_metadata_text(data, &object.id, object.last_modified)
 }

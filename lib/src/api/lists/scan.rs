@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::api::lists::query::ListQuery;
 use crate::api::web::error::ApiError;
 use crate::resource::ListUri;
-use crate::store::list::{ListRead, Listed};
-use crate::store::recent::{COMMIT_PAUSES, Covered, RecentWrites};
+use crate::store::list::{ListRead, ListedObject};
+use crate::store::recent::{COMMIT_PAUSES, ReadRange, RecentWrites};
 use crate::store::{Content, Generation, Key, List, Store, StoreError};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::UnitOfWork;
@@ -86,7 +86,7 @@ pub(super) async fn scan(
     list: &ListUri,
     query: &ListQuery,
     limit_hint: Option<usize>,
-    see: impl FnMut(&Listed) -> Result<ControlFlow<()>, StoreError>,
+    see: impl FnMut(&ListedObject) -> Result<ControlFlow<()>, StoreError>,
 ) -> Result<bool, ApiError> {
     scan_settled(
         unit,
@@ -111,7 +111,7 @@ pub(super) async fn scan_settled(
     query: &ListQuery,
     limit_hint: Option<usize>,
     recent: &RecentWrites,
-    mut see: impl FnMut(&Listed) -> Result<ControlFlow<()>, StoreError>,
+    mut see: impl FnMut(&ListedObject) -> Result<ControlFlow<()>, StoreError>,
 ) -> Result<bool, ApiError> {
     let Some(generation) = &unit.generation_of(list) else {
         return Ok(false);
@@ -137,7 +137,7 @@ pub(super) async fn scan_settled(
         }
     }
     let (first, last) = reading.times();
-    let covered = Covered {
+    let covered = ReadRange {
         // Other objects may have the time of the one where it stopped.
         times: stopped_at.map_or(first, Timestamp::next)..=last,
         tombstones: reading.tombstones,
@@ -153,7 +153,7 @@ pub(super) async fn scan_settled(
         let is_wanted = reading.tombstones || object.content != Content::Deleted;
         if generation.owns(&object.parent) && is_wanted {
             let key = Key::object(&list.clone().object(id));
-            _ = see(&Listed::of(key, object))?;
+            _ = see(&ListedObject::of(key, object))?;
         }
     }
     Ok(false)
@@ -188,7 +188,7 @@ pub(super) async fn settle(
             let named = objects.filter(|object| readings.recent.names(&object.id));
             seen.extend(named.map(|object| (object.id, object.last_modified)));
         }
-        let covered = Covered {
+        let covered = ReadRange {
             times: earliest..=Timestamp(u64::MAX),
             tombstones: true,
         };

@@ -74,7 +74,7 @@ pub fn page_of(
 #[derive(Debug)]
 pub struct Selection<'q, T> {
     query: &'q ListQuery,
-    kept: Vec<Kept<T>>,
+    kept: Vec<SelectedObject<T>>,
     /// The bytes of the objects that are kept, and the weight of their keys.
     size: Size,
     /// Whether there are more than the page holds.
@@ -82,7 +82,7 @@ pub struct Selection<'q, T> {
 }
 
 #[derive(Debug)]
-struct Kept<T> {
+struct SelectedObject<T> {
     /// The fields that the page is sorted by.
     keys: Map<String, Value>,
     size: Size,
@@ -133,7 +133,7 @@ impl<'q, T> Selection<'q, T> {
             keys: keys.values().map(weight::of).sum(),
         };
         self.size = self.size.and(size);
-        self.kept.push(Kept { keys, size, shown });
+        self.kept.push(SelectedObject { keys, size, shown });
         if self.kept.len() / 2 > self.query.limit || !self.size.is_within(2) {
             self.prune();
         }
@@ -149,7 +149,7 @@ impl<'q, T> Selection<'q, T> {
         let query = self.query;
         self.kept.sort_by(|a, b| query.order(&a.keys, &b.keys));
         let mut size = Size::default();
-        let fits = |kept: &&Kept<T>| {
+        let fits = |kept: &&SelectedObject<T>| {
             size = size.and(kept.size);
             size.is_within(1)
         };

@@ -22,7 +22,7 @@ const LOOK: usize = 256;
 /// A live object with its URI; it has no data.
 pub type FoundObject = (ObjectUri, Object);
 /// Objects of a list with their ids, without their data.
-type Walked = Arc<Vec<(String, Object)>>;
+type WalkedObjects = Arc<Vec<(String, Object)>>;
 
 /// All buckets, and all live objects that the query may ask for, except accounts.
 ///
@@ -72,7 +72,7 @@ async fn live(
         .map(|(list, parent)| stored(unit, store, list, parent));
     let reads: Vec<_> = reads.collect();
     // In their order, so that two requests of one batch get the same one.
-    let read: Vec<Walked> = stream::iter(reads)
+    let read: Vec<WalkedObjects> = stream::iter(reads)
         .buffered(CONCURRENCY)
         .try_collect()
         .await?;
@@ -97,7 +97,7 @@ async fn stored(
     store: &Store,
     list: &ListUri,
     parent: &Generation,
-) -> Result<Walked, ApiError> {
+) -> Result<WalkedObjects, ApiError> {
     if let Some(walked) = unit.walked(list) {
         unit.allowance.read(walked.len() * LOOK)?;
         return Ok(walked);

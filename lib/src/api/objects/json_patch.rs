@@ -81,6 +81,17 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Value>, ApiError> {
     Ok(operations)
 }
 
+/// Returns `true` if an operation writes this field of the data, by its own path or with all data.
+pub fn gives(operations: &[Value], field: &str) -> bool {
+    let path = format!("/data/{field}");
+    operations.iter().any(|operation| {
+        let writes = !matches!(operation["op"].as_str(), Some("test" | "remove"));
+        writes
+            && (operation["path"] == *path
+                || operation["path"] == "/data" && operation["value"].get(field).is_some())
+    })
+}
+
 /// Applies operations to an object. Its permissions are objects whose keys are the principals (Kinto 26.5: JSON patch on
 /// permissions).
 ///
@@ -283,6 +294,24 @@ mod tests {
             Err(ApiError::Invalid(details)) => details[0].description.clone(),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn an_operation_gives_a_field_that_it_writes() {
+        let gives_b = |operation: Value| gives(&[operation], "b");
+        assert!(gives_b(
+            json!({"op": "replace", "path": "/data/b", "value": 1})
+        ));
+        assert!(gives_b(
+            json!({"op": "add", "path": "/data", "value": {"b": 1}})
+        ));
+        assert!(!gives_b(
+            json!({"op": "test", "path": "/data/b", "value": 1})
+        ));
+        assert!(!gives_b(json!({"op": "remove", "path": "/data/b"})));
+        assert!(!gives_b(
+            json!({"op": "add", "path": "/data/c", "value": {"b": 1}})
+        ));
     }
 
     #[test]

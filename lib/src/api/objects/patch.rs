@@ -144,3 +144,12 @@ impl Patch {
         })
     }
 }
+
+/// Returns `true` if the body of a `PUT` or `PATCH` gives the object this field of its data.
+pub fn gives(request: &Request, field: &str) -> bool {
+    let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+    match PatchKind::of(request) {
+        PatchKind::JsonPatch => json_patch::gives(body.as_array().map_or(&[], |all| all), field),
+        PatchKind::Plain | PatchKind::Merge => body["data"].get(field).is_some(),
+    }
+}

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::api::auth::passwords;
 use crate::api::dispatch::batch::METHODS as BATCH_METHODS;
 use crate::api::dispatch::context::Context;
-use crate::api::dispatch::endpoint::{About, Endpoint, Served};
+use crate::api::dispatch::endpoint::{About, Endpoint, ServedEndpoint};
 use crate::api::plugins::openid::provider::Provider;
 use crate::api::service::hello::HTTP_API_VERSION;
 use crate::api::service::operation::{add, id_form, latest, title};
@@ -86,13 +86,13 @@ fn document(
     origin: &str,
     settings: &ApiSettings,
     securities: &Map<String, Value>,
-    endpoints: &[Served],
+    endpoints: &[ServedEndpoint],
     now: Timestamp,
 ) -> Value {
     let (scheme, host) = origin.split_once("://").unwrap_or(("https", origin));
     let mut paths = Map::new();
     let mut tags: Vec<String> = vec![];
-    for Served { endpoint, methods } in endpoints {
+    for ServedEndpoint { endpoint, methods } in endpoints {
         let mut operations = Map::new();
         for method in methods {
             if method == Method::HEAD || method == Method::OPTIONS {

@@ -59,7 +59,7 @@ const MAX_CHANGES: usize = 10_000;
 const MAX_BUCKETS: usize = 1_000;
 
 /// An object on which the principal is granted something.
-type Granted = (ObjectUri, Permissions);
+type GrantedObject = (ObjectUri, Permissions);
 
 /// Deletes the objects that the principal alone may write by their own permissions, with everything under them; removes
 /// the principal from the permissions of all others, and from all groups.
@@ -127,7 +127,7 @@ fn names(permissions: &Permissions, principal: &str) -> bool {
 }
 
 /// Splits off the objects that the principal alone may write, without those below another of them; the rest stays.
-fn split(granted: Vec<Granted>, principal: &str) -> (BTreeSet<ObjectUri>, Vec<ObjectUri>) {
+fn split(granted: Vec<GrantedObject>, principal: &str) -> (BTreeSet<ObjectUri>, Vec<ObjectUri>) {
     let (owned, others): (Vec<_>, Vec<_>) = granted
         .into_iter()
         .partition(|(_, permissions)| permissions.granted("write") == [principal]);

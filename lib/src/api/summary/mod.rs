@@ -17,7 +17,7 @@ use self::notes::Notes;
 use self::request_log::{RequestLog, TARGET};
 use crate::api::Api;
 use crate::api::plugins::prometheus;
-use crate::api::plugins::prometheus::registry::{Counted, Registry};
+use crate::api::plugins::prometheus::registry::{CountedRequest, Registry};
 use crate::api::web::error::ApiError;
 use crate::api::web::request::Request;
 use crate::api::web::response::Response;
@@ -184,7 +184,7 @@ impl Api {
                 capacity,
             };
             if let Some(log) = &self.observers.request_log {
-                log.tell(&summary);
+                log.write(&summary);
             }
             counts::count(&self.observers.metrics, &summary);
             if let Some(registry) = self.observers.prometheus() {
@@ -199,7 +199,7 @@ impl Api {
         let count = |outcome: &Outcome, took| {
             let endpoint = self.endpoint_of(outcome);
             let name = endpoint.map(prometheus::name_of);
-            registry.count(Counted {
+            registry.count(CountedRequest {
                 method: outcome.method(),
                 endpoint: name.as_deref().unwrap_or_else(|| self.route_of(outcome)),
                 ids: match endpoint {

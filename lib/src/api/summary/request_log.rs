@@ -27,7 +27,7 @@ impl RequestLog {
     }
 
     /// Writes the line of a request.
-    pub fn tell(&self, summary: &Summary<'_>) {
+    pub fn write(&self, summary: &Summary<'_>) {
         let Summary { outcome, notes, .. } = summary;
         let user_id = notes.user_id.as_deref();
         let uid = user_id.map(|id| hmac::hex(&hmac::sign(self.key.as_bytes(), id)[..8]));

@@ -166,6 +166,9 @@ pub enum ApiError {
     /// The writes are larger than one transaction can be: 413.
     #[error("request too large")]
     RequestTooLarge,
+    /// The records of a collection are more than are published together: 413.
+    #[error("too many records to publish")]
+    TooLargeToPublish,
     /// A user is to be deleted who has a permission on, or is in the group of, more objects than one request changes: 413.
     #[error("too many objects of a user")]
     TooManyObjects,
@@ -318,6 +321,7 @@ impl ApiError {
             | Self::TooManyValues
             | Self::Exhausted(_)
             | Self::RequestTooLarge
+            | Self::TooLargeToPublish
             | Self::TooManyObjects
             | Self::ResponseTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Gone => StatusCode::GONE,
@@ -361,6 +365,7 @@ impl ApiError {
             | Self::TooManyValues
             | Self::Exhausted(_)
             | Self::RequestTooLarge
+            | Self::TooLargeToPublish
             | Self::TooManyObjects
             | Self::ResponseTooLarge => 113,
             Self::PreconditionFailed { .. } => 114,
@@ -463,6 +468,9 @@ impl ApiError {
                 }
                 Self::RequestTooLarge => {
                     "This request writes too much at once: the limits are 4 MB, and changes of 5,000 members of groups. Put fewer requests into a batch, or ask for less at once with _limit."
+                }
+                Self::TooLargeToPublish => {
+                    "The records of this collection are larger than 24 MB, the most that is published together. Delete records, or move some of them to another collection."
                 }
                 Self::TooManyObjects => {
                     "This user has permissions on, or is in, more than 10,000 objects, the most that one request deletes or changes. Delete collections, buckets or groups of theirs first, then send this again."

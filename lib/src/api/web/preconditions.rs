@@ -75,14 +75,13 @@ impl Preconditions {
     /// # Errors
     /// 400 when one is neither `*` nor a whole number between double quotes, weak (`W/`) or not.
     pub fn of(request: &Request) -> Result<Self, ApiError> {
-        let read = |name: &'static str, header: HeaderName| {
-            let Some(value) = request.headers.get(&header) else {
-                return Ok(None);
-            };
-            let tag = value.to_str().ok().and_then(|text| Tag::parse(text.trim()));
-            let wrong = "Must be `*`, or digits between double quotes";
-            tag.map(Some)
-                .ok_or_else(|| ApiError::invalid(Location::Header, name, wrong))
+        let read = |name: &'static str, header: HeaderName| match tag(request, &header) {
+            None => Ok(None),
+            Some(Some(tag)) => Ok(Some(tag)),
+            Some(None) => {
+                let wrong = "Must be `*`, or digits between double quotes";
+                Err(ApiError::invalid(Location::Header, name, wrong))
+            }
         };
         Ok(Preconditions {
             if_match: read("If-Match", IF_MATCH)?,
@@ -122,10 +121,16 @@ impl Preconditions {
     }
 }
 
-/// Returns `true` if the request rules out overwriting: then a user who may only create needs no other permission
-/// (Kinto#792).
+/// Returns `true` if the request rules out overwriting (`If-None-Match: *`): then a user who may only create needs no
+/// other permission (Kinto#792).
 pub fn is_safe_creation(request: &Request) -> bool {
-    request.header(IF_NONE_MATCH) == Some("*")
+    matches!(tag(request, &IF_NONE_MATCH), Some(Some(Tag::Any)))
+}
+
+/// The value of a precondition header: `None` without the header, `Some(None)` when it is malformed.
+fn tag(request: &Request, name: &HeaderName) -> Option<Option<Tag>> {
+    let value = request.headers.get(name)?;
+    Some(value.to_str().ok().and_then(|text| Tag::parse(text.trim())))
 }
 
 #[cfg(test)]

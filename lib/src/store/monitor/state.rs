@@ -66,7 +66,7 @@ pub struct MonitorState {
 
 /// The result of an update of the state.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Replaced {
+pub enum StateUpdate {
     /// The state as it is now.
     Done(MonitorState),
     /// Nothing was written, since the state had changed; holds the present one.
@@ -361,7 +361,7 @@ impl Store {
         &self,
         read: &MonitorState,
         mut next: MonitorState,
-    ) -> Result<Replaced, StoreError> {
+    ) -> Result<StateUpdate, StoreError> {
         if read.has_clock() {
             next.advance(read.clock().next());
         }
@@ -413,12 +413,12 @@ impl Store {
         match update.send().await {
             Ok(answer) => {
                 let item = answer.attributes.unwrap_or_default();
-                MonitorState::from_item(&item).map(Replaced::Done)
+                MonitorState::from_item(&item).map(StateUpdate::Done)
             }
             Err(error) => match error.as_service_error() {
                 Some(UpdateItemError::ConditionalCheckFailedException(refused)) => {
                     let present = refused.item().map(MonitorState::from_item).transpose()?;
-                    Ok(Replaced::Refused(present.unwrap_or_default()))
+                    Ok(StateUpdate::Refused(present.unwrap_or_default()))
                 }
                 _ => Err(StoreError::request("UpdateItem")(error)),
             },

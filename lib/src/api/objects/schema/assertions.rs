@@ -3,10 +3,10 @@
 use referencing::Draft;
 use serde_json::Value;
 
-use crate::api::objects::schema::at::{At, Evaluated, shown};
+use crate::api::objects::schema::at::{EvaluationResult, Instance, shown};
 use crate::json::values::compare_numbers;
 
-pub(super) fn check_type(at: &At<'_, '_, '_>, argument: &Value) -> Evaluated {
+pub(super) fn check_type(at: &Instance<'_, '_, '_>, argument: &Value) -> EvaluationResult {
     let is = |name: &Value| match (name.as_str().unwrap_or_default(), at.value) {
         ("null", Value::Null)
         | ("boolean", Value::Bool(_))
@@ -38,7 +38,7 @@ pub(super) fn check_type(at: &At<'_, '_, '_>, argument: &Value) -> Evaluated {
     }
 }
 
-pub(super) fn check_number(at: &At<'_, '_, '_>, argument: &Value) -> Evaluated {
+pub(super) fn check_number(at: &Instance<'_, '_, '_>, argument: &Value) -> EvaluationResult {
     let (Value::Number(number), Value::Number(bound)) = (at.value, argument) else {
         return Ok(());
     };
@@ -82,7 +82,7 @@ fn is_multiple(number: Option<f64>, of: Option<f64>, divides: bool) -> bool {
     }
 }
 
-pub(super) fn check_size(at: &At<'_, '_, '_>, argument: &Value) -> Evaluated {
+pub(super) fn check_size(at: &Instance<'_, '_, '_>, argument: &Value) -> EvaluationResult {
     let size = match (at.keyword, at.value) {
         ("minLength" | "maxLength", Value::String(text)) => text.chars().count(),
         ("minItems" | "maxItems", Value::Array(values)) => values.len(),

@@ -12,37 +12,37 @@ use crate::api::objects::schema::references::Scope;
 const MAX_SHOWN: usize = 100;
 
 /// Nothing, or why a value does not match.
-pub(super) type Evaluated = Result<(), Failure>;
+pub(super) type EvaluationResult = Result<(), Failure>;
 
 /// The last part of a value's location.
 #[derive(Clone, Copy)]
-pub(super) enum Place<'p> {
+pub(super) enum PathSegment<'p> {
     Field(&'p str),
     Index(usize),
 }
 
 /// A value, its location, and the keyword that it is matched with.
 #[derive(Clone, Copy)]
-pub(super) struct At<'a, 's, 'o> {
+pub(super) struct Instance<'a, 's, 'o> {
     pub value: &'a Value,
-    pub place: Option<Place<'a>>,
+    pub place: Option<PathSegment<'a>>,
     pub keyword: &'a str,
     /// The schema with the keyword.
     pub schema: &'s Map<String, Value>,
     pub scope: &'o Scope<'s, 'o>,
 }
 
-impl At<'_, '_, '_> {
+impl Instance<'_, '_, '_> {
     /// The mismatch that a keyword finds.
-    pub fn mismatch(&self, problem: impl Display) -> Evaluated {
+    pub fn mismatch(&self, problem: impl Display) -> EvaluationResult {
         self.mismatch_of(self.keyword, problem)
     }
 
     /// The same, for a field that is missing.
-    pub fn mismatch_of(&self, field: &str, problem: impl Display) -> Evaluated {
+    pub fn mismatch_of(&self, field: &str, problem: impl Display) -> EvaluationResult {
         let field = match self.place {
-            Some(Place::Field(field)) => field.to_owned(),
-            Some(Place::Index(index)) => index.to_string(),
+            Some(PathSegment::Field(field)) => field.to_owned(),
+            Some(PathSegment::Index(index)) => index.to_string(),
             None => field.to_owned(),
         };
         let problem = problem.to_string();
@@ -52,8 +52,8 @@ impl At<'_, '_, '_> {
 
 /// The beginning of a value, for error messages.
 pub(super) fn shown(value: &Value) -> String {
-    struct Start(Vec<u8>);
-    impl Write for Start {
+    struct Truncated(Vec<u8>);
+    impl Write for Truncated {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0
                 .extend_from_slice(&bytes[..bytes.len().min(MAX_SHOWN)]);
@@ -66,7 +66,7 @@ pub(super) fn shown(value: &Value) -> String {
             Ok(())
         }
     }
-    let mut start = Start(vec![]);
+    let mut start = Truncated(vec![]);
     let is_whole = serde_json::to_writer(&mut start, value).is_ok();
     let text = String::from_utf8_lossy(&start.0).into_owned();
     if is_whole { text } else { text + "…" }

@@ -14,7 +14,7 @@ use referencing::Draft;
 use serde_json::{Map, Value};
 
 use crate::api::objects::schema::assertions::{check_number, check_size, check_type, whole};
-use crate::api::objects::schema::at::{At, Evaluated, Place, shown};
+use crate::api::objects::schema::at::{EvaluationResult, Instance, PathSegment, shown};
 use crate::api::objects::schema::failure::Failure;
 use crate::api::objects::schema::pattern::{self, Pattern};
 use crate::api::objects::schema::references::{References, Scope, draft_of};
@@ -68,7 +68,7 @@ struct Evaluation<'s, 'r> {
 }
 
 impl<'s> Evaluation<'s, '_> {
-    fn spend(&self, steps: usize) -> Evaluated {
+    fn spend(&self, steps: usize) -> EvaluationResult {
         self.steps.set(self.steps.get().saturating_add(steps));
         if self.steps.get() > self.max_steps {
             return Err(Failure::Unusable(
@@ -83,9 +83,9 @@ impl<'s> Evaluation<'s, '_> {
         &self,
         schema: &'s Value,
         value: &Value,
-        place: Option<Place<'_>>,
+        place: Option<PathSegment<'_>>,
         scope: &Scope<'s, '_>,
-    ) -> Evaluated {
+    ) -> EvaluationResult {
         self.spend(1)?;
         self.depth.set(self.depth.get() + 1);
         if self.depth.get() > MAX_DEPTH {
@@ -105,23 +105,23 @@ impl<'s> Evaluation<'s, '_> {
         &self,
         schema: &'s Value,
         value: &Value,
-        place: Option<Place<'_>>,
+        place: Option<PathSegment<'_>>,
         scope: &Scope<'s, '_>,
-    ) -> Evaluated {
+    ) -> EvaluationResult {
         let fields = match schema {
             Value::Object(fields) => fields,
             Value::Bool(false) => {
                 let problem = "Nothing is allowed here".to_owned();
                 let field = match place {
-                    Some(Place::Field(field)) => field.to_owned(),
-                    Some(Place::Index(index)) => index.to_string(),
+                    Some(PathSegment::Field(field)) => field.to_owned(),
+                    Some(PathSegment::Index(index)) => index.to_string(),
                     None => String::new(),
                 };
                 return Err(Failure::Mismatch { field, problem });
             }
             _ => return Ok(()),
         };
-        let of = |keyword| At {
+        let of = |keyword| Instance {
             value,
             place,
             keyword,
@@ -146,7 +146,7 @@ impl<'s> Evaluation<'s, '_> {
     }
 
     /// Matches with one keyword, if the draft has it.
-    fn keyword(&self, at: &At<'_, 's, '_>, argument: &'s Value) -> Evaluated {
+    fn keyword(&self, at: &Instance<'_, 's, '_>, argument: &'s Value) -> EvaluationResult {
         use Draft::{Draft4, Draft6, Draft7, Draft201909, Draft202012};
         let draft = at.scope.draft;
         match at.keyword {
@@ -213,14 +213,14 @@ impl<'s> Evaluation<'s, '_> {
         }
     }
 
-    fn reference(&self, at: &At<'_, 's, '_>, reference: &Value) -> Evaluated {
+    fn reference(&self, at: &Instance<'_, 's, '_>, reference: &Value) -> EvaluationResult {
         let (target, scope) = self.target(at, reference)?;
         self.schema(target, at.value, at.place, &scope)
     }
 
     fn target<'o>(
         &self,
-        at: &At<'_, 's, 'o>,
+        at: &Instance<'_, 's, 'o>,
         reference: &Value,
     ) -> Result<(&'s Value, Scope<'s, 'o>), Failure> {
         let target = reference
@@ -250,7 +250,7 @@ impl<'s> Evaluation<'s, '_> {
         }
     }
 
-    fn combination(&self, at: &At<'_, 's, '_>, argument: &'s Value) -> Evaluated {
+    fn combination(&self, at: &Instance<'_, 's, '_>, argument: &'s Value) -> EvaluationResult {
         let Value::Array(schemas) = argument else {
             return Ok(());
         };
@@ -275,7 +275,7 @@ impl<'s> Evaluation<'s, '_> {
         }
     }
 
-    fn condition(&self, at: &At<'_, 's, '_>, argument: &'s Value) -> Evaluated {
+    fn condition(&self, at: &Instance<'_, 's, '_>, argument: &'s Value) -> EvaluationResult {
         let is_met = self.is_valid(argument, at.value, at.scope)?;
         match at.schema.get(if is_met { "then" } else { "else" }) {
             Some(schema) => self.schema(schema, at.value, at.place, at.scope),
@@ -283,7 +283,7 @@ impl<'s> Evaluation<'s, '_> {
         }
     }
 
-    fn one_of(&self, at: &At<'_, 's, '_>, argument: &Value) -> Evaluated {
+    fn one_of(&self, at: &Instance<'_, 's, '_>, argument: &Value) -> EvaluationResult {
         let Value::Array(values) = argument else {
             return Ok(());
         };
@@ -323,18 +323,23 @@ impl<'s> Evaluation<'s, '_> {
         found.ok_or_else(|| unusable("A pattern that takes too long"))
     }
 
-    fn of_array(&self, at: &At<'_, 's, '_>, argument: &'s Value, values: &[Value]) -> Evaluated {
+    fn of_array(
+        &self,
+        at: &Instance<'_, 's, '_>,
+        argument: &'s Value,
+        values: &[Value],
+    ) -> EvaluationResult {
         let draft = at.scope.draft;
         let each = |schema: &'s Value, from: usize| {
             let mut rest = values.iter().enumerate().skip(from);
             rest.try_for_each(|(index, value)| {
-                self.schema(schema, value, Some(Place::Index(index)), at.scope)
+                self.schema(schema, value, Some(PathSegment::Index(index)), at.scope)
             })
         };
         let one_by_one = |schemas: &'s [Value]| {
             let mut pairs = values.iter().zip(schemas).enumerate();
             pairs.try_for_each(|(index, (value, schema))| {
-                self.schema(schema, value, Some(Place::Index(index)), at.scope)
+                self.schema(schema, value, Some(PathSegment::Index(index)), at.scope)
             })
         };
         match (at.keyword, argument) {
@@ -368,7 +373,7 @@ impl<'s> Evaluation<'s, '_> {
                 self.evaluated_items(at.schema, values, at.value, at.scope, &mut evaluated)?;
                 for (index, value) in values.iter().enumerate() {
                     if !evaluated.contains(&index) {
-                        self.schema(schema, value, Some(Place::Index(index)), at.scope)?;
+                        self.schema(schema, value, Some(PathSegment::Index(index)), at.scope)?;
                     }
                 }
                 Ok(())
@@ -377,7 +382,12 @@ impl<'s> Evaluation<'s, '_> {
         }
     }
 
-    fn contains(&self, at: &At<'_, 's, '_>, schema: &'s Value, values: &[Value]) -> Evaluated {
+    fn contains(
+        &self,
+        at: &Instance<'_, 's, '_>,
+        schema: &'s Value,
+        values: &[Value],
+    ) -> EvaluationResult {
         let mut matched = 0;
         for value in values {
             matched += u64::from(self.is_valid(schema, value, at.scope)?);
@@ -397,12 +407,12 @@ impl<'s> Evaluation<'s, '_> {
 
     fn of_object(
         &self,
-        at: &At<'_, 's, '_>,
+        at: &Instance<'_, 's, '_>,
         argument: &'s Value,
         fields: &Map<String, Value>,
-    ) -> Evaluated {
+    ) -> EvaluationResult {
         let check = |schema: &'s Value, name: &str, value: &Value| {
-            self.schema(schema, value, Some(Place::Field(name)), at.scope)
+            self.schema(schema, value, Some(PathSegment::Field(name)), at.scope)
         };
         match (at.keyword, argument) {
             ("properties", Value::Object(schemas)) => {
@@ -477,10 +487,10 @@ impl<'s> Evaluation<'s, '_> {
 
     fn required(
         &self,
-        at: &At<'_, 's, '_>,
+        at: &Instance<'_, 's, '_>,
         names: &[Value],
         fields: &Map<String, Value>,
-    ) -> Evaluated {
+    ) -> EvaluationResult {
         self.spend(names.len())?;
         let is_root = self
             .root
@@ -515,7 +525,7 @@ impl<'s> Evaluation<'s, '_> {
     }
 
     /// Evaluates one level deeper, within the limit: the nesting may have no end.
-    fn nested(&self, go: impl FnOnce() -> Evaluated) -> Evaluated {
+    fn nested(&self, go: impl FnOnce() -> EvaluationResult) -> EvaluationResult {
         self.depth.set(self.depth.get() + 1);
         if self.depth.get() > MAX_DEPTH {
             return Err(Failure::Unusable(

@@ -115,7 +115,7 @@ fn goes_back(translated: &str) -> bool {
 
 /// The compiled patterns that a process caches.
 #[derive(Default)]
-struct Kept {
+struct PatternCache {
     patterns: HashMap<String, Arc<Pattern>>,
     weight: usize,
 }
@@ -125,7 +125,7 @@ struct Kept {
 /// # Errors
 /// Its compilation takes more steps than are left.
 pub(super) fn compiled(pattern: &str, spend: Spend<'_>) -> Result<Option<Arc<Pattern>>, Failure> {
-    static KEPT: LazyLock<Mutex<Kept>> = LazyLock::new(Mutex::default);
+    static KEPT: LazyLock<Mutex<PatternCache>> = LazyLock::new(Mutex::default);
     let kept = || KEPT.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(pattern) = kept().patterns.get(pattern) {
         return Ok(Some(pattern.clone()));
@@ -136,7 +136,7 @@ pub(super) fn compiled(pattern: &str, spend: Spend<'_>) -> Result<Option<Arc<Pat
     let compiled = Arc::new(compiled);
     let mut kept = kept();
     if kept.weight + compiled.weight() > MAX_KEPT {
-        *kept = Kept::default();
+        *kept = PatternCache::default();
     }
     kept.weight += compiled.weight() + pattern.len();
     kept.patterns.insert(pattern.to_owned(), compiled.clone());

@@ -16,7 +16,7 @@ use crate::api::web::preconditions::{Outcome, Preconditions};
 use crate::api::web::response::{NEXT_PAGE, Response};
 use crate::permission::Access;
 use crate::resource::{Kind, ObjectUri};
-use crate::store::history::{HistoryRead, Removal, Stored};
+use crate::store::history::{HistoryRead, RawEntry, Removal};
 use crate::store::{Generation, Key, Store};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::{UnitOfWork, client_time};
@@ -95,7 +95,7 @@ pub async fn handle(cx: &mut Context<'_>) -> Result<Response, ApiError> {
         Outcome::Failed => return Err(ApiError::precondition_failed(current)),
     }
     let query = query?;
-    let mut view = View {
+    let mut view = HistoryView {
         bucket: &generation,
         query: &query,
         user: user.clone(),
@@ -112,8 +112,8 @@ pub async fn handle(cx: &mut Context<'_>) -> Result<Response, ApiError> {
         return Ok(delete(unit, kept, next, timestamp));
     }
     let texts = kept.into_iter().map(|kept| match kept {
-        Kept::Text(text) => text,
-        Kept::Entry(entry) => entry.id,
+        PageItem::Text(text) => text,
+        PageItem::Entry(entry) => entry.id,
     });
     let objects = texts.collect();
     Ok(Page { objects, next }.into_response(timestamp))
@@ -158,15 +158,15 @@ fn settled(latest: Timestamp, now: Timestamp) -> Timestamp {
 }
 
 /// What a page keeps of an entry.
-enum Kept {
+enum PageItem {
     /// It as it is shown.
     Text(String),
     /// It as it is stored, to be deleted.
-    Entry(Stored),
+    Entry(RawEntry),
 }
 
 /// What was read for a page.
-struct Read {
+struct PageRead {
     /// Whether there is more.
     is_cut: bool,
     /// Whether the user may see any entry of those that were read.
@@ -174,7 +174,7 @@ struct Read {
 }
 
 /// What a request sees of a history.
-struct View<'v> {
+struct HistoryView<'v> {
     bucket: &'v Generation,
     query: &'v ListQuery,
     user: User,
@@ -182,7 +182,7 @@ struct View<'v> {
     deletes: bool,
 }
 
-impl View<'_> {
+impl HistoryView<'_> {
     /// Offers the entries that may be asked for to the page, the latest first, until it is full.
     ///
     /// # Errors
@@ -191,8 +191,8 @@ impl View<'_> {
         &mut self,
         unit: &mut UnitOfWork,
         store: &Store,
-        selection: &mut Selection<'_, Kept>,
-    ) -> Result<Read, ApiError> {
+        selection: &mut Selection<'_, PageItem>,
+    ) -> Result<PageRead, ApiError> {
         let query = self.query;
         let bounds = query.bounds();
         let mut entries = store.history(HistoryRead {
@@ -215,7 +215,7 @@ impl View<'_> {
                 .replace(entry.time)
                 .is_some_and(|time| entry.time < time);
             if is_earlier && query.is_by_time() && selection.is_full() {
-                return Ok(Read {
+                return Ok(PageRead {
                     is_cut: true,
                     saw_any,
                 });
@@ -230,16 +230,16 @@ impl View<'_> {
             saw_any = true;
             let fields = metadata::with_metadata(content.shown, &entry.id, entry.time);
             selection.offer(&fields, || match self.deletes {
-                true => (Kept::Entry(entry.without_content()), 0),
+                true => (PageItem::Entry(entry.without_content()), 0),
                 false => {
                     let text = query.shown(&fields);
                     let length = text.len();
-                    (Kept::Text(text), length)
+                    (PageItem::Text(text), length)
                 }
             });
         }
         unit.allowance.read(entries.take_bytes())?;
-        Ok(Read {
+        Ok(PageRead {
             is_cut: false,
             saw_any,
         })
@@ -265,14 +265,14 @@ impl View<'_> {
 /// Deletes entries. Gives their tombstones.
 fn delete(
     unit: &mut UnitOfWork,
-    kept: Vec<Kept>,
+    kept: Vec<PageItem>,
     next: Option<String>,
     timestamp: Timestamp,
 ) -> Response {
     let now = unit.now();
     let mut tombstones: Vec<Value> = vec![];
     for (n, kept) in (0..).zip(kept) {
-        if let Kept::Entry(entry) = kept {
+        if let PageItem::Entry(entry) = kept {
             let at = Timestamp(now.0 + n);
             tombstones.push(json!({"id": entry.id, "last_modified": at, "deleted": true}));
             unit.remove_entries([Removal::of(&entry, at)]);

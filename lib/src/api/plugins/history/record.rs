@@ -23,7 +23,7 @@ use crate::unit_of_work::UnitOfWork;
 const MAX_AHEAD: u64 = 10_000;
 
 /// One write that an entry is made of.
-struct Written<'e> {
+struct RecordedWrite<'e> {
     uri: ObjectUri,
     event: &'e ResourceChanged,
     /// What it came to, with its id and time.
@@ -82,7 +82,7 @@ pub async fn on_write(
         let entry = entry.ok_or(ApiError::TooLarge)?;
         note_readers(unit, uri, &generation, &content.readers);
         unit.add_entry(uri, entry);
-        made.push(trim::Made {
+        made.push(trim::NewEntry {
             bucket: uri.bucket_uri().clone(),
             resource_name: written.event.resource_name.clone(),
             user_id: written.event.user_id.clone(),
@@ -95,7 +95,7 @@ pub async fn on_write(
 fn recorded_writes<'e>(
     events: &'e [ResourceChanged],
     settings: &HistorySettings,
-) -> Vec<Written<'e>> {
+) -> Vec<RecordedWrite<'e>> {
     let is_excluded = |event: &&ResourceChanged| {
         let mut user_id = event.user_id.iter();
         user_id.any(|id| settings.exclude_user_ids.contains(id))
@@ -105,7 +105,7 @@ fn recorded_writes<'e>(
         let impacted = event.impacted_records.iter().zip(&event.impacted_uris);
         impacted.filter_map(move |(impacted, uri)| {
             let last_modified = impacted.new.get("last_modified")?.as_u64()?;
-            Some(Written {
+            Some(RecordedWrite {
                 uri: ObjectUri::parse(uri)?,
                 event,
                 data: &impacted.new,
@@ -113,7 +113,7 @@ fn recorded_writes<'e>(
             })
         })
     });
-    let is_kept = |written: &Written<'_>| match written.uri.kind() {
+    let is_kept = |written: &RecordedWrite<'_>| match written.uri.kind() {
         Kind::Account => false,
         // The history goes with it.
         Kind::Bucket if written.event.action == Action::Delete => false,
@@ -127,7 +127,7 @@ fn recorded_writes<'e>(
 
 /// The fields of an entry that the API shows.
 fn shown(
-    written: &Written<'_>,
+    written: &RecordedWrite<'_>,
     permissions: &Permissions,
     now: Timestamp,
 ) -> Map<String, serde_json::Value> {

@@ -20,7 +20,7 @@ use crate::api::web::media_type;
 use crate::api::web::response::Response;
 use crate::permission::Access;
 use crate::resource::{Kind, ListUri, ObjectUri};
-use crate::store::history::{Entries, EntryContent, HistoryRead, Stored};
+use crate::store::history::{Entries, EntryContent, HistoryRead, RawEntry};
 use crate::store::{Generation, Key, Store, list};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::UnitOfWork;
@@ -83,7 +83,7 @@ pub async fn handle(cx: &mut Context<'_>) -> Result<Response, ApiError> {
         bucket: &of_bucket,
         records: &collection.children(Kind::Record),
         moment,
-        found: Found::default(),
+        found: ShownRecords::default(),
     };
     let changed = snapshot.read_records(&of_collection).await?;
     let missing = snapshot.read_replaced(changed).await?;
@@ -106,12 +106,12 @@ fn moment(text: &str) -> Option<Timestamp> {
 
 /// The records that are shown, as JSON.
 #[derive(Default)]
-struct Found {
+struct ShownRecords {
     records: Vec<(Timestamp, String)>,
     bytes: usize,
 }
 
-impl Found {
+impl ShownRecords {
     /// Takes one in.
     ///
     /// # Errors
@@ -161,7 +161,7 @@ struct Snapshot<'s> {
     bucket: &'s Generation,
     records: &'s ListUri,
     moment: Timestamp,
-    found: Found,
+    found: ShownRecords,
 }
 
 impl Snapshot<'_> {
@@ -276,7 +276,7 @@ impl Snapshot<'_> {
     }
 
     /// The id of the record that an entry is of, and what it tells; `None` of entries of other lists, and of tombstones.
-    fn content_of(&self, entry: &Stored) -> Result<Option<(String, EntryContent)>, ApiError> {
+    fn content_of(&self, entry: &RawEntry) -> Result<Option<(String, EntryContent)>, ApiError> {
         let content = entry.content()?;
         let uri = content.shown.get("uri").and_then(Value::as_str);
         let uri = uri.and_then(ObjectUri::parse);

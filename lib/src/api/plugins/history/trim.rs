@@ -6,7 +6,7 @@ use crate::api::web::error::ApiError;
 use crate::resource::ObjectUri;
 use crate::settings::HistorySettings;
 use crate::store::Store;
-use crate::store::history::{HistoryRead, Removal, Stored};
+use crate::store::history::{HistoryRead, RawEntry, Removal};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::UnitOfWork;
 
@@ -17,7 +17,7 @@ const MAX_REMOVED: usize = 1_000;
 
 /// An entry that is being written.
 #[derive(Debug)]
-pub struct Made {
+pub struct NewEntry {
     /// In the history of this bucket.
     pub bucket: ObjectUri,
     /// The kind of its object.
@@ -28,7 +28,7 @@ pub struct Made {
 
 /// The entries that are counted together.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Counted<'m> {
+struct TrimGroup<'m> {
     bucket: &'m ObjectUri,
     resource_name: &'m str,
     /// Of this user alone.
@@ -47,7 +47,7 @@ pub async fn trim(
     settings: &HistorySettings,
     unit: &mut UnitOfWork,
     store: &Store,
-    made: &[Made],
+    made: &[NewEntry],
 ) -> Result<(), ApiError> {
     let Some(trim) = &settings.trim else {
         return Ok(());
@@ -56,16 +56,16 @@ pub async fn trim(
     let counted = made.iter().filter_map(|made| {
         let user_id = made.user_id.as_deref();
         let is_theirs = user_id.is_some_and(|id| users.iter().any(|user| user == id));
-        (users.is_empty() || is_theirs).then_some(Counted {
+        (users.is_empty() || is_theirs).then_some(TrimGroup {
             bucket: &made.bucket,
             resource_name: &made.resource_name,
             user_id: user_id.filter(|_| !users.is_empty()),
         })
     });
-    let is_looked_at = |_: &Counted<'_>| fastrand::usize(0..=trim.threshold) == 0;
+    let is_looked_at = |_: &TrimGroup<'_>| fastrand::usize(0..=trim.threshold) == 0;
     let counted: BTreeSet<_> = counted.filter(is_looked_at).collect();
     for counted in counted {
-        let is_counted = |made: &&Made| {
+        let is_counted = |made: &&NewEntry| {
             made.bucket == *counted.bucket
                 && made.resource_name == counted.resource_name
                 && counted
@@ -97,8 +97,8 @@ pub async fn trim(
 async fn entries(
     unit: &UnitOfWork,
     store: &Store,
-    counted: &Counted<'_>,
-) -> Result<Option<Vec<Stored>>, ApiError> {
+    counted: &TrimGroup<'_>,
+) -> Result<Option<Vec<RawEntry>>, ApiError> {
     let Some(bucket) = unit.get(counted.bucket) else {
         return Ok(None);
     };

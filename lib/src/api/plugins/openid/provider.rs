@@ -55,8 +55,8 @@ pub struct Provider {
     settings: OpenIdSettings,
     hmac_secret: Secret,
     client: reqwest::Client,
-    endpoints: tokio::sync::Mutex<Option<Fetched<Endpoints>>>,
-    keys: tokio::sync::Mutex<Option<Fetched<Vec<Jwk>>>>,
+    endpoints: tokio::sync::Mutex<Option<Cached<Endpoints>>>,
+    keys: tokio::sync::Mutex<Option<Cached<Vec<Jwk>>>>,
     profiles: Mutex<HashMap<[u8; 32], Profile>>,
     /// When it last did not name its endpoints to somebody who asked for its description.
     unnamed_at: Mutex<Option<Instant>>,
@@ -67,7 +67,7 @@ pub struct Provider {
 
 /// An answer of the provider, and when it came.
 #[derive(Debug)]
-struct Fetched<T> {
+struct Cached<T> {
     content: Arc<T>,
     at: Instant,
 }
@@ -164,13 +164,13 @@ impl Provider {
     /// The provider cannot be asked.
     pub async fn endpoints(&self) -> Result<Arc<Endpoints>, ProviderError> {
         let mut known = self.endpoints.lock().await;
-        if let Some(known) = Fetched::within(known.as_ref(), METADATA_TTL) {
+        if let Some(known) = Cached::within(known.as_ref(), METADATA_TTL) {
             return Ok(known);
         }
         let issuer = self.settings.issuer.trim_end_matches('/');
         let url = format!("{issuer}/.well-known/openid-configuration");
         let endpoints = fetch(self.client.get(url)).await?;
-        Ok(Fetched::keep(&mut known, endpoints))
+        Ok(Cached::keep(&mut known, endpoints))
     }
 
     /// Exchanges a code for tokens. Returns the provider's answer, whatever it is.
@@ -350,7 +350,7 @@ impl Provider {
     /// The keys that it signs with, fetched again if they are older than `age`. At most one request is in progress.
     async fn keys_until(&self, age: Duration) -> Result<Arc<Vec<Jwk>>, ProviderError> {
         let mut known = self.keys.lock().await;
-        if let Some(known) = Fetched::within(known.as_ref(), age) {
+        if let Some(known) = Cached::within(known.as_ref(), age) {
             return Ok(known);
         }
         let endpoints = self.endpoints().await?;
@@ -358,11 +358,11 @@ impl Provider {
         // Keys of unknown kinds cannot verify anything.
         let keys = keys.into_iter();
         let keys = keys.filter_map(|key| serde_json::from_value(key).ok());
-        Ok(Fetched::keep(&mut known, keys.collect()))
+        Ok(Cached::keep(&mut known, keys.collect()))
     }
 }
 
-impl<T> Fetched<T> {
+impl<T> Cached<T> {
     /// The content, if it was fetched less than `age` ago.
     fn within(known: Option<&Self>, age: Duration) -> Option<Arc<T>> {
         let known = known.filter(|known| known.at.elapsed() < age)?;

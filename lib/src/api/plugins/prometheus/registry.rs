@@ -21,7 +21,7 @@ const NAMES: usize = 60;
 
 /// A request, as it is counted.
 #[derive(Debug)]
-pub struct Counted<'a> {
+pub struct CountedRequest<'a> {
     /// Its method.
     pub method: &'a str,
     /// Kinto's name of its endpoint.
@@ -92,22 +92,15 @@ impl Registry {
     }
 
     /// Counts a request, or one of a batch.
-    pub fn count(&self, request: Counted<'_>) {
+    pub fn count(&self, request: CountedRequest<'_>) {
         let now = Timestamp::now();
         let mut state = self.lock();
-        let labels = self.labels(&request, true);
-        let size = NAMES
-            + labels
-                .iter()
-                .map(|(name, id)| name.len() + id.len())
-                .sum::<usize>();
-        let is_known = state.requests.contains_key(&labels);
-        let labels = match is_known || state.labels + size <= MAX_LABELS {
-            true => labels,
-            false => self.labels(&request, false),
-        };
+        let mut labels = self.labels(&request, true);
+        if !state.requests.contains_key(&labels) && state.labels + size_of(&labels) > MAX_LABELS {
+            labels = self.labels(&request, false);
+        }
         if !state.requests.contains_key(&labels) {
-            state.labels += size;
+            state.labels += size_of(&labels);
         }
         let bounds = &self.settings.buckets;
         let series = state.requests.entry(labels).or_insert_with(|| Series {
@@ -155,7 +148,7 @@ impl Registry {
     }
 
     /// The labels of a request; without ids where these have no place.
-    fn labels(&self, request: &Counted<'_>, with_ids: bool) -> Labels {
+    fn labels(&self, request: &CountedRequest<'_>, with_ids: bool) -> Labels {
         let id_of = |name: &str| {
             let mut ids = request.ids.iter().filter(|_| with_ids);
             let found = ids.find(|(known, _)| known == name);
@@ -309,6 +302,12 @@ impl Counter {
     }
 }
 
+/// The bytes that a series with these labels takes, about.
+fn size_of(labels: &Labels) -> usize {
+    let lengths = labels.iter().map(|(name, id)| name.len() + id.len());
+    NAMES + lengths.sum::<usize>()
+}
+
 fn created_of(state: &State) -> impl Iterator<Item = (&Labels, Timestamp)> {
     let series = state.requests.iter();
     series.map(|(labels, series)| (labels, series.created))
@@ -351,8 +350,8 @@ mod tests {
         Registry::new(PrometheusSettings::from_vars(&vars, "kinto").unwrap())
     }
 
-    fn record(id: &str) -> Counted<'static> {
-        Counted {
+    fn record(id: &str) -> CountedRequest<'static> {
+        CountedRequest {
             method: "PUT",
             endpoint: "record-object",
             ids: vec![("record_id".to_owned(), id.to_owned())],

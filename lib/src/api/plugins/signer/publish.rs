@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::content::{self, Content};
-use super::{MAX_IN_PLACE, origin};
+use super::origin;
+use super::records::{self, Records};
 use crate::api::Api;
 use crate::api::web::error::ApiError;
 use crate::event::EventName;
@@ -13,11 +13,15 @@ use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::settings::{Role, SignerSettings};
 use crate::signer::keys::{Error, Signed};
 use crate::signer::payload;
-use crate::store::publication::Show;
-use crate::store::{Content as Stored, Generation, Object};
+use crate::store::publication::PublicationWrite;
+use crate::store::{Content, Generation, Object};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::UnitOfWork;
-use crate::unit_of_work::publications::{Publication, Reviewing};
+use crate::unit_of_work::publications::{Publication, ReviewEvent};
+
+/// The most records that a rollback writes to their places: they fit into one transaction beside all else. More are written
+/// in a layer; of more, and of more that are published at once, listeners are sent only what identifies each.
+pub(super) const MAX_IN_PLACE: usize = 75;
 
 /// Publishes what was planned.
 ///
@@ -29,16 +33,16 @@ pub async fn publish(api: &Api, unit: &mut UnitOfWork) -> Result<(), ApiError> {
     let Some(signer) = &api.settings.api.signer else {
         return Ok(());
     };
-    for (list, objects) in unit.take_layers() {
+    for (list, objects) in unit.take_layer_writes() {
         let layer = api.store.write_layer(&list, objects).await?;
-        let show = Show {
+        let show = PublicationWrite {
             signatures: None,
             until: None,
             layer: Some(layer),
         };
         unit.publish(&list, None, show);
     }
-    for (target, publication) in unit.take_plans() {
+    for (target, publication) in unit.take_publications() {
         if unit.get(&target).is_some() {
             let role = signer.role(&target);
             unit.set_origin(|| match role {
@@ -62,9 +66,9 @@ async fn publish_one(
     let list = target.children(Kind::Record);
     settle(api, unit, &list).await?;
     let parent = unit.generation_of(&list).unwrap_or(Generation::ROOT);
-    let before = Content::read(&api.store, unit, &list).await?;
+    let before = Records::read(&api.store, unit, &list).await?;
     let changes = match &publication.records {
-        Some(records) => content::changes(records, &before.shared())?,
+        Some(records) => records::changes(records, &before.shared())?,
         None => BTreeMap::new(),
     };
     let (now, mut timestamp) = (unit.now(), unit.timestamp_of(&list));
@@ -76,11 +80,11 @@ async fn publish_one(
         timestamp = now.later_than(timestamp);
         times.insert(id.clone(), timestamp);
         let content = match data {
-            Some(data) => Stored::Live {
+            Some(data) => Content::Live {
                 data,
                 permissions: Default::default(),
             },
-            None => Stored::Deleted,
+            None => Content::Deleted,
         };
         let object = Object {
             last_modified: timestamp,
@@ -99,16 +103,16 @@ async fn publish_one(
         let changed = std::sync::Arc::make_mut(&mut records);
         for (id, object) in &objects {
             match &object.content {
-                Stored::Live { data, .. } => {
+                Content::Live { data, .. } => {
                     changed.insert(id.clone(), Value::Object(data.clone()).to_string());
                 }
-                Stored::Deleted => _ = changed.remove(id),
+                Content::Deleted => _ = changed.remove(id),
             }
         }
     }
-    tell_of_records(unit, &list, &objects, &before)?;
+    add_record_events(unit, &list, &objects, &before)?;
     if let Some(review) = publication.review {
-        tell(unit, review, &objects);
+        add_review_event(unit, review, &objects);
     }
     let text = text(&records, &times, timestamp)?;
     let signed = sign(api, signer, unit, target, &text).await?;
@@ -117,7 +121,7 @@ async fn publish_one(
         true => None,
         false => Some(api.store.write_layer(&list, objects).await?),
     };
-    let show = Show {
+    let show = PublicationWrite {
         signatures: Some(signatures.to_string()),
         until: signed.until,
         layer,
@@ -131,11 +135,11 @@ async fn publish_one(
 }
 
 /// Tells listeners of the records that a publication writes.
-fn tell_of_records(
+fn add_record_events(
     unit: &mut UnitOfWork,
     list: &ListUri,
     objects: &[(String, Object)],
-    before: &Content,
+    before: &Records,
 ) -> Result<(), ApiError> {
     if !unit.publishes_events() {
         return Ok(());
@@ -147,31 +151,31 @@ fn tell_of_records(
             None => None,
             Some(data) => Some(Object {
                 last_modified: before.times().get(id).copied().unwrap_or_default(),
-                content: Stored::Live {
+                content: Content::Live {
                     data: if many {
                         Map::new()
                     } else {
-                        content::parse(data)?
+                        records::parse(data)?
                     },
                     permissions: Default::default(),
                 },
                 ..object.clone()
             }),
         };
-        unit.tell_of_laid(&list.clone().object(&**id), object, old.as_ref(), many);
+        unit.add_layer_event(&list.clone().object(&**id), object, old.as_ref(), many);
     }
     Ok(())
 }
 
 /// Tells of what a publication is to the review of its source.
-pub fn tell(unit: &mut UnitOfWork, review: Reviewing, objects: &[(String, Object)]) {
+pub fn add_review_event(unit: &mut UnitOfWork, review: ReviewEvent, objects: &[(String, Object)]) {
     let count = review.changes + objects.len();
     match review.event {
         EventName::ReviewCanceled if count == 0 => {}
-        EventName::ReviewCanceled => unit.tell_of_review(review, Some(count), None),
+        EventName::ReviewCanceled => unit.add_review_event(review, Some(count), None),
         _ => {
             let bytes = size_of(objects);
-            unit.tell_of_review(review, Some(count), Some(bytes));
+            unit.add_review_event(review, Some(count), Some(bytes));
         }
     }
 }
@@ -183,7 +187,7 @@ fn size_of(objects: &[(String, Object)]) -> usize {
     }
     let mut text = payload::Text::new();
     for (id, object) in objects {
-        if let Stored::Live { data, .. } = &object.content {
+        if let Content::Live { data, .. } = &object.content {
             let mut record = data.clone();
             record.insert("id".to_owned(), id.clone().into());
             record.insert("last_modified".to_owned(), object.last_modified.0.into());
@@ -202,7 +206,7 @@ fn text(
     // In the order of ids, as it is to be.
     let mut text = payload::Text::new();
     for (id, data) in records {
-        let mut record = content::parse(data)?;
+        let mut record = records::parse(data)?;
         record.insert("id".to_owned(), id.clone().into());
         let at = times.get(id).copied().unwrap_or_default();
         record.insert("last_modified".to_owned(), at.0.into());

@@ -63,7 +63,7 @@ pub async fn settle_before_write(
 ///
 /// # Errors
 /// [`ApiError::Overtaken`] where the list shows another state by now.
-pub async fn lay(
+pub async fn read_layer(
     store: &Store,
     unit: &mut UnitOfWork,
     target: &Target,
@@ -83,7 +83,7 @@ pub async fn lay(
             objects.ok_or(ApiError::Overtaken)?
         }
     };
-    unit.lay(list, objects);
+    unit.insert_layer_objects(list, objects);
     Ok(Some(layer))
 }
 

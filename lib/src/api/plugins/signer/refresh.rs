@@ -4,13 +4,15 @@
 //! A publication that is signed again gets another timestamp, though its records stay as they are: so monitor/changes and broadcasts tell of
 //! it, clients ask with another `_expected`, and no cache answers with the old signature.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::{PLUGIN_USER, certificates, date, needs_of, origin};
+use super::source::{date, needs_of};
+use super::{PLUGIN_USER, certificates, origin};
 use crate::api::Api;
 use crate::api::plugins;
 use crate::api::web::error::ApiError;
@@ -18,8 +20,7 @@ use crate::api::web::request::Request;
 use crate::api::web::response::Response;
 use crate::backoff::Backoff;
 use crate::resource::{Kind, ObjectUri};
-use crate::settings::{Publishing, Role, SignerSettings};
-use crate::signer::resources::Resource;
+use crate::settings::{Role, SignedResource, SignerSettings};
 use crate::store::Generation;
 use crate::store::changeset::ChangesQuery;
 use crate::timestamp::Timestamp;
@@ -66,13 +67,6 @@ pub async fn answer(api: &Api, request: &Request) -> Response {
     let refreshed = api
         .refresh_signatures(Duration::from_secs(days * 24 * 3600))
         .await;
-    let refreshed = refreshed.unwrap_or_else(|error| {
-        tracing::error!(%error, "a publication was not signed anew");
-        Refreshed {
-            failed: 1,
-            ..Refreshed::default()
-        }
-    });
     let Refreshed {
         signed,
         failed,
@@ -95,11 +89,10 @@ impl Api {
     /// One `Query` a MB of the collections of each source bucket, then for each that is due what a publication without
     /// changes costs.
     ///
-    /// # Errors
-    /// The sources cannot be read. A source that fails does not stop the others.
-    pub async fn refresh_signatures(&self, age: Duration) -> Result<Refreshed, ApiError> {
+    /// A source or bucket that fails is logged and counted, and does not stop the others.
+    pub async fn refresh_signatures(&self, age: Duration) -> Refreshed {
         let Some(signer) = &self.settings.api.signer else {
-            return Ok(Refreshed::default());
+            return Refreshed::default();
         };
         let began = Instant::now();
         let mut refreshed = Refreshed::default();
@@ -109,8 +102,18 @@ impl Api {
         let now = Timestamp::now();
         let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         let due = Timestamp(now.0.saturating_sub(age));
-        for line in &signer.resources.0 {
-            for of in self.due(signer, line, due).await? {
+        let lines = signer.resources.0.iter();
+        let buckets: BTreeSet<&ObjectUri> = lines.map(|line| line.source.bucket_uri()).collect();
+        for bucket in buckets {
+            let sources = match self.due(signer, bucket, due).await {
+                Ok(sources) => sources,
+                Err(error) => {
+                    tracing::error!(%error, %bucket, "the sources of a bucket were not signed anew");
+                    refreshed.failed += 1;
+                    continue;
+                }
+            };
+            for of in sources {
                 if began.elapsed() > RUN {
                     refreshed.left += 1;
                     continue;
@@ -126,17 +129,20 @@ impl Api {
                 }
             }
         }
-        Ok(refreshed)
+        refreshed
     }
 
-    /// The sources of a line that were signed last before `due`, or never.
+    /// The sources in a bucket that were signed last before `due`.
+    ///
+    /// # Errors
+    /// [`ApiError::TooLargeToPublish`] where the bucket has more collections than are looked at: some of them would
+    /// never be signed anew. Failures of the table.
     async fn due(
         &self,
         signer: &SignerSettings,
-        line: &Resource,
+        bucket: &ObjectUri,
         due: Timestamp,
-    ) -> Result<Vec<Publishing>, ApiError> {
-        let bucket = line.source.bucket_uri();
+    ) -> Result<Vec<SignedResource>, ApiError> {
         let list = bucket.children(Kind::Collection);
         let needs = Needs {
             objects: [bucket.clone()].into(),
@@ -153,15 +159,17 @@ impl Api {
         };
         let at = unit.timestamp_read(&list);
         let collections = self.store.changes(&list, &generation, at, wanted).await?;
+        if collections.are_too_large() {
+            return Err(ApiError::TooLargeToPublish);
+        }
         let due = date(due);
         let sources = collections.shown().into_iter().filter_map(|collection| {
             let uri = list.clone().object(&collection.id);
-            let is_of_line = line.source == uri || line.source == *bucket;
             let data: Map<String, Value> = serde_json::from_str(collection.data.as_ref()?).ok()?;
             // Both are dates of UTC in one form.
             let signed = data.get(SIGNED).and_then(Value::as_str)?;
             match signer.role(&uri)? {
-                Role::Source(of) if is_of_line && signed < &*due => Some(of),
+                Role::Source(of) if signed < &*due => Some(of),
                 _ => None,
             }
         });
@@ -171,7 +179,7 @@ impl Api {
     }
 
     /// Signs anew what a source has published.
-    async fn refresh(&self, of: &Publishing) -> Result<(), ApiError> {
+    async fn refresh(&self, of: &SignedResource) -> Result<(), ApiError> {
         let mut backoff = Backoff::new(FIRST_PAUSE, MAX_PAUSE);
         for _ in 1..ATTEMPTS {
             match self.try_refresh(of).await {
@@ -182,7 +190,7 @@ impl Api {
         self.try_refresh(of).await
     }
 
-    async fn try_refresh(&self, of: &Publishing) -> Result<(), ApiError> {
+    async fn try_refresh(&self, of: &SignedResource) -> Result<(), ApiError> {
         let unit = UnitOfWork::read(&self.store, Timestamp::now(), needs_of(of)).await?;
         let mut unit = unit.with_events(self.has_subscribers());
         let Some(source) = unit.get(&of.source) else {
@@ -199,7 +207,7 @@ impl Api {
                 is_renewed: true,
                 ..Publication::default()
             };
-            unit.plan(&target, publication);
+            unit.plan_publication(&target, publication);
         }
         data.insert("last_signature_by".to_owned(), json!(PLUGIN_USER));
         data.insert(SIGNED.to_owned(), date(unit.now()).into());

@@ -4,6 +4,10 @@
 
 use serde_json::{Map, Value};
 
+/// The field in which an editor writes to reviewers.
+pub const EDITOR_COMMENT: &str = "last_editor_comment";
+/// The field in which a reviewer answers.
+pub const REVIEWER_COMMENT: &str = "last_reviewer_comment";
 /// The field of a source that has its status.
 pub const STATUS: &str = "status";
 /// Everything is published.
@@ -35,7 +39,7 @@ pub const TRACKING: [&str; 8] = [
 
 /// What a write of a source is to do beside the write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum Transition {
     /// Nothing.
     Nothing,
     /// What was under review is so no more.
@@ -50,9 +54,9 @@ pub enum Step {
     Rollback,
 }
 
-/// Who writes.
+/// The user who writes.
 #[derive(Clone, Copy, Debug)]
-pub struct Who<'a> {
+pub struct Actor<'a> {
     /// The user.
     pub id: Option<&'a str>,
     /// Whether it is one of the editors.
@@ -86,9 +90,9 @@ fn value<'d>(data: &'d Map<String, Value>, field: &str) -> Option<&'d Value> {
 pub fn of_update(
     old: &Map<String, Value>,
     new: &Map<String, Value>,
-    who: Who<'_>,
+    who: Actor<'_>,
     is_reviewed: bool,
-) -> Result<Step, Refusal> {
+) -> Result<Transition, Refusal> {
     let step = step(old, new, who, is_reviewed)?;
     let differs = |field: &&str| value(old, field) != value(new, field);
     match TRACKING.iter().any(differs) {
@@ -102,38 +106,38 @@ pub fn of_update(
 fn step(
     old: &Map<String, Value>,
     new: &Map<String, Value>,
-    who: Who<'_>,
+    who: Actor<'_>,
     is_reviewed: bool,
-) -> Result<Step, Refusal> {
+) -> Result<Transition, Refusal> {
     let (from, to) = (value(old, STATUS), value(new, STATUS));
     if from == to {
-        return Ok(Step::Nothing);
+        return Ok(Transition::Nothing);
     }
     let Some(to) = to else {
         return Err(Refusal::Invalid("The status cannot be removed"));
     };
     let is_from = |status: &str| from.is_some_and(|from| from == status);
     match to.as_str() {
-        Some(WORK_IN_PROGRESS) if is_from(TO_REVIEW) => Ok(Step::Reject),
-        Some(WORK_IN_PROGRESS) => Ok(Step::Nothing),
+        Some(WORK_IN_PROGRESS) if is_from(TO_REVIEW) => Ok(Transition::Reject),
+        Some(WORK_IN_PROGRESS) => Ok(Transition::Nothing),
         Some(TO_REVIEW) if is_reviewed && !who.is_editor => Err(NOT_EDITOR),
-        Some(TO_REVIEW) => Ok(Step::RequestReview),
+        Some(TO_REVIEW) => Ok(Transition::RequestReview),
         Some(TO_SIGN) if is_from(SIGNED) => Err(Refusal::Invalid("It is signed already")),
-        Some(TO_SIGN) if !is_reviewed => Ok(Step::Approve),
+        Some(TO_SIGN) if !is_reviewed => Ok(Transition::Approve),
         Some(TO_SIGN) if !who.is_reviewer => Err(NOT_REVIEWER),
         Some(TO_SIGN) if !is_from(TO_REVIEW) => Err(Refusal::Invalid("It is not under review")),
         Some(TO_SIGN) => {
             let requested_by = value(old, REVIEW_REQUEST_BY).and_then(Value::as_str);
             match requested_by == who.id {
                 true => Err(Refusal::Forbidden("Who requested a review cannot approve")),
-                false => Ok(Step::Approve),
+                false => Ok(Transition::Approve),
             }
         }
-        Some(TO_RESIGN) => Ok(Step::Resign),
+        Some(TO_RESIGN) => Ok(Transition::Resign),
         Some(TO_ROLLBACK) if is_from(SIGNED) => {
             Err(Refusal::Invalid("There is nothing in progress"))
         }
-        Some(TO_ROLLBACK) => Ok(Step::Rollback),
+        Some(TO_ROLLBACK) => Ok(Transition::Rollback),
         _ => Err(NO_STATUS),
     }
 }
@@ -165,22 +169,22 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    const EDITOR: Who<'_> = Who {
+    const EDITOR: Actor<'_> = Actor {
         id: Some("editor"),
         is_editor: true,
         is_reviewer: false,
     };
-    const REVIEWER: Who<'_> = Who {
+    const REVIEWER: Actor<'_> = Actor {
         id: Some("reviewer"),
         is_editor: false,
         is_reviewer: true,
     };
-    const ADMIN: Who<'_> = Who {
+    const ADMIN: Actor<'_> = Actor {
         id: Some("admin"),
         is_editor: false,
         is_reviewer: false,
     };
-    const BOTH: Who<'_> = Who {
+    const BOTH: Actor<'_> = Actor {
         id: Some("requester"),
         is_editor: true,
         is_reviewer: true,
@@ -193,7 +197,12 @@ mod tests {
     }
 
     /// From a status to one: `400`, `403`, or the step.
-    fn outcome(from: &Value, to: &Value, who: Who<'_>, is_reviewed: bool) -> Result<Step, u16> {
+    fn outcome(
+        from: &Value,
+        to: &Value,
+        who: Actor<'_>,
+        is_reviewed: bool,
+    ) -> Result<Transition, u16> {
         of_update(&source(from), &source(to), who, is_reviewed).map_err(|refusal| match refusal {
             Refusal::Invalid(_) => 400,
             Refusal::Forbidden(_) => 403,
@@ -202,11 +211,11 @@ mod tests {
 
     #[test]
     fn the_table_of_transitions_with_review() {
-        use Step::*;
+        use Transition::*;
         let stored = [SIGNED, WORK_IN_PROGRESS, TO_REVIEW];
         // For the three stored statuses; of the new one.
-        type Line<'w> = (&'static str, Who<'w>, [Result<Step, u16>; 3]);
-        let table: [Line<'_>; 15] = [
+        type Row<'w> = (&'static str, Actor<'w>, [Result<Transition, u16>; 3]);
+        let table: [Row<'_>; 15] = [
             (
                 WORK_IN_PROGRESS,
                 ADMIN,
@@ -242,9 +251,9 @@ mod tests {
     #[test]
     fn without_review_any_writer_requests_and_approves() {
         let to = |from: &str, to: &str| outcome(&json!(from), &json!(to), ADMIN, false);
-        assert_eq!(to(SIGNED, TO_REVIEW), Ok(Step::RequestReview));
-        assert_eq!(to(WORK_IN_PROGRESS, TO_SIGN), Ok(Step::Approve));
-        assert_eq!(to(TO_REVIEW, TO_SIGN), Ok(Step::Approve));
+        assert_eq!(to(SIGNED, TO_REVIEW), Ok(Transition::RequestReview));
+        assert_eq!(to(WORK_IN_PROGRESS, TO_SIGN), Ok(Transition::Approve));
+        assert_eq!(to(TO_REVIEW, TO_SIGN), Ok(Transition::Approve));
         assert_eq!(to(SIGNED, TO_SIGN), Err(400));
     }
 
@@ -256,11 +265,11 @@ mod tests {
         // What was never signed has none.
         assert_eq!(
             outcome(&json!(null), &json!(null), ADMIN, false),
-            Ok(Step::Nothing)
+            Ok(Transition::Nothing)
         );
         assert_eq!(
             outcome(&json!(null), &json!(TO_SIGN), ADMIN, false),
-            Ok(Step::Approve)
+            Ok(Transition::Approve)
         );
     }
 

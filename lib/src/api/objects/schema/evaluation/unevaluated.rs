@@ -6,7 +6,7 @@ use referencing::Draft;
 use serde_json::{Map, Value};
 
 use super::Evaluation;
-use crate::api::objects::schema::at::{At, Evaluated};
+use crate::api::objects::schema::at::{EvaluationResult, Instance};
 use crate::api::objects::schema::failure::Failure;
 use crate::api::objects::schema::references::Scope;
 
@@ -21,7 +21,7 @@ impl<'s> Evaluation<'s, '_> {
         let mut applied = vec![];
         for keyword in ["$ref", "$dynamicRef"] {
             if let Some(reference) = schema.get(keyword) {
-                let at = At {
+                let at = Instance {
                     value,
                     place: None,
                     keyword,
@@ -76,7 +76,7 @@ impl<'s> Evaluation<'s, '_> {
         value: &Value,
         scope: &Scope<'s, '_>,
         evaluated: &mut HashSet<&'v str>,
-    ) -> Evaluated {
+    ) -> EvaluationResult {
         self.spend(1 + fields.len())?;
         for (name, inner) in fields {
             let is_named = !self.is_additional(schema, name)?;
@@ -105,7 +105,7 @@ impl<'s> Evaluation<'s, '_> {
         value: &Value,
         scope: &Scope<'s, '_>,
         evaluated: &mut HashSet<usize>,
-    ) -> Evaluated {
+    ) -> EvaluationResult {
         self.spend(1 + values.len())?;
         match schema.get("items") {
             Some(Value::Array(schemas)) if !schema.contains_key("additionalItems") => {

@@ -8,11 +8,11 @@ use serde_json::{Map, Value};
 use crate::api::web::error::ApiError;
 use crate::resource::ListUri;
 use crate::store::changeset::ChangesQuery;
-use crate::store::{Content as Stored, Store};
+use crate::store::{Content, Store};
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::UnitOfWork;
 
-/// Bytes of records that are published together at most: what a changeset could still send.
+/// The most bytes of records that are published together: what a changeset can still send.
 const MAX_READ: usize = 24 * 1024 * 1024;
 /// A field of a record that says when it was validated: it is copied, and makes no difference.
 const SCHEMA: &str = "schema";
@@ -22,17 +22,17 @@ pub type Changes = BTreeMap<String, Option<Map<String, Value>>>;
 
 /// Records by id: the JSON of their fields but for `id` and `last_modified`, and when each was written.
 #[derive(Clone, Debug, Default)]
-pub struct Content {
+pub struct Records {
     records: Arc<BTreeMap<String, String>>,
     times: BTreeMap<String, Timestamp>,
 }
 
-impl Content {
+impl Records {
     /// Reads a list that has no layer, at the moment at which the unit read its item; what the unit has written takes the
     /// place of what was there.
     ///
     /// # Errors
-    /// [`ApiError::Overtaken`] where something was written meanwhile; and that it is too much.
+    /// [`ApiError::Overtaken`] where something was written meanwhile; [`ApiError::TooLargeToPublish`]; failures of the table.
     pub async fn read(store: &Store, unit: &UnitOfWork, list: &ListUri) -> Result<Self, ApiError> {
         let Some(generation) = unit.generation_of(list) else {
             return Ok(Self::default());
@@ -46,7 +46,7 @@ impl Content {
         };
         let changes = store.changes(list, &generation, at, wanted).await?;
         if changes.are_too_large() {
-            return Err(ApiError::RequestTooLarge);
+            return Err(ApiError::TooLargeToPublish);
         }
         if changes.timestamp() != at || !changes.show(&unit.recent_writes(list)) {
             return Err(ApiError::Overtaken);
@@ -61,7 +61,7 @@ impl Content {
         }
         for (id, object) in unit.written_in(list) {
             match &object.content {
-                Stored::Live { data, .. } if generation.owns(&object.parent) => {
+                Content::Live { data, .. } if generation.owns(&object.parent) => {
                     times.insert(id.to_owned(), object.last_modified);
                     let data = Value::Object(data.clone()).to_string();
                     records.insert(id.to_owned(), data);
@@ -100,7 +100,7 @@ impl Content {
 /// What makes `before` the records of `after`.
 ///
 /// # Errors
-/// As [`Content::changes_of`].
+/// As [`Records::changes_of`].
 pub fn changes(
     after: &BTreeMap<String, String>,
     before: &BTreeMap<String, String>,

@@ -318,7 +318,7 @@ fn history_from_mirror(
     let mut readers = Readers::new(mirror, bucket)?;
     mirror.by_time(&history, |entry| {
         let (id, data) = (&*entry.id, entry.data.as_deref());
-        let (at, replaced) = (entry.last_modified, Replaced::NotSaid);
+        let (at, replaced) = (entry.last_modified, ReplacedTime::NotSaid);
         staging.add_entry(&bucket_name, id, at, data, replaced)?;
         let Some(data) = data.filter(|_| explicit) else {
             return Ok(());

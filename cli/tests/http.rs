@@ -170,7 +170,7 @@ async fn begins(server: &MockServer, time: u64) {
 }
 
 /// Reads into a copy that is there already.
-async fn read_on(server: &MockServer, mirror: &mut Mirror) -> Found {
+async fn read_on(server: &MockServer, mirror: &mut Mirror) -> ReadReport {
     let client = Client::new(&server.uri(), Some("alice:secret")).unwrap();
     let hello = client.hello().await.unwrap();
     let (options, progress) = (Options::default(), Progress::reading());

@@ -48,7 +48,8 @@ impl Metrics {
     /// # Errors
     /// `KINTO_METRICS` is no flag.
     pub fn from_vars(vars: &Vars) -> Result<Self, SettingError> {
-        let counts = vars.flag("KINTO_METRICS", false)?;
+        let counts = vars.flag("KINTO_METRICS", false);
+        let counts = counts.map_err(|error| vars.locate(error))?;
         let function = vars.text(FUNCTION);
         Ok(function.map_or_else(Self::default, |function| {
             // A log that cannot be written to is no reason to fail.

@@ -169,7 +169,8 @@ async fn fetch(
 }
 
 fn max_age(vars: &Vars) -> Result<Option<Duration>, SettingError> {
-    let age = vars.seconds(MAX_AGE, DEFAULT_MAX_AGE)?;
+    let age = vars.seconds(MAX_AGE, DEFAULT_MAX_AGE);
+    let age = age.map_err(|error| vars.locate(error))?;
     Ok(Some(age).filter(|age| !age.is_zero()))
 }
 

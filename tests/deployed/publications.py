@@ -32,8 +32,6 @@ from trust import Trust
 JSON = ("Content-Type", "application/json")
 WORK, TARGETS = "/v1/buckets/work", ["/v1/buckets/preview", "/v1/buckets/main"]
 RESOURCES = "/buckets/work -> /buckets/preview -> /buckets/main"
-# Seconds between two reads of one reader.
-PAUSE = 0.05
 # Dollars of a million units on demand (us-east-1).
 RRU, WRU = 0.125, 0.625
 
@@ -108,7 +106,7 @@ class Walk:
         self.id = f"c{number}"
         self.source = f"{WORK}/collections/{self.id}"
         self.seen, self.verified, self.problems, self.n, self.over = 0, set(), [], 0, False
-        self.told = {}
+        self.told, self.pause = {}, bench.options.pause
 
     async def check(self, changeset, what):
         """Each changeset once: many are the same."""
@@ -133,7 +131,7 @@ class Walk:
                     changeset["changes"] = [record for record in merged.values() if not record.get("deleted")]
                 await self.check(changeset, f"{target}{since}")
                 known = changeset
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(self.pause)
         client.close()
 
     async def edit(self, most):
@@ -252,8 +250,10 @@ class Kills:
 class Readers:
     """Read a target again and again, whole and with `_since`, while it is published."""
 
-    def __init__(self, bench, source):
+    def __init__(self, bench, source, changes):
         self.walk = Walk(bench, "", None, 0)
+        # To read and to verify takes time of the process that stands in for the table, too.
+        self.walk.pause = max(self.walk.pause, changes / 5000)
         self.walk.id = source.rsplit("/", 1)[1]
         readers = [(target, follows) for target in TARGETS for follows in (0, 1)]
         self.tasks = [asyncio.ensure_future(self.walk.reader(*reader)) for reader in readers]
@@ -281,7 +281,7 @@ async def measure(options, changes):
     await bench.rest()
     table = bench.stack.table
     table.latency, table.throughput = options.latency / 1000, Throughput(options.partitions) if options.partitions else None
-    readers = Readers(bench, source) if options.kill else None
+    readers = Readers(bench, source, changes) if options.kill else None
     phases = [("alice", "to-review"), ("bob", "to-sign")]
     for user, command in phases:
         if options.kill:
@@ -337,6 +337,7 @@ async def main():
     parser.add_argument("--logs", default=LOGS)
     parser.add_argument("--walks", type=int, default=20)
     parser.add_argument("--together", type=int, default=10, help="walks that share a stack")
+    parser.add_argument("--pause", type=float, default=0.05, help="seconds between two reads of one reader, of which a walk has four")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--apis", type=int, default=4)

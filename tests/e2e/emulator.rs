@@ -11,7 +11,7 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// AWS on loopback: a process that ends with this value, and the processes of its functions with it.
 pub struct Emulator {
@@ -179,6 +179,15 @@ impl Emulator {
     pub fn ring_alarms(&self) -> Value {
         let found = self.python(&["tests/e2e/alarms.py", STACK]);
         serde_json::from_str(&found).expect("alarms.py prints JSON")
+    }
+
+    /// Has the schedule of sweeps fire, and returns when the item that it marks is to expire.
+    pub fn sweep(&self, table: &str, [pk, sk]: [&str; 2]) -> SystemTime {
+        let start = Instant::now();
+        let expires = self.python(&["tests/e2e/sweep.py", STACK, table, pk, sk]);
+        eprintln!("swept by the schedule: {:.1?}", start.elapsed());
+        let seconds = expires.parse().expect("sweep.py prints seconds");
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
     }
 
     /// Restores the table into another, and returns the ARN of its stream.

@@ -17,7 +17,7 @@ use crate::webhooks::{ASKED, TOLD, Webhooks};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 const REGION: &str = "us-east-1";
 /// As the release's profiles name it.
@@ -307,6 +307,15 @@ async fn the_deployed_stack_announces_writes_whatever_happens_to_megaphone() {
     let alarms = emulator.ring_alarms();
     assert_eq!(alarms["rung"], alarms["there"], "{alarms}");
     assert_eq!(alarms["rung_without_cause"], json!([]), "{alarms}");
+
+    // The schedule sweeps: what the bucket of before held is marked, to expire a day later.
+    let swept = ["/buckets/main/collections/news#record", "first"];
+    let expires = emulator.sweep(&outputs["TableName"], swept);
+    let day = Duration::from_secs(24 * 3600);
+    assert!(SystemTime::now() + day / 2 < expires, "{expires:?}");
+    let lives = "/buckets/main/collections/one/records/r1";
+    let (status, _) = api.call(Method::GET, lives, Value::Null).await;
+    assert_eq!(status, StatusCode::OK, "what lives stays");
 
     // A setting that no function starts with fails the deployment, which names it; what is there goes on.
     let wrong = emulator.put_object(

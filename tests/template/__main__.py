@@ -92,6 +92,9 @@ for profile, commands in PROFILES.items():
     }
 
 
+NO_VALUE = {"Ref": "AWS::NoValue"}
+
+
 class NoPolicies:
     """The roles are spelled out: SAM looks no policy of AWS's up by its name."""
 
@@ -275,6 +278,38 @@ class Template(unittest.TestCase):
         named = set(re.findall(r"^\| `(\w+)Alarm`", page, re.MULTILINE))
         there = {name for name, part in TEMPLATE["Resources"].items() if part["Type"] == "AWS::CloudWatch::Alarm"}
         self.assertEqual({f"{name}Alarm" for name in named}, there)
+
+    def test_each_alarm_tells_the_topic_and_is_on_the_dashboard(self):
+        for name, (template, conditions, _) in ALL.items():
+            resources = template["Resources"]
+            alarms = {one for one, part in resources.items() if part["Type"] == "AWS::CloudWatch::Alarm"}
+            shown = set(re.findall(r"\{(\w+Alarm)\.Arn\}", json.dumps(resources["Dashboard"])))
+            self.assertEqual(shown, alarms, name)
+            for alarm in alarms:
+                told = [action for action in resources[alarm]["Properties"]["AlarmActions"] if action != NO_VALUE]
+                self.assertEqual(bool(told), conditions["HasAlarmTopic"], alarm)
+
+    def test_alarms_on_logs_look_for_what_the_functions_log_as_errors(self):
+        """A word that is changed in the code, or a level that `LogLevel` can leave out, would make an alarm quiet."""
+        code = "".join(path.read_text() for path in (ROOT / "lib" / "src").rglob("*.rs"))
+        errors = " ".join(re.findall(r"tracing::error!\((.*?)\);", code, re.DOTALL))
+        filters = [part for part in TEMPLATE["Resources"].values() if part["Type"] == "AWS::Logs::MetricFilter"]
+        for words in {words for part in filters for words in re.findall('"([^"]+)"', part["Properties"]["FilterPattern"])}:
+            self.assertIn(words, errors if words != "ERROR" else "ERROR")
+
+    def test_each_queue_and_each_mapping_has_an_alarm(self):
+        """What waits, what is given up, and a stream that nobody reads."""
+        template, _, _ = ALL["all that a stack may have"]
+        resources = template["Resources"]
+        watched = json.dumps([part for part in resources.values() if part["Type"] == "AWS::CloudWatch::Alarm"])
+        for name, part in resources.items():
+            if part["Type"] == "AWS::SQS::Queue":
+                self.assertIn(f'{{"Fn::GetAtt": ["{name}", "QueueName"]}}', watched)
+            if part["Type"] == "AWS::Lambda::EventSourceMapping" and "Queue" not in name:
+                self.assertEqual(part["Properties"]["MetricsConfig"], {"Metrics": ["EventCount"]}, name)
+                self.assertIn(f'{{"Ref": "{name}"}}', watched)
+            if part["Type"] == "AWS::Events::Rule":
+                self.assertIn(f'{{"Ref": "{name}"}}', watched)
 
 
 def mentioned(part):

@@ -50,7 +50,7 @@ pub struct Tables {
     timestamps: Csv,
     entries: Csv,
     principals: Csv,
-    /// The times that are taken.
+    /// The times that are taken, and where the search for the next free one ended.
     times: Connection,
     script: PathBuf,
     has_history: bool,
@@ -79,7 +79,7 @@ impl Tables {
         let times = Connection::open("")?;
         times.execute_batch(
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16000;
-             CREATE TABLE times (list TEXT, time INTEGER, PRIMARY KEY (list, time)) WITHOUT ROWID; BEGIN;",
+             CREATE TABLE times (list TEXT, time INTEGER, next INTEGER, PRIMARY KEY (list, time)) WITHOUT ROWID; BEGIN;",
         )?;
         let columns = [
             "id",
@@ -108,18 +108,27 @@ impl Tables {
     /// The time of an object that no other of its list has.
     fn free_time(&mut self, parent: &str, kind: &str, wanted: Timestamp) -> Result<Timestamp> {
         let list = format!("{parent} {kind}");
-        let sql = "INSERT OR IGNORE INTO times VALUES (?, ?)";
+        let sql = "INSERT OR IGNORE INTO times VALUES (?, ?, NULL)";
         let mut insert = self.times.prepare_cached(sql)?;
-        let mut time = wanted;
-        while insert.execute(params![list, time.0.cast_signed()])? == 0 {
-            time = time.next();
+        let wanted_in_sql = wanted.0.cast_signed();
+        if insert.execute(params![list, wanted_in_sql])? > 0 {
+            return Ok(wanted);
         }
-        self.shifted += u64::from(time != wanted);
-        Ok(time)
+        self.shifted += 1;
+        // Where the search for that time ended before: one that begins anew for each object of many with one time would
+        // take longer and longer.
+        let sql = "SELECT coalesce(next, time + 1) FROM times WHERE list = ? AND time = ?";
+        let mut ends = self.times.prepare_cached(sql)?;
+        let mut time: i64 = ends.query_row(params![list, wanted_in_sql], |row| row.get(0))?;
+        while insert.execute(params![list, time])? == 0 {
+            time += 1;
+        }
+        let sql = "UPDATE times SET next = ? WHERE list = ? AND time = ?";
+        let mut update = self.times.prepare_cached(sql)?;
+        update.execute(params![time + 1, list, wanted_in_sql])?;
+        Ok(Timestamp(time.cast_unsigned()))
     }
-}
 
-impl Tables {
     fn leave_out(&mut self, uri: String) {
         self.left_out.0 += 1;
         if self.left_out.0 == 1 {
@@ -252,5 +261,24 @@ fn has_null(value: &Value) -> bool {
             .iter()
             .any(|(name, value)| name.contains('\0') || has_null(value)),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_whose_time_is_taken_gets_the_next_that_is_free() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut tables = Tables::new(directory.path()).unwrap();
+        let mut given = |list: &str, wanted| {
+            let time = tables.free_time(list, "record", Timestamp(wanted));
+            time.unwrap().0
+        };
+        let times = [5, 5, 6, 5, 9, 5, 6, 5].map(|wanted| given("/a", wanted));
+        assert_eq!(times, [5, 6, 7, 8, 9, 10, 11, 12]);
+        assert_eq!(given("/b", 5), 5);
+        assert_eq!(tables.shifted, 6);
     }
 }

@@ -149,7 +149,8 @@ impl Listeners {
             let listener = build(context)?;
             Ok((settings, listener))
         });
-        listeners.collect()
+        let listeners: Result<Self, SettingError> = listeners.collect();
+        listeners.map_err(|error| vars.locate(error))
     }
 
     /// The same, which note where a listener does not take our credentials.

@@ -62,9 +62,10 @@ pub struct ChangesSettings {
     pub resources: CollectionSet,
     /// `changes.excluded_collections`: collections to hide although `changes.resources` contains them.
     pub excluded_collections: CollectionSet,
-    /// `changes.http_host`, else `http_host`, else empty: the `host` of the entries, which is part of their ids, and
-    /// the target of redirects.
+    /// `http_host`, else empty: the `host` of the entries, which is part of their ids.
     pub http_host: String,
+    /// `changes.http_host`, else `http_host`, else empty: the host that redirects lead to.
+    pub redirect_host: String,
     /// `changes.since_max_age_days`: requests for changes since an older time are redirected to the whole list; `None`
     /// (a negative number) redirects none.
     pub since_max_age_days: Option<u64>,
@@ -80,13 +81,13 @@ impl ChangesSettings {
     /// # Errors
     /// A word that is no URI of a bucket or collection, and an invalid number.
     pub fn from_vars(vars: &Vars) -> Result<Self, SettingError> {
-        let http_host = vars
-            .get("KINTO_CHANGES_HTTP_HOST")
-            .or(vars.get("KINTO_HTTP_HOST"));
+        let http_host = vars.get("KINTO_HTTP_HOST");
+        let redirect_host = vars.get("KINTO_CHANGES_HTTP_HOST").or(http_host);
         Ok(Self {
             resources: vars.collections("KINTO_CHANGES_RESOURCES")?,
             excluded_collections: vars.collections("KINTO_CHANGES_EXCLUDED_COLLECTIONS")?,
             http_host: http_host.unwrap_or_default().to_owned(),
+            redirect_host: redirect_host.unwrap_or_default().to_owned(),
             since_max_age_days: unless_negative(vars, "KINTO_CHANGES_SINCE_MAX_AGE_DAYS", 21)?,
             since_max_age_redirect_ttl_seconds: unless_negative(
                 vars,
@@ -140,6 +141,7 @@ mod tests {
         assert!(changes.shows("main", "a") && changes.shows("x", "y"));
         assert!(!changes.shows("main", "hidden") && !changes.shows("x", "z"));
         assert_eq!(changes.http_host, "kinto.example");
+        assert_eq!(changes.redirect_host, "kinto.example");
     }
 
     #[test]

@@ -151,6 +151,9 @@ const MAY_BE_EMPTY: [&str; 4] = [
     "project_version",
 ];
 
+/// Settings that may be empty in a file, which means there what 0 means.
+const EMPTY_IS_ZERO: [&str; 1] = ["cors_max_age_seconds"];
+
 /// Settings that select code, with the only code available here.
 const GENERATORS: [(&str, &str); 6] = [
     ("id_generator", "kinto.core.storage.generators.UUID4"),
@@ -272,6 +275,9 @@ impl Vars {
                 ));
                 "false".clone_into(&mut value);
             }
+            if value.is_empty() && EMPTY_IS_ZERO.contains(&&*name) {
+                "0".clone_into(&mut value);
+            }
             let upper = name.to_ascii_uppercase();
             let variable = format!("KINTO_{upper}");
             // pyramid_multiauth's settings lack Kinto's prefix.
@@ -315,7 +321,7 @@ impl Vars {
     }
 
     /// The same error, with the line of the file if the setting comes from there.
-    pub(super) fn locate(&self, error: SettingError) -> SettingError {
+    pub(crate) fn locate(&self, error: SettingError) -> SettingError {
         match self.1.lines.get(&error.variable) {
             Some((line, key)) => SettingError::new(
                 "kinto.ini",
@@ -419,11 +425,12 @@ mod tests {
 
     #[test]
     fn a_flag_with_a_remark_is_false_as_in_kinto_and_what_is_empty_is_left_out() {
-        let text = "kinto.readonly = true ; remark\nkinto.paginate_by =\nkinto.backoff = \nkinto.cors_origins =\n";
+        let text = "kinto.readonly = true ; remark\nkinto.paginate_by =\nkinto.backoff = \nkinto.cors_origins =\nkinto.cors_max_age_seconds =\n";
         let (vars, warnings) = read(text, &[]).unwrap();
         assert_eq!(warnings.len(), 1);
         let settings = Settings::from_vars(&vars).unwrap().api;
         assert!(!settings.readonly && settings.paginate_by.is_none() && settings.backoff.is_none());
         assert!(settings.web.cors_origins.is_empty());
+        assert_eq!(settings.web.cors_max_age_seconds, None);
     }
 }

@@ -254,12 +254,14 @@ impl<'a> Settings<'a> {
             .split_whitespace()
             .collect();
         check_count(&variable, key_ids.len())?;
-        Ok(Autograph {
+        let key_ids = key_ids.into_iter().map(str::to_owned).collect();
+        let hawk_secret = Secret::new(hawk_secret);
+        Ok(Autograph::new(
             server,
-            hawk_id: hawk_id.to_owned(),
-            hawk_secret: Secret::new(hawk_secret),
-            key_ids: key_ids.into_iter().map(str::to_owned).collect(),
-        })
+            hawk_id.to_owned(),
+            hawk_secret,
+            key_ids,
+        ))
     }
 
     fn chains(&self, keys: usize) -> Result<Vec<String>, SettingError> {

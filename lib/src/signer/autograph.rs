@@ -4,11 +4,12 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
+use reqwest::{Client, Url};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::time::Duration;
+use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 use super::signature::Signature;
@@ -50,9 +51,31 @@ pub struct Autograph {
     pub hawk_secret: Secret,
     /// The keys to sign with.
     pub key_ids: Vec<String>,
+    /// Made by the first signature: a process that publishes nothing needs none.
+    client: OnceCell<Client>,
 }
 
 impl Autograph {
+    /// A service at `server`, an origin, and the keys of it that sign for this user.
+    pub fn new(server: Url, hawk_id: String, hawk_secret: Secret, key_ids: Vec<String>) -> Self {
+        Self {
+            server,
+            hawk_id,
+            hawk_secret,
+            key_ids,
+            client: OnceCell::new(),
+        }
+    }
+
+    /// The client that sends all requests, each over a new connection: one that was idle while the function slept may be dead.
+    async fn client(&self) -> Result<&Client, Error> {
+        let build = async || {
+            let builder = http_client::builder(TIMEOUT).timeout(TIMEOUT);
+            builder.pool_max_idle_per_host(0).build()
+        };
+        Ok(self.client.get_or_try_init(build).await?)
+    }
+
     /// The signature of a collection's text by one of the keys.
     ///
     /// # Errors
@@ -66,8 +89,12 @@ impl Autograph {
         let nonce = Uuid::new_v4().simple().to_string();
         let now = Timestamp::now().0 / 1000;
         let authorization = self.authorization(&url, &body, now, &nonce);
-        let client = http_client::builder(TIMEOUT).timeout(TIMEOUT).build()?;
-        let request = client.post(url).header(CONTENT_TYPE, JSON).body(body);
+        let request = self
+            .client()
+            .await?
+            .post(url)
+            .header(CONTENT_TYPE, JSON)
+            .body(body);
         let mut answer = request.header(AUTHORIZATION, authorization).send().await?;
         if !answer.status().is_success() {
             return Err(Error::Refused(answer.status()));
@@ -130,12 +157,8 @@ mod tests {
             ),
         ] {
             let url: Url = server.parse().unwrap();
-            let autograph = Autograph {
-                server: url.clone(),
-                hawk_id: "alice".to_owned(),
-                hawk_secret: Secret::new("fs5wgcer9qj819kfptdlp8gm227ewxnzvsuj9ztycsx08hfhzu"),
-                key_ids: vec![],
-            };
+            let secret = Secret::new("fs5wgcer9qj819kfptdlp8gm227ewxnzvsuj9ztycsx08hfhzu");
+            let autograph = Autograph::new(url.clone(), "alice".to_owned(), secret, vec![]);
             let header = autograph.authorization(&url, body, 1_795_289_972, "j4h3g2");
             let hash = "xUGZ/Bz/RjAdRDwpBMaCKJggx1hGdZFraadTEHXMm6s=";
             assert_eq!(

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::config::http::HttpResponse;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
-use aws_sdk_dynamodb::types::{CancellationReason, TransactWriteItem};
+use aws_sdk_dynamodb::operation::transact_write_items::{
+    TransactWriteItemsError, TransactWriteItemsOutput,
+};
+use aws_sdk_dynamodb::types::{CancellationReason, ReturnItemCollectionMetrics, TransactWriteItem};
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
@@ -18,6 +20,11 @@ use crate::backoff::Backoff;
 const INITIAL_BACKOFF: Duration = Duration::from_millis(50);
 /// The limit of these pauses. DynamoDB recovers a transaction that its coordinator abandoned after 5 seconds.
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
+/// One commit in so many asks how large its partitions are, which costs room in the answer and nothing else. A commit adds
+/// 8 MB at most, index included, so that some 16 of them ask while a partition grows by the last 2 GB that it may.
+const COMMITS_PER_SIZE: u128 = 16;
+/// The size of a partition, in GB, from which on it is reported: that of `DynamoDB`'s own example, of the 10 that it may have.
+const NEARLY_FULL: f64 = 8.0;
 
 /// A transaction that was not committed, or whose outcome is not known.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +54,10 @@ pub enum CommitError {
     /// A partition has reached the 10 GB that DynamoDB allows to one with a local index. Nothing was written, nor will
     /// be unless it shrinks.
     #[error("a partition of the table is full")]
-    Full,
+    Full {
+        /// Its key, where `DynamoDB` says which it is.
+        partition: Option<String>,
+    },
     /// The deadline has passed, and an attempt was not answered: it may have been committed, or may yet be.
     #[error("the outcome is not known: {0}")]
     Unknown(#[source] StoreError),
@@ -86,10 +96,15 @@ impl Store {
             .into_iter()
             .map(|write| self.transact_item(write))
             .collect::<Result<Vec<_>, _>>()?;
+        let token = Uuid::new_v4();
+        let asks_for_sizes = token.as_u128().is_multiple_of(COMMITS_PER_SIZE);
         let request = self
             .client
             .transact_write_items()
-            .client_request_token(Uuid::new_v4().to_string())
+            .client_request_token(token.to_string())
+            .set_return_item_collection_metrics(
+                asks_for_sizes.then_some(ReturnItemCollectionMetrics::Size),
+            )
             .set_transact_items(Some(items));
         let mut backoff = Backoff::new(INITIAL_BACKOFF, MAX_BACKOFF);
         let mut doubt = None;
@@ -98,7 +113,10 @@ impl Store {
             let attempt = request.clone().customize();
             let attempt = attempt.config_override(retries::disabled()).send();
             let failure = match timeout_at(deadline, attempt).await {
-                Ok(Ok(_)) => return Ok(()),
+                Ok(Ok(answer)) => {
+                    report_nearly_full(&answer);
+                    return Ok(());
+                }
                 Ok(Err(error)) => Failure::of(
                     error,
                     request.get_transact_items().as_deref().unwrap_or(&[]),
@@ -138,8 +156,12 @@ impl Failure {
             if has("ConditionalCheckFailed") {
                 return Self::Conflict;
             }
-            if has("ItemCollectionSizeLimitExceeded") {
-                return Self::Refused(CommitError::Full);
+            let full = |reason: &CancellationReason| {
+                reason.code() == Some("ItemCollectionSizeLimitExceeded")
+            };
+            if let Some(index) = reasons.iter().position(full) {
+                let partition = items.get(index).and_then(partition_of);
+                return Self::Refused(CommitError::Full { partition });
             }
             if has("ValidationError") {
                 return Self::Refused(CommitError::Store(StoreError::Invalid {
@@ -163,7 +185,7 @@ impl Failure {
             // An earlier attempt of this very transaction.
             Some("TransactionInProgressException") => {}
             Some("ItemCollectionSizeLimitExceededException") => {
-                return Self::Refused(CommitError::Full);
+                return Self::Refused(CommitError::Full { partition: None });
             }
             Some(code) if is_throttling(code) => {
                 return Self::Refused(CommitError::Contended { lists: vec![] });
@@ -200,6 +222,35 @@ fn is_throttling(code: &str) -> bool {
         code,
         "ThrottlingException" | "ProvisionedThroughputExceededException" | "RequestLimitExceeded"
     )
+}
+
+/// The key of the partition that a part of a transaction writes to; `None` for a part that only checks.
+fn partition_of(part: &TransactWriteItem) -> Option<String> {
+    let item = match (part.put(), part.update(), part.delete()) {
+        (Some(put), ..) => put.item(),
+        (_, Some(update), _) => update.key(),
+        (.., Some(delete)) => delete.key(),
+        _ => return None,
+    };
+    Some(key_of(item).ok()?.pk)
+}
+
+/// Logs the partitions that are nearly full, where the commit asked for sizes. An alarm looks for these words (template.yaml).
+///
+/// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/LSI.html#LSI.ItemCollections.SizeLimit>
+fn report_nearly_full(answer: &TransactWriteItemsOutput) {
+    let partitions = answer.item_collection_metrics().into_iter().flatten();
+    for metrics in partitions.flat_map(|(_, partitions)| partitions) {
+        // A lower and an upper bound.
+        let Some(size) = metrics.size_estimate_range_gb().first() else {
+            continue;
+        };
+        if *size >= NEARLY_FULL {
+            let key = metrics.item_collection_key().and_then(|key| key.get("pk"));
+            let partition = key.and_then(|pk| pk.as_s().ok());
+            tracing::error!(partition, size, "a partition of the table is nearly full");
+        }
+    }
 }
 
 /// The lists whose items another transaction holds.

@@ -11,7 +11,7 @@
 //! | login in progress | `#login#` and its state | `#login` | [`login`] |
 //! | a principal's groups in a bucket | `#principal#` and the principal | the bucket's URI | [`membership`] |
 //! | events for listeners | `#outbox##` and a parent's URI | see there | [`outbox`] |
-//! | a publication, until it is settled | `#layer#`, a list's partition, `#`, a name | an object's id | [`publication`] |
+//! | a publication, until it is settled | `#layer#`, a list's partition, `#`, a name, `#`, a number | an object's id | [`publication`] |
 //! | an entry of a bucket's history | `#history#`, the bucket's generation, `#` and a shard | a time, `#` and its id | [`history`] |
 //! | how far a sweep is | `#sweep` | `#state` | [`sweep`] |
 //! | raising in progress | `#raise` | `#state` | [`raise`] |

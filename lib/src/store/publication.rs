@@ -3,19 +3,23 @@
 //!
 //! | `pk` | `sk` | holds |
 //! | --- | --- | --- |
-//! | `#layer#`, the list's partition, `#` and the layer's name | an object's id | the object, its time as `at`; `expires` |
+//! | `#layer#`, the list's partition, `#`, the layer's name, `#` and a number | an object's id | the object, its time as `at`; `expires` |
+//!
+//! A partition takes 1,000 WCU a second (DynamoDB), so a large layer lies in several, by a hash of the ids.
 //!
 //! The list's item names the *layer* with its size, and holds the signatures of what the list is with it. Whoever reads the
 //! list takes of each object the later of two states: the one in its place, and the one in the layer. To settle it copies
 //! its objects to their places, which changes nothing of what is read, and then has the item name it no more. That goes in
-//! steps, in order of ids; the item says how far they came, so that whoever goes on does nothing again, and the stream
-//! tells of each. A layer that no list names was never shown, or is settled, and goes when it expires.
+//! steps, partition by partition in order of ids; the item says how far they came, so that whoever goes on does nothing again,
+//! and the stream tells of each. A layer that no list names was never shown, or is settled, and goes when it expires.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
+use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures::stream::{self, StreamExt, TryStreamExt};
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::error::ignore_failed_condition;
@@ -37,6 +41,10 @@ const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 const CONCURRENCY: usize = 16;
 /// `BatchWriteItem`s that are under way at once, each of at most 10 MB.
 const BATCHES: usize = 4;
+/// The objects of a layer for which it gets one more partition; enough to be written within two seconds, at 2 KB each.
+const OBJECTS_A_PARTITION: usize = 1000;
+/// The most partitions of a layer. A table that was just made spreads them over four partitions of its own.
+const MAX_PARTITIONS: usize = 16;
 /// The most objects that one step of settling puts in their places; DynamoDB gives at most 1 MB at once.
 const STEP: i32 = 500;
 
@@ -45,7 +53,7 @@ const SIGNATURES: &str = "signatures";
 const UNTIL: &str = "signed_until";
 const LAYER: &str = "layer";
 const LAYER_SIZE: &str = "layer_size";
-/// How far the layer is settled: the greatest of the ids of objects that are in their places, and how many these are.
+/// How far the layer is settled: the last of the ids of objects that are in their places, and how many these are.
 const PLACED_TO: &str = "layer_placed_to";
 const PLACED: &str = "layer_placed";
 /// Attributes of the item of a source's list of records.
@@ -132,13 +140,23 @@ pub fn state(timestamp: Timestamp, past: u64) -> String {
 }
 
 impl Layer {
-    fn partition(&self, list: &ListUri) -> String {
-        format!("{PARTITION}{}#{}", partition(list), self.name)
+    /// The number of its partitions.
+    fn partitions(&self) -> usize {
+        (self.size / OBJECTS_A_PARTITION).clamp(1, MAX_PARTITIONS)
+    }
+
+    /// The number of the partition that has an id.
+    fn partition_of(&self, id: &str) -> usize {
+        usize::from(Sha256::digest(id)[0]) % self.partitions()
+    }
+
+    fn partition(&self, list: &ListUri, number: usize) -> String {
+        format!("{PARTITION}{}#{}#{number}", partition(list), self.name)
     }
 
     fn key(&self, list: &ListUri, id: &str) -> Key {
         Key {
-            pk: self.partition(list),
+            pk: self.partition(list, self.partition_of(id)),
             sk: id.to_owned(),
         }
     }
@@ -192,7 +210,7 @@ impl Store {
     /// The items of a layer, as they would be in their places; `None` when not all are there, so that it was settled long
     /// ago.
     ///
-    /// One `Query` for each MB, 1 RCU for each 4 KB.
+    /// One `Query` for each partition and MB, four partitions at once, 1 RCU for each 4 KB.
     ///
     /// # Errors
     /// Failures of the table.
@@ -201,19 +219,25 @@ impl Store {
         list: &ListUri,
         layer: &Layer,
     ) -> Result<Option<Vec<Item>>, StoreError> {
-        let query = self
-            .client
-            .query()
-            .table_name(&self.table)
-            .key_condition_expression("pk = :pk")
-            .expression_attribute_values(":pk", AttributeValue::S(layer.partition(list)))
-            .consistent_read(true);
-        let items = all_pages(query).await?;
+        let queries = (0..layer.partitions()).map(|number| self.layer_query(list, layer, number));
+        let pages = stream::iter(queries).map(all_pages).buffered(BATCHES);
+        let items = pages.try_concat().await?;
         if items.len() < layer.size {
             return Ok(None);
         }
         let items = items.into_iter().map(|item| in_place(item, list));
         items.collect::<Result<_, _>>().map(Some)
+    }
+
+    /// Reads a partition of a layer.
+    fn layer_query(&self, list: &ListUri, layer: &Layer, number: usize) -> QueryFluentBuilder {
+        let partition = layer.partition(list, number);
+        self.client
+            .query()
+            .table_name(&self.table)
+            .key_condition_expression("pk = :pk")
+            .expression_attribute_values(":pk", AttributeValue::S(partition))
+            .consistent_read(true)
     }
 
     /// The objects of a layer by their ids; `None` as for [`Self::layer_items`].
@@ -265,7 +289,8 @@ impl Store {
 
     /// One step of [`Self::settle_layer`]. When it goes on, the list's item was written, and the stream tells of that.
     ///
-    /// A `BatchGetItem`, a `Query` of at most 1 MB, a `PutItem` for each object, 16 at once, and an `UpdateItem`.
+    /// A `BatchGetItem`, a `Query` of at most 1 MB and one for each partition that has no more, a `PutItem` for each object,
+    /// 16 at once, and an `UpdateItem`.
     ///
     /// # Errors
     /// Failures of the table; [`StoreError::Unsettled`] where objects of the layer are not there.
@@ -282,21 +307,7 @@ impl Store {
         }
         let placed_to = item.get(PLACED_TO).cloned();
         let placed = count(&item, PLACED)?;
-        let mut query = self
-            .client
-            .query()
-            .table_name(&self.table)
-            .key_condition_expression("pk = :pk")
-            .expression_attribute_values(":pk", AttributeValue::S(layer.partition(list)))
-            .consistent_read(true)
-            .limit(STEP);
-        if let Some(from) = &placed_to {
-            query = query
-                .key_condition_expression("pk = :pk AND sk > :from")
-                .expression_attribute_values(":from", from.clone());
-        }
-        let page = query.send().await.map_err(StoreError::request("Query"))?;
-        let items = page.items.unwrap_or_default();
+        let (items, goes_on) = self.layer_page(list, layer, placed_to.as_ref()).await?;
         let placed = placed + items.len() as u64;
         let last = items.last().and_then(|item| item.get("sk")).cloned();
         stream::iter(items)
@@ -304,7 +315,6 @@ impl Store {
             .buffer_unordered(CONCURRENCY)
             .try_collect::<()>()
             .await?;
-        let goes_on = page.last_evaluated_key.is_some();
         if !goes_on && placed < layer.size as u64 {
             return Err(StoreError::Unsettled(list.clone()));
         }
@@ -342,6 +352,32 @@ impl Store {
         }
     }
 
+    /// The next items of a layer behind an id, of one partition, and whether there may be more.
+    async fn layer_page(
+        &self,
+        list: &ListUri,
+        layer: &Layer,
+        behind: Option<&AttributeValue>,
+    ) -> Result<(Vec<Item>, bool), StoreError> {
+        let mut behind = behind.and_then(|id| id.as_s().ok());
+        let first = behind.map_or(0, |id| layer.partition_of(id));
+        for number in first..layer.partitions() {
+            let mut query = self.layer_query(list, layer, number).limit(STEP);
+            if let Some(id) = behind.take() {
+                query = query
+                    .key_condition_expression("pk = :pk AND sk > :behind")
+                    .expression_attribute_values(":behind", AttributeValue::S(id.clone()));
+            }
+            let page = query.send().await.map_err(StoreError::request("Query"))?;
+            let goes_on = page.last_evaluated_key.is_some() || number + 1 < layer.partitions();
+            let items = page.items.unwrap_or_default();
+            if !items.is_empty() {
+                return Ok((items, goes_on));
+            }
+        }
+        Ok((vec![], false))
+    }
+
     /// Puts an object in its place, unless something as late is there. What is older there, in whatever life of the list, may
     /// go: times of a list only rise.
     async fn put_unless_later(&self, item: Item) -> Result<(), StoreError> {
@@ -354,5 +390,42 @@ impl Store {
             .condition_expression("attribute_not_exists(pk) OR last_modified < :at")
             .expression_attribute_values(":at", at);
         ignore_failed_condition("PutItem", put.send().await)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layer(size: usize) -> Layer {
+        Layer {
+            name: "layer".to_owned(),
+            size,
+        }
+    }
+
+    #[test]
+    fn a_layer_has_one_partition_more_for_each_thousand_objects() {
+        let partitions = [0, 1, 1_999, 2_000, 10_000, 100_000].map(|size| layer(size).partitions());
+        assert_eq!(partitions, [1, 1, 1, 2, 10, 16]);
+    }
+
+    #[test]
+    fn each_partition_of_a_layer_has_its_part_of_the_objects() {
+        let layer = layer(10_000);
+        let mut counts = vec![0; layer.partitions()];
+        for n in 0..layer.size {
+            counts[layer.partition_of(&format!("r{n}"))] += 1;
+        }
+        // What a partition takes in two seconds.
+        assert!(
+            counts.iter().all(|count| (800..1_200).contains(count)),
+            "{counts:?}"
+        );
+    }
+
+    #[test]
+    fn what_was_settled_by_another_version_is_gone_on_with() {
+        assert_eq!(layer(10_000).partition_of("a"), 2);
     }
 }

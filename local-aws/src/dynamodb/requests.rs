@@ -1,7 +1,7 @@
 //! The JSON of the requests that the table in memory answers.
 //!
-//! An unknown member is refused, so that none is overlooked; options on how to read or write have no effect here, and consumed capacity is not
-//! counted.
+//! An unknown member is refused, so that none is overlooked; options on how to read or write have no effect here, and neither consumed
+//! capacity nor the size of a partition is told.
 
 use std::collections::HashMap;
 
@@ -151,6 +151,8 @@ pub struct TransactWrite {
     pub transact_items: Vec<TransactWriteItem>,
     #[serde(rename = "ClientRequestToken")]
     _client_request_token: Option<String>,
+    #[serde(rename = "ReturnItemCollectionMetrics")]
+    _return_item_collection_metrics: Option<String>,
     #[serde(rename = "ReturnConsumedCapacity")]
     _return_consumed_capacity: Option<String>,
 }

@@ -1,6 +1,7 @@
 //! Lines of the log, and metrics.
 
 mod counts;
+mod partitions;
 mod prometheus;
 mod request_log;
 

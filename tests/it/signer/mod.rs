@@ -3,6 +3,7 @@
 mod changesets;
 mod events;
 mod example;
+mod history;
 mod keys;
 mod kms;
 mod races;

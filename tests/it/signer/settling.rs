@@ -215,8 +215,19 @@ async fn a_client_follows_over_a_publication_that_nobody_has_settled_yet() {
 
 #[tokio::test]
 async fn a_large_publication_is_shown_before_all_of_it_is_in_its_place() {
+    shown_before_it_is_in_its_place(525, 2).await;
+}
+
+#[tokio::test]
+async fn so_is_one_whose_layer_lies_in_several_partitions() {
+    shown_before_it_is_in_its_place(2_100, 6).await;
+}
+
+/// Publishes so many new records, whose layer is settled in so many steps.
+async fn shown_before_it_is_in_its_place(records: u64, steps_to_settle: u64) {
     let signer = Signer::with(WITHOUT_PREVIEW, "false").await;
-    for start in (0..525).step_by(25) {
+    let count = records as usize;
+    for start in (0..records).step_by(25) {
         let put = |n: u64| json!({"method": "PUT", "path": format!("{SOURCE}/records/r{n}"), "body": {"data": {"n": n}}});
         batch(&signer.kinto, (start..start + 25).map(put).collect())
             .await
@@ -226,9 +237,9 @@ async fn a_large_publication_is_shown_before_all_of_it_is_in_its_place() {
     assert!(list_attribute(&signer, DESTINATION, "layer").is_some());
     let path = format!("{DESTINATION}/records?_limit=10");
     for is_settled in [false, true] {
-        assert_eq!(signer.verified(DESTINATION).await.len(), 525);
+        assert_eq!(signer.verified(DESTINATION).await.len(), count);
         let other = signer.restarted(WITHOUT_PREVIEW, "false");
-        assert_eq!(signer.verify(&other, DESTINATION).await.len(), 525);
+        assert_eq!(signer.verify(&other, DESTINATION).await.len(), count);
         let limited = format!("{DESTINATION}/changeset?_expected=0&_limit=3");
         let limited = other.get(&limited).await.expect(200);
         assert_eq!(limited["changes"].as_array().unwrap().len(), 3);
@@ -237,7 +248,7 @@ async fn a_large_publication_is_shown_before_all_of_it_is_in_its_place() {
         let head = other
             .send("HEAD", &format!("{DESTINATION}/records"), &[], "")
             .await;
-        assert_eq!(head.header("total-objects"), "525");
+        assert_eq!(head.header("total-objects"), records.to_string());
         let record = other
             .get(&format!("{DESTINATION}/records/r7"))
             .await
@@ -250,10 +261,10 @@ async fn a_large_publication_is_shown_before_all_of_it_is_in_its_place() {
         while list_attribute(&signer, DESTINATION, "layer").is_some() {
             let answer = aggregator(&signer).handle(shown(&signer)).await;
             assert!(answer.batch_item_failures.is_empty());
-            assert_eq!(signer.verified(DESTINATION).await.len(), 525);
+            assert_eq!(signer.verified(DESTINATION).await.len(), count);
             steps += 1;
         }
-        assert_eq!(steps, if is_settled { 0 } else { 2 });
+        assert_eq!(steps, if is_settled { 0 } else { steps_to_settle });
     }
     let placed = list_attribute(&signer, DESTINATION, "layer_placed");
     assert_eq!(placed, None);

@@ -228,7 +228,7 @@ fn url_with(
     settings: &Settings,
     keep: impl Fn(&str, String) -> Option<String>,
 ) -> String {
-    let host = &settings.changes.http_host;
+    let host = &settings.changes.redirect_host;
     let origin = if host.is_empty() {
         // Relative, as all redirects are.
         String::new()

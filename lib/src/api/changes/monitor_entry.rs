@@ -34,7 +34,7 @@ struct Fields<'a> {
 }
 
 impl MonitorEntry {
-    /// The entry of a change that was recorded at `position`; `host` is the setting `changes.http_host`.
+    /// The entry of a change that was recorded at `position`; `host` is the setting `http_host`.
     pub fn of(position: Timestamp, change: CollectionChange, host: &str) -> Self {
         let uri = change.uri();
         let CollectionChange {

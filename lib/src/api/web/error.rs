@@ -190,7 +190,10 @@ pub enum ApiError {
     Unknown(#[source] StoreError),
     /// The partition to write to is full: 507.
     #[error("a partition of the table is full")]
-    Full,
+    Full {
+        /// Its key, where it is known. Not for clients.
+        partition: Option<String>,
+    },
     /// A listener refuses the write: its own status, with its message.
     #[error("refused by a listener: {message}")]
     Vetoed {
@@ -234,7 +237,7 @@ impl From<CommitError> for ApiError {
                 Self::invalid(Location::Body, "data.members", problem)
             }
             CommitError::TooLarge => Self::RequestTooLarge,
-            CommitError::Full => Self::Full,
+            CommitError::Full { partition } => Self::Full { partition },
             CommitError::Unknown(error) => Self::Unknown(error),
             CommitError::Store(error) => error.into(),
         }
@@ -326,7 +329,7 @@ impl ApiError {
             | Self::ResponseTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Gone => StatusCode::GONE,
             Self::Vetoed { status, .. } => *status,
-            Self::Full => StatusCode::INSUFFICIENT_STORAGE,
+            Self::Full { .. } => StatusCode::INSUFFICIENT_STORAGE,
             Self::Store(StoreError::Invalid { .. } | StoreError::Malformed { .. }) => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
@@ -389,7 +392,7 @@ impl ApiError {
             | Self::Signing(_)
             | Self::PartlyWritten
             | Self::Unknown(_)
-            | Self::Full
+            | Self::Full { .. }
             | Self::Listener { .. }
             | Self::Provider(_)
             | Self::Store(_) => errno_of(self.status()),
@@ -403,7 +406,7 @@ impl ApiError {
             Self::Signing(_) => "signing",
             Self::PartlyWritten => "partly written",
             Self::Unknown(_) => "unknown outcome",
-            Self::Full => "partition full",
+            Self::Full { .. } => "partition full",
             Self::Listener { .. } | Self::Vetoed { .. } => "listener",
             Self::Provider(_) => "identity provider",
             Self::Store(_) => "storage",
@@ -487,7 +490,7 @@ impl ApiError {
                 Self::Unknown(_) => {
                     "The storage did not say in time whether this was written. Check whether it was before you retry."
                 }
-                Self::Full => {
+                Self::Full { .. } => {
                     "The storage can hold no more here, and nothing was written. A retry does not help."
                 }
                 Self::Listener { .. } => {
@@ -540,7 +543,9 @@ impl ApiError {
                 tracing::warn!(failure = CONTENTION, "too many writes came at once");
             }
             // An alarm looks for these words (template.yaml).
-            Self::Full => tracing::error!("a partition of the table is full"),
+            Self::Full { partition } => {
+                tracing::error!(partition, "a partition of the table is full");
+            }
             _ => {}
         }
         if let Self::Provider(error) = &self {

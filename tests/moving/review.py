@@ -2,7 +2,7 @@
 
     KINTO_REMOTE_SETTINGS=DIRS python tests/moving/review.py KINTO_SERVERLESS KINTO_LOCAL [--collections 16] [--steps 12] [--seed S]
 
-DIRS as for tests/signer/walks.py. Collections are edited, reviewed, rolled back and published at random on the real server. After the
+DIRS as for tests/signer/walks. Collections are edited, reviewed, rolled back and published at random on the real server. After the
 move each object and changeset of the stack is the old server's, and each signature still verifies over what is shown. Then the
 stack goes on from there: what was under review is approved, what was edited is reviewed, and what is published anew is signed.
 """
@@ -15,13 +15,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "signer"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "signer/walks"))
 os.environ["KINTO_LOCAL"] = sys.argv[2]
 
-from cryptography.hazmat.primitives import serialization  # noqa: E402
-from cryptography.hazmat.primitives.asymmetric import ec  # noqa: E402
+from comparing import new_key  # noqa: E402
+from looking import verifies  # noqa: E402
+from signers import FREE, REVIEW, TARGETS, USERS, Ours, Real, local_stack  # noqa: E402
 from sides import comparable, run  # noqa: E402
-from walks import FREE, REVIEW, TARGETS, USERS, Ours, Real, Walk  # noqa: E402
 
 from postgres import Postgres  # noqa: E402
 
@@ -31,11 +31,11 @@ def collections_of(arguments):
         yield random.choice([REVIEW, REVIEW, FREE]), f"c{number}"
 
 
-def prepare(server, ids, bucket, cid):
+def prepare(server, bucket, cid):
     source = f"/buckets/{bucket}/collections/{cid}"
     assert server.send("PUT", source, "alice", {})[0] in (200, 201)
     for group, users in {"editors": USERS, "reviewers": USERS}.items():
-        members = {"data": {"members": [ids[user] for user in users]}}
+        members = {"data": {"members": [f"@{user}" for user in users]}}
         assert server.send("PATCH", f"/buckets/{bucket}/groups/{cid}-{group}", "alice", members)[0] == 200
 
 
@@ -73,13 +73,13 @@ def told(answer):
     return [status, json.dumps(comparable(body), sort_keys=True) if status < 400 else None]
 
 
-def check_signatures(walk, server, targets):
+def check_signatures(public_key, server, targets):
     """How many published changesets verify; all must."""
     count = 0
     for target in targets:
         status, changeset = server.send("GET", f"{target}/changeset?_expected=0", "alice")
         if status == 200:
-            assert walk.verifies(changeset), f"{target} of {server.name}: {changeset}"
+            assert verifies(public_key, changeset), f"{target} of {type(server).__name__}: {changeset}"
             count += 1
     return count
 
@@ -93,31 +93,26 @@ def main():
     parser.add_argument("--seed", default="review")
     arguments = parser.parse_args()
     random.seed(arguments.seed)
-    key = ec.generate_private_key(ec.SECP384R1())
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption())
-    with tempfile.TemporaryDirectory() as directory, Postgres(directory) as postgres:
-        path, data, url = f"{directory}/key.pem", f"{directory}/table.db", postgres.url("kinto")
-        Path(path).write_bytes(pem)
+    with tempfile.TemporaryDirectory() as directory, Postgres(directory) as postgres, new_key() as (path, public_key):
+        data, url = f"{directory}/table.db", postgres.url("kinto")
         real = Real(url, path)
-        walk = Walk([real], key, 0, {})
-        ids = {user: real.send("GET", "/", user)[1]["user"]["id"] for user in USERS}
         for bucket in (REVIEW, FREE):
-            real.send("PUT", f"/buckets/{bucket}", "alice", {"permissions": {"write": list(ids.values())}})
+            real.send("PUT", f"/buckets/{bucket}", "alice", {"permissions": {"write": [f"@{user}" for user in USERS]}})
         collections = list(collections_of(arguments))
         for bucket, cid in collections:
-            prepare(real, ids, bucket, cid)
+            prepare(real, bucket, cid)
             for _ in range(random.randrange(arguments.steps)):
                 step(real, f"/buckets/{bucket}/collections/{cid}")
         asked = [question for of in collections for question in questions_of(*of)]
         for _ in range(2):
             answers = {question: told(real.send("GET", question, "alice")) for question in asked}
         targets = [f"/buckets/{of}/collections/{cid}" for bucket, cid in collections for of in TARGETS[bucket]]
-        print(f"{check_signatures(walk, real, targets)} signatures of the old server hold")
+        print(f"{check_signatures(public_key, real, targets)} signatures of the old server hold")
 
         print(run(arguments.program, "import", url, "--data", data).strip())
         run(arguments.program, "verify", url, "--data", data)
-        ours = Ours(path, options=["--data", data])
-        try:
+        with local_stack(path, ["--data", data]) as at:
+            ours = Ours(at)
             differing = [
                 f"{question}\n  {before}\n  {after}"
                 for question, before in answers.items()
@@ -125,7 +120,7 @@ def main():
             ]
             print("\n".join(differing[:10]))
             assert not differing, f"{len(differing)} differ"
-            print(f"{check_signatures(walk, ours, targets)} of them hold after the move")
+            print(f"{check_signatures(public_key, ours, targets)} of them hold after the move")
 
             statuses = {}
             for bucket, cid in collections:
@@ -137,7 +132,7 @@ def main():
                     assert 200 in told_by, (source, told_by)
                 elif status == "signed":
                     assert ours.send("PATCH", source, "alice", {"data": {"status": "to-resign"}})[0] == 200, source
-                check_signatures(walk, ours, [f"/buckets/{of}/collections/{cid}" for of in TARGETS[bucket]])
+                check_signatures(public_key, ours, [f"/buckets/{of}/collections/{cid}" for of in TARGETS[bucket]])
                 before = ours.send("GET", f"{source}/records", "alice")[1]["data"]
                 assert ours.send("PUT", f"{source}/records/new", "alice", {"data": {"n": 1}})[0] == 201
                 approve(ours, source)
@@ -147,11 +142,9 @@ def main():
                     target = f"/buckets/{of}/collections/{cid}"
                     changeset = ours.send("GET", f"{target}/changeset?_expected=0", "alice")[1]
                     assert {r["id"] for r in changeset["changes"]} == {"new", *(r["id"] for r in before)}, changeset
-                    assert check_signatures(walk, ours, [target]) == 1
+                    assert check_signatures(public_key, ours, [target]) == 1
             print(f"went on from {statuses}")
             assert {"work-in-progress", "to-review", "signed"} <= statuses.keys(), "give another seed or more collections"
-        finally:
-            ours.stop()
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from collections import Counter
 from pathlib import Path
 
 from comparing import at_one, found_with, new_key, of_record, on_both, public_key
-from servers import local_stack
+from signers import local_stack
 from spoils import SPOILS
 from walking import LINES
 

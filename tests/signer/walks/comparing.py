@@ -2,19 +2,16 @@
 
 import base64
 import contextlib
-import logging
 import multiprocessing
-import os
 import queue
 import sys
 import tempfile
-import warnings
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from replaying import Difference, replay
-from servers import Ours, Real, local_stack
+from signers import Ours, Real, local_stack
 from walking import walk
 
 HERE = Path(__file__).parent
@@ -42,7 +39,6 @@ def on_both(seeds, steps, processes, records_only=False):
     Yields each walk, how many answers were compared, and what differs.
     """
     sys.path.insert(0, str(HERE.parents[1] / "moving"))
-    sys.path.extend(os.environ["KINTO_REMOTE_SETTINGS"].split(os.pathsep))
     from postgres import Postgres
 
     with tempfile.TemporaryDirectory() as directory, Postgres(directory) as postgres:
@@ -61,9 +57,6 @@ def of_record(walks, processes=1):
 
 def of_seeds(results, url, seeds, steps, records_only):
     """In a process of its own: each walk on the real one, then on ours."""
-    # What the real one says of itself.
-    logging.disable(logging.CRITICAL)
-    warnings.simplefilter("ignore")
     with new_key() as (path, public):
         real = Real(url, path)
         if records_only:

@@ -7,7 +7,7 @@ import canonicaljson
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
-from servers import FREE, PLUGIN, REVIEW, TARGETS, named
+from signers import FREE, PLUGIN, REVIEW, TARGETS, named
 
 COLLECTION = "news"
 
@@ -69,23 +69,25 @@ class Looking:
             "records": changes,
             # As a list of its own they are the same.
             "as a list": plain_records(*records) == changes,
-            "verifies": self.verifies(content),
+            "verifies": verifies(self.public_key, content),
             "signed anew": before[1] != after[1],
         }
         if "times after a rollback" not in left_out:
             state["timestamp moved"] = before[0] != after[0]
         return state
 
-    def verifies(self, changeset):
-        records = sorted(changeset["changes"], key=lambda record: record["id"])
-        text = canonicaljson.dumps({"data": records, "last_modified": str(changeset["timestamp"])})
-        raw = base64.urlsafe_b64decode(changeset["metadata"]["signature"]["signature"])
-        numbers = utils.encode_dss_signature(int.from_bytes(raw[:48]), int.from_bytes(raw[48:]))
-        try:
-            self.public_key.verify(numbers, b"Content-Signature:\0" + text.encode(), ec.ECDSA(hashes.SHA384()))
-        except InvalidSignature:
-            return False
-        return True
+
+def verifies(public_key, changeset):
+    """Whether the signature of a whole changeset is one of its records."""
+    records = sorted(changeset["changes"], key=lambda record: record["id"])
+    text = canonicaljson.dumps({"data": records, "last_modified": str(changeset["timestamp"])})
+    raw = base64.urlsafe_b64decode(changeset["metadata"]["signature"]["signature"])
+    numbers = utils.encode_dss_signature(int.from_bytes(raw[:48]), int.from_bytes(raw[48:]))
+    try:
+        public_key.verify(numbers, b"Content-Signature:\0" + text.encode(), ec.ECDSA(hashes.SHA384()))
+    except InvalidSignature:
+        return False
+    return True
 
 
 def plain(record):

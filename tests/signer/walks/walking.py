@@ -15,7 +15,7 @@ the table of transitions.
 import random
 
 from looking import COLLECTION, Looking, kind, told
-from servers import FREE, REVIEW, TARGETS, USERS
+from signers import FREE, REVIEW, TARGETS, USERS
 
 STATUSES = ["work-in-progress", "to-review", "to-sign", "to-resign", "to-rollback", "signed", "nonsense", None, 7]
 SIGNED, PROGRESS, UNDER_REVIEW = "signed", "work-in-progress", "to-review"

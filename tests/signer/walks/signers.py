@@ -7,9 +7,12 @@ import hashlib
 import hmac
 import http.client
 import json
+import logging
 import os
 import re
 import subprocess
+import sys
+import warnings
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -50,6 +53,10 @@ def with_ids(body):
 
 class Real:
     def __init__(self, url, key):
+        # What it says of itself.
+        logging.disable(logging.CRITICAL)
+        warnings.simplefilter("ignore")
+        sys.path.extend(os.environ["KINTO_REMOTE_SETTINGS"].split(os.pathsep))
         import kinto
         from webob import Request
 
@@ -109,8 +116,8 @@ class Ours:
 
 
 @contextlib.contextmanager
-def local_stack(key):
-    """The URL of a local stack that signs with that key, while it runs. `tests/it/signer/walks.rs` sets the same."""
+def local_stack(key, options=()):
+    """The URL of a local stack that signs with the key in that file, while it runs. `tests/it/signer/walks.rs` sets the same."""
     environment = {
         "PATH": os.environ["PATH"],
         "PORT": "0",
@@ -124,7 +131,7 @@ def local_stack(key):
         f"KINTO_SIGNER_{FREE.upper()}_TO_REVIEW_ENABLED": "false",
         "KINTO_SIGNER_ECDSA_PRIVATE_KEY": key,
     }
-    process = subprocess.Popen([BINARY], env=environment, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([BINARY, *options], env=environment, stdout=subprocess.PIPE, text=True)
     try:
         said = (line for line in process.stdout if line.startswith("listening on "))
         line = next(said, None)

@@ -20,6 +20,10 @@ def live(kind):
 TOMBSTONE = live("record").replace("AND NOT deleted AND parent_id", "AND deleted AND parent_id", 1)
 MEMBERS = f"{live('group')} AND jsonb_array_length(data->'members') > 0"
 LATER = "last_modified = last_modified + interval '1 millisecond'"
+# No other object of the list has that time.
+AND_ALONE = """ AND NOT EXISTS (
+    SELECT 1 FROM objects AS other WHERE other.parent_id = objects.parent_id AND other.resource_name = objects.resource_name
+        AND other.last_modified = objects.last_modified + interval '1 millisecond')"""
 
 
 def ace(kind, permission="write"):
@@ -37,9 +41,9 @@ DAMAGES = [
     ("an account less", f"DELETE FROM objects WHERE {one(live('account'))}"),
     ("a tombstone less", f"DELETE FROM objects WHERE {one(TOMBSTONE)}"),
     ("a bucket's tombstone less", f"DELETE FROM objects WHERE {one('deleted AND resource_name = ' + chr(39) + 'bucket' + chr(39))}"),
-    ("a record a millisecond off", f"UPDATE objects SET {LATER} WHERE {one(live('record'))}"),
-    ("a tombstone a millisecond off", f"UPDATE objects SET {LATER} WHERE {one(TOMBSTONE)}"),
-    ("a bucket a millisecond off", f"UPDATE objects SET {LATER} WHERE {one(live('bucket'))}"),
+    ("a record a millisecond off", f"UPDATE objects SET {LATER} WHERE {one(live('record') + AND_ALONE)}"),
+    ("a tombstone a millisecond off", f"UPDATE objects SET {LATER} WHERE {one(TOMBSTONE + AND_ALONE)}"),
+    ("a bucket a millisecond off", f"UPDATE objects SET {LATER} WHERE {one(live('bucket') + AND_ALONE)}"),
     ("a field more", f"UPDATE objects SET data = data || '{{\"damage\": 1}}' WHERE {one(live('record'))}"),
     ("an integer as a text", f"UPDATE objects SET data = data || '{{\"x\": \"1\"}}' WHERE {one(live('collection'))}"),
     ("a hash swapped", f"UPDATE objects SET data = data || '{{\"password\": \"$2b$12$x\"}}' WHERE {one(live('account'))}"),
@@ -54,7 +58,7 @@ DAMAGES = [
     ("a tombstone that lives", f"UPDATE objects SET deleted = false, data = '{{}}' WHERE {one(TOMBSTONE)}"),
     ("a record that is deleted", f"UPDATE objects SET deleted = true, data = '{{\"deleted\": true}}' WHERE {one(live('record'))}"),
     ("an entry of a history less", f"DELETE FROM objects WHERE {one(live('history'))}"),
-    ("an entry a millisecond off", f"UPDATE objects SET {LATER} WHERE {one(live('history'))}"),
+    ("an entry a millisecond off", f"UPDATE objects SET {LATER} WHERE {one(live('history') + AND_ALONE)}"),
     ("an entry of another user", f"UPDATE objects SET data = data || '{{\"user_id\": \"mallory\"}}' WHERE {one(live('history'))}"),
     ("an entry's reader less", f"DELETE FROM access_control_entries WHERE {ace('history', 'read')}"),
 ]

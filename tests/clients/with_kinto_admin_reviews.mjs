@@ -66,7 +66,7 @@ const logIn = async (name) => {
     // The build has no such picture, on other servers neither.
     if (answer.status() >= 400 && !answer.url().endsWith("/favicon.png")) refused.push(`${name}: ${answer.status()} ${answer.request().method()} ${answer.url()}`);
   });
-  // A page that is opened anew first draws what is there without its login.
+  // What it says of itself at each load of a page, before it has taken up the login.
   page.on("pageerror", (error) => {
     if (!error.message.includes("Client not configured")) failures.push(`${name}: ${error}`);
   });
@@ -78,10 +78,13 @@ const logIn = async (name) => {
   await page.getByText("Create bucket").first().waitFor();
   return {
     page,
-    /// Opens a page of it anew, whatever it was about to do.
+    /// Opens a page of it anew, whatever it was about to do; from the home page, once that has its login: another would be drawn without
+    /// it, and may stay so.
     go: async (path) => {
       await page.goto("about:blank");
-      await page.goto(`${server}/admin/#${path}`);
+      await page.goto(`${server}/admin/#/`);
+      await page.getByText("Create bucket").first().waitFor();
+      await page.evaluate((hash) => { location.hash = hash; }, path);
     },
     press: (label) => page.getByRole("button", { name: label, exact: true }).click(),
     sees: (text) => page.getByText(text, { exact: false }).first().waitFor(),

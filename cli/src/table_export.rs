@@ -1,6 +1,7 @@
 //! An export that DynamoDB made of a table itself (`ExportTableToPointInTime`, `DYNAMODB_JSON`), in S3 or in a directory.
 //!
-//! Its files are those of AWS's "DynamoDB table export output format". `manifest-summary.json`, written last, says what it is and
+//! Its files are those of AWS's "DynamoDB table export output format"
+//! (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/S3DataExport.Output.html>). `manifest-summary.json`, written last, says what it is and
 //! how many items it has; each line of `manifest-files.json` names a data file, with its items and its MD5; a data file is compressed
 //! and has a line of JSON for each item. Nothing is taken of an export that is not what its manifests say.
 //!

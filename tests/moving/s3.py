@@ -50,7 +50,8 @@ def create_table(dynamodb):
 def as_dynamodb_exports(dynamodb, s3, export):
     """What `ExportTableToPointInTime` writes, which no emulator does.
 
-    Names and fields are those of AWS's page "DynamoDB table export output format", where the documented `md5Checksum` and `etag` of a
+    Names and fields are those of AWS's page "DynamoDB table export output format"
+    (https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/S3DataExport.Output.html), where the documented `md5Checksum` and `etag` of a
     file show that the former is of the object as it is stored: an object of one part has the MD5 of its MD5 as its `ETag`. The files
     `.md5`, which that page calls `.checksum`, and files of partitions without items are as in exports of AWS that others describe.
     """

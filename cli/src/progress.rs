@@ -20,7 +20,7 @@ impl Progress {
     /// Of as many objects as there will be.
     pub fn reading() -> Self {
         let bar = ProgressBar::no_length();
-        if let Ok(style) = ProgressStyle::with_template("{human_pos} objects read, {per_sec}") {
+        if let Ok(style) = ProgressStyle::with_template("{human_pos} read, {per_sec}") {
             bar.set_style(style);
         }
         Self(bar)

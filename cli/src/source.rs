@@ -33,6 +33,9 @@ pub const NOT_IN_YAML: &str = "\
 kinto-wizard's file does not hold everything: permissions of records, tombstones, timestamps of lists, accounts,
 history. Clients that synchronized with the old server do not hear of what was deleted before.";
 
+/// What becomes of objects with such a time: the table's times are none below zero.
+const BEFORE_1970: &str = "does not fit: a time before 1970";
+
 /// The tables that count, with their columns.
 const TABLES: [(&str, &str); 4] = [
     (
@@ -101,6 +104,7 @@ pub async fn from_postgres(staging: &Staging, url: &str) -> Result<()> {
     let connection = tokio::spawn(connection);
     let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL DateStyle = 'ISO'";
     client.batch_execute(begin).await?;
+    let progress = Progress::reading();
     for (table, columns) in TABLES {
         let path = staging.directory().join(table);
         let failed = |error| SourceError::File(path.display().to_string(), error);
@@ -109,10 +113,12 @@ pub async fn from_postgres(staging: &Staging, url: &str) -> Result<()> {
         let mut rows = std::pin::pin!(client.copy_out(&copy).await?);
         while let Some(bytes) = rows.next().await {
             file.write_all(&bytes?).map_err(failed)?;
+            progress.advance(1);
         }
         from_csv(staging, table, File::open(&path).map_err(failed)?)?;
         std::fs::remove_file(&path).map_err(failed)?;
     }
+    progress.finish();
     client.batch_execute("COMMIT").await?;
     drop(client);
     connection.abort();
@@ -157,7 +163,9 @@ fn from_csv(staging: &Staging, table: &str, file: impl Read) -> Result<()> {
         };
         let time = || {
             let text = column("last_modified")?;
-            milliseconds(text).ok_or_else(|| malformed(number, format!("{text} is no time")))
+            let read = milliseconds(text);
+            let read = read.ok_or_else(|| malformed(number, format!("{text} is no time")))?;
+            Ok::<_, SourceError>(u64::try_from(read).ok().map(Timestamp))
         };
         match table {
             "objects" => {
@@ -168,10 +176,21 @@ fn from_csv(staging: &Staging, table: &str, file: impl Read) -> Result<()> {
                     Some(column("data")?)
                 };
                 let (parent, kind) = (column("parent_id")?, column("resource_name")?);
-                staging.add_object(parent, kind, column("id")?, time()?, data)?;
+                let id = column("id")?;
+                match time()? {
+                    Some(time) => staging.add_object(parent, kind, id, time, data)?,
+                    // Kinto takes such a `last_modified` from whoever writes.
+                    None => {
+                        let uri = format!("{parent}/{kind}s/{id}");
+                        staging.note(BEFORE_1970, &uri, "")?;
+                    }
+                }
             }
             "timestamps" => {
-                staging.add_timestamp(column("parent_id")?, column("resource_name")?, time()?)?;
+                let (parent, kind) = (column("parent_id")?, column("resource_name")?);
+                if let Some(time) = time()? {
+                    staging.add_timestamp(parent, kind, time)?;
+                }
             }
             "access_control_entries" => {
                 staging.add_ace(
@@ -288,6 +307,11 @@ fn from_mirror(staging: &Staging, mirror: &Mirror, list: &ListUri) -> Result<()>
     }
     for object in mirror.objects(list) {
         let object = object.map_err(ReadingError::from)?;
+        if object.is_before_1970() {
+            let uri = list.clone().object(object.id).to_string();
+            staging.note(BEFORE_1970, &uri, "")?;
+            continue;
+        }
         let (id, data) = (&*object.id, object.data.as_deref());
         staging.add_object(&parent, kind, id, object.last_modified, data)?;
         if data.is_none() {
@@ -422,8 +446,13 @@ impl From<StagingError> for YamlFailure {
     }
 }
 
-/// Reads `2026-11-26 09:48:12.123456`, in UTC, to the nearest millisecond.
-fn milliseconds(text: &str) -> Option<Timestamp> {
+/// Reads `2026-11-26 09:48:12.123456`, in UTC, to the nearest millisecond since 1970.
+fn milliseconds(text: &str) -> Option<i64> {
+    // PostgreSQL's form of years before 1.
+    let (text, is_before_christ) = match text.strip_suffix(" BC") {
+        Some(text) => (text, true),
+        None => (text, false),
+    };
     let (date, time) = text.split_once([' ', 'T'])?;
     let mut date = date.splitn(3, '-').map(str::parse::<i64>);
     let (year, month, day) = (date.next()?.ok()?, date.next()?.ok()?, date.next()?.ok()?);
@@ -438,8 +467,8 @@ fn milliseconds(text: &str) -> Option<Timestamp> {
     let seconds = seconds.parse::<i64>().ok()?;
     let micros = format!("{fraction:0<6}").get(..6)?.parse::<i64>().ok()?;
     let in_day = (hours * 60 + minutes) * 60 + seconds;
-    let total = days(year, month, day) * 86_400_000 + in_day * 1000 + (micros + 500) / 1000;
-    u64::try_from(total).ok().map(Timestamp)
+    let year = if is_before_christ { 1 - year } else { year };
+    Some(days(year, month, day) * 86_400_000 + in_day * 1000 + (micros + 500) / 1000)
 }
 
 /// As PostgreSQL reads a time without zone.
@@ -484,7 +513,7 @@ mod tests {
         #[test]
         fn times_are_read_as_they_were_written(time in 0..253_402_300_800_000_u64) {
             let written = postgres_time(Timestamp(time));
-            proptest::prop_assert_eq!(milliseconds(&written), Some(Timestamp(time)), "{}", written);
+            proptest::prop_assert_eq!(milliseconds(&written), Some(time.cast_signed()), "{}", written);
         }
     }
 
@@ -496,12 +525,10 @@ mod tests {
             ("2026-11-21 19:39:32.9985", 1_795_289_972_999),
             ("2026-11-21T19:39:32.998499", 1_795_289_972_998),
             ("2000-02-29 12:00:00.001", 951_825_600_001),
+            ("1969-12-31 23:59:59.995", -5),
+            ("0001-12-31 00:00:00 BC", -62_135_683_200_000),
         ] {
-            assert_eq!(
-                super::milliseconds(text),
-                Some(Timestamp(milliseconds)),
-                "{text}"
-            );
+            assert_eq!(super::milliseconds(text), Some(milliseconds), "{text}");
         }
         assert_eq!(super::milliseconds("yesterday"), None);
     }

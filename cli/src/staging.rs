@@ -22,6 +22,10 @@ pub mod entries;
 const PAGE: usize = 500;
 /// and bytes of them, about.
 const PAGE_BYTES: usize = 1 << 20;
+/// Bytes that an item takes beside data and permissions, at most.
+const OVERHEAD: usize = 2048;
+/// Bytes that the items of a list may take: DynamoDB's limit of a partition with a local index, which has each item once more.
+const MAX_LIST: u64 = 10 << 29;
 
 const SCHEMA: &str = "
     PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16000; PRAGMA temp_store = FILE;
@@ -204,8 +208,12 @@ impl Staging {
              DELETE FROM objects WHERE kind NOT IN ('bucket', 'group', 'collection', 'record', 'account');",
         )?;
         self.check_each()?;
+        self.check_lists(MAX_LIST)?;
         self.db.execute_batch(
-            "DELETE FROM objects WHERE rowid IN (SELECT detail FROM problems WHERE kind LIKE 'does not fit: %');
+            "CREATE TEMP TABLE unfit AS SELECT CAST(detail AS INTEGER) AS row FROM problems
+                 WHERE kind LIKE 'does not fit: %' AND detail <> '';
+             INSERT INTO timestamps SELECT parent, kind, max(last_modified) FROM objects WHERE rowid IN unfit GROUP BY parent, kind;
+             DELETE FROM objects WHERE rowid IN unfit;
              CREATE TEMP TABLE orphans AS SELECT rowid AS row FROM objects AS o WHERE kind IN ('group', 'collection')
                  AND NOT EXISTS (SELECT 1 FROM objects AS p WHERE p.parent = '' AND p.kind = 'bucket'
                      AND p.id = substr(o.parent, 10) AND p.data IS NOT NULL);
@@ -236,9 +244,30 @@ impl Staging {
         self.finish_entries()
     }
 
+    /// Leaves out lists of more bytes than one may have.
+    fn check_lists(&self, most: u64) -> Result<()> {
+        let pragma = |name: &str| {
+            self.db
+                .pragma_query_value(None, name, |row| row.get::<_, u64>(0))
+        };
+        if pragma("page_count")? * pragma("page_size")? <= most {
+            return Ok(());
+        }
+        // Times, generations and the names of attributes are about so many bytes.
+        let sql = "CREATE TEMP TABLE large AS SELECT parent, kind FROM objects GROUP BY parent, kind
+            HAVING sum(ifnull(octet_length(data), 0) + octet_length(parent) + octet_length(id) + 150) > ";
+        self.db.execute_batch(&format!("{sql}{most}"))?;
+        self.db.execute_batch(
+            "INSERT INTO problems SELECT 'does not fit: a list of more than 10 GB with its index', parent || '/' || kind || 's', ''
+                 FROM large;
+             DELETE FROM objects WHERE (parent, kind) IN (SELECT parent, kind FROM large);",
+        )?;
+        Ok(())
+    }
+
     fn check_each(&self) -> Result<()> {
         let mut rows = self.db.prepare(
-            "SELECT rowid, parent, kind, id, data, (SELECT total(length(permission) + length(principal)) FROM aces
+            "SELECT rowid, parent, kind, id, data, (SELECT total(octet_length(permission) + octet_length(principal)) FROM aces
                  WHERE object = parent || '/' || kind || 's/' || id) FROM objects",
         )?;
         let mut problem = self
@@ -265,7 +294,7 @@ impl Staging {
             };
             if fields.values().any(|value| depth(value) >= MAX_DEPTH) {
                 found("data that are too deep")?;
-            } else if text.len() + granted as usize + 2048 > MAX_ITEM {
+            } else if !fits(&text, &fields, granted as usize) {
                 found("more than 400 KB")?;
             } else if parsed.kind() == Kind::Group {
                 let members = fields.get("members").and_then(Value::as_array);
@@ -298,12 +327,11 @@ impl Staging {
             let mut examples = self.db.prepare_cached(examples)?;
             let named = |row: &rusqlite::Row<'_>| {
                 let (uri, detail): (String, String) = (row.get(0)?, row.get(1)?);
-                Ok(
-                    match kind.starts_with(UNFIT) && detail.parse::<u64>().is_ok() {
-                        true => uri,
-                        false => format!("{uri} {detail}").trim_end().to_owned(),
-                    },
-                )
+                let named = match kind.starts_with(UNFIT) && detail.parse::<u64>().is_ok() {
+                    true => uri,
+                    false => format!("{uri} {detail}").trim_end().to_owned(),
+                };
+                Ok(named.replace(char::is_control, "\u{fffd}"))
             };
             let examples = examples
                 .query_map([&kind], named)?
@@ -491,6 +519,13 @@ impl Staging {
     }
 }
 
+/// Whether an object with that many bytes of permissions is an item of the table.
+fn fits(text: &str, fields: &Map<String, Value>, granted: usize) -> bool {
+    let most = MAX_ITEM.saturating_sub(granted + OVERHEAD);
+    // PostgreSQL's text has spaces, which ours has not.
+    text.len() <= most || serde_json::to_string(fields).is_ok_and(|ours| ours.len() <= most)
+}
+
 fn millis(timestamp: Timestamp) -> i64 {
     timestamp.0.cast_signed()
 }
@@ -509,4 +544,37 @@ fn permissions(kind: Kind, aces: &str) -> Permissions {
         permissions.set(permission, granted.map(|(_, who)| who.clone()).collect());
     }
     permissions
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_more_than_a_partition_holds_is_named_and_left_out() {
+        let staging = Staging::new().unwrap();
+        let add = |parent: &str, kind: &str, id: &str, length: usize| {
+            let data = format!("{{\"text\":\"{}\"}}", "x".repeat(length));
+            let added = staging.add_object(parent, kind, id, Timestamp(1), Some(&data));
+            added.unwrap();
+        };
+        add("", "bucket", "b", 0);
+        for list in ["small", "large"] {
+            add("/buckets/b", "collection", list, 0);
+            let of = format!("/buckets/b/collections/{list}");
+            for record in 0..10 {
+                let length = if list == "large" { 1000 } else { 100 };
+                add(&of, "record", &format!("r{record}"), length);
+            }
+        }
+        staging.check_lists(10_000).unwrap();
+        staging.finish().unwrap();
+        let findings = staging.findings().unwrap();
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert_eq!(
+            findings[0].examples,
+            ["/buckets/b/collections/large/records"]
+        );
+        assert_eq!(staging.counts().unwrap()[3], (Kind::Record, 10, 0));
+    }
 }

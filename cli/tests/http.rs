@@ -221,3 +221,81 @@ async fn a_history_that_begins_otherwise_is_read_anew() {
     read_on(&server, &mut mirror).await;
     assert_eq!(times(&mirror), [35, 40]);
 }
+
+#[tokio::test]
+async fn live_objects_that_since_does_not_show_as_such_are_read() {
+    let server = kinto().await;
+    let found = |query: (&'static str, &'static str), objects: Value| {
+        let mock = Mock::given(method("GET")).and(path("/v1/buckets"));
+        mock.and(query_param(query.0, query.1))
+            .respond_with(list(objects))
+    };
+    // Its only field is `deleted`; the other is as old as Kinto lets its writer say.
+    let looks_deleted = json!([{"id": "a", "last_modified": 9, "deleted": true}]);
+    let early = json!([{"id": "b", "last_modified": -5, "x": 1}, {"id": "c", "last_modified": 0}]);
+    let mocks = [
+        found(("_since", "0"), looks_deleted.clone()),
+        found(("deleted", "true"), looks_deleted),
+        found(("_before", "1"), early),
+    ];
+    for mock in mocks {
+        mock.mount(&server).await;
+    }
+    answer(&server, "HEAD", "/v1/buckets", head(3)).await;
+    let all = Mock::given(method("POST")).and(path("/v1/batch"));
+    let shown = |request: &wiremock::Request| {
+        let asked: Value = serde_json::from_slice(&request.body).unwrap();
+        let asked = asked["requests"].as_array().unwrap().len();
+        let body = json!({"status": 404, "body": {}});
+        ResponseTemplate::new(200).set_body_json(json!({"responses": vec![body; asked]}))
+    };
+    all.respond_with(shown).mount(&server).await;
+    // What is under them is of no interest here.
+    let under = Mock::given(method("HEAD")).and(wiremock::matchers::path_regex("/v1/buckets/.+"));
+    under.respond_with(head(0)).mount(&server).await;
+    let under = Mock::given(method("GET")).and(wiremock::matchers::path_regex("/v1/buckets/.+"));
+    under.respond_with(list(json!([]))).mount(&server).await;
+    let (found, mirror, _directory) = read(&server).await;
+    found.unwrap();
+    let objects = mirror.objects(&ListUri::buckets()).map(Result::unwrap);
+    let objects: Vec<_> = objects
+        .map(|object| (object.is_before_1970(), object.data))
+        .collect();
+    let data = |text: &str| Some(text.to_owned());
+    assert_eq!(
+        objects,
+        [
+            (false, data("{\"deleted\":true}")),
+            (true, data("{\"x\":1}")),
+            (false, data("{}"))
+        ]
+    );
+}
+
+#[tokio::test]
+async fn an_object_that_is_too_deep_hides_no_other() {
+    let server = kinto().await;
+    let deep = format!("{}1{}", "[".repeat(300), "]".repeat(300));
+    let page = format!(
+        r#"{{"data": [{{"id": "deep", "last_modified": 8, "x": {deep}}}, {{"id": "line\n", "last_modified": 9}}]}}"#
+    );
+    let page = ResponseTemplate::new(200).set_body_string(page);
+    answer(&server, "GET", "/v1/buckets", page).await;
+    answer(&server, "HEAD", "/v1/buckets", head(2)).await;
+    let body = json!({"responses": [{"status": 404, "body": {}}]});
+    let one = ResponseTemplate::new(200).set_body_json(body);
+    answer(&server, "POST", "/v1/batch", one).await;
+    for under in ["groups", "collections"] {
+        let of = format!("/v1/buckets/deep/{under}");
+        answer(&server, "GET", &of, list(json!([]))).await;
+        answer(&server, "HEAD", &of, head(0)).await;
+    }
+    let (found, mirror, _directory) = read(&server).await;
+    // Nobody asks for what is under an id that no URL can have.
+    assert_eq!(found.unwrap().lists.len(), 3);
+    let ids: Vec<_> = mirror
+        .objects(&ListUri::buckets())
+        .map(|object| object.unwrap().id)
+        .collect();
+    assert_eq!(ids, ["deep", "line\n"]);
+}

@@ -40,6 +40,12 @@ fn every_answer_of_a_kinto_is_the_same_after_a_move_by_its_api() {
 
 #[test]
 #[ignore = "needs Kinto and PostgreSQL: tests/run"]
+fn what_kinto_holds_that_is_odd_is_moved_or_named() {
+    run("odd.py", &[]);
+}
+
+#[test]
+#[ignore = "needs Kinto and PostgreSQL: tests/run"]
 fn every_answer_is_the_same_in_a_kinto_after_a_move_back() {
     run("back.py", &[]);
 }

@@ -13,13 +13,28 @@ use serde_json::{Value, json};
 struct Dump {
     objects: String,
     user_principals: String,
+    aces: String,
 }
 
 impl Dump {
     fn object(&mut self, parent: &str, kind: &str, id: &str, data: Value) {
-        let data = data.to_string().replace('"', "\"\"");
-        let row = format!("{id},{parent},{kind},2026-11-26 09:48:12.123,\"{data}\",f\n");
-        self.objects += &row;
+        self.text(
+            parent,
+            kind,
+            id,
+            "2026-11-26 09:48:12.123",
+            &data.to_string(),
+        );
+    }
+
+    /// With a time and with data that are written as PostgreSQL does.
+    fn text(&mut self, parent: &str, kind: &str, id: &str, time: &str, data: &str) {
+        let data = data.replace('"', "\"\"");
+        self.objects += &format!("\"{id}\",\"{parent}\",{kind},{time},\"{data}\",f\n");
+    }
+
+    fn ace(&mut self, object: &str, principal: &str) {
+        self.aces += &format!("{object},read,{principal}\n");
     }
 
     fn member(&mut self, user: &str, group: &str) {
@@ -37,7 +52,7 @@ impl Dump {
             (
                 "access_control_entries",
                 "object_id,permission,principal",
-                "",
+                &*self.aces,
             ),
             (
                 "user_principals",
@@ -101,15 +116,54 @@ async fn an_import_names_what_does_not_fit_or_has_no_home_and_writes_nothing() {
         "entry",
         json!({"uri": "/buckets/gone"}),
     );
+    let before = "1969-12-31 23:59:59.995";
+    dump.text(collection, "record", "early", before, "{}");
+    dump.object(collection, "record", "line\n", json!({}));
+    // Bytes count, not letters.
+    let letters = 350 * 1024;
+    dump.object(
+        collection,
+        "record",
+        "granted",
+        json!({"text": "x".repeat(letters)}),
+    );
+    let uri = format!("{collection}/records/granted");
+    for number in 0..30 {
+        dump.ace(&uri, &format!("{number}{}", "é".repeat(900)));
+    }
+    // PostgreSQL's text of it is larger than the item.
+    let many = vec!["1"; 150 * 1024].join(", ");
+    let many = format!("{{\"many\": [{many}]}}");
+    dump.text(
+        collection,
+        "record",
+        "many",
+        "2026-11-26 09:48:12.124",
+        &many,
+    );
+    // What tells of such objects.
+    let uri = format!("{collection}/records/deep");
+    for deep in [110, 200] {
+        let target = json!({"data": {"nested": nested(deep)}});
+        let data = json!({"uri": uri, "target": target});
+        dump.object(bucket, "history", &format!("deep-{deep}"), data);
+    }
+    let target = json!({"data": {"last_modified": -5}});
+    let data = json!({"uri": format!("{collection}/records/early"), "target": target});
+    dump.object(bucket, "history", "early", data);
     dump.object("__attachments__", "attachments", "link", json!({}));
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();
     dump.write(directory);
 
     let named = [
-        "does not fit: an id that is not valid: 1, e.g. /buckets/b/collections/c/records/xxx",
+        "does not fit: an id that is not valid: 2, e.g. /buckets/b/collections/c/records/",
+        "/records/line\u{fffd}",
+        "does not fit: a time before 1970: 1, e.g. /buckets/b/collections/c/records/early",
+        "does not fit: an entry of a history that is none, or too deep: 1, e.g. /buckets/b/history/deep-200",
+        "does not fit: an entry of a history that is too deep: 1, e.g. /buckets/b/history/deep-110",
         "does not fit: data that are too deep: 1, e.g. /buckets/b/collections/c/records/deep",
-        "does not fit: more than 400 KB: 1, e.g. /buckets/b/collections/c/records/large",
+        "does not fit: more than 400 KB: 2, e.g. /buckets/b/collections/c/records/large, /buckets/b/collections/c/records/granted",
         "does not fit: a member whose name is too long: 1, e.g. /buckets/b/groups/long",
         "does not fit: in too many groups of a bucket: 1, e.g. /buckets/b everywhere",
         "no parent: collection: 1, e.g. /buckets/gone c",
@@ -138,4 +192,10 @@ async fn an_import_names_what_does_not_fit_or_has_no_home_and_writes_nothing() {
     let (_, again) = command(directory, "import --from-dump DUMP --leave-out").await;
     assert!(again.contains(" 0 items written"), "{again}");
     assert!(command(directory, "verify --from-dump DUMP").await.0);
+    let file = directory.join("all.ndjson");
+    command(directory, &format!("export {}", file.display())).await;
+    let exported = std::fs::read_to_string(file).unwrap();
+    for kept in ["/records/fits", "/records/many", "\"id\":\"early\""] {
+        assert!(exported.contains(kept), "{kept} is gone");
+    }
 }

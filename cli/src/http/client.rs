@@ -13,6 +13,8 @@ use reqwest::{Method, StatusCode, Url};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::shallow::shallow;
+
 /// The variable with credentials: `user:password`, or the value of the header `Authorization`.
 pub const AUTH_VARIABLE: &str = "KINTO_AUTH";
 /// Bytes of an answer at most.
@@ -264,7 +266,8 @@ impl Client {
         let body = body_up_to(&mut response, MAX_ANSWER).await;
         let bytes = body.map_err(failed)?;
         let bytes = bytes.ok_or_else(|| HttpError::TooLarge(path.to_owned()))?;
-        let body = match serde_json::from_slice(&bytes) {
+        let read = serde_json::from_slice(&bytes);
+        let body = match read.or_else(|_| serde_json::from_slice(&shallow(&bytes))) {
             Ok(body) => body,
             Err(_) if is_head || bytes.is_empty() || !status.is_success() => Value::Null,
             Err(error) => {

@@ -29,12 +29,19 @@ pub struct Mirror(Connection);
 pub struct Mirrored {
     /// Its id.
     pub id: String,
-    /// When it was last written.
+    /// When it was last written. A time before 1970 is kept as its two's complement.
     pub last_modified: Timestamp,
     /// Its fields but for `id` and `last_modified` as JSON, none of a tombstone.
     pub data: Option<String>,
     /// Its permissions as JSON; `None` where nobody asked for them.
     pub permissions: Option<String>,
+}
+
+impl Mirrored {
+    /// Whether it says that it was written before 1970.
+    pub fn is_before_1970(&self) -> bool {
+        self.last_modified.0.cast_signed() < 0
+    }
 }
 
 impl Mirror {

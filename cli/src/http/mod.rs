@@ -11,3 +11,4 @@ pub mod history;
 pub mod mirror;
 pub mod readers;
 pub mod reading;
+mod shallow;

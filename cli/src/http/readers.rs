@@ -34,8 +34,15 @@ struct Target {
 
 #[derive(Deserialize)]
 struct Written {
+    /// It may be before 1970.
     #[serde(default)]
-    last_modified: u64,
+    last_modified: i64,
+}
+
+impl Entry {
+    fn written(&self) -> Timestamp {
+        Timestamp(self.target.data.last_modified.max(0).cast_unsigned())
+    }
 }
 
 /// What is known of a bucket or a collection.
@@ -108,7 +115,7 @@ impl Readers {
             let is_new = !known.contains_key(collection);
             let of = known.entry(collection.to_owned()).or_default();
             if collection == entry.uri {
-                of.last = Timestamp(entry.target.data.last_modified);
+                of.last = entry.written();
             }
             if is_new && let Some(uri) = ObjectUri::parse(collection) {
                 of.now = now(&uri)?;
@@ -129,8 +136,7 @@ impl Readers {
         };
         let mut readers = principals(&entry.target.permissions);
         if let Some(known) = self.known.get_mut(&entry.uri) {
-            let written = Timestamp(entry.target.data.last_modified);
-            known.visited = Some((written, readers.clone()));
+            known.visited = Some((entry.written(), readers.clone()));
         }
         let above = [Some(&*self.bucket), collection_of(&entry.uri, &self.bucket)];
         let mut are_all = true;

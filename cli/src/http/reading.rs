@@ -3,6 +3,7 @@
 //! A list is read in the order of its times, each page from where the last one ended (`_since`). So a reading that
 //! was cut short goes on, and a later one gets what changed. What `_since` does not tell of is found by counting: a list
 //! deleted with its parent and made anew, objects written under a past time. A list whose count differs is read anew.
+//! What `_since` never tells of, or tells of as if it was deleted, is asked for apart ([`HIDDEN`]).
 //! The histories of buckets are read in [`super::history`].
 
 use std::path::PathBuf;
@@ -24,6 +25,11 @@ pub(super) const PAGE: usize = 1000;
 const CONCURRENCY: usize = 4;
 /// Requests in a batch, where the server does not say how many it takes (Kinto's default).
 const BATCH: u64 = 25;
+/// Live objects that `_since` does not show as such: with a field `deleted`, and no other, they look like tombstones, and none is
+/// later than zero whose writer said zero or less.
+const HIDDEN: [&str; 2] = ["deleted=true", "_before=1"];
+/// The data of an object that looks like a tombstone.
+const DELETED: &str = r#"{"deleted":true}"#;
 /// How often a list is read whose count differs since others write to it.
 const ATTEMPTS: u32 = 4;
 
@@ -140,7 +146,7 @@ pub async fn read(
         if !list.kind().children().is_empty() {
             for object in reader.mirror.objects(&list) {
                 let object = object?;
-                if object.data.is_some() {
+                if object.data.is_some() && list.kind().is_valid_id(&object.id) {
                     lists.extend(list.clone().object(object.id).child_lists());
                 }
             }
@@ -187,6 +193,10 @@ impl Reader<'_> {
                 _ => return self.refusal(&list.to_string(), &head).map(Some),
             };
             read = self.mirror.live(list)?;
+            if read < counted {
+                self.hidden(list).await?;
+                read = self.mirror.live(list)?;
+            }
             if counted == read {
                 let etag = head.etag().unwrap_or_default();
                 self.mirror.keep_timestamp(list, etag)?;
@@ -244,12 +254,30 @@ impl Reader<'_> {
         }
     }
 
+    /// Reads live objects that the list shows to other questions.
+    async fn hidden(&mut self, list: &ListUri) -> Result<()> {
+        for query in HIDDEN {
+            let path = format!("{list}?{query}&_limit={PAGE}");
+            let mut answer = self.client.get(&path).await?;
+            let mut objects = objects_of(&mut answer, &path)?.unwrap_or_default();
+            for object in &mut objects {
+                object.data.get_or_insert_with(|| DELETED.to_owned());
+            }
+            self.permissions(list, &mut objects).await?;
+            self.mirror.keep(list, &objects, Timestamp(0))?;
+        }
+        Ok(())
+    }
+
     /// Asks for the permissions of objects, which a list does not show.
     async fn permissions(&self, list: &ListUri, objects: &mut [Mirrored]) -> Result<()> {
         if self.skips_record_permissions && list.kind() == Kind::Record {
             return Ok(());
         }
-        let live = objects.iter_mut().filter(|object| object.data.is_some());
+        // An id that no URL can have, as one that ends a line, would be asked for as another's.
+        let live = objects
+            .iter_mut()
+            .filter(|object| object.data.is_some() && list.kind().is_valid_id(&object.id));
         let mut live: Vec<_> = live.collect();
         let uris: Vec<_> = live
             .iter()
@@ -323,7 +351,9 @@ fn parse(object: Value, path: &str) -> Result<Mirrored> {
     else {
         return Err(wrong().into());
     };
-    let last_modified = time.as_u64().map(Timestamp).ok_or_else(wrong)?;
+    let before_1970 = || time.as_i64().map(i64::cast_unsigned);
+    let last_modified = time.as_u64().or_else(before_1970);
+    let last_modified = last_modified.map(Timestamp).ok_or_else(wrong)?;
     let is_deleted = fields.get("deleted") == Some(&Value::Bool(true)) && fields.len() == 1;
     Ok(Mirrored {
         id,

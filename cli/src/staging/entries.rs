@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use kinto_serverless::api::{MAX_DEPTH, depth};
 use kinto_serverless::resource::{ListUri, ObjectUri};
 use kinto_serverless::store::Generation;
 use kinto_serverless::store::history::{Entry, EntryContent, MAX_ENTRY, MAX_NOTED};
 use kinto_serverless::timestamp::Timestamp;
 use rusqlite::{Row, params};
-use serde::Deserialize;
+use serde_json::Value;
 
 use super::{PAGE, PAGE_BYTES, Result, Staging, UNFIT, millis};
 
@@ -47,22 +48,8 @@ pub enum ReplacedTime {
     Said(Option<Timestamp>),
 }
 
-/// The fields of an entry's data that are needed before all are read.
-#[derive(Deserialize)]
-struct Names {
-    uri: Option<String>,
-    target: Option<Target>,
-}
-
-#[derive(Deserialize)]
-struct Target {
-    data: Option<Written>,
-}
-
-#[derive(Deserialize)]
-struct Written {
-    last_modified: Option<u64>,
-}
+/// How deep an entry's data may be: so deep are those that tell of the deepest object.
+const MAX_ENTRY_DEPTH: usize = MAX_DEPTH + 2;
 
 impl Staging {
     /// Takes in an entry of the history of the bucket at `parent`; its data are the JSON of its fields but for `id` and
@@ -79,16 +66,20 @@ impl Staging {
         replaced: ReplacedTime,
     ) -> Result<()> {
         let bucket = ObjectUri::parse(parent).filter(|uri| uri.bucket_uri() == uri);
-        let names = data.map(serde_json::from_str::<Names>).transpose();
-        let (Some(bucket), Ok(names), false) = (bucket, names, id.contains('#')) else {
-            let kind = format!("{UNFIT}an entry of a history that is none");
+        let shown = data.map(serde_json::from_str::<Value>).transpose();
+        let shown = shown.map(Option::unwrap_or_default);
+        let (Some(bucket), Ok(shown @ (Value::Object(_) | Value::Null)), false) =
+            (bucket, shown, id.contains('#'))
+        else {
+            let kind = format!("{UNFIT}an entry of a history that is none, or too deep");
             return self.note(&kind, &format!("{parent}/history/{id}"), "");
         };
-        let (mut uri, mut written) = (None, None);
-        if let Some(names) = names {
-            uri = names.uri;
-            written = names.target.and_then(|target| target.data?.last_modified);
+        if depth(&shown) > MAX_ENTRY_DEPTH {
+            let kind = format!("{UNFIT}an entry of a history that is too deep");
+            return self.note(&kind, &format!("{parent}/history/{id}"), "");
         }
+        let uri = shown["uri"].as_str();
+        let written = shown["target"]["data"]["last_modified"].as_u64();
         let replaces = match replaced {
             ReplacedTime::NotSaid => None,
             ReplacedTime::Said(at) => Some(at.map_or(NOTHING, millis)),
@@ -118,7 +109,7 @@ impl Staging {
              DELETE FROM entries WHERE rowid IN alone;",
         )?;
         let sql = format!(
-            "SELECT {COLUMNS}, bucket, rowid FROM entries AS e WHERE length(data) + (SELECT total(length(principal))
+            "SELECT {COLUMNS}, bucket, rowid FROM entries AS e WHERE octet_length(data) + (SELECT total(octet_length(principal))
                  FROM aces WHERE object = '/buckets/' || e.bucket || '/history/' || e.id) > ?"
         );
         let mut large = self.db.prepare(&sql)?;
@@ -309,7 +300,10 @@ mod tests {
             .iter()
             .map(|finding| (&*finding.kind, finding.count));
         let expected = [
-            ("does not fit: an entry of a history that is none", 2),
+            (
+                "does not fit: an entry of a history that is none, or too deep",
+                2,
+            ),
             ("no parent: entry of a history", 1),
         ];
         assert_eq!(found.collect::<Vec<_>>(), expected);

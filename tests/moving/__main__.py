@@ -8,18 +8,21 @@ everything, by several processes at once. The verifier has to find each of the d
 """
 
 import argparse
+import fcntl
 import os
 import random
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from sides import (
-    HOST, SETTINGS, Stack, ask, compare, differences, fill, fill_accounts, look, questions, questions_of_history, run, send, storage, with_heads
+    CHANGESETS, HOST, SETTINGS, Stack, ask, compare, differences, fill, fill_accounts, look, questions, questions_of_history, run, send, storage, with_heads
 )
 
 from crowd import Crowd
@@ -78,10 +81,27 @@ def restore(program, local, directory):
 
     units = int(re.search(r"with (\d+) write capacity units", run(program, "import", export, "--data", f"{directory}/fast.db"))[1])
     start = time.monotonic()
-    run(program, "import", export, "--data", f"{directory}/slow.db", "--write-capacity", str(units // 2))
+    shown = on_terminal(program, "import", export, "--data", f"{directory}/slow.db", "--write-capacity", str(units // 2))
     # The last of the writes are not waited for.
     assert time.monotonic() - start > 1.5, "faster than the capacity"
+    assert re.search(r"[1-9]\d*/\d+ objects, [\d.]+/s, \d+s left; [1-9]\d* items written with [1-9]\d* write capacity units", shown), shown
     run(program, "verify", export, "--data", f"{directory}/slow.db")
+
+
+def on_terminal(*command):
+    """What a command shows to who looks at it."""
+    ours, its = os.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=its)
+    os.close(its)
+    shown = b""
+    # It ends as an error on Linux.
+    with suppress(OSError):
+        while part := os.read(ours, 1 << 16):
+            shown += part
+    os.close(ours)
+    assert process.wait() == 0, shown
+    return shown.decode()
 
 
 def main():
@@ -103,7 +123,7 @@ def main():
         directory = stack.enter_context(tempfile.TemporaryDirectory())
         postgres = stack.enter_context(Postgres(directory))
         url = postgres.url("kinto")
-        kinto = Kinto(HOST, {**SETTINGS, **storage(url)})
+        kinto = Kinto(HOST, {**SETTINGS, **CHANGESETS, **storage(url)})
         for backend in kinto.backends:
             backend.initialize_schema()
         runs = fill(kinto, arguments.sequences, arguments.seed)
@@ -144,7 +164,7 @@ def main():
 
         # The comparisons are tried themselves: a copy is equal, and a damaged one is not.
         def answers_differ(near):
-            copy = Kinto(HOST, {**SETTINGS, **storage(postgres.url("damaged"))})
+            copy = Kinto(HOST, {**SETTINGS, **CHANGESETS, **storage(postgres.url("damaged"))})
             # Of what was damaged first: there a difference is found soon.
             ordered = sorted(answers.items(), key=lambda answer: -len(os.path.commonprefix([answer[0][1], near])))
             return next(differences(dict(ordered), copy), None)

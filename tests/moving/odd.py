@@ -67,7 +67,7 @@ def write(kinto, path, body, user="alice"):
 
 
 def odd_kinto(kinto, postgres):
-    for path in ("/buckets/b", C, "/buckets/monitor", "/buckets/monitor/collections/changes", "/buckets/default", "/buckets/line%0A", f"/buckets/{LONG}", "/buckets/b/collections/line%0A"):
+    for path in ("/buckets/b", C, "/buckets/monitor", "/buckets/monitor/collections/other", "/buckets/default", "/buckets/line%0A", f"/buckets/{LONG}", "/buckets/b/collections/line%0A"):
         write(kinto, path, "{}")
     # What is under an id that no URL of ours has, beside its namesake.
     write(kinto, "/buckets/b/collections/line", "{}")

@@ -4,6 +4,7 @@ mod changesets;
 mod events;
 mod example;
 mod history;
+mod kept;
 mod keys;
 mod kms;
 mod races;

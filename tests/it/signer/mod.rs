@@ -1,5 +1,6 @@
 //! Sources that are reviewed, signed and published ([decision 25](../../../docs/decisions/025-signer.md)).
 
+mod canonical;
 mod changesets;
 mod events;
 mod example;

@@ -13,7 +13,8 @@ import json
 import sys
 
 import http1
-from run import FUNCTIONS, LOGS, Stack, loads
+from codec import loads
+from run import FUNCTIONS, LOGS, Stack
 
 AUTH = ("Authorization", "Basic " + base64.b64encode(b"me:secret").decode())
 JSON = ("Content-Type", "application/json")

@@ -24,9 +24,11 @@ import sys
 import time
 
 import http1
-from dynamo import Throughput
+from codec import loads
+from functions import cpu_of
 from histories import Faults
-from run import FUNCTIONS, LOGS, Stack, cpu_of, loads
+from run import FUNCTIONS, LOGS, Stack
+from throughput import Throughput
 from trust import Trust
 
 JSON = ("Content-Type", "application/json")

@@ -21,8 +21,10 @@ import sys
 import time
 
 import http1
-from dynamo import AwsError, Table
-from run import LOGS, Stack, loads
+from aws_error import AwsError
+from codec import loads
+from dynamo import Table
+from run import LOGS, Stack
 
 AUTH = ("Authorization", "Basic " + base64.b64encode(b"me:secret").decode())
 JSON = ("Content-Type", "application/json")

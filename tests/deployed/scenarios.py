@@ -22,8 +22,9 @@ import time
 import urllib.parse
 
 import http1
+from codec import loads
 from dynamo import Table
-from run import FUNCTIONS, LOGS, NoFaults, Stack, loads
+from run import FUNCTIONS, LOGS, NoFaults, Stack
 
 AUTH = ("Authorization", "Basic " + base64.b64encode(b"me:secret").decode())
 JSON = ("Content-Type", "application/json")

@@ -8,8 +8,8 @@ import asyncio
 import json
 import sys
 
-from dynamo import AwsError
-from run import Forward
+from aws_error import AwsError
+from forward import Forward
 
 
 class Nobody:

@@ -23,10 +23,11 @@ from itertools import count
 
 import events
 from comparison import Comparison
-from generator import BUCKETS, DEFAULT, Generator
+from generator import Generator
 from justified import deletes_a_parent, justification, text_of
 from request import Context, Request, default_bucket, smaller
 from servers import Kinto, Server
+from values import BUCKETS, DEFAULT
 
 # Two requests to a server are so far apart in seconds that they do not fall into one of its milliseconds.
 APART = 0.0015

@@ -3,7 +3,7 @@
 //! The way of a request: [`web::gateway`] (out of the event) → [`dispatch`] ([`dispatch::router`]: the endpoint;
 //! [`auth::credentials`]: the user; [`dispatch::call`]: its reads) → the endpoint → [`web::gateway`] (into the event).
 //! [`dispatch::retry`] repeats that while other writes come between. Every refusal is a [`web::error::ApiError`],
-//! turned into Kinto's JSON in one place.
+//! turned into Kinto's JSON in one place ([`web::error::response`]).
 //!
 //! No file imports one that imports it.
 //!
@@ -98,7 +98,8 @@
 //! | [`web::accept`] | the lists in `Accept` and `Accept-Encoding` |
 //! | [`web::media_type`] | `Content-Type`, `Accept`: 415, 406 |
 //! | [`web::response`] | the response |
-//! | [`web::error`] | every refusal and failure, with its status and body |
+//! | [`web::error`] | every refusal and failure, with its status |
+//! | [`web::error::response`] | its response: number, message, headers |
 //! | [`web::cors`] | preflights, and the headers that scripts of other origins may read |
 //! | [`web::compression`] | gzip, and the largest body |
 //! | [`web::cache_control`] | the time for which clients and caches may keep a response |

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use http::header::IF_NONE_MATCH;
 use serde_json::{Map, Value};
 
 use crate::api::Api;
@@ -16,7 +15,7 @@ use crate::api::changes::published::{self, CollectionReader, ReadRecords};
 use crate::api::web::cache_control;
 use crate::api::web::error::{ApiError, Detail, Location};
 use crate::api::web::media_type;
-use crate::api::web::preconditions::matches_weakly;
+use crate::api::web::preconditions::has_copy;
 use crate::api::web::request::Request;
 use crate::api::web::response::Response;
 use crate::resource::{Kind, ListUri};
@@ -127,8 +126,6 @@ pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let query = ChangesetQuery::parse(request)?;
     query.check_since(collection.timestamp)?;
 
-    let known = request.header(IF_NONE_MATCH);
-    let etag = collection.etag(collection.timestamp);
     let of = (uri.bucket_id(), uri.id());
     let is_shared = user.id.is_none() && !collection.is_writable;
     let caching = &settings.api.caching;
@@ -140,7 +137,7 @@ pub async fn of_collection(cx: &mut Context<'_>) -> Result<Response, ApiError> {
         let until = collection.published.until;
         cache_control::apply_to_changes(response, of, request, timestamp, until, is_shared, caching)
     };
-    if known.is_some_and(|known| matches_weakly(known, &etag)) {
+    if has_copy(request, &collection.etag(collection.timestamp)) {
         let response = Response::empty(StatusCode::NOT_MODIFIED);
         return Ok(described(response, &collection, collection.timestamp));
     }

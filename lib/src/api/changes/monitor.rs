@@ -6,7 +6,6 @@
 //! and sorts by `last_modified` use the timestamp.
 
 use crate::api::dispatch::context::Context;
-use http::header::IF_NONE_MATCH;
 use http::{Method, StatusCode};
 use percent_encoding::utf8_percent_encode;
 use serde_json::Map;
@@ -19,7 +18,7 @@ use crate::api::lists::selection::{count_response, page_of};
 use crate::api::web::cache_control;
 use crate::api::web::error::ApiError;
 use crate::api::web::media_type;
-use crate::api::web::preconditions::{Outcome, Preconditions, matches_weakly};
+use crate::api::web::preconditions::{Outcome, Preconditions, has_copy};
 use crate::api::web::request::{IN_QUERY, Request};
 use crate::api::web::response::Response;
 use crate::settings::{ApiSettings, Settings};
@@ -146,12 +145,10 @@ pub async fn changeset(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     let state = store.monitor_state().await?;
     let shown = monitor.read(store, changes, state, query.since).await?;
     query.check_since(shown.timestamp)?;
-    let etag = shown.timestamp.etag();
-    let known = request.header(IF_NONE_MATCH);
     // As in the list above.
     let is_empty = query.since.is_some_and(|since| since >= shown.timestamp);
     let answers_not_modified = changes.dialect.answers_not_modified() || !is_empty;
-    if answers_not_modified && known.is_some_and(|known| matches_weakly(known, &etag)) {
+    if answers_not_modified && has_copy(request, &shown.timestamp.etag()) {
         let response = Response::empty(StatusCode::NOT_MODIFIED).modified_at(shown.timestamp);
         return Ok(with_cache_headers(response, request, shown.timestamp, api));
     }

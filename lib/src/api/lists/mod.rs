@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 
 use self::query::ListQuery;
 use self::scan::{Readings, reading, scan, scan_settled, settle};
-use self::selection::{Page, Selection, count_response};
+use self::selection::{Page, Selection, count_response, deleted_response};
 use crate::api::auth::authorization::ObjectRequest;
 use crate::api::auth::principals::User;
 use crate::api::dispatch::context::Context;
@@ -28,7 +28,7 @@ use crate::api::web::end_of_service;
 use crate::api::web::error::ApiError;
 use crate::api::web::media_type;
 use crate::api::web::preconditions::{Outcome, Preconditions};
-use crate::api::web::response::{NEXT_PAGE, Response};
+use crate::api::web::response::Response;
 use crate::permission::Access;
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::store::list::{ListRead, ListedObject};
@@ -367,12 +367,7 @@ impl ListRequest<'_> {
             timestamp = timestamp.max(deleted_at);
             tombstones.push(json!({"id": uri.id(), "last_modified": deleted_at, "deleted": true}));
         }
-        let mut response =
-            Response::json(StatusCode::OK, &json!({"data": tombstones})).modified_at(timestamp);
-        if let Some(next) = next {
-            response.set_text(NEXT_PAGE, &next);
-        }
-        Ok(response)
+        Ok(deleted_response(tombstones, next, timestamp))
     }
 
     /// Calls `see` for each object that the query may ask for, with the fields that the query is about, until `see`

@@ -30,14 +30,26 @@ impl Page {
     /// The response to the `GET` of a list with this timestamp.
     pub fn into_response(self, timestamp: Timestamp) -> Response {
         let body = format!("{{\"data\":[{}]}}", self.objects.join(","));
-        let mut response = Response::json_text(StatusCode::OK, body)
-            .modified_at(timestamp)
-            .uncached();
-        if let Some(next) = self.next {
-            response.set_text(NEXT_PAGE, &next);
-        }
-        response
+        let response = Response::json_text(StatusCode::OK, body).modified_at(timestamp);
+        with_next_page(response.uncached(), self.next)
     }
+}
+
+/// The response to the `DELETE` of a page of a list, which has this timestamp now.
+pub fn deleted_response(
+    tombstones: Vec<Value>,
+    next: Option<String>,
+    timestamp: Timestamp,
+) -> Response {
+    let response = Response::json(StatusCode::OK, &json!({"data": tombstones}));
+    with_next_page(response.modified_at(timestamp), next)
+}
+
+fn with_next_page(mut response: Response, next: Option<String>) -> Response {
+    if let Some(next) = next {
+        response.set_text(NEXT_PAGE, &next);
+    }
+    response
 }
 
 /// The response to the `HEAD` of a list of `count` objects.

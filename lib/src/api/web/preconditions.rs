@@ -44,9 +44,11 @@ impl Tag {
     }
 }
 
-/// Returns `true` if an entity tag is the strong `etag`, or the weak one made of it.
-pub fn matches_weakly(tag: &str, etag: &str) -> bool {
-    tag.strip_prefix("W/").unwrap_or(tag) == etag
+/// Returns `true` if `If-None-Match` is the strong `etag`, or the weak one made of it: 304. For changesets, whose entity
+/// tags are not times: any other value, `*` included, has no effect there.
+pub fn has_copy(request: &Request, etag: &str) -> bool {
+    let tag = request.header(IF_NONE_MATCH);
+    tag.is_some_and(|tag| tag.strip_prefix("W/").unwrap_or(tag) == etag)
 }
 
 /// The effect of the preconditions on a request.

@@ -8,12 +8,12 @@ use crate::api::auth::principals::User;
 use crate::api::dispatch::context::Context;
 use crate::api::dispatch::target::Target;
 use crate::api::lists::query::{self, Bounds, ListQuery};
-use crate::api::lists::selection::{Page, Selection};
+use crate::api::lists::selection::{Page, Selection, deleted_response};
 use crate::api::objects::metadata;
 use crate::api::web::error::ApiError;
 use crate::api::web::media_type;
 use crate::api::web::preconditions::{Outcome, Preconditions};
-use crate::api::web::response::{NEXT_PAGE, Response};
+use crate::api::web::response::Response;
 use crate::permission::Access;
 use crate::resource::{Kind, ObjectUri};
 use crate::store::history::{HistoryRead, RawEntry, Removal};
@@ -283,12 +283,7 @@ fn delete(
             unit.remove_entries([Removal::of(&entry, at)]);
         }
     }
-    let mut response = Response::json(StatusCode::OK, &json!({"data": tombstones}));
-    response = response.modified_at(timestamp);
-    if let Some(next) = next {
-        response.set_text(NEXT_PAGE, &next);
-    }
-    response
+    deleted_response(tombstones, next, timestamp)
 }
 
 #[cfg(test)]

@@ -319,6 +319,18 @@ class Template(unittest.TestCase):
                 told = [action for action in resources[alarm]["Properties"]["AlarmActions"] if action != NO_VALUE]
                 self.assertEqual(bool(told), conditions["HasAlarmTopic"], alarm)
 
+    def test_each_alarm_rings_by_its_metric_and_not_without_cause(self):
+        """Those of a stack that has all, which tests/e2e does not deploy."""
+        import ringing
+
+        seen = set()
+        for name in ("defaults", "all that a stack may have"):
+            quiet, rung, there = ringing.rung(ALL[name][0]["Resources"])
+            self.assertEqual((quiet, rung), ([], there), name)
+            seen |= set(there)
+        alarms = {name for name, part in TEMPLATE["Resources"].items() if part["Type"] == "AWS::CloudWatch::Alarm"}
+        self.assertEqual(seen, alarms)
+
     def test_alarms_on_logs_look_for_what_the_functions_log_as_errors(self):
         """A word that is changed in the code, or a level that `LogLevel` can leave out, would make an alarm quiet."""
         code = "".join(path.read_text() for path in (ROOT / "lib" / "src").rglob("*.rs"))

@@ -197,7 +197,7 @@ const MORE_CODE: [(&str, &[&str]); 2] = [
 
 /// The treatment of a setting, by its value and by its name, in lower case and with `_` for `.` and `-`.
 fn fate(name: &str, value: &str) -> Treatment {
-    if as_kinto_writes(name).is_some() || OWN.contains(&name) {
+    if KNOWN.iter().any(|known| plain(known) == name) || OWN.contains(&name) {
         return Treatment::Known;
     }
     let own_code = Treatment::Refused("code of one's own cannot be used here");

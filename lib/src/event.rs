@@ -250,6 +250,13 @@ pub enum OriginTarget {
     Object(ObjectUri),
     /// A list, to create an object or to delete some.
     List(ListUri),
+    /// A user, some of whose objects in a list are deleted.
+    UserData {
+        /// The user.
+        principal: String,
+        /// The list.
+        list: ListUri,
+    },
 }
 
 impl Origin {
@@ -257,13 +264,14 @@ impl Origin {
         match &self.target {
             OriginTarget::Object(uri) => uri.to_string(),
             OriginTarget::List(uri) => uri.to_string(),
+            OriginTarget::UserData { principal, .. } => format!("/__user_data__/{principal}"),
         }
     }
 
     fn ids(&self) -> Map<String, Value> {
         let innermost = match &self.target {
             OriginTarget::Object(uri) => Some(uri),
-            OriginTarget::List(uri) => uri.parent(),
+            OriginTarget::List(uri) | OriginTarget::UserData { list: uri, .. } => uri.parent(),
         };
         let lineage = innermost.into_iter().flat_map(ObjectUri::lineage);
         let mut ids: Vec<_> = lineage

@@ -34,6 +34,8 @@ use crate::timestamp::Timestamp;
 
 /// The pause after a failure that is unlikely to pass.
 const REFUSAL_PAUSE: Duration = Duration::from_secs(60);
+/// From which reception on it is a fault that an entry is not there: by then a transaction was committed whose coordinator died.
+const NOT_YET_RECEPTIONS: u32 = 4;
 /// The number of receptions after which a message with such a failure is given up.
 const MAX_REFUSALS: u32 = 3;
 
@@ -216,7 +218,13 @@ impl Notifier {
             }
             Err(error) => error,
         };
-        tracing::error!(listener, count, %error, "a listener is not told");
+        match error {
+            // No error at first: an alarm counts these, and the table only takes its time.
+            Failure::NotYet if count < NOT_YET_RECEPTIONS => {
+                tracing::warn!(listener, count, %error, "a listener is told later");
+            }
+            _ => tracing::error!(listener, count, %error, "a listener is not told"),
+        }
         let pause = match &error {
             Failure::Listener(error) if error.is_permanent() => {
                 if count >= MAX_REFUSALS {

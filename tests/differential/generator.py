@@ -334,8 +334,7 @@ class Generator:
         if self.accounts:
             weights["account"] = 60
         if self.history:
-            weights |= {"history": 40, "snapshot": 12, "read": 2, "list": 4, "put": 24, "delete_list": 6}
-            # In a batch Kinto's entries are in the order of its events.
+            weights |= {"history": 40, "snapshot": 12, "read": 2, "list": 4, "put": 24, "delete_list": 6, "ordered_batch": 8}
             del weights["permissions"], weights["odd"], weights["batch"], weights["page"]
         if within_batch:
             del weights["batch"], weights["page"]
@@ -522,6 +521,26 @@ class Generator:
                 [3, 3, 3, 3, 3, 0.5, 0.5],
             )[0]
         return Request("POST", "/batch", user=self.user(), batch=tuple(parts), defaults=defaults)
+
+    def a_ordered_batch(self):
+        """One whose entries Kinto's history has in the order of the writes: it puts together what was done to a list alike."""
+        kind = self.random.choices(["record", "group"], [4, 1])[0]
+        of, ids = self.list(kind), self.random.sample([f"{kind[0]}{n}" for n in range(6)], self.random.randint(1, 6))
+        methods = self.random.sample(["PUT", "PATCH", "DELETE"], self.random.randint(1, 3))
+        parts = []
+        for n, method in enumerate(methods):
+            for id in ids[n :: len(methods)]:
+                body = None if method == "DELETE" else {"data": {"n": self.value("n")}}
+                if body and kind == "group":
+                    body["data"]["members"] = self.random.sample([Principal("alice"), Principal("bob")], 1)
+                if body and self.chance(25):
+                    body["permissions"] = self.permissions(kind)
+                # What is there already is left as it is: a creation would be an update.
+                headers = (("If-None-Match", "*"),) if method == "PUT" else ()
+                parts.append(Request(method, Text(of, "/", id), headers=headers, body=body))
+        if self.chance(20):
+            parts.insert(self.random.randint(0, len(parts)), Request("GET", of))
+        return Request("POST", "/batch", user=self.user(), batch=tuple(parts))
 
     def a_account(self):
         """An account of who has none yet, or their own."""

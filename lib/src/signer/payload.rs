@@ -16,7 +16,7 @@ pub fn text(records: &[Value], timestamp: Timestamp) -> String {
     let id = |record: &&Value| record["id"].as_str().unwrap_or_default().to_owned();
     let mut live: Vec<_> = records
         .iter()
-        .filter(|record| !is_tombstone(record))
+        .filter(|record| !is_tombstone(&record["deleted"]))
         .collect();
     live.sort_by_cached_key(id);
     let mut text = Text::new();
@@ -60,9 +60,15 @@ impl Text {
     }
 }
 
-/// Returns `true` for a tombstone: only `deleted: true` makes one.
-fn is_tombstone(record: &Value) -> bool {
-    record["deleted"] == Value::Bool(true)
+/// Returns `true` if who reads a record with this field `deleted` takes it for a tombstone. Clients ask whether the value is a
+/// true one, as their languages see it: also a text, or a number, makes one.
+pub fn is_tombstone(deleted: &Value) -> bool {
+    match deleted {
+        Value::Null | Value::Bool(false) => false,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        _ => true,
+    }
 }
 
 /// The bytes that are signed for a text, for keys that hash them themselves.

@@ -89,8 +89,12 @@ impl Resource {
 
     /// All that the line names.
     pub fn places(&self) -> impl Iterator<Item = &ObjectUri> {
-        let targets = self.preview.iter().chain([&self.destination]);
-        [&self.source].into_iter().chain(targets)
+        [&self.source].into_iter().chain(self.targets())
+    }
+
+    /// What it is published to.
+    pub fn targets(&self) -> impl Iterator<Item = &ObjectUri> {
+        self.preview.iter().chain([&self.destination])
     }
 }
 

@@ -7,7 +7,7 @@ use aws_lc_rs::signature::{
 };
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::local_ecdsa::{Error, LocalEcdsa};
 use super::payload;
@@ -143,9 +143,25 @@ fn a_key_that_could_not_sign_is_refused() {
 }
 
 #[test]
-fn only_true_makes_a_tombstone() {
-    let records = [serde_json::json!({"id": "a", "deleted": false})];
-    let text = payload::text(&records, Timestamp::from_digits("1").unwrap());
+fn whatever_is_true_in_a_language_of_clients_makes_a_tombstone() {
+    for deleted in [
+        json!(true),
+        json!("no"),
+        json!(-1),
+        json!(0.5),
+        json!([]),
+        json!({}),
+    ] {
+        assert!(payload::is_tombstone(&deleted), "{deleted}");
+        let records = [json!({"id": "a", "deleted": deleted})];
+        let text = payload::text(&records, Timestamp(1));
+        assert_eq!(text, r#"{"data":[],"last_modified":"1"}"#);
+    }
+    for deleted in [json!(null), json!(false), json!(""), json!(0), json!(0.0)] {
+        assert!(!payload::is_tombstone(&deleted), "{deleted}");
+    }
+    let records = [json!({"id": "a", "deleted": false})];
+    let text = payload::text(&records, Timestamp(1));
     assert_eq!(
         text,
         r#"{"data":[{"deleted":false,"id":"a"}],"last_modified":"1"}"#

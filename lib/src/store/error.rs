@@ -41,6 +41,9 @@ pub enum StoreError {
     /// The monitor changed at each attempt to read or write it.
     #[error("others changed the monitor at each of {0} attempts")]
     MonitorContended(u32),
+    /// The list changed at each attempt to write it.
+    #[error("others changed {0} at each attempt")]
+    ListContended(ListUri),
     /// An item in another format than the one we write.
     #[error("item {pk} {sk}: {attribute} is missing or malformed")]
     Malformed {
@@ -74,6 +77,15 @@ impl StoreError {
     }
 }
 
+/// Returns `true` if a condition of the request failed: nothing was written.
+pub(super) fn is_failed_condition<E, R>(error: &SdkError<E, R>) -> bool
+where
+    E: ProvideErrorMetadata,
+{
+    let service_error = error.as_service_error();
+    service_error.and_then(|error| error.code()) == Some("ConditionalCheckFailedException")
+}
+
 /// Treats a failed condition as success: the stored item is already as recent.
 pub(super) fn ignore_failed_condition<T, E, R>(
     operation: &'static str,
@@ -83,12 +95,8 @@ where
     E: Error + ProvideErrorMetadata + Send + Sync + 'static,
     R: std::fmt::Debug + Send + Sync + 'static,
 {
-    let is_refusal = |error: &SdkError<E, R>| {
-        let service_error = error.as_service_error();
-        service_error.and_then(|e| e.code()) == Some("ConditionalCheckFailedException")
-    };
     match outcome {
-        Err(error) if !is_refusal(&error) => Err(StoreError::request(operation)(error)),
+        Err(error) if !is_failed_condition(&error) => Err(StoreError::request(operation)(error)),
         _ => Ok(()),
     }
 }

@@ -61,7 +61,7 @@ pub use retries::RETRY_TIME;
 pub use write::{ListCondition, Write};
 
 use self::commit::is_contention;
-use self::error::ignore_failed_condition;
+use self::error::{ignore_failed_condition, is_failed_condition};
 use self::item::{flag, malformed, optional_time, partition, string, time};
 use self::read::all_pages;
 

@@ -7,6 +7,7 @@
 mod state;
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
@@ -14,8 +15,9 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::{
     BY_LAST_MODIFIED, Item, Key, Store, StoreError, TIMESTAMP_KEY, all_pages, flag,
-    ignore_failed_condition, number, string, time,
+    ignore_failed_condition, is_failed_condition, number, string, time,
 };
+use crate::backoff::Backoff;
 use crate::resource::{Kind, ListUri, ObjectUri};
 use crate::store::{Generation, List, Object};
 use crate::timestamp::Timestamp;
@@ -32,6 +34,13 @@ const COLLECTION_TIMESTAMP: &str = "collection_timestamp";
 
 /// The most concurrent requests to the table.
 const CONCURRENCY: usize = 16;
+
+/// The most attempts to close a list, which take seconds.
+const MAX_CLOSINGS: u32 = 16;
+/// The longest pause before the second attempt. It doubles with each …
+const FIRST_PAUSE: Duration = Duration::from_millis(8);
+/// … up to this.
+const MAX_PAUSE: Duration = Duration::from_millis(250);
 
 /// The most times that the state and the entries are read, since changes may move from one to the other in between.
 const MAX_READS: u32 = 8;
@@ -374,20 +383,36 @@ impl Store {
     }
 
     /// Closes the list of records of one collection, if it is still open in that generation.
+    ///
+    /// Others may write the list at the same moment: who makes the collection again, or closes it too. Then it is read again.
+    /// One `BatchGetItem` and one `UpdateItem` for each attempt.
     pub(super) async fn close_records(
         &self,
         collection: &ObjectUri,
         generation: Generation,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let key = Key::list(&collection.children(Kind::Record));
-        let found = self.read(std::slice::from_ref(&key)).await?;
-        let Some(list) = found.get(&key).map(List::from_item).transpose()? else {
-            return Ok(());
-        };
-        if list.closed || !generation.owns(&list.generation) {
-            return Ok(());
+        let list = collection.children(Kind::Record);
+        let key = Key::list(&list);
+        let mut backoff = Backoff::new(FIRST_PAUSE, MAX_PAUSE);
+        for _ in 0..MAX_CLOSINGS {
+            let found = self.read(std::slice::from_ref(&key)).await?;
+            let Some(read) = found.get(&key).map(List::from_item).transpose()? else {
+                return Ok(());
+            };
+            if read.closed || !generation.owns(&read.generation) {
+                return Ok(());
+            }
+            if self.close(key.clone(), read, now).await? {
+                return Ok(());
+            }
+            tokio::time::sleep(backoff.next_pause()).await;
         }
+        Err(StoreError::ListContended(list))
+    }
+
+    /// Closes a list, unless it has another time or life than was read; then returns `false`.
+    async fn close(&self, key: Key, read: List, now: Timestamp) -> Result<bool, StoreError> {
         let update = self
             .client
             .update_item()
@@ -397,14 +422,13 @@ impl Store {
             .condition_expression("#timestamp = :read AND generation = :generation")
             .expression_attribute_names("#timestamp", "timestamp")
             .expression_attribute_values(":true", AttributeValue::Bool(true))
-            .expression_attribute_values(":closing", number(now.later_than(list.timestamp)))
-            .expression_attribute_values(":read", number(list.timestamp))
-            .expression_attribute_values(":generation", AttributeValue::S(generation.0));
-        // A failed condition means that a write came between: the caller retries, and reads again.
-        update
-            .send()
-            .await
-            .map_err(StoreError::request("UpdateItem"))?;
-        Ok(())
+            .expression_attribute_values(":closing", number(now.later_than(read.timestamp)))
+            .expression_attribute_values(":read", number(read.timestamp))
+            .expression_attribute_values(":generation", AttributeValue::S(read.generation.0));
+        match update.send().await {
+            Ok(_) => Ok(true),
+            Err(error) if is_failed_condition(&error) => Ok(false),
+            Err(error) => Err(StoreError::request("UpdateItem")(error)),
+        }
     }
 }

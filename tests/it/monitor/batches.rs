@@ -1,6 +1,8 @@
 //! The writes and the costs of one batch of the stream.
 
-use super::{ENTRIES, RECORDS, STATE, Stack, changed, heard, size};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use super::{ENTRIES, RECORDS, STATE, Stack, between_requests, changed, heard, size};
 use kinto_local::Fault;
 use kinto_serverless::timestamp::Timestamp;
 use serde_json::json;
@@ -197,4 +199,64 @@ async fn whatever_fails_on_the_way_to_the_state_comes_again() {
         assert!(stack.aggregate(&[record]).await, "{fails}");
         assert_eq!(stack.heard_since(0).await.1.len(), 31 + n);
     }
+}
+
+#[tokio::test]
+async fn a_bucket_that_comes_again_or_is_closed_by_another_while_it_is_closed_fails_no_batch() {
+    // Before each of the aggregator's requests in turn.
+    for (at, rival) in (0..5).flat_map(|at| ["anew", "again", "closed"].map(|rival| (at, rival))) {
+        let stack = Stack::new();
+        stack.create(&["one", "two"]).await;
+        stack.drain().await;
+        let known = stack.stream().len();
+        stack.kinto.delete("/buckets/main").await;
+        let batch = stack.stream().split_off(known);
+        let (met, busy) = (AtomicU32::new(0), AtomicBool::new(false));
+        let (other, same) = (stack.with_new_aggregator(), batch.clone());
+        stack.kinto.aws.inject(move |_, _| {
+            if busy.swap(true, Ordering::SeqCst) {
+                return None;
+            }
+            if met.fetch_add(1, Ordering::SeqCst) == at {
+                let (other, same) = (other.clone(), same.clone());
+                between_requests(async move {
+                    if rival == "closed" {
+                        assert!(other.aggregate(&same).await);
+                        return;
+                    }
+                    other.create(&["one", "two"]).await;
+                    if rival == "again" {
+                        other.kinto.delete("/buckets/main").await;
+                    }
+                });
+            }
+            busy.store(false, Ordering::SeqCst);
+            None
+        });
+        let is_done = stack.aggregate(&batch).await;
+        stack.kinto.aws.clear_faults();
+        assert!(is_done, "{at} {rival}");
+        stack.drain().await;
+        let timestamps = stack.timestamps(&["one", "two"]).await;
+        assert_eq!(stack.shown().await, timestamps, "{at} {rival}");
+        assert_eq!(timestamps.is_empty(), rival != "anew", "{at} {rival}");
+    }
+}
+
+#[tokio::test]
+async fn a_list_is_closed_once_where_the_answer_to_that_is_lost() {
+    let stack = Stack::new();
+    stack.create(&["one"]).await;
+    stack.drain().await;
+    let known = stack.stream().len();
+    stack.kinto.delete("/buckets/main").await;
+    let is_lost = AtomicBool::new(false);
+    stack.kinto.aws.inject(move |target, _| {
+        let loses = target.ends_with("UpdateItem") && !is_lost.swap(true, Ordering::SeqCst);
+        loses.then_some(Fault::AnswerLost)
+    });
+    assert!(stack.aggregate(&stack.stream()[known..]).await);
+    stack.kinto.aws.clear_faults();
+    stack.drain().await;
+    assert!(stack.shown().await.is_empty());
 }

@@ -46,6 +46,45 @@ async fn a_creation_an_update_and_a_deletion_tell_what_was_and_what_is() {
 }
 
 #[tokio::test]
+async fn the_deletion_of_a_user_tells_what_went_with_them_and_whom() {
+    let bob = tests::Kinto::new().as_user(BOB).user_id().await;
+    let alice = tests::Kinto::new().user_id().await;
+    let deleters: &'static str = alice.clone().leak();
+    let (kinto, recorder) =
+        with_collection(&[("KINTO_USER_DATA_DELETE_PRINCIPALS", deleters)]).await;
+    let may_create = json!({"permissions": {"record:create": [bob]}});
+    kinto.patch(COLLECTION, may_create).await;
+    let bobs = kinto.as_user(BOB);
+    for path in ["/buckets/bobs", "/buckets/bobs/collections/c"] {
+        assert_eq!(bobs.put(path, json!({})).await.status, 201);
+    }
+    for id in ["r1", "r2"] {
+        let path = format!("{COLLECTION}/records/{id}");
+        assert_eq!(bobs.put(&path, json!({})).await.status, 201);
+    }
+    recorder.take();
+    let uri = format!("/__user_data__/{bob}");
+    assert_eq!(kinto.delete(&uri).await.status, 200);
+    // As Kinto 26.5 tells it, the innermost last or first.
+    let mut told = recorder.take();
+    told.sort_by_key(|event| event["resource_name"].as_str().unwrap().to_owned());
+    let [bucket, records] = &told[..] else {
+        panic!("{told:?}");
+    };
+    for event in [bucket, records] {
+        let said = ["action", "uri", "user_id"].map(|name| &event[name]);
+        assert_eq!(said, [&json!("delete"), &json!(uri), &json!(alice)]);
+    }
+    assert_eq!(bucket["impacted_uris"], json!(["/buckets/bobs"]));
+    assert_eq!(bucket.get("bucket_id"), None);
+    let uris = ["r1", "r2"].map(|id| format!("{COLLECTION}/records/{id}"));
+    assert_eq!(records["impacted_uris"], json!(uris));
+    let ids = ["bucket_id", "collection_id"].map(|name| &records[name]);
+    assert_eq!(ids, [&json!("main"), &json!("one")]);
+    assert_eq!(records["impacted_records"][0]["new"]["deleted"], true);
+}
+
+#[tokio::test]
 async fn a_request_to_a_list_has_the_lists_uri_and_no_id_of_a_record() {
     let (kinto, recorder) = with_collection(&[]).await;
     let records = format!("{COLLECTION}/records");

@@ -9,9 +9,11 @@ use kinto_local::sqs::{self, NOTIFICATIONS};
 use kinto_serverless::queue::NotificationQueue;
 use kinto_serverless::store::outbox::EntryId;
 use kinto_serverless::timestamp::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 use tests::{COLLECTION, NOBODY, TABLE};
 use tokio::time::sleep;
+
+use crate::observation::Log;
 
 /// The partition of the entries under the collection `one`.
 const OUTBOX: &str = "#outbox##/buckets/main/collections/one";
@@ -27,9 +29,14 @@ async fn an_entry_that_its_list_names_before_it_is_there_is_waited_for_and_what_
         .await;
     world.write("one", 1).await;
     world.write("two", 2).await;
+    let log = Log::start();
     let world = world.consuming(|| false);
     world.until("a", 1).await;
+    // DynamoDB takes 5 seconds where a transaction's coordinator dies; an alarm counts errors.
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(log.errors(), [Value::Null; 0]);
     sleep(Duration::from_secs(3600)).await;
+    assert!(log.errors().contains(&json!("a listener is not told")));
     assert_eq!(world.order("a", "two"), ["r2"]);
     assert_eq!(world.order("a", "one"), Vec::<String>::new());
     world.kinto.put_item(entry).await;

@@ -13,7 +13,7 @@ use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::EnvFilter;
 
 /// The log of a test, in the form that it has on Lambda.
-struct Log {
+pub struct Log {
     written: Arc<Mutex<Vec<u8>>>,
     _guard: DefaultGuard,
 }
@@ -33,7 +33,7 @@ impl io::Write for Writer {
 
 impl Log {
     /// All that is logged from now on, from the level `INFO`.
-    fn start() -> Self {
+    pub fn start() -> Self {
         let written = Arc::<Mutex<Vec<u8>>>::default();
         let writer = Arc::clone(&written);
         // As `lambda_runtime` makes it.
@@ -57,11 +57,20 @@ impl Log {
     }
 
     /// The lines since the last call.
-    fn lines(&self) -> Vec<Value> {
+    pub fn lines(&self) -> Vec<Value> {
         let text = self.text();
         let lines = text.lines();
         lines
             .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    /// The messages since the last call that an alarm counts.
+    pub fn errors(&self) -> Vec<Value> {
+        let lines = self.lines().into_iter();
+        let errors = lines.filter(|line| line["level"] == "ERROR");
+        errors
+            .map(|line| line["fields"]["message"].clone())
             .collect()
     }
 

@@ -1,5 +1,6 @@
 //! Chains of certificates, several keys, and signing anew ([decision 29](../../../docs/decisions/029-keys.md)).
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aws_lambda_events::encodings::Body;
@@ -13,11 +14,12 @@ use rcgen::{
     date_time_ymd,
 };
 use serde_json::{Value, json};
-use tests::{Answer, Kinto, now};
+use tests::{Answer, Kinto, in_own_thread, now};
 use wiremock::matchers::{method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use super::{Expect, create_source, verifies};
+use crate::observation::Log;
 
 const SOURCE: &str = "/buckets/main-workspace/collections/news";
 const DESTINATION: &str = "/buckets/main/collections/news";
@@ -233,6 +235,36 @@ async fn what_was_signed_long_ago_is_signed_anew_under_a_time_that_caches_know()
         after["metadata"]["signatures"]
     );
     approve(&kinto).await.expect(200);
+    check(&changeset(&kinto).await, &[&public]);
+}
+
+#[tokio::test]
+async fn a_source_that_others_write_each_time_is_left_for_the_next_run_and_is_no_error() {
+    let (pem, public) = key();
+    let kinto = with(&[("KINTO_SIGNER_ECDSA_PRIVATE_KEY", &pem)]);
+    create_source(&kinto, SOURCE).await;
+    approve(&kinto).await.expect(200);
+    let before = changeset(&kinto).await;
+    let (other, busy) = (kinto.clone(), AtomicBool::new(false));
+    kinto.aws.inject(move |target, _| {
+        if target.ends_with("TransactWriteItems") && !busy.swap(true, Ordering::SeqCst) {
+            let other = other.clone();
+            in_own_thread(async move || {
+                let body = json!({"data": {"at": now()}});
+                other.patch(SOURCE, body).await.expect(200);
+            });
+            busy.store(false, Ordering::SeqCst);
+        }
+        None
+    });
+    let log = Log::start();
+    let refreshed = refresh(&kinto, 0).await;
+    assert_eq!(refreshed, json!({"signed": 0, "failed": 0, "left": 1}));
+    assert_eq!(log.errors(), [Value::Null; 0]);
+    kinto.aws.clear_faults();
+    assert_eq!(changeset(&kinto).await, before);
+    let refreshed = refresh(&kinto, 0).await;
+    assert_eq!(refreshed, json!({"signed": 1, "failed": 0, "left": 0}));
     check(&changeset(&kinto).await, &[&public]);
 }
 

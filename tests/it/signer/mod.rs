@@ -1,9 +1,11 @@
 //! Sources that are reviewed, signed and published ([decision 25](../../../docs/decisions/025-signer.md)).
 
+mod canonical;
 mod changesets;
 mod events;
 mod example;
 mod history;
+mod kept;
 mod keys;
 mod kms;
 mod races;

@@ -15,6 +15,11 @@ LEFT_OUT = {
 NOT_DONE = {
     "a command in a batch during a review, or without a preview": "ours carries out a batch in order; the real one goes by the status before "
     "the batch, and lets the writes win over the command",
+    "a source made where something is published already": "with the deletion of a source's bucket what it published stays. Made again, and empty, the "
+    "source empties it in the real one, without a review; ours signs it as it is, and the first approval changes it",
+    "a command where what it publishes to is gone": "400 in ours, but for to-sign, which makes it again; the real one goes on, with nothing to show",
+    "a JSON patch that requests a review, or asks for a diff": "500 in the real one; ours does it",
+    "a field `deleted` of a list or an object without members": "JavaScript takes it for true, so that ours does not publish the record; Python does not",
     "a source made again after its groups were changed": "who was in a group of a source that is gone is in the new one's again in the real one; "
     "in ours the members are those that are listed",
 }

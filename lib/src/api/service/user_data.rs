@@ -5,15 +5,17 @@ use std::collections::BTreeSet;
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
+use crate::api::auth::principals::User;
 use crate::api::dispatch::context::Context;
 use crate::api::dispatch::endpoint::{About, Audience, Endpoint, Handler};
 use crate::api::dispatch::target::Target;
 use crate::api::lists::query::ListQuery;
 use crate::api::lists::walk;
-use crate::api::plugins::accounts;
+use crate::api::plugins::{accounts, signer};
 use crate::api::service::operation::{Operation, described, required, responses};
 use crate::api::web::error::ApiError;
 use crate::api::web::response::Response;
+use crate::event::{Origin, OriginTarget};
 use crate::permission::Permissions;
 use crate::resource::{Kind, ObjectUri};
 use crate::unit_of_work::{Needs, UnitOfWork};
@@ -64,8 +66,10 @@ type GrantedObject = (ObjectUri, Permissions);
 /// Deletes the objects that the principal alone may write by their own permissions, with everything under them; removes
 /// the principal from the permissions of all others, and from all groups.
 ///
+/// What the signer publishes to, and the groups of its sources, are nobody's own: they stay, and forget the principal.
+///
 /// Reads everything, as `/permissions` does, and writes in parts of 100 items: if it is cut short, it may be sent
-/// again. Listeners are notified of the deletions but, as in Kinto, not of the permissions.
+/// again. Listeners and histories are told of the deletions but, as in Kinto, not of the permissions.
 ///
 /// # Errors
 /// 401 or 403 for a user who is not among `user-data_delete_principals`; 413 when there is more than one request may
@@ -90,7 +94,9 @@ async fn handle(cx: &mut Context<'_>) -> Result<Response, ApiError> {
         .filter(|(_, permissions)| names(permissions, principal))
         .map(|(uri, permissions)| (uri.clone(), permissions.clone()))
         .collect();
-    let (owned, others) = split(granted, principal);
+    let signer = settings.signer.as_ref();
+    let is_kept = |uri: &ObjectUri| signer::belongs_to_publishing(signer, uri);
+    let (owned, others) = split(granted, principal, is_kept);
     unit.read_groups(store, &[principal], MAX_BUCKETS).await?;
     let groups = unit.groups_of(principal);
     let groups = groups.iter().filter_map(|group| ObjectUri::parse(group));
@@ -100,6 +106,7 @@ async fn handle(cx: &mut Context<'_>) -> Result<Response, ApiError> {
     unit.read_more(store, needs_of(&owned, &changed)).await?;
     for uri in &owned {
         if unit.get(uri).is_some() {
+            unit.set_origin(|| Some(origin(cx.user, principal, uri)));
             unit.delete(uri, None);
         }
     }
@@ -126,11 +133,27 @@ fn names(permissions: &Permissions, principal: &str) -> bool {
     granted.any(|granted| granted == principal)
 }
 
-/// Splits off the objects that the principal alone may write, without those below another of them; the rest stays.
-fn split(granted: Vec<GrantedObject>, principal: &str) -> (BTreeSet<ObjectUri>, Vec<ObjectUri>) {
-    let (owned, others): (Vec<_>, Vec<_>) = granted
-        .into_iter()
-        .partition(|(_, permissions)| permissions.granted("write") == [principal]);
+/// What the deletion of an object is told as.
+fn origin(user: &User, principal: &str, uri: &ObjectUri) -> Origin {
+    Origin {
+        user_id: user.id.clone(),
+        target: OriginTarget::UserData {
+            principal: principal.to_owned(),
+            list: uri.list().clone(),
+        },
+    }
+}
+
+/// Splits off the objects that the principal alone may write, without those below another of them; the rest stays, and what
+/// `is_kept`.
+fn split(
+    granted: Vec<GrantedObject>,
+    principal: &str,
+    is_kept: impl Fn(&ObjectUri) -> bool,
+) -> (BTreeSet<ObjectUri>, Vec<ObjectUri>) {
+    let (owned, others): (Vec<_>, Vec<_>) = granted.into_iter().partition(|(uri, permissions)| {
+        permissions.granted("write") == [principal] && !is_kept(uri)
+    });
     let all: BTreeSet<_> = owned.into_iter().map(|(uri, _)| uri).collect();
     let owned: BTreeSet<_> = all
         .iter()

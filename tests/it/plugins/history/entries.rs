@@ -259,6 +259,39 @@ async fn accounts_have_none_and_a_default_bucket_has_its_own() {
 }
 
 #[tokio::test]
+async fn what_goes_with_a_user_has_entries_of_who_had_the_user_deleted() {
+    let alice = Kinto::new().user_id().await;
+    let kinto = kinto(&[("KINTO_USER_DATA_DELETE_PRINCIPALS", &alice)]);
+    let bobs = kinto.as_user(tests::BOB);
+    let bob = bobs.user_id().await;
+    let may = json!({"permissions": {"collection:create": [bob], "group:create": [bob]}});
+    assert_eq!(kinto.put(BUCKET, may).await.status, 201);
+    assert_eq!(kinto.put(COLLECTION, json!({})).await.status, 201);
+    let own = "/buckets/main/collections/own";
+    for (path, body) in [
+        (own, json!({})),
+        ("/buckets/main/collections/own/records/r", json!({})),
+        ("/buckets/main/groups/g", json!({"data": {"members": []}})),
+        ("/buckets/bobs", json!({})),
+    ] {
+        assert_eq!(bobs.put(path, body).await.status, 201);
+    }
+    let before = kinto.get(HISTORY).await;
+    let path = format!("/__user_data__/{bob}");
+    assert_eq!(kinto.delete(&path).await.status, 200);
+    let history = kinto.get(HISTORY).await;
+    let mut new = told(&history);
+    new.truncate(new.len() - told(&before).len());
+    new.sort();
+    assert_eq!(new, ["delete B/collections/own", "delete B/groups/g"]);
+    for entry in &entries(&history)[..2] {
+        assert_eq!(entry["user_id"], alice);
+        assert_eq!(entry["target"]["data"]["deleted"], true);
+        assert_eq!(entry.get("principal"), None);
+    }
+}
+
+#[tokio::test]
 async fn an_entry_names_who_sent_its_request_of_a_batch() {
     let kinto = kinto(&[]);
     let grant = json!({"permissions": {"write": ["system.Authenticated"]}});

@@ -105,6 +105,27 @@ pub fn is_owned_by_nobody(
     }
 }
 
+/// Whether an object stays though the only user who may write it is deleted: what is published, its buckets, and the groups of a source.
+/// Who was the first to make a source shall not take along what clients read.
+pub fn belongs_to_publishing(signer: Option<&SignerSettings>, uri: &ObjectUri) -> bool {
+    let Some(signer) = signer else {
+        return false;
+    };
+    match uri.kind() {
+        Kind::Bucket => {
+            let mut targets = signer.resources.0.iter().flat_map(Resource::targets);
+            targets.any(|target| target.bucket_uri() == uri)
+        }
+        Kind::Group => {
+            let mut names = ["-editors", "-reviewers"].into_iter();
+            let id = names.find_map(|name| uri.id().strip_suffix(name));
+            let source = id.map(|id| ObjectUri::collection(uri.bucket_id(), id));
+            source.is_some_and(|it| matches!(signer.role(&it), Some(Role::Source(_))))
+        }
+        _ => matches!(signer.role(uri), Some(Role::Target(_))),
+    }
+}
+
 /// Looks at what a call has just written, and does what follows from it.
 ///
 /// # Errors

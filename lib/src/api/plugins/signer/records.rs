@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::api::web::error::ApiError;
 use crate::resource::ListUri;
+use crate::signer::payload;
 use crate::store::changeset::ChangesQuery;
 use crate::store::{Content, Store};
 use crate::timestamp::Timestamp;
@@ -16,6 +17,8 @@ use crate::unit_of_work::UnitOfWork;
 const MAX_READ: usize = 24 * 1024 * 1024;
 /// A field of a record that says when it was validated: it is copied, and makes no difference.
 const SCHEMA: &str = "schema";
+/// A field of a record by which clients take it for a tombstone.
+const DELETED: &str = "deleted";
 
 /// Changes of records, by id: the new fields, `None` for a deletion.
 pub type Changes = BTreeMap<String, Option<Map<String, Value>>>;
@@ -76,6 +79,28 @@ impl Records {
             records: Arc::new(records),
             times,
         })
+    }
+
+    /// The same without those that clients would take for tombstones: who reads them has no such records, and could not
+    /// verify a signature over them (Remote Settings leaves them out too).
+    ///
+    /// # Errors
+    /// As [`Self::changes_of`].
+    pub fn that_clients_keep(mut self) -> Result<Self, ApiError> {
+        let records = self.records.iter();
+        let named = records.filter(|(_, data)| data.contains(DELETED));
+        let mut gone = vec![];
+        for (id, data) in named {
+            let deleted = parse(data)?.remove(DELETED).unwrap_or_default();
+            if payload::is_tombstone(&deleted) {
+                gone.push(id.clone());
+            }
+        }
+        for id in &gone {
+            Arc::make_mut(&mut self.records).remove(id);
+            self.times.remove(id);
+        }
+        Ok(self)
     }
 
     /// The records, to be published.

@@ -120,6 +120,12 @@ impl Api {
                 }
                 match self.refresh(&of).await {
                     Ok(()) => refreshed.signed += 1,
+                    // No error: an alarm counts these, and the next run tries it again.
+                    Err(error @ (ApiError::Overtaken | ApiError::Busy)) => {
+                        let source = &of.source;
+                        tracing::warn!(%error, %source, "others write a source that is to be signed anew");
+                        refreshed.left += 1;
+                    }
                     Err(error) => {
                         let (source, cause) = (&of.source, std::error::Error::source(&error));
                         let cause = cause.map(ToString::to_string);

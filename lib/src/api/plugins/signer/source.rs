@@ -145,11 +145,12 @@ impl Source<'_, '_> {
         })
     }
 
-    /// The source's records as they are at this place in the batch.
+    /// The source's records that clients keep, as they are at this place in the batch.
     pub(super) async fn content(&mut self) -> Result<Records, ApiError> {
         let records = self.records();
         publish::settle(self.cx.api, self.cx.unit, &records).await?;
-        Records::read(&self.cx.api.store, self.cx.unit, &records).await
+        let records = Records::read(&self.cx.api.store, self.cx.unit, &records).await?;
+        records.that_clients_keep()
     }
 
     /// Creates what is published to where it is not there.

@@ -219,7 +219,7 @@ impl File {
         };
         let mut of_kinds = APPLICATIONS.iter().map(named);
         let mut found = of_kinds.find(|found| !found.is_empty())?;
-        found.extend(OTHERS.iter().flat_map(|kind| named(kind)));
+        found.extend(OTHERS.iter().flat_map(named));
         (found.len() == 1).then(|| found.remove(0))
     }
 

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use aws_config::BehaviorVersion;
 use aws_sdk_s3::Client;
-use aws_sdk_s3::error::{DisplayErrorContext, SdkError};
+use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use kinto_serverless::error_chain::ErrorChain;
 
 /// Bytes of a part: S3 takes 10,000, so that an object may have 320 GB.
 const PART: u64 = 32 * 1024 * 1024;
@@ -28,10 +29,10 @@ pub enum S3Error {
 
 impl<E, R> From<SdkError<E, R>> for S3Error
 where
-    SdkError<E, R>: std::error::Error,
+    SdkError<E, R>: std::error::Error + 'static,
 {
     fn from(error: SdkError<E, R>) -> Self {
-        Self::Request(DisplayErrorContext(error).to_string())
+        Self::Request(ErrorChain(&error).to_string())
     }
 }
 

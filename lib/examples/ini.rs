@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 fn main() -> io::Result<()> {
     for line in io::stdin().lock().lines() {
         let text: String = serde_json::from_str(&line?)?;
-        let settings = match ini::parse(text.as_bytes(), "/here") {
+        let settings = match ini::parse(text.as_bytes(), "/here/kinto.ini") {
             Ok(entries) => entries
                 .into_iter()
                 .map(|entry| (entry.key, Value::String(entry.value)))

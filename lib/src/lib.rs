@@ -19,7 +19,7 @@
 //! [`settings_file`], [`secrets`]), the start of a function ([`startup`], [`environment`]), its trial when the stack is deployed
 //! ([`settings_check`]), its settings while it stays [`warm`], and small tools: signatures ([`hmac`]; of published
 //! collections: [`signer`]), HTTP clients (`http_client`), pauses (`backoff`), metrics ([`metrics`]), patterns with `*`
-//! (`wildcard`), the memory that JSON takes (`json`).
+//! (`wildcard`), errors with their causes ([`error_chain`]), the memory that JSON takes (`json`).
 //!
 //! Only [`api`] knows the requests of clients. Lambda's event types end in the first lines of [`api`], [`aggregator`],
 //! [`broadcaster`], [`notifier`] and [`queue`].
@@ -31,6 +31,7 @@ mod architecture;
 pub mod backoff;
 pub mod broadcaster;
 pub mod environment;
+pub mod error_chain;
 pub mod event;
 pub mod hmac;
 pub mod http_client;

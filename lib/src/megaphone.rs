@@ -152,6 +152,7 @@ impl Megaphone {
         match self.client.get(url).timeout(HEARTBEAT_TIMEOUT).send().await {
             Ok(answer) => answer.status() == StatusCode::OK,
             Err(error) => {
+                let error = error.without_url();
                 tracing::error!(listener = self.settings.name, %error, "Megaphone does not answer");
                 false
             }

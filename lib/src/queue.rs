@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use aws_lambda_events::sqs::SqsMessage;
 use aws_sdk_sqs::Client;
-use aws_sdk_sqs::error::DisplayErrorContext;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use crate::error_chain::ErrorChain;
 use crate::store::outbox::EntryId;
 use crate::timestamp::Timestamp;
 
@@ -27,7 +27,7 @@ pub struct BroadcastRequest {
 
 /// A request to the queue that failed, as far as we know.
 #[derive(Debug, thiserror::Error)]
-#[error("{operation} failed: {}", DisplayErrorContext(&**.source))]
+#[error("{operation} failed: {}", ErrorChain(&**.source))]
 pub struct QueueError {
     operation: &'static str,
     source: Box<dyn std::error::Error + Send + Sync>,

@@ -5,9 +5,9 @@ use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use aws_sdk_secretsmanager::error::DisplayErrorContext;
 use futures::future::try_join_all;
 
+use crate::error_chain::ErrorChain;
 use crate::settings::{SettingError, Vars};
 
 /// Where a secret is kept.
@@ -42,7 +42,7 @@ impl SecretService {
 /// A secret or a parameter cannot be used; the message follows its name.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SecretError {
-    #[error("cannot be read: {}", DisplayErrorContext(&**source))]
+    #[error("cannot be read: {}", ErrorChain(&**source))]
     Unreadable {
         source: Box<dyn Error + Send + Sync>,
     },

@@ -97,8 +97,7 @@ pub fn read_file(vars: &mut Vars, path: &Path) -> Result<Vec<String>, SettingErr
     file.and_then(|file| file.take(MAX_INI_BYTES as u64 + 1).read_to_end(&mut bytes))
         .map_err(|error| SettingError::new(KINTO_INI, format!("{}: {error}", path.display())))?;
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let here = path.parent().unwrap_or(Path::new("/"));
-    vars.add_ini(&bytes, &here.to_string_lossy())
+    vars.add_ini(&bytes, &path.to_string_lossy())
 }
 
 /// The object `key` of the bucket, which is in the function's own region.

@@ -21,13 +21,17 @@ async fn aws(answers: &[(&str, Value, u16, Value)]) -> (MockServer, SdkConfig) {
             .mount(&server)
             .await;
     }
-    let config = aws_config::defaults(BehaviorVersion::latest())
+    let config = config(&server).await;
+    (server, config)
+}
+
+async fn config(server: &MockServer) -> SdkConfig {
+    aws_config::defaults(BehaviorVersion::latest())
         .region(Region::new("eu-central-1"))
         .endpoint_url(server.uri())
         .credentials_provider(Credentials::new("test", "test", None, None, "test"))
         .load()
-        .await;
-    (server, config)
+        .await
 }
 
 #[tokio::test]
@@ -63,6 +67,23 @@ async fn an_arn_stands_for_what_is_kept_there_and_only_what_is_needed_is_read() 
         read,
         ["of the manager", "of the store", "itself", PARAMETER]
     );
+}
+
+#[tokio::test]
+async fn a_secret_in_an_answer_that_cannot_be_read_is_in_no_error() {
+    let server = MockServer::start().await;
+    Mock::given(matchers::any())
+        .respond_with(ResponseTemplate::new(200).set_body_string("{\"SecretString\": \"hush"))
+        .mount(&server)
+        .await;
+    let config = config(&server).await;
+    for arn in [SECRET, PARAMETER] {
+        let mut vars: Vars = [("KEY", arn)].into_iter().collect();
+        let error = secrets::resolve(&mut vars, |_| true, &config).await;
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("cannot be read"), "{error}");
+        assert!(!error.contains("hush"), "{error}");
+    }
 }
 
 #[tokio::test]

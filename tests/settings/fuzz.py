@@ -22,7 +22,8 @@ LINES = [
     "use = other", "use = main", "a = 1", "a: 1", "b = %(a)s", "b = %(here)s/x", "c = %(c)s", "c = 100%", "c = 50%%", "c = %(nowhere)s",
     "kinto.a = true ; remark", "kinto.list =", "  one", "    two", "\tthree", "# remark", "  ; remark", "", "   ", "d = x = y : z",
     "= nothing", "no value", "e =", "A = capitals", "f g = a name of two words", "h =  [\"x\", \"y\"]  ", "i = ü", "j=%(b)s%(a)s", "[app:main]x",
-    "k = %", "l = %(a)", "m = %(a)d", "n\t=\ttabs", "[app:third]", "use = third",
+    "k = %", "l = %(a)", "m = %(a)d", "n\t=\ttabs", "[app:third]", "use = third", "[app]", "[app: main]", "[application:main]",
+    "[application: other]", "[pipeline:main]", "o = %(__file__)s",
 ]
 
 

@@ -191,7 +191,37 @@ class Template(unittest.TestCase):
                 if resource["Type"] == "AWS::Lambda::Function":
                     properties = resource["Properties"]
                     self.assertEqual(properties["LoggingConfig"]["ApplicationLogLevel"], "TRACE", name)
-        self.assertEqual(TEMPLATE["Globals"]["Function"]["Environment"]["Variables"]["RUST_LOG"], {"Ref": "LogLevel"})
+
+    def test_the_level_of_the_log_is_that_of_our_own_lines(self):
+        """The SDK's at TRACE have what was read: records, and the hashes of passwords."""
+        levels = TEMPLATE["Globals"]["Function"]["Environment"]["Variables"]["RUST_LOG"]["Fn::Sub"].split(",")
+        levels = dict(level.split("=") for level in levels if "=" in level) | {"": levels[0]}
+        ours = ("kinto_serverless", "request.summary")
+        self.assertEqual({name for name, level in levels.items() if level == "${LogLevel}"}, set(ours))
+        self.assertEqual({level for name, level in levels.items() if name not in ours}, {"warn", "info"})
+        targets = re.findall(r'const TARGET: &str = "(.+?)"', "".join(
+            path.read_text() for path in (ROOT / "lib" / "src").rglob("*.rs")))
+        self.assertEqual(targets, ["request.summary"])
+
+    def test_a_gradual_deployment_shifts_the_alias_and_goes_back_by_alarms(self):
+        """What AWS documents of it is cited in decision 26; the emulator has no CodeDeploy."""
+        template, _, _ = ALL["all that a stack may have"]
+        resources = template["Resources"]
+        ring = ["DEPLOYMENT_FAILURE", "DEPLOYMENT_STOP_ON_ALARM", "DEPLOYMENT_STOP_ON_REQUEST"]
+        functions = ["Api", "ChangesAggregator", "Broadcaster", "Notifier"]
+        for function in functions:
+            policy = resources[f"{function}Aliaslive"]["UpdatePolicy"]["CodeDeployLambdaAliasUpdate"]
+            self.assertEqual(policy["DeploymentGroupName"], {"Ref": f"{function}DeploymentGroup"})
+            group = resources[f"{function}DeploymentGroup"]["Properties"]
+            self.assertEqual(group["AutoRollbackConfiguration"], {"Enabled": True, "Events": ring})
+            self.assertIn("Canary10Percent5Minutes", json.dumps(group["DeploymentConfigName"]))
+            alarms = [alarm["Name"]["Ref"] for alarm in group["AlarmConfiguration"]["Alarms"]]
+            self.assertIn(f"{function}ErrorsAlarm", alarms)
+            # All versions together: a new one's errors ring it although a tenth of the requests reach it.
+            watched = resources[f"{function}ErrorsAlarm"]["Properties"]["Dimensions"]
+            self.assertEqual(watched, [{"Name": "FunctionName", "Value": {"Ref": function}}])
+        self.assertNotIn("UpdatePolicy", json.dumps(ALL["defaults"][0]))
+        self.assertNotIn("UpdatePolicy", resources["CheckAliaslive"])
 
     def test_whoever_invokes_a_function_invokes_its_alias(self):
         for deployment, (template, _, _) in ALL.items():
@@ -288,6 +318,18 @@ class Template(unittest.TestCase):
             for alarm in alarms:
                 told = [action for action in resources[alarm]["Properties"]["AlarmActions"] if action != NO_VALUE]
                 self.assertEqual(bool(told), conditions["HasAlarmTopic"], alarm)
+
+    def test_each_alarm_rings_by_its_metric_and_not_without_cause(self):
+        """Those of a stack that has all, which tests/e2e does not deploy."""
+        import ringing
+
+        seen = set()
+        for name in ("defaults", "all that a stack may have"):
+            quiet, rung, there = ringing.rung(ALL[name][0]["Resources"])
+            self.assertEqual((quiet, rung), ([], there), name)
+            seen |= set(there)
+        alarms = {name for name, part in TEMPLATE["Resources"].items() if part["Type"] == "AWS::CloudWatch::Alarm"}
+        self.assertEqual(seen, alarms)
 
     def test_alarms_on_logs_look_for_what_the_functions_log_as_errors(self):
         """A word that is changed in the code, or a level that `LogLevel` can leave out, would make an alarm quiet."""

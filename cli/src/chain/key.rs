@@ -9,6 +9,7 @@ use aws_sdk_kms::primitives::Blob;
 use aws_sdk_kms::types::{MessageType, SigningAlgorithmSpec};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use kinto_serverless::error_chain::ErrorChain;
 use rcgen::{PKCS_ECDSA_P384_SHA384, PublicKeyData, SignatureAlgorithm, SigningKey};
 use tokio::runtime::Handle;
 
@@ -106,7 +107,7 @@ impl KmsKey {
             .send()
             .await;
         let answer = answer.map_err(|error| {
-            eprintln!("{}", aws_sdk_kms::error::DisplayErrorContext(error));
+            eprintln!("{}", ErrorChain(&error));
             rcgen::Error::RemoteKeyError
         })?;
         let signature = answer.signature.ok_or(rcgen::Error::RemoteKeyError)?;

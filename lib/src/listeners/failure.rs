@@ -12,9 +12,10 @@
 use std::error::Error;
 use std::time::{Duration, SystemTime};
 
-use aws_sdk_sqs::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
 use lettre::transport::smtp;
 
+use crate::error_chain::ErrorChain;
 use crate::http_client::parse_retry_after;
 
 /// The answer of SMTP servers that refuse a name or password (RFC 4954).
@@ -89,7 +90,7 @@ impl NotifyError {
         let header = answer.and_then(|answer| answer.headers().get("retry-after"));
         let passes = matches!(status, 408 | 409 | 429) || is_throttling(error.code());
         let retry_after = header.and_then(|value| parse_retry_after(value, SystemTime::now()));
-        let message = DisplayErrorContext(error).to_string();
+        let message = ErrorChain(&error).to_string();
         match status {
             400..500 if !passes => Self::Permanent(message),
             _ => Self::Failed {

@@ -13,6 +13,9 @@ use crate::resource::Kind;
 pub struct CacheSettings {
     /// Seconds by variable.
     seconds: BTreeMap<String, u64>,
+    /// Those that a file names `{bucket}_record_cache_expires_seconds`, with `_` for `.`: they come last, and are not for
+    /// changesets.
+    legacy: BTreeMap<String, u64>,
     dialect: ChangesDialect,
 }
 
@@ -38,14 +41,22 @@ impl CacheSettings {
             "_CACHE_MINIMUM_EXPIRES_SECONDS",
             "_CACHE_MAXIMUM_EXPIRES_SECONDS",
         ];
-        let mut seconds = BTreeMap::new();
+        let (mut seconds, mut legacy) = (BTreeMap::new(), BTreeMap::new());
         for name in vars.0.keys() {
             if name.starts_with("KINTO_") && ENDS.iter().any(|end| name.ends_with(end)) {
-                seconds.extend(vars.number(name)?.map(|number| (name.clone(), number)));
+                let those = if vars.is_legacy(name) {
+                    &mut legacy
+                } else {
+                    &mut seconds
+                };
+                those.extend(vars.number(name)?.map(|number| (name.clone(), number)));
             }
         }
-        let dialect = ChangesDialect::from_vars(vars);
-        Ok(Self { seconds, dialect })
+        Ok(Self {
+            seconds,
+            legacy,
+            dialect: ChangesDialect::from_vars(vars),
+        })
     }
 
     /// `cache_expires_seconds`, for everything that anonymous users read, unless a narrower setting applies: within
@@ -68,14 +79,30 @@ impl CacheSettings {
         self.get(&[kind.name(), "cache_expires_seconds"])
     }
 
+    /// `history_cache_expires_seconds`.
+    pub fn of_history(&self) -> Option<u64> {
+        self.get(&["history", "cache_expires_seconds"])
+            .filter(|seconds| *seconds > 0)
+    }
+
+    /// The setting for the records of a collection: its own, else that of its bucket, of all records, and what a file of old
+    /// names last (Kinto 26.5).
+    pub fn of_records(&self, bucket: &str, collection: &str) -> Option<u64> {
+        let setting = "record_cache_expires_seconds";
+        self.of_collection(bucket, collection, Expiry::Default)
+            .or_else(|| self.of_bucket(bucket))
+            .or_else(|| find(&self.legacy, &[bucket, collection, setting]))
+            .or_else(|| find(&self.legacy, &[bucket, setting]))
+    }
+
     /// `{bucket}.record_cache_expires_seconds`, else `record_cache_expires_seconds`.
-    pub fn of_bucket(&self, bucket: &str) -> Option<u64> {
+    fn of_bucket(&self, bucket: &str) -> Option<u64> {
         self.get(&[bucket, "record_cache_expires_seconds"])
             .or_else(|| self.of_kind(Kind::Record))
     }
 
     /// `{bucket}.{collection}.record_cache_expires_seconds`, or the setting for the longer or shorter time.
-    pub fn of_collection(&self, bucket: &str, collection: &str, expiry: Expiry) -> Option<u64> {
+    fn of_collection(&self, bucket: &str, collection: &str, expiry: Expiry) -> Option<u64> {
         let special = match expiry {
             Expiry::Default => None,
             Expiry::Minimum => Some("record_cache_minimum_expires_seconds"),
@@ -100,15 +127,19 @@ impl CacheSettings {
     }
 
     fn get(&self, words: &[&str]) -> Option<u64> {
-        // Usually there are none; then no name is built.
-        if self.seconds.is_empty() {
-            return None;
-        }
-        let name = format!("KINTO_{}", words.join("_"));
-        self.seconds
-            .get(&name.replace(['-', '.'], "_").to_ascii_uppercase())
-            .copied()
+        find(&self.seconds, words)
     }
+}
+
+/// Seconds by the words of a name.
+fn find(seconds: &BTreeMap<String, u64>, words: &[&str]) -> Option<u64> {
+    // Usually there are none; then no name is built.
+    if seconds.is_empty() {
+        return None;
+    }
+    let name = format!("KINTO_{}", words.join("_"));
+    let variable = name.replace(['-', '.'], "_").to_ascii_uppercase();
+    seconds.get(&variable).copied()
 }
 
 #[cfg(test)]
@@ -138,6 +169,24 @@ mod tests {
         assert_eq!(settings.of_bucket("other"), Some(0));
         assert_eq!(settings.of_kind(Kind::Bucket), None);
         assert_eq!(settings.of_all(Expiry::Maximum), None);
+    }
+
+    #[test]
+    fn times_of_a_file_with_an_underscore_for_a_dot_come_last_and_are_not_for_changesets() {
+        let of = |more: &str| {
+            let ini = format!(
+                "[app:main]\nuse = egg:kinto\nblog_c_record_cache_expires_seconds = 9\nblog_record_cache_expires_seconds = 8\n{more}"
+            );
+            let mut vars = Vars::default();
+            vars.add_ini(ini.as_bytes(), "/kinto.ini").unwrap();
+            let settings = CacheSettings::from_vars(&vars).unwrap();
+            let records = ["c", "d"].map(|id| settings.of_records("blog", id));
+            (records, settings.of_changes("blog", "c", Expiry::Default))
+        };
+        assert_eq!(of(""), ([Some(9), Some(8)], None));
+        assert_eq!(of("record_cache_expires_seconds = 1"), ([Some(1); 2], None));
+        let own = "blog.d.record_cache_expires_seconds = 2";
+        assert_eq!(of(own), ([Some(9), Some(2)], None));
     }
 
     #[test]

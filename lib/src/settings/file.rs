@@ -19,16 +19,16 @@ enum Treatment {
     Ignored(&'static str),
 }
 
-/// Settings that are known by their full name.
+/// Settings of Kinto and its plugins that are known by their full name, as Kinto writes it.
 const KNOWN: &[&str] = &[
     "admin_assets_path",
     "includes",
     "userid_hmac_secret",
-    "user_data_delete_principals",
+    "user-data_delete_principals",
+    "permissions_read_principals",
     "default_bucket_hmac_secret",
     "http_scheme",
     "http_host",
-    "origin_secret",
     "readonly",
     "explicit_permissions",
     "experimental_collection_schema_validation",
@@ -47,8 +47,6 @@ const KNOWN: &[&str] = &[
     "eos",
     "eos_message",
     "eos_url",
-    "cache_expires_seconds",
-    "cache_maximum_expires_seconds",
     "heartbeat_timeout_seconds",
     "root_cache_expires_seconds",
     "version_prefix_redirect_enabled",
@@ -56,30 +54,37 @@ const KNOWN: &[&str] = &[
     "trailing_slash_redirect_enabled",
     "trailing_slash_redirect_ttl_seconds",
     "account_cache_ttl_seconds",
-    "multiauth_policies",
+    "multiauth.policies",
     "event_listeners",
-    "history_exclude_resources",
-    "history_exclude_user_ids",
-    "history_auto_trim_max_count",
-    "history_auto_trim_threshold",
-    "history_auto_trim_user_ids",
-    "changes_resources",
-    "changes_excluded_collections",
-    "changes_http_host",
-    "changes_since_max_age_days",
-    "changes_since_max_age_redirect_ttl_seconds",
+    "history.exclude_resources",
+    "history.exclude_user_ids",
+    "history.auto_trim_max_count",
+    "history.auto_trim_threshold",
+    "history.auto_trim_user_ids",
+    "changes.resources",
+    "changes.excluded_collections",
+    "changes.http_host",
+    "changes.since_max_age_days",
+    "changes.since_max_age_redirect_ttl_seconds",
     "push_broadcast_min_debounce_interval_seconds",
     "push_broadcast_max_debounce_interval_seconds",
-    "broadcasts_broadcaster_id",
-    "broadcasts_reader_token",
-    "settings_max_age_seconds",
-    "request_log",
-    "metrics",
     "metrics_matchdict_fields",
     "prometheus_prefix",
     "prometheus_disabled_metrics",
     "prometheus_histogram_buckets",
     "prometheus_created_metrics_enabled",
+];
+
+/// Settings of this server alone, with `_` for `.` and `-`: here these are one.
+const OWN: &[&str] = &[
+    "origin_secret",
+    "cache_expires_seconds",
+    "cache_maximum_expires_seconds",
+    "broadcasts_broadcaster_id",
+    "broadcasts_reader_token",
+    "settings_max_age_seconds",
+    "request_log",
+    "metrics",
 ];
 
 /// Prefixes of settings, with their treatment.
@@ -133,14 +138,24 @@ const BY_PREFIX: &[(&str, Treatment)] = &[
 const BACKEND: &str = "everything is kept in DynamoDB";
 const OPERATION: &str = "AWS measures and logs the functions";
 
-/// The endings of settings whose names include buckets, collections, kinds and methods.
-const KNOWN_ENDS: [&str; 6] = [
+/// The endings of settings whose names include buckets, collections and kinds.
+const KNOWN_ENDS: [&str; 3] = [
     "_cache_expires_seconds",
     "_cache_minimum_expires_seconds",
     "_cache_maximum_expires_seconds",
-    "_create_principals",
-    "_read_principals",
-    "_write_principals",
+];
+
+/// The ending of the one of these that Kinto also knows with `_` between bucket, collection and the rest.
+const RECORDS_EXPIRE: &str = "record_cache_expires_seconds";
+
+/// The objects whose permissions settings grant: `{object}_{permission}_principals`.
+const GRANTED: [&str; 6] = [
+    "bucket",
+    "collection",
+    "group",
+    "record",
+    "account",
+    "history",
 ];
 
 /// Settings that may be empty in a file, which is the same as leaving them out.
@@ -155,28 +170,56 @@ const MAY_BE_EMPTY: [&str; 4] = [
 const EMPTY_IS_ZERO: [&str; 1] = ["cors_max_age_seconds"];
 
 /// Settings that select code, with the only code available here.
-const GENERATORS: [(&str, &str); 6] = [
+const CODE: [(&str, &str); 7] = [
     ("id_generator", "kinto.core.storage.generators.UUID4"),
     ("bucket_id_generator", "kinto.views.NameGenerator"),
     ("collection_id_generator", "kinto.views.NameGenerator"),
     ("group_id_generator", "kinto.views.NameGenerator"),
     ("record_id_generator", "kinto.views.RelaxedUUID"),
     (
-        "multiauth_authorization_policy",
+        "multiauth.authorization_policy",
         "kinto.authorization.AuthorizationPolicy",
     ),
+    (
+        "multiauth.groupfinder",
+        "kinto.core.authorization.groupfinder",
+    ),
+];
+
+/// Settings that select more code, with the beginnings of what makes no difference here.
+const MORE_CODE: [(&str, &[&str]); 2] = [
+    (
+        "pyramid_includes",
+        &["pyramid_tm", "pyramid_debugtoolbar", "pyramid_exclog"],
+    ),
+    ("initialization_sequence", &["kinto.core."]),
 ];
 
 /// The treatment of a setting, by its value and by its name, in lower case and with `_` for `.` and `-`.
 fn fate(name: &str, value: &str) -> Treatment {
-    if KNOWN.contains(&name) {
+    if KNOWN.iter().any(|known| plain(known) == name) || OWN.contains(&name) {
         return Treatment::Known;
     }
-    if let Some((_, only)) = GENERATORS.iter().find(|(generator, _)| *generator == name) {
+    let own_code = Treatment::Refused("code of one's own cannot be used here");
+    if let Some((_, only)) = CODE.iter().find(|(code, _)| plain(code) == name) {
         return if value == *only {
             Treatment::Known
         } else {
-            Treatment::Refused("code of one's own cannot be used here")
+            own_code
+        };
+    }
+    if let Some((_, harmless)) = MORE_CODE.iter().find(|(code, _)| *code == name) {
+        let is_harmless = |word: &str| harmless.iter().any(|begin| word.starts_with(begin));
+        return if value.split_whitespace().all(is_harmless) {
+            Treatment::Ignored("all of it is built in, or of no use here")
+        } else {
+            own_code
+        };
+    }
+    if name == "http_api_version" {
+        return match value.split('.').next() {
+            Some("1") => Treatment::Ignored("the version is that of what is served"),
+            _ => Treatment::Refused("version 1 of the API is the only one"),
         };
     }
     let prefixed = BY_PREFIX
@@ -190,10 +233,27 @@ fn fate(name: &str, value: &str) -> Treatment {
     }
     let is_switch =
         (name.starts_with("object_") || name.starts_with("plural_")) && name.ends_with("_enabled");
-    if is_switch || KNOWN_ENDS.iter().any(|end| name.ends_with(end)) {
+    let is_grant = || {
+        let granted = name.strip_suffix("_principals")?.rsplit_once('_')?;
+        let (object, permission) = granted;
+        Some(GRANTED.contains(&object) && ["create", "read", "write"].contains(&permission))
+    };
+    if is_switch
+        || KNOWN_ENDS.iter().any(|end| name.ends_with(end))
+        || is_grant().unwrap_or_default()
+    {
         return Treatment::Known;
     }
     Treatment::Ignored("it is not known")
+}
+
+/// The name of a setting of Kinto that is known by its full name.
+fn as_kinto_writes(name: &str) -> Option<&'static str> {
+    let mut code = CODE.iter().map(|(code, _)| code);
+    let known = KNOWN.iter().find(|known| plain(known) == name);
+    known
+        .or_else(|| code.find(|code| plain(code) == name))
+        .copied()
 }
 
 /// The boolean that a flag's text stands for; `None` if it is no flag.
@@ -214,29 +274,68 @@ fn is_named_as_flag(name: &str) -> bool {
         || name.starts_with("event_listeners_") && name.ends_with("_synchronous")
 }
 
-/// The name without `kinto.`, in lower case and with `_` in place of `.` and `-`.
-fn plain(key: &str) -> String {
-    let name = key.strip_prefix("kinto.").unwrap_or(key);
-    name.replace(['.', '-'], "_").to_ascii_lowercase()
+/// The name without `kinto.`, as the file writes it.
+fn bare(key: &str) -> &str {
+    key.strip_prefix("kinto.").unwrap_or(key)
 }
 
-/// Returns `true` if Kinto would recognise the name as it is written: names that contain ids may have capitals.
+/// The name without `kinto.`, in lower case and with `_` in place of `.` and `-`.
+fn plain(key: &str) -> String {
+    bare(key).replace(['.', '-'], "_").to_ascii_lowercase()
+}
+
+/// Returns `true` if Kinto would recognise the name as it is written, with these dots and capitals; it ignores any other.
 fn is_written_as_known(key: &str, name: &str) -> bool {
-    let has_ids = name.starts_with("multiauth_policy_")
-        || name.starts_with("event_listeners_")
-        || name.ends_with("_expires_seconds")
-        || name.starts_with("signer_");
-    has_ids || !key.contains(|c: char| c.is_ascii_uppercase())
+    let bare = bare(key);
+    if let Some(known) = as_kinto_writes(name) {
+        return bare == known;
+    }
+    // Names that contain ids may have capitals.
+    if name.starts_with("signer_") {
+        return bare.starts_with("signer.");
+    }
+    for group in ["multiauth.policy.", "event_listeners."] {
+        if name.starts_with(&plain(group)) {
+            let named = bare.strip_prefix(group).and_then(|it| it.rsplit_once('.'));
+            return named.is_some_and(|(_, setting)| !setting.contains('-'));
+        }
+    }
+    if OWN.contains(&name) {
+        return !bare.contains(|c: char| c.is_ascii_uppercase());
+    }
+    if let Some(end) = KNOWN_ENDS.iter().find(|end| name.ends_with(*end)) {
+        let is_of_kind = || {
+            bare.strip_suffix(end)
+                .is_some_and(|kind| GRANTED.contains(&kind))
+        };
+        let is_of_bucket = || {
+            let bucket = bare
+                .strip_suffix(end)
+                .and_then(|it| it.strip_suffix(".record"));
+            bucket.is_some()
+        };
+        return is_of_kind() || is_of_bucket() || is_legacy(bare);
+    }
+    bare == name
+}
+
+/// Whether it is `{bucket}_record_cache_expires_seconds` or `{bucket}_{collection}_record_cache_expires_seconds`, which Kinto
+/// knows as well, after all others for records.
+fn is_legacy(bare: &str) -> bool {
+    let ids = bare
+        .strip_suffix(RECORDS_EXPIRE)
+        .and_then(|it| it.strip_suffix('_'));
+    ids.is_some_and(|ids| !ids.is_empty())
 }
 
 impl Vars {
-    /// Takes over the settings of a `kinto.ini` in the directory `here` that no variable sets; returns warnings.
+    /// Takes over the settings of a `kinto.ini`, the file at `path`, that no variable sets; returns warnings.
     ///
     /// # Errors
     /// Names the line and the key that cannot be read, or the unsupported setting; never shows a value.
-    pub fn add_ini(&mut self, bytes: &[u8], here: &str) -> Result<Vec<String>, SettingError> {
+    pub fn add_ini(&mut self, bytes: &[u8], path: &str) -> Result<Vec<String>, SettingError> {
         let refuse = |error: ini::IniError| SettingError::new("kinto.ini", error.to_string());
-        let entries = ini::parse(bytes, here).map_err(refuse)?;
+        let entries = ini::parse(bytes, path).map_err(refuse)?;
         let mut warnings = vec![];
         let mut given: BTreeMap<String, Entry> = BTreeMap::new();
         for entry in entries {
@@ -244,7 +343,7 @@ impl Vars {
             let mut value = native::text_of(&entry.value);
             let fate = match fate(&name, &value) {
                 Treatment::Known if !is_written_as_known(&entry.key, &name) => {
-                    Treatment::Ignored("names are in lower case")
+                    Treatment::Ignored("Kinto does not know it with these dots and letters")
                 }
                 fate => fate,
             };
@@ -299,6 +398,12 @@ impl Vars {
     /// Returns `true` if a `kinto.ini` was taken over.
     pub fn has_file(&self) -> bool {
         self.1.is_given
+    }
+
+    /// Returns `true` if the setting comes from the file, where it is written `{bucket}_record_cache_expires_seconds`.
+    pub(super) fn is_legacy(&self, variable: &str) -> bool {
+        let written = self.1.lines.get(variable);
+        written.is_some_and(|(_, key)| is_legacy(bare(key)))
     }
 
     /// Checks that no variable sets an unsupported setting.
@@ -401,6 +506,55 @@ mod tests {
             &[],
         )
         .unwrap();
+    }
+
+    #[test]
+    fn names_are_known_with_kintos_dots_and_letters_alone() {
+        for (key, is_known) in [
+            ("kinto.changes.resources", true),
+            ("changes_resources", false),
+            ("kinto.paginate-by", false),
+            ("user-data_delete_principals", true),
+            ("user_data_delete_principals", false),
+            ("multiauth.policy.My-Google.client_id", true),
+            ("multiauth.policy.google.client-id", false),
+            ("multiauth_policy_google_client_id", false),
+            ("event_listeners.mp.use", true),
+            ("event_listeners.mp_use", false),
+            ("kinto.signer.main.A-b.to_review_enabled", true),
+            ("kinto.A-b.c.record_cache_maximum_expires_seconds", true),
+            ("kinto.a_c_record_cache_expires_seconds", true),
+            ("kinto.a_c_record_cache_maximum_expires_seconds", false),
+            ("kinto.record_cache_expires_seconds", true),
+            ("kinto.record.cache.expires.seconds", false),
+            ("kinto.object_record_delete_enabled", true),
+            ("kinto.object.record.delete_enabled", false),
+            ("kinto.history_read_principals", true),
+            ("kinto.blog_record_read_principals", false),
+            ("kinto.request.log", true),
+        ] {
+            let text = format!("{key} = 1\n");
+            let (_, warnings) = read(&text, &[]).unwrap();
+            assert_eq!(
+                warnings.iter().all(|it| !it.contains(key)),
+                is_known,
+                "{key} {warnings:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn code_of_ones_own_is_refused_and_kintos_makes_no_difference() {
+        for setting in [
+            "kinto.http_api_version = 2.0",
+            "kinto.initialization_sequence = kinto.core.initialization.setup_storage mine.setup",
+            "pyramid.includes = pyramid_tm mine",
+            "multiauth.groupfinder = mine.groups",
+        ] {
+            assert!(read(setting, &[]).is_err(), "{setting}");
+        }
+        let kintos = "kinto.http_api_version = 1.23\npyramid.includes = pyramid_tm\nmultiauth.groupfinder = kinto.core.authorization.groupfinder\n";
+        assert_eq!(read(kintos, &[]).unwrap().1.len(), 2);
     }
 
     #[test]

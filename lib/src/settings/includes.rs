@@ -52,9 +52,8 @@ impl PluginName {
     }
 }
 
-/// Parts that are always on; including them has no effect, so that the settings of a Kinto that does so can be taken
-/// over.
-const BUILT_IN: [&str; 1] = ["kinto_megaphone"];
+/// What needs a listener that notifies a Megaphone, and is told of in the hello view.
+pub(super) const MEGAPHONE: &str = "kinto_megaphone";
 /// What turns monitor/changes and changesets on.
 const CHANGES: [&str; 2] = ["kinto_changes", "kinto_remote_settings.changes"];
 /// What turns them on, and the signer.
@@ -65,6 +64,7 @@ const BOTH: &str = "kinto_remote_settings";
 pub struct Includes {
     plugins: BTreeSet<PluginName>,
     changes: bool,
+    megaphone: bool,
 }
 
 impl Includes {
@@ -79,6 +79,7 @@ impl Includes {
         let variable = "KINTO_INCLUDES";
         let mut includes = Self {
             changes: !vars.has_file(),
+            megaphone: !vars.has_file(),
             ..Self::default()
         };
         for name in vars.words(variable).unwrap_or_default() {
@@ -92,7 +93,7 @@ impl Includes {
                 }
                 Some(plugin) => _ = includes.plugins.insert(plugin),
                 None if CHANGES.contains(&&*name) => includes.changes = true,
-                None if BUILT_IN.contains(&&*name) => {}
+                None if name == MEGAPHONE => includes.megaphone = true,
                 None => {
                     let problem = format!("`{name}` is not known here");
                     return Err(SettingError::new(variable, problem));
@@ -108,12 +109,18 @@ impl Includes {
         Self {
             plugins: plugins.into_iter().collect(),
             changes: true,
+            megaphone: true,
         }
     }
 
     /// Returns `true` if the plugin is on.
     pub fn has(&self, plugin: PluginName) -> bool {
         self.plugins.contains(&plugin)
+    }
+
+    /// Returns `true` if the hello view tells of Megaphone, where a listener notifies one. Without a file it does.
+    pub fn megaphone(&self) -> bool {
+        self.megaphone
     }
 
     /// Returns `true` if monitor/changes, changesets and broadcasts are on.

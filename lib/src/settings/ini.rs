@@ -8,8 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// A file larger than this is no settings file.
 pub const MAX_BYTES: usize = 256 * 1024;
-/// The names of the application's section.
-const MAIN: [&str; 4] = ["app:main", "application:main", "app", "application"];
+/// What sections of applications begin with; those of the first kind hide the others.
+const APPLICATIONS: [&str; 2] = ["app", "application"];
+/// What else may be an application, which is not read here.
+const OTHERS: [&str; 4] = ["composite", "composit", "pipeline", "filter-app"];
 /// The section whose values are available to the others.
 const DEFAULT: &str = "DEFAULT";
 /// The greatest depth of `%(x)s` references, and of inheritance between sections.
@@ -25,7 +27,7 @@ pub enum IniError {
     #[error("the file must be UTF-8 without a byte-order mark")]
     Encoding,
     /// There is no application section.
-    #[error("the file has no section [app:main]")]
+    #[error("the file has no section [app:main], or more than one")]
     NoApplication,
     /// An invalid line.
     #[error("line {line}: {problem}")]
@@ -73,11 +75,11 @@ fn refuse(key: &str, line: usize, problem: impl Into<String>) -> IniError {
     }
 }
 
-/// The settings of `[app:main]`, in order of their keys. `here` is the directory of the file.
+/// The settings of `[app:main]`, in order of their keys. `path` is that of the file.
 ///
 /// # Errors
 /// The first error in the file.
-pub fn parse(bytes: &[u8], here: &str) -> Result<Vec<Entry>, IniError> {
+pub fn parse(bytes: &[u8], path: &str) -> Result<Vec<Entry>, IniError> {
     if bytes.len() > MAX_BYTES {
         return Err(IniError::TooLarge);
     }
@@ -86,7 +88,8 @@ pub fn parse(bytes: &[u8], here: &str) -> Result<Vec<Entry>, IniError> {
         return Err(IniError::Encoding);
     }
     let mut file = File::read(text)?;
-    for (key, value) in [("here", here), ("__file__", &*format!("{here}/kinto.ini"))] {
+    let here = path.rsplit_once('/').map_or("", |(here, _)| here);
+    for (key, value) in [("here", here), ("__file__", path)] {
         // The file's own value takes precedence, as in PasteDeploy.
         let raw = Raw {
             value: value.replace('%', "%%"),
@@ -94,8 +97,8 @@ pub fn parse(bytes: &[u8], here: &str) -> Result<Vec<Entry>, IniError> {
         };
         file.defaults.entry(key.to_owned()).or_insert(raw);
     }
-    let main = MAIN.iter().find(|name| file.sections.contains_key(**name));
-    let settings = file.settings(main.ok_or(IniError::NoApplication)?, 0)?;
+    let main = file.application("main").ok_or(IniError::NoApplication)?;
+    let settings = file.settings(&main, 0)?;
     Ok(settings.into_values().collect())
 }
 
@@ -203,6 +206,23 @@ impl File {
         self.defaults.values_mut().chain(sections)
     }
 
+    /// The section of an application: `[app:name]`, also with spaces before the name. `None` if there is none, or more than one.
+    fn application(&self, name: &str) -> Option<String> {
+        let named = |kind: &&str| {
+            let sections = self.sections.keys().filter(|section| {
+                let named = section
+                    .strip_prefix(*kind)
+                    .and_then(|it| it.strip_prefix(':'));
+                named.is_some_and(|it| it.trim() == name)
+            });
+            sections.cloned().collect::<Vec<_>>()
+        };
+        let mut of_kinds = APPLICATIONS.iter().map(named);
+        let mut found = of_kinds.find(|found| !found.is_empty())?;
+        found.extend(OTHERS.iter().flat_map(named));
+        (found.len() == 1).then(|| found.remove(0))
+    }
+
     /// The settings of a section, merged over those that it inherits.
     fn settings(&self, name: &str, depth: usize) -> Result<BTreeMap<String, Entry>, IniError> {
         let section = &self.sections[name];
@@ -238,13 +258,7 @@ impl File {
         {
             return Ok(own);
         }
-        let inherited = match &*used.value {
-            "main" => MAIN.iter().map(ToString::to_string).collect(),
-            other => vec![format!("app:{other}"), format!("application:{other}")],
-        };
-        let inherited = inherited
-            .into_iter()
-            .find(|name| self.sections.contains_key(name));
+        let inherited = self.application(&used.value);
         match inherited {
             Some(_) if depth == MAX_DEPTH => Err(used.refuse("leads back to itself")),
             Some(inherited) => {
@@ -310,7 +324,7 @@ mod tests {
 
     fn settings(text: &str) -> Result<Vec<(String, String)>, IniError> {
         let text = text.replace("APP", "[app:main]\nuse = egg:kinto\n");
-        let entries = parse(text.as_bytes(), "/etc/kinto")?;
+        let entries = parse(text.as_bytes(), "/etc/kinto/kinto.ini")?;
         let pair = |entry: Entry| (entry.key, entry.value);
         Ok(entries.into_iter().map(pair).collect())
     }
@@ -367,6 +381,14 @@ mod tests {
     }
 
     #[test]
+    fn the_name_of_an_application_may_have_spaces_before_it() {
+        assert_eq!(
+            one("[app: main]\nuse = other\n[application:  other]\nuse = egg:kinto\na = b"),
+            "b"
+        );
+    }
+
+    #[test]
     fn a_section_inherits_from_the_one_that_it_uses() {
         let text =
             "[app:main]\nuse = other\na = 1\n[app:other]\nuse = egg:kinto#main\na = 2\nb = 3\n";
@@ -394,6 +416,15 @@ mod tests {
             ),
             ("[app:main]\na = hush", "line 2, `use`: is missing"),
             ("[app:main]\nuse = main", "line 2, `use`: leads back"),
+            ("[app]\nuse = egg:kinto", "the file has no section"),
+            (
+                "APP\n[app: main]\na = hush",
+                "the file has no section [app:main], or more",
+            ),
+            (
+                "APP\n[pipeline:main]\na = hush",
+                "the file has no section [app:main], or more",
+            ),
             ("[app:main]\nuse = egg:hush", "line 2, `use`: must be"),
             ("APP\nfilter-with = hush", "line 4, `filter-with`: is not"),
             ("APP\nset x = hush", "line 4, `set x`: `set` and `get`"),

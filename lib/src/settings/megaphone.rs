@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::includes::MEGAPHONE;
 use super::{Secret, SettingError, Vars, event_listeners, is_token};
 use crate::resource::CollectionSet;
 
@@ -39,13 +40,20 @@ impl MegaphoneSettings {
     /// Reads the listeners named in `KINTO_EVENT_LISTENERS` that notify a Megaphone.
     ///
     /// # Errors
-    /// A missing required setting of a listener, an id or URL that Megaphone would refuse, an invalid name.
+    /// A missing required setting of a listener, an id or URL that Megaphone would refuse, an invalid name; no listener, in a
+    /// `kinto.ini` that includes `kinto_megaphone`, which then does not start either.
     pub fn from_vars(vars: &Vars) -> Result<Vec<Self>, SettingError> {
         let mut listeners = vec![];
         for listener in event_listeners::all(vars)? {
             if listener.is_megaphone() {
                 listeners.push(Self::listener(vars, listener.name, &listener.prefix)?);
             }
+        }
+        let includes = vars.words("KINTO_INCLUDES").unwrap_or_default();
+        if vars.has_file() && listeners.is_empty() && includes.iter().any(|it| it == MEGAPHONE) {
+            let problem =
+                format!("`{MEGAPHONE}` needs a listener whose `use` is {MEGAPHONE}.listeners");
+            return Err(SettingError::new("KINTO_INCLUDES", problem));
         }
         Ok(listeners)
     }

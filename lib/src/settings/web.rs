@@ -193,9 +193,18 @@ impl EndOfService {
     }
 }
 
-/// Parses an ISO 8601 date, with or without a time. UTC if no offset is given.
+/// Parses an ISO 8601 date, with or without a time, or a date of HTTP. UTC if no offset is given.
 fn parse_date(text: &str) -> Option<Timestamp> {
-    let mut text = text.replacen(' ', "T", 1).replace('/', "-");
+    if let Ok(date) = DateTime::from_str(text, Format::HttpDate) {
+        return u64::try_from(date.to_millis().ok()?).ok().map(Timestamp);
+    }
+    let mut text = match text.len() {
+        // 20301231
+        8 if text.bytes().all(|b| b.is_ascii_digit()) => {
+            format!("{}-{}-{}", &text[..4], &text[4..6], &text[6..])
+        }
+        _ => text.replacen(' ', "T", 1).replace('/', "-"),
+    };
     match text.split_once('T') {
         None => text.push_str("T00:00:00"),
         // Hours and minutes only: `10:00`.
@@ -224,6 +233,8 @@ mod tests {
             ("2030-01-02T03:04:05", 1_893_553_445_000),
             ("2030-01-02 03:04", 1_893_553_440_000),
             ("2030/01/02", 1_893_542_400_000),
+            ("20300102", 1_893_542_400_000),
+            ("Wed, 02 Jan 2030 03:04:05 GMT", 1_893_553_445_000),
             ("2030-01-02 03:04:05", 1_893_553_445_000),
             ("2030-01-02T03:04:05Z", 1_893_553_445_000),
             ("2030-01-02T03:04:05+01:00", 1_893_549_845_000),

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use aws_config::SdkConfig;
 use aws_sdk_kms::Client;
-use aws_sdk_kms::error::DisplayErrorContext;
 use aws_sdk_kms::primitives::Blob;
 use aws_sdk_kms::types::{MessageType, SigningAlgorithmSpec};
 use base64::Engine;
@@ -18,6 +17,7 @@ use x509_cert::der::asn1::UintRef;
 use x509_cert::der::{Decode, Reader, SliceReader};
 
 use super::payload;
+use crate::error_chain::ErrorChain;
 
 /// The bytes of r, and of s.
 const LENGTH: usize = 48;
@@ -87,7 +87,7 @@ impl Kms {
             .signing_algorithm(SigningAlgorithmSpec::EcdsaSha384)
             .send()
             .await
-            .map_err(|error| Error::Request(DisplayErrorContext(&error).to_string()))?;
+            .map_err(|error| Error::Request(ErrorChain(&error).to_string()))?;
         let der = answer.signature.ok_or(Error::Answer)?;
         let fixed = fixed_of_der(der.as_ref()).ok_or(Error::Answer)?;
         let mut signed = self.signed.lock().unwrap_or_else(PoisonError::into_inner);

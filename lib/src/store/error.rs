@@ -2,15 +2,16 @@
 
 use std::error::Error;
 
-use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 
+use crate::error_chain::ErrorChain;
 use crate::resource::ListUri;
 
 /// A failed request to the table.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// DynamoDB refused the request, or did not answer in time, after all retries.
-    #[error("{operation} failed: {}", DisplayErrorContext(&**source))]
+    #[error("{operation} failed: {}", ErrorChain(&**source))]
     Request {
         /// The DynamoDB operation.
         operation: &'static str,
@@ -21,7 +22,7 @@ pub enum StoreError {
     #[error("more than a request may hold at once")]
     TooMuch,
     /// DynamoDB rejects the request itself: a bug in this code, which retrying does not mend.
-    #[error("{operation} is invalid: {}", DisplayErrorContext(&**source))]
+    #[error("{operation} is invalid: {}", ErrorChain(&**source))]
     Invalid {
         /// The DynamoDB operation.
         operation: &'static str,

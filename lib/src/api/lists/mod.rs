@@ -91,8 +91,10 @@ pub async fn handle(cx: &mut Context<'_>, list: &ListUri) -> Result<Response, Ap
 
     // Without the permission on the whole list, the request is about the objects shared with the user or their groups.
     let in_groups;
-    let may_all = object_request.may_list_all(unit, access);
     let is_of_accounts = list.kind() == Kind::Account;
+    // Who may read all accounts, and is no administrator, sees their own (Kinto 26.5).
+    let may_all = object_request.may_list_all(unit, access)
+        && (!is_of_accounts || object_request.may_all(unit, Access::Write));
     let object_request = if may_all || is_of_accounts {
         object_request
     } else {

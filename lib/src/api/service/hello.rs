@@ -98,7 +98,7 @@ async fn capabilities(api: &Api) -> Map<String, Value> {
             }),
         );
     }
-    if !api.settings.megaphones.is_empty() {
+    if api.settings.api.includes.megaphone() && !api.settings.megaphones.is_empty() {
         capabilities.insert(
             "megaphone".to_owned(),
             json!({

@@ -25,9 +25,7 @@ pub fn apply_to_read(
     let seconds = match list.parent() {
         _ if user.id.is_some() => None,
         Some(parent) if list.kind() == Kind::Record => {
-            let set = settings
-                .of_collection(parent.bucket_id(), parent.id(), Expiry::Default)
-                .or_else(|| settings.of_bucket(parent.bucket_id()));
+            let set = settings.of_records(parent.bucket_id(), parent.id());
             let own = collection.and_then(|data| data.get("cache_expires")?.as_u64());
             let set = set.or_else(|| settings.of_all(Expiry::Default));
             set.max(own)

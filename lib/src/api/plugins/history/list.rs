@@ -116,7 +116,12 @@ pub async fn handle(cx: &mut Context<'_>) -> Result<Response, ApiError> {
         PageItem::Entry(entry) => entry.id,
     });
     let objects = texts.collect();
-    Ok(Page { objects, next }.into_response(timestamp))
+    let response = Page { objects, next }.into_response(timestamp);
+    let seconds = settings.caching.of_history();
+    Ok(match seconds.filter(|_| user.id.is_none()) {
+        Some(seconds) => response.cached_for(seconds, Timestamp::now()),
+        None => response,
+    })
 }
 
 /// Whether the permissions of the bucket let one of these principals do that to all of its history.

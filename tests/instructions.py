@@ -1,9 +1,9 @@
 """Counts the instructions that the local stack spends on a request, under valgrind: the same on a busy machine.
 
     cargo build --release -p kinto-local
-    python3 tests/instructions.py target/release/kinto-local
+    python3 tests/instructions.py target/release/kinto-local [--request-log]
 
-Each figure is the difference of two runs, so that the start of the process is not in it. Takes four minutes.
+With `--request-log` each request is a line of the log too. Each figure is the difference of two runs, so that the start of the process is not in it. Takes four minutes.
 """
 
 import http.client
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 
+LOG = {"KINTO_REQUEST_LOG": "true", "RUST_LOG": "warn,request.summary=info"} if "--request-log" in sys.argv else {"RUST_LOG": "warn"}
 RECORDS = "/v1/buckets/b/collections/c/records"
 # 300 bytes.
 RECORD = {
@@ -84,7 +85,7 @@ def instructions(program, request, times):
     port = free_port()
     process = subprocess.Popen(
         ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", program],
-        env={**os.environ, "RUST_LOG": "warn", "PORT": str(port), "AWS_PORT": "0"},
+        env={**os.environ, **LOG, "PORT": str(port), "AWS_PORT": "0"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 LOG = {"KINTO_REQUEST_LOG": "true", "RUST_LOG": "warn,request.summary=info"} if "--request-log" in sys.argv else {"RUST_LOG": "warn"}
@@ -83,12 +84,12 @@ def send(connection, request):
 def instructions(program, request, times):
     """Those of the whole process when it answers the request so many times."""
     port = free_port()
+    report = tempfile.NamedTemporaryFile("r")
     process = subprocess.Popen(
-        ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", program],
+        ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", f"--log-file={report.name}", program],
         env={**os.environ, **LOG, "PORT": str(port), "AWS_PORT": "0"},
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
+        stderr=subprocess.DEVNULL,
     )
     try:
         connection = connect(port)
@@ -98,8 +99,8 @@ def instructions(program, request, times):
             send(connection, request(n))
     finally:
         process.send_signal(signal.SIGINT)
-        report = process.communicate(timeout=60)[1]
-    return int(re.search(r"Collected : (\d+)", report)[1])
+        process.wait(timeout=60)
+    return int(re.search(r"Collected : (\d+)", report.read())[1])
 
 
 def main():

@@ -22,7 +22,7 @@ import time
 from contextlib import ExitStack, suppress
 
 from sides import (
-    CHANGESETS, HOST, SETTINGS, Stack, ask, compare, differences, fill, fill_accounts, look, questions, questions_of_history, run, send, storage, with_heads
+    HOST, Stack, ask, compare, differences, fill, fill_accounts, look, publishing, questions, questions_of_history, run, send, with_heads
 )
 
 from crowd import Crowd
@@ -123,7 +123,7 @@ def main():
         directory = stack.enter_context(tempfile.TemporaryDirectory())
         postgres = stack.enter_context(Postgres(directory))
         url = postgres.url("kinto")
-        kinto = Kinto(HOST, {**SETTINGS, **CHANGESETS, **storage(url)})
+        kinto = Kinto(HOST, publishing(url))
         for backend in kinto.backends:
             backend.initialize_schema()
         runs = fill(kinto, arguments.sequences, arguments.seed)
@@ -164,7 +164,7 @@ def main():
 
         # The comparisons are tried themselves: a copy is equal, and a damaged one is not.
         def answers_differ(near):
-            copy = Kinto(HOST, {**SETTINGS, **CHANGESETS, **storage(postgres.url("damaged"))})
+            copy = Kinto(HOST, publishing(postgres.url("damaged")))
             # Of what was damaged first: there a difference is found soon.
             ordered = sorted(answers.items(), key=lambda answer: -len(os.path.commonprefix([answer[0][1], near])))
             return next(differences(dict(ordered), copy), None)

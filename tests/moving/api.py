@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from sides import CHANGESETS, HOST, SETTINGS, Served, Stack, ask, check, compare, fill, fill_accounts, look, questions, questions_of_history, run, send, storage
+from sides import HOST, Served, Stack, ask, check, compare, fill, fill_accounts, look, publishing, questions, questions_of_history, run, send
 
 from postgres import Postgres
 from servers import Kinto
@@ -68,7 +68,7 @@ def main():
         print(f"{time.monotonic() - begin:6.1f} s: {text}", flush=True)
 
     with tempfile.TemporaryDirectory() as directory, Postgres(directory) as postgres:
-        settings = {**SETTINGS, **CHANGESETS, **storage(postgres.url("kinto")), **GRANTS}
+        settings = {**publishing(postgres.url("kinto")), **GRANTS}
         kinto = Kinto(HOST, settings)
         for backend in kinto.backends:
             backend.initialize_schema()

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from ruamel.yaml import YAML
-from sides import CHANGESETS, HOST, SETTINGS, Served, Stack, ask, check, comparable, compare, fill, fill_accounts, questions, run, send, storage
+from sides import HOST, SETTINGS, Served, Stack, ask, check, comparable, compare, fill, fill_accounts, publishing, questions, run, send
 
 from postgres import Postgres
 from servers import Kinto
@@ -52,7 +52,7 @@ def main():
         print(f"{time.monotonic() - begin:6.1f} s: {text}", flush=True)
 
     with tempfile.TemporaryDirectory() as directory, Postgres(directory) as postgres:
-        kinto = Kinto(HOST, {**SETTINGS, **CHANGESETS, **storage(postgres.url("kinto"))})
+        kinto = Kinto(HOST, publishing(postgres.url("kinto")))
         for backend in kinto.backends:
             backend.initialize_schema()
         runs = fill(kinto, arguments.sequences // 2, arguments.seed)

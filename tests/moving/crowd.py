@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 
-from sides import CHANGESETS, HOST, SETTINGS, ask, is_meant, storage
+from sides import HOST, ask, is_meant, publishing
 
 from servers import Kinto, Server
 
@@ -16,7 +16,7 @@ sides = {}
 def side(url):
     if url not in sides:
         sides.clear()
-        sides[url] = Server(url) if url.startswith("http") else Kinto(HOST, {**SETTINGS, **CHANGESETS, **storage(url)})
+        sides[url] = Server(url) if url.startswith("http") else Kinto(HOST, publishing(url))
     return sides[url]
 
 

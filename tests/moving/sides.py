@@ -57,6 +57,11 @@ def storage(url):
     }
 
 
+def publishing(url):
+    """The settings of a Kinto on PostgreSQL that publishes changesets where kinto-changes is there, as `questions` ask for them."""
+    return {**SETTINGS, **CHANGESETS, **storage(url)}
+
+
 def fill(kinto, sequences, seed):
     """Sends the sequences; the names of the runs."""
     runs = []

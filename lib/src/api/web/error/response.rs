@@ -24,44 +24,16 @@ impl ApiError {
     /// Kinto's stable error number (Kinto 26.5: API documentation, error responses).
     pub fn errno(&self) -> u16 {
         match self {
-            Self::Forbidden {
-                authenticated: false,
-            } => 104,
-            Self::NotAcceptable | Self::UnsupportedMediaType { .. } | Self::Invalid(_) => 107,
-            Self::UnknownObject { .. } => 110,
-            Self::UnknownParent { .. } | Self::UnknownPath => 111,
-            Self::TooLarge
-            | Self::TooManyValues
-            | Self::Exhausted(_)
-            | Self::RequestTooLarge
-            | Self::TooLargeToPublish
-            | Self::TooManyObjects
-            | Self::ResponseTooLarge => 113,
-            Self::PreconditionFailed { .. } => 114,
-            Self::MethodNotAllowed { .. } => 115,
-            Self::UnknownVersion => 116,
-            Self::Forbidden {
-                authenticated: true,
-            }
-            | Self::Reserved(_)
-            | Self::Review {
-                is_forbidden: true, ..
-            } => 121,
+            Self::NotAcceptable | Self::UnsupportedMediaType { .. } => 107,
             Self::Review {
                 is_forbidden: false,
                 ..
             } => 109,
-            Self::Gone => 202,
-            Self::Vetoed { status, .. } => errno_of(*status),
-            Self::Busy
-            | Self::Overtaken
-            | Self::Signing(_)
-            | Self::PartlyWritten
-            | Self::Unknown(_)
-            | Self::Full { .. }
-            | Self::Listener { .. }
-            | Self::Provider(_)
-            | Self::Store(_) => errno_of(self.status()),
+            Self::UnknownObject { .. } => 110,
+            Self::PreconditionFailed { .. } => 114,
+            Self::MethodNotAllowed { .. } => 115,
+            Self::UnknownVersion => 116,
+            error => errno_of(error.status()),
         }
     }
 

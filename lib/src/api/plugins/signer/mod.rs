@@ -77,10 +77,23 @@ fn describe(signer: &SignerSettings) -> Value {
     })
 }
 
-/// The groups of those who may request reviews of a source, and of those who may approve.
+/// The ends of the ids of a source's groups: of those who may request reviews, and of those who may approve.
+const GROUPS: [&str; 2] = ["editors", "reviewers"];
+
+/// The groups of a source, as in [`GROUPS`].
 fn groups(source: &ObjectUri) -> [ObjectUri; 2] {
-    ["editors", "reviewers"]
-        .map(|name| ObjectUri::group(source.bucket_id(), format!("{}-{name}", source.id())))
+    GROUPS.map(|name| ObjectUri::group(source.bucket_id(), format!("{}-{name}", source.id())))
+}
+
+/// The collection that a group is for, if it is named as those of a source.
+fn collection_of(group: &ObjectUri) -> Option<ObjectUri> {
+    let (collection, name) = group.id().rsplit_once('-')?;
+    let is_named = GROUPS.contains(&name);
+    is_named.then(|| ObjectUri::collection(group.bucket_id(), collection))
+}
+
+fn is_source(signer: &SignerSettings, uri: &ObjectUri) -> bool {
+    matches!(signer.role(uri), Some(Role::Source(_)))
 }
 
 /// Whether the user does not come to own what a write of theirs leaves at `uri`: what is published, a source, or a record of
@@ -94,19 +107,20 @@ pub fn is_owned_by_nobody(
     let Some(signer) = signer else {
         return false;
     };
-    let is_source = |uri: &ObjectUri| matches!(signer.role(uri), Some(Role::Source(_)));
     match uri.kind() {
         Kind::Collection => match signer.role(uri) {
             Some(Role::Source(_)) => !created,
             role => role.is_some(),
         },
-        Kind::Record => uri.parent().is_some_and(is_source) && may_write_parent(),
+        Kind::Record => {
+            uri.parent().is_some_and(|uri| is_source(signer, uri)) && may_write_parent()
+        }
         _ => false,
     }
 }
 
-/// Whether an object stays though the only user who may write it is deleted: what is published, its buckets, and the groups of a source.
-/// Who was the first to make a source shall not take along what clients read.
+/// Returns `true` if an object stays when the only user who may write it is deleted: a preview or destination, its bucket, or a
+/// group of a source. The deletion of the user who made the first source must not delete what clients read.
 pub fn belongs_to_publishing(signer: Option<&SignerSettings>, uri: &ObjectUri) -> bool {
     let Some(signer) = signer else {
         return false;
@@ -116,12 +130,7 @@ pub fn belongs_to_publishing(signer: Option<&SignerSettings>, uri: &ObjectUri) -
             let mut targets = signer.resources.0.iter().flat_map(Resource::targets);
             targets.any(|target| target.bucket_uri() == uri)
         }
-        Kind::Group => {
-            let mut names = ["-editors", "-reviewers"].into_iter();
-            let id = names.find_map(|name| uri.id().strip_suffix(name));
-            let source = id.map(|id| ObjectUri::collection(uri.bucket_id(), id));
-            source.is_some_and(|it| matches!(signer.role(&it), Some(Role::Source(_))))
-        }
+        Kind::Group => collection_of(uri).is_some_and(|uri| is_source(signer, &uri)),
         _ => matches!(signer.role(uri), Some(Role::Target(_))),
     }
 }

@@ -197,11 +197,11 @@ const MORE_CODE: [(&str, &[&str]); 2] = [
 
 /// The treatment of a setting, by its value and by its name, in lower case and with `_` for `.` and `-`.
 fn fate(name: &str, value: &str) -> Treatment {
-    if KNOWN.iter().any(|known| plain(known) == name) || OWN.contains(&name) {
+    if KNOWN.iter().any(|known| is_plain_of(name, known)) || OWN.contains(&name) {
         return Treatment::Known;
     }
     let own_code = Treatment::Refused("code of one's own cannot be used here");
-    if let Some((_, only)) = CODE.iter().find(|(code, _)| plain(code) == name) {
+    if let Some((_, only)) = CODE.iter().find(|(code, _)| is_plain_of(name, code)) {
         return if value == *only {
             Treatment::Known
         } else {
@@ -247,12 +247,22 @@ fn fate(name: &str, value: &str) -> Treatment {
     Treatment::Ignored("it is not known")
 }
 
+/// Returns `true` if `name` is [`plain`] of a known name, which is in lower case. A start compares each setting with all of these:
+/// it builds no names.
+fn is_plain_of(name: &str, known: &str) -> bool {
+    let same = |(name, known): (u8, u8)| match known {
+        b'.' | b'-' => name == b'_',
+        _ => name == known,
+    };
+    name.len() == known.len() && name.bytes().zip(known.bytes()).all(same)
+}
+
 /// The name of a setting of Kinto that is known by its full name.
 fn as_kinto_writes(name: &str) -> Option<&'static str> {
     let mut code = CODE.iter().map(|(code, _)| code);
-    let known = KNOWN.iter().find(|known| plain(known) == name);
+    let known = KNOWN.iter().find(|known| is_plain_of(name, known));
     known
-        .or_else(|| code.find(|code| plain(code) == name))
+        .or_else(|| code.find(|code| is_plain_of(name, code)))
         .copied()
 }
 
@@ -319,8 +329,8 @@ fn is_written_as_known(key: &str, name: &str) -> bool {
     bare == name
 }
 
-/// Whether it is `{bucket}_record_cache_expires_seconds` or `{bucket}_{collection}_record_cache_expires_seconds`, which Kinto
-/// knows as well, after all others for records.
+/// Returns `true` for `{bucket}_record_cache_expires_seconds` and `{bucket}_{collection}_record_cache_expires_seconds`. Kinto
+/// reads these too, after all others for records.
 fn is_legacy(bare: &str) -> bool {
     let ids = bare
         .strip_suffix(RECORDS_EXPIRE)

@@ -33,8 +33,8 @@ pub const NOT_IN_YAML: &str = "\
 kinto-wizard's file does not hold everything: permissions of records, tombstones, timestamps of lists, accounts,
 history. Clients that synchronized with the old server do not hear of what was deleted before.";
 
-/// What becomes of objects with such a time: the table's times are none below zero.
-const BEFORE_1970: &str = "does not fit: a time before 1970";
+/// The reason why an object is left out whose time is below zero, which the table has no place for.
+const BEFORE_1970: &str = "a time before 1970";
 
 /// The tables that count, with their columns.
 const TABLES: [(&str, &str); 4] = [
@@ -182,7 +182,7 @@ fn from_csv(staging: &Staging, table: &str, file: impl Read) -> Result<()> {
                     // Kinto takes such a `last_modified` from whoever writes.
                     None => {
                         let uri = format!("{parent}/{kind}s/{id}");
-                        staging.note(BEFORE_1970, &uri, "")?;
+                        staging.note_unfit(BEFORE_1970, &uri)?;
                     }
                 }
             }
@@ -309,7 +309,7 @@ fn from_mirror(staging: &Staging, mirror: &Mirror, list: &ListUri) -> Result<()>
         let object = object.map_err(ReadingError::from)?;
         if object.is_before_1970() {
             let uri = list.clone().object(object.id).to_string();
-            staging.note(BEFORE_1970, &uri, "")?;
+            staging.note_unfit(BEFORE_1970, &uri)?;
             continue;
         }
         let (id, data) = (&*object.id, object.data.as_deref());

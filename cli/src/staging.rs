@@ -195,6 +195,14 @@ impl Staging {
         Ok(())
     }
 
+    /// Notes an object that does not fit into the table, at `uri`; `what` says why.
+    ///
+    /// # Errors
+    /// See [`Self::add_object`].
+    pub fn note_unfit(&self, what: &str, uri: &str) -> Result<()> {
+        self.note(&format!("{UNFIT}{what}"), uri, "")
+    }
+
     /// To be called once all is taken in: finds what does not fit and what has no home, and leaves it out.
     ///
     /// # Errors
@@ -519,7 +527,7 @@ impl Staging {
     }
 }
 
-/// Whether an object with that many bytes of permissions is an item of the table.
+/// Returns `true` if an object with that many bytes of permissions fits into an item of the table.
 fn fits(text: &str, fields: &Map<String, Value>, granted: usize) -> bool {
     let most = MAX_ITEM.saturating_sub(granted + OVERHEAD);
     // PostgreSQL's text has spaces, which ours has not.

@@ -10,7 +10,7 @@ use kinto_serverless::timestamp::Timestamp;
 use rusqlite::{Row, params};
 use serde_json::Value;
 
-use super::{PAGE, PAGE_BYTES, Result, Staging, UNFIT, millis};
+use super::{PAGE, PAGE_BYTES, Result, Staging, millis};
 
 /// Its kind in Kinto.
 pub const HISTORY: &str = "history";
@@ -71,12 +71,12 @@ impl Staging {
         let (Some(bucket), Ok(shown @ (Value::Object(_) | Value::Null)), false) =
             (bucket, shown, id.contains('#'))
         else {
-            let kind = format!("{UNFIT}an entry of a history that is none, or too deep");
-            return self.note(&kind, &format!("{parent}/history/{id}"), "");
+            let what = "an entry of a history that is none, or too deep";
+            return self.note_unfit(what, &format!("{parent}/history/{id}"));
         };
         if depth(&shown) > MAX_ENTRY_DEPTH {
-            let kind = format!("{UNFIT}an entry of a history that is too deep");
-            return self.note(&kind, &format!("{parent}/history/{id}"), "");
+            let what = "an entry of a history that is too deep";
+            return self.note_unfit(what, &format!("{parent}/history/{id}"));
         }
         let uri = shown["uri"].as_str();
         let written = shown["target"]["data"]["last_modified"].as_u64();
@@ -131,7 +131,7 @@ impl Staging {
             }
         }
         for (uri, row) in unfit {
-            self.note(&format!("{UNFIT}an entry of more than 400 KB"), &uri, "")?;
+            self.note_unfit("an entry of more than 400 KB", &uri)?;
             self.db
                 .execute("DELETE FROM entries WHERE rowid = ?", [row])?;
         }

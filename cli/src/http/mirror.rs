@@ -38,7 +38,7 @@ pub struct Mirrored {
 }
 
 impl Mirrored {
-    /// Whether it says that it was written before 1970.
+    /// Returns `true` if its time is before 1970.
     pub fn is_before_1970(&self) -> bool {
         self.last_modified.0.cast_signed() < 0
     }

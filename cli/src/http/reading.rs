@@ -3,7 +3,7 @@
 //! A list is read in the order of its times, each page from where the last one ended (`_since`). So a reading that
 //! was cut short goes on, and a later one gets what changed. What `_since` does not tell of is found by counting: a list
 //! deleted with its parent and made anew, objects written under a past time. A list whose count differs is read anew.
-//! What `_since` never tells of, or tells of as if it was deleted, is asked for apart ([`HIDDEN`]).
+//! Live objects that `_since` does not show, or shows as tombstones, are read by other queries ([`HIDDEN`]).
 //! The histories of buckets are read in [`super::history`].
 
 use std::path::PathBuf;

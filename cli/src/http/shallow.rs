@@ -1,6 +1,6 @@
 //! JSON that is deeper than can be parsed, which Kinto takes from whoever writes.
 
-/// What is deeper than this is left out. It is more than an object that fits, in a batch, and less than `serde_json` refuses.
+/// The deepest level that is kept. An object that fits is less deep, in a batch too; `serde_json` refuses only deeper text.
 const MAX: usize = 120;
 
 /// The text with `null` in the place of each list and object that is too deep, so that what surrounds them can be read. An

@@ -52,7 +52,7 @@ impl PluginName {
     }
 }
 
-/// What needs a listener that notifies a Megaphone, and is told of in the hello view.
+/// The name of kinto-megaphone. It needs a listener that notifies a Megaphone; the hello view then has its capability.
 pub(super) const MEGAPHONE: &str = "kinto_megaphone";
 /// What turns monitor/changes and changesets on.
 const CHANGES: [&str; 2] = ["kinto_changes", "kinto_remote_settings.changes"];

@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// A file larger than this is no settings file.
 pub const MAX_BYTES: usize = 256 * 1024;
-/// What sections of applications begin with; those of the first kind hide the others.
+/// The beginnings of the sections of applications. A section of the first kind hides those of the second.
 const APPLICATIONS: [&str; 2] = ["app", "application"];
-/// What else may be an application, which is not read here.
+/// Other kinds of sections that `PasteDeploy` runs as applications; they are not read here.
 const OTHERS: [&str; 4] = ["composite", "composit", "pipeline", "filter-app"];
 /// The section whose values are available to the others.
 const DEFAULT: &str = "DEFAULT";

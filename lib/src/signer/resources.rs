@@ -92,7 +92,7 @@ impl Resource {
         [&self.source].into_iter().chain(self.targets())
     }
 
-    /// What it is published to.
+    /// The preview, if there is one, and the destination.
     pub fn targets(&self) -> impl Iterator<Item = &ObjectUri> {
         self.preview.iter().chain([&self.destination])
     }

@@ -66,7 +66,7 @@ type GrantedObject = (ObjectUri, Permissions);
 /// Deletes the objects that the principal alone may write by their own permissions, with everything under them; removes
 /// the principal from the permissions of all others, and from all groups.
 ///
-/// What the signer publishes to, and the groups of its sources, are nobody's own: they stay, and forget the principal.
+/// Previews, destinations and the groups of sources belong to no user: they stay, without the principal in their permissions.
 ///
 /// Reads everything, as `/permissions` does, and writes in parts of 100 items: if it is cut short, it may be sent
 /// again. Listeners and histories are told of the deletions but, as in Kinto, not of the permissions.
@@ -133,7 +133,7 @@ fn names(permissions: &Permissions, principal: &str) -> bool {
     granted.any(|granted| granted == principal)
 }
 
-/// What the deletion of an object is told as.
+/// The request that the event of a deletion names.
 fn origin(user: &User, principal: &str, uri: &ObjectUri) -> Origin {
     Origin {
         user_id: user.id.clone(),

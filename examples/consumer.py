@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Takes the events of the stack's queue (parameter EventQueue), those of each list in their order.
+"""Consumes the events of the stack's queue (parameter EventQueue), in order for each list.
 
     pip install boto3
     python3 examples/consumer.py "$EVENT_QUEUE_URL"
@@ -14,18 +14,18 @@ REMEMBERED = 10_000
 
 
 def handle(event):
-    """Yours to write. What it raises brings the event again after a minute, ten times at most."""
+    """Replace this by your own code. If it raises, the event comes again after a minute, at most ten times."""
     for uri, impacted in zip(event["impacted_uris"], event["impacted_records"]):
         print(event["date"], event["action"], uri, json.dumps(impacted["new"]), flush=True)
 
 
 def consume(queue_url):
     sqs = boto3.client("sqs")
-    # An event may come more than once, under the same id. One that must not be handled twice even by a new process is
-    # remembered where its effects are: in one transaction with them.
+    # An event may come more than once, with the same id. If even a new process must not handle it twice, store the id
+    # together with the effects of the event, in one transaction.
     handled = {}
     while True:
-        # One at a time: what follows in the same list comes when this one is deleted, so nothing overtakes it.
+        # One at a time: the next event of a list comes when this one is deleted, so none overtakes it.
         answer = sqs.receive_message(QueueUrl=queue_url, WaitTimeSeconds=20, MaxNumberOfMessages=1)
         for message in answer.get("Messages", []):
             event = json.loads(message["Body"])

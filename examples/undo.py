@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Writes the records of a collection again as they were at a moment: under new timestamps, so that every client follows.
+"""Restores the records of a collection to their state at a moment, with new timestamps, so that every client follows.
 
     python3 examples/undo.py https://kinto.example/v1/buckets/main/collections/news 1764150000000 [--dry-run]
 
-The moment is in milliseconds, the `last_modified` of the last write that is to stay, or a date as `2026-11-26T10:00:00+00:00`.
-Who does it is in KINTO_AUTHORIZATION, the value of the header (`Basic …`, `Bearer …`): may read and write the collection. The server
-has the plugin `kinto.plugins.history`. A record that somebody writes meanwhile is left as it is then, and this ends with 1.
+The moment is a time in milliseconds, the `last_modified` of the last write to keep, or a date such as `2026-11-26T10:00:00+00:00`.
+KINTO_AUTHORIZATION is the header of a user who may read and write the collection (`Basic …`, `Bearer …`). The server needs the plugin
+`kinto.plugins.history`. A record that somebody else writes meanwhile is left unchanged, and the program ends with status 1.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import sys
 import urllib.parse
 import urllib.request
 
-# As many as a server takes that does not say otherwise.
+# Kinto's default limit.
 BATCH = 25
 
 
@@ -39,12 +39,12 @@ def records_of(collection):
 
 
 def content(record):
-    """What of a record was written: the rest is of the write."""
+    """The fields that a user wrote. The server sets the others."""
     return {name: value for name, value in record.items() if name not in ("last_modified", "schema")}
 
 
 def requests(path, then, now):
-    """What makes `now` as it was `then`, each request on the condition that nobody writes meanwhile."""
+    """The requests that turn `now` into `then`, each on the condition that nobody else writes the record meanwhile."""
     for id, record in then.items():
         current = now.get(id)
         if current is None:
@@ -60,7 +60,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("collection", help="the URL of the collection")
     parser.add_argument("moment")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be written")
+    parser.add_argument("--dry-run", action="store_true", help="only print what would be written")
     arguments = parser.parse_args()
     moment = arguments.moment
     if not moment.isdigit():

@@ -1,6 +1,6 @@
 """Verifies a signed changeset as a client does: python3 verify.py URL_OF_COLLECTION PUBLIC_KEY.pem
 
-Nothing but Python 3.8 is needed. Whoever has many changesets to verify takes a library for the curve instead of `mul`.
+It needs only Python 3.8. To verify many changesets, use a library for the curve instead of `mul`.
 """
 
 import base64
@@ -54,7 +54,7 @@ def main(url, pem):
     with urllib.request.urlopen(f"{url}/changeset?_expected=0") as answer:
         changeset = json.load(answer)
     if not verifies(changeset, key):
-        sys.exit("the signature is NOT one of these records")
+        sys.exit("the signature does NOT match these records")
     print(f"{len(changeset['changes'])} records of {changeset['timestamp']} are verified")
 
 

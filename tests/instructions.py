@@ -1,9 +1,10 @@
-"""Counts the instructions that the local stack spends on a request, under valgrind: the same on a busy machine.
+"""Counts the instructions that the local stack spends on a request, under valgrind. A busy machine does not change them.
 
     cargo build --release -p kinto-local
     python3 tests/instructions.py target/release/kinto-local [--request-log]
 
-With `--request-log` each request is a line of the log too. Each figure is the difference of two runs, so that the start of the process is not in it. Takes four minutes.
+With `--request-log` each request also writes a log line. Each figure is the difference of two runs, so it does not include the start of the
+process. It takes four minutes.
 """
 
 import http.client
@@ -43,7 +44,7 @@ def batch(request):
     return lambda n: {"method": "POST", "path": "/v1/batch", "body": {"requests": requests(n)}}
 
 
-# For each name the request, and how many records one such request is about.
+# For each name the request, and the number of records in it.
 REQUESTS = {
     "GET of a record": (lambda _: {"method": "GET", "path": f"{RECORDS}/read"}, 1),
     "PUT of a record": (put, 1),
@@ -82,7 +83,7 @@ def send(connection, request):
 
 
 def instructions(program, request, times):
-    """Those of the whole process when it answers the request so many times."""
+    """The instructions of the whole process when it answers the request that many times."""
     port = free_port()
     report = tempfile.NamedTemporaryFile("r")
     process = subprocess.Popen(

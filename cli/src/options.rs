@@ -11,7 +11,7 @@ use crate::sync;
 
 /// The answer to `--help`.
 pub const HELP: &str = "\
-Moves a Kinto into a table of kinto-serverless, and out of it, and keeps the table.
+Moves a Kinto into a table of kinto-serverless and out of it, and maintains the table.
 
 Usage: kinto-serverless import SOURCE TABLE [--dry-run] [--leave-out] [--overwrite]
                                [--raise-timestamps] [--write-capacity UNITS]
@@ -27,38 +27,39 @@ Usage: kinto-serverless import SOURCE TABLE [--dry-run] [--leave-out] [--overwri
 SOURCE
   postgres://…       Kinto's database, read at one moment
   --from-dynamodb-export s3://BUCKET/PREFIX/AWSDynamoDB/ID|DIR
-                     an export that DynamoDB made of such a table, full and as
-                     DYNAMODB_JSON
-  --from-dump DIR    its tables as CSV: objects.csv, timestamps.csv,
+                     a full export of a table of kinto-serverless, made by
+                     DynamoDB in the format DYNAMODB_JSON
+  --from-dump DIR    Kinto's tables as CSV: objects.csv, timestamps.csv,
                      access_control_entries.csv, user_principals.csv
   https://…          another Kinto, by its API: https://user:password@host/v1,
-                     or KINTO_AUTH=user:password (or a whole Authorization)
-  FILE.yaml          what kinto-wizard's `dump --full` wrote
-  FILE.ndjson        what `export` wrote, s3://BUCKET/KEY of S3
+                     or KINTO_AUTH=user:password (or a complete Authorization)
+  FILE.yaml          the output of kinto-wizard's `dump --full`
+  FILE.ndjson        the output of `export`; s3://BUCKET/KEY is an object of S3
 
 TABLE
-  --table NAME       of DynamoDB, as the SDK finds it (AWS_REGION, AWS_PROFILE,
-                     AWS_ENDPOINT_URL)
-  --data FILE        of the local stack, which must not run meanwhile
+  --table NAME       a table of DynamoDB, as the SDK finds it (AWS_REGION,
+                     AWS_PROFILE, AWS_ENDPOINT_URL)
+  --data FILE        the file of the local stack, which must not run meanwhile
 
-import makes the table equal to the source. Begun again it goes on where it
-was; later it brings what changed. verify tells what differs, and fails if
-anything does; of two servers it compares all that their APIs show one user. export writes everything to a file that import reads back, to one
-that kinto-wizard loads, or as CSV of Kinto's tables, with a script for psql.
+import makes the table equal to the source. Started again, it continues where
+it was, and later it writes only what changed. verify reports the differences,
+and fails if there are any. With two servers it compares all that their APIs
+show one user. export writes everything to a file that import reads, to one
+that kinto-wizard loads, or as CSV of Kinto's tables with a script for psql.
 
 purge-deleted keeps the latest MAX_RETAINED tombstones of each list of that
 KIND (record, collection, group, bucket, account) and removes the others.
-raise-timestamps gives everything in a restored table a new time; interrupted
-and begun again it goes on. sweep has what nobody can see any more expire.
-Those three take --write-capacity.
+raise-timestamps gives every object in a restored table a new time; started
+again after an interruption, it continues. sweep lets items expire that nobody
+can see any more. These three take --write-capacity.
 
-  --dry-run          only tell what would be written and what would not fit
-  --leave-out        go on without what does not fit
-  --overwrite        lose what was written to the table through the API
-  --raise-timestamps give everything a new time, so that clients hear of it
-  --write-capacity   write capacity units a second at most
-  --tombstone-days   have tombstones expire that are older
-  --work FILE        keep what was read over HTTP, and go on from there later
+  --dry-run          only report what would be written and what does not fit
+  --leave-out        leave out what does not fit, and write the rest
+  --overwrite        discard writes that the table got through the API
+  --raise-timestamps give every object a new time, so that clients hear of it
+  --write-capacity   the most write capacity units a second
+  --tombstone-days   also let tombstones expire that are older
+  --work FILE        keep what was read over HTTP in FILE, and continue from it
   --skip-record-permissions
                      do not ask over HTTP for the permissions of each record
   --help             print this";

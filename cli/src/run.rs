@@ -117,11 +117,11 @@ pub async fn run(options: Options, out: &mut impl Write) -> Result<bool> {
             )?;
             for list in raised.signed {
                 let collection = list.parent().map(ToString::to_string).unwrap_or_default();
-                writeln!(out, "to be signed again: {collection}")?;
+                writeln!(out, "sign again: {collection}")?;
             }
             writeln!(
                 out,
-                "Now rebuild the monitor, which tells whoever follows it."
+                "Now rebuild the monitor, so that clients which follow it hear of the new times."
             )?;
             Ok(true)
         }
@@ -192,7 +192,7 @@ async fn sync(
     if options.sync.writes && !options.leave_out && !fits {
         writeln!(
             out,
-            "Nothing was written; --leave-out goes on without what does not fit."
+            "Nothing was written, because some of it does not fit. Change that in the source, or leave it out by --leave-out."
         )?;
         return Ok(None);
     }
@@ -236,10 +236,10 @@ fn report(found: &Differences, is_written: bool, out: &mut impl Write) -> std::i
 /// What those have to know who used `--overwrite` without raising times.
 fn overwritten(count: u64, first: &str) -> String {
     format!(
-        "WARNING: {count} lists had been written to through the API, the first {first}. What was written there since is gone. \
-         Clients that synchronized with it keep it and hear of nothing, since the times that came back are earlier than those \
-         that they know: --raise-timestamps gives everything a new time, so that they hear. Signatures over these lists are \
-         those of the source; where collections are signed, have them signed again."
+        "WARNING: {count} lists had been written to through the API, the first {first}. These writes are gone. Clients that \
+         have them keep them and hear of nothing, because the restored times are earlier than those that they know. \
+         --raise-timestamps gives every object a new time, so that clients hear of it. These lists now have the source's \
+         signatures: if collections are signed, sign them again."
     )
 }
 

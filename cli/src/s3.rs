@@ -17,7 +17,7 @@ const PART: u64 = 32 * 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum S3Error {
     /// The URL.
-    #[error("{0} is no s3://BUCKET/KEY")]
+    #[error("{0} must have the form s3://BUCKET/KEY")]
     Url(String),
     /// S3.
     #[error("S3: {0}")]

@@ -24,14 +24,14 @@ use crate::yaml::{self, YamlError};
 
 /// What nobody is told over HTTP.
 pub const NOT_OVER_HTTP: &str = "\
-Kinto's API does not show everything: permissions of objects in whose own `write` the user is not, what the user may
-not read, tombstones of lists of which only some objects are shared, grants by settings, attachments' files, and who
-may see an entry of a history: that follows from permissions that other entries tell of.";
+Kinto's API does not show everything. These are missing: permissions of objects whose own `write` does not contain the
+user; objects that the user may not read; tombstones of lists of which the user sees only some objects; permissions
+granted by settings; files of attachments. The readers of an entry of a history were derived from other entries.";
 
 /// What a file of kinto-wizard's lacks.
 pub const NOT_IN_YAML: &str = "\
-kinto-wizard's file does not hold everything: permissions of records, tombstones, timestamps of lists, accounts,
-history. Clients that synchronized with the old server do not hear of what was deleted before.";
+kinto-wizard's file does not have everything. These are missing: permissions of records, tombstones, timestamps of
+lists, accounts, history. Clients that synchronized with the old server do not hear of earlier deletions.";
 
 /// The reason why an object is left out whose time is below zero, which the table has no place for.
 const BEFORE_1970: &str = "a time before 1970";
@@ -85,7 +85,9 @@ fn with_cause(error: &tokio_postgres::Error) -> String {
         return error.to_string();
     };
     let hint = match cause.contains("certificate") {
-        true => "; sslrootcert=FILE in the URL names its authority, sslmode=require takes any",
+        true => {
+            "; name its authority by sslrootcert=FILE in the URL, or accept any certificate by sslmode=require"
+        }
         false => "",
     };
     format!("{error}: {cause}{hint}")
@@ -164,7 +166,12 @@ fn from_csv(staging: &Staging, table: &str, file: impl Read) -> Result<()> {
         let time = || {
             let text = column("last_modified")?;
             let read = milliseconds(text);
-            let read = read.ok_or_else(|| malformed(number, format!("{text} is no time")))?;
+            let read = read.ok_or_else(|| {
+                malformed(
+                    number,
+                    format!("{text} is not a time as PostgreSQL writes it"),
+                )
+            })?;
             Ok::<_, SourceError>(u64::try_from(read).ok().map(Timestamp))
         };
         match table {

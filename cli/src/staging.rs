@@ -292,12 +292,12 @@ impl Staging {
             let uri = format!("{parent}/{kind}s/{id}");
             let mut found = |what: &str| problem.execute(params![what, uri, row.get::<_, i64>(0)?]);
             let Some(parsed) = ObjectUri::parse(&uri) else {
-                found("an id that is not valid")?;
+                found("an invalid id")?;
                 continue;
             };
             let Some(text) = data else { continue };
             let Ok(fields) = serde_json::from_str::<Map<String, Value>>(&text) else {
-                found("data that are no JSON object, or too deep")?;
+                found("data that are not a JSON object, or too deep")?;
                 continue;
             };
             if fields.values().any(|value| depth(value) >= MAX_DEPTH) {
@@ -309,7 +309,7 @@ impl Staging {
                 let members = members.into_iter().flatten().filter_map(Value::as_str);
                 let members: std::collections::BTreeSet<_> = members.collect();
                 if members.iter().any(|m| m.len() > MAX_PRINCIPAL_LENGTH) {
-                    found("a member whose name is too long")?;
+                    found("a member of more than 1,024 bytes")?;
                     continue;
                 }
                 for principal in members {

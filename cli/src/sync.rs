@@ -42,7 +42,7 @@ pub enum SyncError {
     Staging(#[from] StagingError),
     /// Somebody uses the table.
     #[error(
-        "{0} was written to through the API; --overwrite makes it what the source holds, and what was written is lost"
+        "{0} was written to through the API. Import into a table that nobody has written to, or discard these writes by --overwrite"
     )]
     InUse(ListUri),
 }

@@ -130,7 +130,7 @@ pub async fn read(staging: &Staging, place: &ExportLocation) -> Result<()> {
     let kind = summary.export_type.as_deref().unwrap_or(FULL);
     for (is, wanted) in [(kind, FULL), (&*summary.output_format, FORMAT)] {
         if is != wanted {
-            let what = format!("the export is {is}, and only {wanted} can be imported");
+            let what = format!("the export is {is}; export the table as {wanted}");
             return Err(malformed(summary_name, what));
         }
     }
@@ -147,7 +147,10 @@ pub async fn read(staging: &Staging, place: &ExportLocation) -> Result<()> {
         let name = format!("data/{name}");
         let path = place.file(&name, &temporary).await?;
         if md5_of(&path)? != file.md5_checksum {
-            return Err(malformed(Path::new(&name), "its MD5 is not the manifest's"));
+            return Err(malformed(
+                Path::new(&name),
+                "its MD5 differs from that in the manifest; copy the export again",
+            ));
         }
         let items = put_all(&aws, &path)?;
         check_count(Path::new(&name), items, file.item_count)?;
@@ -162,7 +165,10 @@ pub async fn read(staging: &Staging, place: &ExportLocation) -> Result<()> {
 fn check_count(path: &Path, found: u64, told: u64) -> Result<()> {
     match found == told {
         true => Ok(()),
-        false => Err(malformed(path, format!("{found} items, not {told}"))),
+        false => Err(malformed(
+            path,
+            format!("it has {found} items, but the manifest says {told}"),
+        )),
     }
 }
 

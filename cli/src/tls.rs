@@ -19,13 +19,13 @@ use rustls_platform_verifier::ConfigVerifierExt;
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The URL's `sslmode`.
-    #[error("sslmode={0} is not known: disable, prefer, require, verify-ca or verify-full")]
+    #[error("sslmode must be disable, prefer, require, verify-ca or verify-full, not {0}")]
     Mode(String),
     /// The file of certificates.
     #[error("sslrootcert={0}: {1}")]
     File(String, pem::Error),
     /// It has none.
-    #[error("sslrootcert={0} holds no certificate")]
+    #[error("sslrootcert={0} must be a file with certificates in PEM")]
     NoCertificate(String),
     /// The rest.
     #[error("TLS: {0}")]

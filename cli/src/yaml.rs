@@ -59,7 +59,11 @@ pub fn read<E: From<YamlError>>(
         match reader.next()? {
             Event::MappingStart(..) => break,
             Event::StreamStart | Event::DocumentStart(_) => {}
-            _ => return Err(reader.wrong("there is no mapping with buckets").into()),
+            _ => {
+                return Err(reader
+                    .wrong("the file must be a mapping with the key buckets")
+                    .into());
+            }
         }
     }
     let mut has_buckets = false;
@@ -118,7 +122,7 @@ impl<R: Read> Reader<R> {
             match self.next()? {
                 Event::StreamEnd => return Ok(()),
                 Event::DocumentEnd => {}
-                _ => return Err(self.wrong("there is more than one document")),
+                _ => return Err(self.wrong("the file must have only one document")),
             }
         }
     }
@@ -128,7 +132,7 @@ impl<R: Read> Reader<R> {
         match self.next()? {
             Event::MappingEnd => Ok(None),
             Event::Scalar(key, style, ..) if key == "<<" && style == ScalarStyle::Plain => {
-                Err(self.wrong("merge keys (<<) are not read; write out what they merge"))
+                Err(self.wrong("merge keys (<<) are not supported; write out their fields"))
             }
             Event::Scalar(key, ..) => Ok(Some(key.into_owned())),
             _ => Err(self.wrong("a key that is no text")),
@@ -155,7 +159,9 @@ impl<R: Read> Reader<R> {
         match self.next()? {
             Event::MappingStart(..) => Ok(true),
             Event::Scalar(text, ScalarStyle::Plain, _, None) if is_null(&text) => Ok(false),
-            Event::Alias(_) => Err(self.wrong("an alias here is not read; write out its anchor")),
+            Event::Alias(_) => {
+                Err(self.wrong("an alias is not supported here; write out the value of its anchor"))
+            }
             _ => Err(self.wrong("there is no mapping")),
         }
     }
@@ -218,7 +224,7 @@ impl<R: Read> Reader<R> {
         let (anchor, value) = match event {
             Event::Alias(anchor) => {
                 let value = self.anchors.get(&anchor).cloned();
-                let value = value.ok_or_else(|| self.wrong("an alias of what is not read yet"))?;
+                let value = value.ok_or_else(|| self.wrong("an alias must follow its anchor"))?;
                 self.count(value.to_string().len())?;
                 (0, value)
             }
@@ -227,7 +233,7 @@ impl<R: Read> Reader<R> {
                 let tag = tag.filter(|tag| !tag.suffix.is_empty());
                 let is_text = tag.as_ref().is_some_and(|tag| tag.suffix == "str");
                 if let Some(tag) = tag.filter(|_| !is_text) {
-                    return Err(self.wrong(format!("the tag {tag} is not read")));
+                    return Err(self.wrong(format!("the tag {tag} is not supported")));
                 }
                 let value = match style {
                     ScalarStyle::Plain if !is_text => {

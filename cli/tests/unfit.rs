@@ -157,14 +157,14 @@ async fn an_import_names_what_does_not_fit_or_has_no_home_and_writes_nothing() {
     dump.write(directory);
 
     let named = [
-        "does not fit: an id that is not valid: 2, e.g. /buckets/b/collections/c/records/",
+        "does not fit: an invalid id: 2, e.g. /buckets/b/collections/c/records/",
         "/records/line\u{fffd}",
         "does not fit: a time before 1970: 1, e.g. /buckets/b/collections/c/records/early",
-        "does not fit: an entry of a history that is none, or too deep: 1, e.g. /buckets/b/history/deep-200",
+        "does not fit: not an entry of a history, or one that is too deep: 1, e.g. /buckets/b/history/deep-200",
         "does not fit: an entry of a history that is too deep: 1, e.g. /buckets/b/history/deep-110",
         "does not fit: data that are too deep: 1, e.g. /buckets/b/collections/c/records/deep",
         "does not fit: more than 400 KB: 2, e.g. /buckets/b/collections/c/records/large, /buckets/b/collections/c/records/granted",
-        "does not fit: a member whose name is too long: 1, e.g. /buckets/b/groups/long",
+        "does not fit: a member of more than 1,024 bytes: 1, e.g. /buckets/b/groups/long",
         "does not fit: in too many groups of a bucket: 1, e.g. /buckets/b everywhere",
         "no parent: collection: 1, e.g. /buckets/gone c",
         "no parent: record: 1, e.g. /buckets/b/collections/gone r",

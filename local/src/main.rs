@@ -72,7 +72,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     }
     if options.rebuild_monitor {
         let rebuilding = rebuild::rebuild_monitor(options.aws_port, vars);
-        let rebuilt = with_progress("every collection is read", rebuilding).await?;
+        let rebuilt = with_progress("reading every collection", rebuilding).await?;
         println!(
             "{} collections, {} entries raised, {} removed",
             rebuilt.collections, rebuilt.raised, rebuilt.removed

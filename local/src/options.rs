@@ -4,18 +4,18 @@ use std::ffi::OsString;
 
 /// The text of `--help`.
 pub const HELP: &str = "\
-Kinto, its functions and the AWS they need, in one process on loopback.
+Kinto's functions, and the parts of AWS that they need, in one process on loopback.
 
 Usage: kinto-local [--ini FILE] [--data FILE] [--watch]
        kinto-local [--ini FILE] rebuild-monitor
 
-  --ini FILE   take settings from a kinto.ini; variables win over it
-  --data FILE  keep the table in FILE; without it everything ends with the process
+  --ini FILE   read settings from a kinto.ini; variables take precedence
+  --data FILE  keep the table in FILE; without it all data are lost at the end
   --watch      show writes, the monitor, broadcasts and listeners as they happen,
-               with their lags; a log where standard output is no terminal
+               with their lags; a log if standard output is not a terminal
   rebuild-monitor
-               compute the entries of monitor/changes anew, in the stack that
-               is running on AWS_PORT
+               compute the entries of monitor/changes again, in the stack
+               that runs on AWS_PORT
   --help       print this
 
 Environment:

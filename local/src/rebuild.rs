@@ -20,7 +20,7 @@ pub enum RebuildMonitorError {
     #[error(transparent)]
     Settings(#[from] StartError),
     /// The stack does not respond, or fails.
-    #[error("the stack on AWS_PORT {port} did not do it: {source}")]
+    #[error("the stack on AWS_PORT {port} could not rebuild the monitor; does it run? {source}")]
     Stack {
         /// The port.
         port: u16,

@@ -352,7 +352,9 @@ fn banner(
         "data",
         match &options.data {
             Some(file) => format!("in {file}"),
-            None => "in memory, until this ends; --data FILE keeps it".to_owned(),
+            None => {
+                "in memory, until this process ends; --data FILE keeps them in a file".to_owned()
+            }
         },
     );
     banner

@@ -212,7 +212,7 @@ impl View {
             row(line);
         }
         if self.last.is_empty() {
-            row("Nothing was written yet. Ctrl-C ends it.");
+            row("Nothing was written yet. Ctrl-C ends the stack.");
         }
         // Clears the rest of an earlier, longer screen.
         screen.push_str("\x1b[J");

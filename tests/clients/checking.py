@@ -1,4 +1,4 @@
-"""How the clients' scripts check."""
+"""Checks for the clients' scripts."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What kinto-http for Python does with a server: `with_kinto_http.py URL`, where URL ends in /v1."""
+"""Uses a server by kinto-http for Python: `with_kinto_http.py URL`, where URL ends in /v1."""
 
 import sys
 from uuid import uuid4

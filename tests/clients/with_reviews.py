@@ -1,4 +1,4 @@
-"""What kinto-http for Python does with reviews: `with_reviews.py URL`, where URL ends in /v1."""
+"""Uses reviews by kinto-http for Python: `with_reviews.py URL`, where URL ends in /v1."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Errors, as AWS answers them."""
+"""Errors in AWS's form."""
 
 PREFIX = "com.amazonaws.dynamodb.v20120810#"
 

@@ -1,9 +1,9 @@
-"""What each kind of request asks of DynamoDB, and what that costs, after the sizes of the items: a table.
+"""Prints a table of the capacity units that each kind of request uses, computed from the sizes of the items, and their price.
 
     python3 tests/deployed/capacity.py [--functions DIR] [--bytes 500]
 
-Transactions cost twice in the table. Of the index each entry is counted once, also in transactions, for which the documentation
-names no factor. With a listener ("+ events") each transaction has an item of the outbox. `--bytes`: of the data of a record.
+Transactions cost twice in the table. Each entry of the index is counted once, also in transactions, because the documentation
+names no factor for these. With a listener ("+ events") each transaction has an item of the outbox. `--bytes` is the size of a record's data.
 """
 
 import argparse
@@ -108,15 +108,15 @@ def show(operations):
 
 
 # List prices in dollars a million (us-east-1, arm64): the HTTP API, a start of a function, a request to a FIFO queue, units on
-# demand. A function has 256 MB and is taken to run for 10 ms.
+# demand. A function has 256 MB and is assumed to run for 10 ms.
 HTTP, START, QUEUE, RRU, WRU = 1.00, 0.20, 0.50, 0.125, 0.625
 RUN = 0.0000133334 * 0.25 * 0.010 * 1_000_000
-# Of a broadcast: sent, received, deleted.
+# The requests of a broadcast: sent, received, deleted.
 QUEUE_REQUESTS = 3
 NAMES = ("api", "changes-aggregator", "broadcaster", "notifier")
 
-# What may not become dearer: RRU and WRU by function, the dollars of an isolated write that is monitored and broadcast, and
-# those of one of many, which share the batches of the stream and the broadcasts.
+# Upper bounds: RRU and WRU by function, the dollars of an isolated write that is monitored and broadcast, and
+# those of one of many writes, which share the batches of the stream and the broadcasts.
 BOUNDS = {
     "create a record": ({"api": (6, 6), "changes-aggregator": (1, 3), "broadcaster": (3, 2)}, 10.0, 5.2),
     "replace a record": ({"api": (6, 6), "changes-aggregator": (1, 3), "broadcaster": (3, 2)}, 10.0, 5.8),
@@ -132,7 +132,7 @@ BOUNDS = {
 
 
 def dollars(by, front=True):
-    """Of a million of these."""
+    """The dollars of a million of these."""
     total = HTTP if front else 0
     for who, operations in by.items():
         _, (read, write, index) = show(operations)
@@ -142,7 +142,7 @@ def dollars(by, front=True):
 
 
 def check(what, by):
-    """What of a row is dearer than it may be."""
+    """The values of a row that exceed their bounds."""
     bounds, price, of_many = BOUNDS.get(what, ({}, None, None))
     for who, (reads, writes) in bounds.items():
         _, (read, write, index) = show(by.get(who, []))

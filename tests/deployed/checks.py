@@ -1,4 +1,4 @@
-"""The checks of a history: what clients were told, and what the table, the monitor, Megaphone and the listener show."""
+"""Checks a history: the answers to clients against the table, the monitor, Megaphone and the listener."""
 
 import bisect
 import json
@@ -32,7 +32,7 @@ class Checks:
                 self.violation("AWS refuses a request", key)
 
     def read_history(self):
-        """Of each record, and of each list, its versions in the order of their commits."""
+        """For each record, and for each list, its versions in the order of their commits."""
         self.versions, self.lists, self.monitor, self.by_value = {}, {}, {}, {}
         for n, (at, (pk, sk), item, transaction) in enumerate(self.stack.table.history):
             if pk == "#monitor":
@@ -53,8 +53,8 @@ class Checks:
                     self.by_value.setdefault(data["v"], []).append(version)
 
     def read_monitor(self, n, at, state):
-        """The changes that a state of the monitor has and the one before had not: by collection when, the collection's
-        timestamp, whether it is gone, and the position. An entry's own item says nothing that was not there before."""
+        """The changes that a state of the monitor has and the one before had not. For each collection: when, the collection's
+        timestamp, whether it is gone, and the position. An entry's own item has nothing new."""
         for name, entry in state.get("latest", {}).get("M", {}).items():
             bucket, collection = name.split("/")
             position, timestamp, *deleted = entry["L"]
@@ -89,7 +89,7 @@ class Checks:
         return f"{parent}#{kind[:-1]}", identifier
 
     def flat(self):
-        """Each write, those of batches on their own: (op, method, path, headers, body, status, answer)."""
+        """Each write, with the writes of batches one by one: (op, method, path, headers, body, status, answer)."""
         for op in self.ops:
             if op["path"] == "/v1/batch":
                 requests = op["body"]["requests"]
@@ -123,7 +123,7 @@ class Checks:
                 lm = data.get("last_modified")
                 at = [n for n, version in enumerate(versions) if version["lm"] == lm]
                 if not at:
-                    # A POST or PUT may be answered with what was there: then nothing was written.
+                    # A POST or PUT may be answered with the existing object: then nothing was written.
                     self.violation("an acknowledged write is not there", shown)
                     continue
                 version, before = versions[at[0]], versions[at[0] - 1] if at[0] else None
@@ -141,7 +141,7 @@ class Checks:
                         and op["path"] != "/v1/batch":
                     self.violation("If-None-Match did not hold", f"{shown}: before it was {before}")
                 if value and len([v for v in found if (v["pk"], v["sk"]) == (pk, sk)]) > 1 and method in ("PUT", "POST"):
-                    # PATCH of metadata keeps v; a write that was done twice shows as two versions with one value.
+                    # A PATCH of metadata keeps v. A repeated write shows as two versions with one value.
                     others = [v for v in found if (v["pk"], v["sk"]) == (pk, sk)]
                     if not self.patched(others):
                         self.warn("a write was done twice (and answered once)", f"{shown}: {[v['lm'] for v in others]}")
@@ -153,7 +153,7 @@ class Checks:
                     self.check_refusal(op, versions, int(if_match.strip('"')), shown)
                 if method == "DELETE" and status in (404, 412) and op["path"] != "/v1/batch":
                     self.check_no_tombstone(op, versions, status, shown)
-        # Who began after another had ended has a later time.
+        # A write that began after another had ended has a later time.
         for pk, entries in acknowledged.items():
             entries.sort(key=lambda entry: entry[1])
             ends, highest, top = [], [], (0, "")
@@ -174,7 +174,7 @@ class Checks:
         return False
 
     def check_refusal(self, op, versions, expected, shown):
-        """A 412 is right when at some moment within the request the record was another than it named."""
+        """A 412 is right if, at some moment within the request, the record was not the one that it named."""
         current, always = None, True
         for n, version in enumerate(versions):
             after = versions[n + 1]["at"] if n + 1 < len(versions) else float("inf")
@@ -186,8 +186,8 @@ class Checks:
             self.violation("412 although If-Match held all the time", shown)
 
     def check_no_tombstone(self, op, versions, status, shown):
-        """A deletion that was refused deleted nothing: each tombstone within it is somebody else's. Counted, for who else
-        deleted that record then cannot be told for certain."""
+        """A refused deletion deleted nothing: each tombstone within its time is another client's. They are counted, because
+        it is not certain which other client deleted a record then."""
         within = [v for v in versions if not v["live"] and op["begin"] <= v["at"] <= op["end"]]
         if not within:
             return
@@ -197,7 +197,7 @@ class Checks:
             self.violation("a deletion was refused and took effect", f"{shown}: tombstone at {within[0]['lm']}")
 
     def check_syncs(self):
-        """Of each answer: every version with since < time <= ETag is in it, or a later one of that record."""
+        """Each answer has every version with since < time <= ETag, or a later one of that record."""
         per_list = {}
         for (pk, sk), versions in self.versions.items():
             per_list.setdefault(pk, []).extend((v["lm"], sk, v["live"], v["at"]) for v in versions)
@@ -223,7 +223,7 @@ class Checks:
                         self.violation("a deleted record is shown", f"{sync['kind']} {sync['collection']} {sk} {lm} {got[sk]}")
                     continue
                 if got.get(sk, 0) < lm:
-                    # What a later write moved on while pages were read is behind the ETag and comes next time.
+                    # A record that a write moved on while pages were read is later than the ETag and comes next time.
                     later = [v for v in self.versions[(pk, sk)] if v["lm"] > sync["etag"] and v["at"] <= sync["end"]]
                     if later and sk not in got:
                         continue
@@ -231,7 +231,7 @@ class Checks:
                                    f"since {sync['since']} has ETag {sync['etag']} without {sk} of {lm} (live: {live}), committed "
                                    f"{1000 * (at - sync['begin']):.1f} ms after it began, {1000 * (at - sync['end']):.1f} after it ended; "
                                    f"shown: {got.get(sk)}")
-        # One after the other: the ETag never goes back.
+        # In successive answers the ETag never goes back.
         ordered = {}
         for sync in sorted(self.syncs, key=lambda sync: sync["end"]):
             ordered.setdefault(sync["collection"], []).append(sync)
@@ -316,7 +316,7 @@ class Checks:
         for key in told:
             if key not in truth:
                 self.violation("an event of a write that was not committed", str(key))
-        # Of a collection's records in the order of the commits; of one transaction the events stand by action, not by time.
+        # Events of a collection's records follow the order of the commits. Those of one transaction are ordered by action, not by time.
         by_time = {(version["pk"], version["sk"], version["lm"]): version["transaction"]
                    for versions in self.versions.values() for version in versions}
         for group, events in order.items():

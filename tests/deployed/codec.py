@@ -1,4 +1,4 @@
-"""JSON as the stand-ins read and write it: by orjson where it is installed."""
+"""JSON for the stand-ins: by orjson if it is installed."""
 
 import json
 

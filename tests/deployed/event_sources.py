@@ -1,4 +1,4 @@
-"""Event source mappings: filters and batch sizes as template.yaml has them, retries as Lambda makes them."""
+"""Event source mappings with template.yaml's filters and batch sizes, and Lambda's retries."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ from functions import Failed
 
 
 def template_event_sources(path):
-    """Filters and batch sizes of the stream mappings, as they stand in template.yaml."""
+    """Filters and batch sizes of the stream mappings, from template.yaml."""
     sources, function, kind = {}, None, None
     for line in open(path):
         found = re.match(r"  (\w+):\s*$", line)
@@ -150,14 +150,14 @@ class QueueSource:
                 if message["id"] in failed:
                     continue
                 if self.stack.faulty and self.stack.random.random() < self.duplicates:
-                    # As if the deletion got lost: it comes again soon.
+                    # As if the deletion was lost: the message comes again soon.
                     message["visible"] = self.queue.now() + 0.2
                     continue
                 self.queue.delete(message)
 
 
 class Fan:
-    """An event that several wait for, each for itself."""
+    """An event that several tasks wait for separately."""
 
     def __init__(self):
         self.listeners = []
@@ -168,7 +168,7 @@ class Fan:
 
 
 class View:
-    """A shard, with an event of one's own."""
+    """A shard, with a private event."""
 
     def __init__(self, shard):
         self.shard, self.event = shard, asyncio.Event()

@@ -40,7 +40,7 @@ class Queue:
         return message
 
     def receive(self, most):
-        """Of each group that has no message in flight the first ones, in order."""
+        """The first messages of each group that has none in flight, in order."""
         now, taken, blocked = self.now(), [], set()
         for message in list(self.messages):
             if message["group"] in blocked:

@@ -1,4 +1,4 @@
-"""A DynamoDB elsewhere in the place of `dynamo.py` (--dynamodb-url)."""
+"""Another DynamoDB in place of `dynamo.py` (--dynamodb-url)."""
 
 import asyncio
 import time
@@ -11,7 +11,7 @@ from dynamo import Shard
 
 
 class Forward:
-    """DynamoDB elsewhere."""
+    """Another DynamoDB."""
 
     def __init__(self, url, stack, table="kinto"):
         parts = urllib.parse.urlsplit(url)

@@ -1,4 +1,4 @@
-"""Lambda: processes of the functions' binaries, each with a Runtime API of its own and one invocation at a time."""
+"""Lambda: processes of the functions' binaries, each with its own Runtime API and one invocation at a time."""
 
 import asyncio
 import os
@@ -104,7 +104,7 @@ class Instance:
         return 400, [], b"{}"
 
     async def invoke(self, event):
-        """What the function answers, as bytes."""
+        """The function's answer, as bytes."""
         if len(event) > 6 * 1024 * 1024:
             raise Failed("RequestEntityTooLarge")
         if self.process is None:

@@ -3,11 +3,11 @@
     python3 tests/deployed/histories.py [--functions DIR] [--seeds 1,2,3] [--seconds 25] [--isolation item] [--shards 2] [--apis 6]
                          [--faults LEVEL] [--clients 10]
 
-Each seed: a new stack (run.py), writers, readers that synchronize, pollers of the monitor; then the faults end, the stack
-comes to rest, and `check` compares what was answered with what the table held. LEVEL: none, light, heavy, lost (answers
-that get lost and transactions that stall), broadcaster (its processes are killed too: takes two minutes more).
+Each seed has a new stack (run.py), writers, readers that synchronize, and pollers of the monitor. Then the faults end, the stack
+comes to rest, and `check` compares the answers with the table's versions. LEVEL: none, light, heavy, lost (lost answers
+and stalled transactions), broadcaster (its processes are killed too, which takes two minutes more).
 
-Exit status 1 if anything is violated; each violation is printed with the requests that show it.
+Exit status 1 if a check is violated. Each violation is printed with the requests that show it.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from run import FUNCTIONS, LOGS, Stack
 AUTH = ("Authorization", "Basic " + base64.b64encode(b"me:secret").decode())
 JSON = ("Content-Type", "application/json")
 
-# Of each request to AWS, by function: the chance of each fault.
+# The chance of each fault for each request to AWS, by function.
 LEVELS = {
     "none": {},
     "light": {
@@ -92,7 +92,7 @@ class Run(Checks):
         self.random = random.Random(seed)
         self.ops, self.syncs, self.polls, self.violations = [], [], [], []
         self.statuses, self.unique, self.over = {}, 0, False
-        self.etags = {}  # the last that anybody saw of a record
+        self.etags = {}  # the last version of a record that any client saw
         self.warnings = {}
 
     def violation(self, kind, text):
@@ -205,7 +205,7 @@ class Run(Checks):
         client.close()
 
     async def pass_away(self, client):
-        """Collections and a bucket that are deleted and made anew, with records in them."""
+        """Deletes and creates collections and a bucket again, with records in them."""
         draw = self.random.random()
         if draw < .35:
             collection = self.random.choice(self.PASSING)
@@ -226,7 +226,7 @@ class Run(Checks):
     # ---- readers
 
     async def syncer(self, collection, pages):
-        """As kinto.js: by `_since` with the ETag of the first page."""
+        """Synchronizes as kinto.js does: by `_since` with the ETag of the first page."""
         client, since, known = http1.Client(self.stack.port), None, {}
         path = f"/v1/buckets/main/collections/{collection}/records"
         last = False
@@ -252,7 +252,7 @@ class Run(Checks):
                 self.syncs.append({"kind": "since", "collection": collection, "since": since, "etag": etag, "begin": begin,
                                    "end": time.time(), "objects": objects, "pages": pages})
                 for item in objects:
-                    # Of two pages the later time is the newer state.
+                    # If two pages have a record, the later time is the newer state.
                     before = known.get(item["id"])
                     if before is None or before["last_modified"] <= item["last_modified"]:
                         known[item["id"]] = item
@@ -378,7 +378,7 @@ class Run(Checks):
         while time.time() < until:
             busy = any(not s.idle or s.position < len(s.shard.records) for s in self.stack.stream_sources)
             busy = busy or any(queue.messages for name, queue in self.stack.queues.items() if "dead" not in name)
-            # Who sent them may have gone: what is late, or stalled, still takes effect.
+            # Their senders may be gone: late or stalled requests still take effect.
             busy = busy or self.stack.in_flight or getattr(self.stack.table, "locked", None)
             quiet = 0 if busy else quiet + 1
             if quiet >= 8:

@@ -2,9 +2,8 @@
 
     PORT=18300 python3 tests/deployed/launch.py
 
-FUNCTIONS (target/lambda), ISOLATION (atomic) and APIS (2) in the environment are run.py's.
-Refusals of the stand-ins, which no client sees as such,
-are appended to REFUSALS, a file.
+The variables FUNCTIONS (target/lambda), ISOLATION (atomic) and APIS (2) are run.py's options. Clients do not see refusals of the
+stand-ins as such; they are appended to the file REFUSALS.
 """
 
 import asyncio
@@ -36,7 +35,7 @@ async def main():
             await asyncio.wait_for(stop.wait(), 0.2)
         except asyncio.TimeoutError:
             pass
-        # At once, for the harness may kill this without another word.
+        # At once, because the harness may kill this process without notice.
         new = [key for what in (stack.notes, stack.denied) for key in what if key not in written]
         written.update(new)
         if new and os.environ.get("REFUSALS"):

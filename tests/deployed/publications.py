@@ -1,17 +1,17 @@
-"""Publications of the deployed functions while these are killed: every changeset that anybody sees verifies, by autograph-utils where
-the Python that runs this has it (target/venv/bin/python, see trust.py), else by examples/verify.py.
+"""Publishes by the deployed functions while they are killed: every changeset that a client sees must verify. autograph-utils verifies if
+this Python has it (target/venv/bin/python, see trust.py), otherwise examples/verify.py.
 
     python3 tests/deployed/publications.py [--functions DIR] [--walks 200] [--seed 1] [--isolation partition] [--faults heavy]
     python3 tests/deployed/publications.py --measure 1000,10000 [--bytes 900] [--latency 5] [--partitions 4] [--kill] [--functions DIR]
 
-A walk: one source with preview and destination; somebody edits, requests, approves, rolls back and signs again, with answers
-that get lost and functions that are killed; others read both targets, whole and with `_since`. Then the faults end, and what
-was cut short has to end by itself.
+A walk has one source with preview and destination. One client edits, requests, approves, rolls back and signs again, with lost
+answers and killed functions. Others read both targets, whole and with `_since`. Then the faults end, and interrupted work must
+finish by itself.
 
-`--measure` publishes that many changed records once, while others read, and says how long each command took, how much of that the
-api's process computed, and what it asked of the table and costs. Each request to the table takes `--latency` milliseconds at least; with
-`--partitions` it refuses what is more than 1,000 write units a second for one of so many partitions, as DynamoDB does. `--kill` kills
-the api while it writes, the api when it has committed, and the aggregator while it settles.
+`--measure` publishes that many changed records once, while others read. It prints the time of each command, the CPU time of the api's
+process, the requests to the table, and their price. Each request to the table takes at least `--latency` milliseconds. With
+`--partitions` the table has that many partitions, and refuses more than 1,000 write units a second for one of them, as DynamoDB does. `--kill`
+kills the api while it writes, the api when it has committed, and the aggregator while it settles.
 """
 
 import argparse
@@ -64,11 +64,11 @@ class Bench:
         return self
 
     async def send(self, user, method, path, body=None, client=None, timeout=60):
-        """Status and answer; no status where there was no answer."""
+        """Status and answer; no status if there was no answer."""
         headers = [JSON, ("Authorization", "Basic " + base64.b64encode(f"{user}:".encode()).decode()), ("Accept-Encoding", "gzip")]
         data = json.dumps(body).encode() if body is not None else b""
         try:
-            # Walks send at the same time, and a connection has one request.
+            # Walks send concurrently, and a connection carries one request at a time.
             used = client or http1.Client(self.stack.port)
             try:
                 status, out, answer = await used.request(method, path, headers, data, timeout)
@@ -111,7 +111,7 @@ class Walk:
         self.told, self.pause = {}, bench.options.pause
 
     async def check(self, changeset, what):
-        """Each changeset once: many are the same."""
+        """Each changeset once, because many are the same."""
         self.seen += 1
         records = sorted((record["id"], record["n"], record["last_modified"]) for record in changeset["changes"])
         name = (str(changeset["metadata"]["signatures"]), changeset["timestamp"], hash(str(records)))
@@ -151,7 +151,7 @@ class Walk:
         return status, answer
 
     async def command(self, user, status):
-        """Again where the answer tells of nothing: then it may have been carried out, and is refused."""
+        """Repeats a command without an answer. It may have been carried out, and the repetition is then refused."""
         for _ in range(4):
             told, answer = await self.ask(user, "PATCH", self.source, {"data": {"status": status}}, status)
             if told is not None and told < 500:
@@ -171,7 +171,7 @@ class Walk:
                 await self.command("alice", "to-resign")
 
     async def at_rest(self):
-        """What was cut short has ended, and what is shown is what was written."""
+        """Interrupted work has finished, and readers see what was written."""
         for target in TARGETS:
             pk = f"{target}/collections/{self.id}#record".removeprefix("/v1")
             item = self.bench.stack.table.get((pk, "#timestamp"))
@@ -228,7 +228,7 @@ async def walks(options):
 
 
 class Kills:
-    """Kills of functions at certain requests to the table, in place of random faults."""
+    """Kills functions at certain requests to the table, instead of random faults."""
 
     def __init__(self, changes):
         batches = max(1, changes // 25)
@@ -254,7 +254,7 @@ class Readers:
 
     def __init__(self, bench, source, changes):
         self.walk = Walk(bench, "", None, 0)
-        # To read and to verify takes time of the process that stands in for the table, too.
+        # Reading and verifying also take time of this process, which is the table's stand-in.
         self.walk.pause = max(self.walk.pause, changes / 5000)
         self.walk.id = source.rsplit("/", 1)[1]
         readers = [(target, follows) for target in TARGETS for follows in (0, 1)]
@@ -269,7 +269,7 @@ class Readers:
 
 
 async def measure(options, changes):
-    """An approval of that many new records: seconds, and units by operation."""
+    """Measures an approval of that many new records: seconds, and units by operation."""
     bench = await Bench(options, faults=Kills(changes) if options.kill else None).start()
     bench.stack.table.slow = False
     source = f"{WORK}/collections/large"
@@ -329,7 +329,7 @@ async def carry_out(bench, source, user, command, what):
         print(f"| {who} | {operation} | {count} | {read:g} | {write:g} |")
         reads, writes = reads + read, writes + write
     print(f"{reads:g} RRU and {writes:g} WRU: {(reads * RRU + writes * WRU) / 1e6:.4f} $", flush=True)
-    # What was killed behind its commit is refused when it is sent again.
+    # A command that was killed after its commit is refused when it is sent again.
     status in ((200, 400) if bench.stack.faulty else (200,)) or sys.exit(f"{status}: {answer}")
 
 

@@ -1,19 +1,19 @@
-"""The deployed stack without AWS: the functions' own binaries, each process one request at a time as on Lambda, between
-stand-ins of what they talk to. Nothing but Python, loopback only.
+"""The deployed stack without AWS: the functions' own binaries, with one request per process at a time as on Lambda, between
+stand-ins of the services that they use. It needs only Python and uses only loopback.
 
     python3 tests/deployed/run.py [--functions DIR] [--port 18300] [--apis 4] [--isolation item] [--shards 2] [--dynamodb-url URL]
 
 DIR holds {api,changes-aggregator,broadcaster,notifier}/bootstrap, as target/lambda does once `tests/run` or
 `cargo lambda build --release` has built them. The stand-ins:
 
-    DynamoDB        dynamo.py, or any server that speaks its protocol (--dynamodb-url: its table is made as template.yaml
-                    says, its stream read with GetRecords)
-    Lambda          the Runtime API, one port a process; time limits of template.yaml, kill -9 behind them
+    DynamoDB        dynamo.py, or any server that speaks its protocol (--dynamodb-url: its table is made from template.yaml,
+                    and its stream is read with GetRecords)
+    Lambda          the Runtime API, one port a process; kill -9 after the timeouts of template.yaml
     event sources   template.yaml's filters and batch sizes; ReportBatchItemFailures, BisectBatchOnFunctionError;
                     FIFO queues with groups, deduplication and visibility
     API Gateway     an HTTP API with payload format 2.0
-    Megaphone       one that records what it is told
-    IAM             each function may do what its role in template.yaml may
+    Megaphone       records the broadcasts
+    IAM             each function has the permissions of its role in template.yaml
 
 `histories.py` uses `Stack` with faults; `launch.py` runs one in the foreground.
 """
@@ -45,7 +45,7 @@ TEMPLATE = os.path.join(WORKSPACE, "template.yaml")
 LOGS = os.path.join(tempfile.gettempdir(), "deployed-logs")
 SECRET_ARN = "arn:aws:secretsmanager:us-east-1:000000000000:secret:{}-AbCdEf"
 
-# Of the roles in template.yaml. A transaction needs what its parts need.
+# The actions in the roles of template.yaml. A transaction needs the permissions of its parts.
 PERMISSIONS = {
     "api": {"dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:Query", "dynamodb:PutItem", "dynamodb:UpdateItem",
             "dynamodb:BatchWriteItem", "secretsmanager:GetSecretValue", "ssm:GetParameter"},
@@ -135,7 +135,7 @@ class Stack:
         self.notes[key] = self.notes.get(key, 0) + 1
 
     async def listen(self, handler, port=0):
-        """A server at the port, or at any that is free, with its port."""
+        """A server at the port, or at any free one, and its port."""
         server = await http1.serve(port, handler)
         self.servers.append(server)
         return server, server.sockets[0].getsockname()[1]
@@ -192,7 +192,7 @@ class Stack:
                                                  self.duplicates) for shard in self.table.shards]
             self.queue_sources.append(QueueSource(self, self.notifier, self.queues["notifications.fifo"],
                                                   self.sources[("Notifier", "SQS")], 2, self.duplicates))
-        # Two mappings may follow one shard: each has an event of its own.
+        # Two mappings may follow one shard: each has its own event.
         if not isinstance(self.table, Forward):
             for shard in self.table.shards:
                 shard.event = Fan()
@@ -212,7 +212,7 @@ class Stack:
         return self
 
     async def consume(self):
-        """The consumer of the listener's queue: in the order that it gets them."""
+        """The consumer of the listener's queue, with the messages in the order of their arrival."""
         queue = self.queues["events.fifo"]
         while True:
             for message in queue.receive(10):
@@ -283,7 +283,7 @@ class Stack:
         fault = self.faults.aws(caller, operation) if self.faulty else None
         if fault in ("conflict", "tx_throttle") and operation == "TransactWriteItems" \
                 and loads(http_request.body).get("ClientRequestToken") in getattr(self.table, "tokens", ()):
-            fault = None  # What is sent again once it is committed, or under way, does not meet itself.
+            fault = None  # A repeated transaction that is committed or in progress does not conflict with itself.
         if fault:
             self.injected[(fault, operation)] = self.injected.get((fault, operation), 0) + 1
             instance = self.instance(caller)
@@ -295,7 +295,7 @@ class Stack:
             if fault == "delay":
                 await asyncio.sleep(self.random.random() * 0.3)
             elif fault == "late":
-                # Its client has given up and sent it again when this takes effect.
+                # When this takes effect, its client has already given up and sent it again.
                 await asyncio.sleep(2.05 + self.random.random() * 1.5)
             elif fault == "kill_during":
                 instance.kill()
@@ -319,7 +319,7 @@ class Stack:
                     "TransactionCanceledException", "Transaction cancelled, please refer cancellation reasons for specific "
                     f"reasons [{codes}]", CancellationReasons=reasons), dynamodb)
             elif operation in ("TransactWriteItems", "TransactGetItems") and fault[:1].isupper():
-                # The reasons by their names, with "+" between those of several items.
+                # The names of the reasons, joined by "+" for several items.
                 items = loads(http_request.body)["TransactItems"]
                 named = [{"Code": code, "Message": "injected"} for code in fault.split("+")]
                 reasons = (named + [{"Code": "None"}] * len(items))[:len(items)]
@@ -404,7 +404,7 @@ class Stack:
         headers = [(key, value) for key, value in (answer.get("headers") or {}).items()
                    if key.lower() not in ("content-length", "connection", "transfer-encoding")]
         headers += [("set-cookie", cookie) for cookie in answer.get("cookies") or ()]
-        # Format 2.0 has no multiValueHeaders in answers: API Gateway passes over them.
+        # Format 2.0 has no multiValueHeaders in answers: API Gateway ignores them.
         if any(key.lower() not in {k.lower() for k, _ in headers} for key in answer.get("multiValueHeaders") or {}):
             self.note("api", "headers in multiValueHeaders alone: lost on API Gateway")
         if not any(key.lower() == "content-type" for key, _ in headers) and body:

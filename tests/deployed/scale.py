@@ -1,15 +1,15 @@
-"""What a table with DynamoDB's limits carries, and what clients get beyond them (docs/scale.md).
+"""Measures the load that a table with DynamoDB's limits carries, and the answers above these limits (docs/scale.md).
 
     python3 tests/deployed/scale.py --functions DIR --template template.yaml [--scale 0.02] [--seconds 15] [NAME ...]
 
-    writers     of one list, more than its partition key takes, while others write another list
-    readers     of one object, more than a partition key takes, while others read another: they suffer, since all reads read
-                their bucket, and all buckets are under one key
-    pollers     of monitor/changes, more than the item takes that each asks
+    writers     more writers of one list than its partition key carries, while others write another list
+    readers     more readers of one object than a partition key carries, while others read another. The others suffer too, because
+                every read also reads the bucket, and all buckets are under one key
+    pollers     more pollers of monitor/changes than the item that they all read carries
 
-One partition key takes 1,000 write units a second and 3,000 read units; `--scale` of that, so that a machine of two cores can
-go beyond it. What is spent is counted by the second, without DynamoDB's burst. Ends with 1 where something was lost, where a 503
-had no Retry-After, or where others suffered that should not.
+One partition key takes 1,000 write units a second and 3,000 read units. `--scale` multiplies these, so that a machine of two cores can
+exceed them. Units are counted by the second, without DynamoDB's burst. Ends with 1 if something was lost, if a 503
+had no Retry-After, or if clients suffered that should not.
 """
 
 import argparse
@@ -33,19 +33,19 @@ MONITOR = "/v1/buckets/monitor/collections/changes/records"
 
 
 class Limited(Table):
-    """A table each of whose partition keys takes so many units a second."""
+    """A table with a limit of units a second for each partition key."""
 
     scale, spent, second, refused = None, {}, 0, 0
 
     def spend(self, kind, units):
-        """Takes `units`, by partition key, all or none."""
+        """Takes `units` by partition key, either all or none."""
         if not self.scale:
             return []
         second = int(time.monotonic())
         if second != self.second:
             self.second, self.spent = second, {}
         most = self.scale * (3000 if kind == "read" else 1000)
-        # As DynamoDB does, the first that goes over is served: a limit is never under one request.
+        # As in DynamoDB, the first request above the limit is served: a limit is never below one request.
         over = [key for key in units if self.spent.get((kind, key), 0) >= most]
         if not over:
             for key, count in units.items():
@@ -67,7 +67,7 @@ class Limited(Table):
                        "more partition keys was exceeded")
 
     def units(self, operation, request):
-        """Whether it reads or writes, the units by partition key, about, and the partition key of each item."""
+        """Whether it reads or writes, the approximate units by partition key, and the partition key of each item."""
         if operation == "Query":
             # Whatever it finds: the first page's first item.
             return "read", {}, []
@@ -104,7 +104,7 @@ class Load:
                 status, out, answer = await client.request(method, path, [AUTH, JSON], json.dumps(body).encode() if body else b"")
                 self.answers.append((status, time.monotonic() - begin, out.get("retry-after"), path))
                 n += 1
-                # A client does as it is told.
+                # A client obeys Retry-After.
                 await asyncio.sleep(float(out["retry-after"]) if "retry-after" in out else pause)
             client.close()
         await asyncio.gather(*(one(number) for number in range(clients)))
@@ -173,7 +173,7 @@ async def drive(options, name):
         wrong.append(f"{loads_of[1][0]} suffer")
     if not any(status == 503 for status, *_ in running[0].answers):
         print("  (not beyond the limit)")
-    # monitor/changes has the latest of each list.
+    # monitor/changes has the latest change of each list.
     for collection in "ab":
         _, found = await ask("GET", f"{MAIN}{collection}/records?_limit=1")
         latest = found["data"][0]["last_modified"]

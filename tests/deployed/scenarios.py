@@ -1,16 +1,16 @@
-"""Single cases, each the shortest that shows what a random history found (or that it is not so), by the real functions.
+"""Single cases with the real functions. Each is the shortest that shows a finding of a random history, or disproves it.
 
     python3 tests/deployed/scenarios.py [--functions DIR] [NAME ...]
 
-    list, changeset     a transaction whose list item is committed 0.4 s before its record (isolation "item"): a reader within
-                        that time, who goes on by _since
-    events              the same of an entry of the outbox and the rest of its transaction (isolation "partition")
+    list, changeset     a transaction whose list item is committed 0.4 s before its record (isolation "item"): a client reads within
+                        that time and continues by _since
+    events              the same for an entry of the outbox and the rest of its transaction (isolation "partition")
     monitor             an entry of monitor/changes that is raised after a later one of another collection
-    stalled             a transaction that is committed 5 s after it was sent, as one that its coordinator left to be recovered
-    limits              records and batches about the limits of an item (400 KB) and of a transaction (4 MB), listeners told
-    throttled           each way in which DynamoDB refuses a request some times: the client is not to be refused at once
+    stalled             a transaction that is committed 5 s after it was sent, like one that recovers after its coordinator died
+    limits              records and batches near the limits of an item (400 KB) and of a transaction (4 MB), with listeners
+    throttled           each way in which DynamoDB refuses a request several times: the client must not be refused at once
 
-Exit status 1 if one of them is violated.
+Exit status 1 if a case is violated.
 """
 
 import argparse
@@ -30,7 +30,7 @@ AUTH = ("Authorization", "Basic " + base64.b64encode(b"me:secret").decode())
 JSON = ("Content-Type", "application/json")
 MAIN = "/v1/buckets/main/collections/"
 MONITOR = "/v1/buckets/monitor/collections/changes"
-PATIENCE = 5  # seconds before which no request is refused for what passes by itself
+PATIENCE = 5  # seconds for which no request is refused because of a passing fault
 
 
 class Slow(Table):
@@ -155,11 +155,11 @@ async def monitor(options):
             _, out, answer = await case.ask("GET", MONITOR + "/records", **query)
             return int(out["etag"].strip('"')), {entry["collection"]: entry["last_modified"] for entry in answer["data"]}
         since, _ = await poll()
-        # One stream batch with both: the entry of a is throttled for longer than the SDK tries, so it comes again.
+        # One stream batch has both. The entry of a is throttled for longer than the SDK retries, so the batch comes again.
         case.faults.once[("changes-aggregator", "UpdateItem")] = ["delay"]
         first = await case.ask("PUT", MAIN + "a/records/r2", {"data": {}})
         case.faults.once[("changes-aggregator", "PutItem")] = []
-        # The one who raises a fails; b is raised.
+        # The process that raises a fails; b is raised.
         old, left = case.stack.aws, [3]
 
         async def aws(request):
@@ -167,7 +167,7 @@ async def monitor(options):
                 left[0] -= 1
                 case.faults.once[("changes-aggregator", "PutItem")] = ["throttle"]
             return await old(request)
-        # The servers hold the method: replaced where they look it up.
+        # The servers hold the method, so it is replaced where they look it up.
         case.stack.hook = aws
         second = await case.ask("PUT", MAIN + "b/records/r2", {"data": {}})
         times = [answer["data"]["last_modified"] for _, _, answer in (first, second)]
@@ -259,7 +259,7 @@ async def limits(options):
             for size in (396000, 398 * 1024 - 80, 398 * 1024 - 20, 398 * 1024, 398 * 1024 + 20, 399 * 1024, 400 * 1024 - 300, 400 * 1024, 410000):
                 data = {"data": {"t": char * (size // wide)}}
                 await check("one record", "PUT", f"{MAIN}a/records/l{n}", data)
-            # One that is there is replaced: its event holds both.
+            # An existing record is replaced: its event has both states.
             await check("one replaced", "PUT", f"{MAIN}a/records/l{n}", {"data": {"t": char * (390000 // wide)}})
             await check("one deleted", "DELETE", f"{MAIN}a/records/l{n}", None)
         for count, size in ((9, 390000), (10, 390000), (10, 395000), (25, 140000), (25, 150000), (25, 155000), (25, 160000), (25, 170000),

@@ -1,5 +1,5 @@
-"""Replays one example of each shape of request that the functions sent (histories.py --shapes FILE) to other DynamoDBs,
-and prints what these refuse: an expression, a reserved word, a type.
+"""Sends one example of each shape of the functions' requests (histories.py --shapes FILE) to other DynamoDBs,
+and prints their refusals: an expression, a reserved word, a type.
 
     python3 tests/deployed/second_opinion.py FILE URL [URL ...]
 """

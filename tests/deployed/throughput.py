@@ -1,4 +1,4 @@
-"""Capacity units: what a request takes, and what the partitions of a table have."""
+"""Capacity units: those that a request uses, and those that the partitions of a table offer."""
 
 import time
 import zlib
@@ -7,12 +7,12 @@ from expressions import item_size, number
 
 
 def units(size, of):
-    """Capacity units: at least one, also for what is not there."""
+    """Capacity units: at least one, also for a missing item."""
     return max(1, -(-size // of))
 
 
 def write_units(old, new):
-    """Of the table and of the index (all attributes projected): an entry whose place changes is deleted and put anew."""
+    """Units of the table and of the index (all attributes projected). An entry whose place changes is deleted and put again."""
     size = max(item_size(item) if item is not None else 0 for item in (old, new))
     entries = [item if item is not None and "last_modified" in item else None for item in (old, new)]
     if entries[0] == entries[1]:
@@ -27,7 +27,7 @@ def write_units(old, new):
 
 
 class Throughput:
-    """What the partitions of a table take: 1,000 write units a second each, those of the index included."""
+    """The limits of a table's partitions: 1,000 write units a second each, including the index."""
 
     UNITS = 1000
 
@@ -36,7 +36,7 @@ class Throughput:
         self.left = [(now(), float(self.UNITS))] * partitions
 
     def takes(self, pk):
-        """Whether a write to this partition key is not refused: what it costs is taken afterwards."""
+        """Whether a write to this partition key is accepted. Its cost is deducted afterwards."""
         return self.filled(pk) > 0
 
     def filled(self, pk):

@@ -1,4 +1,4 @@
-"""Transactions of `dynamo.py`, whose items show at one moment or at several (its `isolation`)."""
+"""Transactions of `dynamo.py`. Their items become visible at one moment or at several (its `isolation`)."""
 
 import asyncio
 import hashlib
@@ -117,7 +117,7 @@ class Transactions:
                 self.unlock(key, mine)
 
     def unlock(self, key, mine):
-        """Another transaction may have the item in hand by now."""
+        """Another transaction may hold the item by now."""
         if self.locked.get(key) is mine:
             del self.locked[key]
 

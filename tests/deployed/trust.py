@@ -1,5 +1,5 @@
-"""The key that a stack signs with, its certificates, and who verifies: autograph-utils where it is installed (tests/requirements.txt),
-as Mozilla's own tools do, with the chain that `x5u` names; else examples/verify.py, with the public key alone.
+"""A stack's signing key, its certificates, and the verifier. If autograph-utils is installed (tests/requirements.txt), it verifies with the
+chain of `x5u`, as in Mozilla's own tools. Otherwise examples/verify.py verifies with only the public key.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ def openssl(*arguments):
 
 
 class Trust:
-    """A root, a key that it certifies, and the server of the chain of the two."""
+    """A root, a key that it certifies, and a server of their chain."""
 
     def __init__(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -82,7 +82,7 @@ class Trust:
             return False
         try:
             return await third_party.check(self.verifier, changeset) == 1
-        except Exception as error:  # Of a dozen classes without a common one.
+        except Exception as error:  # autograph-utils raises a dozen classes without a common base.
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
             return False
 

@@ -3,13 +3,13 @@
     python tests/differential http://127.0.0.1:8888 [--sequences 5000] [--seed SEED] [--only N] [--all] [--without WHAT]
         [--events PORT] [--history]
 
-With `--events PORT` the sequences write more, and what a listener hears of each request is compared too: ours is a
-webhook at that port, told before the commit, for which the server must be set as in `tests/it/clients.rs`.
+With `--events PORT` the sequences write more, and the events of each request are compared too. Our listener is a
+webhook at that port, told before the commit. Set the server for it as in `tests/it/clients.rs`.
 
 With `--history` both have the plugin `kinto.plugins.history`, and histories and snapshots are read between the writes.
 
-The first sequence with a difference that is not justified is shrunk, printed, and ends this with a failure. The same
-seed makes the same sequences. `kinto` for the URL compares Kinto with itself, which must find nothing.
+The first sequence with an unjustified difference is shrunk and printed, and the program fails. The same
+seed makes the same sequences. With `kinto` as the URL, Kinto is compared with itself, which must find nothing.
 """
 
 import argparse
@@ -29,19 +29,19 @@ from request import Context, Request, default_bucket, smaller
 from servers import Kinto, Server
 from values import BUCKETS, DEFAULT
 
-# Two requests to a server are so far apart in seconds that they do not fall into one of its milliseconds.
+# Seconds between two requests to a server, so that they do not fall into one of its milliseconds.
 APART = 0.0015
 
 
 @dataclass
 class Finding:
-    """A difference that is not justified, and what led to it."""
+    """An unjustified difference, and the requests that led to it."""
 
     difference: object
     steps: list
 
     def signature(self):
-        """What makes two findings one."""
+        """Equal for two findings of the same kind."""
         sent, kinto, ours = self.steps[-1][1:]
         where = "".join("#" if c.isdigit() else c for c in self.difference.where)
         kind = [part for part in sent.url.split("?")[0].split("/")[2:] if part][::2]
@@ -63,11 +63,11 @@ class Differential:
         self.previous = 0.0
 
     def run(self, sequence):
-        """Sends a sequence to both servers in step; the first finding, if any."""
+        """Sends a sequence to both servers in step. Returns the first finding, if any."""
         run = f"{next(self.runs):x}"
         comparison = Comparison({DEFAULT: default_bucket(f"alice-{run}")})
         contexts = [Context(side, run, 0, comparison.times, comparison.made) for side in (0, 1)]
-        # Kinto's list of buckets, flushed, takes its first time when it is looked at: the run begins after it.
+        # After a flush, Kinto's list of buckets gets its first time at the first look: the run begins after it.
         self.answers([context.send(Request("GET", "/buckets")) for context in contexts])
         time.sleep(APART)
         for context in contexts:
@@ -93,7 +93,7 @@ class Differential:
                     return Finding(difference, steps)
                 entries.append(entry)
                 self.justified[entry.reason] += 1
-            # What a batch has deleted Kinto clears away at its end, with what was made anew there.
+            # At the end of a batch, Kinto removes what the batch deleted, including objects created again there.
             if any(entry.ends for entry in entries) or deletes_a_parent(sent[1], kinto, ours, None):
                 break
             for context, answer in zip(contexts, (kinto, ours)):
@@ -107,7 +107,7 @@ class Differential:
         return answers
 
     def clean(self, context, steps):
-        """Leaves nothing that a later run could see: what everybody may read is listed to everybody."""
+        """Removes everything that a later run could see: objects that everybody may read are listed to everybody."""
         shown = json.dumps([ours.body for _, _, _, ours in steps])
         buckets = [bucket for bucket in map(context.resolve, BUCKETS) if f'"{bucket}"' in shown]
         if any(f"/buckets/{DEFAULT}" in text_of(sent) for _, sent, _, _ in steps):
@@ -115,7 +115,7 @@ class Differential:
         for bucket in buckets:
             self.delete(context, f"/buckets/{bucket}")
         if any("/accounts" in text_of(sent) for _, sent, _, _ in steps):
-            # What a user made who had no account yet is out of reach of the account.
+            # Objects that a user made before having an account are out of reach for the account.
             for user in ("alice", "bob"):
                 self.delete(context, f"/accounts/{user}-{context.run}")
             for bucket in buckets:
@@ -130,7 +130,7 @@ class Differential:
                 break
 
     def shrink(self, sequence, finding):
-        """The same finding from fewer and simpler requests."""
+        """The same finding with fewer and simpler requests."""
         signature = finding.signature()
 
         def still(candidate):

@@ -4,9 +4,9 @@
     cargo build --workspace
     /tmp/kinto/bin/python tests/differential/changes.py target/debug/kinto-local
 
-Status, errno, the headers in HEADERS and the JSON body are compared. Each server has its own clock: a time is
-compared by which of the times handed out so far it is, not by its value. DIFFERENCES are those that are meant;
-one that does not occur is an error like one that is not listed. Exit code 1 when there is any.
+It compares status, errno, the headers in HEADERS and the JSON body. Each server has its own clock, so a time is
+compared by its place among the times given so far, not by its value. DIFFERENCES are the intended ones. A listed difference that
+does not occur is an error, like an unlisted one that does. Exit code 1 if there is any error.
 """
 
 import http.client
@@ -133,7 +133,7 @@ def steps():
 
 
 class Server:
-    """One side: sends requests, and knows the times that it has handed out."""
+    """One side: sends requests, and remembers the times in the answers."""
 
     def __init__(self, port):
         self.port = port
@@ -155,11 +155,11 @@ class Server:
     def play(self, name, method, path, headers, body):
         status, sent, answer = self.send(method, path, headers, body)
         if method in ("PUT", "DELETE") and status < 300:
-            time.sleep(0.03)  # no two writes in one millisecond, and the stream has its turn
+            time.sleep(0.03)  # no two writes in one millisecond, and time for the stream
             self.times[name] = answer["data"]["last_modified"]
             self.names.setdefault(self.times[name], name)
         if name.startswith("monitor changeset") and "_limit" not in name:
-            # kinto-changes has no order here; ours is that of the records.
+            # kinto-changes has no order here; ours is the order of the records.
             (answer or {}).get("changes", []).sort(key=lambda change: -change["last_modified"])
         if name == "monitor records":
             self.times["monitor"] = int(sent["ETag"].strip('"'))
@@ -172,7 +172,7 @@ class Server:
         if value is None:
             return None
         if header == "Last-Modified":
-            return "a date"  # of the ETag, or it would not be compared: seconds are too coarse
+            return "a date"  # from the ETag; otherwise it would not be compared, because seconds are too coarse
         if header in ("Allow", "Cache-Control"):
             return ", ".join(sorted(word.strip() for word in value.split(",")))
         if header == "Content-Type":
@@ -182,7 +182,7 @@ class Server:
         return re.sub(r"\d{13}", lambda m: str(self.named(int(m[0]))), value)
 
     def named(self, value):
-        """The value with its times replaced by the steps that made them."""
+        """The value with its times replaced by the names of the steps that made them."""
         if isinstance(value, dict):
             return {key: self.named(v) for key, v in value.items()}
         if isinstance(value, list):

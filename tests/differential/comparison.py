@@ -1,4 +1,4 @@
-"""What of two answers must be the same, and what only in the same relation to the answers before."""
+"""Compares two answers: parts that must be equal, and parts that must have the same relation to earlier answers."""
 
 import bisect
 import json
@@ -11,7 +11,7 @@ from request import list_of
 
 TIMESTAMP = re.compile(r'^"?(\d{10,})"?$')
 
-# Those that clients act on. Allow and Cache-Control are sets.
+# The headers that clients act on. Allow and Cache-Control are sets.
 PLAIN_HEADERS = ("www-authenticate", "retry-after", "backoff", "total-objects", "total-records")
 SET_HEADERS = ("allow", "cache-control")
 PRESENCE_HEADERS = ("expires", "alert", "next-page", "etag", "last-modified")
@@ -22,7 +22,7 @@ class Answer:
     status: int
     headers: dict
     body: object
-    # What the listener has heard of the request.
+    # The events that the listener got for the request.
     events: list = field(default_factory=list)
 
     @classmethod
@@ -43,7 +43,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Difference:
-    # Where: `status`, `header etag`, `body.data.n`, in a batch with `responses[2].` before it.
+    # The place: `status`, `header etag`, `body.data.n`, in a batch preceded by `responses[2].`.
     where: str
     kinto: object
     ours: object
@@ -53,9 +53,9 @@ class Difference:
 
 
 class Times:
-    """The timestamps of each list by which both servers mean the same moment, in order.
+    """For each list the timestamps with which both servers mean the same moment, in order.
 
-    Timestamps of different lists are in no order: whether two requests fall into one millisecond is chance.
+    Timestamps of different lists have no order, because two requests may fall into one millisecond by chance.
     """
 
     def __init__(self):
@@ -66,7 +66,7 @@ class Times:
         return pairs[-1 - back % len(pairs)][side] if pairs else None
 
     def same(self, list, kinto, ours):
-        """Whether the two can be the same moment after all that was seen; remembers that they are."""
+        """Whether the two can be the same moment, given all earlier timestamps. Remembers that they are."""
         pairs = self.lists.setdefault(list, [])
         at = bisect.bisect_left(pairs, (kinto, ours))
         if at < len(pairs) and pairs[at] == (kinto, ours):
@@ -81,12 +81,12 @@ class Times:
 
 
 class Comparison:
-    """Compares answer by answer in a run."""
+    """Compares the answers of a run one by one."""
 
     def __init__(self, aliases=None):
         self.times = Times()
         self.made = []
-        # Ids by what requests say for them.
+        # Ids by their names in requests.
         self.aliases = aliases or {}
 
     def compare(self, path, kinto, ours):
@@ -104,7 +104,7 @@ class Comparison:
         if kinto.status != ours.status:
             self._differ(f"{prefix}status", kinto.status, ours.status)
             return
-        # Only what is created has an id that was not sent.
+        # Only a created object has an id that was not sent.
         self.makes_ids = kinto.status == 201
         for name in PLAIN_HEADERS:
             if kinto.headers.get(name) != ours.headers.get(name):
@@ -112,8 +112,8 @@ class Comparison:
         for name in SET_HEADERS:
             sets = [set(re.split(r",\s*", side.headers.get(name, ""))) for side in (kinto, ours)]
             if name == "cache-control":
-                # Ours says of every answer what caches may do with it, and of a 304 what it says of the 200; Kinto says
-                # nothing of most (docs/decisions/019-caches.md).
+                # Ours tells caches what to do with every answer, and with a 304 as with the 200. Kinto says nothing for
+                # most answers (docs/decisions/019-caches.md).
                 if kinto.status == 304 and sets[0] == {""}:
                     continue
                 sets[1] -= {"private"}
@@ -127,12 +127,12 @@ class Comparison:
             if (name in kinto.headers) != (name in ours.headers):
                 self._differ(f"{prefix}header {name}", kinto.headers.get(name), ours.headers.get(name))
         if 300 <= kinto.status < 400:
-            # What a redirect shows to people is nothing to clients.
+            # Clients ignore the text that a redirect shows to people.
             kinto.body = ours.body = None
         types = [side.headers.get("content-type", "").split(";")[0] for side in (kinto, ours)]
         if types[0] != types[1] and (kinto.body or ours.body):
             self._differ(f"{prefix}header content-type", *types)
-        # That of a history is the time of its latest entry, or earlier (docs/decisions/024-history.md).
+        # A history's tag is the time of its latest entry, or earlier (docs/decisions/024-history.md).
         if "etag" in kinto.headers and "etag" in ours.headers and not self.list.endswith("/history"):
             self._timestamp(
                 f"{prefix}header etag", self.list, *(side.headers["etag"].strip('"') for side in (kinto, ours))
@@ -160,18 +160,18 @@ class Comparison:
             self.list = list_of(a["path"])
             self._value(f"responses[{index}].path", a["path"], b.get("path"))
             sides = [Answer(s["status"], {n.lower(): v for n, v in s["headers"].items()}, s["body"]) for s in (a, b)]
-            # An answer without a body is an empty text in a batch of Kinto's.
+            # In Kinto's batch, an answer without a body has an empty text.
             for side in sides:
                 side.body = side.body or None
             self._answers(f"responses[{index}].", *sides)
 
     def _events(self, kinto, ours):
-        """What the listeners have heard: the same events in the same order."""
+        """The listeners must have got the same events in the same order."""
         self.makes_ids = False
         payloads = [[event["payload"] for event in side] for side in (kinto, ours)]
         kinds = [[(payload["action"], payload["resource_name"]) for payload in side] for side in payloads]
         if len(kinds[1]) > len(kinds[0]) > 0 and kinds[1] == kinds[0] * (len(kinds[1]) // len(kinds[0])):
-            # What was written is what was asked about last.
+            # The last question before the commit shows what was written.
             self._differ("events again", *kinds)
             kinds[1], ours = kinds[0], ours[-len(kinto) :]
         if kinds[0] != kinds[1]:
@@ -190,7 +190,7 @@ class Comparison:
 
     def _body(self, where, kinto, ours):
         if isinstance(kinto, dict) and isinstance(ours, dict) and "errno" in kinto:
-            # The words are each server's own.
+            # The servers' texts differ.
             kinto, ours = ({k: v for k, v in body.items() if k not in ("message", "info")} for body in (kinto, ours))
             for body in (kinto, ours):
                 if isinstance(body.get("details"), list):
@@ -203,7 +203,7 @@ class Comparison:
             self._differ(where, kinto, ours)
         elif isinstance(kinto, dict):
             if "uri" in kinto and "target" in kinto and "target" in ours:
-                # An entry of a history: its target has a time of its own list, its date and id are the server's.
+                # An entry of a history: its target has a time of the target's list, and the server makes date and id.
                 kinto, ours = dict(kinto), dict(ours)
                 of, self.list = self.list, list_of(kinto["uri"])
                 self._value(f"{where}.target", kinto.pop("target"), ours.pop("target"))
@@ -225,7 +225,7 @@ class Comparison:
         elif key == "last_modified" and isinstance(kinto, int):
             self._timestamp(where, self.list, kinto, ours)
         elif key == "schema" and isinstance(kinto, int):
-            # A record tells the timestamp of the collection whose schema it was validated with.
+            # A record has the timestamp of the collection whose schema validated it.
             self._timestamp(where, list_of(self.list.removesuffix("/records")), kinto, ours)
         elif isinstance(kinto, str):
             self._text(where, kinto, ours)
@@ -245,7 +245,7 @@ class Comparison:
             self._value(where, kinto, ours)
 
     def _text(self, where, kinto, ours):
-        """Ids that the servers made are the same when they were made by the same request."""
+        """Ids made by the servers are equal if the same request made them."""
         if where.endswith("data.id") and self.makes_ids and kinto != ours:
             self.made.append((kinto, ours))
         texts = [kinto, ours]
@@ -263,7 +263,7 @@ class Comparison:
             self._differ(where, kinto, ours)
 
     def _url(self, where, kinto, ours):
-        # Ours are relative where the settings name no host.
+        # Ours are relative if the settings name no host.
         a, b = urlsplit(kinto), urlsplit(urljoin(kinto, ours))
         self._value(where, f"{a.scheme}://{a.netloc}{a.path}", f"{b.scheme}://{b.netloc}{b.path}")
         queries = [

@@ -1,4 +1,4 @@
-"""What a listener hears of each request: Kinto's in this process, ours by a webhook that is told before the commit."""
+"""The events that a listener gets for each request: Kinto's in this process, ours by a webhook before the commit."""
 
 import base64
 import copy
@@ -12,9 +12,9 @@ from threading import Thread
 from kinto.core.listeners import ListenerBase
 from request import USERID_HMAC_SECRET, list_of
 
-# What our events are signed with; `tests/it/clients.rs` sets it too.
+# The secret that signs our events; `tests/it/clients.rs` sets it too.
 SECRET = "the differential test's own secret"
-# Seconds by which the clock of a server on this machine may differ from ours.
+# Seconds by which the clock of a server on this machine may differ from this process's.
 FAR = 60
 
 SETTINGS = {
@@ -29,7 +29,7 @@ SETTINGS = {
 
 
 class Heard:
-    """What was heard since it was last taken."""
+    """The events since the last call."""
 
     def __init__(self):
         self.events = []
@@ -48,14 +48,14 @@ def load_from_config(config, prefix):
 
 class Listener(ListenerBase):
     def __call__(self, event):
-        # Kinto changes some of it later on.
+        # A copy: Kinto changes some of it later.
         payload, impacted = copy.deepcopy((event.payload, event.impacted_objects))
         uris = [f"{list_of(payload['uri'])}/{objects['new'].get('id')}" for objects in impacted]
         KINTO.events.append({"payload": payload, "impacted": impacted, "uris": uris})
 
 
 class Webhook(Heard):
-    """Hears our events, each as Kinto's would be. To refuse one that is not what it should be refuses the request."""
+    """Gets our events in the form of Kinto's. If it refuses a wrong event, the request is refused."""
 
     def __init__(self, port):
         super().__init__()

@@ -6,13 +6,13 @@ from values import (BUCKETS, COMPARISONS, DEFAULT, FIELDS, HOUR, ID_COMPARISONS,
 
 
 class Generator:
-    """Generates one sequence, with everything that `random` decides."""
+    """Generates one sequence. `random` makes all decisions."""
 
     def __init__(self, random, without=(), writes=False, history=False):
         self.random = random
         self.without = set(without)
         self.times = 0
-        # For listeners, who hear of writes alone.
+        # For listeners, which hear only of writes.
         self.writes = writes
         self.buckets = BUCKETS
         self.accounts = False
@@ -20,12 +20,12 @@ class Generator:
         self.history = history
 
     def sequence(self):
-        """Five to 25 requests, the first of them most often making something to work on."""
+        """Five to 25 requests. The first ones usually create objects to work on."""
         if self.writes and self.chance(20):
             self.buckets = [DEFAULT, BUCKETS[1]]
         elif self.writes and self.chance(4):
             self.accounts = True
-        # Ids that the servers make are in no order.
+        # Ids made by the servers have no order.
         self.makes_ids = self.chance(50)
         start = self.random.choice(range(5))
         records = [Request("PUT", path, body={"data": self.data()}) for path in self.some_records()]
@@ -51,7 +51,7 @@ class Generator:
     def weighted(self, **weights):
         return self.random.choices(list(weights), weights.values())[0]
 
-    # What a request is about.
+    # The subject of a request.
 
     def kind(self):
         weights = {"bucket": 10, "group": 10, "collection": 15, "record": 65}
@@ -63,7 +63,7 @@ class Generator:
         if self.chance(3):
             ids = INVALID_IDS if kind == "bucket" else INVALID_IDS + ODD_IDS
             if kind == "collection" and DEFAULT in self.buckets:
-                # Kinto makes the bucket before it looks at this, and whether that stays is the storage's matter.
+                # Kinto creates the bucket before it checks this, and whether it stays depends on the storage.
                 ids = ODD_IDS
             return self.random.choice(ids)
         if kind == "bucket":
@@ -85,19 +85,19 @@ class Generator:
 
     def user(self):
         if DEFAULT in self.buckets:
-            # Whose bucket it is is part of its URIs.
+            # The URIs name the user of the bucket.
             return "alice"
         return self.random.choices(["alice", "bob", None], [75, 15, 10])[0]
 
     def time(self, of):
-        """A time to send: one that was seen, most often, or one far off."""
+        """A time to send: usually one that was seen, otherwise a distant one."""
         if self.chance(80):
             return Seen(of, self.random.choices(range(5), [8, 4, 2, 1, 1])[0])
-        # The list of buckets is there in the next run too, and its time does not go back.
+        # The list of buckets remains for the next run, and its time does not go back.
         return At(self.random.choice([-3, -2, -1] if of == "/buckets" else [-3, -2, -1, 1, 2, 3]) * HOUR // 4)
 
     def time_of_its_own(self, of):
-        """A time for an object that no other has: two of one time are in no order."""
+        """A time that no other object has: two objects with the same time have no order."""
         if self.chance(50):
             return Seen(of)
         self.times += 1
@@ -150,7 +150,7 @@ class Generator:
         if of is not None and self.chance(8):
             data["last_modified"] = self.time_of_its_own(of)
         if of is not None and self.chance(2):
-            # Of one time, as several may be.
+            # A time that several objects may share.
             data["last_modified"] = At(-2 * HOUR)
         if self.chance(1):
             data["last_modified"] = self.random.choice([0, -1, 1.5, "abc", True, None, []])
@@ -173,7 +173,7 @@ class Generator:
         return permissions
 
     def body(self, kind, of, id):
-        """Most often one that a `PUT`, `POST` or `PATCH` takes."""
+        """Usually a body that `PUT`, `POST` or `PATCH` accepts."""
         if self.chance(4):
             odd = [b"{", b"[]", b"null", b'""', b"1", b"\xff", b"{}", {"data": 1}, {"data": None}, {"data": []}]
             odd += [{"permissions": None}, {"permissions": []}, {"unknown": 1}, {"data": {}, "unknown": 1}]
@@ -181,7 +181,7 @@ class Generator:
         data = self.data(of, id)
         if kind == "group":
             data = {"members": self.members(), **({} if self.chance(70) else data)}
-        # Kinto overlooks the schemas of collections of a default bucket.
+        # Kinto ignores the schemas of collections in a default bucket.
         has_schemas = "schemas" not in self.without and DEFAULT not in self.buckets
         if kind == "collection" and has_schemas and self.chance(10):
             data["schema"] = self.random.choice(SCHEMAS)
@@ -198,7 +198,7 @@ class Generator:
         )
 
     def operation(self):
-        """One of a JSON patch."""
+        """An operation of a JSON patch."""
         where = ["/data/n", "/data/s", "/data/l", "/data/l/0", "/data/l/-", "/data/o/a", "/data/o/b/c", "/data/missing"]
         where += ["/data/o", "/data/last_modified", "/data/id", "/data", "/permissions", "/nowhere", "data/n", ""]
         weights = [6, 4, 3, 2, 2, 3, 1, 1, 1, 0.3, 0.3, 0.3, 0.2, 0.5, 0.3, 0.3]
@@ -214,7 +214,7 @@ class Generator:
         if operation["op"] in ("add", "replace", "test") and self.chance(95):
             operation["value"] = self.value(self.random.choice(FIELDS))
         if operation["op"] in ("add", "replace") and self.chance(8):
-            # The principals as a whole, as people take them for a list.
+            # All principals at once, because people take them for a list.
             operation["path"] = f"/permissions/{self.random.choice(['read', 'write'])}"
             operation["value"] = self.random.choices(
                 [["system.Everyone"], [Principal("bob"), "x"], [], {"x": "x"}, {}, "x", None, [1], [""], 1],
@@ -230,7 +230,7 @@ class Generator:
         return [self.operation() for _ in range(self.random.randint(1, 3))]
 
     def query(self, of, method):
-        """Of a list."""
+        """The query of a list."""
         query = []
         for _ in range(self.random.choices([0, 1, 2], [50, 35, 15])[0]):
             field = self.random.choice([*VALUES])
@@ -280,7 +280,7 @@ class Generator:
                 )
             )
         if method == "DELETE" and any(name == "_limit" for name, _ in query):
-            # Without a filter Kinto takes away the permissions of those that it does not delete too.
+            # Without a filter Kinto also removes the permissions of objects that it does not delete.
             query.append(("not_missing", "0"))
         for name in ("_since", "_before"):
             if self.chance(15 if name == "_since" else 5):
@@ -365,12 +365,12 @@ class Generator:
     def a_post(self):
         kind = self.kind()
         if kind == "bucket" and DEFAULT in self.buckets:
-            # There is no such id, but in a path.
+            # An id of this kind occurs only in paths.
             kind = "group"
         of = self.list(kind)
         body = self.body(kind, of, self.id(kind)) if self.chance(95) else None
         if isinstance(body, dict) and isinstance(body.get("data"), dict):
-            # A bucket whose id the server makes would be met by other runs.
+            # Other runs would meet a bucket whose id the server makes.
             if not self.makes_ids or kind == "bucket" or self.chance(50):
                 body["data"]["id"] = self.id(kind)
         elif not self.makes_ids or kind == "bucket":
@@ -476,12 +476,12 @@ class Generator:
                 (("unknown", "1"),),
             ]
         )
-        # They are in the order of their URIs, and with it of the ids that the servers make.
+        # They are ordered by their URIs, and so by the ids that the servers make.
         method = "HEAD" if self.makes_ids else self.random.choice(["GET", "GET", "HEAD"])
         return Request(method, "/permissions", query=query, user=self.user())
 
     def a_odd(self):
-        """Beside the endpoints: slashes, versions, methods, paths."""
+        """Requests that miss the endpoints: slashes, versions, methods, paths."""
         path = self.list("record") if self.chance(50) else Text(self.list("bucket"), "/", self.id("bucket"))
         method, prefix, path = self.random.choice(
             [
@@ -523,7 +523,7 @@ class Generator:
         return Request("POST", "/batch", user=self.user(), batch=tuple(parts), defaults=defaults)
 
     def a_ordered_batch(self):
-        """One whose entries Kinto's history has in the order of the writes: it puts together what was done to a list alike."""
+        """A batch whose entries Kinto's history keeps in the order of the writes: it groups equal actions on a list."""
         kind = self.random.choices(["record", "group"], [4, 1])[0]
         of, ids = self.list(kind), self.random.sample([f"{kind[0]}{n}" for n in range(6)], self.random.randint(1, 6))
         methods = self.random.sample(["PUT", "PATCH", "DELETE"], self.random.randint(1, 3))
@@ -535,7 +535,7 @@ class Generator:
                     body["data"]["members"] = self.random.sample([Principal("alice"), Principal("bob")], 1)
                 if body and self.chance(25):
                     body["permissions"] = self.permissions(kind)
-                # What is there already is left as it is: a creation would be an update.
+                # An existing object is left alone: its creation would be an update.
                 headers = (("If-None-Match", "*"),) if method == "PUT" else ()
                 parts.append(Request(method, Text(of, "/", id), headers=headers, body=body))
         if self.chance(20):
@@ -543,7 +543,7 @@ class Generator:
         return Request("POST", "/batch", user=self.user(), batch=tuple(parts))
 
     def a_account(self):
-        """An account of who has none yet, or their own."""
+        """An account for a user who has none yet, or the user's own account."""
         user = self.random.choice(["alice", "bob"])
         data = {**self.data(), "password": "secret"}
         method = self.random.choice(["PUT", "PUT", "POST", "PATCH", "DELETE"])
@@ -568,7 +568,7 @@ class Generator:
             )
         part = self.request(within_batch=True)
         headers = part.headers
-        # An entry of a history names who did it; in Kinto a batch's first user.
+        # An entry of a history names its user; in Kinto it names the first user of a batch.
         if self.chance(15) and not self.history:
             users = ["alice"] if DEFAULT in self.buckets else ["alice", "bob"]
             headers += (("Authorization", Authorization(self.random.choice(users))),)

@@ -1,6 +1,6 @@
-"""The differences from Kinto 26.5 that are meant, each with its reason. All others are faults.
+"""The intentional differences from Kinto 26.5, each with its reason. All others are faults.
 
-What a batch holds is not looked into one by one: a difference in the batch is justified when what it holds can be.
+The requests of a batch are not judged one by one: a difference in a batch is justified if one of its requests can justify it.
 """
 
 import base64
@@ -14,26 +14,26 @@ from urllib.parse import parse_qs, urlsplit
 @dataclass(frozen=True)
 class Justified:
     reason: str
-    # Whether a difference between Kinto's and our answer to a request, as it was sent to us, is this one.
+    # Whether a difference between the two answers to a request, as it was sent to ours, is this one.
     applies: Callable[..., bool]
-    # Whether the servers may hold different things from then on, so that the sequence ends.
+    # Whether the servers' contents may differ from then on, so that the sequence ends.
     ends: bool = True
 
 
 def text_of(sent):
-    """All that a request says, its batch's requests included."""
+    """The whole text of a request, with the requests of a batch."""
     headers = "\n".join(f"{name}: {value}" for name, value in sent.headers.items())
     return f"{sent.url}\n{headers}\n{sent.body.decode(errors='replace')}"
 
 
 def says(pattern):
-    """Of requests in which the pattern is found."""
+    """Justifies requests that contain the pattern."""
     compiled = re.compile(pattern)
     return lambda sent, kinto, ours, difference: compiled.search(text_of(sent)) is not None
 
 
 def fails(sent, kinto, ours, difference):
-    """Of requests at which Kinto fails, alone or in a batch."""
+    """Justifies requests on which Kinto fails, alone or in a batch."""
     responses = kinto.body.get("responses", []) if isinstance(kinto.body, dict) else []
     return kinto.status >= 500 or any(response["status"] >= 500 for response in responses)
 
@@ -43,8 +43,8 @@ def permissions_etag(sent, kinto, ours, difference):
 
 
 def batched(sent, kinto):
-    """The method of each request of a batch and the path of what it is about: of a POST, what has the id that it names.
-    Only of a batch that was answered, and so is well-formed."""
+    """The method of each request of a batch, and the path of its object: for a POST, the object with the given id.
+    Only for a batch that was answered, which is well-formed."""
     if "/batch" not in sent.url or kinto.status != 200:
         return
     batch = json.loads(sent.body)
@@ -59,11 +59,11 @@ def batched(sent, kinto):
 
 
 def deletes_a_parent(sent, kinto, ours, difference):
-    """Of batches that delete something, or a list, and make it anew or go on with what is under it or with all
-    permissions."""
+    """Justifies batches that delete an object or a list, and then create it again, use something under it, or list
+    all permissions."""
     deleted = []
     for method, path in batched(sent, kinto):
-        # Nothing hangs on a record.
+        # Nothing depends on a record.
         anew = "/records/" not in path and path in deleted
         under = any(path.startswith(f"{parent}/") for parent in deleted)
         if anew or under or (deleted and path == "/permissions"):
@@ -74,7 +74,7 @@ def deletes_a_parent(sent, kinto, ours, difference):
 
 
 def changes_a_schema(sent, kinto, ours, difference):
-    """Of batches that go to a collection's records before and after they write the collection."""
+    """Justifies batches that use a collection's records before and after they write the collection."""
     if '"schema"' not in text_of(sent):
         return False
     seen, written = set(), set()
@@ -94,7 +94,7 @@ def again_deletes(sent, kinto, ours, difference):
 
 
 def goes_on_after_deletion(sent, kinto, ours, difference):
-    """Of requests with the token that the deletion of a sorted list gave."""
+    """Justifies requests with the token from the deletion of a sorted list."""
     parameters = parse_qs(urlsplit(sent.url).query)
     token = parameters.get("_token", [""])[0]
     try:
@@ -105,25 +105,25 @@ def goes_on_after_deletion(sent, kinto, ours, difference):
 
 
 def patches_permissions(sent, kinto, ours, difference):
-    """Of merge patches with permissions, and what JSON patches leave of them."""
+    """Justifies merge patches with permissions, and the permissions that JSON patches leave."""
     text = text_of(sent)
     merges = "merge-patch" in text and '"permissions"' in text
     return merges or ("json-patch" in text and ".permissions" in difference.where)
 
 
 def order_of_permissions(sent, kinto, ours, difference):
-    """Of pages of /permissions, and of answers that have a generated id, which in Kinto begins with another letter."""
+    """Justifies pages of /permissions, and its answers with a generated id, which begins with another letter in Kinto."""
     is_chance = "_limit=" in sent.url or re.search(r"/[0-9a-f]{8}-[0-9a-f]{4}-", json.dumps(ours.body)) is not None
     return "/permissions" in sent.url and is_chance and difference.where.startswith("body.data")
 
 
 def details(sent, kinto, ours, difference):
-    """Of answers that differ only in which parts of the request they name."""
+    """Justifies answers that differ only in the parts of the request that they name."""
     return re.search(r"body\.details(\[.*)?$", difference.where) is not None and difference.ours != "(absent)"
 
 
 def event(field, kinto=None, ours=None):
-    """Of a field of an event where the servers tell these values."""
+    """Justifies a field of an event with these values of the servers."""
     compiled = re.compile(rf"events\[\d+\]\.{field}$")
 
     def applies(sent, in_kinto, in_ours, difference):
@@ -145,7 +145,7 @@ def merged_in_place(sent, kinto, ours, difference):
 
 
 def refused_in_default(status):
-    """Of requests for the default bucket that one of the servers refuses so, alone or in a batch."""
+    """Justifies requests for the default bucket that one server refuses with this status, alone or in a batch."""
 
     def applies(sent, kinto, ours, difference):
         if "/buckets/default" not in text_of(sent):
@@ -159,13 +159,13 @@ def refused_in_default(status):
 
 
 def goes_on(sent, kinto, ours, difference):
-    """Of times of ours that are those of a future that a request before has set."""
+    """Justifies times of ours in the future, which an earlier request has set."""
     times = [str(side).strip('"') for side in (difference.kinto, difference.ours)]
     return all(map(str.isdigit, times)) and int(times[1]) - int(times[0]) > 600_000
 
 
 def first_time(sent, kinto, ours, difference):
-    """Of the time of a list that begins with an object of a time of its own."""
+    """Justifies the time of a list that begins with an object with a given time."""
     is_near = isinstance(difference.kinto, int) and isinstance(difference.ours, int) and 0 < difference.kinto - difference.ours < 60_000
     return is_near and event("timestamp")(sent, kinto, ours, difference) and '"last_modified": ' in text_of(sent)
 
@@ -175,13 +175,13 @@ def password(sent, kinto, ours, difference):
 
 
 def tells_readers(sent, kinto, ours, difference):
-    """Of refusals by a precondition that ours tells nothing of but themselves."""
+    """Justifies refusals by a precondition about which ours gives no details."""
     is_told = re.search(r"(body\.details(\..*)?|header (etag|last-modified))$", difference.where, re.IGNORECASE)
     return is_told is not None and difference.ours in (None, "(absent)") and 412 in statuses(kinto)
 
 
 def statuses(answer):
-    """The status of an answer, and of those in a batch."""
+    """The status of an answer, and those of the answers in a batch."""
     parts = answer.body.get("responses", []) if isinstance(answer.body, dict) else []
     return [answer.status] + [part["status"] for part in parts]
 
@@ -191,7 +191,7 @@ def private(sent, kinto, ours, difference):
 
 
 def told_by_user(sent, kinto, ours, difference):
-    """Of events of batches whose requests have credentials of their own."""
+    """Justifies events of batches whose requests have their own credentials."""
     return "/batch" in sent.url and b'"Authorization"' in sent.body and difference.where.startswith("events")
 
 
@@ -200,151 +200,151 @@ def told_again(sent, kinto, ours, difference):
 
 
 JUSTIFIED = [
-    Justified("Kinto fails by a fault of its own; ours refuses the request or does what was asked", fails),
-    Justified("An id is at most 255 bytes long, which DynamoDB's keys ask for; Kinto's have no bound", says("a{256}")),
+    Justified("Kinto fails by its own fault; ours refuses the request or carries it out", fails),
+    Justified("An id has at most 255 bytes, because of DynamoDB's keys; Kinto's ids have no bound", says("a{256}")),
     Justified(
-        "Media types are compared without case (RFC 9110, 8.3.1), which Kinto does not", says("APPLICATION/JSON")
+        "Media types are compared without case (RFC 9110, 8.3.1); Kinto does not do that", says("APPLICATION/JSON")
     ),
     Justified(
-        "Kinto takes the list of in_last_modified for a timestamp and refuses them all",
+        "Kinto takes the list of in_last_modified for one timestamp and refuses every such request",
         says("(in|exclude)_last_modified="),
     ),
     Justified(
-        "Kinto's memory backend lets contains_ look into the letters of a text; on PostgreSQL it does not",
+        "With Kinto's memory backend contains_ searches the letters of a text; with PostgreSQL it does not",
         says(r"contains_(any_)?(s|n|id|o\.a)="),
     ),
     Justified(
-        "Kinto's memory backend forgets the filters before has_, what is shared with the user among them; on PostgreSQL "
-        "it does not",
+        "Kinto's memory backend ignores the filters before has_, including the one for objects shared with the user; "
+        "with PostgreSQL it does not",
         says(r"[?&]has_"),
     ),
     Justified(
-        "To Kinto's memory backend true is 1 in in_ and exclude_; on PostgreSQL it is not",
+        "With Kinto's memory backend true equals 1 in in_ and exclude_; with PostgreSQL it does not",
         says("[?&](in|exclude)_(t|n|o.a)="),
     ),
     Justified(
-        "An empty header is refused (If-Match) or says nothing (Accept); in Kinto it is the other way round",
+        "An empty header is refused (If-Match) or ignored (Accept); in Kinto it is the other way round",
         says(r'(?m)^(If-Match|If-None-Match|Accept): *$|"(If-Match|If-None-Match|Accept)": ""'),
     ),
-    Justified('Kinto takes If-Match: "0" for none', says(r'If-(None-)?Match("?: "?)\\?"0\\?"')),
+    Justified('Kinto ignores If-Match: "0"', says(r'If-(None-)?Match("?: "?)\\?"0\\?"')),
     Justified(
-        "A time of an object is between 0 and a day ahead; Kinto takes less, true and a patch's false, and stores or "
+        "A time of an object is between 0 and a day ahead; Kinto accepts less, true and a patch's false, and stores or "
         "ignores it",
         says(r'"last_modified": (-1|true)[,}]|"/data/last_modified", "value": (-1|true|false)}'),
     ),
     Justified(
-        "Of several things that are wrong the first is named, in words; Kinto names what its schemas find, one by one",
+        "If several parts are wrong, the first is named in words; Kinto names each error that its schemas find",
         details,
         ends=False,
     ),
     Justified(
-        "Who may write an object by its bucket alone does not get at its permissions with a JSON patch in Kinto",
+        "In Kinto, a user who may write an object only by its bucket cannot change its permissions by a JSON patch",
         says(r'"op": "(remove|test|replace|move|copy)", ("value": [^}]*)?"path": "/permissions'),
     ),
     Justified(
-        "A principal is a text; Kinto stores what a JSON patch gives",
+        "A principal is a text; Kinto stores any value that a JSON patch gives",
         says(r'"path": "/permissions/(read|write)", "value": \[(1|"")\]'),
     ),
     Justified(
-        "The ETag of /permissions is new each time; Kinto's never changes, whatever is granted meanwhile",
+        "The ETag of /permissions is new each time; Kinto's never changes, even if permissions change",
         permissions_etag,
         ends=False,
     ),
     Justified(
-        "A deletion's token may be used again, and deletes what is left behind its place: to remember which were used "
-        "would cost each of these requests a write",
+        "A deletion's token may be used again, and deletes the objects that remain after its place. Remembering used "
+        "tokens would cost each of these requests a write",
         again_deletes,
     ),
     Justified(
-        "The id * is no valid one; Kinto's check of permissions takes it for a wildcard, so that who may do it to any "
-        "object of the kind is told 404",
+        "The id * is invalid. Kinto's check of permissions takes it for a wildcard, so a user who may do this to any "
+        "object of the kind is answered 404",
         says(r"/(bucket|collection|group|record)s/(\*|%2A)[/?\"\n]"),
     ),
     Justified(
-        "A sorted deletion goes on behind the object; in Kinto behind its tombstone, which has no field but a time "
-        "later than all",
+        "A sorted deletion continues after the object. In Kinto it continues after the object's tombstone, which has no "
+        "fields and the latest time",
         goes_on_after_deletion,
     ),
     Justified(
-        "Which of the entries a page of /permissions has, and their order by URI, is chance where ids were generated",
+        "Generated ids decide at random which entries a page of /permissions has, and their order by URI",
         order_of_permissions,
     ),
     Justified(
-        "Kinto changes a nested object in place when it merges, and then finds no change in it to show",
+        "Kinto changes a nested object in place when it merges, and then finds no change to show",
         says(r"(?s)merge-patch.*Response-Behavior|Response-Behavior.*merge-patch"),
     ),
     Justified("A parameter without a name is ignored; Kinto filters by the field without a name", says(r"[?&]=")),
     Justified(
-        "A null for a permission that the kind does not have is refused; Kinto overlooks it",
+        "A null for a permission that the kind does not have is refused; Kinto ignores it",
         says(r'"permissions": \{[^}]*"(bogus|record:create)": null'),
     ),
     Justified(
-        "When a request of a batch fails after a redirect Kinto tells the path from before it and errno 999",
+        "If a request of a batch fails after a redirect, Kinto answers with the path before it and errno 999",
         says(r'(?s)/batch\n.*"path": "(/v1)?/buckets[^"?]*/["?]'),
     ),
     Justified(
-        "A time that is empty or too far off is refused as one that cannot be read, before the preconditions; in Kinto "
+        "An empty or too distant time is refused like an unreadable one, before the preconditions are checked; in Kinto "
         "after them",
         says(r"[?&]_(before|since|to)=(9{13,}|[&\"\n])"),
     ),
     Justified(
-        "A filter that is given twice is two filters; Kinto's is one by the list of both, or refused",
+        "A filter that is given twice is two filters; in Kinto it is one filter by the list of both, or refused",
         says(r"[?&]([^=&\n]+)=[^\n]*&\1="),
     ),
     Justified("In a batch Kinto finds a parent that an earlier request has deleted", deletes_a_parent),
     Justified(
-        "In a batch that has looked at a collection Kinto goes on with the schema that it had then", changes_a_schema
+        "In a batch that has used a collection, Kinto continues with the schema of that moment", changes_a_schema
     ),
     Justified(
-        "A merge patch and a JSON patch leave the permissions that they do not name; Kinto takes them away where who "
-        "patches writes by the bucket alone",
+        "A merge patch and a JSON patch leave the permissions that they do not name; Kinto removes them if the user may "
+        "write only by the bucket",
         patches_permissions,
     ),
     Justified(
-        "A method that an endpoint does not have is refused before a default bucket is made for it",
+        "A method that an endpoint does not have is refused before a default bucket is created for it",
         refused_in_default(405),
     ),
     Justified(
-        "Kinto forgets that a body without a media type is JSON on its way to the default bucket",
+        "In requests for the default bucket, Kinto does not treat a body without a media type as JSON",
         refused_in_default(415),
     ),
     Justified(
-        "An empty list of Kinto's takes the time at which it is first looked at, behind which the first object's may lie",
+        "In Kinto an empty list takes the time of the first look at it; the first object's time may be earlier",
         first_time,
     ),
     Justified(
-        "The times of a list go on when its parent was deleted and is made anew; Kinto's may go back",
+        "The times of a list continue when its parent was deleted and is created again; Kinto's may go back",
         goes_on,
     ),
-    Justified("Kinto changes a nested object in place when it merges, in `old` too", merged_in_place, ends=False),
-    Justified("The hash of a password is in no answer", password, ends=False),
+    Justified("Kinto changes a nested object in place when it merges, also in `old`", merged_in_place, ends=False),
+    Justified("No answer has the hash of a password", password, ends=False),
     Justified(
-        "What is there is told to those alone who may read it, not to who may only create", tells_readers, ends=False
+        "Only users who may read an existing object are shown it, not users who may only create", tells_readers, ends=False
     ),
-    Justified("An answer to who shows credentials is kept for them alone", private, ends=False),
+    Justified("Caches keep an answer to a request with credentials only for its user", private, ends=False),
     Justified(
-        "An event has the whole object after the write; Kinto's what the answer was asked to have of it",
+        "An event has the whole object after the write; Kinto's has only the fields that the answer was to have",
         told_by_behavior,
         ends=False,
     ),
     Justified(
-        "A request that meets another's write is decided and told again; here the aggregator's, which closes the lists "
-        "of a deleted bucket",
+        "A request that meets another's write is decided and told again. Here that is the aggregator's write, which "
+        "closes the lists of a deleted bucket",
         told_again,
         ends=False,
     ),
     Justified(
-        "An event names who did what it tells of; in Kinto a batch's first user, whoever sends its other requests",
+        "An event names its own user; in Kinto it names the first user of a batch, whoever sends the other requests",
         told_by_user,
         ends=False,
     ),
     Justified(
-        "Kinto changes the object in place where nothing is sent for it, and tells an `old` without its time",
+        "If no fields are sent, Kinto changes the object in place, and its event has an `old` without a time",
         event(r"impacted\[\d+\]\.old\.last_modified", kinto="(absent)"),
         ends=False,
     ),
     Justified(
-        "The password of an account is not told, hashed or not",
+        "No event has the password of an account, hashed or not",
         event(r"impacted\[\d+\]\.(new|old)\.password", ours="(absent)"),
         ends=False,
     ),
@@ -352,5 +352,5 @@ JUSTIFIED = [
 
 
 def justification(sent, kinto, ours, difference):
-    """The entry that a difference falls under, if any."""
+    """The entry that justifies a difference, if any."""
     return next((entry for entry in JUSTIFIED if entry.applies(sent, kinto, ours, difference)), None)

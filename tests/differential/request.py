@@ -1,4 +1,4 @@
-"""A request as it is generated: what depends on a server's answers is named, and filled in when it is sent."""
+"""A generated request. Parts that depend on a server's answers have names, and are filled in when it is sent."""
 
 import base64
 import hashlib
@@ -11,13 +11,13 @@ from urllib.parse import quote, urlencode
 
 # The secret of both servers, so that a user has the same id on both.
 USERID_HMAC_SECRET = "local"
-# Stands in every id for the number of the run, since nothing is taken over from one run to the next.
+# Stands in every id for the number of the run, since runs share no objects.
 RUN = "RUN"
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A timestamp that the answers of a list have shown: the latest, or one `back` steps before it."""
+    """A timestamp from the answers of a list: the latest, or the one `back` steps before it."""
 
     list: str
     back: int = 0
@@ -25,7 +25,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class At:
-    """So many milliseconds after the start of the run."""
+    """This many milliseconds after the start of the run."""
 
     offset: int
 
@@ -46,14 +46,14 @@ class Principal:
 
 @dataclass(frozen=True)
 class Authorization:
-    """The credentials of a user, where they are not the request's own."""
+    """The credentials of another user than the request's."""
 
     user: str
 
 
 @dataclass(frozen=True)
 class Text:
-    """Parts one after the other."""
+    """The concatenation of parts."""
 
     parts: tuple
 
@@ -68,14 +68,14 @@ class Request:
     query: tuple = ()
     user: str | None = "alice"
     headers: tuple = ()
-    # JSON, bytes as they are, or nothing.
+    # JSON, raw bytes, or nothing.
     body: object = None
-    # Of a batch: its requests, its defaults and what else is in its body.
+    # For a batch: its requests, its defaults and the rest of its body.
     batch: tuple | None = None
     defaults: object = None
-    # Go to the latest Next-Page rather than to a path.
+    # Whether to follow the latest Next-Page instead of the path.
     follows: bool = False
-    # A batch takes paths without /v1.
+    # A batch accepts paths without /v1.
     prefix: str = "/v1"
 
 
@@ -97,7 +97,7 @@ class Sent:
 
 @dataclass
 class Context:
-    """What fills a request in for one of the servers."""
+    """The values that fill in a request for one of the servers."""
 
     side: int
     run: str
@@ -107,7 +107,7 @@ class Context:
     next_page: str | None = None
 
     def resolve(self, value):
-        """The value with everything that is named in it filled in."""
+        """The value with all names in it filled in."""
         match value:
             case Seen(of, back):
                 return self.times.seen(self.resolve(of), back, self.side) or self.start
@@ -130,7 +130,7 @@ class Context:
         return value
 
     def send(self, request):
-        """The request for this server; `None` when there is no page to follow."""
+        """The request for this server; `None` if there is no page to follow."""
         headers = {name: self.resolve(text) for name, text in request.headers}
         if request.user:
             headers["Authorization"] = authorization(f"{request.user}-{self.run}")
@@ -161,7 +161,7 @@ class Context:
         return content
 
     def part(self, request):
-        """A request of a batch. One that is not a `Request` goes as it is."""
+        """A request of a batch. A value that is not a `Request` is sent unchanged."""
         if not isinstance(request, Request):
             return self.resolve(request)
         part = {"path": request.prefix + self.target(request)}
@@ -180,7 +180,7 @@ def user_id(name):
 
 
 def default_bucket(name):
-    """The id of the bucket that a user has of their own."""
+    """The id of a user's default bucket."""
     digest = hmac.new(USERID_HMAC_SECRET.encode(), user_id(name).encode(), hashlib.sha256).hexdigest()
     return str(uuid.UUID(digest[:32]))
 
@@ -190,7 +190,7 @@ def authorization(name):
 
 
 def list_of(path):
-    """The list whose timestamps the answers at this path show: the path itself or the list that the object is in."""
+    """The list whose timestamps the answers at this path show: the path itself, or the list of the object."""
     path = re.sub(r"/snapshot(/collections/[^/]*)@[^/]*$", r"\1/records", path)
     segments = re.sub(r"^/v1(?=/|$)", "", path.split("?")[0]).strip("/").split("/")
     return "/" + "/".join(segments if len(segments) % 2 else segments[:-1])

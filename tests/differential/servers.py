@@ -9,7 +9,7 @@ from comparison import Answer
 from request import USERID_HMAC_SECRET
 from webob import Request as WebRequest
 
-# Kinto logs its own failures, which are looked at as answers.
+# Kinto logs its own failures; here only the answers matter.
 logging.disable(logging.CRITICAL)
 
 SETTINGS = {
@@ -24,7 +24,7 @@ SETTINGS = {
 
 
 class Kinto:
-    """Kinto over its memory backends, which are emptied from run to run since they never forget a parent."""
+    """Kinto with its memory backends. They are emptied between runs, because they never forget a parent."""
 
     def __init__(self, host, settings=None, heard=None):
         self.host = host
@@ -62,4 +62,4 @@ class Server:
         return Answer.read(response.status, response.getheaders(), response.read(), self.heard)
 
     def flush(self):
-        """Runs do not meet: each has buckets and users of its own."""
+        """Runs do not interact: each has its own buckets and users."""

@@ -1,10 +1,10 @@
-"""The universe of objects that requests are about, and the values that they send."""
+"""The objects that requests use, and the values that they send."""
 
 from request import RUN
 
 # The second bucket's id begins with the first's.
 BUCKETS = [f"b-{RUN}", f"b-{RUN}-staging"]
-# Each user's own, which only sequences for listeners use.
+# The users' default buckets, which only sequences for listeners use.
 DEFAULT = "default"
 PERMISSIONS = {
     "bucket": ["read", "write", "collection:create", "group:create"],
@@ -28,7 +28,7 @@ COMPARISONS = [
     "contains_",
     "contains_any_",
 ]
-# Without those that the ids that the servers make could decide.
+# Without filters whose result depends on ids that the servers make.
 ID_COMPARISONS = ["", "not_", "in_", "exclude_", "like_", "has_", "contains_"]
 VALUES = {
     "n": ["0", "1", "2", "-1", "1.5", '"1"', "null", "1,2", "x"],
@@ -41,7 +41,7 @@ VALUES = {
     "id": ["r0", "r1", "r0,r2", '"r0"'],
     "missing": ["true", "1", "x"],
 }
-# As people write them: drafts that are unknown, references that lead nowhere, patterns of Python's and of ECMAScript.
+# As people write them: unknown drafts, dangling references, patterns in the syntax of Python and of ECMAScript.
 SCHEMAS = [
     {"type": "object", "properties": {"n": {"type": "integer"}}},
     {"required": ["s"]},

@@ -1,8 +1,8 @@
-"""Rings each alarm of a deployed stack, by values of its metric as AWS documents it, and tells which alarms did.
+"""Rings each alarm of a deployed stack, by values of its metric under AWS's documented name, and prints which alarms rang.
 
     python tests/e2e/alarms.py STACK
 
-What they watch is in metrics.py.
+metrics.py has their metrics.
 """
 
 import datetime
@@ -25,7 +25,7 @@ resources = {
 
 
 def name_of(logical_id):
-    """As metrics name it: a queue by the end of its URL."""
+    """The name in metrics: for a queue the end of its URL."""
     return resources[logical_id].rsplit("/", 1)[-1]
 
 
@@ -53,7 +53,7 @@ def ringing():
 
 
 there = sorted(alarms())
-# The emulator rings by any resource's values.
+# In the emulator the values of any resource ring the alarm.
 for logical_id, alarm in alarms().items():
     namespace, metric, dimension, resource, *_ = METRICS[logical_id]
     dimensions = [{"Name": dimension, "Value": name_of(resource)}] if dimension else []

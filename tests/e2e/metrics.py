@@ -1,7 +1,7 @@
-"""What each alarm of a stack watches.
+"""The metric of each alarm of a stack.
 
-The metrics, their namespaces and dimensions are said here once more, from AWS's pages, so that an alarm that watches what
-nobody publishes stays quiet:
+The metrics, their namespaces and dimensions are repeated here from AWS's pages, so that an alarm on a metric that
+nobody publishes does not ring:
 
     https://docs.aws.amazon.com/lambda/latest/dg/monitoring-metrics-types.html
     https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-available-cloudwatch-metrics.html
@@ -30,7 +30,7 @@ def metrics(stack):
         "ResourceChangedLostAlarm": (SQS, DEAD, "QueueName", "ResourceChangedDeadLetterQueue", 1, 0),
         "BroadcastsLateAlarm": (OURS, "DueAge", "FunctionName", "Broadcaster", 901, 899),
         "NotificationsLateAlarm": (OURS, "DueAge", "FunctionName", "Notifier", 901, 899),
-        # The emulator knows no missing data, by which these ring on AWS: a value stands for it that nobody publishes there.
+        # On AWS missing data ring these, but the emulator does not know missing data. A value stands for it that AWS never publishes.
         "ChangesNotReadAlarm": (LAMBDA, "PolledEventCount", "EventSourceMappingUUID", "ChangesAggregatorStream", -1, 0),
         "OutboxNotReadAlarm": (LAMBDA, "PolledEventCount", "EventSourceMappingUUID", "NotifierStream", -1, 0),
         "SignaturesNotRefreshedAlarm": (EVENTS, "Invocations", "RuleName", "RefreshSignatures", 0, 1),
@@ -48,7 +48,7 @@ def metrics(stack):
         "GatewayErrorsAlarm": ("AWS/ApiGateway", "5xx", "ApiId", "HttpApi", 1, 0),
         "TableReadsThrottledAlarm": (DYNAMODB, "ReadThrottleEvents", "TableName", "Table", 1, 0),
         "TableWritesThrottledAlarm": (DYNAMODB, "WriteThrottleEvents", "TableName", "Table", 1, 0),
-        # What the metric filters make of log lines has no dimension.
+        # Metrics that filters make from log lines have no dimension.
         "FailedRequestsAlarm": (stack, "FailedRequests", None, None, 1, 0),
         "PartitionNearlyFullAlarm": (stack, "PartitionNearlyFull", None, None, 1, 0),
         "SettingsLostAlarm": (stack, "SettingsLost", None, None, 1, 0),

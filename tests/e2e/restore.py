@@ -1,4 +1,4 @@
-"""Restores a table into another as docs/operations.md says, and prints the ARN of its stream.
+"""Restores a table into another by the steps of docs/operations.md, and prints the ARN of its stream.
 
     python tests/e2e/restore.py TABLE RESTORED
 """

@@ -1,9 +1,9 @@
-"""Has the stack's schedule of sweeps fire now, and prints when the item is to expire that the run has marked.
+"""Makes the stack's sweep schedule fire now, and prints when the item that the run marked will expire.
 
     python tests/e2e/sweep.py STACK TABLE PK SK
 
-The rule, its target, its permission and its event are those of the template; only the hour is cut to a minute, which has
-passed since the rule was made.
+The rule, its target, its permission and its event are the template's. Only the hour is shortened to a minute, which has
+passed since the rule was created.
 """
 
 import sys

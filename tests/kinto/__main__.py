@@ -1,11 +1,11 @@
-"""Kinto's own tests, sent to the local stack by HTTP.
+"""Sends Kinto's own tests to the local stack by HTTP.
 
     target/venv/bin/python tests/kinto [PYTEST ARGUMENTS…]
 
-Downloads the source of the Kinto that tests/requirements.txt names, and its tests' packages, into target/kinto. Those of its
-tests run that speak to a server by HTTP: `conftest.py` starts a local stack (KINTO_LOCAL, else target/debug/kinto-local) with the
-settings of each. Tests that look into the process are skipped. Ends with an error when one fails that `expected.txt` does not
-name, or one passes that it names.
+Downloads the source of the Kinto in tests/requirements.txt, and the packages of its tests, into target/kinto. It runs the
+tests that talk to a server by HTTP. `conftest.py` starts a local stack (KINTO_LOCAL, by default target/debug/kinto-local) with the
+settings of each test. Tests that look into the process are skipped. It ends with an error if a test fails that `expected.txt` does not
+name, or if a test passes that it names.
 """
 
 import os

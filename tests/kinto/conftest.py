@@ -1,4 +1,4 @@
-"""Sends Kinto's own tests to a local stack: copied beside them by tests/kinto."""
+"""Sends Kinto's own tests to a local stack. tests/kinto copies this file beside them."""
 
 import atexit
 import os
@@ -18,13 +18,13 @@ running = set()
 
 
 class Server:
-    """A local stack with the settings of a test's class. It is started anew after each test."""
+    """A local stack with the settings of a test's class. It is restarted after each test."""
 
     def __init__(self, settings):
-        # What is there by default is not said again: absent and empty are different.
+        # Default values are left out: absent and empty are different.
         defaults = CORE | KINTO
         settings = {name: value for name, value in settings.items() if defaults.get(name) != value}
-        # Where the tests take the server to be.
+        # The host and port that the tests expect.
         settings.setdefault("http_host", "localhost")
         settings.setdefault("admin_assets_path", os.environ.get("KINTO_ADMIN_ASSETS_PATH"))
         lines = [f"{name} = {text(value)}" for name, value in settings.items() if value is not None]
@@ -59,7 +59,7 @@ class Server:
 
 
 class Inside:
-    """What is inside a server's process, which no test sees over HTTP."""
+    """An object inside a server's process, which no test can see over HTTP."""
 
     def __init__(self, **attributes):
         self.__dict__.update(attributes)
@@ -104,7 +104,7 @@ atexit.register(lambda: [process.kill() for process in running])
 
 
 def expected():
-    """The tests that are to fail, with why."""
+    """The tests that are expected to fail, with the reasons."""
     lines = Path(os.environ["KINTO_EXPECTED"]).read_text().splitlines()
     why = {}
     for line in lines:

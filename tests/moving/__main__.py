@@ -1,10 +1,11 @@
-"""Moves a real Kinto on PostgreSQL into the local stack, and compares every answer before with that after.
+"""Moves a real Kinto on PostgreSQL into the local stack, and compares the answers before and after.
 
     python tests/moving KINTO_SERVERLESS KINTO_LOCAL [--sequences 40] [--seed SEED] [--kills 10] [--all]
 
-Kinto is filled by the random sequences of tests/differential. Then each user who sent requests, and nobody, gets every
-object, list and history that there is or was, from Kinto first and from the stack after the import: a sample, or with `--all`
-everything, by several processes at once. The verifier has to find each of the damages of `damages.py`, and with `--all` so do the answers; an import that is killed and begun again has to come to the same.
+The random sequences of tests/differential fill Kinto. Then each user who sent requests, and a client without credentials, gets every
+present or former object, list and history: first from Kinto, then from the stack after the import. They get a sample, or everything with
+`--all`, by several processes at once. The verifier must find each of the damages of `damages.py`, and with `--all` the answers must show
+them too. An import that is killed and started again must have the same result.
 """
 
 import argparse
@@ -38,7 +39,7 @@ def records(server, query=""):
 
 
 def restore(program, local, directory):
-    """A table that was written to is only restored when told so, and clients hear of it where times are raised."""
+    """A table that was written to is restored only with `--overwrite`, and clients hear of it if times are raised."""
     data, overwritten, export = f"{directory}/used.db", f"{directory}/overwritten.db", f"{directory}/used.ndjson"
     with Stack(local, data) as server:
         send(server, "PUT", "/buckets/b", "alice")
@@ -63,7 +64,7 @@ def restore(program, local, directory):
     warned = run(program, "import", export, "--data", overwritten, "--overwrite")
     assert re.search("WARNING: [1-9] lists.* the first /buckets", warned), warned
     assert "WARNING" not in run(program, "import", export, "--data", overwritten), "warned of nothing"
-    # A list's timestamp never goes back, and verify says that it is later.
+    # A list's timestamp never goes back, and `verify` says that it is later.
     differs = re.findall("differs: (.*)", run(program, "verify", export, "--data", overwritten, expected=1))
     assert differs == ["timestamp of a list: 1, the first /buckets/b/collections/c/records"], differs
     with Stack(local, overwritten) as server:
@@ -82,20 +83,20 @@ def restore(program, local, directory):
     units = int(re.search(r"with (\d+) write capacity units", run(program, "import", export, "--data", f"{directory}/fast.db"))[1])
     start = time.monotonic()
     shown = on_terminal(program, "import", export, "--data", f"{directory}/slow.db", "--write-capacity", str(units // 2))
-    # The last of the writes are not waited for.
+    # Does not wait for the last writes.
     assert time.monotonic() - start > 1.5, "faster than the capacity"
     assert re.search(r"[1-9]\d*/\d+ objects, [\d.]+/s, \d+s left; [1-9]\d* items written with [1-9]\d* write capacity units", shown), shown
     run(program, "verify", export, "--data", f"{directory}/slow.db")
 
 
 def on_terminal(*command):
-    """What a command shows to who looks at it."""
+    """The output of a command on a terminal."""
     ours, its = os.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=its)
     os.close(its)
     shown = b""
-    # It ends as an error on Linux.
+    # On Linux it ends with an error.
     with suppress(OSError):
         while part := os.read(ours, 1 << 16):
             shown += part
@@ -162,10 +163,10 @@ def main():
         if findings:
             sys.exit(1)
 
-        # The comparisons are tried themselves: a copy is equal, and a damaged one is not.
+        # Tests the comparisons themselves: a copy is equal, and a damaged copy is not.
         def answers_differ(near):
             copy = Kinto(HOST, publishing(postgres.url("damaged")))
-            # Of what was damaged first: there a difference is found soon.
+            # Asks about the damaged objects first, to find a difference soon.
             ordered = sorted(answers.items(), key=lambda answer: -len(os.path.commonprefix([answer[0][1], near])))
             return next(differences(dict(ordered), copy), None)
 

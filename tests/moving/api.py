@@ -1,10 +1,10 @@
-"""Moves a real Kinto into the local stack by its API alone, and by kinto-wizard's YAML.
+"""Moves a real Kinto into the local stack only by its API, and by kinto-wizard's YAML.
 
     python tests/moving/api.py KINTO_SERVERLESS KINTO_LOCAL [--sequences 8] [--seed SEED]
 
-A user who may write everything reads all. Then every answer that the others get has to be the same after the move, but
-for what the API does not show: tombstones of lists that are shared in part. Who may see an entry of a history is not shown
-either, and has to come out as PostgreSQL has it. Another reading takes in what changed; one that is killed goes on.
+A user who may write everything reads everything. After the move, every answer to the other users must be the same, except for
+tombstones of lists that are shared in part, which the API does not show. The API does not show the readers of a history's entry
+either, but the import must derive the readers that PostgreSQL has. A second read takes only changes; a killed read continues.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from postgres import Postgres
 from servers import Kinto
 
 ADMIN = "account:account0"
-# Every object as if its creator had let the administrator write it. No entry of a history tells of that, so it is taken back while Kinto writes.
+# Lets the administrator write every object, as if its creator had granted that. No entry of a history has this, so it is undone while Kinto writes.
 GRANT = f"""
 CREATE TABLE IF NOT EXISTS granted AS SELECT * FROM access_control_entries WHERE false;
 WITH new AS (
@@ -39,7 +39,7 @@ GRANTS = {f"kinto.{kind}_write_principals": ADMIN for kind in ("bucket", "group"
 
 
 def answers_of(kinto, postgres, runs):
-    # Objects of deleted parents are seen by nobody, and the administrator's own questions are answered by settings.
+    # Nobody sees objects of deleted parents, and settings decide what the administrator sees.
     asked = [*questions(postgres, runs, 0.03), *questions_of_history(postgres, runs, 0.05)]
     look(kinto, postgres)
     return {question: ask(kinto, question) for question in asked if question[0] != "account0"}
@@ -105,7 +105,7 @@ def main():
             send(kinto, "PUT", "/buckets/of-account1/collections/c/records/again", "account1")
             send(kinto, "PATCH", "/buckets/of-account2/collections/c/records/r1", "account2", {"permissions": {"read": ["mallory"]}})
             send(kinto, "DELETE", "/buckets/of-account2/collections/c/records/r2", "account2")
-            # Entries that are deleted, and a history that begins anew.
+            # Deleted entries, and a history that begins again.
             send(kinto, "DELETE", "/buckets/of-account1/history?resource_name=group", "account1")
             send(kinto, "DELETE", "/buckets/of-account3", "account3")
             send(kinto, "PUT", "/buckets/of-account3", "account3", {"permissions": {"read": ["system.Everyone"]}})
@@ -127,20 +127,20 @@ def main():
             wrong = subprocess.run([arguments.program, "import", served.url[:-3] + "/v0", "--data", data], capture_output=True, text=True)
             assert wrong.returncode == 2, wrong
 
-            # kinto-wizard takes for granted what a JSON Patch can remove.
+            # kinto-wizard expects `members`, which a JSON Patch can remove.
             members = """UPDATE objects SET data = data || '{"members": []}' WHERE resource_name = 'group' AND NOT data ? 'members' AND NOT deleted"""
             postgres.execute(members, "kinto")
             from_yaml(arguments, step, served, kinto, directory)
 
 
 def from_yaml(arguments, step, served, kinto, directory):
-    """What kinto-wizard dumps is read as it loads it."""
+    """The import reads a dump as kinto-wizard loads it."""
     file, data = f"{directory}/dump.yaml", f"{directory}/yaml.db"
     odd = {"texts": ["yes", "null", "1_000", "0o17", "1e3", "2026-11-26", "12:30:45", " x ", "a: b #c", "é\u2028\U0001f600", "\t\n\nx\n", "-", "~", "<<", "=", "x" * 300],
            "numbers": [0, -1, 1.5, 1e16, 1e-7, 123456789012345678], "others": [None, True, False, [], {}, [[{}]]], "yes": 1, "": 2}
     send(kinto, "PUT", "/buckets/of-account1/collections/c/records/odd", "account1", {"data": odd})
     wizard = Path(sys.executable).with_name("kinto-wizard")
-    # What `--full` is but for the download of attachments, which needs Python 3.12.
+    # The same as `--full`, without the download of attachments, which needs Python 3.12.
     full = [f"--{part}" for part in ("data", "permissions", "buckets", "collections", "groups", "records")]
     command = [wizard, "dump", "--server", served.url, "--auth", "account0:secret", *full]
     with open(file, "w") as out:
@@ -148,7 +148,7 @@ def from_yaml(arguments, step, served, kinto, directory):
     assert done.returncode == 0, done.stderr
     said = run(arguments.program, "import", file, "--data", data, "--leave-out")
     step(said.strip())
-    assert "does not hold everything" in said and re.search("no permissions in the file: record: [1-9]", said), said
+    assert "does not have everything" in said and re.search("no permissions in the file: record: [1-9]", said), said
     assert " 0 items written" in run(arguments.program, "import", file, "--data", data, "--leave-out")
     differing = []
     with Stack(arguments.local, data) as server:
@@ -156,10 +156,10 @@ def from_yaml(arguments, step, served, kinto, directory):
         lists, count = ["/buckets"], 0
         while lists:
             url = lists.pop()
-            # Kinto's administrator sees more of the buckets, by a setting.
+            # A setting lets Kinto's administrator see more buckets.
             before, after = ({o["id"]: o for o in send(side, "GET", url, "account0").body["data"]} for side in (kinto, server))
             count += len(before)
-            # Ids that ours may not be.
+            # Ids that this server does not allow.
             long = {name for name in before if len(name) > 255}
             for name in (before.keys() | after.keys()) - long:
                 if json.dumps(before.get(name), sort_keys=True) != json.dumps(after.get(name), sort_keys=True):

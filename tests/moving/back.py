@@ -1,9 +1,9 @@
-"""Moves what the local stack holds into a real Kinto: as tables of PostgreSQL, and by kinto-wizard.
+"""Moves the contents of the local stack into a real Kinto: as tables of PostgreSQL, and by kinto-wizard.
 
     python tests/moving/back.py KINTO_SERVERLESS KINTO_LOCAL [--sequences 8] [--seed SEED]
 
-The stack is filled as Kinto is in the other tests, some of it over what was moved in from a Kinto. Then every answer of
-the stack has to be that of a Kinto whose tables were loaded with the export.
+The stack is filled as Kinto is in the other tests, partly on top of an imported Kinto. Then every answer of
+the stack must be that of a Kinto whose tables were loaded from the export.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from postgres import Postgres
 from servers import Kinto
 
 ADMINISTRATOR = "account:root"
-# What the answers do not show to those who did not make it.
+# Objects that the answers show only to their creators.
 GRANTS = {f"kinto.{kind}_write_principals": ADMINISTRATOR for kind in ("bucket", "group", "collection", "record", "account")}
 
 
@@ -61,19 +61,19 @@ def main():
         with Stack(arguments.local, data) as server:
             runs += fill(server, arguments.sequences - arguments.sequences // 2, f"{arguments.seed}new")
             fill_accounts(server, 6)
-            # Two with one time, which Kinto's tables do not take.
+            # Two objects with the same time, which Kinto's tables refuse.
             send(server, "PUT", "/buckets/times", "account0")
             send(server, "PUT", "/buckets/times/collections/c", "account0")
             for name in "ab":
                 send(server, "PUT", f"/buckets/times/collections/c/records/{name}", "account0", {"data": {"last_modified": 1000}})
         said = run(arguments.program, "export", "--to-dump", dump, "--data", data)
         step(said.strip())
-        # The old tables, with all that was in them.
+        # The old tables with their contents.
         load(postgres, dump, "kinto")
-        # What `verify` tells of, below, is another.
+        # The difference that `verify` reports below is another.
         asked = [question for question in questions(postgres, runs, 0.05) if "/buckets/times/" not in question[1]]
         with Stack(arguments.local, data) as server:
-            # The first look gives a list its time, on either side.
+            # On both sides, the first look gives a list its time.
             asked_of(server, asked)
         run(arguments.program, "export", "--to-dump", dump, "--data", data)
         load(postgres, dump, "kinto")
@@ -88,7 +88,7 @@ def main():
 
 
 def from_yaml(arguments, step, directory, data):
-    """What kinto-wizard loads has the data and permissions of all live objects."""
+    """The file for kinto-wizard has the data and permissions of all live objects."""
     file = f"{directory}/back.yaml"
     said = run(arguments.program, "export", file, "--data", data)
     assert re.search("left out: [1-9][0-9]* accounts, [1-9][0-9]* tombstones", said), said
@@ -104,7 +104,7 @@ def from_yaml(arguments, step, directory, data):
     for uri, described in objects:
         shown = send(kinto, "GET", uri, "root")
         before = comparable(described)
-        # Who loads may write.
+        # The user who loads may write.
         before["permissions"]["write"] = sorted({*before["permissions"].get("write", []), ADMINISTRATOR})
         if shown.status != 200 or rounded(comparable(shown.body)) != rounded(before):
             differing.append(f"{uri}\n  {before}\n  {shown.status} {shown.body}")
@@ -112,7 +112,7 @@ def from_yaml(arguments, step, directory, data):
 
 
 def rounded(body):
-    """As Kinto reads what it is sent: the last digit of a number may be another."""
+    """Numbers as Kinto reads them from a request: the last digit may differ."""
     return json.loads(json.dumps(body), parse_float=lambda digits: f"{float(digits):.15g}")
 
 

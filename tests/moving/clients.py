@@ -1,12 +1,12 @@
-"""Clients that synchronized with a Kinto go on with the local stack that it was moved into.
+"""Clients that synchronized with a Kinto continue with the local stack that it was moved to.
 
     python tests/moving/clients.py KINTO_SERVERLESS KINTO_LOCAL
 
-A kinto.js client, and one that follows the monitor's changesets as Remote Settings' do. Between their last answer of the
-old server and their first of the new one, objects are made, changed and deleted on both. Each gets exactly what changed,
-tombstones from before the move too, and nothing else. With kinto-changes 4.1.2 installed
-(tests/differential/requirements.txt) the old server publishes changesets itself; without, the second client begins
-with what that publishes: the records, and the timestamps of their lists.
+One client is kinto.js; the other follows the monitor's changesets as Remote Settings' clients do. Between their last answer from the
+old server and their first from the new one, objects are created, changed and deleted on both. Each client gets exactly the changes,
+including tombstones from before the move, and nothing else. With kinto-changes 4.1.2 installed
+(tests/differential/requirements.txt) the old server publishes changesets itself. Without it, the second client begins
+with the contents of these changesets: the records, and the timestamps of their lists.
 """
 
 import importlib.util
@@ -35,14 +35,14 @@ def put(server, collection, name, title):
 
 
 def change(server, collection, when):
-    """Makes, changes and deletes an object each."""
+    """Creates, changes and deletes one object each."""
     put(server, collection, f"made-{when}", when)
     put(server, collection, f"updated-{when}", when)
     assert send(server, "DELETE", f"{RECORDS.format(collection)}/deleted-{when}", "account1").status == 200
 
 
 class ChangesetClient:
-    """Follows the monitor, and gets of each collection what changed."""
+    """Follows the monitor, and gets the changes of each collection."""
 
     def __init__(self):
         self.monitor = None
@@ -50,7 +50,7 @@ class ChangesetClient:
         self.records = {}
 
     def begin(self, server, collections):
-        """With what kinto-changes publishes, where it is not there."""
+        """Starts with the contents of a changeset, if kinto-changes is not installed."""
         for name in collections:
             answer = send(server, "GET", RECORDS.format(name), None)
             self.records[name] = {record["id"]: record for record in answer.body["data"]}
@@ -58,7 +58,7 @@ class ChangesetClient:
         self.monitor = max(self.times.values())
 
     def sync(self, server):
-        """The collections that were asked for, each with the ids that came."""
+        """The collections that were fetched, each with the ids in the answer."""
         asked = {}
         since = "" if self.monitor is None else f"&_since=%22{self.monitor}%22"
         changes = send(server, "GET", f"{MONITOR}?_expected=0{since}", None).body
@@ -110,7 +110,7 @@ def main():
         else:
             client.begin(kinto, ["tasks", "still", "news"])
         data = f"{directory}/table.db"
-        # Once before, as a move does.
+        # A first import before the last one, as in a move.
         run(program, "import", postgres.url("kinto"), "--data", data)
         with Served(kinto) as served:
             script = [Path(sys.executable).with_name("node"), ROOT / "tests/clients/through_a_move.mjs", served.url]
@@ -133,7 +133,7 @@ def main():
                     changed = [f"{what}-{when}" for what in ("deleted", "made", "updated") for when in ("after", "before")]
                     deadline = time.monotonic() + 30
                     asked = {}
-                    # The monitor hears of the last write a moment later.
+                    # The monitor shows the last write a moment later.
                     while "local" not in asked.get("tasks", []) and time.monotonic() < deadline:
                         for name, ids in client.sync(server).items():
                             asked.setdefault(name, []).extend(ids)

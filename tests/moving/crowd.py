@@ -1,4 +1,4 @@
-"""Asks a Kinto on PostgreSQL, or the stack, by several processes at once: each has a Kinto and a connection of its own."""
+"""Asks a Kinto on PostgreSQL, or the stack, by several processes at once. Each has its own Kinto and connection."""
 
 import multiprocessing
 import os
@@ -7,9 +7,9 @@ from sides import HOST, ask, is_meant, publishing
 
 from servers import Kinto, Server
 
-# Questions that a process gets at once.
+# The number of questions that a process gets at once.
 SHARE = 500
-# The sides that this process has asked, by their URLs.
+# The sides that this process has opened, by their URLs.
 sides = {}
 
 
@@ -39,7 +39,7 @@ def difference(question, before, after):
 
 class Crowd:
     def __init__(self, processes=None):
-        # Forked processes would share the connections of this one's Kinto.
+        # Forked processes would share the connections of this process's Kinto.
         self.pool = multiprocessing.get_context("spawn").Pool(processes or os.cpu_count())
 
     def __enter__(self):
@@ -59,5 +59,5 @@ class Crowd:
         return dict(self.each(answer, url, questions))
 
     def differences(self, url, answers):
-        """What is answered otherwise there."""
+        """The questions that the other side answers differently."""
         return self.each(compare, url, list(answers.items()))

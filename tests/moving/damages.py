@@ -1,6 +1,6 @@
-"""Statements that make a copy of the source differ from it, each by one thing that a move might lose."""
+"""Statements that change one thing in a copy of the source, which a move might lose."""
 
-# Of the users who ask, some see what is in these buckets; nobody does what only a deleted account could.
+# Some of the asking users see the contents of these buckets. Nobody sees what only a deleted account could.
 SEEN_FIRST = "{} !~ 'of-account[013]'"
 ONE = "(SELECT ctid FROM objects WHERE {} ORDER BY " + SEEN_FIRST.format("(parent_id || '/' || id)") + ", parent_id, id LIMIT 1)"
 
@@ -22,7 +22,7 @@ def live(kind):
 TOMBSTONE = live("record").replace("AND NOT deleted AND parent_id", "AND deleted AND parent_id", 1)
 MEMBERS = f"{live('group')} AND jsonb_array_length(data->'members') > 0"
 LATER = "last_modified = last_modified + interval '1 millisecond'"
-# No other object of the list has that time.
+# No other object of the list has this time.
 AND_ALONE = """ AND NOT EXISTS (
     SELECT 1 FROM objects AS other WHERE other.parent_id = objects.parent_id AND other.resource_name = objects.resource_name
         AND other.last_modified = objects.last_modified + interval '1 millisecond')"""
@@ -37,7 +37,7 @@ def ace(kind, permission="write"):
 
 
 def entry_reader():
-    """One who sees an entry of a history by nothing else: not by the bucket, and not as anybody or as a member of a group."""
+    """A user who sees an entry of a history only by this permission: not by the bucket, not as anybody, and not as a member of a group."""
     of_bucket = "SELECT 1 FROM access_control_entries AS b WHERE b.object_id = o.parent_id AND b.permission IN ('read', 'write')"
     of_entry = "SELECT 1 FROM access_control_entries AS e WHERE e.object_id = a.object_id"
     others = "(e.principal LIKE 'system.%' OR e.principal LIKE '/buckets/%')"

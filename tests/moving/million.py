@@ -1,9 +1,9 @@
-"""Measures an import of many records from PostgreSQL into a file of the local stack, and a second one that finds them there.
+"""Measures an import of many records from PostgreSQL into a file of the local stack, and a second import that changes nothing.
 
     python tests/moving/million.py KINTO_SERVERLESS [--records 1000000] [--most-memory 200]
 
-The records have 300 bytes each and a permission of whoever made them, as Kinto writes them. CPU time and the peak of memory (RSS) are
-those that the system counts for the process, so that they hold on a busy machine too; the elapsed time does not.
+The records have 300 bytes each and a permission of their creator, as Kinto writes them. The system counts CPU time and peak memory (RSS) of
+the process, so a busy machine does not change them. It does change the elapsed time.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from postgres import Postgres
 from servers import Kinto
 
 COLLECTION = "/buckets/b/collections/c{}"
-# Records of a collection.
+# The number of records of a collection.
 PART = 250_000
 FILL = """
 ALTER TABLE objects DISABLE TRIGGER ALL;

@@ -1,8 +1,8 @@
-"""What a Kinto of many years may hold, and nobody would write today, is moved by its PostgreSQL and by its API.
+"""Moves unusual data, which a Kinto of many years may hold, by PostgreSQL and by the API.
 
     python tests/moving/odd.py KINTO_SERVERLESS KINTO_LOCAL
 
-Kinto takes each of these. What cannot be moved is named, and all the rest has the same answers afterwards.
+Kinto accepts all of them. The import names what it cannot move, and everything else has the same answers afterwards.
 """
 
 import json
@@ -44,17 +44,17 @@ RECORDS = {
     "deepest": f'{{"d": {nested(300)}}}',
     "line%0A": "{}",
     "granted": '{"x": 1}',
-    # Half of what an item holds, and PostgreSQL's text of it is more than a whole.
+    # It fills half an item, but PostgreSQL's text of it is larger than a whole item.
     "many": json.dumps({"many": [1] * 150_000}, separators=(",", ":")),
     "large": json.dumps({"text": "x" * 420_000}),
 }
 NAMED = {
     "a time before 1970: 1": ["early"],
-    "an id that is not valid: ": ["line\n"],
-    "data that are no JSON object, or too deep: 1": ["deepest"],
+    "an invalid id: ": ["line\n"],
+    "data that are not a JSON object, or too deep: 1": ["deepest"],
     "data that are too deep: 1": ["deep"],
     "more than 400 KB: 1": ["large"],
-    "an entry of a history that is none, or too deep: ": [],
+    "not an entry of a history, or one that is too deep: ": [],
     "an entry of a history that is too deep: 1": [],
 }
 GRANTED = ["é", "x y", "a\nb", "a,\"b", "/buckets/b/groups/none", "p" * 3000, *(f"user:{number}" for number in range(300))]
@@ -69,7 +69,7 @@ def write(kinto, path, body, user="alice"):
 def odd_kinto(kinto, postgres):
     for path in ("/buckets/b", C, "/buckets/monitor", "/buckets/monitor/collections/other", "/buckets/default", "/buckets/line%0A", f"/buckets/{LONG}", "/buckets/b/collections/line%0A"):
         write(kinto, path, "{}")
-    # What is under an id that no URL of ours has, beside its namesake.
+    # Objects under an id that no URL of this server can have, and its namesake.
     write(kinto, "/buckets/b/collections/line", "{}")
     write(kinto, "/buckets/b/collections/line/records/r", '{"data": {"of": "line"}}')
     write(kinto, "/buckets/b/collections/line%0A/records/r", '{"data": {"of": "another"}}')
@@ -78,13 +78,13 @@ def odd_kinto(kinto, postgres):
         write(kinto, f"{C}/records/{name}", f'{{"data": {data}, "permissions": {permissions}}}')
     members = ["a b", "é", "x" * 1000, "account:a+b@c.d"]
     write(kinto, "/buckets/b/groups/g", json.dumps({"data": {"members": members}, "permissions": {"read": ["é"]}}))
-    # Groups that are members of groups, which Kinto took once, and one without members.
+    # Groups that are members of groups, which Kinto once accepted, and a group without members.
     postgres.execute("""UPDATE objects SET data = jsonb_set(data, '{members, 0}', '"/buckets/b/groups/g"') WHERE id = 'g'""", "kinto")
     write(kinto, "/buckets/b/groups/h", '{"data": {"members": []}}')
     postgres.execute("UPDATE objects SET data = '{}' WHERE id = 'h'", "kinto")
     for name in ("a+b@c.d", "UPPER.x_y-z"):
         assert send(kinto, "PUT", f"/accounts/{name}", None, {"data": {"password": "é \U0001d11e"}}).status == 201
-    # Made again under a past time, and a bucket made again: nothing of the first is left.
+    # A record created again under a past time, and a bucket created again: nothing of the first one is left.
     write(kinto, f"{C}/records/again", '{"data": {"last_modified": 5}}')
     send(kinto, "DELETE", f"{C}/records/again?last_modified=6", "alice")
     write(kinto, f"{C}/records/again", '{"data": {"last_modified": 7}}')
@@ -93,7 +93,7 @@ def odd_kinto(kinto, postgres):
     write(kinto, "/buckets/again/collections/c/records/r", "{}")
     send(kinto, "DELETE", "/buckets/again", "alice")
     write(kinto, "/buckets/again", "{}")
-    # Permissions of what is gone.
+    # Permissions of objects that are gone.
     postgres.execute(f"""INSERT INTO access_control_entries VALUES ('{C}/records/gone', 'read', 'mallory'),
         ('/buckets/again/collections/c', 'read', 'mallory')""", "kinto")
     postgres.execute("INSERT INTO timestamps VALUES ('/buckets/none', 'collection', now()), ('/buckets/b', 'record', '1900-01-01')", "kinto")
@@ -108,7 +108,7 @@ def questions(postgres):
                 yield user, url
                 if kind == "bucket":
                     yield user, f"{url}/collections?exclude_id=line%0A"
-                    # These entries have a time of their own on each side, or are left out.
+                    # These entries have different times on the two sides, or are left out.
                     yield user, f"{url}/history?resource_name=record&like_uri=again"
                     yield user, f"{url}/groups?_since=1"
                 if kind == "collection":
@@ -142,7 +142,7 @@ def main():
             print(f"{len(asked)} questions, {count} with an answer: {what}, nothing differs")
 
         check("by PostgreSQL", postgres.url("kinto"), f"{directory}/table.db")
-        # Of an entry that is too deep only a part is read.
+        # Only a part of an entry that is too deep is read.
         with Served(kinto) as served:
             check("by HTTP", served.url.replace("://", "://alice:secret@"), f"{directory}/http.db", "too deep")
 

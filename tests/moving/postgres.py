@@ -1,4 +1,4 @@
-"""A PostgreSQL of one's own, in a directory, on a free port of loopback."""
+"""A private PostgreSQL, in a directory, on a free port of loopback."""
 
 import glob
 import os
@@ -16,7 +16,7 @@ class Postgres:
         if not found:
             raise SystemExit("PostgreSQL is not installed (tests/run)")
         self.programs = os.path.dirname(os.path.realpath(found))
-        # It refuses to run as root.
+        # PostgreSQL refuses to run as root.
         self.user = ["runuser", "-u", "nobody", "--"] if os.geteuid() == 0 else []
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -53,12 +53,12 @@ class Postgres:
         connection.close()
 
     def copy(self, database, name):
-        """A copy of a database, in the place of one of that name. Nobody is connected to it meanwhile."""
+        """Copies a database and replaces one of that name. Nobody may be connected to it meanwhile."""
         idle = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'"
         self.maintain(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", idle, f"CREATE DATABASE {name} TEMPLATE {database}")
 
     def dump(self, database, name):
-        """A copy of a database as `pg_dump` takes it along."""
+        """Copies a database by `pg_dump`."""
         self.maintain(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", f"CREATE DATABASE {name}")
         dump = [os.path.join(self.programs, "pg_dump"), self.url(database)]
         with subprocess.Popen(dump, stdout=subprocess.PIPE) as dumped:
@@ -67,7 +67,7 @@ class Postgres:
         assert dumped.returncode == 0
 
     def damage(self, statement, database):
-        """Runs a statement that changes one row; the path of the object that the row is of, `None` where it changed none."""
+        """Runs a statement that changes one row. Returns the path of the row's object, `None` if it changed no row."""
         if "timestamps" in statement:
             return "/buckets" if self.execute(statement, database) else None
         path = "CASE resource_name WHEN 'account' THEN '' ELSE parent_id END || '/' || resource_name || 's/' || id"
@@ -77,7 +77,7 @@ class Postgres:
         return rows[0][0] if rows else None
 
     def execute(self, statement, database):
-        """Runs a statement; how many rows it changed."""
+        """Runs a statement. Returns the number of rows that it changed."""
         connection = psycopg2.connect(self.url(database))
         with connection, connection.cursor() as cursor:
             cursor.execute(statement)

@@ -1,5 +1,5 @@
-"""`kinto-serverless purge-deleted` beside Kinto's own command: the same tombstones go, and answers are the same but for the ETags of
-Kinto's lists, which go back where their latest tombstone goes.
+"""Compares `kinto-serverless purge-deleted` with Kinto's own command. Both remove the same tombstones. The answers are the same except for the ETags
+of Kinto's lists, which go back when their latest tombstone is removed.
 
     python tests/moving/purge.py KINTO_SERVERLESS KINTO_LOCAL
 """
@@ -22,7 +22,7 @@ LISTS = [
     *(f"/buckets/b{b}/{kind}" for b in range(2) for kind in ("groups", "collections")),
     *(f"/buckets/b{b}/collections/c{c}/records" for b in range(2) for c in range(2)),
 ]
-# Each after the others, on the same data.
+# One after the other, on the same data.
 PURGES = [["record", "5"], ["record", "group", "2"], ["collection", "1"], ["record", "bucket", "group", "collection", "0"]]
 
 
@@ -30,12 +30,12 @@ def put_and_delete(kinto, url):
     for method in ("PUT", "DELETE"):
         answer = send(kinto, method, url, USER)
         assert answer.status < 300, (url, answer)
-        # No two of a list at one time: which of them is kept is not said.
+        # No two tombstones of a list have the same time: it is not specified which of them is kept.
         time.sleep(0.002)
 
 
 def fill(kinto):
-    """Tombstones of each kind. No id is there twice."""
+    """Tombstones of each kind. No id occurs twice."""
     send(kinto, "PUT", "/accounts/account1", None, {"data": {"password": "secret"}})
     for b in range(2):
         bucket = f"/buckets/b{b}"
@@ -88,7 +88,7 @@ def main():
         def compared(what):
             answers = {question: told(send(kinto, "GET", question[1], question[0])) for question in questions}
             for question, answer in answers.items():
-                # A list of Kinto's goes back in time with its latest tombstone; ours never does.
+                # Kinto's list goes back in time with its latest tombstone; ours never does.
                 answer[1] = headers.setdefault(question, answer[1])
             with Stack(local, data) as server:
                 check(step, what, compare(answers, server))
@@ -101,7 +101,7 @@ def main():
             assert purge_ours(arguments) == 0
             compared(f"{' '.join(arguments)}, {ours} removed")
 
-        # On PostgreSQL Kinto removes by ids alone: a live record that has the id of a purged tombstone goes with it.
+        # On PostgreSQL Kinto removes rows by their ids alone: a live record with the id of a purged tombstone is removed too.
         twin, there = "/buckets/b0/collections/c0/records/twin", "/buckets/b1/collections/c0/records/twin"
         put_and_delete(kinto, twin)
         send(kinto, "PUT", there, USER)

@@ -1,10 +1,10 @@
-"""Moves a server with the signer of Remote Settings: statuses, and signatures that hold as they are.
+"""Moves a server that has the signer of Remote Settings: statuses, and signatures that stay valid.
 
     KINTO_REMOTE_SETTINGS=DIRS python tests/moving/review.py KINTO_SERVERLESS KINTO_LOCAL [--collections 16] [--steps 12] [--seed S]
 
 DIRS as for tests/signer/walks. Collections are edited, reviewed, rolled back and published at random on the real server. After the
-move each object and changeset of the stack is the old server's, and each signature still verifies over what is shown. Then the
-stack goes on from there: what was under review is approved, what was edited is reviewed, and what is published anew is signed.
+move each object and changeset of the stack is the old server's, and each signature still verifies. Then the stack continues: it approves
+collections under review, reviews edited ones, and signs new publications.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def prepare(server, bucket, cid):
 
 
 def step(server, source):
-    """Something happens to a collection, or is refused."""
+    """Sends one random step to a collection. It may be refused."""
     user, record = random.choice(USERS), f"{source}/records/r{random.randrange(6)}"
     what = random.choices(["edit", "delete", "clear", "approve", "status"], [8, 2, 0.5, 5, 3])[0]
     if what == "edit":
@@ -74,7 +74,7 @@ def told(answer):
 
 
 def check_signatures(public_key, server, targets):
-    """How many published changesets verify; all must."""
+    """The number of published changesets that verify. All must."""
     count = 0
     for target in targets:
         status, changeset = server.send("GET", f"{target}/changeset?_expected=0", "alice")

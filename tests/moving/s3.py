@@ -1,4 +1,4 @@
-"""An export goes to S3 and comes back, in several parts; an export that DynamoDB makes itself comes back too. On an emulator of AWS.
+"""Exports to S3 in several parts and imports it again; imports an export made by DynamoDB too. It uses an emulator of AWS.
 
     python tests/moving/s3.py KINTO_SERVERLESS KINTO_LOCAL
 """
@@ -48,12 +48,12 @@ def create_table(dynamodb):
 
 
 def as_dynamodb_exports(dynamodb, s3, export):
-    """What `ExportTableToPointInTime` writes, which no emulator does.
+    """The files that `ExportTableToPointInTime` writes. No emulator makes them.
 
     Names and fields are those of AWS's page "DynamoDB table export output format"
     (https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/S3DataExport.Output.html), where the documented `md5Checksum` and `etag` of a
-    file show that the former is of the object as it is stored: an object of one part has the MD5 of its MD5 as its `ETag`. The files
-    `.md5`, which that page calls `.checksum`, and files of partitions without items are as in exports of AWS that others describe.
+    file show that the former is the MD5 of the stored object: an object of one part has the MD5 of its MD5 as its `ETag`. Files
+    `.md5`, which that page calls `.checksum`, and files of partitions without items follow others' descriptions of AWS's exports.
     """
     prefix = f"kinto/AWSDynamoDB/{export}"
     pages = dynamodb.get_paginator("scan").paginate(TableName="kinto")
@@ -64,7 +64,7 @@ def as_dynamodb_exports(dynamodb, s3, export):
     for number in range(5):
         some = items[number::3] if number < 3 else []
         lines = ["".join(json.dumps({"Item": item}, default=binary) + "\n" for item in half) for half in (some[:7], some[7:])]
-        # Of several members, of none, and without a byte.
+        # gzip files of several members, of none, and an empty file.
         body = b"".join(gzip.compress(half.encode()) for half in lines) if number < 4 else b""
         key = f"{prefix}/data/{number}bafybeiczss3yxay3o4abn.json.gz"
         s3.put_object(Bucket="backups", Key=key, Body=body)
@@ -107,7 +107,7 @@ def check_dynamodb_export(program, directory, s3, endpoint):
     run(program, "verify", "--from-dynamodb-export", copied, *data)
     raised = ["--data", f"{directory}/two.db", "--raise-timestamps"]
     run(program, "import", "--from-dynamodb-export", f"s3://backups/{prefix}", *raised)
-    # Not whole, not there, of another form.
+    # Incomplete, missing, of another format.
     def refused(*expected):
         command = [program, "import", "--from-dynamodb-export", f"s3://backups/{prefix}", *data]
         done = subprocess.run(command, capture_output=True, text=True)
@@ -122,7 +122,7 @@ def check_dynamodb_export(program, directory, s3, endpoint):
     ):
         put("manifest-summary.json", json.dumps({**summary, **changed}))
         refused(*expected)
-    # As before there were incremental ones.
+    # As before incremental exports existed.
     put("manifest-summary.json", json.dumps({name: value for name, value in summary.items() if name != "exportType"} | {"version": "2020-06-30"}))
     run(program, "verify", "--from-dynamodb-export", f"s3://backups/{prefix}", *data)
     first = json.loads(files[0])

@@ -1,4 +1,4 @@
-"""Two servers are compared by their URLs: a copy is equal, and each change of it is found.
+"""Compares two servers by their URLs: a copy is equal, and each change of it is found.
 
     python tests/moving/servers_by_url.py KINTO_SERVERLESS KINTO_LOCAL
 """
@@ -17,7 +17,7 @@ from postgres import Postgres
 from servers import Kinto
 
 COLLECTION = "/buckets/of-account1/collections/c"
-# Each by the creator of what it changes, with what is to be told of it.
+# Each change is made by the object's creator. The text is what `verify` must report.
 CHANGES = [
     ("PATCH", f"{COLLECTION}/records/r1", {"data": {"n": 5}}, ["data", "last_modified", "timestamp of a list", "changes of a changeset", "entry of a history that the source lacks"]),
     ("PATCH", f"{COLLECTION}/records/r1", {"permissions": {"read": ["mallory"]}}, ["permissions", "last_modified"]),
@@ -43,7 +43,7 @@ def verify(program, source, target, *more):
 def main():
     program, local = sys.argv[1:3]
     begin = time.monotonic()
-    # What the changes of all collections are shown for.
+    # The buckets whose collections the monitor shows.
     os.environ["KINTO_CHANGES_RESOURCES"] = " ".join(f"/buckets/of-account{n}" for n in range(6))
 
     def step(text):
@@ -54,7 +54,7 @@ def main():
         for backend in kinto.backends:
             backend.initialize_schema()
         fill_accounts(kinto, 6)
-        # A user sees one list at the same time on both sides, once it was looked at.
+        # After the first look, a user sees the same timestamp of a list on both sides.
         data = f"{directory}/table.db"
         with Served(kinto) as served:
             url = served.url.replace("://", "://account1:secret@")
@@ -63,7 +63,7 @@ def main():
             with Stack(local, data) as server:
                 target = f"http://account1:secret@{server.host}/v1"
                 found = verify(program, url, target)
-                # Kinto's accounts have a list each.
+                # In Kinto each account has its own list.
                 assert set(found) <= {"timestamp of a list"}, found
         step("a Kinto and its copy")
 

@@ -1,4 +1,4 @@
-"""What the tests of moving share: a Kinto that is filled, what is asked of both sides, and how the answers compare."""
+"""Shared by the tests of moving: filling a Kinto, the questions for both sides, and the comparison of the answers."""
 
 import importlib.util
 import json
@@ -58,12 +58,12 @@ def storage(url):
 
 
 def publishing(url):
-    """The settings of a Kinto on PostgreSQL that publishes changesets where kinto-changes is there, as `questions` ask for them."""
+    """The settings of a Kinto on PostgreSQL. It publishes the changesets that `questions` ask for, if kinto-changes is installed."""
     return {**SETTINGS, **CHANGESETS, **storage(url)}
 
 
 def fill(kinto, sequences, seed):
-    """Sends the sequences; the names of the runs."""
+    """Sends the sequences. Returns the names of the runs."""
     runs = []
     for number in range(sequences):
         run = f"{seed}{number}"
@@ -108,7 +108,7 @@ def fill_accounts(kinto, count):
 
 
 def look(kinto, postgres):
-    """Looks at every list there is. The first look at a list gives it a time in Kinto."""
+    """Looks at every list. In Kinto the first look gives a list its time."""
     lists = {("", "bucket")}
     for kind, parent, name in postgres.rows("SELECT resource_name, parent_id, id FROM objects WHERE resource_name IN ('bucket', 'collection')"):
         uri = f"{parent}/{kind}s/{name}"
@@ -126,9 +126,9 @@ def send(server, method, url, user, body=None):
 
 
 def questions(postgres, runs, chance):
-    """Who asks for which objects and lists."""
+    """Which users ask for which objects and lists."""
     rows = postgres.rows("SELECT resource_name, parent_id, id, (extract(epoch FROM last_modified) * 1000)::bigint FROM objects")
-    # The lists that Kinto never looked at have no time there.
+    # In Kinto, lists that nobody looked at have no time.
     parents, objects, times = {"/buckets", "/accounts"}, set(), {}
     for kind, parent, name, time_of in rows:
         if kind == "account":
@@ -136,7 +136,7 @@ def questions(postgres, runs, chance):
             continue
         uri = f"{parent}/{kind}s/{name}"
         if "a" * 256 in uri:
-            # Longer than our ids may be: left out, and said so.
+            # Longer than this server's ids may be: left out and reported.
             continue
         objects.add(uri)
         times.setdefault(f"{parent}/{kind}s", set()).add(int(time_of))
@@ -147,7 +147,7 @@ def questions(postgres, runs, chance):
             parents.add(f"{uri}/records")
     for user in users_of(runs):
         for url in sorted(objects | parents):
-            # Of others' objects a sample.
+            # A sample of the objects of others.
             if is_own(user, url) or random.random() < chance:
                 yield user, url
                 if url in parents:
@@ -171,7 +171,7 @@ def is_own(user, url):
 
 
 def questions_of_history(postgres, runs, chance):
-    """Who asks for which histories, and for which collections as they were when."""
+    """Which users ask for which histories, and for which snapshots of collections."""
     rows = postgres.rows(
         """SELECT parent_id, (extract(epoch FROM last_modified) * 1000)::bigint, data->>'uri', data->>'action', data->>'collection_id',
             data->'target'->'data'->>'last_modified', data->>'user_id' FROM objects WHERE resource_name = 'history' ORDER BY 1, 2"""
@@ -200,7 +200,7 @@ def questions_of_history(postgres, runs, chance):
 
 
 def with_heads(asked, chance):
-    """The questions, and `HEAD` for some of them: fewer of those with a query."""
+    """The questions, and `HEAD` for some of them, fewer of those with a query."""
     for question in asked:
         yield question
         if random.random() < (min(chance, 0.1) if "?" in question[1] else chance):
@@ -211,7 +211,7 @@ def ask(server, question):
     user, url, *method = question
     answer = send(server, *(method or ["GET"]), url, user)
     if "/changeset?" in url and answer.status == 200:
-        # As tests/differential/changes.py justifies: ours has these headers, and names the bucket.
+        # tests/differential/changes.py justifies these: ours has these headers, and names the bucket.
         answer.headers.clear()
         if isinstance(answer.body, dict):
             answer.body["metadata"].pop("bucket", None)
@@ -219,9 +219,9 @@ def ask(server, question):
 
 
 def told(answer):
-    """What of an answer has to be the same."""
+    """The part of an answer that must be the same."""
     if answer.status >= 400:
-        # Under what is not there a user may be told so, or that they may not.
+        # Below a missing object a user may be answered either 404 or 403.
         return [answer.status]
     headers = {name.lower(): value for name, value in answer.headers.items()}
     shown = {name: headers.get(name.lower()) for name in HEADERS}
@@ -229,7 +229,7 @@ def told(answer):
 
 
 def comparable(body):
-    """The body with numbers in one form, principals in one order, and without the hash that Kinto shows of a password."""
+    """The body with numbers in one form, principals in one order, and without the password hash that Kinto shows."""
     match body:
         case bool() | None | str():
             return body
@@ -247,21 +247,21 @@ def comparable(body):
 
 
 def is_meant(url, before, after):
-    """Whether a difference is one that tests/differential justifies too."""
+    """Whether tests/differential also justifies the difference."""
     if re.search("/history($|[?])", url):
         if before[0] == after[0] == 200:
-            # Ours has no time but those of its entries, and not the last moments' (docs/decisions/024-history.md).
+            # Our history has only the times of its entries, and not of the last 40 seconds (docs/decisions/024-history.md).
             shown = [{name: headers[name] for name in headers if not re.match("ETag|Last-Modified", name)} for headers in (before[1], after[1])]
             return before[2] == after[2] and shown[0] == shown[1] and int(before[1]["ETag"].strip('"')) >= int(after[1]["ETag"].strip('"'))
-        # As there: who could once read an entry is not refused when times are asked for. A HEAD has no body.
+        # As there: a user who could once read an entry is not refused a request with times. A HEAD has no body.
         return before[0] in (401, 403) and after[0] == 200 and json.loads(after[2]) in ({"data": []}, None) and re.search("_since|_before", url)
     if "/changeset?" in url and before[0] == after[0] == 200:
-        # kinto-changes takes the time of the latest record or tombstone that is there, and so goes back when tombstones are purged. Ours
-        # stays where it was, as the list's ETag on either side.
+        # kinto-changes takes the time of the latest present record or tombstone, and so goes back when tombstones are purged. Ours
+        # stays, like the list's ETag on both sides.
         shown = [json.loads(answer[2]) for answer in (before, after)]
         times = [changeset.pop("timestamp") for changeset in shown]
         return shown[0] == shown[1] and times[0] < times[1]
-    # Kinto gives each account its own list with a time of its own; ours is one.
+    # Kinto gives each account its own list with its own time; here all accounts are one list.
     return url.startswith("/accounts") and before[0] == after[0] and ("?" in url or url == "/accounts")
 
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL that wants TLS is believed as far as the URL says.
+"""The import trusts a PostgreSQL with TLS as far as the URL says.
 
     python tests/moving/tls.py KINTO_SERVERLESS KINTO_LOCAL
 """
@@ -20,7 +20,7 @@ def openssl(directory, *arguments):
 
 
 def certify(directory):
-    """`ca.pem`, `other.pem` of another authority, and a certificate of the first for `localhost` alone."""
+    """`ca.pem`, `other.pem` of another authority, and a certificate of the first only for `localhost`."""
     for name in ("ca", "other"):
         openssl(directory, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}")
     openssl(directory, "req", "-newkey", "rsa:2048", "-nodes", "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=localhost")

@@ -1,11 +1,11 @@
-"""What schemathesis cannot be told by its settings."""
+"""Adjustments of schemathesis that its settings do not offer."""
 
 import schemathesis
 
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    """Its coverage phase makes `0` of the form of an entity tag, which has quotes."""
+    """The coverage phase makes the entity tag `0`, without the quotes that it must have."""
     for name in ("If-Match", "If-None-Match"):
         value = (case.headers or {}).get(name)
         if value is not None and value.isdigit():

@@ -1,15 +1,15 @@
-"""The same kinto.ini for real Kinto and for the local stack: what a client sees of its settings, side by side.
+"""Gives real Kinto and the local stack the same kinto.ini, and compares what clients see of its settings.
 
     target/venv/bin/python tests/settings [NAME…]
 
-Each file in tests/settings/*.ini is one that both read. Its first line says what is to become of it: `# compared`, or
-`# refused: WORDS`, where the local stack must not start and say these words (Kinto may). A line `# differs: PROBE: WHY`
-takes a probe out, or several (`monitor*`), with its reason. `%(provider)s` in a file stands for an OpenID provider that the test serves,
-`%(megaphone)s` for a Megaphone, which must have been told the time of the latest change at the end of each
-`# told: PATH KEY`, and nothing else. That is not compared: kinto-changes 4 forges no events any more, so that the real
-kinto-megaphone, which starts with the same file, tells nothing.
+Both servers read each file in tests/settings/*.ini. Its first line states the expected result: `# compared`, or
+`# refused: WORDS`. Then the local stack must not start and must say these words; Kinto may start. A line `# differs: PROBE: WHY`
+excludes a probe, or several (`monitor*`), and gives the reason. `%(provider)s` in a file stands for an OpenID provider of the test, and
+`%(megaphone)s` for a Megaphone. At the end, for each `# told: PATH KEY`, the Megaphone must have been told the time of the latest change,
+and nothing else. This is not compared: kinto-changes 4 no longer makes the events, so the real kinto-megaphone starts with the same
+file but tells nothing.
 
-Besides, the file that `kinto init` of this installation writes is compared: `generated`.
+The file that `kinto init` of this installation writes is also compared, under the name `generated`.
 """
 
 import json
@@ -37,7 +37,7 @@ JSON = {"Content-Type": "application/json"}
 
 MONITOR = "/v1/buckets/monitor/collections/changes"
 
-# What is asked, in this order: name, method, path, headers, body.
+# The requests, in this order: name, method, path, headers, body.
 PROBES = [
     ("hello", "GET", "/v1/", {}, None),
     ("version redirect", "GET", "/buckets", {}, None),
@@ -86,24 +86,24 @@ PROBES = [
     ("broadcasts", "GET", "/v1/__broadcasts__", {}, None),
     ("flush", "POST", "/v1/__flush__", ADMIN, None),
 ]
-# The stream brings these up to date a moment after the write, and Megaphone is told after that.
+# The stream updates these a moment after the write, and Megaphone is told after that.
 EVENTUAL, PATIENCE = ("monitor", "broadcasts"), 10
 HEADERS = ["location", "cache-control", "backoff", "retry-after", "alert", "access-control-allow-origin",
            "access-control-max-age", "total-records", "total-objects"]
-# Of the hello view: what depends on settings.
+# The parts of the hello view that depend on settings.
 HELLO = ["project_name", "project_docs", "settings", "eos", "user", "capabilities"]
 
 
 def seen(probe, from_elsewhere, host, status, headers, body):
-    """What of an answer depends on settings."""
-    # Here a redirect names no host, unless it leads from one to another (docs/decisions/019-caches.md).
+    """The parts of an answer that depend on settings."""
+    # Here a redirect names a host only if it leads to another host (docs/decisions/019-caches.md).
     hosts = f"^(http://{re.escape(host)}|https://kinto.example)(?=/)"
     headers = {name.lower(): re.sub(hosts, "", value) for name, value in headers}
     kept = {name: headers[name] for name in HEADERS if name in headers}
-    # Kinto says nothing of keeping where here nothing may be kept (tests/differential/justified.py).
+    # Where nothing may be kept here, Kinto says nothing (tests/differential/justified.py).
     if "no-store" in kept.get("cache-control", ""):
         del kept["cache-control"]
-    # Every answer has it here where anybody may ask: one answer serves all origins.
+    # Here every answer has it if all origins are allowed: one answer serves all origins.
     if not from_elsewhere:
         kept.pop("access-control-allow-origin", None)
     kept["next-page"] = "next-page" in headers
@@ -135,9 +135,9 @@ def seen(probe, from_elsewhere, host, status, headers, body):
 
 
 class Server:
-    """One of the two."""
+    """One of the two servers."""
 
-    # Its host, and by probe the entity tag that it answered.
+    # Its host, and the entity tag of its answer for each probe.
     host, tags = "localhost", {}
 
     def ask(self, probe, method, path, headers, body):
@@ -168,7 +168,7 @@ class Local(Server):
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("KINTO_", "MULTIAUTH_"))}
         environment |= {"PORT": "0", "AWS_PORT": "0"}
         self.log = tempfile.TemporaryFile("w+")
-        # Where it finds Kinto Admin.
+        # The folder of Kinto Admin.
         self.process = subprocess.Popen([BINARY, "--ini", ini], cwd=WORKSPACE, env=environment, stdout=subprocess.PIPE,
                                         stderr=self.log, text=True)
         self.host = None
@@ -194,7 +194,7 @@ class Local(Server):
 
 
 class FarSide(BaseHTTPRequestHandler):
-    """An OpenID provider, which says what it is, and a Megaphone for each server, which remembers what it is told last."""
+    """An OpenID provider that describes itself, and a Megaphone for each server that remembers the last broadcast."""
 
     url = None
     told: dict = {}
@@ -223,7 +223,7 @@ class FarSide(BaseHTTPRequestHandler):
 
 
 def served(ini, directory, side):
-    """The file for a server, with the URL of the far side where it names one."""
+    """The file for a server, with the URLs of the services that it names."""
     text = ini.read_text()
     if not re.search(r"%\((provider|megaphone)\)s", text):
         return ini
@@ -245,7 +245,7 @@ def generated(directory):
 
 
 def compare(ini, directory):
-    """The differences that both servers show with the file."""
+    """The differences between the two servers with this file."""
     text = ini.read_text()
     local = Local(served(ini, directory, "Local"))
     try:
@@ -291,7 +291,7 @@ def compare(ini, directory):
 def main():
     names = sys.argv[1:] or ["generated", *sorted(file.stem for file in HERE.glob("*.ini"))]
     if len(names) > 1:
-        # Each in a process of its own: Kinto keeps settings in its modules (those of CORS).
+        # Each in a separate process: Kinto keeps settings of CORS in its modules.
         failed = sum(subprocess.run([sys.executable, "-W", "ignore", HERE, name]).returncode != 0 for name in names)
         print(f"{len(names) - failed} passed, {failed} failed")
         sys.exit(bool(failed))

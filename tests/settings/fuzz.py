@@ -1,9 +1,9 @@
-"""Random ini files for PasteDeploy and for `lib/src/settings/ini.rs`, side by side.
+"""Reads random ini files by PasteDeploy and by `lib/src/settings/ini.rs`, and compares the results.
 
     target/venv/bin/python tests/settings/fuzz.py [FILES] [SEED]
 
-Whatever both read they read the same; what PasteDeploy refuses is refused. What is refused here and not there is counted:
-a setting that [DEFAULT] has too, which it drops silently.
+If both read a file, the results must be equal. If PasteDeploy refuses a file, ours must refuse it. Files that only ours refuses are
+counted: they have a setting that [DEFAULT] has too, which PasteDeploy drops silently.
 """
 
 import json
@@ -51,7 +51,7 @@ def main():
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 1
     generator = random.Random(seed)
     files = [made(generator) for _ in range(count)]
-    # What `cargo test --workspace` builds.
+    # `cargo test --workspace` builds it.
     command = [WORKSPACE / "target/debug/examples/ini"]
     run = subprocess.run(command, input="\n".join(map(json.dumps, files)) + "\n", text=True, capture_output=True, check=True)
     answers = [json.loads(line) for line in run.stdout.splitlines()]

@@ -1,4 +1,4 @@
-"""Writes random JSON values, each with a tab and its canonical text, for lib/src/signer/canonical_cases.txt.
+"""Writes random JSON values, each followed by a tab and its canonical text, for lib/src/signer/canonical_cases.txt.
 
     pip install canonicaljson-rs
     python tests/signer/canonical_cases.py 10000 SEED > lib/src/signer/canonical_cases.txt

@@ -1,9 +1,9 @@
-"""Verifies a changeset with autograph-utils, what Mozilla's own tools verify Remote Settings with.
+"""Verifies a changeset with autograph-utils, which Mozilla's own tools use for Remote Settings.
 
     target/venv/bin/python tests/signer/third_party.py URL_OF_COLLECTION ROOT NAME
 
-ROOT is what clients know the root by (`kinto-serverless chain` prints it), NAME what the certificate of the key is to be
-for. Prints the number of records and the signatures that verify; fails unless each of them does.
+ROOT is the root in the form that clients know (`kinto-serverless chain` prints it). NAME is the host name in the certificate of the
+key. Prints the number of records and the signatures that verify. Fails unless all of them do.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ def verifier(session, root, name):
 
 
 async def check(verifier, changeset):
-    """The number of its signatures; raises unless each of them verifies."""
+    """Returns the number of its signatures. Raises unless all of them verify."""
     records = sorted(changeset["changes"], key=lambda record: record["id"])
     content = {"data": records, "last_modified": str(changeset["timestamp"])}
     text = canonicaljson.dumps(content).encode()

@@ -1,9 +1,9 @@
-"""template.yaml as CloudFormation gets it: transformed by SAM, with each condition on and off, linted; and what a linter
-does not know of it.
+"""Checks template.yaml as CloudFormation gets it: transformed by SAM, with each condition on and off, and linted. Also checks
+rules that a linter does not know.
 
     target/venv/bin/python tests/template
 
-Needs what tests/run installs in target/venv, and no network.
+Needs the packages that tests/run installs in target/venv, and no network.
 """
 
 import json
@@ -37,7 +37,7 @@ PARAMETERS = TEMPLATE["Parameters"]
 ACCOUNT = "us-east-1:123456789012"
 SECRET = f"arn:aws:secretsmanager:{ACCOUNT}:secret:kinto-AbCdEf"
 
-# Together they have each condition on, and off.
+# Together these have each condition on, and off.
 DEPLOYMENTS = {
     "defaults": {},
     "all that a stack may have": {
@@ -96,14 +96,14 @@ NO_VALUE = {"Ref": "AWS::NoValue"}
 
 
 class NoPolicies:
-    """The roles are spelled out: SAM looks no policy of AWS's up by its name."""
+    """The roles are written out, so SAM need not look up AWS's policies by their names."""
 
     def load(self):
         return {}
 
 
 def deployed(parameters):
-    """What SAM makes of the template, with these parameters and nothing left to decide."""
+    """The template after SAM, with these parameters and all conditions resolved."""
     values = {name: str(parameters.get(name, PARAMETERS[name].get("Default", ""))) for name in PARAMETERS}
     values = {name: value.replace("True", "true").replace("False", "false") for name, value in values.items()}
     template = json.loads(json.dumps(TEMPLATE))
@@ -117,7 +117,7 @@ def deployed(parameters):
     template = MAKE.replaced({key: part for key, part in transformed.items() if key not in ("Parameters", "Rules")}, by_parameter)
     conditions = {name: MAKE.decide(condition, template["Conditions"]) for name, condition in template["Conditions"].items()}
     template = MAKE.without_what_cannot_be(template)
-    # What they decide is decided.
+    # The conditions are resolved.
     for key in ("Conditions", "Mappings", "Metadata"):
         del template[key]
     return template, conditions, transformed
@@ -135,7 +135,7 @@ class Template(unittest.TestCase):
     def test_what_cloudformation_gets_is_clean(self):
         for name, (template, _, _) in ALL.items():
             with self.subTest(name):
-                # A `Fn::Sub` whose parameters are in their place already is one too many.
+                # A `Fn::Sub` whose parameters are already replaced is superfluous.
                 config = cfnlint.api.ManualArgs(regions=["us-east-1"], ignore_checks=["W1020"])
                 found = cfnlint.api.lint(json.dumps(template), config=config)
                 self.assertEqual([f"{match.rule.id} {match.path} {match.message}" for match in found], [])
@@ -164,12 +164,12 @@ class Template(unittest.TestCase):
             self.assertTrue(f'"Ref": "{name}"' in text or "${" + name + "}" in text, name)
 
     def test_whatever_functions_depend_on_has_them_published_anew_when_it_is_another(self):
-        """CloudFormation asks for the settings again, by whose digest each function gets a new version, only when a
-        property of `Settings` is another."""
+        """CloudFormation asks for the settings again only if a property of `Settings` changes. Their digest gives each
+        function a new version."""
         asked = mentioned(TEMPLATE["Resources"]["Settings"]["Properties"]["Parameters"])
         functions = [part for part in TEMPLATE["Resources"].values() if part["Type"] == "AWS::Serverless::Function"]
         kept = [TEMPLATE["Globals"]["Function"], *(function["Properties"] for function in functions)]
-        # What a version does not keep.
+        # A version does not keep these.
         others = ("ReservedConcurrentExecutions", "Tags", "DeploymentPreference", "Role", "Events", "LoggingConfig")
         of_functions = mentioned([{key: part for key, part in one.items() if key not in others} for one in kept])
         of_functions |= {"LogLevel"}
@@ -185,7 +185,7 @@ class Template(unittest.TestCase):
                     self.assertEqual(resource["Properties"]["Description"], {"Fn::GetAtt": ["Settings", "Digest"]}, name)
 
     def test_lambda_leaves_no_line_of_a_log_out(self):
-        """It takes one without a time for INFO: with a higher level metrics, and errors that alarms count, would be gone."""
+        """Lambda takes a line without a time for INFO. A higher level would drop metrics, and errors that alarms count."""
         for template, _, _ in ALL.values():
             for name, resource in template["Resources"].items():
                 if resource["Type"] == "AWS::Lambda::Function":
@@ -193,7 +193,7 @@ class Template(unittest.TestCase):
                     self.assertEqual(properties["LoggingConfig"]["ApplicationLogLevel"], "TRACE", name)
 
     def test_the_level_of_the_log_is_that_of_our_own_lines(self):
-        """The SDK's at TRACE have what was read: records, and the hashes of passwords."""
+        """At TRACE the SDK's lines have what it read: records, and the hashes of passwords."""
         levels = TEMPLATE["Globals"]["Function"]["Environment"]["Variables"]["RUST_LOG"]["Fn::Sub"].split(",")
         levels = dict(level.split("=") for level in levels if "=" in level) | {"": levels[0]}
         ours = ("kinto_serverless", "request.summary")
@@ -204,7 +204,7 @@ class Template(unittest.TestCase):
         self.assertEqual(targets, ["request.summary"])
 
     def test_a_gradual_deployment_shifts_the_alias_and_goes_back_by_alarms(self):
-        """What AWS documents of it is cited in decision 26; the emulator has no CodeDeploy."""
+        """Decision 26 cites AWS's documentation of it; the emulator has no CodeDeploy."""
         template, _, _ = ALL["all that a stack may have"]
         resources = template["Resources"]
         ring = ["DEPLOYMENT_FAILURE", "DEPLOYMENT_STOP_ON_ALARM", "DEPLOYMENT_STOP_ON_REQUEST"]
@@ -217,7 +217,7 @@ class Template(unittest.TestCase):
             self.assertIn("Canary10Percent5Minutes", json.dumps(group["DeploymentConfigName"]))
             alarms = [alarm["Name"]["Ref"] for alarm in group["AlarmConfiguration"]["Alarms"]]
             self.assertIn(f"{function}ErrorsAlarm", alarms)
-            # All versions together: a new one's errors ring it although a tenth of the requests reach it.
+            # All versions together: the errors of a new version ring it although only a tenth of the requests reach it.
             watched = resources[f"{function}ErrorsAlarm"]["Properties"]["Dimensions"]
             self.assertEqual(watched, [{"Name": "FunctionName", "Value": {"Ref": function}}])
         self.assertNotIn("UpdatePolicy", json.dumps(ALL["defaults"][0]))
@@ -320,7 +320,7 @@ class Template(unittest.TestCase):
                 self.assertEqual(bool(told), conditions["HasAlarmTopic"], alarm)
 
     def test_each_alarm_rings_by_its_metric_and_not_without_cause(self):
-        """Those of a stack that has all, which tests/e2e does not deploy."""
+        """The alarms of a stack with everything, which tests/e2e does not deploy."""
         import ringing
 
         seen = set()
@@ -332,7 +332,7 @@ class Template(unittest.TestCase):
         self.assertEqual(seen, alarms)
 
     def test_alarms_on_logs_look_for_what_the_functions_log_as_errors(self):
-        """A word that is changed in the code, or a level that `LogLevel` can leave out, would make an alarm quiet."""
+        """A changed word in the code, or a level that `LogLevel` can leave out, would silence an alarm."""
         code = "".join(path.read_text() for path in (ROOT / "lib" / "src").rglob("*.rs"))
         errors = " ".join(re.findall(r"tracing::error!\((.*?)\);", code, re.DOTALL))
         filters = [part for part in TEMPLATE["Resources"].values() if part["Type"] == "AWS::Logs::MetricFilter"]
@@ -340,7 +340,7 @@ class Template(unittest.TestCase):
             self.assertIn(words, errors if words != "ERROR" else "ERROR")
 
     def test_each_queue_and_each_mapping_has_an_alarm(self):
-        """What waits, what is given up, and a stream that nobody reads."""
+        """Messages that wait, messages that are given up, and a stream that nobody reads."""
         template, _, _ = ALL["all that a stack may have"]
         resources = template["Resources"]
         watched = json.dumps([part for part in resources.values() if part["Type"] == "AWS::CloudWatch::Alarm"])
@@ -355,7 +355,7 @@ class Template(unittest.TestCase):
 
 
 def mentioned(part):
-    """The names of parameters and resources in it, and of what the conditions in it depend on."""
+    """The names of parameters and resources in it, and of those that its conditions depend on."""
     if isinstance(part, dict):
         names = {part["Ref"]} if "Ref" in part else set()
         names |= {part["Fn::GetAtt"][0]} if "Fn::GetAtt" in part else set()

@@ -1,9 +1,9 @@
-"""Runs checkov over template.yaml as CloudFormation gets it, with each condition on and off: what it names must be what
-docs/security.md gives a reason for.
+"""Runs checkov over template.yaml as CloudFormation gets it, with each condition on and off. The failing checks must be those that
+docs/security.md gives reasons for.
 
     target/venv/bin/python tests/template/checks.py PATH/TO/checkov
 
-checkov is not among what tests/run installs: it wants other versions of the same packages. Install it on its own:
+tests/run does not install checkov, because it needs other versions of the same packages. Install it separately:
 `python3 -m venv somewhere && somewhere/bin/pip install checkov`.
 """
 
@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def deployments():
-    """What CloudFormation gets for each deployment of `tests/template`."""
+    """The template that CloudFormation gets for each deployment of `tests/template`."""
     spec = spec_from_file_location("templates", HERE / "__main__.py")
     templates = module_from_spec(spec)
     spec.loader.exec_module(templates)
@@ -28,7 +28,7 @@ def deployments():
 
 
 def reasons():
-    """The checks in the table of docs/security.md: `CKV_AWS_119, 149, …`, before the words."""
+    """The checks in the table of docs/security.md: `CKV_AWS_119, 149, …`, before the text."""
     page = (HERE.parent.parent / "docs" / "security.md").read_text()
     rows = re.findall(r"^\| CKV_AWS_((?:\d+, )+)", page, re.MULTILINE)
     return {f"CKV_AWS_{number}" for row in rows for number in re.findall(r"\d+", row)}
@@ -40,7 +40,7 @@ def named(checkov, template):
         path = Path(directory) / "template.json"
         path.write_text(json.dumps(template))
         command = [checkov, "--file", path, "--framework", "cloudformation", "--skip-download", "--output", "json"]
-        # Its own interpreter finds its own packages.
+        # checkov's own interpreter finds its packages.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         run = subprocess.run(command, capture_output=True, text=True, env=environment)
     found = json.loads(run.stdout)

@@ -1,7 +1,7 @@
-"""Rings each alarm of a template in the emulator, by values of its metric as AWS documents it.
+"""Rings each alarm of a template in the emulator, by values of its metric under AWS's documented name.
 
-No stack is deployed: alarms alone are made, whose dimensions are the names of the resources. tests/e2e rings those of a
-stack that is deployed; this rings those that such a stack has not.
+It deploys no stack. It only creates the alarms, with the names of the resources as dimensions. tests/e2e rings the alarms of a
+deployed stack; this rings those that such a stack does not have.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ def name_of(part):
 
 
 def rung(resources):
-    """The alarms among the resources that ring by a value that is no cause, those that ring by one that is, and all."""
+    """Three sets of alarms: those that ring by a harmless value, those that ring by a harmful one, and all."""
     alarms = {name: part["Properties"] for name, part in resources.items() if part["Type"] == "AWS::CloudWatch::Alarm"}
     with emulator() as cloudwatch:
         for name, alarm in alarms.items():

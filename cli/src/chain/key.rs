@@ -39,7 +39,7 @@ impl PublicKey {
     fn from_der(der: &[u8]) -> Result<Self, &'static str> {
         match der.strip_prefix(&HEAD) {
             Some(point) if point.len() == POINT && point[0] == 4 => Ok(Self(point.to_vec())),
-            _ => Err("the key is no public key of the curve P-384"),
+            _ => Err("the key must be a public key of the curve P-384, in PEM"),
         }
     }
 

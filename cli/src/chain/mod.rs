@@ -17,24 +17,24 @@ use self::key::{KmsKey, PublicKey};
 
 /// The answer to `--help`.
 pub const HELP: &str = "\
-Makes certificates for the keys that sign what is published.
+Makes certificates for the keys that sign publications.
 
 Usage: kinto-serverless chain DIR --name NAME --key KEY [--days DAYS]
        kinto-serverless csr --name NAME --key arn:aws:kms:…
 
-NAME is what clients look for in the certificate of the key: for those of
-Remote Settings it ends in .content-signature.mozilla.org, for your own it
-may be news.content-signature.example.org.
+NAME is the host name that clients expect in the certificate of the key. For
+clients of Remote Settings it ends in .content-signature.mozilla.org. For your
+own it may be news.content-signature.example.org.
 
 KEY is the ARN of a key in KMS, or a file with a public key
 (openssl ec -in private.pem -pubout).
 
-chain writes DIR/NAME-DATE.pem, the certificate of the key first and the root
-last, which clients fetch by x5u, and prints what they know the root by.
-DIR/root.key.pem is the key of the root: it is made once and used again, and
-whoever has it can sign in your place. Keep it off line.
+chain writes DIR/NAME-DATE.pem, with the certificate of the key first and the
+root last. Clients fetch it by x5u. chain also prints the root in the form that
+clients need. DIR/root.key.pem is the key of the root. It is made once and used
+again. Whoever has it can sign in your place: keep it offline.
 
-csr prints a request that the key in KMS has signed, for a CA of others.
+csr prints a request for another CA, signed by the key in KMS.
 
   --days DAYS        how long the certificate of the key is valid (90)
   --help             print this";
@@ -91,14 +91,17 @@ impl Options {
                         .all(|b| b.is_ascii_alphanumeric() || b == b'-')
             });
         if !is_name {
-            return Err(format!("--name {name} is no host name").into());
+            return Err(format!(
+                "--name must be a host name such as news.content-signature.example.org, not {name}"
+            )
+            .into());
         }
         if !(1..=MAX_DAYS).contains(&days) {
             return Err(format!("--days must be 1 to {MAX_DAYS}").into());
         }
         let is_chain = command.is_some_and(|command| command == "chain");
         if is_chain != directory.is_some() {
-            return Err("chain needs a directory, and csr none; see --help".into());
+            return Err("chain needs a directory, and csr must not have one; see --help".into());
         }
         let key = key.ok_or("--key is missing; see --help")?;
         Ok(Some(Self {
@@ -126,7 +129,7 @@ pub async fn run(options: Options, out: &mut impl Write) -> Result<(), Box<dyn E
         false => None,
     };
     let Some(directory) = directory else {
-        let kms = kms.ok_or("csr needs the ARN of a key in KMS")?;
+        let kms = kms.ok_or("csr needs --key with the ARN of a key in KMS")?;
         write!(out, "{}", request(&name, &kms)?)?;
         return Ok(());
     };

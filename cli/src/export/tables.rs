@@ -236,7 +236,7 @@ impl Format for Tables {
         }
         if let (count @ 1.., first) = &self.left_out {
             remarks.push(format!(
-                "left out, since PostgreSQL takes no \\u0000: {count}, the first {first}"
+                "left out, because PostgreSQL does not accept \\u0000: {count}, the first {first}"
             ));
         }
         remarks

@@ -101,7 +101,7 @@ impl<W: Write> Format for Yaml<W> {
     fn remarks(&self) -> Vec<String> {
         let (accounts, tombstones, entries) = self.left_out;
         vec![format!(
-            "left out: {accounts} accounts, {tombstones} tombstones, {entries} entries of histories, and the timestamps of lists, which kinto-wizard does not know"
+            "left out: {accounts} accounts, {tombstones} tombstones, {entries} entries of histories, and the timestamps of lists, because kinto-wizard does not support them"
         )]
     }
 }

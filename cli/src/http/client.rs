@@ -158,7 +158,10 @@ impl Client {
             true => Ok(answer.body),
             false => Err(HttpError::Answer {
                 path: self.base.clone(),
-                what: format!("no Kinto answers here ({})", answer.status),
+                what: format!(
+                    "no Kinto answers here ({}); the URL must end in /v1",
+                    answer.status
+                ),
             }),
         }
     }

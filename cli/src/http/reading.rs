@@ -43,13 +43,17 @@ pub enum ReadingError {
     #[error("the work file: {0}")]
     Mirror(#[from] rusqlite::Error),
     /// A work file of something else.
-    #[error("the work file is of another server or user, or was made with other options")]
+    #[error(
+        "the work file is of another server or user, or was made with other options; name another file by --work"
+    )]
     OtherSource,
     /// Nothing can be read: to take that for a source that holds nothing would empty the table.
     #[error("{0} may not be read: {1}")]
     Refused(String, String),
     /// A list is never the same twice.
-    #[error("{list} says that it has {counted} objects and shows {read}; is it being written to?")]
+    #[error(
+        "{list} says that it has {counted} objects but shows {read}. Was it written to meanwhile? Set the server read-only and start again"
+    )]
     Count {
         /// The list.
         list: ListUri,

@@ -34,7 +34,9 @@ pub enum RaiseError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// Others write.
-    #[error("others write to {0} meanwhile: have the API refuse writes (readonly) and begin again")]
+    #[error(
+        "another client wrote to {0} meanwhile: make the API refuse writes (readonly) and start again"
+    )]
     InUse(ListUri),
 }
 

@@ -71,7 +71,7 @@ impl Staging {
         let (Some(bucket), Ok(shown @ (Value::Object(_) | Value::Null)), false) =
             (bucket, shown, id.contains('#'))
         else {
-            let what = "an entry of a history that is none, or too deep";
+            let what = "not an entry of a history, or one that is too deep";
             return self.note_unfit(what, &format!("{parent}/history/{id}"));
         };
         if depth(&shown) > MAX_ENTRY_DEPTH {
@@ -301,7 +301,7 @@ mod tests {
             .map(|finding| (&*finding.kind, finding.count));
         let expected = [
             (
-                "does not fit: an entry of a history that is none, or too deep",
+                "does not fit: not an entry of a history, or one that is too deep",
                 2,
             ),
             ("no parent: entry of a history", 1),

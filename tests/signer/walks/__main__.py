@@ -1,22 +1,22 @@
-"""Random walks over statuses, edits, batches and users, on the real signer and on ours: the same answers, and the same published.
+"""Random walks over statuses, edits, batches and users: the real signer and ours give the same answers and publications.
 
     KINTO_REMOTE_SETTINGS=DIR target/venv/bin/python tests/signer/walks [--walks N] [--seed S] [--record FILE [--keep N]]
     target/venv/bin/python tests/signer/walks --recorded [FILE] [--at URL KEY]
 
-Both take `--processes P` and `--spoil NAME`, and need `cargo build --bin kinto-local`, the second not where `--at` gives it a local
-stack that runs, and the public key (SubjectPublicKeyInfo in Base64) that its signatures verify with.
+Both take `--processes P` and `--spoil NAME`, and need `cargo build --bin kinto-local`. With `--at` the second does not: it uses a running
+local stack, and the public key (SubjectPublicKeyInfo in Base64) that verifies its signatures.
 
-The first compares with the real one. DIR holds the package `kinto_remote_settings` (in mozilla/remote-settings: kinto-remote-settings/src)
-and what it imports that the environment lacks. It needs PostgreSQL, for the real one takes back a refused request with its database.
-`--record FILE` asks the real one alone and keeps what it answered, `--keep N` of so many walks that take each line of the table of
-transitions often.
+The first compares with the real signer. DIR holds the package `kinto_remote_settings` (in mozilla/remote-settings: kinto-remote-settings/src)
+and its imports that the environment lacks. It needs PostgreSQL, because the real signer undoes a refused request by its database.
+`--record FILE` asks only the real signer and keeps its answers. `--keep N` keeps that many walks, which together take each line of the table
+of transitions often.
 
-The second compares with such a record, and needs nothing of the real one. In `recorded.json.xz` beside this script is what the package
-of v42.15.1 answered with Kinto 26.5.0 on PostgreSQL 15 (`--walks 500 --keep 30`): what was asked and what was observed, no code, no
-times, no keys (`walking.py`). The same seeds make the same record.
+The second compares with such a record, and does not need the real signer. `recorded.json.xz` beside this script has the answers of the package
+of v42.15.1 with Kinto 26.5.0 on PostgreSQL 15 (`--walks 500 --keep 30`): requests and observations, no code, no times, no keys (`walking.py`). The
+same seeds make the same record.
 
-`--spoil NAME` has ours answer wrong in one way (`spoils.py`), which must be found within the walks; `--spoil all` tries each. What is left
-out of the comparison is in `justified.py`.
+`--spoil NAME` makes ours answer wrongly in one way (`spoils.py`), which the walks must find; `--spoil all` tries each way. `justified.py` has the
+exceptions from the comparison.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from spoils import SPOILS
 from walking import LINES
 
 RECORDED = Path(__file__).parent / "recorded.json.xz"
-# So many walks take each line of the table of transitions; so do those that are kept here.
+# This many walks take each line of the table of transitions. So do the recorded ones.
 ENOUGH = 200
 
 
@@ -44,7 +44,7 @@ def lines_of(walked):
 
 
 def keep(walks, count):
-    """So many of the walks, such that they take each line of the table, the rare ones several times."""
+    """That many of the walks, chosen so that they take each line of the table, and the rare lines several times."""
     kept, others, lines = [], list(walks), Counter()
     while others and len(kept) < count:
         best = max(others, key=lambda walked: sum(1 / (1 + lines[line]) ** 2 for line in set(lines_of(walked))))
@@ -55,7 +55,7 @@ def keep(walks, count):
 
 
 def report(results, takes_all):
-    """Prints what came of walks; returns them by their seeds, and whether anything is wrong: a line not taken where all are to be."""
+    """Prints the results of walks. Returns them by their seeds, and whether anything is wrong, such as a line that was not taken although all must be."""
     walks, answers, differences, lines, left_out = [], 0, 0, Counter(), Counter()
     started = time.monotonic()
     for walked, count, difference in results:
@@ -83,7 +83,7 @@ def report(results, takes_all):
 
 
 def try_spoils(url, public, walks, names):
-    """Whether a spoiled answer is not found."""
+    """Whether the walks miss a spoiled answer."""
     failed = False
     for name in names:
         found = found_with(SPOILS[name](), url, public, walks)

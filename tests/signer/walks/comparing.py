@@ -1,4 +1,4 @@
-"""Walks on the real signer and on ours, or those of a record on ours."""
+"""Runs walks on the real signer and on ours, or recorded walks on ours."""
 
 import base64
 import contextlib
@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 
 @contextlib.contextmanager
 def new_key():
-    """The file of a private key to sign with, and the public one that verifies."""
+    """The file of a private key, and its public key."""
     key = ec.generate_private_key(ec.SECP384R1())
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption())
     with tempfile.NamedTemporaryFile(suffix=".pem") as file:
@@ -34,9 +34,9 @@ def public_key(text):
 
 
 def on_both(seeds, steps, processes, records_only=False):
-    """Walks on the real one, and on ours unless they are only to be recorded, in several processes.
+    """Runs walks on the real signer, and on ours unless they are only recorded, in several processes.
 
-    Yields each walk, how many answers were compared, and what differs.
+    Yields each walk, the number of compared answers, and the differences.
     """
     sys.path.insert(0, str(HERE.parents[1] / "moving"))
     from postgres import Postgres
@@ -50,13 +50,13 @@ def on_both(seeds, steps, processes, records_only=False):
 
 
 def of_record(walks, processes=1):
-    """The same from a record, on local stacks alone."""
+    """The same from a record, only on local stacks."""
     shares = [(walks[n::processes],) for n in range(processes)]
     yield from in_processes(of_walks, shares, len(walks))
 
 
 def of_seeds(results, url, seeds, steps, records_only):
-    """In a process of its own: each walk on the real one, then on ours."""
+    """In a separate process: each walk on the real signer, then on ours."""
     with new_key() as (path, public):
         real = Real(url, path)
         if records_only:
@@ -71,21 +71,21 @@ def of_seeds(results, url, seeds, steps, records_only):
 
 
 def of_walks(results, walks):
-    """In a process of its own: the walks of a record on ours."""
+    """In a separate process: recorded walks on ours."""
     with new_key() as (path, public), local_stack(path) as at:
         for result in at_one(at, public, walks):
             results.put(result)
 
 
 def at_one(at, public, walks):
-    """The walks of a record on the local stack at that URL."""
+    """Runs recorded walks on the local stack at that URL."""
     ours = Ours(at)
     for walked in walks:
         yield walked, *compared(ours, public, walked)
 
 
 def compared(ours, public, walked):
-    """How many answers of ours were compared, and what differs; without a difference, none."""
+    """The number of compared answers of ours, and the difference, if any."""
     before = ours.answers
     try:
         replay(ours, public, walked)
@@ -95,7 +95,7 @@ def compared(ours, public, walked):
 
 
 def in_processes(run, shares, count):
-    """The results of `run` for each share, `count` in all, as they come."""
+    """The results of `run` for each share, `count` in all, in the order in which they arrive."""
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
     processes = [context.Process(target=run, args=(results, *share)) for share in shares]
@@ -117,7 +117,7 @@ def next_of(results, processes):
 
 
 def found_with(spoil, at, public, walks):
-    """In which of the walks ours, spoiled, differs first, and in what; in none."""
+    """The first walk in which the spoiled ours differs, and the difference; `None` if there is none."""
     ours = Ours(at, spoil)
     differences = (compared(ours, public, walked)[1] for walked in walks)
     return next(((n, difference) for n, difference in enumerate(differences, 1) if difference), None)

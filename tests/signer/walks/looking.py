@@ -1,4 +1,4 @@
-"""What is there after a step, without what differs by chance: the same on both servers."""
+"""The state after a step, without random differences. It is the same on both servers."""
 
 import base64
 from collections import Counter
@@ -21,7 +21,7 @@ class Looking:
         self.bucket = bucket
         self.source = f"/buckets/{bucket}/collections/{COLLECTION}"
         self.targets = [f"/buckets/{target}/collections/{COLLECTION}" for target in TARGETS[bucket]]
-        # Of each target, its timestamp and its signature when they were last looked at.
+        # For each target, its timestamp and its signature at the last look.
         self.seen = {}
 
     def at_source(self):
@@ -29,7 +29,7 @@ class Looking:
         return {"source": plain_source(*self.server.send("GET", self.source, "alice"))}
 
     def at_all(self, left_out=()):
-        """The source, its records, its history and what is published of it; without what is in `left_out`."""
+        """The source, its records, its history and its publications, without the names in `left_out`."""
         history = f"/buckets/{self.bucket}/history?collection_id={COLLECTION}&_limit=1000"
         paths = [self.source, f"{self.source}/records", history]
         for target in self.targets:
@@ -41,7 +41,7 @@ class Looking:
         return state
 
     def entries(self, status, content):
-        """Who did what to what, how often; of what the stack did itself, what it did to the source."""
+        """Who did what to which object, and how often. Of the stack's own writes, only those to the source."""
         if status != 200:
             return status
         counts = Counter()
@@ -67,7 +67,7 @@ class Looking:
         state = {
             "metadata": {name: metadata.get(name) for name in [*names, "other", "status"]},
             "records": changes,
-            # As a list of its own they are the same.
+            # The target's list of records must be the same.
             "as a list": plain_records(*records) == changes,
             "verifies": verifies(self.public_key, content),
             "signed anew": before[1] != after[1],
@@ -78,7 +78,7 @@ class Looking:
 
 
 def verifies(public_key, changeset):
-    """Whether the signature of a whole changeset is one of its records."""
+    """Whether the signature of a whole changeset covers its records."""
     records = sorted(changeset["changes"], key=lambda record: record["id"])
     text = canonicaljson.dumps({"data": records, "last_modified": str(changeset["timestamp"])})
     raw = base64.urlsafe_b64decode(changeset["metadata"]["signature"]["signature"])
@@ -95,7 +95,7 @@ def plain(record):
 
 
 def plain_source(status, content):
-    """The fields of a source, users by their names and dates as being there."""
+    """The fields of a source, with users by their names, and dates only as present."""
     if status != 200:
         return status
     fields = {name: named(value) for name, value in content["data"].items() if name != "last_modified"}
@@ -107,7 +107,7 @@ def plain_records(status, content):
 
 
 def told(answer):
-    """What answers to a request that writes must have in common: status and errno, of each request of a batch as well."""
+    """The compared part of an answer to a write: status and errno, also for each request of a batch."""
     status, content = answer
     if status >= 400:
         return [status, content.get("errno")]

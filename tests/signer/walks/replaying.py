@@ -1,14 +1,14 @@
-"""A walk asked of ours: the same answers, and the same there."""
+"""Repeats a walk on ours: the answers and the state must be the same."""
 
 from looking import Looking, told
 
 
 class Difference(Exception):
-    """What the two servers do not have in common."""
+    """A difference between the two servers."""
 
 
 def replay(server, public_key, walk):
-    """Asks ours what the real one was asked; raises the first difference."""
+    """Sends ours the requests that the real signer got. Raises the first difference."""
     server.send("POST", "/__flush__", "alice")
     looking = Looking(server, public_key, walk["bucket"])
     done = []

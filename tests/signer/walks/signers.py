@@ -1,4 +1,4 @@
-"""The real signer, in this process, and ours, in another."""
+"""The real signer, in this process, and ours, in another process."""
 
 import base64
 import contextlib
@@ -23,7 +23,7 @@ SECRET = "local"
 REVIEW, FREE = "work", "free"
 TARGETS = {REVIEW: ["preview", "main"], FREE: ["open"]}
 RESOURCES = f"/buckets/{REVIEW} -> /buckets/preview -> /buckets/main\n/buckets/{FREE} -> /buckets/open"
-# Set-ups of the original leave what is published out of the history.
+# Usual set-ups of the original exclude publications from the history.
 EXCLUDED = "/buckets/preview /buckets/main /buckets/open"
 INCLUDES = "kinto.plugins.flush kinto.plugins.history kinto_remote_settings"
 
@@ -42,18 +42,18 @@ NAMES = {user_id(user): user for user in USERS}
 
 
 def named(value):
-    """The name of a user for its id, anything else as it is."""
+    """The name of a user for its id, anything else unchanged."""
     return NAMES.get(value, value) if isinstance(value, str) else value
 
 
 def with_ids(body):
-    """A body in which `@NAME` stands for the id of a user."""
+    """The body with the ids of users in place of `@NAME`."""
     return re.sub(r"@(\w+)", lambda name: user_id(name[1]), json.dumps(body))
 
 
 class Real:
     def __init__(self, url, key):
-        # What it says of itself.
+        # Silences the server's log and warnings.
         logging.disable(logging.CRITICAL)
         warnings.simplefilter("ignore")
         sys.path.extend(os.environ["KINTO_REMOTE_SETTINGS"].split(os.pathsep))
@@ -88,7 +88,7 @@ class Real:
         return response.status_code, json.loads(response.body or b"null")
 
     def read(self, paths):
-        """The answers to these reads, in one batch, which saves most of the time."""
+        """The answers to these reads, in one batch, which is much faster."""
         requests = [{"path": path} for path in paths]
         _, content = self.send("POST", "/batch", "alice", {"defaults": {"method": "GET"}, "requests": requests})
         return [(response["status"], response["body"]) for response in content["responses"]]
@@ -117,7 +117,7 @@ class Ours:
 
 @contextlib.contextmanager
 def local_stack(key, options=()):
-    """The URL of a local stack that signs with the key in that file, while it runs. `tests/it/signer/walks.rs` sets the same."""
+    """Runs a local stack that signs with the key in that file, and gives its URL. `tests/it/signer/walks.rs` has the same settings."""
     environment = {
         "PATH": os.environ["PATH"],
         "PORT": "0",

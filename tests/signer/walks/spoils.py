@@ -1,10 +1,10 @@
-"""Answers of ours that are spoiled on the way, which a comparison must notice."""
+"""Changes our answers in transit. A comparison must notice each change."""
 
 import re
 
 
 def edit(method, path, answer):
-    """An edit that leaves the status."""
+    """An edit does not change the status."""
     status, content = answer
     if method == "GET" and re.fullmatch(r"/buckets/\w+/collections/\w+", path) and status == 200:
         if content["data"].get("status") == "work-in-progress":
@@ -13,14 +13,14 @@ def edit(method, path, answer):
 
 
 def approval(method, path, answer):
-    """An approval by who requested."""
+    """The requester of a review may approve it."""
     if method == "PATCH" and answer[0] == 403 and "requested" in answer[1].get("message", ""):
         return 200, {"data": {}}
     return answer
 
 
 def preview(method, path, answer):
-    """A record that is missing in the preview."""
+    """A record is missing in the preview."""
     status, content = answer
     if path.startswith("/buckets/preview/") and "changeset" in path and status == 200:
         del content["changes"][:1]
@@ -28,7 +28,7 @@ def preview(method, path, answer):
 
 
 class Signature:
-    """A signature over old records."""
+    """A signature covers old records."""
 
     def __init__(self):
         self.old = {}
@@ -37,14 +37,14 @@ class Signature:
         status, content = answer
         if "changeset" in path and status == 200:
             signature = content["metadata"]["signature"]
-            # Those of another walk are over other records as well.
+            # Signatures of another walk cover other records too.
             content["metadata"]["signature"] = self.old.get(path, signature)
             self.old[path] = signature
         return status, content
 
 
 def history(method, path, answer):
-    """A history entry less."""
+    """An entry is missing in the history."""
     status, content = answer
     if "/history" in path and status == 200:
         del content["data"][:1]
@@ -52,7 +52,7 @@ def history(method, path, answer):
 
 
 def rollback(method, path, answer):
-    """A record that a rollback leaves."""
+    """A rollback leaves a record."""
     status, content = answer
     if method == "GET" and re.fullmatch(r"/buckets/(work|free)/collections/\w+/records", path) and status == 200:
         content["data"].append({"id": "left", "last_modified": 1})
@@ -60,7 +60,7 @@ def rollback(method, path, answer):
 
 
 def writer(method, path, answer):
-    """Updates by the stack under the name of who wrote in the same commit."""
+    """Updates by the stack have the name of the user who wrote in the same commit."""
     status, content = answer
     if "/history" in path and status == 200:
         users = [entry["user_id"] for entry in content["data"] if not entry["user_id"].startswith("plugin:")]
@@ -70,7 +70,7 @@ def writer(method, path, answer):
     return status, content
 
 
-# By its name, what makes one.
+# The constructors by name.
 SPOILS = {
     "edit": lambda: edit,
     "approval": lambda: approval,

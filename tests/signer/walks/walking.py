@@ -1,6 +1,6 @@
-"""A walk on the real signer: what is asked of it at random, what it answers, and what is there after each step.
+"""A walk on the real signer: random requests, its answers, and its state after each step.
 
-What comes of it is plain JSON, so that it can be kept, and asked of ours without the real one:
+The result is plain JSON, so that it can be recorded, and repeated on ours without the real signer:
 
     {"seed": 1, "bucket": "work", "steps": [
         {"name": "edit",
@@ -8,8 +8,8 @@ What comes of it is plain JSON, so that it can be kept, and asked of ours withou
          "left_out": ["times after a rollback"],
          "seen": {"source": {…}}}, …]}
 
-`seen` is all that there is after some of the steps, after others the source alone. `line` of a request is the one that it takes in
-the table of transitions.
+`seen` is the whole state after some of the steps, and only the source after the others. `line` of a request is the line that it takes
+in the table of transitions.
 """
 
 import random
@@ -19,7 +19,7 @@ from signers import FREE, REVIEW, TARGETS, USERS
 
 STATUSES = ["work-in-progress", "to-review", "to-sign", "to-resign", "to-rollback", "signed", "nonsense", None, 7]
 SIGNED, PROGRESS, UNDER_REVIEW = "signed", "work-in-progress", "to-review"
-# The lines of the table of transitions: review or none, from, to, what became of it.
+# The lines of the table of transitions: with review or without, from, to, result.
 LINES = [
     *((kind, before, PROGRESS, "ok") for kind in ("reviewed", "free") for before in (SIGNED, PROGRESS, UNDER_REVIEW)),
     *((kind, before, UNDER_REVIEW, "ok") for kind in ("reviewed", "free") for before in (SIGNED, PROGRESS, UNDER_REVIEW)),
@@ -40,7 +40,7 @@ LINES = [
         for status in ("nonsense", 7, None)
     ),
 ]
-# What a step does, and how often among the others.
+# The kinds of steps, with their frequencies.
 STEPS = {
     "edit": 6,
     "delete": 2,
@@ -54,7 +54,7 @@ STEPS = {
     "target": 0.5,
     "groups": 0.5,
 }
-# How often all is looked at after a step, and not the source alone. It takes longer than the step.
+# How often the whole state is read after a step, and not only the source. Reading takes longer than the step.
 LOOKS = 0.4
 
 
@@ -68,7 +68,7 @@ class Walk:
         self.left_out = []
         self.had_other_members = False
         self.steps = []
-        # The status that is stored, where it is known.
+        # The stored status, if it is known.
         self.status = None
 
     def run(self, steps):
@@ -146,7 +146,7 @@ class Walk:
             self.left_out.append("times after a rollback")
 
     def approve(self):
-        """What gets on: a request and its approval by others."""
+        """Progress: a request for review, and its approval by another user."""
         if self.bucket == FREE:
             return self.set_status(self.user(), "to-sign")
         self.set_status(self.random.choice(["alice", "dave"]), "to-review")
@@ -165,7 +165,7 @@ class Walk:
         self.send("PATCH", self.source, user, {"data": {field: self.random.choice(["x", f"@{user}"])}})
 
     def batch(self):
-        """Writes, and after them a command that both carry out at the end."""
+        """Writes, followed by a command, which both servers carry out at the end."""
         requests = []
         for _ in range(self.random.randrange(1, 4)):
             requests.append({"method": "PUT", "path": self.record(), "body": {"data": {"n": self.random.randrange(4)}}})
@@ -188,7 +188,7 @@ class Walk:
             self.create()
 
     def target(self):
-        """A deletion of what is published, which is in use."""
+        """A deletion of a target that is in use."""
         target = self.random.choice(TARGETS[self.bucket])
         self.send("DELETE", f"/buckets/{target}/collections/{COLLECTION}", "alice")
 

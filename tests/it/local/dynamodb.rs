@@ -13,23 +13,23 @@ use tests::{TABLE, cases};
 
 /// A request: its operation and its JSON.
 #[derive(Clone, Debug)]
-pub(super) struct Sent(pub &'static str, pub Value);
+struct Sent(&'static str, Value);
 
 /// An answer, or the code of an error and its reasons.
-pub(super) type Received = Result<Value, (String, Value)>;
+type Received = Result<Value, (String, Value)>;
 
 /// One DynamoDB with its table.
-pub(super) struct Side(DynamoDb);
+struct Side(DynamoDb);
 
 impl Side {
-    pub fn new(dynamodb: DynamoDb) -> Self {
+    fn new(dynamodb: DynamoDb) -> Self {
         dynamodb
             .create_table(&kinto_local::aws::table(TABLE))
             .unwrap();
         Self(dynamodb)
     }
 
-    pub fn send(&self, Sent(operation, body): &Sent) -> Received {
+    fn send(&self, Sent(operation, body): &Sent) -> Received {
         let answer = self.0.execute(operation, body.to_string().as_bytes());
         let mut answer = match answer {
             Ok(answer) => sorted(&serde_json::from_str(&answer).unwrap()),

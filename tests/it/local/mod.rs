@@ -1,5 +1,4 @@
 //! The local stack and the table in memory that it runs on.
 
 mod dynamodb;
-mod pages;
 mod stack;

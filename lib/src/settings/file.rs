@@ -247,14 +247,9 @@ fn fate(name: &str, value: &str) -> Treatment {
     Treatment::Ignored("it is not known")
 }
 
-/// Returns `true` if `name` is [`plain`] of a known name, which is in lower case. A start compares each setting with all of these:
-/// it builds no names.
+/// Returns `true` if `name` is [`plain`] of a known name. A start compares each setting with all known names, so this builds no text.
 fn is_plain_of(name: &str, known: &str) -> bool {
-    let same = |(name, known): (u8, u8)| match known {
-        b'.' | b'-' => name == b'_',
-        _ => name == known,
-    };
-    name.len() == known.len() && name.bytes().zip(known.bytes()).all(same)
+    name.chars().eq(known.chars().map(plain_char))
 }
 
 /// The name of a setting of Kinto that is known by its full name.
@@ -291,7 +286,14 @@ fn bare(key: &str) -> &str {
 
 /// The name without `kinto.`, in lower case and with `_` in place of `.` and `-`.
 fn plain(key: &str) -> String {
-    bare(key).replace(['.', '-'], "_").to_ascii_lowercase()
+    bare(key).chars().map(plain_char).collect()
+}
+
+fn plain_char(c: char) -> char {
+    match c {
+        '.' | '-' => '_',
+        c => c.to_ascii_lowercase(),
+    }
 }
 
 /// Returns `true` if Kinto would recognise the name as it is written, with these dots and capitals; it ignores any other.

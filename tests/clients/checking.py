@@ -12,7 +12,7 @@ def check(what, holds):
 
 
 def refused(status, call):
-    """Whether `call` fails with this status."""
+    """Returns True if `call` fails with this status."""
     try:
         call()
     except KintoException as error:

@@ -67,7 +67,7 @@ class Limited(Table):
                        "more partition keys was exceeded")
 
     def units(self, operation, request):
-        """Whether it reads or writes, the approximate units by partition key, and the partition key of each item."""
+        """Returns "read" or "write", the approximate units by partition key, and the partition key of each item."""
         if operation == "Query":
             # Whatever it finds: the first page's first item.
             return "read", {}, []

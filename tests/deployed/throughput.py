@@ -36,7 +36,7 @@ class Throughput:
         self.left = [(now(), float(self.UNITS))] * partitions
 
     def takes(self, pk):
-        """Whether a write to this partition key is accepted. Its cost is deducted afterwards."""
+        """Returns True if a write to this partition key is accepted. Its cost is deducted afterwards."""
         return self.filled(pk) > 0
 
     def filled(self, pk):

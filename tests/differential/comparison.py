@@ -66,7 +66,7 @@ class Times:
         return pairs[-1 - back % len(pairs)][side] if pairs else None
 
     def same(self, list, kinto, ours):
-        """Whether the two can be the same moment, given all earlier timestamps. Remembers that they are."""
+        """Returns True if the two can be the same moment, given all earlier timestamps. Remembers that they are."""
         pairs = self.lists.setdefault(list, [])
         at = bisect.bisect_left(pairs, (kinto, ours))
         if at < len(pairs) and pairs[at] == (kinto, ours):

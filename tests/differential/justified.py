@@ -14,9 +14,9 @@ from urllib.parse import parse_qs, urlsplit
 @dataclass(frozen=True)
 class Justified:
     reason: str
-    # Whether a difference between the two answers to a request, as it was sent to ours, is this one.
+    # Returns True if this reason explains a difference between the two answers to a request, as it was sent to ours.
     applies: Callable[..., bool]
-    # Whether the servers' contents may differ from then on, so that the sequence ends.
+    # The servers' contents may differ from then on, so the sequence ends.
     ends: bool = True
 
 

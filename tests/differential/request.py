@@ -73,7 +73,7 @@ class Request:
     # For a batch: its requests, its defaults and the rest of its body.
     batch: tuple | None = None
     defaults: object = None
-    # Whether to follow the latest Next-Page instead of the path.
+    # True follows the latest Next-Page instead of the path.
     follows: bool = False
     # A batch accepts paths without /v1.
     prefix: str = "/v1"

@@ -247,7 +247,7 @@ def comparable(body):
 
 
 def is_meant(url, before, after):
-    """Whether tests/differential also justifies the difference."""
+    """Returns True if tests/differential also justifies the difference."""
     if re.search("/history($|[?])", url):
         if before[0] == after[0] == 200:
             # Our history has only the times of its entries, and not of the last 40 seconds (docs/decisions/024-history.md).

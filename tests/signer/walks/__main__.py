@@ -83,7 +83,7 @@ def report(results, takes_all):
 
 
 def try_spoils(url, public, walks, names):
-    """Whether the walks miss a spoiled answer."""
+    """Returns True if the walks miss a spoiled answer."""
     failed = False
     for name in names:
         found = found_with(SPOILS[name](), url, public, walks)

@@ -41,7 +41,7 @@ class Looking:
         return state
 
     def entries(self, status, content):
-        """Who did what to which object, and how often. Of the stack's own writes, only those to the source."""
+        """Counts the actions by user, action and object. Of the stack's own writes, only those to the source."""
         if status != 200:
             return status
         counts = Counter()
@@ -78,7 +78,7 @@ class Looking:
 
 
 def verifies(public_key, changeset):
-    """Whether the signature of a whole changeset covers its records."""
+    """Returns True if the signature of a whole changeset covers its records."""
     records = sorted(changeset["changes"], key=lambda record: record["id"])
     text = canonicaljson.dumps({"data": records, "last_modified": str(changeset["timestamp"])})
     raw = base64.urlsafe_b64decode(changeset["metadata"]["signature"]["signature"])

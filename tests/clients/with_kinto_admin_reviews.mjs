@@ -195,8 +195,11 @@ try {
 
   await alice.go(`${source}/history`);
   await row("create", "record").waitFor();
-  await alice.page.getByLabel("Show plugin entries").uncheck();
-  await alice.page.waitForResponse((answer) => answer.url().includes("exclude_user_id"));
+  // Waits from before the press: the answer may be there before the press is done.
+  await Promise.all([
+    alice.page.waitForResponse((answer) => answer.url().includes("exclude_user_id")),
+    alice.page.getByLabel("Show plugin entries").uncheck(),
+  ]);
   await row("create", "record").waitFor();
   check("entries of the stack are left out", (await rows.filter({ hasText: "plugin:" }).count()) === 0);
   await alice.go(`${source}/history?resource_name=record`);

@@ -144,7 +144,8 @@ impl<'a> Condition<'a> {
 }
 
 impl Comparison {
-    /// Values of different types are unequal and unordered, as is a missing one.
+    /// Values of different types are unequal and unordered, as is a missing one. Only numbers, texts and
+    /// bytes have an order: `true >= true` is false.
     fn holds(
         self,
         left: Option<&AttributeValue>,
@@ -158,11 +159,12 @@ impl Comparison {
                 Some(number(left)?.cmp(&number(right)?))
             }
             (AttributeValue::S(left), AttributeValue::S(right)) => Some(left.cmp(right)),
-            _ => (left == right).then_some(Ordering::Equal),
+            (AttributeValue::B(left), AttributeValue::B(right)) => Some(left.cmp(right)),
+            _ => None,
         };
         Ok(match self {
-            Self::Equal => order.is_some_and(Ordering::is_eq),
-            Self::Unequal => !order.is_some_and(Ordering::is_eq),
+            Self::Equal => order.map_or(left == right, Ordering::is_eq),
+            Self::Unequal => order.map_or(left != right, Ordering::is_ne),
             Self::Less => order.is_some_and(Ordering::is_lt),
             Self::LessOrEqual => order.is_some_and(Ordering::is_le),
             Self::Greater => order.is_some_and(Ordering::is_gt),

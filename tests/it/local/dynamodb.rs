@@ -1,9 +1,11 @@
 //! Compares the table in memory of `cargo run` with dynoxide, over which all other tests run: the same requests, the
 //! same responses and the same stream.
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 use aws_lambda_events::dynamodb::EventRecord;
+use itertools::Itertools;
 use kinto_local::dynamodb::{DynamoDb, DynamoDbError};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
@@ -431,6 +433,51 @@ fn a_page_ends_after_a_megabyte_and_an_item_at_400_kilobytes() {
             .send(&put_of("f", "data", json!({"S": "x".repeat(most + 1)})))
             .unwrap_err();
         assert_eq!(code, "ValidationException");
+    }
+}
+
+#[test]
+fn only_numbers_texts_and_bytes_have_an_order() {
+    let values = [
+        json!({"N": "1"}),
+        json!({"N": "2"}),
+        json!({"S": "1"}),
+        json!({"S": "2"}),
+        json!({"B": "AQ=="}),
+        json!({"B": "Ag=="}),
+        json!({"BOOL": true}),
+        json!({"BOOL": false}),
+        json!({"NULL": true}),
+        json!({"L": []}),
+        json!({"M": {}}),
+    ];
+    let ordered = |value: &Value| ["N", "S", "B"].iter().any(|kind| value.get(kind).is_some());
+    for side in [DynamoDb::memory(), DynamoDb::sqlite().unwrap()].map(Side::new) {
+        for (left, right) in values.iter().cartesian_product(&values) {
+            for sign in ["=", "<>", "<", "<=", ">", ">="] {
+                let item = json!({"pk": {"S": "p"}, "sk": {"S": "a"}, "x": left, "y": right});
+                let put = json!({"TableName": TABLE, "Item": item});
+                side.send(&Sent("PutItem", put.clone())).unwrap();
+                let mut again = put;
+                again["ConditionExpression"] = format!("x {sign} y").into();
+                let same_type = left.as_object().unwrap().keys().eq(right.as_object().unwrap().keys());
+                let order = (ordered(left) && same_type)
+                    .then(|| left.to_string().cmp(&right.to_string()));
+                let expected = match sign {
+                    "=" => left == right,
+                    "<>" => left != right,
+                    "<" => order.is_some_and(Ordering::is_lt),
+                    "<=" => order.is_some_and(Ordering::is_le),
+                    ">" => order.is_some_and(Ordering::is_gt),
+                    _ => order.is_some_and(Ordering::is_ge),
+                };
+                assert_eq!(
+                    side.send(&Sent("PutItem", again)).is_ok(),
+                    expected,
+                    "{left} {sign} {right}"
+                );
+            }
+        }
     }
 }
 

@@ -36,10 +36,6 @@ const UNWRITTEN_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Durat
 /// The most attempts to write the monitor's state, since the aggregator may write in between.
 const MAX_ATTEMPTS: u32 = 100;
 
-/// Items of a list that are asked for first, and the bytes of a page (DynamoDB).
-const FIRST_LIMIT: usize = 250;
-const MAX_PAGE: usize = 1024 * 1024;
-
 /// One write of an import. It replaces whatever is at its key.
 #[derive(Clone, Debug)]
 pub struct ImportWrite {
@@ -202,7 +198,6 @@ fn value_size(value: &AttributeValue) -> usize {
 #[derive(Debug)]
 pub struct ById {
     next: Option<QueryFluentBuilder>,
-    limit: usize,
 }
 
 impl ById {
@@ -214,16 +209,12 @@ impl ById {
         let Some(query) = self.next.take() else {
             return Ok(None);
         };
-        let limit = i32::try_from(self.limit).unwrap_or(i32::MAX);
-        let page = query.clone().limit(limit).send().await;
+        let page = query.clone().send().await;
         let page = page.map_err(StoreError::request("Query"))?;
         let start = page.last_evaluated_key;
         self.next = start.map(|start| query.set_exclusive_start_key(Some(start)));
-        let items = page.items.unwrap_or_default();
-        let bytes: usize = items.iter().map(size_of).sum();
-        self.limit = next_limit(self.limit, items.len(), bytes);
         let mut objects = vec![];
-        for item in items {
+        for item in page.items.unwrap_or_default() {
             let id = string(&item, "sk")?;
             if id != TIMESTAMP_KEY {
                 objects.push((id, Object::from_item(&item)?));
@@ -231,13 +222,6 @@ impl ById {
         }
         Ok(Some(objects))
     }
-}
-
-/// How many items are asked for at once, by the items and bytes of the page before. DynamoDB ends a page at 1 MB
-/// itself; the local stack reads all items that it may into memory before it does.
-fn next_limit(limit: usize, count: usize, bytes: usize) -> usize {
-    let fill = (MAX_PAGE * count.max(1)) / bytes.max(1);
-    fill.min(limit * 4).clamp(25, 5000)
 }
 
 impl Store {
@@ -250,10 +234,7 @@ impl Store {
             .key_condition_expression("pk = :pk")
             .expression_attribute_values(":pk", AttributeValue::S(partition(list)))
             .consistent_read(true);
-        ById {
-            next: Some(query),
-            limit: FIRST_LIMIT,
-        }
+        ById { next: Some(query) }
     }
 
     /// Those of the lists that have an item.
@@ -412,28 +393,5 @@ pub fn imported_list(
         shares,
         recent: super::recent::RecentWrites::default(),
         published: Default::default(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_page_is_as_many_items_as_fill_it() {
-        for ((limit, count, bytes), next) in [
-            ((250, 250, 250 * 500), 1000),
-            ((1000, 1000, 1000 * 500), 2097),
-            ((250, 250, 250 * 10), 1000),
-            ((4000, 4000, 4000 * 50), 5000),
-            ((250, 3, 3 * 400 * 1024), 25),
-            ((25, 0, 0), 100),
-        ] {
-            assert_eq!(
-                next_limit(limit, count, bytes),
-                next,
-                "{limit} {count} {bytes}"
-            );
-        }
     }
 }

@@ -4,6 +4,8 @@
 //! (without it every write reads the stream's whole history to find its last number) and the trimming of that history.
 //! [`super::tokens`] replaces what `Database` adds for transactions.
 
+mod pages;
+
 use std::fmt;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -32,6 +34,8 @@ pub struct Sqlite {
     storage: Storage,
     lifecycle: VectorIndexLifecycle,
     stream_retention_hours: u32,
+    /// Those of [`Self::create_table`].
+    tables: Vec<TableDefinition>,
     /// Whether `BatchWriteItem` is an import.
     imports: bool,
 }
@@ -75,6 +79,7 @@ impl Sqlite {
             storage,
             lifecycle: VectorIndexLifecycle::default(),
             stream_retention_hours,
+            tables: vec![],
             imports: false,
         })
     }
@@ -87,8 +92,8 @@ impl Sqlite {
             "PutItem" => reply(actions::put_item::execute(storage, read(body)?)),
             "UpdateItem" => reply(actions::update_item::execute(storage, read(body)?)),
             "DeleteItem" => reply(actions::delete_item::execute(storage, read(body)?)),
-            "Query" => reply(actions::query::execute(storage, read(body)?)),
-            "Scan" => reply(actions::scan::execute(storage, read(body)?)),
+            "Query" => self.query(body),
+            "Scan" => self.scan(body),
             "BatchGetItem" => reply(actions::batch_get_item::execute(storage, read(body)?)),
             "BatchWriteItem" => self.batch_write_item(read(body)?),
             "TransactGetItems" => reply(actions::transact_get_items::execute(storage, read(body)?)),
@@ -138,7 +143,10 @@ impl Sqlite {
     }
 
     /// Creates the table, unless it exists.
-    pub fn create_table(&self, table: &TableDefinition) -> Result<()> {
+    pub fn create_table(&mut self, table: &TableDefinition) -> Result<()> {
+        if !self.tables.iter().any(|known| known.name == table.name) {
+            self.tables.push(table.clone());
+        }
         let definition = json!({
             "TableName": table.name,
             "BillingMode": "PAY_PER_REQUEST",
@@ -237,8 +245,11 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
 }
 
 fn reply<T: Serialize>(action: impl Future<Output = Result<T>>) -> Result<String> {
-    let answer = complete(action)?;
-    serde_json::to_string(&answer)
+    json(&complete(action)?)
+}
+
+fn json(answer: &impl Serialize) -> Result<String> {
+    serde_json::to_string(answer)
         .map_err(|error| DynoxideError::InternalServerError(error.to_string()))
 }
 

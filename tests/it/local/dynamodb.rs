@@ -15,23 +15,23 @@ use tests::{TABLE, cases};
 
 /// A request: its operation and its JSON.
 #[derive(Clone, Debug)]
-struct Sent(&'static str, Value);
+pub(super) struct Sent(pub &'static str, pub Value);
 
 /// An answer, or the code of an error and its reasons.
-type Received = Result<Value, (String, Value)>;
+pub(super) type Received = Result<Value, (String, Value)>;
 
 /// One DynamoDB with its table.
-struct Side(DynamoDb);
+pub(super) struct Side(DynamoDb);
 
 impl Side {
-    fn new(dynamodb: DynamoDb) -> Self {
+    pub fn new(dynamodb: DynamoDb) -> Self {
         dynamodb
             .create_table(&kinto_local::aws::table(TABLE))
             .unwrap();
         Self(dynamodb)
     }
 
-    fn send(&self, Sent(operation, body): &Sent) -> Received {
+    pub fn send(&self, Sent(operation, body): &Sent) -> Received {
         let answer = self.0.execute(operation, body.to_string().as_bytes());
         let mut answer = match answer {
             Ok(answer) => sorted(&serde_json::from_str(&answer).unwrap()),

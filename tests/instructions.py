@@ -4,7 +4,8 @@
     python3 tests/instructions.py target/release/kinto-local [--request-log]
 
 With `--request-log` each request also writes a log line. Each figure is the difference of two runs, so it does not include the start of the
-process. It takes four minutes.
+process. A request is sent when the process is idle: so each write includes one batch of the aggregator, whose batches would else hold as
+many writes as there was time for. It takes ten minutes.
 """
 
 import http.client
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 LOG = {"KINTO_REQUEST_LOG": "true", "RUST_LOG": "warn,request.summary=info"} if "--request-log" in sys.argv else {"RUST_LOG": "warn"}
 RECORDS = "/v1/buckets/b/collections/c/records"
@@ -82,6 +84,18 @@ def send(connection, request):
         raise SystemExit(f"{request['method']} {request['path']}: {response.status} {text}")
 
 
+def await_idle(process):
+    """Waits until the process has used no CPU time for 50 ms."""
+    used = None
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        before, used = used, [path.read_text() for path in sorted(Path(f"/proc/{process.pid}/task").glob("*/schedstat"))]
+        if used == before:
+            return
+        time.sleep(0.05)
+    raise SystemExit("the process is never idle")
+
+
 def instructions(program, request, times):
     """The instructions of the whole process when it answers the request that many times."""
     port = free_port()
@@ -97,7 +111,9 @@ def instructions(program, request, times):
         for path in ["/v1/buckets/b", "/v1/buckets/b/collections/c", f"{RECORDS}/read"]:
             send(connection, {"method": "PUT", "path": path, "body": {"data": RECORD}})
         for n in range(times):
+            await_idle(process)
             send(connection, request(n))
+        await_idle(process)
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(timeout=60)

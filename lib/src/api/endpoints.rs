@@ -184,11 +184,9 @@ pub fn served(settings: &ApiSettings) -> Vec<ServedEndpoint> {
     let plugins = plugins::enabled(settings);
     let endpoints = plugins.flat_map(|plugin| plugin.endpoints).chain(ENDPOINTS);
     let served = endpoints.filter(|endpoint| (endpoint.is_served)(settings));
-    let served = served.map(|endpoint| ServedEndpoint {
-        endpoint,
-        methods: endpoint.methods(settings),
-    });
-    served.collect()
+    served
+        .map(|endpoint| ServedEndpoint::new(endpoint, settings))
+        .collect()
 }
 
 #[cfg(test)]
@@ -201,10 +199,8 @@ mod tests {
         let vars = [("KINTO_USERID_HMAC_SECRET", "s")].into_iter().collect();
         let settings = ApiSettings::from_vars(&vars).unwrap();
         let served = served(&settings);
-        served.iter().find_map(|served| {
-            let ids = served.endpoint.ids_in(path)?;
-            Some(served.endpoint.target(&ids))
-        })
+        let (served, ids) = ServedEndpoint::find(path, &served)?;
+        Some(served.endpoint.target(&ids))
     }
 
     #[test]

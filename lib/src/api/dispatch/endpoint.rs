@@ -226,6 +226,32 @@ pub struct ServedEndpoint {
     pub endpoint: &'static Endpoint,
     /// The methods that it takes.
     pub methods: Vec<Method>,
+    /// The number of slashes in its path, and so in all that lead here: most rows need no other look.
+    slashes: usize,
+}
+
+impl ServedEndpoint {
+    /// An endpoint under these settings.
+    pub fn new(endpoint: &'static Endpoint, settings: &ApiSettings) -> Self {
+        Self {
+            endpoint,
+            methods: endpoint.methods(settings),
+            slashes: slashes(endpoint.path),
+        }
+    }
+
+    /// The first of these endpoints that a path without its version leads to, with the ids in the path.
+    pub fn find<'e, 'p>(path: &'p str, endpoints: &'e [Self]) -> Option<(&'e Self, Vec<&'p str>)> {
+        let slashes = slashes(path);
+        endpoints
+            .iter()
+            .filter(|served| served.slashes == slashes)
+            .find_map(|served| Some((served, served.endpoint.ids_in(path)?)))
+    }
+}
+
+fn slashes(path: &str) -> usize {
+    path.bytes().filter(|byte| *byte == b'/').count()
 }
 
 #[cfg(test)]

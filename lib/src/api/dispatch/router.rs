@@ -23,15 +23,7 @@ pub enum Routed {
 
 /// The endpoint of a path with its version, whatever the method.
 pub fn endpoint<'e>(path: &str, endpoints: &'e [ServedEndpoint]) -> Option<&'e ServedEndpoint> {
-    Some(find(path.strip_prefix(PREFIX)?, endpoints)?.0)
-}
-
-/// The first endpoint that a path without its version leads to, and its target.
-fn find<'e>(path: &str, endpoints: &'e [ServedEndpoint]) -> Option<(&'e ServedEndpoint, Target)> {
-    endpoints.iter().find_map(|served| {
-        let ids = served.endpoint.ids_in(path)?;
-        Some((served, served.endpoint.target(&ids)))
-    })
+    Some(ServedEndpoint::find(path.strip_prefix(PREFIX)?, endpoints)?.0)
 }
 
 /// Finds the endpoint of a request among those that are served.
@@ -68,11 +60,12 @@ pub fn route(
     if slashes.enabled && path.len() > 1 && path.ends_with('/') {
         return redirect(path.trim_end_matches('/'), slashes);
     }
-    let (served, target) = find(path, endpoints).ok_or(ApiError::UnknownPath)?;
+    let (served, ids) = ServedEndpoint::find(path, endpoints).ok_or(ApiError::UnknownPath)?;
     if !served.methods.contains(&request.method) {
         let allow = served.methods.clone();
         return Err(ApiError::MethodNotAllowed { allow });
     }
+    let target = served.endpoint.target(&ids);
     if target.bucket_id() == Some(MONITOR) && !READ.contains(&request.method) {
         return Err(RESERVED);
     }

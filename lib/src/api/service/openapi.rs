@@ -92,7 +92,9 @@ fn document(
     let (scheme, host) = origin.split_once("://").unwrap_or(("https", origin));
     let mut paths = Map::new();
     let mut tags: Vec<String> = vec![];
-    for ServedEndpoint { endpoint, methods } in endpoints {
+    for ServedEndpoint {
+        endpoint, methods, ..
+    } in endpoints {
         let mut operations = Map::new();
         for method in methods {
             if method == Method::HEAD || method == Method::OPTIONS {

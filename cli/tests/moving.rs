@@ -29,13 +29,13 @@ fn run(program_of_tests: &str, options: &[&str]) {
 #[test]
 #[ignore = "needs Kinto and PostgreSQL: tests/run"]
 fn every_answer_of_a_kinto_is_the_same_after_a_move() {
-    run("", &["--sequences", "16", "--kills", "10"]);
+    run("", &["--sequences", "8", "--kills", "5"]);
 }
 
 #[test]
 #[ignore = "needs Kinto and PostgreSQL: tests/run"]
 fn every_answer_of_a_kinto_is_the_same_after_a_move_by_its_api() {
-    run("api.py", &[]);
+    run("api.py", &["--sequences", "4"]);
 }
 
 #[test]

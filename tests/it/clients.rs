@@ -178,7 +178,7 @@ async fn the_openapi_document_tells_what_is_taken_and_what_is_answered() {
         .args(["--config-file", "schemathesis.toml", "run"])
         .arg(format!("{}__api__", stack.url()))
         .args(["--no-color", "--generation-database", "none"])
-        .args(["--seed", "1", "--max-examples", "15"]);
+        .args(["--seed", "1", "--max-examples", "8"]);
     let succeeded = tokio::time::timeout(PATIENCE, succeeds(command)).await;
     assert_eq!(
         succeeded,

@@ -94,7 +94,8 @@ fn document(
     let mut tags: Vec<String> = vec![];
     for ServedEndpoint {
         endpoint, methods, ..
-    } in endpoints {
+    } in endpoints
+    {
         let mut operations = Map::new();
         for method in methods {
             if method == Method::HEAD || method == Method::OPTIONS {

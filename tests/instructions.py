@@ -4,8 +4,8 @@
     python3 tests/instructions.py target/release/kinto-local [--request-log]
 
 With `--request-log` each request also writes a log line. Each figure is the difference of two runs, so it does not include the start of the
-process. A request is sent when the process is idle: so each write includes one batch of the aggregator, whose batches would else hold as
-many writes as there was time for. It takes ten minutes.
+process. A request is sent when the process is idle, so each write includes one batch of the aggregator. Otherwise a batch holds as many
+writes as there is time for, and two runs differ by a tenth. It takes ten minutes.
 """
 
 import http.client

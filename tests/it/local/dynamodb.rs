@@ -246,6 +246,7 @@ fn with_placeholders(mut request: Value) -> Value {
     let values = json!({
         ":one": {"N": "1"}, ":two": {"N": "2"}, ":text": {"S": "a"}, ":bool": {"BOOL": true},
         ":map": {"M": {"a": {"N": "1"}}}, ":some": {"SS": ["a", "b"]}, ":others": {"SS": ["b", "c"]}, ":p": {"S": "p"}, ":prefix": {"S": "ab"},
+        ":zeros": {"S": "000"}, ":from": {"S": "00020"}, ":to": {"S": "00400"}, ":early": {"N": "100"}, ":late": {"N": "800"}, ":parent": {"S": "one"},
     });
     let request_members = request.as_object_mut().unwrap();
     let used: BTreeSet<String> = request_members
@@ -277,8 +278,8 @@ fn with_placeholders(mut request: Value) -> Value {
     request
 }
 
-/// The request without members that are null.
-fn request(members: Value) -> Value {
+/// The request without members that are null, and with the placeholders that it uses.
+pub(super) fn request(members: Value) -> Value {
     let Value::Object(mut members) = members else {
         panic!("{members}");
     };

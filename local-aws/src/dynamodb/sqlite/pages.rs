@@ -23,7 +23,7 @@ struct Order<'a> {
     table: &'a TableDefinition,
     is_by_index: bool,
     is_forward: bool,
-    /// Whether it reads all partitions, or one.
+    /// It reads all partitions in place of one.
     is_scan: bool,
 }
 

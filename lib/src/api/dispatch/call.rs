@@ -13,6 +13,7 @@ use crate::api::dispatch::endpoint::{Audience, Endpoint, Handler};
 use crate::api::dispatch::target::Target;
 use crate::api::plugins::{default_bucket, signer};
 use crate::api::summary::notes;
+use crate::api::web::cors::Exposes;
 use crate::api::web::error::ApiError;
 use crate::api::web::request::Request;
 use crate::api::web::response::Response;
@@ -59,6 +60,11 @@ impl Call {
     /// Returns `true` if this is a batch of other requests.
     pub fn is_batch(&self) -> bool {
         matches!(self.endpoint.handler, Handler::Batch)
+    }
+
+    /// The headers of its response that scripts of other origins may read.
+    pub fn exposes(&self) -> Exposes {
+        self.endpoint.exposes
     }
 
     /// Returns `true` if its method may change something.

@@ -240,6 +240,11 @@ impl ServedEndpoint {
         }
     }
 
+    /// Returns `true` if it takes requests with this method; a preflight is none.
+    pub fn takes(&self, method: &Method) -> bool {
+        *method != Method::OPTIONS && self.methods.contains(method)
+    }
+
     /// The first of these endpoints that a path without its version leads to, with the ids in the path.
     pub fn find<'e, 'p>(path: &'p str, endpoints: &'e [Self]) -> Option<(&'e Self, Vec<&'p str>)> {
         let slashes = slashes(path);

@@ -18,16 +18,17 @@ use tokio::time::Instant;
 
 use self::call::Call;
 use self::endpoint::{Audience, Endpoint};
-use self::router::Routed;
+use self::router::{Redirect, Routed};
 use crate::api::Api;
 use crate::api::auth::credentials::Credentials;
 use crate::api::plugins::admin;
 use crate::api::plugins::signer::refresh;
 use crate::api::summary::{Outcome, notes};
+use crate::api::web::cors::{self, Exposes};
 use crate::api::web::error::ApiError;
 use crate::api::web::request::Request;
 use crate::api::web::response::Response;
-use crate::api::web::{cache_control, compression, cors, end_of_service, gateway, origin};
+use crate::api::web::{cache_control, compression, end_of_service, gateway, origin};
 use crate::listeners::NotifyError;
 use crate::timestamp::Timestamp;
 use crate::unit_of_work::UnitOfWork;
@@ -106,7 +107,9 @@ impl Api {
             Ok(Dispatched::Answer(response)) => return response,
             Ok(Dispatched::Call(call)) if call.is_batch() => {
                 let response = self.batch(request, received).await;
-                response.map(|response| self.add_common_headers(request, response))
+                response.map(|response| {
+                    self.add_common_headers(request, Some(call.exposes()), response)
+                })
             }
             Ok(Dispatched::Call(call)) => {
                 let responses = self.run_with_retries(&[call], received).await;
@@ -123,9 +126,10 @@ impl Api {
     /// A server error, which undoes all of a batch. A refusal is a response.
     async fn find(&self, request: &Arc<Request>) -> Result<Dispatched, ApiError> {
         match self.find_call(request).await {
-            Ok(Dispatched::Answer(response)) => Ok(Dispatched::Answer(
-                self.add_common_headers(request, response),
-            )),
+            Ok(Dispatched::Answer(response)) => {
+                let response = self.answer_without_call(request, response);
+                Ok(Dispatched::Answer(response))
+            }
             Err(error) if !error.is_server_error() => {
                 Ok(Dispatched::Answer(self.error_response(request, error)))
             }
@@ -147,12 +151,12 @@ impl Api {
         let (endpoint, target) = match router::route(request, settings, &self.endpoints)? {
             Routed::To(endpoint, target) => (endpoint, target),
             // Browsers do not follow the redirect of a preflight.
-            Routed::Redirect { .. }
+            Routed::Elsewhere(_)
                 if request.method == Method::OPTIONS && !router::has_version(&request.path) =>
             {
                 return Ok(Dispatched::Answer(Response::empty(StatusCode::OK)));
             }
-            Routed::Redirect { path, max_age } => {
+            Routed::Elsewhere(Redirect { path, max_age }) => {
                 let url = request.url_of(&path);
                 return Ok(Dispatched::Answer(Response::redirect(&url, now, max_age)));
             }
@@ -180,8 +184,7 @@ impl Api {
         let requests = batch::requests(batch, &self.settings.api)?;
         notes::batch(requests.len());
         for mut request in requests {
-            let routed = router::route(&request, &self.settings.api, &self.endpoints);
-            if let Ok(Routed::Redirect { path, .. }) = routed {
+            if let Some(Redirect { path, .. }) = router::redirect(&request, &self.settings.api) {
                 request.path = path;
             }
             let request = Arc::new(request);
@@ -243,10 +246,11 @@ impl Api {
         let mut length = 0;
         for call in calls {
             let response = match call.answer(self, unit).await {
-                Ok(response) => self.add_common_headers(&call.request, response),
+                Ok(response) => response,
                 Err(error) if error.fails_batch() => return Err(error),
-                Err(error) => self.error_response(&call.request, error),
+                Err(error) => error.into_response(&self.settings.api),
             };
+            let response = self.add_common_headers(&call.request, Some(call.exposes()), response);
             length += response.length();
             if length > compression::MAX_BODY && (unit.has_writes() || calls.len() > 1) {
                 return Err(ApiError::ResponseTooLarge);
@@ -257,11 +261,28 @@ impl Api {
     }
 
     fn error_response(&self, request: &Request, error: ApiError) -> Response {
-        self.add_common_headers(request, error.into_response(&self.settings.api))
+        self.answer_without_call(request, error.into_response(&self.settings.api))
+    }
+
+    /// Adds the common headers to a response that no call gave.
+    fn answer_without_call(&self, request: &Request, response: Response) -> Response {
+        let served = router::endpoint(&request.path, &self.endpoints);
+        let exposes = match served.filter(|_| response.status() != StatusCode::GONE) {
+            Some(served) => served
+                .takes(&request.method)
+                .then_some(served.endpoint.exposes),
+            None => Some(Exposes::Basic),
+        };
+        self.add_common_headers(request, exposes, response)
     }
 
     /// Adds the headers that every response has.
-    fn add_common_headers(&self, request: &Request, mut response: Response) -> Response {
+    fn add_common_headers(
+        &self,
+        request: &Request,
+        exposes: Option<Exposes>,
+        mut response: Response,
+    ) -> Response {
         let settings = &self.settings.api;
         let fixed = [
             ("x-content-type-options", "nosniff"),
@@ -276,10 +297,7 @@ impl Api {
                 response.set(name, HeaderValue::from_static(value));
             }
         }
-        let served = router::endpoint(&request.path, &self.endpoints);
-        let served = served.filter(|_| response.status() != StatusCode::GONE);
-        let endpoint = served.map(|served| (served.endpoint.exposes, &*served.methods));
-        cors::apply(request, endpoint, settings, &mut response);
+        cors::apply(request, exposes, settings, &mut response);
         if let Some(end) = &settings.web.end_of_service {
             let alert = end_of_service::alert(end, Timestamp::now(), &settings.project_docs);
             response.set_text(end_of_service::ALERT, &alert);

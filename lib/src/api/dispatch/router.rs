@@ -13,12 +13,16 @@ pub enum Routed {
     /// An endpoint that takes its method.
     To(&'static Endpoint, Target),
     /// Another path.
-    Redirect {
-        /// The path to ask for instead.
-        path: String,
-        /// The seconds for which clients may cache the redirect; `None` says nothing about caching.
-        max_age: Option<u64>,
-    },
+    Elsewhere(Redirect),
+}
+
+/// A path to ask for instead.
+#[derive(Debug)]
+pub struct Redirect {
+    /// The path, with the version of this API.
+    pub path: String,
+    /// The seconds for which clients may cache the redirect; `None` says nothing about caching.
+    pub max_age: Option<u64>,
 }
 
 /// The endpoint of a path with its version, whatever the method.
@@ -40,26 +44,14 @@ pub fn route(
         let allow = READ.to_vec();
         return Err(ApiError::MethodNotAllowed { allow });
     }
-    let redirect = |path: &str, redirects: Redirects| {
-        Ok(Routed::Redirect {
-            path: format!("{PREFIX}{path}"),
-            max_age: redirects.ttl_seconds,
-        })
-    };
-    let versions = settings.web.version_prefix_redirect;
-    let slashes = settings.web.trailing_slash_redirect;
+    if let Some(redirect) = redirect(request, settings) {
+        return Ok(Routed::Elsewhere(redirect));
+    }
     let path = match request.path.strip_prefix(PREFIX) {
-        Some("") if slashes.enabled => return redirect("/", slashes),
         Some("") => return Err(ApiError::UnknownPath),
         Some(path) if path.starts_with('/') => path,
-        _ if names_a_version(&request.path) || !versions.enabled => {
-            return Err(ApiError::UnknownVersion);
-        }
-        _ => return redirect(&request.path, versions),
+        _ => return Err(ApiError::UnknownVersion),
     };
-    if slashes.enabled && path.len() > 1 && path.ends_with('/') {
-        return redirect(path.trim_end_matches('/'), slashes);
-    }
     let (served, ids) = ServedEndpoint::find(path, endpoints).ok_or(ApiError::UnknownPath)?;
     if !served.methods.contains(&request.method) {
         let allow = served.methods.clone();
@@ -70,6 +62,27 @@ pub fn route(
         return Err(RESERVED);
     }
     Ok(Routed::To(served.endpoint, target))
+}
+
+/// The path that a request's path without a version, or with a slash at its end, stands for, as far as the settings
+/// redirect those.
+pub fn redirect(request: &Request, settings: &ApiSettings) -> Option<Redirect> {
+    let to = |path: &str, redirects: Redirects| {
+        redirects.enabled.then(|| Redirect {
+            path: format!("{PREFIX}{path}"),
+            max_age: redirects.ttl_seconds,
+        })
+    };
+    let slashes = settings.web.trailing_slash_redirect;
+    match request.path.strip_prefix(PREFIX) {
+        Some("") => to("/", slashes),
+        Some(path) if path.starts_with('/') => match path.trim_end_matches('/') {
+            without if path.len() > 1 && without.len() < path.len() => to(without, slashes),
+            _ => None,
+        },
+        _ if names_a_version(&request.path) => None,
+        _ => to(&request.path, settings.web.version_prefix_redirect),
+    }
 }
 
 /// Returns `true` if the path begins with the version of this API.

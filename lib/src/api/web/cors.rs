@@ -120,15 +120,14 @@ pub fn preflight(
     Ok(response)
 }
 
-/// Adds what a browser must find in the response itself. `endpoint` is what it exposes and the methods that it takes,
-/// `None` where no endpoint answered.
+/// Adds what a browser must find in the response itself. `exposes` says which headers; `None`: none, as in a preflight and
+/// a 405 (Kinto 26.5).
 ///
 /// Where every origin is allowed, `Access-Control-Allow-Origin` is sent without an `Origin` too (unlike in Kinto): a
-/// cache that was first asked by another client would lock browsers out. As in Kinto, a preflight and a 405 expose
-/// nothing.
+/// cache that was first asked by another client would lock browsers out.
 pub fn apply(
     request: &Request,
-    endpoint: Option<(Exposes, &[Method])>,
+    exposes: Option<Exposes>,
     settings: &ApiSettings,
     response: &mut Response,
 ) {
@@ -143,14 +142,7 @@ pub fn apply(
     } else if let Some(origin) = origin(request).filter(|origin| is_let_in(origin, web)) {
         response.set_text(ACCESS_CONTROL_ALLOW_ORIGIN, &origin);
     }
-    let (exposes, answered) = match endpoint {
-        Some((exposes, methods)) => {
-            let takes = request.method != Method::OPTIONS && methods.contains(&request.method);
-            (exposes, takes)
-        }
-        None => (Exposes::Basic, true),
-    };
-    if answered {
+    if let Some(exposes) = exposes {
         let headers = exposed(exposes, &request.method).join(", ");
         response.set_text(ACCESS_CONTROL_EXPOSE_HEADERS, &headers);
     }

@@ -29,7 +29,7 @@ fn run(program_of_tests: &str, options: &[&str]) {
 #[test]
 #[ignore = "needs Kinto and PostgreSQL: tests/run"]
 fn every_answer_of_a_kinto_is_the_same_after_a_move() {
-    run("", &["--sequences", "8", "--kills", "5"]);
+    run("", &["--sequences", "5", "--kills", "3"]);
 }
 
 #[test]

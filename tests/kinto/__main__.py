@@ -1,11 +1,11 @@
 """Sends Kinto's own tests to the local stack by HTTP.
 
-    target/venv/bin/python tests/kinto [PYTEST ARGUMENTS…]
+    target/venv/bin/python tests/kinto [--install | PYTEST ARGUMENTS…]
 
-Downloads the source of the Kinto in tests/requirements.txt, and the packages of its tests, into target/kinto. It runs the
-tests that talk to a server by HTTP. `conftest.py` starts a local stack (KINTO_LOCAL, by default target/debug/kinto-local) with the
-settings of each test. Tests that look into the process are skipped. It ends with an error if a test fails that `expected.txt` does not
-name, or if a test passes that it names.
+Downloads the source of the Kinto in tests/requirements.txt, and the packages of its tests, into target/kinto; with `--install`
+it does no more. It runs the tests that talk to a server by HTTP. `conftest.py` starts a local stack (KINTO_LOCAL, by default
+target/debug/kinto-local) with the settings of each test. Tests that look into the process are skipped. It ends with an error if a test
+fails that `expected.txt` does not name, or if a test passes that it names.
 """
 
 import os
@@ -31,7 +31,7 @@ def main():
     if not (source / "installed").exists():
         shutil.rmtree(PLACE, ignore_errors=True)
         PLACE.mkdir(parents=True)
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "kinto"]
         subprocess.run([*pip, "--dest", PLACE, f"kinto=={version}"], check=True)
         with tarfile.open(PLACE / f"kinto-{version}.tar.gz") as archive:
             archive.extractall(PLACE, filter="data")
@@ -39,6 +39,8 @@ def main():
         packages = [f"kinto[test]=={version}", "pytest", "webtest", "WSGIProxy2"]
         subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
         (source / "installed").touch()
+    if sys.argv[1:] == ["--install"]:
+        return
     shutil.copy(HERE / "conftest.py", source)
     binary = os.environ.get("KINTO_LOCAL", str(WORKSPACE / "target/debug/kinto-local"))
     environment = os.environ | {"KINTO_LOCAL": binary, "KINTO_EXPECTED": str(HERE / "expected.txt")}

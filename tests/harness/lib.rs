@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use aws_lambda_events::apigw::ApiGatewayV2httpRequest;
 use aws_lambda_events::encodings::Body;
@@ -94,6 +95,13 @@ pub fn is_signed(request: &wiremock::Request, key: &[u8]) -> bool {
 /// Milliseconds since the epoch.
 pub fn now() -> u64 {
     Timestamp::now().0
+}
+
+/// Waits until the clock is later than `time`, in milliseconds since the epoch: a list's times may be ahead of it.
+pub async fn clock_passes(time: u64) {
+    while now() <= time {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 /// The ids of a list's objects, in order.

@@ -164,8 +164,8 @@ async fn run_by(python: &Path, script: &str, name: &str, arguments: &[&str]) {
     );
 }
 
-/// The folder with `NAME/bootstrap` of each function: the release builds if `cargo lambda build` has made them, else
-/// links to the debug builds.
+/// The folder with `NAME/bootstrap` of each function: what `cargo lambda build` has built last, by itself or for SAM, else
+/// links to the builds of `cargo build`.
 fn functions() -> PathBuf {
     let released = workspace().join("target/lambda");
     let bootstrap = |folder: &Path, name: &str| folder.join(name).join("bootstrap");

@@ -7,7 +7,7 @@ use kinto_cli::progress::Progress;
 use kinto_local::Fault;
 use kinto_serverless::timestamp::Timestamp;
 use serde_json::{Value, json};
-use tests::{COLLECTION, Kinto, RECORDS, execute, ids, now, record};
+use tests::{COLLECTION, Kinto, RECORDS, clock_passes, execute, ids, now, record};
 
 use super::{aggregator, fill, store};
 
@@ -48,9 +48,7 @@ async fn a_client_with_later_etags_hears_of_all_that_exists() {
     }
     // What clients know of a time that the table does not have any more.
     let known = now() + 1;
-    while now() <= known {
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-    }
+    clock_passes(known).await;
     for list in lists {
         let list = kinto.get(&format!("{list}?_since={known}")).await;
         assert!(ids(&list).is_empty());

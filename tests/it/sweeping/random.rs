@@ -171,8 +171,9 @@ fn interfere(kinto: &Kinto, rng: Rng) -> Unfinished {
     let (rival, busy, rng) = (kinto.clone(), AtomicBool::new(false), Mutex::new(rng));
     let left = Arc::clone(&unfinished);
     kinto.aws.inject(move |target, body| {
-        let reads = ["GetItem", "GetItems", "Query", "Scan"];
-        let reads = reads.iter().any(|read| target.ends_with(read));
+        let reads = ["GetItem", "GetItems", "Query", "Scan"]
+            .iter()
+            .any(|read| target.ends_with(read));
         // DynamoDB lets nobody write what an unfinished transaction writes.
         let finish_before_write = || {
             if !reads {

@@ -1,10 +1,8 @@
 //! What makes an entry, and what is in it.
 
-use std::time::Duration;
-
 use kinto_local::Fault;
 use serde_json::{Value, json};
-use tests::{BUCKET, COLLECTION, Kinto, RECORD, RECORDS, batch, now, put, record};
+use tests::{BUCKET, COLLECTION, Kinto, RECORD, RECORDS, batch, clock_passes, put, record};
 
 use super::{HISTORY, entries, kinto, told, with_collection};
 
@@ -99,12 +97,9 @@ async fn a_list_that_is_deleted_makes_one_for_each_object_and_a_collection_one_f
     let mut expected: Vec<_> = ids.iter().map(|id| record(id)).collect();
     expected.sort_unstable();
     assert_eq!(uris, expected);
-    kinto.put(RECORD, json!({})).await;
+    let last = kinto.put(RECORD, json!({})).await.last_modified();
     // The times of 120 deletions may be ahead of the clock, which the collection's own deletion has its time from.
-    let last = kinto.get(RECORD).await.body["data"]["last_modified"].as_u64();
-    while Some(now()) <= last {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    clock_passes(last).await;
     kinto.delete(COLLECTION).await;
     let deleted = told(&kinto.get(&deletions).await);
     assert_eq!(

@@ -1,9 +1,7 @@
 //! The records of a collection as they were at a moment.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
-use tests::{Answer, BOB, BUCKET, COLLECTION, Kinto, NOBODY, RECORDS, now, record};
+use tests::{Answer, BOB, BUCKET, COLLECTION, Kinto, NOBODY, RECORDS, clock_passes, now, record};
 
 use super::{HISTORY, with_collection};
 
@@ -89,9 +87,7 @@ async fn records_under_past_times_are_as_they_were_too() {
     // The time of the entry, which may be some milliseconds ahead.
     let entries = kinto.get(HISTORY).await;
     let at = entries.body["data"][0]["last_modified"].as_u64().unwrap();
-    while now() <= at {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    clock_passes(at).await;
     kinto.patch(&record("old"), json!({"data": {"n": 2}})).await;
     assert_eq!(snapshot(&kinto, at).await.body["data"], records);
 }

@@ -18,7 +18,7 @@
 //! Beside that way are the vocabulary ([`resource`], [`permission`], [`timestamp`]), the configuration ([`settings`],
 //! [`settings_file`], [`secrets`]), the start of a function ([`startup`], [`environment`]), its trial when the stack is deployed
 //! ([`settings_check`]), its settings while it stays [`warm`], and small tools: signatures ([`hmac`]; of published
-//! collections: [`signer`]), HTTP clients (`http_client`), pauses (`backoff`), metrics ([`metrics`]), patterns with `*`
+//! collections: [`signer`]), HTTP clients (`http_client`; of AWS: `signed_request`), pauses (`backoff`), metrics ([`metrics`]), patterns with `*`
 //! (`wildcard`), errors with their causes ([`error_chain`]), the memory that JSON takes (`json`).
 //!
 //! Only [`api`] knows the requests of clients. Lambda's event types end in the first lines of [`api`], [`aggregator`],
@@ -47,6 +47,7 @@ pub mod secrets;
 pub mod settings;
 pub mod settings_check;
 pub mod settings_file;
+mod signed_request;
 pub mod signer;
 pub mod startup;
 pub mod store;

@@ -6,9 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::future::try_join_all;
+use serde::Deserialize;
+use serde_json::json;
 
 use crate::error_chain::ErrorChain;
 use crate::settings::{SettingError, Vars};
+use crate::signed_request::SignedRequest;
+
+/// The most bytes of an answer with a parameter: its value has 8 KB at most.
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
 /// Where a secret is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +54,8 @@ pub(crate) enum SecretError {
     },
     #[error("holds no string")]
     NoString,
+    #[error("cannot be read: what the service answers is no parameter")]
+    NoAnswer,
     #[error("holds nothing")]
     Nothing,
 }
@@ -127,14 +135,34 @@ pub(crate) async fn parameter(
     arn: &str,
     config: &aws_config::SdkConfig,
 ) -> Result<String, SecretError> {
-    let client = aws_sdk_ssm::Client::new(config);
-    let answer = client.get_parameter().name(arn).with_decryption(true);
-    let answer = answer.send().await;
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Answer {
+        parameter: Parameter,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Parameter {
+        value: Option<String>,
+    }
+    let body = json!({"Name": arn, "WithDecryption": true});
+    let request = SignedRequest {
+        service: "ssm",
+        partition: arn.split(':').nth(1).unwrap_or_default(),
+        method: http::Method::POST,
+        path: "/",
+        headers: &[
+            ("content-type", "application/x-amz-json-1.1"),
+            ("x-amz-target", "AmazonSSM.GetParameter"),
+        ],
+        body: body.to_string().into_bytes(),
+        max_length: MAX_ANSWER_BYTES,
+    };
+    let answer = request.send(config).await;
     let answer = answer.map_err(SecretError::unreadable)?;
-    answer
-        .parameter
-        .and_then(|parameter| parameter.value)
-        .ok_or(SecretError::Nothing)
+    // What serde says of an answer may have a part of it, which is secret.
+    let answer: Answer = serde_json::from_slice(&answer).map_err(|_| SecretError::NoAnswer)?;
+    answer.parameter.value.ok_or(SecretError::Nothing)
 }
 
 #[cfg(test)]

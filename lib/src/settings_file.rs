@@ -3,24 +3,16 @@
 //! That is a parameter of Systems Manager (SSM), an object of S3, or a file. It is read at the start of a function and now and
 //! then while that is warm, and only where there is a reference.
 
-use std::error::Error;
 use std::io::Read;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
 
 use aws_config::SdkConfig;
-use aws_credential_types::provider::ProvideCredentials;
-use aws_sigv4::http_request::{
-    PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings,
-    UriPathNormalizationMode, sign,
-};
-use aws_sigv4::sign::v4;
-use http::StatusCode;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::http_client;
+use crate::error_chain::ErrorChain;
 use crate::secrets;
 use crate::settings::{MAX_INI_BYTES, SettingError, Vars};
+use crate::signed_request::{RequestError, SignedRequest};
 
 /// The variable with the reference.
 pub const KINTO_INI: &str = "KINTO_INI";
@@ -31,27 +23,6 @@ const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~')
     .remove(b'/');
-/// How long S3 may take.
-const TIMEOUT: Duration = Duration::from_secs(5);
-
-/// An object of S3 cannot be read; the message follows its name.
-#[derive(Debug, thiserror::Error)]
-enum ObjectError {
-    #[error("cannot be read: no region is set")]
-    NoRegion,
-    #[error("cannot be read: there are no credentials")]
-    NoCredentials,
-    #[error("cannot be read: {0}")]
-    Failed(#[source] Box<dyn Error + Send + Sync>),
-    #[error("cannot be read: S3 answers {0}")]
-    Refused(StatusCode),
-}
-
-impl ObjectError {
-    fn failed(error: impl Error + Send + Sync + 'static) -> Self {
-        Self::Failed(Box::new(error))
-    }
-}
 
 /// Takes over the settings of the `kinto.ini` that `KINTO_INI` refers to; returns warnings of what is of no matter in it.
 /// Makes no request, and no client, where there is no reference.
@@ -76,7 +47,7 @@ pub async fn read(vars: &mut Vars, config: &SdkConfig) -> Result<Vec<String>, Se
             let (bucket, key) = object
                 .ok_or_else(|| problem("must name a bucket and an object in it".to_owned()))?;
             let read = object_of_s3(partition, bucket, key, config).await;
-            read.map_err(|it| problem(format!("the object {it}")))?
+            read.map_err(|it| problem(format!("the object cannot be read: {}", ErrorChain(&it))))?
         }
         ["arn", ..] => {
             let one = "must be the ARN of a parameter of Systems Manager or of an object of S3, or a file";
@@ -101,63 +72,21 @@ pub fn read_file(vars: &mut Vars, path: &Path) -> Result<Vec<String>, SettingErr
 }
 
 /// The object `key` of the bucket, which is in the function's own region.
-///
-/// One signed GET, with what the SDK signs with and the client that the functions have anyway: all of the SDK for S3
-/// would be the largest part of each of them (docs/decisions/022-settings.md).
 async fn object_of_s3(
     partition: &str,
     bucket: &str,
     key: &str,
     config: &SdkConfig,
-) -> Result<Vec<u8>, ObjectError> {
-    let region = config.region().ok_or(ObjectError::NoRegion)?;
-    let endpoint = config.endpoint_url().map_or_else(
-        || {
-            let suffix = if partition == "aws-cn" { ".cn" } else { "" };
-            format!("https://s3.{region}.amazonaws.com{suffix}")
-        },
-        |endpoint| endpoint.trim_end_matches('/').to_owned(),
-    );
-    let path = format!("{bucket}/{key}");
-    let url = format!("{endpoint}/{}", utf8_percent_encode(&path, UNRESERVED));
-    let credentials = config
-        .credentials_provider()
-        .ok_or(ObjectError::NoCredentials)?;
-    let credentials = credentials.provide_credentials().await;
-    let identity = credentials.map_err(ObjectError::failed)?.into();
-    let mut settings = SigningSettings::default();
-    settings.percent_encoding_mode = PercentEncodingMode::Single;
-    settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
-    settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
-    let parameters = v4::SigningParams::builder()
-        .identity(&identity)
-        .region(region.as_ref())
-        .name("s3")
-        .time(SystemTime::now())
-        .settings(settings)
-        .build()
-        .map_err(ObjectError::failed)?;
-    let body = SignableBody::Bytes(&[]);
-    let signable = SignableRequest::new("GET", &url, std::iter::empty(), body);
-    let signable = signable.map_err(ObjectError::failed)?;
-    let signed = sign(signable, &parameters.into()).map_err(ObjectError::failed)?;
-    let client = http_client::builder(TIMEOUT).timeout(TIMEOUT).build();
-    let client = client.map_err(ObjectError::failed)?;
-    let mut request = client.get(&url);
-    for (name, value) in signed.output().headers() {
-        request = request.header(name, value);
-    }
-    let mut answer = request.send().await.map_err(ObjectError::failed)?;
-    if !answer.status().is_success() {
-        return Err(ObjectError::Refused(answer.status()));
-    }
-    let mut bytes = vec![];
-    while let Some(chunk) = answer.chunk().await.map_err(ObjectError::failed)? {
-        bytes.extend_from_slice(&chunk);
-        // What is too large is refused where it is parsed.
-        if bytes.len() > MAX_INI_BYTES {
-            break;
-        }
-    }
-    Ok(bytes)
+) -> Result<Vec<u8>, RequestError> {
+    let path = format!("/{bucket}/{key}");
+    let request = SignedRequest {
+        service: "s3",
+        partition,
+        method: http::Method::GET,
+        path: &utf8_percent_encode(&path, UNRESERVED).to_string(),
+        headers: &[],
+        body: vec![],
+        max_length: MAX_INI_BYTES,
+    };
+    request.send(config).await
 }

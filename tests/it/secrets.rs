@@ -1,7 +1,7 @@
 //! Settings that refer to secrets stored elsewhere.
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_sdk_ssm::config::Credentials;
+use aws_sdk_secretsmanager::config::Credentials;
 use kinto_serverless::secrets;
 use kinto_serverless::settings::Vars;
 use serde_json::{Value, json};
@@ -97,4 +97,40 @@ async fn a_secret_that_cannot_be_read_names_the_setting() {
         .unwrap_err();
     assert_eq!(error.variable, "KEY");
     assert!(error.problem.contains("ParameterNotFound"), "{error}");
+}
+
+#[tokio::test]
+async fn a_read_that_is_throttled_or_fails_there_is_repeated_and_no_other() {
+    let throttled = || {
+        ResponseTemplate::new(400)
+            .set_body_json(json!({"__type": "com.amazonaws.ssm#ThrottlingException"}))
+    };
+    let answer =
+        || ResponseTemplate::new(200).set_body_json(json!({"Parameter": {"Value": "hush"}}));
+    let refused =
+        || ResponseTemplate::new(400).set_body_json(json!({"__type": "AccessDeniedException"}));
+    let failed = || ResponseTemplate::new(503);
+    let cases = [
+        (vec![throttled(), failed(), answer()], Ok("hush"), 3),
+        (
+            vec![failed(), throttled(), failed(), answer()],
+            Err("503"),
+            3,
+        ),
+        (vec![refused(), answer()], Err("AccessDeniedException"), 1),
+    ];
+    for (answers, expected, requests) in cases {
+        let server = MockServer::start().await;
+        for answer in answers {
+            let one = Mock::given(matchers::path("/")).respond_with(answer);
+            one.up_to_n_times(1).mount(&server).await;
+        }
+        let mut vars: Vars = [("KEY", PARAMETER)].into_iter().collect();
+        let read = secrets::resolve(&mut vars, |_| true, &config(&server).await).await;
+        match expected {
+            Ok(value) => assert_eq!(vars.get("KEY"), Some(value), "{read:?}"),
+            Err(problem) => assert!(read.unwrap_err().problem.contains(problem)),
+        }
+        assert_eq!(server.received_requests().await.unwrap().len(), requests);
+    }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_sdk_ssm::config::Credentials;
+use aws_sdk_secretsmanager::config::Credentials;
 use kinto_serverless::settings::{Settings, Vars};
 use kinto_serverless::settings_file;
 use serde_json::json;

@@ -7,7 +7,7 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_lc_rs::digest::{Digest, SHA384};
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
-use aws_sdk_ssm::config::Credentials;
+use aws_sdk_secretsmanager::config::Credentials;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use kinto_serverless::signer::keys::Signer;

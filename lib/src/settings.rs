@@ -296,6 +296,8 @@ pub struct ApiSettings {
     pub includes: Includes,
     /// `multiauth.policies`: the ways to authenticate, in order of precedence.
     pub policies: Vec<Policy>,
+    /// `account_hash_cost`: the cost of new hashes of passwords, as bcrypt has it: one more takes twice as long.
+    pub account_hash_cost: u32,
     /// `account_cache_ttl_seconds`: how long the outcome of a password check is cached.
     pub account_cache_ttl: Duration,
     /// `userid_hmac_secret`: the key of the user ids of Basic auth. Another key gives every user another id.
@@ -413,6 +415,7 @@ impl ApiSettings {
         };
         Ok(Self {
             policies: Policy::from_vars(vars, &includes)?,
+            account_hash_cost: hash_cost(vars)?,
             account_cache_ttl: vars.seconds("KINTO_ACCOUNT_CACHE_TTL_SECONDS", 30)?,
             userid_hmac_secret,
             default_bucket_hmac_secret,
@@ -481,6 +484,17 @@ impl ApiSettings {
     }
 }
 
+/// The cost of new hashes of passwords. Kinto 26.5 has 12, the default of Python's bcrypt. Hashes of less than 10 are too easy to break
+/// (OWASP's Password Storage Cheat Sheet), and one of more than 14 takes a function longer than its client waits.
+fn hash_cost(vars: &Vars) -> Result<u32, SettingError> {
+    const NAME: &str = "KINTO_ACCOUNT_HASH_COST";
+    let cost = vars.number(NAME)?.unwrap_or(12);
+    let cost = u32::try_from(cost)
+        .ok()
+        .filter(|cost| (10..=14).contains(cost));
+    cost.ok_or_else(|| SettingError::new(NAME, "must be 10 to 14"))
+}
+
 /// An empty HMAC key, with a warning in the log.
 fn empty_key(name: &str) -> Secret {
     tracing::warn!("{name} is empty: whatever is made with this key, anybody can compute");
@@ -540,6 +554,20 @@ mod tests {
     }
 
     #[test]
+    fn passwords_are_hashed_as_kintos_or_with_another_cost_that_is_neither_weak_nor_too_slow() {
+        let cost = |value| api("KINTO_ACCOUNT_HASH_COST", value).map(|api| api.account_hash_cost);
+        assert_eq!(cost("10").unwrap(), 10);
+        assert_eq!(cost("14").unwrap(), 14);
+        for wrong in ["9", "15", "4294967308", "ten"] {
+            assert_eq!(cost(wrong).unwrap_err().variable, "KINTO_ACCOUNT_HASH_COST");
+        }
+        assert_eq!(
+            api("KINTO_READONLY", "false").unwrap().account_hash_cost,
+            12
+        );
+    }
+
+    #[test]
     fn an_empty_number_or_flag_is_named() {
         for name in [
             "KINTO_READONLY",
@@ -548,6 +576,7 @@ mod tests {
             "KINTO_PAGINATE_BY",
             "KINTO_BATCH_MAX_REQUESTS",
             "KINTO_ACCOUNT_CACHE_TTL_SECONDS",
+            "KINTO_ACCOUNT_HASH_COST",
             "KINTO_CORS_MAX_AGE_SECONDS",
             "KINTO_MAIN_RECORD_CACHE_EXPIRES_SECONDS",
             "KINTO_OBJECT_BUCKET_PUT_ENABLED",

@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use kinto_local::{Options, Stack};
+use tests::CHEAP_HASHES;
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
@@ -232,6 +233,7 @@ async fn client_of(stack: &Stack, interpreter: &str, script: &str) {
 async fn stack(more: &[(&str, &str)]) -> Stack {
     let any_port = Options::default();
     let vars = [
+        CHEAP_HASHES,
         ("KINTO_EXPERIMENTAL_PERMISSIONS_ENDPOINT", "true"),
         ("KINTO_EXPERIMENTAL_COLLECTION_SCHEMA_VALIDATION", "true"),
     ];

@@ -37,6 +37,7 @@ VARIABLES = {
     "KINTO_MULTIAUTH_POLICIES": "account basicauth",
     "KINTO_MULTIAUTH_POLICY_ACCOUNT_USE": "kinto.plugins.accounts.AccountsPolicy",
     "KINTO_EXPERIMENTAL_COLLECTION_SCHEMA_VALIDATION": "true",
+    "KINTO_ACCOUNT_HASH_COST": "10",
     "PORT": "0",
 }
 if importlib.util.find_spec("kinto_changes"):

@@ -77,6 +77,7 @@ const KNOWN: &[&str] = &[
 
 /// Settings of this server alone, with `_` for `.` and `-`: here these are one.
 const OWN: &[&str] = &[
+    "account_hash_cost",
     "origin_secret",
     "cache_expires_seconds",
     "cache_maximum_expires_seconds",

@@ -1,7 +1,7 @@
 //! The passwords of accounts, as bcrypt hashes.
 //!
-//! Hashing or checking a password takes a processor a quarter of a second, on purpose. The process caches the results
-//! of checks for a while (`account_cache_ttl_seconds`).
+//! Hashing or checking a password takes a processor a quarter of a second, on purpose (`account_hash_cost`). The process
+//! caches the results of checks for a while (`account_cache_ttl_seconds`).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,19 +13,22 @@ use crate::settings::{ApiSettings, Secret};
 
 /// The longest password, in bytes: bcrypt reads no more, and Kinto 26.5 (bcrypt 5.0) fails on longer ones.
 pub const MAX_LENGTH: usize = 72;
-/// The cost: two to the power of this is the number of rounds (Kinto 26.5: the default of Python's bcrypt).
-const COST: u32 = 12;
-/// A hash like those of [`hash`], to compare with where an account has none: that takes as long, and never counts.
-const HASH_OF_NOTHING: &str = "$2b$12$nbAaguWasbdynd98C0VrGueDByS5NSzuDGZ1vpdNP7CW9KL3DeLHe";
+/// What follows the cost in a hash to compare with where an account has none: that takes as long, and never counts.
+const REST_OF_NOTHING: &str = "$nbAaguWasbdynd98C0VrGueDByS5NSzuDGZ1vpdNP7CW9KL3DeLHe";
 /// The most findings to keep.
 const MAX_FINDINGS: usize = 1000;
 
-/// Hashes a password that is no longer than [`MAX_LENGTH`].
+/// Hashes a password that is no longer than [`MAX_LENGTH`], with this cost (`account_hash_cost`).
 ///
 /// # Panics
 /// When the system gives no random bytes for the salt; without them nothing else works either.
-pub fn hash(password: &str) -> String {
-    bcrypt::hash(password, COST).expect("random bytes and a valid cost")
+pub fn hash(password: &str, cost: u32) -> String {
+    bcrypt::hash(password, cost).expect("random bytes and a valid cost")
+}
+
+/// A hash that takes as long to compare with as those of [`hash`].
+fn hash_of_nothing(cost: u32) -> String {
+    format!("$2b${cost:02}{REST_OF_NOTHING}")
 }
 
 /// The hash that a password must match, or its absence.
@@ -50,6 +53,7 @@ impl<'a> ExpectedHash<'a> {
 pub struct Passwords {
     key: Secret,
     ttl: Duration,
+    hash_of_nothing: String,
     findings: Mutex<HashMap<[u8; 32], CachedCheck>>,
 }
 
@@ -64,6 +68,7 @@ impl Passwords {
         Self {
             key: settings.userid_hmac_secret.clone(),
             ttl: settings.account_cache_ttl,
+            hash_of_nothing: hash_of_nothing(settings.account_hash_cost),
             findings: Mutex::default(),
         }
     }
@@ -85,7 +90,7 @@ impl Passwords {
         self.finding(password, expected).unwrap_or_else(|| {
             let (hash, exists) = match expected {
                 ExpectedHash::Hash(hash) => (hash, true),
-                ExpectedHash::Nothing(_) => (HASH_OF_NOTHING, false),
+                ExpectedHash::Nothing(_) => (&*self.hash_of_nothing, false),
             };
             let matches = bcrypt::verify(password, hash).unwrap_or(false) && exists;
             self.keep(self.key_of(password, expected), matches, Instant::now());
@@ -132,6 +137,7 @@ impl fmt::Debug for Passwords {
 mod tests {
     use super::*;
 
+    const COST: u32 = 10;
     /// Made by Kinto 26.5 of `pw`.
     const HASH: &str = "$2b$12$nbAaguWasbdynd98C0VrGueDByS5NSzuDGZ1vpdNP7CW9KL3DeLHe";
 
@@ -139,6 +145,7 @@ mod tests {
         Passwords {
             key: Secret::new("s3cret"),
             ttl,
+            hash_of_nothing: hash_of_nothing(COST),
             findings: Mutex::default(),
         }
     }
@@ -165,13 +172,13 @@ mod tests {
         assert!(!passwords.matches("pw", ExpectedHash::Nothing("bob")));
         assert_eq!(passwords.findings.lock().unwrap().len(), 2);
         let cost = |hash: &str| hash[..7].to_owned();
-        assert_eq!(cost(HASH_OF_NOTHING), cost(&hash("pw")));
+        assert_eq!(cost(&passwords.hash_of_nothing), cost(&hash("pw", COST)));
     }
 
     #[test]
     fn ours_are_as_kintos() {
         let longest = "x".repeat(MAX_LENGTH);
-        let hash = hash(&longest);
+        let hash = hash(&longest, 12);
         assert!(hash.starts_with("$2b$12$"), "{hash}");
         let passwords = passwords(Duration::ZERO);
         assert!(passwords.matches(&longest, ExpectedHash::Hash(&hash)));

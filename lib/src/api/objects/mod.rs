@@ -280,7 +280,12 @@ impl ObjectRequest<'_> {
         }
         if self.uri.kind() == Kind::Account {
             let before = unit.get(self.uri).map(|object| object.data);
-            accounts::store_password(&mut data, before, &unit.allowance)?;
+            accounts::store_password(
+                &mut data,
+                before,
+                self.settings.account_hash_cost,
+                &unit.allowance,
+            )?;
         }
         self.check_groups(unit, &permissions)?;
         let is_owned_by_nobody = || {

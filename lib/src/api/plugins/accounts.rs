@@ -126,7 +126,7 @@ pub fn without_password(kind: Kind, mut data: Map<String, Value>) -> Map<String,
     data
 }
 
-/// Replaces a new password by its hash. Data without a password keep that of `before`; so do data with the hash itself,
+/// Replaces a new password by its hash, of this cost. Data without a password keep that of `before`; so do data with the hash itself,
 /// which earlier versions and Kinto return and clients send back.
 ///
 /// # Errors
@@ -134,13 +134,14 @@ pub fn without_password(kind: Kind, mut data: Map<String, Value>) -> Map<String,
 pub fn store_password(
     data: &mut Map<String, Value>,
     before: Option<&Map<String, Value>>,
+    cost: u32,
     allowance: &Allowance,
 ) -> Result<(), Exhausted> {
     let before = before.and_then(|data| data.get(PASSWORD)?.as_str());
     match data.get_mut(PASSWORD) {
         Some(Value::String(password)) if before != Some(password) => {
             allowance.hash()?;
-            *password = passwords::hash(password);
+            *password = passwords::hash(password, cost);
         }
         None => {
             data.extend(before.map(|hash| (PASSWORD.to_owned(), hash.into())));

@@ -1,7 +1,5 @@
 //! `chain`: what is published with it verifies for a third party, and for nobody who trusts another root or name.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
-
 use std::ffi::OsString;
 use std::path::Path;
 
@@ -181,7 +179,8 @@ async fn again_with_an_emulator(test: &str) {
 #[ignore = "needs ministack and autograph-utils, which tests/run installs"]
 async fn a_third_party_verifies_what_a_key_in_kms_has_signed_with_a_chain_of_that_key() {
     let Ok(key) = std::env::var("KINTO_TEST_KMS_KEY") else {
-        let test = "a_third_party_verifies_what_a_key_in_kms_has_signed_with_a_chain_of_that_key";
+        let test =
+            "chain::a_third_party_verifies_what_a_key_in_kms_has_signed_with_a_chain_of_that_key";
         return again_with_an_emulator(test).await;
     };
     let directory = tempfile::tempdir().unwrap();

@@ -1,7 +1,5 @@
 //! What an import names before it writes anything.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
-
 use std::path::Path;
 
 use kinto_cli::options::Options;

@@ -1,7 +1,5 @@
 //! Another Kinto, reached by its API, in its bad moments; in its good ones `tests/moving/api.py` reads a real one.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
-
 use kinto_cli::http::client::Client;
 use kinto_cli::http::mirror::Mirror;
 use kinto_cli::http::reading::{self, Options, ReadReport, ReadingError};

@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::process::Command;
 
 /// The time limit of a client. It takes seconds; this allows for busy machines.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Enough for a build to find outright breakage; a release takes 5,000.
 const SEQUENCES: &str = "200";

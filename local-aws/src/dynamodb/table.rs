@@ -321,7 +321,8 @@ fn item_size(item: &Item) -> usize {
 }
 
 fn value_size(value: &AttributeValue) -> usize {
-    let number = |digits: &String| digits.len().div_ceil(2) + 1;
+    // By its significant digits: 800 is shorter than 801.
+    let number = |digits: &String| dynoxide::types::number_size(digits);
     match value {
         AttributeValue::S(text) => text.len(),
         AttributeValue::N(digits) => number(digits),

@@ -112,6 +112,30 @@ proptest! {
     }
 }
 
+#[test]
+fn a_megabyte_counts_the_significant_digits_of_numbers() {
+    // pk: p, sk: 00000, last_modified: 800 (one digit: 2 bytes) and data, with their names.
+    let data = "x".repeat(1024 - (2 + 1) - (2 + 5) - (13 + 2) - 4);
+    let items = (0..1025).map(|number| {
+        json!({"PutRequest": {"Item": {
+            "pk": {"S": "p"}, "sk": {"S": sk(number)}, "data": {"S": data}, "last_modified": {"N": "800"},
+        }}})
+    });
+    let items: Vec<_> = items.collect();
+    for side in [DynamoDb::memory(), DynamoDb::sqlite().unwrap()].map(Side::new) {
+        for part in items.chunks(25) {
+            let batch = json!({"RequestItems": {TABLE: part}});
+            side.send(&Sent("BatchWriteItem", batch)).unwrap();
+        }
+        let all = request(json!({
+            "TableName": TABLE, "KeyConditionExpression": "pk = :p",
+            "ExpressionAttributeValues": {":p": {"S": "p"}},
+        }));
+        let page = side.send(&Sent("Query", all)).unwrap();
+        assert_eq!(page["ScannedCount"], 1024);
+    }
+}
+
 /// Two answers without their items, which are long.
 fn difference<E: std::fmt::Debug>(memory: &Result<Value, E>, sqlite: &Result<Value, E>) -> String {
     let short = |answer: &Result<Value, E>| match answer {

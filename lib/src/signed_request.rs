@@ -61,8 +61,8 @@ impl RequestError {
         Self::Failed(Box::new(error))
     }
 
-    /// Whether a later attempt may succeed.
-    fn passes(&self) -> bool {
+    /// Returns `true` if a later attempt may succeed.
+    fn is_transient(&self) -> bool {
         match self {
             Self::Failed(_) => true,
             Self::Refused { status, code, .. } => {
@@ -105,7 +105,7 @@ impl SignedRequest<'_> {
                 Ok(body) => return Ok(body),
                 Err(error) => error,
             };
-            let is_last = attempts == MAX_ATTEMPTS || !failed.passes();
+            let is_last = attempts == MAX_ATTEMPTS || !failed.is_transient();
             if is_last || !backoff.wait_until(deadline).await {
                 return Err(failed);
             }

@@ -37,8 +37,13 @@ class Server:
         self.start()
 
     def start(self):
-        environment = {"PORT": str(self.port), "AWS_PORT": "0", "RUST_LOG": "error", "KINTO_ACCOUNT_HASH_COST": "10"}
-        environment["PATH"] = os.environ["PATH"]
+        environment = {
+            "PATH": os.environ["PATH"],
+            "PORT": str(self.port),
+            "AWS_PORT": "0",
+            "RUST_LOG": "error",
+            "KINTO_ACCOUNT_HASH_COST": "10",
+        }
         with tempfile.TemporaryFile("w+") as log:
             self.process = subprocess.Popen(
                 [BINARY, "--ini", self.ini], env=environment, stdout=subprocess.PIPE, stderr=log, text=True, cwd="/"

@@ -303,8 +303,8 @@ def main():
 
 
 def compared_apart(name):
-    """Whether both say the same, asked by a separate process: Kinto keeps settings of CORS in its modules."""
-    # A copy of this process has imported already what a new one would have to, which takes longer than the comparison.
+    """Compares both servers in a separate process, because Kinto keeps settings of CORS in its modules. Returns True if they agree."""
+    # A fork has Kinto's modules already. To import them again would take longer than the comparison.
     child = os.fork()
     if child == 0:
         is_same = False
@@ -318,7 +318,7 @@ def compared_apart(name):
 
 
 def compared(name):
-    """Whether both say the same with one file; says what differs."""
+    """Compares both servers with one file and prints the differences. Returns True if there are none."""
     with tempfile.TemporaryDirectory() as directory:
         ini = generated(directory) if name == "generated" else HERE / f"{name}.ini"
         found = compare(ini, directory)

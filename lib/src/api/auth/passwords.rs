@@ -13,7 +13,7 @@ use crate::settings::{ApiSettings, Secret};
 
 /// The longest password, in bytes: bcrypt reads no more, and Kinto 26.5 (bcrypt 5.0) fails on longer ones.
 pub const MAX_LENGTH: usize = 72;
-/// What follows the cost in a hash to compare with where an account has none: that takes as long, and never counts.
+/// The salt and digest of [`hash_of_nothing`].
 const REST_OF_NOTHING: &str = "$nbAaguWasbdynd98C0VrGueDByS5NSzuDGZ1vpdNP7CW9KL3DeLHe";
 /// The most findings to keep.
 const MAX_FINDINGS: usize = 1000;
@@ -26,7 +26,8 @@ pub fn hash(password: &str, cost: u32) -> String {
     bcrypt::hash(password, cost).expect("random bytes and a valid cost")
 }
 
-/// A hash that takes as long to compare with as those of [`hash`].
+/// The hash that a password is compared with where an account has none. The comparison takes as long as with a hash of the
+/// same cost from [`hash`], and its result never counts.
 fn hash_of_nothing(cost: u32) -> String {
     format!("$2b${cost:02}{REST_OF_NOTHING}")
 }

@@ -126,8 +126,8 @@ pub fn without_password(kind: Kind, mut data: Map<String, Value>) -> Map<String,
     data
 }
 
-/// Replaces a new password by its hash, of this cost. Data without a password keep that of `before`; so do data with the hash itself,
-/// which earlier versions and Kinto return and clients send back.
+/// Replaces a new password by its hash, of this cost. Data without a password keep that of `before`; so do data with the
+/// hash itself, which earlier versions and Kinto return and clients send back.
 ///
 /// # Errors
 /// The request may not hash another password.
